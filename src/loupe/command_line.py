@@ -1,0 +1,153 @@
+"""Turns `loupe <step> --field value` into checked settings, runs the step, and answers with a status.
+
+Exit status: 0 done, 1 failed, 2 bad usage. What a user can cause ends in one line, not in a traceback.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import textwrap
+from typing import Any, NoReturn
+
+from loupe import __version__
+from loupe.config import (
+    NETWORKS,
+    OPTIMIZERS,
+    STEPS,
+    Settings,
+    SettingsError,
+    Train,
+    Trained,
+    choices_of,
+    settings_of,
+)
+from loupe.errors import LoupeError, UsageError
+from loupe.fields import text_of
+
+# What a step takes without a flag's name before it.
+POSITIONAL = {"upscale": "photo"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `loupe <step> …`; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in STEPS:
+        return run_step(given[0], given[1:])
+    quiet = [word for word in given if word == "--quiet"]
+    rest = [word for word in given if word != "--quiet"]
+    if quiet and rest and rest[0] in STEPS:
+        return run_step(rest[0], [*rest[1:], "--quiet"])
+    overview = "\n".join(f"  {name:<11} {settings.__doc__}" for name, settings in STEPS.items())
+    parser = _Parser(
+        prog="loupe",
+        usage="loupe <step> [--field value …]",
+        description=f"steps:\n{overview}\n\n`loupe <step> --help` lists the step's fields.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"loupe {__version__}")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors; goes with every step")
+    parser.add_argument("step", nargs="?", metavar="<step>", help=argparse.SUPPRESS)
+    try:
+        step = parser.parse_args(rest).step
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    if step is None:
+        parser.print_help()
+        return 2
+    return _complain("loupe", f"step: must be one of {', '.join(STEPS)}, got {step!r}", 2)
+
+
+def run_step(step: str, arguments: list[str] | None = None) -> int:
+    """Run one step with the flags given (default: those of this process); returns the exit status."""
+    try:
+        given = vars(_parser(step).parse_args(sys.argv[1:] if arguments is None else arguments))
+        settings = settings_of(step, given)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except SettingsError as error:
+        return _complain(f"loupe {step}", str(error), 2)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on missing GPUs
+    try:
+        importlib.import_module(f"loupe.steps.{step}").run(settings)
+    except UsageError as error:
+        return _complain(f"loupe {step}", str(error), 2)
+    except (LoupeError, OSError) as error:
+        return _complain(f"loupe {step}", str(error) or type(error).__name__, 1)
+    except KeyboardInterrupt:
+        return _complain(f"loupe {step}", "interrupted", 130)
+    return 0
+
+
+def _complain(who: str, text: str, status: int) -> int:
+    print(f"{who}: error: {' '.join(text.split())}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that complains in one line, and whose help is `text`."""
+
+    text = ""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_complain(self.prog, message, 2))
+
+    def format_help(self) -> str:
+        return self.text or super().format_help()
+
+
+def _parser(step: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"loupe {step}", argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    groups = _groups(step)
+    for name, info in {name: info for _, fields in groups for name, info in fields.items()}.items():
+        flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        truth: dict[str, Any] = {"nargs": "?", "const": "true"} if info.annotation is bool else {}
+        parser.add_argument(*flags, dest=name, **truth)
+        if POSITIONAL.get(step) == name:
+            parser.add_argument(name, nargs="?")
+    place = f" [{POSITIONAL[step]}]" if step in POSITIONAL else ""
+    lines = [f"usage: loupe {step}{place} [--field value …]", "", str(STEPS[step].__doc__)]
+    for title, fields in groups:
+        lines += ["", f"{title}:"]
+        for name, info in fields.items():
+            wrapped = textwrap.wrap(_help(name, info), width=84)
+            lines += [f"  --{name:<20}  {wrapped[0]}", *(f"{'':26}{line}" for line in wrapped[1:])]
+    parser.text = "\n".join(lines) + "\n"
+    return parser
+
+
+def _groups(step: str) -> list[tuple[str, dict[str, Any]]]:
+    """The fields of a step under their titles; train's by network and optimizer."""
+    if step != "train":
+        return [("fields", dict(STEPS[step].model_fields))]
+    common = dict(Train.model_fields)
+    groups = [("fields of every network", common)]
+    for name, network in NETWORKS.items():
+        own = {key: info for key, info in network.model_fields.items() if key not in common}
+        groups.append((f"--network {name}", own))
+    for name, optimizer in OPTIMIZERS.items():
+        own = {key: info for key, info in optimizer.model_fields.items() if key not in Settings.model_fields}
+        rate = optimizer.DEFAULTS.get("learning_rate", Trained.model_fields["learning_rate"].default)
+        groups.append((f"--optimizer {name} (learning_rate {rate:g} by default)", own))
+    return groups
+
+
+def _help(name: str, info: Any) -> str:
+    choices = ", ".join(text_of(choice) for choice in choices_of(info.annotation))
+    if info.annotation is bool:
+        choices = "true, false"
+    if name == "optimizer":
+        choices = ", ".join(OPTIMIZERS)
+    symbols = {"ge": ">= ", "gt": "> ", "le": "<= ", "lt": "< "}
+    bounds = " and ".join(
+        f"{symbol}{getattr(part, bound):g}"
+        for part in info.metadata
+        for bound, symbol in symbols.items()
+        if getattr(part, bound, None) is not None
+    )
+    rule = (info.json_schema_extra or {}).get("rule", "")
+    default = "" if info.default_factory or info.default is None else f"default {text_of(info.default)}"
+    if default == "default none" and name == "categories":
+        default = "default all"
+    allowed = "; ".join(part for part in (rule if not choices else choices, bounds, default) if part)
+    return f"{info.description} [{allowed}]" if allowed else str(info.description)

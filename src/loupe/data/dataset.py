@@ -1,0 +1,206 @@
+"""The prepared dataset on disk: a manifest (a row a label) beside shards of labels and inputs."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loupe.data.photos import as_floats
+from loupe.errors import LoupeError, UsageError
+
+SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}
+MANIFEST = "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the manifest: a label of a photo; a photo that was skipped has one, with the reason."""
+
+    path: str
+    category: str
+    sha256: str
+    width: int | None = None  # of the photo, upright
+    height: int | None = None
+    x: int | None = None  # of the label, in the photo after it was shrunk by the factor `shrunk`
+    y: int | None = None
+    shrunk: float | None = None
+    split: str | None = None
+    shard: int | None = None
+    row: int | None = None
+    reason: str | None = None
+
+
+class Dataset:
+    """A prepared dataset, opened: its files are checked against the manifest as they are used.
+
+    Args:
+        folder: what `prepare` made.
+
+    Raises:
+        UsageError: the folder is no prepared dataset.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(folder / MANIFEST)
+            facts = json.loads(table.schema.metadata[b"loupe"])
+        except (OSError, KeyError, TypeError, ValueError):
+            raise UsageError(f"dataset: {str(folder)!r} is no prepared dataset") from None
+        self.folder = folder
+        self.table = table
+        self.digest: str = facts["digest"]
+        self.settings: dict[str, str] = facts["settings"]
+        self.statistics: dict[str, dict[str, float]] = facts["statistics"]
+        self._shards: dict[str, str] = facts["shards"]
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The manifest as it was written, a dict a row."""
+        return self.table.to_pylist()
+
+    def counts(self) -> dict[str, int]:
+        """Photos kept and skipped, labels, and labels by split."""
+        kept = [row for row in self.rows if row["split"] is not None]
+        by_split = {f"{name}_labels": sum(row["split"] == name for row in kept) for name in SPLITS}
+        return {
+            "photos": len({(row["path"], row["sha256"]) for row in kept}),
+            "skipped": len(self.rows) - len(kept),
+            "labels": len(kept),
+        } | by_split
+
+    def scales(self) -> list[Fraction]:
+        """The scales that it holds inputs for."""
+        return [Fraction(text.replace(":", "/")) for text in self.settings["scales"].split(",")]
+
+    def pairs(self, split: str, scale: Fraction, limit: int | None = None) -> "Pairs":
+        """The inputs and labels of a split (`train`, `validation`, `test` or `all`).
+
+        Args:
+            split: which.
+            scale: label side over input side.
+            limit: labels of only so many photos, those of the smallest content hashes; None: of all.
+
+        Raises:
+            UsageError: there are no inputs of this scale, or the split is empty.
+            LoupeError: a shard is not what the manifest says.
+        """
+        if scale not in self.scales():
+            raise UsageError(f"scale: {self.folder.name} has inputs for {self.settings['scales']} only")
+        rows = [row for row in self.rows if row["split"] is not None and split in ("all", row["split"])]
+        if not rows:
+            raise UsageError(f"split: {split} of {self.folder.name} has no photo; three photos fill all splits")
+        if limit is not None:
+            chosen = set(sorted({row["sha256"] for row in rows})[:limit])
+            rows = [row for row in rows if row["sha256"] in chosen]
+        used = sorted({row["shard"] for row in rows})
+        labels = {number: self._open("labels", number) for number in used}
+        inputs = {number: self._open(input_name(scale), number) for number in used}
+        return Pairs(rows, inputs, labels, scale)
+
+    def _open(self, name: str, number: int) -> np.ndarray:
+        file = shard_file(self.folder, name, number)
+        if not file.exists() or sha256_of(file) != self._shards[file.name]:
+            raise LoupeError(f"dataset: {file} is missing or changed; remove {self.folder} and prepare it again")
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+class Pairs:
+    """Small pictures with their labels, as memory maps; a photo's pair never comes apart.
+
+    Args:
+        rows: of the manifest, one a pair.
+        inputs: shard number -> uint8, (n, input side, input side).
+        labels: shard number -> uint8, (n, label side, label side).
+        scale: label side over input side.
+    """
+
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        inputs: dict[int, np.ndarray],
+        labels: dict[int, np.ndarray],
+        scale: Fraction,
+    ) -> None:
+        self.rows = rows
+        self.scale = scale
+        self._inputs = [inputs[row["shard"]][row["row"]] for row in rows]
+        self._labels = [labels[row["shard"]][row["row"]] for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """One pair: uint8 (input side, input side) and uint8 (label side, label side)."""
+        return self._inputs[index], self._labels[index]
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The sides of an input and of a label, in pixels."""
+        return self._inputs[0].shape[0], self._labels[0].shape[0]
+
+    def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """In order, up to `size` at a time: float32 in [-1, 1], (n, input side, input side, 1) and labels."""
+        count = len(self) if limit is None else min(limit, len(self))
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            yield (
+                as_floats(np.stack(self._inputs[start:stop]))[..., None],
+                as_floats(np.stack(self._labels[start:stop]))[..., None],
+            )
+
+
+def input_name(scale: Fraction) -> str:
+    """What the shards of inputs of a scale are called: `inputs-3x2`."""
+    return f"inputs-{scale.numerator}x{scale.denominator}"
+
+
+def shard_file(folder: Path, name: str, number: int) -> Path:
+    """The file of a shard: `labels-00007.npy`."""
+    return folder / f"{name}-{number:05d}.npy"
+
+
+def sha256_of(file: Path) -> str:
+    """The content hash of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def assign_splits(rows: list[dict[str, Any]]) -> None:
+    """Write into each row of a label the split of its photo.
+
+    A photo's place between 0 and 1 is the last 64 bits of its content hash (`limit` goes by the first), so
+    that adding photos moves none, and copies land together. A split that stays empty takes the photo
+    nearest its bounds from a split that has another.
+    """
+    place = {row["sha256"]: int(row["sha256"][-16:], 16) / 2**64 for row in rows if row["row"] is not None}
+    split = {
+        key: next(name for name, (low, high) in SPLITS.items() if low <= at < high) for key, at in place.items()
+    }
+    for name, (low, high) in SPLITS.items():
+        if name not in split.values():
+            held = list(split.values())
+            spare = [key for key in split if held.count(split[key]) > 1]
+            if spare:
+                split[min(spare, key=lambda key: (max(low - place[key], place[key] - high), key))] = name
+    for row in rows:
+        if row["row"] is not None:
+            row["split"] = split[row["sha256"]]
+
+
+def write_manifest(folder: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Write the rows, in the order given, with the facts as JSON in the file's metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    kinds = {"shrunk": pa.float64(), **dict.fromkeys(("width", "height", "x", "y", "shard", "row"), pa.int32())}
+    columns = [(name, kinds.get(name, pa.string())) for name in Row.__dataclass_fields__]
+    schema = pa.schema(columns, metadata={"loupe": json.dumps(facts, sort_keys=True)})
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / MANIFEST)

@@ -1,0 +1,74 @@
+"""Turns an address into a whole, checked file: with progress, resumed where it broke off."""
+
+import hashlib
+import time
+from pathlib import Path
+
+from loupe.errors import LoupeError
+from loupe.progress import Bar
+
+CHUNK = 1 << 20
+
+
+def download(
+    target: Path, url: str, md5: str, size: int, quiet: bool = False, tries: int = 8, pause: float = 1.0
+) -> Path:
+    """Fetch `url` into `target`; a file that is there already is kept.
+
+    What has arrived stays in `target` + `.part` and is continued by a range request, in this call or
+    the next one. The file gets its name only once its md5 is right.
+
+    Args:
+        target: the file to make; its folder is made too.
+        url: http or https.
+        md5: in hexadecimal, of the whole file.
+        size: in bytes, of the whole file.
+        quiet: show no progress.
+        tries: connections without a new byte before it gives up, at least 1.
+        pause: seconds before the second connection, doubled each time up to 30.
+
+    Raises:
+        LoupeError: the server does not answer, or what it sent is not the file.
+    """
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    failed = 0
+    with Bar(f"downloading {target.name}", size, quiet, unit="bytes") as bar:
+        while (there := part.stat().st_size if part.exists() else 0) < size:
+            reason = _fetch(url, part, there, bar)
+            if part.exists() and part.stat().st_size > there:
+                failed = 0
+                continue
+            failed += 1
+            if failed >= tries:
+                raise LoupeError(f"download of {url} stopped at {there} of {size} bytes: {reason}")
+            time.sleep(min(30.0, pause * 2 ** (failed - 1)))
+    with part.open("rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+    if found != md5:
+        part.unlink()
+        raise LoupeError(f"download of {url}: md5 must be {md5}, got {found}; the file was thrown away")
+    part.rename(target)
+    return target
+
+
+def _fetch(url: str, part: Path, there: int, bar: Bar) -> str:
+    """Append to `part` what the server sends from byte `there` on; returns why it ended early, or ""."""
+    import requests
+
+    try:
+        headers = {"Range": f"bytes={there}-"} if there else {}
+        with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+            answer.raise_for_status()
+            resumed = answer.status_code == requests.codes.partial_content
+            done = there if resumed else 0
+            with part.open("ab" if resumed else "wb") as stream:
+                for chunk in answer.iter_content(CHUNK):
+                    stream.write(chunk)
+                    done += len(chunk)
+                    bar.at(done)
+    except requests.RequestException as error:
+        return str(error)
+    return ""

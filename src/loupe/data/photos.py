@@ -1,0 +1,104 @@
+"""Image files to pixels and pixels to image files: the only decoder, and the only way from floats to 8 bits."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from loupe.errors import LoupeError
+
+REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
+
+
+class PhotoError(LoupeError):
+    """The file cannot be used; its text says why."""
+
+
+def open_photo(source: bytes | Path) -> Image.Image:
+    """Decode the first frame of an image file, upright, as 8-bit `L`, `RGB`, `LA` or `RGBA`.
+
+    16-bit grey is divided by 257, CMYK becomes RGB, a palette its colours; EXIF orientation is applied.
+
+    Args:
+        source: the bytes of a file, or its path.
+
+    Raises:
+        PhotoError: it is no image, is damaged, or its values have no known range.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                image.load()
+                return _eight_bits(ImageOps.exif_transpose(image))
+    except PhotoError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise PhotoError("not an image") from None
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB", "LA", "RGBA"):
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(((np.asarray(image).astype("uint32") + 128) // 257).astype("uint8"))
+    if image.mode in ("I", "F"):
+        raise PhotoError(f"mode {image.mode} has no known range of values")
+    if image.mode in ("P", "PA", "La", "RGBa"):
+        transparent = image.mode != "P" or "transparency" in image.info
+        return image.convert("RGBA" if transparent else "RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def luminance_of(image: Image.Image, luminance: str) -> np.ndarray:
+    """Grey of an image, its transparent parts on white.
+
+    Args:
+        image: `L`, `RGB`, `LA` or `RGBA`; grey images keep their values.
+        luminance: `rec601`: Pillow's L, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) on the encoded values;
+            `rec709`: 0.2126, 0.7152, 0.0722 (ITU-R BT.709) on the encoded values; `relative`: those weights
+            in linear light (IEC 61966-2-1), encoded again.
+
+    Returns:
+        uint8, (height, width).
+    """
+    if image.mode in ("LA", "RGBA"):
+        white = Image.new(image.mode, image.size, "white")
+        image = Image.alpha_composite(white, image) if image.mode == "RGBA" else _la_on_white(image)
+        image = image.convert("RGB" if image.mode == "RGBA" else "L")
+    if luminance == "rec601" or image.mode == "L":
+        return np.asarray(image.convert("L"))
+    encoded = np.asarray(image, "float32") / 255
+    if luminance == "rec709":
+        grey = encoded @ REC_709
+    else:
+        linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+        light = linear.astype("float32") @ REC_709
+        grey = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(grey * 255).clip(0, 255).astype("uint8")
+
+
+def _la_on_white(image: Image.Image) -> Image.Image:
+    grey, alpha = image.split()
+    return Image.composite(grey, Image.new("L", image.size, 255), alpha)
+
+
+def as_floats(grey: np.ndarray) -> np.ndarray:
+    """uint8 of any shape to float32 in [-1, 1]: -1 black, 1 white."""
+    return grey.astype("float32") / 127.5 - 1
+
+
+def as_bytes(picture: np.ndarray) -> np.ndarray:
+    """Floats in [-1, 1] of any shape, clipped and rounded, to uint8."""
+    return np.rint((np.clip(picture, -1, 1) + 1) * 127.5).astype("uint8")
+
+
+def through_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
+    """A grey picture, uint8 (height, width), as JPEG of this quality (1..95) gives it back."""
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "JPEG", quality=quality)
+    return np.asarray(Image.open(stream))

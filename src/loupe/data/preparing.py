@@ -1,0 +1,194 @@
+"""Turns listed photos into a prepared dataset on disk, on all cores or on a Dask cluster.
+
+Every task turns a few photos into one shard of labels and one of inputs for each scale; only rows of the
+manifest and sums come back, so that memory stays the same however many photos there are. What a task
+writes depends on its photos and the settings alone, not on the machine, the order or the core.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loupe.config import Preprocess
+from loupe.data import dataset, pairs, photos
+from loupe.data.sources import SourcePhoto, list_photos, short_name
+from loupe.errors import UsageError
+from loupe.fields import text_of
+from loupe.progress import Bar
+
+VERSION = 1  # of this code: a change that gives other labels or inputs raises it
+PHOTOS_A_TASK = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}
+
+
+def listed(settings: Preprocess) -> list[SourcePhoto]:
+    """The photos that the settings name, with their content hashes; raises UsageError where there are none."""
+    return list_photos(
+        settings.source, settings.categories, settings.limit, settings.data_dir, settings.quiet
+    )
+
+
+def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> dataset.Dataset:
+    """Make the dataset of these photos and settings, or open it where it exists already.
+
+    It is written beside its final name and renamed when whole, so that a killed run leaves nothing under
+    that name; what it left beside is removed by the next one.
+
+    Args:
+        settings: what to prepare.
+        photos: what `listed` gave for the settings; None lists them here.
+
+    Raises:
+        UsageError: not one label came out of the photos.
+    """
+    photos = listed(settings) if photos is None else photos
+    digest = _digest(settings, photos)
+    folder = Path(settings.data_dir) / f"{short_name(settings.source)}-{digest}"
+    if not folder.exists():
+        _remove_leftovers(folder)
+        partial = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
+        partial.mkdir(parents=True)
+        try:
+            _write(settings, photos, digest, partial)
+            if not folder.exists():  # another process may have been faster
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return dataset.Dataset(folder)
+
+
+def crop_of(settings: Preprocess, photo: SourcePhoto) -> str:
+    """The crop that a photo gets: as set, else tiles for the bundled sample and centre for the rest."""
+    return settings.crop or ("tiles" if photo.source == "sample" else "centre")
+
+
+def _digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
+    given = settings.texts()
+    for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
+        given.pop(name, None)  # they choose the photos, which stand below, or change nothing in the result
+    given["scales"] = ",".join(text_of(scale) for scale in sorted(settings.scales))
+    key = [VERSION, given, [(photo.path, photo.sha256, crop_of(settings, photo)) for photo in photos]]
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder: Path) -> None:
+    step = min(PHOTOS_A_TASK[crop] for crop in {crop_of(settings, photo) for photo in listed})
+    tasks = [listed[start : start + step] for start in range(0, len(listed), step)]
+    rows: list[dict[str, Any]] = []
+    shards: dict[str, str] = {}
+    sums = dict.fromkeys(["labels", *map(dataset.input_name, settings.scales)], np.zeros(3))
+    crops = [[crop_of(settings, photo) for photo in task] for task in tasks]
+    with _client(settings.scheduler) as client, Bar("preparing photos", len(listed), settings.quiet) as bar:
+        from distributed import as_completed
+
+        numbers = list(range(len(tasks)))
+        folders, given = [str(folder.resolve())] * len(tasks), [settings.texts()] * len(tasks)
+        futures = client.map(_make_shard, numbers, tasks, crops, folders, given, pure=False)
+        done = 0
+        for _, result in as_completed(futures, with_results=True):
+            rows += result["rows"]
+            shards |= result["shards"]
+            sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
+            done += result["photos"]
+            bar.at(done)
+    if not sums["labels"][0]:
+        reason = rows[0]["reason"] if rows else "there is none"
+        raise UsageError(f"source: not one of {len(listed)} photos can be used; the first: {reason}")
+    rows.sort(key=lambda row: (row["path"], row["sha256"], -1 if row["row"] is None else row["row"]))
+    dataset.assign_splits(rows)
+    dataset.write_manifest(
+        folder,
+        rows,
+        {
+            "version": VERSION,
+            "digest": digest,
+            "settings": settings.texts(),
+            "statistics": {name: _mean_and_deviation(total) for name, total in sums.items()},
+            "shards": dict(sorted(shards.items())),
+        },
+    )
+
+
+def _make_shard(
+    number: int, listed: list[SourcePhoto], crops: list[str], folder: str, given: dict[str, str]
+) -> dict[str, Any]:
+    """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums."""
+    settings = Preprocess.model_validate(given)
+    rows: list[dict[str, Any]] = []
+    labels: list[np.ndarray] = []
+    for photo, crop in zip(listed, crops, strict=True):
+        row = dataset.Row(path=photo.path, category=photo.category, sha256=photo.sha256)
+        try:
+            if photo.reason:
+                raise photos.PhotoError(photo.reason)
+            image = photos.open_photo(photo.read())
+            row = replace(row, width=image.width, height=image.height)
+            grey = photos.luminance_of(image, settings.luminance)
+            cut = pairs.labels_of(grey, settings, crop, settings.seed, photo.sha256)
+        except photos.PhotoError as error:
+            rows.append(asdict(replace(row, reason=str(error))))
+            continue
+        for label in cut:
+            place = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
+            rows.append(asdict(row) | place)
+            labels.append(label.pixels)
+    arrays = {"labels": labels}
+    for scale in settings.scales if labels else ():
+        small = [pairs.input_of(label, scale, settings) for label in labels]
+        arrays[dataset.input_name(scale)] = small
+    shards, sums = {}, {}
+    for name, pictures in arrays.items():
+        if pictures:
+            stacked = np.stack(pictures)
+            file = dataset.shard_file(Path(folder), name, number)
+            np.save(file, stacked)
+            shards[file.name] = dataset.sha256_of(file)
+            values = stacked.astype("float64") / 127.5 - 1
+            sums[name] = np.array([values.size, values.sum(), np.square(values).sum()])
+    return {"rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
+
+
+def _mean_and_deviation(total: np.ndarray) -> dict[str, float]:
+    mean = total[1] / total[0]
+    return {"mean": round(float(mean), 6), "std": round(float(np.sqrt(total[2] / total[0] - mean**2)), 6)}
+
+
+@contextmanager
+def _client(scheduler: str | None) -> Iterator[Any]:
+    """A Dask client of this scheduler, or of a cluster of this machine's cores that ends with it."""
+    from distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            raise UsageError(f"scheduler: no Dask scheduler answers at {scheduler!r} ({error})") from None
+        with client:
+            yield client
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with (
+        LocalCluster(
+            n_workers=cores, threads_per_worker=1, dashboard_address=None, silence_logs=50, memory_limit=0
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs on this machine left of this dataset."""
+    import psutil
+
+    for partial in folder.parent.glob(f".{folder.name}.{socket.gethostname()}.*"):
+        owner = partial.name.rpartition(".")[2]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,161 @@
+"""Where photos come from: lists what `source` names, with the place and content hash of every photo."""
+
+import hashlib
+import importlib.util
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from loupe.data.download import download
+from loupe.errors import UsageError
+
+# Photographs only: no diagrams, no text, no drawings, one of each stereo pair.
+SAMPLE = {
+    "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
+    "skimage": (
+        "data",
+        [
+            "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png",
+            "coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png",
+            "moon.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg",
+        ],
+    ),
+}  # fmt: skip
+
+CALTECH_256 = {
+    "url": "https://data.caltech.edu/records/nyy15-4j048/files/256_ObjectCategories.tar?download=1",
+    "md5": "67b4f42ca05d46448c6bb8ecd2220f6d",
+    "size": 1_183_006_720,
+}
+
+
+@dataclass(frozen=True)
+class SourcePhoto:
+    """One file of a source: where its bytes lie, and their sha256 ("" where they cannot be read)."""
+
+    source: str  # as it was named in the settings
+    path: str  # inside the source, with / between folders
+    category: str  # the topmost folder that it lies in, "" for none
+    file: str
+    offset: int = 0
+    size: int | None = None  # None: to the end of the file
+    sha256: str = ""
+    reason: str = ""  # why it cannot be read
+
+    def read(self) -> bytes:
+        """The bytes of the file."""
+        with open(self.file, "rb") as stream:
+            stream.seek(self.offset)
+            return stream.read() if self.size is None else stream.read(self.size)
+
+
+def list_photos(
+    sources: tuple[str, ...], categories: tuple[str, ...], limit: int | None, data_dir: str, quiet: bool
+) -> list[SourcePhoto]:
+    """List the photos of all sources, sorted by path, each with its content hash.
+
+    Args:
+        sources: `sample`, `caltech256` (downloaded into data_dir once), paths of tars or folders.
+        categories: keep only photos of these; () keeps all.
+        limit: keep only so many, those of the smallest content hashes, so that a larger limit contains a
+            smaller one; None keeps all.
+        data_dir: where downloads are kept.
+        quiet: show no progress of a download.
+
+    Raises:
+        UsageError: a source does not exist, is of another kind, or holds no image.
+    """
+    found = [photo for source in sources for photo in _listed(source, data_dir, quiet)]
+    if categories:
+        known = {photo.category for photo in found}
+        for category in categories:
+            if category not in known:
+                raise UsageError(f"categories: {category!r} is not among those of {','.join(sources)}")
+        found = [photo for photo in found if photo.category in categories]
+    with ThreadPoolExecutor() as threads:  # hashing releases the interpreter
+        hashed = list(threads.map(_hashed, found))
+    if limit is not None:
+        hashed = sorted(hashed, key=lambda photo: (photo.sha256, photo.path))[:limit]
+    return sorted(hashed, key=lambda photo: (photo.path, photo.sha256))
+
+
+def short_name(sources: tuple[str, ...]) -> str:
+    """A name of the sources for folders and runs: `sample`, `caltech256-subset+sample`."""
+    names = [Path(source).stem if os.path.exists(source) else source for source in sources]
+    return "+".join(names).replace(" ", "-").lstrip(".") or "photos"
+
+
+def bundled_photo() -> Path:
+    """A bundled colour photo for examples: the cat Chelsea, 451x300 pixels."""
+    return _package_folder("skimage") / SAMPLE["skimage"][0] / "chelsea.png"
+
+
+def _listed(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhoto]:
+    if source == "sample":
+        return _sample()
+    if source == "caltech256":
+        return _in_tar(download(Path(data_dir) / "256_ObjectCategories.tar", **CALTECH_256, quiet=quiet))
+    path = Path(source)
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        return _in_tar(path)
+    raise UsageError(f"source: must be sample, caltech256, a tar or a folder that exists, got {source!r}")
+
+
+def _sample() -> Iterator[SourcePhoto]:
+    for package, (folder, names) in SAMPLE.items():
+        for name in names:
+            yield SourcePhoto("sample", f"{package}/{name}", package, str(_package_folder(package) / folder / name))
+
+
+def _package_folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)  # finds the folder, imports nothing
+    if spec is None or spec.origin is None:
+        raise UsageError(f"source: sample needs the package {package}, which is not installed")
+    return Path(spec.origin).parent
+
+
+def _in_folder(root: Path) -> Iterator[SourcePhoto]:
+    files = []
+    for folder, subfolders, names in os.walk(root):  # links to folders are not followed
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
+    files = [file for file in files if file.is_file() and not file.is_symlink()]
+    suffixes = Image.registered_extensions()
+    if not any(file.suffix.lower() in suffixes for file in files):
+        raise UsageError(f"source: no image in the folder {str(root)!r}")
+    for file in files:
+        parts = file.relative_to(root).parts
+        category = parts[0] if len(parts) > 1 else ""
+        yield SourcePhoto(str(root), "/".join(parts), category, str(file.resolve()))
+
+
+def _in_tar(path: Path) -> Iterator[SourcePhoto]:
+    """The files of an uncompressed tar; a topmost folder that holds them all is no part of their paths."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = [(member.name.split("/"), member) for member in tar if member.isreg()]
+    except tarfile.TarError as error:
+        raise UsageError(f"source: {str(path)!r} is no whole, uncompressed tar ({error})") from None
+    members = [(parts, member) for parts, member in members if not parts[-1].startswith(".")]
+    if not members:
+        raise UsageError(f"source: no image in the tar {str(path)!r}")
+    wrapped = len({parts[0] for parts, _ in members}) == 1 and all(len(parts) > 2 for parts, _ in members)
+    file = str(path.resolve())
+    for parts, member in members:
+        inner = parts[1:] if wrapped else parts
+        category = inner[0] if len(inner) > 1 else ""
+        yield SourcePhoto(str(path), "/".join(inner), category, file, member.offset_data, member.size)
+
+
+def _hashed(photo: SourcePhoto) -> SourcePhoto:
+    try:
+        return replace(photo, sha256=hashlib.sha256(photo.read()).hexdigest())
+    except OSError as error:
+        return replace(photo, reason=f"cannot be read: {error.strerror or error}")

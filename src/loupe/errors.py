@@ -1,0 +1,9 @@
+"""The two kinds of failure that a user can cause; their text is the one line that the user sees."""
+
+
+class LoupeError(Exception):
+    """The step failed: exit status 1."""
+
+
+class UsageError(LoupeError):
+    """What was asked for does not exist or makes no sense: nothing was started, exit status 2."""

@@ -1,0 +1,106 @@
+"""Turns the text of a flag, a parameter or a sweep key into a checked value, and back into one text.
+
+Every type here accepts its own text and its own value, and refuses the rest with the rule in words, so
+that `--patch 10:15`, `-P patch=10:15` and `patch = "10:15"` in a sweep file mean and refuse the same.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+LARGEST_SCALE = 8
+
+
+def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
+    """One field: its default (or a function of the fields before it), what it means, and the rule in
+    words where bounds and choices do not say it."""
+    source = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(**source, description=text, json_schema_extra={"rule": rule} if rule else None, **bounds)
+
+
+def text_of(value: Any) -> str:
+    """The one text of a value: `3:2`, `2048,1024`, `true`, `none`; what its type reads back as the value."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Fraction):
+        return f"{value.numerator}:{value.denominator}"
+    if isinstance(value, tuple):
+        return ",".join(text_of(part) for part in value)
+    return str(value)
+
+
+def scale_of(value: Any) -> Fraction:
+    """Read a scale: `3:2`, `1.5`, `3/2` or `2`.
+
+    Raises:
+        ValueError: it is no ratio above 1 and up to 8.
+    """
+    rule = f"must be a ratio such as 3:2 or 1.5, above 1 and up to {LARGEST_SCALE}"
+    try:
+        scale = Fraction(str(value).strip().replace(":", "/")).limit_denominator(1000)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(rule) from None
+    if not 1 < scale <= LARGEST_SCALE:
+        raise ValueError(rule)
+    return scale
+
+
+def _listed(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    def reader(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            text = value.strip()
+            value = [] if text.lower() in empty else text.split(",")
+            if not value and not empty:
+                raise ValueError(rule)
+        if not isinstance(value, (list, tuple)):
+            value = [value]
+        try:
+            parts = [read(part.strip() if isinstance(part, str) else part) for part in value]
+        except (ValueError, TypeError):
+            raise ValueError(rule) from None
+        if any(part == "" for part in parts):
+            raise ValueError(rule)
+        return tuple(parts)
+
+    return reader
+
+
+def _width(part: Any) -> int:
+    width = int(str(part))
+    if not 1 <= width <= 65536:
+        raise ValueError
+    return width
+
+
+def _patch(value: Any) -> str:
+    text = str(value).strip().lower()
+    if text == "whole":
+        return text
+    q, colon, p = text.partition(":")
+    if not (colon and q.isdecimal() and p.isdecimal() and 0 < int(q) < int(p)):
+        raise ValueError("must be input side:label side, such as 10:15, or whole")
+    return f"{int(q)}:{int(p)}"
+
+
+def _text_none(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "") else value
+
+
+Scale = Annotated[Fraction, BeforeValidator(scale_of)]
+Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_listed(scale_of, "must be ratios such as 3:2,2:1"))]
+Sources = Annotated[tuple[str, ...], BeforeValidator(_listed(str, "must be sample, caltech256 or paths"))]
+Categories = Annotated[
+    tuple[str, ...], BeforeValidator(_listed(str, "must be all, or names, comma-separated", ("all", "none")))
+]
+Hidden = Annotated[
+    tuple[int, ...], BeforeValidator(_listed(_width, "must be widths from 1 to 65536, or none", ("none",)))
+]
+Patch = Annotated[str, BeforeValidator(_patch)]
+Unset = BeforeValidator(_text_none)
+Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
+Count = Annotated[Annotated[int, Field(ge=1)] | None, Unset]
+Text = Annotated[str | None, Unset]

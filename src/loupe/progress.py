@@ -1,0 +1,51 @@
+"""Tells the person at the terminal how far a step is; silent when asked to be."""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+
+def say(text: str, quiet: bool) -> None:
+    """Print a line, unless quiet."""
+    if not quiet:
+        print(text, flush=True)
+
+
+class Bar:
+    """A progress bar on standard error with the time left; `at` says how much is done.
+
+    Args:
+        text: what is being done.
+        total: how much there is to do.
+        quiet: show nothing.
+        unit: `bytes` counts in MB.
+    """
+
+    def __init__(self, text: str, total: float, quiet: bool, unit: str = "") -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+        self._progress = Progress(
+            "{task.description}",
+            BarColumn(),
+            count,
+            TimeRemainingColumn(),
+            "{task.fields[note]}",
+            console=Console(file=sys.stderr),
+            disable=quiet,
+        )
+        self._task = self._progress.add_task(text, total=total, note="")
+
+    def at(self, done: float, note: str = "") -> None:
+        """So much is done; `note` stands behind the bar."""
+        self._progress.update(self._task, completed=done, **({"note": note} if note else {}))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()

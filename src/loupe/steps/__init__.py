@@ -1,0 +1,1 @@
+"""The entry points, one file each: parse, do, log."""
