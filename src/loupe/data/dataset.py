@@ -101,9 +101,11 @@ class Dataset:
             chosen = set(sorted({row["sha256"] for row in rows})[:limit])
             rows = [row for row in rows if row["sha256"] in chosen]
         used = sorted({row["shard"] for row in rows})
-        labels = {number: self._open("labels", number) for number in used}
-        inputs = {number: self._open(input_name(scale), number) for number in used}
-        return Pairs(rows, inputs, labels, scale)
+        pictures = []
+        for name in (input_name(scale), "labels"):
+            shards = {number: self._open(name, number) for number in used}
+            pictures.append([shards[row["shard"]][row["row"]] for row in rows])
+        return Pairs(rows, *pictures, scale)
 
     def _open(self, name: str, number: int) -> np.ndarray:
         file = shard_file(self.folder, name, number)
@@ -117,22 +119,18 @@ class Pairs:
 
     Args:
         rows: of the manifest, one a pair.
-        inputs: shard number -> uint8, (n, input side, input side).
-        labels: shard number -> uint8, (n, label side, label side).
+        inputs: uint8, (input side, input side), one a pair.
+        labels: uint8, (label side, label side), one a pair.
         scale: label side over input side.
     """
 
     def __init__(
-        self,
-        rows: list[dict[str, Any]],
-        inputs: dict[int, np.ndarray],
-        labels: dict[int, np.ndarray],
-        scale: Fraction,
+        self, rows: list[dict[str, Any]], inputs: list[np.ndarray], labels: list[np.ndarray], scale: Fraction
     ) -> None:
         self.rows = rows
         self.scale = scale
-        self._inputs = [inputs[row["shard"]][row["row"]] for row in rows]
-        self._labels = [labels[row["shard"]][row["row"]] for row in rows]
+        self._inputs = inputs
+        self._labels = labels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,15 +144,19 @@ class Pairs:
         """The sides of an input and of a label, in pixels."""
         return self._inputs[0].shape[0], self._labels[0].shape[0]
 
-    def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """In order, up to `size` at a time: float32 in [-1, 1], (n, input side, input side, 1) and labels."""
-        count = len(self) if limit is None else min(limit, len(self))
-        for start in range(0, count, size):
-            stop = min(start + size, count)
+        for start in range(0, len(self), size):
             yield (
-                as_floats(np.stack(self._inputs[start:stop]))[..., None],
-                as_floats(np.stack(self._labels[start:stop]))[..., None],
+                as_floats(np.stack(self._inputs[start : start + size]))[..., None],
+                as_floats(np.stack(self._labels[start : start + size]))[..., None],
             )
+
+    def spread(self, limit: int) -> "Pairs":
+        """Up to `limit` of the pairs, evenly spread over their order."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
+        parts = ([whole[index] for index in chosen] for whole in (self.rows, self._inputs, self._labels))
+        return Pairs(*parts, self.scale)
 
 
 def input_name(scale: Fraction) -> str:

@@ -1,0 +1,57 @@
+"""Turns pairs into training batches: crops at random places, flipped and turned, from (seed, step) alone."""
+
+import numpy as np
+
+from loupe.data.dataset import Pairs
+from loupe.data.photos import as_floats
+from loupe.errors import UsageError
+
+
+class Patches:
+    """Draws the batch of any step anew, so that a resumed training sees what an unbroken one would have.
+
+    Args:
+        pairs: pictures to cut from.
+        side: of a crop of the input, in pixels.
+        crops: `aligned`: only offsets that fall on whole label pixels. `any`: every offset, with the label
+            from the rounded-down place (the study's; at 3:2 odd ones are half a pixel off).
+        augment: flips and quarter turns.
+        seed: with the step, what the batch derives from.
+
+    Raises:
+        UsageError: the crop is larger than the inputs.
+    """
+
+    def __init__(self, pairs: Pairs, side: int, crops: str, augment: bool, seed: int) -> None:
+        if side > pairs.sides[0]:
+            raise UsageError(f"training pictures of {side} pixels do not fit into inputs of {pairs.sides[0]}")
+        self._pairs = pairs
+        self._side = side
+        self._stride = pairs.scale.denominator if crops == "aligned" else 1
+        self._augment = augment
+        self._seed = seed
+
+    def batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of this step: inputs (size, side, side, 1) and labels, float32 in [-1, 1]."""
+        pairs, side, scale = self._pairs, self._side, self._pairs.scale
+        large = int(side * scale)
+        rng = np.random.default_rng([self._seed, step])
+        chosen = rng.integers(len(pairs), size=size)
+        places = (pairs.sides[0] - side) // self._stride + 1
+        offsets = rng.integers(places, size=(size, 2)) * self._stride
+        turns = rng.integers(8, size=size) if self._augment else np.zeros(size, int)
+        inputs = np.empty((size, side, side), "uint8")
+        labels = np.empty((size, large, large), "uint8")
+        for number, (index, (y, x), turn) in enumerate(zip(chosen, offsets, turns, strict=True)):
+            small, label = pairs[index]
+            at_y, at_x = int(y * scale), int(x * scale)
+            inputs[number] = turned(small[y : y + side, x : x + side], turn)
+            labels[number] = turned(label[at_y : at_y + large, at_x : at_x + large], turn)
+        return as_floats(inputs)[..., None], as_floats(labels)[..., None]
+
+
+def turned(picture: np.ndarray, turn: int) -> np.ndarray:
+    """A square picture (side, side), turned by `turn` % 4 quarters, and flipped from 4 on: 8 ways in all."""
+    if turn >= 4:
+        picture = picture[:, ::-1]
+    return np.rot90(picture, turn % 4)

@@ -1,0 +1,46 @@
+"""What has to be known of a model to use it on any picture, and the name by which every file format keeps it."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from loupe.errors import UsageError
+
+_NAME = re.compile(r"loupe\.q(\d+)\.p(\d+)\.side(\d+)\.halo(\d+)\.(\w+)")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A model turns q x q blocks of the small picture into p x p blocks of the large one.
+
+    Args:
+        q: sides of the pictures that the model takes are multiples of it.
+        p: the large picture's sides are p/q times those of the small one.
+        min_side: the least side that the model takes, a multiple of q.
+        halo: pixels of the small picture beyond a block that the block's result depends on, a multiple of q.
+        luminance: how the grey that it was trained on was made of colour.
+    """
+
+    q: int
+    p: int
+    min_side: int
+    halo: int
+    luminance: str
+
+    @property
+    def scale(self) -> Fraction:
+        """Large side over small side."""
+        return Fraction(self.p, self.q)
+
+    @property
+    def name(self) -> str:
+        """As a model's name: the only text of ours that .keras, SavedModel and MLflow all keep."""
+        return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}"
+
+    @classmethod
+    def of_name(cls, name: str) -> "Geometry":
+        """Read `name`; raises UsageError where a model of another program has another name."""
+        found = _NAME.fullmatch(name)
+        if not found:
+            raise UsageError(f"model: {name!r} was not made by loupe: its name does not tell q, p, side and halo")
+        return cls(*map(int, found.groups()[:4]), found[5])

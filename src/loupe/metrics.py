@@ -1,0 +1,52 @@
+"""Scores of pictures against their labels: one value an image, on the scale of [-1, 1]."""
+
+import numpy as np
+
+PEAK = 2.0  # of [-1, 1]
+LEAST_MSE = 1e-9  # so that psnr stays finite, at 96 dB, where a picture equals its label
+SCORES = ("mae", "psnr", "ssim", "mse")
+
+
+def mse(pictures: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean squared error of each picture; both (n, height, width, 1) in [-1, 1]; returns (n,)."""
+    return np.square(pictures.astype("float64") - labels).mean(axis=(1, 2, 3))
+
+
+def mae(pictures: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean absolute error of each picture; both (n, height, width, 1) in [-1, 1]; returns (n,)."""
+    return np.abs(pictures.astype("float64") - labels).mean(axis=(1, 2, 3))
+
+
+def psnr(pictures: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each picture in dB, 10 log10(peak^2 / mse) with peak 2; returns (n,)."""
+    return 10 * np.log10(PEAK**2 / np.maximum(mse(pictures, labels), LEAST_MSE))
+
+
+def ssim(pictures: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Structural similarity of each picture (Wang et al. 2004): Gaussian window of sigma 1.5, range 2.
+
+    Pictures with a side below 11 have no window: nan.
+    """
+    from skimage.metrics import structural_similarity
+
+    if min(pictures.shape[1:3]) < 11:
+        return np.full(len(pictures), np.nan)
+    return np.array(
+        [
+            structural_similarity(
+                label[..., 0],
+                picture[..., 0],
+                data_range=PEAK,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+            )
+            for picture, label in zip(pictures, labels, strict=True)
+        ]
+    )
+
+
+def scores(pictures: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """All of SCORES of each picture, clipped to [-1, 1] first; (n, height, width, 1) to name -> (n,)."""
+    clipped = np.clip(pictures, -1, 1)
+    return {score.__name__: score(clipped, labels) for score in (mae, psnr, ssim, mse)}

@@ -1,0 +1,50 @@
+"""The study's networks: dense layers from q x q blocks of the picture to p x p blocks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from loupe.config import Perceptron
+from loupe.models.blocks import fold, pad, unfold
+
+ENTRY_FILTERS = 8
+
+
+def body(
+    picture: Any, settings: Perceptron, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]
+) -> Any:
+    """Blocks through dense layers.
+
+    Args:
+        picture: (n, h, w, 1), h and w multiples of q.
+        settings: hidden widths, activation and so on.
+        q: side of a block of the picture.
+        p: side of a block of the result.
+        initializer: (inputs, outputs) of a layer -> its initializers, as keyword arguments.
+
+    Returns:
+        (n, h p/q, w p/q, 1).
+    """
+    x = picture
+    for _ in range(settings.entry_convolutions):
+        x = keras.layers.Conv2D(
+            ENTRY_FILTERS, 3, activation=settings.activation, **initializer(9 * x.shape[-1], ENTRY_FILTERS)
+        )(pad(x, 1))
+    x = fold(x, q)  # (n, h/q, w/q, q*q*channels)
+    widths = [*settings.hidden, *(settings.hidden[-2::-1] if settings.mirror else ())]
+    for number, width in enumerate(widths):
+        x = keras.layers.Dense(width, activation=settings.activation, **initializer(x.shape[-1], width))(x)
+        x = _dropped(x, settings, number)
+    if not widths:
+        x = _dropped(x, settings, 0)
+    activation = settings.activation if settings.output_activation == "same" else None
+    x = keras.layers.Dense(p * p, activation=activation, name="blocks", **initializer(x.shape[-1], p * p))(x)
+    return unfold(x, p)
+
+
+def _dropped(x: Any, settings: Perceptron, number: int) -> Any:
+    """Dropout behind a hidden layer, or in front of a network that has none."""
+    if settings.keep_prob == 1 or (settings.dropout_layers == "first" and number):
+        return x
+    return keras.layers.Dropout(1 - settings.keep_prob, seed=0)(x)

@@ -1,0 +1,99 @@
+"""Ridge regression from the pixels around a block of the input to its block of the label."""
+
+from fractions import Fraction
+
+import keras
+import numpy as np
+
+from loupe.data.dataset import Dataset, Pairs
+from loupe.geometry import Geometry
+from loupe.models.blocks import MARGIN, linear_blocks, set_block_weights
+
+ALPHA = 0.01
+
+
+def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
+    """Fit on all blocks of all pairs, without an intercept.
+
+    The normal equations (X'X + alpha) W = X'Y are summed up picture by picture, since X has a row a block:
+    the same solution as scikit-learn's Ridge, in memory that does not grow with the pictures.
+
+    Args:
+        pairs: pictures to fit on.
+        alpha: weight of the squared coefficients, at least 0.
+
+    Returns:
+        float32, (window * window, p * p): window = q + 8 pixels around each q x q block.
+    """
+    q, p = pairs.scale.denominator, pairs.scale.numerator
+    window = q + 2 * MARGIN
+    squares = alpha * np.eye(window * window)
+    products = np.zeros((window * window, p * p))
+    for inputs, labels in pairs.batches(16):
+        rows, columns = (side // q * q for side in inputs.shape[1:3])
+        x = windows(inputs[:, :rows, :columns], q)
+        large = labels[:, : rows * p // q, : columns * p // q, 0]
+        y = large.reshape(len(large), rows // q, p, columns // q, p).transpose(0, 1, 3, 2, 4).reshape(-1, p * p)
+        x = x.reshape(-1, window * window)
+        squares += x.T @ x
+        products += x.T @ y
+    return np.linalg.solve(squares, products).astype("float32")
+
+
+def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
+    """The ridge of a dataset's training split, fitted once and kept beside the shards."""
+    file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
+    if not file.exists():
+        weights = fit(dataset.pairs("train", scale))
+        partial = file.with_name(f".{file.name}.part.npy")
+        np.save(partial, weights)
+        partial.rename(file)
+    return np.load(file, allow_pickle=False)
+
+
+def windows(pictures: np.ndarray, q: int) -> np.ndarray:
+    """The window around each block: (n, h, w, 1) to (n, h/q, w/q, window * window), mirrored at the border."""
+    side = q + 2 * MARGIN
+    padded = np.pad(pictures[..., 0], ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="symmetric")
+    views = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))[:, ::q, ::q]
+    return views.reshape(*views.shape[:3], side * side)
+
+
+class RidgeEnlarger:
+    """Fitted weights with the face of a model, in numpy.
+
+    Args:
+        weights: what `fit` gives, (window * window, p * p).
+        scale: p/q, in lowest terms.
+        luminance: of the pictures that it was fitted on.
+    """
+
+    def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:
+        self.geometry = geometry(scale, luminance)
+        self._weights = weights
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
+        q, p = self.geometry.q, self.geometry.p
+        large = []
+        for picture in pictures:
+            blocks = windows(picture[None], q)[0] @ self._weights  # (h/q, w/q, p*p)
+            rows, columns = blocks.shape[:2]
+            picture = blocks.reshape(rows, columns, p, p).transpose(0, 2, 1, 3)
+            large.append(picture.reshape(rows * p, columns * p, 1))
+        return np.stack(large)
+
+
+def geometry(scale: Fraction, luminance: str) -> Geometry:
+    """Of a ridge: the smallest blocks of the scale, and a halo of whole blocks that hold the margin."""
+    q = scale.denominator
+    return Geometry(q, scale.numerator, MARGIN, MARGIN, luminance)
+
+
+def build(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.Model:
+    """Fitted weights as a Keras model like any other."""
+    picture = keras.Input((None, None, 1), name="picture")
+    large = linear_blocks(picture, scale, "ridge", trainable=True)
+    model = keras.Model(picture, large, name=geometry(scale, luminance).name)
+    set_block_weights(model, "ridge", weights, scale)
+    return model

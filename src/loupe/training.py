@@ -1,0 +1,211 @@
+"""Fits one network: steps, points of the curves, checkpoints; a resumed training equals an unbroken one.
+
+All that changes from step to step is in the checkpoint (weights, optimizer, best, patience) or derives
+from seed and step (batches, augmentation, dropout).
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from loupe import metrics
+from loupe.config import OPTIMIZERS, Convolutional, Perceptron, Settings, Trained
+from loupe.data.dataset import Pairs
+from loupe.data.patches import Patches
+from loupe.enlarging import enlarge
+from loupe.errors import LoupeError
+from loupe.geometry import Geometry
+from loupe.models import KerasEnlarger
+from loupe.progress import Bar
+
+LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
+TRAIN_PICTURES = 32  # of the training split, scored whole at each point beside the validation split
+VALIDATION_PICTURES = 256  # at most, at each point
+BLOCKS_A_SIDE = 4  # of a training picture of a perceptron that looks beyond its block
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the curves; the metrics' names are those that MLflow shows."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass
+class Progress:
+    """Where a training stands, beside weights and optimizer."""
+
+    step: int = 0
+    best_mae: float = math.inf
+    best_step: int = 0
+    waited: int = 0
+    seconds: float = 0.0
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+
+Checkpoint = dict[str, np.ndarray]
+Report = Callable[[Point, Checkpoint], None]
+
+
+def fit(
+    model: keras.Model,
+    settings: Trained,
+    train: Pairs,
+    validation: Pairs,
+    report: Report,
+    resume: Checkpoint | None = None,
+) -> Progress:
+    """Train the model in place; it ends with the weights that were best on validation.
+
+    Args:
+        model: from `models.build`, with its starting weights.
+        settings: optimizer, schedule, steps and so on.
+        train: pairs that batches are drawn from.
+        validation: whole pictures that choose the best point.
+        report: called at step 0, every eval_every steps and at the end, with a point and the checkpoint.
+        resume: a checkpoint to go on from.
+
+    Returns:
+        Where it ended, with all points.
+
+    Raises:
+        LoupeError: the loss is no longer a number.
+    """
+    side, count = picture_side(settings, Geometry.of_name(model.name)), settings.batch_size
+    if isinstance(settings, Perceptron):  # batch_size counts patches; here several share a picture
+        count = max(1, count // (side // Geometry.of_name(model.name).q) ** 2)
+    patches = Patches(train, side, settings.crops, settings.augment, settings.seed)
+    compile_model(model, settings)
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    progress, best = _start(model, resume)
+    evaluator = KerasEnlarger(model)
+    if not resume:
+        best = _point(model, evaluator, settings, progress, train, validation, {}, report, best)
+    with Bar(f"training {settings.network}", settings.steps, settings.quiet) as bar:
+        bar.at(progress.step)
+        while progress.step < settings.steps and not _patience_is_over(settings, progress):
+            stop = min(settings.steps, (progress.step // settings.eval_every + 1) * settings.eval_every)
+            losses, started = [], time.perf_counter()
+            for step in range(progress.step, stop):
+                for number, layer in enumerate(dropouts):
+                    layer.seed_generator.state.assign([settings.seed * 1009 + number, step])
+                losses.append(float(model.train_on_batch(*patches.batch(step, count))))
+                bar.at(step + 1)
+            seconds = time.perf_counter() - started
+            if not math.isfinite(losses[-1]):
+                raise LoupeError(f"training: the loss is {losses[-1]} at step {stop}; lower learning_rate")
+            shown = settings.batch_size * (stop - progress.step) / seconds
+            progress.step, progress.seconds = stop, progress.seconds + seconds
+            more = {"train/patch_loss": float(np.mean(losses)), "patches_per_second": shown}
+            best = _point(model, evaluator, settings, progress, train, validation, more, report, best)
+            bar.at(stop, f"validation mae {progress.points[-1]['metrics']['val/mae']:.4f}")
+    for variable, value in zip(model.weights, best, strict=True):
+        variable.assign(value)
+    return progress
+
+
+def picture_side(settings: Trained, geometry: Geometry) -> int:
+    """The side of a training input: a crop, or a patch; a perceptron that looks beyond its patch gets
+    several at once, so that most of them see their real surroundings."""
+    if isinstance(settings, Convolutional):
+        return settings.crop
+    return geometry.q * (BLOCKS_A_SIDE if 0 < geometry.halo and geometry.q <= 20 else 1)
+
+
+def compile_model(model: keras.Model, settings: Trained) -> None:
+    """Give the model its optimizer, schedule and loss.
+
+    XLA halves a dense step on a CPU and gains nothing for convolutions there; other backends need it.
+    """
+    own = Settings.model_fields.keys() | {"learning_rate"}
+    chosen = OPTIMIZERS[settings.optimizer]
+    fields = {name: getattr(settings, name) for name in chosen.model_fields if name not in own}
+    optimizer = _keras_object(chosen.KERAS)(learning_rate=learning_rate(settings), **fields)
+    optimizer.build(model.trainable_variables)
+    jit = isinstance(settings, Perceptron) or keras.backend.backend() != "tensorflow"
+    model.compile(optimizer=optimizer, loss=LOSSES[settings.loss], jit_compile=jit)
+
+
+def learning_rate(settings: Trained) -> Any:
+    """The learning rate of any step, as Keras takes it: a number, or a schedule."""
+    schedules = keras.optimizers.schedules
+    rate = settings.learning_rate
+    if settings.schedule == "exponential":
+        return schedules.ExponentialDecay(rate, settings.decay_steps, settings.decay_rate)
+    return schedules.CosineDecay(rate, settings.steps) if settings.schedule == "cosine" else rate
+
+
+def _keras_object(path: str) -> Any:
+    found: Any = keras
+    for part in path.split(".")[1:]:
+        found = getattr(found, part)
+    return found
+
+
+def _start(model: keras.Model, resume: Checkpoint | None) -> tuple[Progress, list[np.ndarray]]:
+    if resume is None:
+        return Progress(), [np.asarray(value) for value in model.get_weights()]
+    for name, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
+        for number, variable in enumerate(variables):
+            variable.assign(resume[f"{name}/{number}"])
+    best = [resume[f"best/{number}"] for number in range(len(model.weights))]
+    return Progress(**json.loads(str(resume["progress"]))), best
+
+
+def _checkpoint(model: keras.Model, best: list[np.ndarray], progress: Progress) -> Checkpoint:
+    arrays = {f"weights/{number}": np.asarray(value) for number, value in enumerate(model.get_weights())}
+    for number, variable in enumerate(model.optimizer.variables):
+        arrays[f"optimizer/{number}"] = keras.ops.convert_to_numpy(variable)
+    arrays |= {f"best/{number}": value for number, value in enumerate(best)}
+    return arrays | {"progress": np.array(json.dumps(asdict(progress)))}
+
+
+def _patience_is_over(settings: Trained, progress: Progress) -> bool:
+    return bool(settings.patience) and progress.waited >= settings.patience
+
+
+def _point(
+    model: keras.Model,
+    evaluator: KerasEnlarger,
+    settings: Trained,
+    progress: Progress,
+    train: Pairs,
+    validation: Pairs,
+    more: dict[str, float],
+    report: Report,
+    best: list[np.ndarray],
+) -> list[np.ndarray]:
+    """Score the model where it stands, report it, and give the best weights so far."""
+    values = dict(more)
+    values["learning_rate"] = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    for name, pairs, limit in (
+        ("train", train, TRAIN_PICTURES),
+        ("val", validation, VALIDATION_PICTURES),
+    ):
+        values |= {f"{name}/{score}": value for score, value in whole_scores(evaluator, pairs, limit).items()}
+    if values["val/mae"] < progress.best_mae:
+        progress.best_mae, progress.best_step, progress.waited = values["val/mae"], progress.step, 0
+        best = [np.asarray(value) for value in model.get_weights()]
+    else:
+        progress.waited += 1
+    values["loss"] = values.get("train/patch_loss", values[f"train/{settings.loss}"])
+    progress.points.append({"step": progress.step, "metrics": values})
+    report(Point(progress.step, values), _checkpoint(model, best, progress))
+    return best
+
+
+def whole_scores(model: KerasEnlarger, pairs: Pairs, limit: int) -> dict[str, float]:
+    """Mean mse, mae and psnr of up to `limit` whole pictures, spread evenly over the pairs' order."""
+    found: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
+    for inputs, labels in pairs.spread(limit).batches(32):
+        large = enlarge(model, inputs)
+        for name, values in found.items():
+            values.append(getattr(metrics, name)(large, labels))
+    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
