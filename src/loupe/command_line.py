@@ -27,6 +27,13 @@ from loupe.fields import text_of
 
 # What a step takes without a flag's name before it.
 POSITIONAL = {"upscale": "photo"}
+# What libraries would print beside our lines, unless the environment says otherwise.
+LIBRARIES = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +74,8 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         return int(stop.code or 0)
     except SettingsError as error:
         return _complain(f"loupe {step}", str(error), 2)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on missing GPUs
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
     try:
         importlib.import_module(f"loupe.steps.{step}").run(settings)
     except UsageError as error:
@@ -149,5 +157,5 @@ def _help(name: str, info: Any) -> str:
     default = "" if info.default_factory or info.default is None else f"default {text_of(info.default)}"
     if default == "default none" and name == "categories":
         default = "default all"
-    allowed = "; ".join(part for part in (rule if not choices else choices, bounds, default) if part)
+    allowed = "; ".join(part for part in (choices or rule, bounds, default) if part)
     return f"{info.description} [{allowed}]" if allowed else str(info.description)

@@ -11,7 +11,20 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
-from loupe.fields import Categories, Count, Hidden, Patch, Quality, Scale, Scales, Sources, Text, Unset, field, text_of
+from loupe.fields import (
+    Categories,
+    Count,
+    Hidden,
+    Patch,
+    Quality,
+    Scale,
+    Scales,
+    Sources,
+    Text,
+    Unset,
+    field,
+    text_of,
+)
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
@@ -111,7 +124,7 @@ class Preprocess(Prepares, Pairing):
     """Turn sources of photos into a prepared dataset."""
 
     STEP = "preprocess"
-    SMOKE = {"limit": 6, "label_size": 60}
+    SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
     source: Sources = field(
         ("sample",), "photos: sample, caltech256, a tar, a folder; several", rule="comma-separated"
     )
@@ -197,7 +210,7 @@ class Convolutional(Trained):
     layers: int = field(6, "residual convolutions", ge=0, le=64)
     crop: int = field(32, "side of a training input, in pixels; a multiple of 2 at 3:2", ge=8, le=512)
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform"}
-    SMOKE = {"filters": 8, "layers": 1}
+    SMOKE = {"filters": 8, "layers": 1, "crop": 16}
 
     @model_validator(mode="after")
     def _crop_is_whole_blocks(self) -> "Convolutional":
@@ -300,7 +313,8 @@ class Evaluate(Prepares, Pairing):
 
     STEP = "evaluate"
     model: str = field(
-        "champion", "registry URI, run URI, file, or a baseline's name; without a champion yet, ridge is scored"
+        "champion",
+        "registry URI, run URI, file, or a baseline's name; without a champion yet, ridge is scored",
     )
     scale: Scale = field(Fraction(3, 2), "of the champion or baseline", rule="3:2, 2:1 or 3:1")
     dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")

@@ -17,9 +17,7 @@ class Enlarger(Protocol):
         ...
 
 
-def enlarge(
-    model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate", tile: int = 512
-) -> np.ndarray:
+def enlarge(model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate", tile: int = 512) -> np.ndarray:
     """Enlarge pictures of any size, from 1x1.
 
     Args:

@@ -78,9 +78,7 @@ def fit(
     Raises:
         LoupeError: the loss is no longer a number.
     """
-    side, count = picture_side(settings, Geometry.of_name(model.name)), settings.batch_size
-    if isinstance(settings, Perceptron):  # batch_size counts patches; here several share a picture
-        count = max(1, count // (side // Geometry.of_name(model.name).q) ** 2)
+    side, count = pictures_of_a_step(settings, Geometry.of_name(model.name), train.sides[0])
     patches = Patches(train, side, settings.crops, settings.augment, settings.seed)
     compile_model(model, settings)
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
@@ -111,12 +109,16 @@ def fit(
     return progress
 
 
-def picture_side(settings: Trained, geometry: Geometry) -> int:
-    """The side of a training input: a crop, or a patch; a perceptron that looks beyond its patch gets
-    several at once, so that most of them see their real surroundings."""
+def pictures_of_a_step(settings: Trained, geometry: Geometry, input_side: int) -> tuple[int, int]:
+    """The side and number of a step's training inputs: crops, or patches.
+
+    A perceptron that looks beyond its patch (skip, pre_upscale, entry_convolutions) gets squares of up to
+    4x4 patches that share their surroundings, as they do in a whole picture; batch_size counts patches.
+    """
     if isinstance(settings, Convolutional):
-        return settings.crop
-    return geometry.q * (BLOCKS_A_SIDE if 0 < geometry.halo and geometry.q <= 20 else 1)
+        return settings.crop, settings.batch_size
+    blocks = max(1, min(BLOCKS_A_SIDE, input_side // geometry.q)) if geometry.halo else 1
+    return geometry.q * blocks, max(1, settings.batch_size // blocks**2)
 
 
 def compile_model(model: keras.Model, settings: Trained) -> None:
@@ -209,3 +211,8 @@ def whole_scores(model: KerasEnlarger, pairs: Pairs, limit: int) -> dict[str, fl
         for name, values in found.items():
             values.append(getattr(metrics, name)(large, labels))
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+
+
+def points_of(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
+    """The points of the curves that came before a checkpoint."""
+    return [] if checkpoint is None else json.loads(str(checkpoint["progress"]))["points"]

@@ -183,9 +183,7 @@ def assign_splits(rows: list[dict[str, Any]]) -> None:
     nearest its bounds from a split that has another.
     """
     place = {row["sha256"]: int(row["sha256"][-16:], 16) / 2**64 for row in rows if row["row"] is not None}
-    split = {
-        key: next(name for name, (low, high) in SPLITS.items() if low <= at < high) for key, at in place.items()
-    }
+    split = {key: next(name for name, (low, high) in SPLITS.items() if low <= at < high) for key, at in place.items()}
     for name, (low, high) in SPLITS.items():
         if name not in split.values():
             held = list(split.values())
@@ -202,7 +200,10 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], facts: dict[str, An
     import pyarrow as pa
     import pyarrow.parquet
 
-    kinds = {"shrunk": pa.float64(), **dict.fromkeys(("width", "height", "x", "y", "shard", "row"), pa.int32())}
+    kinds = {
+        "shrunk": pa.float64(),
+        **dict.fromkeys(("width", "height", "x", "y", "shard", "row"), pa.int32()),
+    }
     columns = [(name, kinds.get(name, pa.string())) for name in Row.__dataclass_fields__]
     schema = pa.schema(columns, metadata={"loupe": json.dumps(facts, sort_keys=True)})
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / MANIFEST)

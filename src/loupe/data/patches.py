@@ -33,17 +33,23 @@ class Patches:
 
     def batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Of this step: inputs (size, side, side, 1) and labels, float32 in [-1, 1]."""
-        pairs, side, scale = self._pairs, self._side, self._pairs.scale
-        large = int(side * scale)
         rng = np.random.default_rng([self._seed, step])
-        chosen = rng.integers(len(pairs), size=size)
-        places = (pairs.sides[0] - side) // self._stride + 1
+        return self._cut(rng.integers(len(self._pairs), size=size), rng)
+
+    def one_of_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of this draw: one patch of every pair, in order; as `batch` gives them."""
+        return self._cut(np.arange(len(self._pairs)), np.random.default_rng([self._seed, draw]))
+
+    def _cut(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        size, side, scale = len(chosen), self._side, self._pairs.scale
+        large = int(side * scale)
+        places = (self._pairs.sides[0] - side) // self._stride + 1
         offsets = rng.integers(places, size=(size, 2)) * self._stride
         turns = rng.integers(8, size=size) if self._augment else np.zeros(size, int)
         inputs = np.empty((size, side, side), "uint8")
         labels = np.empty((size, large, large), "uint8")
         for number, (index, (y, x), turn) in enumerate(zip(chosen, offsets, turns, strict=True)):
-            small, label = pairs[index]
+            small, label = self._pairs[index]
             at_y, at_x = int(y * scale), int(x * scale)
             inputs[number] = turned(small[y : y + side, x : x + side], turn)
             labels[number] = turned(label[at_y : at_y + large, at_x : at_x + large], turn)

@@ -13,12 +13,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loupe.config import Preprocess
+from loupe.config import Prepares, Preprocess, settings_of
 from loupe.data import dataset, pairs, photos
 from loupe.data.sources import SourcePhoto, list_photos, short_name
 from loupe.errors import UsageError
@@ -31,9 +32,7 @@ PHOTOS_A_TASK = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}
 
 def listed(settings: Preprocess) -> list[SourcePhoto]:
     """The photos that the settings name, with their content hashes; raises UsageError where there are none."""
-    return list_photos(
-        settings.source, settings.categories, settings.limit, settings.data_dir, settings.quiet
-    )
+    return list_photos(settings.source, settings.categories, settings.limit, settings.data_dir, settings.quiet)
 
 
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> dataset.Dataset:
@@ -117,25 +116,76 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder:
     )
 
 
+def pairs_in_memory(settings: Preprocess, scale: Fraction) -> dataset.Pairs:
+    """Cut photos for scoring, without a dataset on disk: what can be used, in the order of paths.
+
+    Raises:
+        UsageError: not one label came out of the photos.
+    """
+    rows, inputs, labels = [], [], []
+    reason = "there is none"
+    for photo in listed(settings):
+        row, cut = _cut(photo, crop_of(settings, photo), settings)
+        reason = row.reason or reason
+        rows += [asdict(row)] * len(cut)
+        labels += [label.pixels for label in cut]
+        inputs += [pairs.input_of(label.pixels, scale, settings) for label in cut]
+    if not labels:
+        raise UsageError(f"photos: not one photo of {','.join(settings.source)} can be used; the last: {reason}")
+    return dataset.Pairs(rows, inputs, labels, scale)
+
+
+def open_or_prepare(settings: Prepares, name: str) -> dataset.Dataset:
+    """The dataset of a step: a prepared folder, by path or by its name in data_dir, or a source that is
+    prepared with defaults."""
+    for folder in (Path(name), Path(settings.data_dir) / name):
+        if (folder / dataset.MANIFEST).exists():
+            return dataset.Dataset(folder)
+    shared = {key: getattr(settings, key) for key in ("data_dir", "scheduler", "seed", "smoke", "quiet")}
+    try:
+        return prepare(settings_of("preprocess", {"source": name} | shared))
+    except UsageError as error:
+        raise UsageError(str(error).replace("source:", "dataset:", 1)) from None
+
+
+def reopen(settings: Prepares, name: str, digest: str, source: str) -> dataset.Dataset:
+    """The dataset that a run was trained on: by its folder's name in data_dir, else prepared again.
+
+    Raises:
+        UsageError: what is there, or came out, has another digest.
+    """
+    folder = Path(settings.data_dir) / name
+    found = dataset.Dataset(folder) if folder.exists() else open_or_prepare(settings, source)
+    if found.digest != digest:
+        raise UsageError(f"dataset: the run was trained on {name}, got {found.folder.name}; set data_dir")
+    return found
+
+
+def _cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[dataset.Row, list[pairs.Label]]:
+    """The labels of one photo with its row; a photo that cannot be used has none, and a reason."""
+    row = dataset.Row(path=photo.path, category=photo.category, sha256=photo.sha256)
+    if photo.reason:
+        return replace(row, reason=photo.reason), []
+    try:
+        image = photos.open_photo(photo.read())
+        row = replace(row, width=image.width, height=image.height)
+        grey = photos.luminance_of(image, settings.luminance)
+        return row, pairs.labels_of(grey, settings, crop, settings.seed, photo.sha256)
+    except photos.PhotoError as error:
+        return replace(row, reason=str(error)), []
+
+
 def _make_shard(
     number: int, listed: list[SourcePhoto], crops: list[str], folder: str, given: dict[str, str]
 ) -> dict[str, Any]:
     """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums."""
-    settings = Preprocess.model_validate(given)
+    settings = settings_of("preprocess", given)
     rows: list[dict[str, Any]] = []
     labels: list[np.ndarray] = []
     for photo, crop in zip(listed, crops, strict=True):
-        row = dataset.Row(path=photo.path, category=photo.category, sha256=photo.sha256)
-        try:
-            if photo.reason:
-                raise photos.PhotoError(photo.reason)
-            image = photos.open_photo(photo.read())
-            row = replace(row, width=image.width, height=image.height)
-            grey = photos.luminance_of(image, settings.luminance)
-            cut = pairs.labels_of(grey, settings, crop, settings.seed, photo.sha256)
-        except photos.PhotoError as error:
-            rows.append(asdict(replace(row, reason=str(error))))
-            continue
+        row, cut = _cut(photo, crop, settings)
+        if not cut:
+            rows.append(asdict(row))
         for label in cut:
             place = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
             rows.append(asdict(row) | place)

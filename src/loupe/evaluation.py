@@ -1,0 +1,145 @@
+"""Methods times pictures: a table of scores, one row an image and method, and its summary with intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loupe import metrics
+from loupe.baselines import FILTERS, Baseline
+from loupe.config import DEFAULT_PATCHES
+from loupe.data.dataset import Pairs
+from loupe.data.patches import Patches
+from loupe.enlarging import Enlarger, enlarge
+from loupe.models.ridge import RidgeEnlarger
+
+RESAMPLES = 2000
+DRAWS = 20
+LOW, HIGH = 2.5, 97.5  # percentiles of a 95 % interval
+
+
+def baselines(pairs: Pairs, ridge: np.ndarray, luminance: str) -> dict[str, Enlarger]:
+    """What every score stands beside: the classical filters, and ridge with these weights."""
+    methods: dict[str, Enlarger] = {name: Baseline(name, pairs.scale, luminance) for name in FILTERS}
+    return methods | {"ridge": RidgeEnlarger(ridge, pairs.scale, luminance)}
+
+
+def score(methods: Mapping[str, Enlarger], pairs: Pairs, recompose: str = "concatenate") -> pd.DataFrame:
+    """Score methods on whole pictures.
+
+    Returns:
+        Columns path, photo (content hash), image (its number), method, mae, psnr, ssim, mse.
+    """
+    tables, start = [], 0
+    for inputs, labels in pairs.batches(16):
+        rows = pairs.rows[start : start + len(inputs)]
+        for name, method in methods.items():
+            large = enlarge(method, inputs, recompose)
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "path": [row["path"] for row in rows],
+                        "photo": [row["sha256"] for row in rows],
+                        "image": range(start, start + len(inputs)),
+                        "method": name,
+                        **metrics.scores(large, labels),
+                    }
+                )
+            )
+        start += len(inputs)
+    return pd.concat(tables, ignore_index=True)
+
+
+def score_patches(methods: Mapping[str, Enlarger], pairs: Pairs, seed: int) -> pd.DataFrame:
+    """The study's protocol: one random patch of each picture, at any offset, enlarged alone; 20 draws.
+
+    A patch is the model's own block where that is 8 pixels or more, else the study's size for the scale.
+
+    Returns:
+        Columns draw, method, mae, psnr, ssim, mse: a row a draw, the mean over its patches.
+    """
+    first = next(iter(methods.values())).geometry
+    side = first.q if first.q >= 8 else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
+    patches = Patches(pairs, side, "any", augment=False, seed=seed)
+    rows = []
+    for draw in range(DRAWS):
+        inputs, labels = patches.one_of_each(draw)
+        for name, method in methods.items():
+            found = metrics.scores(enlarge(method, inputs), labels)
+            rows.append({"draw": draw, "method": name} | {key: value.mean() for key, value in found.items()})
+    return pd.DataFrame(rows)
+
+
+def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Means by method; over photos, with 95 % bootstrap intervals; over draws, with their spread.
+
+    Returns:
+        method -> {mae, psnr, ssim, mse, interval: {score: [low, high]}}, of photos also `over`: for nearest
+        and lanczos {gain: baseline's mae over ours, mae: ours minus the baseline's, interval of that,
+        baseline_wins: share of photos where the baseline's mae is lower}; of draws `spread`: {score: std}.
+    """
+    of_photos = "photo" in table
+    found: dict[str, dict[str, Any]] = {}
+    for name, rows in table.groupby("method", sort=False):
+        means = {key: float(rows[key].mean()) for key in metrics.SCORES}
+        if of_photos:
+            photos = rows["photo"].to_numpy()
+            means |= {"interval": {key: list(interval(rows[key].to_numpy(), photos)) for key in metrics.SCORES}}
+        else:
+            means |= {"spread": {key: float(rows[key].std()) for key in metrics.SCORES}}
+        found[str(name)] = means
+    if of_photos:
+        for name, means in found.items():
+            means["over"] = {other: _over(table, name, other) for other in ("nearest", "lanczos") if other in found}
+    return found
+
+
+def interval(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of a mean; photos, not their tiles, are drawn again.
+
+    Args:
+        values: (n,), one an image.
+        photos: (n,), the photo that each image was cut from.
+        seed: of the draws.
+    """
+    names, index = np.unique(photos, return_inverse=True)
+    sums = np.bincount(index, weights=values)
+    counts = np.bincount(index)
+    draws = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.percentile(means, [LOW, HIGH])
+    return float(low), float(high)
+
+
+def paired(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
+    """The difference in mae of two methods on each image, ours minus the other's, and the image's photo."""
+    ours = table[table["method"] == name].sort_values("image")
+    theirs = table[table["method"] == other].sort_values("image")
+    return ours["mae"].to_numpy() - theirs["mae"].to_numpy(), ours["photo"].to_numpy()
+
+
+def _over(table: pd.DataFrame, name: str, other: str) -> dict[str, Any]:
+    difference, photos = paired(table, name, other)
+    ours = table[table["method"] == name]["mae"].mean()
+    by_photo = pd.Series(difference).groupby(photos).mean()
+    return {
+        "gain": float((ours - difference.mean()) / ours) if ours else float("inf"),
+        "mae": float(difference.mean()),
+        "interval": list(interval(difference, photos)),
+        "baseline_wins": float((by_photo > 0).mean()),
+    }
+
+
+def as_text(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:
+    """The summary as a table for people, best mae last; `seconds` are training times by method."""
+    header = f"{'method':<16}{'mae':>9}{'psnr':>9}{'ssim':>9}{'gain over nearest':>20}"
+    lines = [header + (f"{'training':>12}" if seconds else "")]
+    for name, means in sorted(summary.items(), key=lambda item: -item[1]["mae"]):
+        gain = means.get("over", {}).get("nearest", {}).get("gain")
+        line = f"{name:<16}{means['mae']:>9.4f}{means['psnr']:>9.2f}{means['ssim']:>9.4f}"
+        line += f"{gain:>19.2f}x" if gain is not None else f"{'':>20}"
+        if seconds:
+            line += f"{seconds[name]:>10.1f} s" if name in seconds else f"{'-':>12}"
+        lines.append(line)
+    return "\n".join(lines)

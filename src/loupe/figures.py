@@ -1,0 +1,113 @@
+"""The pictures that runs are logged with: pairs, spread, curves, prediction rows, comparisons."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from loupe.data.dataset import Pairs
+from loupe.enlarging import Enlarger, enlarge
+
+SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
+ROWS = 6
+
+
+def pairs_sheet(pairs: Pairs) -> Figure:
+    """Labels above their inputs, evenly from all pairs."""
+    some = pairs.spread(8)
+    figure = Figure(figsize=(1.7 * len(some), 3.6), layout="constrained")
+    grid = figure.subplots(2, len(some), squeeze=False)
+    for column in range(len(some)):
+        small, label = some[column]
+        for axes, picture, name in ((grid[0, column], label, "label"), (grid[1, column], small, "input")):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_title(f"{name} {picture.shape[1]}x{picture.shape[0]}", fontsize=8)
+            axes.axis("off")
+    return figure
+
+
+def spread_of_values(pairs: Pairs) -> Figure:
+    """How the values of inputs and labels are spread over [-1, 1]."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(("inputs", "labels")):
+        values = np.concatenate([batch[index].ravel() for batch in pairs.spread(400).batches(50)])
+        text = f"{name}: mean {values.mean():.3f}, std {values.std():.3f}"
+        axes.hist(values, bins=64, range=(-1, 1), histtype="step", density=True, label=text)
+    axes.set(xlabel="luminance, -1 black, 1 white", ylabel="density", title="Spread of the values")
+    axes.legend()
+    return figure
+
+
+def spread_of_pictures(pairs: Pairs) -> Figure:
+    """Mean and standard deviation of each label: how different the pictures are."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    labels = np.concatenate([label for _, label in pairs.spread(1000).batches(50)])
+    means, deviations = labels.mean(axis=(1, 2, 3)), labels.std(axis=(1, 2, 3))
+    axes.scatter(means, deviations, s=8, alpha=0.5)
+    axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Spread of the pictures")
+    axes.set(xlim=(-1, 1), ylim=(0, 1))
+    return figure
+
+
+def learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> Figure:
+    """Mae and psnr over steps, training and validation, with the baselines' validation mae as lines."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [point["step"] for point in points]
+    for axes, score in ((left, "mae"), (right, "psnr")):
+        for split in ("train", "val"):
+            axes.plot(steps, [point["metrics"][f"{split}/{score}"] for point in points], label=split, marker=".")
+        axes.set(xlabel="step", ylabel=score, title=f"{score} of whole pictures")
+    for number, (name, value) in enumerate(baselines.items()):
+        left.axhline(value, label=name, linestyle=":", color=f"C{2 + number}")
+    left.set_yscale("log")
+    left.legend()
+    right.legend()
+    return figure
+
+
+def prediction_rows(model: Enlarger, pairs: Pairs) -> Figure:
+    """Dataset, Label, Predicted, a row a picture, as the study showed its results."""
+    some = pairs.spread(ROWS)
+    figure = Figure(figsize=(6, 2.1 * len(some)), layout="constrained")
+    grid = figure.subplots(len(some), 3, squeeze=False)
+    inputs, labels = next(some.batches(ROWS))
+    columns = {"Dataset": inputs, "Label": labels, "Predicted": enlarge(model, inputs)}
+    for axes_row, number in zip(grid, range(len(some)), strict=True):
+        for axes, (title, pictures) in zip(axes_row, columns.items(), strict=True):
+            axes.imshow(pictures[number, ..., 0], **SHOWN)
+            axes.set_title(title if number == 0 else "", fontsize=9)
+            axes.axis("off")
+    return figure
+
+
+def comparison_sheet(methods: Mapping[str, Enlarger], pairs: Pairs, recompose: str) -> Figure:
+    """A few pictures by every method beside the label, with the busiest quarter zoomed below each."""
+    some = pairs.spread(3)
+    inputs, labels = next(some.batches(3))
+    shown = {name: enlarge(method, inputs, recompose) for name, method in methods.items()} | {"label": labels}
+    figure = Figure(figsize=(2 * len(shown), 4.2 * len(some)), layout="constrained")
+    grid = figure.subplots(2 * len(some), len(shown), squeeze=False)
+    for number in range(len(some)):
+        place = _busiest(labels[number, ..., 0])
+        for column, (name, pictures) in enumerate(shown.items()):
+            whole, inset = grid[2 * number, column], grid[2 * number + 1, column]
+            error = np.abs(pictures[number] - labels[number]).mean()
+            whole.imshow(pictures[number, ..., 0], **SHOWN)
+            whole.set_title(name if name == "label" else f"{name}\nmae {error:.4f}", fontsize=8)
+            inset.imshow(pictures[number, ..., 0][place], **SHOWN)
+            whole.axis("off")
+            inset.axis("off")
+    return figure
+
+
+def _busiest(label: np.ndarray) -> tuple[slice, slice]:
+    """The quarter of a picture, a third of its side, where neighbouring pixels differ most."""
+    side = max(1, label.shape[0] // 3)
+    change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
+    starts = range(0, label.shape[0] - side + 1, max(1, side // 2))
+    y, x = max(((y, x) for y in starts for x in starts), key=lambda at: change[at[0] :, at[1] :][:side, :side].sum())
+    return slice(y, y + side), slice(x, x + side)

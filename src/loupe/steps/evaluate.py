@@ -1,0 +1,136 @@
+"""A model and the baselines, scored on a dataset or on any folder of photos."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loupe.config import Evaluate, Prepares, settings_of
+from loupe.errors import LoupeError, UsageError
+from loupe.fields import text_of
+from loupe.progress import say
+from loupe.steps.train import metrics_of
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    import numpy as np
+
+    from loupe.data.dataset import Pairs
+    from loupe.enlarging import Enlarger
+
+
+def run(settings: Evaluate) -> dict[str, Any]:
+    """Score, log, print, and write the summary; returns it."""
+    from loupe import evaluation, figures
+    from loupe.tracking import runs
+
+    if settings.out and not Path(settings.out).resolve().parent.is_dir():
+        raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
+    shown, model, weights = chosen(settings)
+    scale = model.geometry.scale
+    if "scale" in settings.model_fields_set and settings.scale != scale:
+        raise UsageError(f"scale: {shown} enlarges {text_of(scale)}, got {text_of(settings.scale)}")
+    pairs, where = _pictures(settings, scale, model.geometry.luminance)
+    methods = {"model": model, **evaluation.baselines(pairs, weights, model.geometry.luminance)}
+    with runs.step_run(settings, f"evaluate {shown} on {where}"):
+        runs.log_tags({"loupe.model": shown})
+        if settings.protocol == "photos":
+            table = evaluation.score(methods, pairs, settings.recompose)
+            runs.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
+        else:
+            table = evaluation.score_patches(methods, pairs, settings.seed)
+        scores = evaluation.summarise(table)
+        summary = {
+            "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
+        }  # fmt: skip
+        runs.log_table(table, "scores.json")
+        runs.log_json(summary, "summary.json")
+        runs.log_metrics(metrics_of(scores, "photos" if settings.photos else settings.split))
+    if settings.out:
+        _write(Path(settings.out), summary)
+    say(f"{shown} on {where}, {len(pairs)} pictures ({settings.protocol})", settings.quiet)
+    say(evaluation.as_text(scores), settings.quiet)
+    return summary
+
+
+def chosen(settings: Evaluate) -> tuple[str, "Enlarger", "np.ndarray"]:
+    """The model that is asked for: its name for people, its face, and the ridge to stand beside it."""
+    import numpy as np
+
+    from loupe.baselines import FILTERS, Baseline
+    from loupe.models.ridge import RidgeEnlarger
+
+    name = settings.model
+    found = None
+    if name not in (*FILTERS, "ridge"):
+        from loupe.tracking import models
+
+        found = models.find(name, settings.scale)
+        if found is None:
+            name = "ridge"
+            say(f"there is no champion of scale {text_of(settings.scale)} yet: scoring ridge", settings.quiet)
+    if found is None:
+        weights = sample_ridge(settings, settings.scale)
+        if name == "ridge":
+            return name, RidgeEnlarger(weights, settings.scale, "rec601"), weights
+        return name, Baseline(name, settings.scale), weights
+    from loupe.models import KerasEnlarger
+    from loupe.tracking import models
+
+    model = KerasEnlarger(models.load_keras(found))
+    scale = model.geometry.scale
+    with tempfile.TemporaryDirectory() as folder:
+        file = models.artifact(found.run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
+        weights = sample_ridge(settings, scale) if file is None else np.load(file, allow_pickle=False)
+    return found.shown, model, weights
+
+
+def sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":
+    """The ridge of the bundled sample."""
+    from loupe.data.preparing import open_or_prepare
+    from loupe.models import ridge
+
+    return ridge.kept(open_or_prepare(settings, "sample"), scale)
+
+
+def _pictures(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pairs", str]:
+    """The pictures to score on, and what to call them."""
+    from loupe.data import preparing
+
+    if settings.photos is None:
+        given = {
+            "crop",
+            "label_size",
+            "luminance",
+            "shrink",
+            "recompress",
+            "crops",
+        } & settings.model_fields_set
+        if given:
+            raise UsageError(f"{min(given)}: is of photos; a dataset was cut when it was prepared")
+        dataset = preparing.open_or_prepare(settings, settings.dataset)
+        return dataset.pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
+    if {"dataset", "split"} & settings.model_fields_set:
+        raise UsageError("photos: is scored instead of a dataset; give photos, or dataset and split")
+    cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
+    cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    cut |= {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
+    return preparing.pairs_in_memory(settings_of("preprocess", cut), scale), str(settings.photos)
+
+
+def _write(out: Path, summary: dict[str, Any]) -> None:
+    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        partial.rename(out)
+    except OSError as error:
+        raise LoupeError(f"out: {str(out)!r} cannot be written: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    from loupe.command_line import run_step
+
+    sys.exit(run_step("evaluate"))

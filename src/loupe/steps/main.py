@@ -1,0 +1,90 @@
+"""The whole job: prepare, train three networks, compare, register the best, enlarge a photo with it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from loupe.config import Main, settings_of
+from loupe.fields import text_of
+from loupe.progress import say
+
+# What is trained: the study's perceptron, the closed form, and a small convolutional network.
+TRAINED: tuple[dict[str, Any], ...] = (
+    {"network": "ridge"},
+    {"network": "perceptron"},
+    {"network": "convolutional", "skip": "ridge"},
+)
+
+
+def run(settings: Main) -> None:
+    """Run every step as a nested run under one, and tell what came out."""
+    from loupe.data import preparing
+    from loupe.steps import evaluate, preprocess, register, train, upscale
+    from loupe.tracking import runs
+
+    shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
+    prepared = settings_of("preprocess", {"source": settings.dataset} | shared)
+    if not (Path(settings.dataset) / "manifest.parquet").exists():
+        preparing.listed(prepared)  # a source that is not there is refused before anything starts
+    with runs.step_run(settings, f"main {settings.dataset}"):
+        dataset = _dataset(settings, prepared, preprocess)
+        trained = [
+            train.run(settings_of("train", {"dataset": dataset, "threads": settings.threads} | given | shared))
+            for given in TRAINED
+        ]
+        best = min(trained, key=lambda result: result.validation_mae)
+        summary = evaluate.run(
+            settings_of(
+                "evaluate",
+                {"model": f"runs:/{best.run_id}/model", "dataset": dataset} | shared | {"quiet": True},
+            )
+        )
+        verdict = register.run(settings_of("register", {"run": best.run_id} | shared | {"quiet": True}))
+        out = upscale.run(settings_of("upscale", {"out": settings.out} | shared | {"quiet": True}))
+        scores = {name: means for name, means in summary["scores"].items() if name != "model"}
+        scores |= {f"{result.name} *": result.summary["model"] for result in trained}
+        runs.log_json(scores, "table.json")
+        runs.log_metrics(
+            {f"test/{result.name}/{score}": result.summary["model"][score]
+             for result in trained for score in ("mae", "psnr", "ssim")}
+        )  # fmt: skip
+    say(_report(settings, scores, trained, best, verdict, out, dataset), settings.quiet)
+
+
+def _dataset(settings: Main, prepared: Any, preprocess: Any) -> str:
+    if (Path(settings.dataset) / "manifest.parquet").exists():
+        return settings.dataset
+    return str(preprocess.run(prepared).folder)
+
+
+def _report(
+    settings: Main,
+    scores: dict[str, Any],
+    trained: list[Any],
+    best: Any,
+    verdict: Any,
+    out: Path,
+    dataset: str,
+) -> str:
+    from loupe import evaluation
+    from loupe.data.sources import bundled_photo
+
+    seconds = {f"{result.name} *": result.seconds for result in trained}
+    longer = settings_of("train", {"network": best.name})
+    steps = f" --steps {10 * longer.steps}" if "steps" in type(longer).model_fields else ""
+    named = "" if settings.dataset == "sample" else f" --dataset {dataset}"
+    standing = "champion" if verdict.won else "not champion"
+    return f"""
+The test photos of {Path(dataset).name} at {text_of(longer.scale)} (* trained here):
+{evaluation.as_text(scores, seconds)}
+
+{standing}: {best.name}, models:/{verdict.name}/{verdict.version}: {verdict.why}
+look at: {out} (beside {bundled_photo()})
+train it longer: loupe train --network {best.name}{steps}{named} && loupe register
+compare the runs: mlflow ui"""
+
+
+if __name__ == "__main__":
+    from loupe.command_line import run_step
+
+    sys.exit(run_step("main"))

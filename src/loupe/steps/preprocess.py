@@ -1,0 +1,62 @@
+"""Sources of photos to a prepared dataset."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from loupe.config import Preprocess
+from loupe.data.dataset import MANIFEST, Dataset
+from loupe.progress import say
+
+
+def run(settings: Preprocess) -> Dataset:
+    """Prepare the dataset, or find it prepared, and log what it holds."""
+    from loupe.data import preparing
+    from loupe.data.sources import short_name
+
+    photos = preparing.listed(settings)
+    from loupe.tracking import runs
+
+    with runs.step_run(settings, f"preprocess {short_name(settings.source)}"):
+        dataset = preparing.prepare(settings, photos)
+        counts = dataset.counts()
+        runs.log_dataset(dataset, "prepared")
+        runs.log_file(dataset.folder / MANIFEST)
+        runs.log_json(dataset.settings, "settings.json")
+        numbers = {f"{name}/{key}": value for name, of in dataset.statistics.items() for key, value in of.items()}
+        runs.log_metrics({**counts, **numbers})
+        for picture in sorted(_pictures(dataset)):
+            runs.log_file(picture)
+        runs.log_tags({"loupe.folder": str(dataset.folder.resolve())})
+    reasons: dict[str, int] = {}
+    for row in dataset.rows:
+        if row["reason"]:
+            kind = row["reason"].split(":")[0]
+            reasons[kind] = reasons.get(kind, 0) + 1
+    skipped = "".join(f", {count} {kind}" for kind, count in sorted(reasons.items()))
+    say(f"{dataset.folder}: {counts['photos']} photos, {counts['labels']} labels, "
+        f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
+    return dataset
+
+
+def _pictures(dataset: Dataset) -> list[Path]:
+    """The sheet of pairs and the spread plots, drawn once and kept beside the shards."""
+    names = {"pairs.png": "pairs_sheet", "spread-values.png": "spread_of_values",
+             "spread-pictures.png": "spread_of_pictures"}  # fmt: skip
+    files = [dataset.folder / name for name in names]
+    if not all(file.exists() for file in files):
+        from loupe import figures
+
+        pairs = dataset.pairs("all", dataset.scales()[0])
+        with tempfile.TemporaryDirectory(dir=dataset.folder) as folder:
+            for file, draw in zip(files, names.values(), strict=True):
+                drawn = Path(folder) / file.name
+                getattr(figures, draw)(pairs).savefig(drawn, dpi=100)
+                drawn.rename(file)
+    return files
+
+
+if __name__ == "__main__":
+    from loupe.command_line import run_step
+
+    sys.exit(run_step("preprocess"))

@@ -1,0 +1,134 @@
+"""A run's model becomes a version of its scale's registered model, and champion if it wins."""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loupe.config import Register
+from loupe.errors import UsageError
+from loupe.fields import scale_of, text_of
+from loupe.progress import say
+
+ENOUGH_PHOTOS = 30  # for the bootstrap interval to mean something
+LICENCES = {
+    "sample": "photographs bundled with scikit-learn and scikit-image, under the terms of their README files",
+    "caltech256": "Caltech-256 (Griffin, Holub, Perona; CaltechDATA nyy15-4j048), CC BY 4.0",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a challenger."""
+
+    name: str
+    version: str
+    won: bool
+    why: str
+
+
+def run(settings: Register) -> Verdict:
+    """Register the run's model, keep it as ONNX too, and make it champion if it passes the gate."""
+    from loupe import upscaling
+    from loupe.data import preparing
+    from loupe.models import KerasEnlarger
+    from loupe.tracking import models, runs
+
+    best = runs.best_run(text_of(settings.scale)) if settings.run == "best" else settings.run
+    challenger = runs.run_of(best, "run")
+    if challenger.data.tags.get("loupe.step") != "train" or challenger.info.status != "FINISHED":
+        raise UsageError(f"run: {best} is no finished train run")
+    scale = scale_of(challenger.data.params["scale"])
+    tags = challenger.data.tags
+    dataset = preparing.reopen(
+        settings, tags["loupe.dataset"], tags["loupe.digest"], challenger.data.params["dataset"]
+    )
+    model = models.load_keras(models.Found(best, f"runs:/{best}/model", best))
+    enlarger = KerasEnlarger(model)
+    champion = models.champion(scale)
+    with (
+        runs.step_run(settings, f"register {challenger.info.run_name}"),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        verdict = gate(enlarger, _defender(champion, scale), dataset.pairs("validation", scale))
+        onnx = Path(folder) / Path(models.ONNX).name
+        difference = upscaling.export(model, enlarger.geometry, onnx)
+        kept = models.log_onnx(onnx, best)
+        licence = "; ".join(LICENCES.get(name, f"{name}: the terms of that source") for name in
+                            dataset.settings["source"].split(","))  # fmt: skip
+        description = (
+            f"{challenger.info.run_name}, trained on {dataset.folder.name}. Pictures (n, h, w, 1), float32 in [-1, 1], "
+            f"sides multiples of {enlarger.geometry.q}, at least {enlarger.geometry.min_side}. Data: {licence}."
+        )
+        facts = models.facts(enlarger.geometry) | {
+            "digest": dataset.digest,
+            "commit": tags.get("loupe.commit", ""),
+            "data_licence": licence,
+            "onnx": kept,
+            "onnx_difference": f"{difference:.1e}",
+        }
+        version = models.register(best, scale, description, facts | verdict["tags"])
+        again = champion is not None and champion.run_id == best
+        if verdict["won"] and not again:
+            models.promote(scale, version.version)
+        runs.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **verdict["tags"]})
+        runs.log_metrics(verdict["numbers"])
+    why = "it is the champion already" if again else verdict["tags"]["why"]
+    won = verdict["won"] or again
+    say(
+        f"{version.name} version {version.version}: {'champion' if won else 'not champion'}: {why}",
+        settings.quiet,
+    )
+    return Verdict(version.name, str(version.version), won, why)
+
+
+def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, Any]:
+    """Both scored anew on the challenger's validation photos: who has the lower mae, and how surely.
+
+    Args:
+        challenger: a model's face.
+        defender: what to call it, and its face.
+        pairs: the challenger's validation split.
+
+    Returns:
+        won, tags (both numbers, gate, why), numbers (as metrics).
+    """
+    from loupe import evaluation
+
+    name, face = defender
+    table = evaluation.score({"challenger": challenger, "defender": face}, pairs)
+    difference, photos = evaluation.paired(table, "challenger", "defender")
+    low, high = evaluation.interval(difference, photos)
+    mean, count = float(difference.mean()), len(set(photos))
+    weak = count < ENOUGH_PHOTOS
+    won = mean < 0 if weak else high < 0
+    maes = table.groupby("method")["mae"].mean()
+    why = f"mae {maes['challenger']:.5f} against {maes['defender']:.5f} of {name} on {count} validation photos, "
+    why += f"difference {mean:+.5f}" + ("" if weak else f", 95 % interval {low:+.5f} to {high:+.5f}")
+    tags = {
+        "mae": f"{maes['challenger']:.6f}",
+        "defender": name,
+        "defender_mae": f"{maes['defender']:.6f}",
+        "gate": "weak" if weak else "interval",
+        "why": why,
+    }
+    numbers = {"gate/mae": maes["challenger"], "gate/defender_mae": maes["defender"], "gate/difference": mean}
+    return {"won": bool(won), "tags": tags, "numbers": numbers}
+
+
+def _defender(champion: Any, scale: Any) -> tuple[str, Any]:
+    from loupe.baselines import Baseline
+    from loupe.models import KerasEnlarger
+    from loupe.tracking import models
+
+    if champion is None:
+        return "nearest", Baseline("nearest", scale)
+    name = f"{champion.name} version {champion.version}"
+    return name, KerasEnlarger(models.load_keras(models.Found(name, f"models:/{champion.name}/{champion.version}")))
+
+
+if __name__ == "__main__":
+    from loupe.command_line import run_step
+
+    sys.exit(run_step("register"))

@@ -1,0 +1,188 @@
+"""One variant of a network, trained on a prepared dataset."""
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loupe.config import Ridge, Train, Trained, settings_of
+from loupe.errors import UsageError
+from loupe.fields import text_of
+from loupe.progress import say
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from loupe.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a training."""
+
+    run_id: str
+    name: str
+    seconds: float
+    validation_mae: float
+    summary: dict[str, Any]
+
+
+def run(settings: Train) -> Result:
+    """Train, keep what was best on validation, and log it beside the baselines."""
+    if settings.threads:  # read by TensorFlow when it is first imported
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
+    from loupe.data import preparing
+    from loupe.models import ridge
+    from loupe.tracking import runs
+
+    if settings.resume:
+        settings = continued(settings)
+        before = runs.run_of(str(settings.resume), "resume").data
+        checkpoint = runs.load_checkpoint(str(settings.resume))
+        dataset = preparing.reopen(
+            settings, before.tags["loupe.dataset"], before.tags["loupe.digest"], settings.dataset
+        )
+    else:
+        checkpoint, dataset = None, preparing.open_or_prepare(settings, settings.dataset)
+    train, validation = (dataset.pairs(split, settings.scale) for split in ("train", "validation"))
+    test = dataset.pairs("test", settings.scale)
+    weights = ridge.kept(dataset, settings.scale)
+    started = time.perf_counter()
+    model = network(settings, dataset, weights)
+    with runs.step_run(settings, describe(settings), settings.resume) as run_id:
+        runs.log_dataset(dataset, "training")
+        runs.log_array(weights, _ridge_file(settings))
+        points = _fitted(model, settings, train, validation, checkpoint)
+        seconds = points.pop()
+        if isinstance(settings, Ridge):
+            seconds = time.perf_counter() - started
+        summary, best_mae = _logged(model, settings, dataset, weights, points, test, validation)
+        runs.log_metrics({"val/best_mae": best_mae, "training_seconds": seconds})
+        runs.drop_checkpoint()
+    say(
+        f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",
+        settings.quiet,
+    )
+    return Result(run_id, settings.network, seconds, best_mae, summary)
+
+
+def continued(settings: Train) -> Any:
+    """The settings of the run that is resumed; what is given beside `resume` must agree with them.
+
+    Raises:
+        UsageError: the run is no train run, or another value is given than it was started with.
+    """
+    from loupe.tracking import runs
+
+    before = runs.run_of(str(settings.resume), "resume").data
+    if before.tags.get("loupe.step") != "train":
+        raise UsageError(f"resume: run {settings.resume} is no train run")
+    free = {"resume", "data_dir", "scheduler", "quiet"}
+    given = {name: text_of(getattr(settings, name)) for name in settings.model_fields_set}
+    for name in sorted(given.keys() - free):
+        default = type(settings).model_fields[name].default
+        if given[name] not in (before.params.get(name), text_of(default)):
+            raise UsageError(
+                f"{name}: run {settings.resume} was started with {before.params.get(name)}, got {given[name]}"
+            )
+    old = {name: value for name, value in before.params.items() if name not in free}
+    return settings_of("train", old | {name: value for name, value in given.items() if name in free})
+
+
+def describe(settings: Train) -> str:
+    """A name by which a person tells runs apart: `perceptron 10:15 2048,1024 tanh rmsprop`."""
+    if not isinstance(settings, Trained):
+        return f"{settings.network} {text_of(settings.scale)}"
+    parts = {
+        "perceptron": ("patch", "hidden", "activation", "optimizer"),
+        "convolutional": ("scale", "filters", "layers", "optimizer"),
+    }
+    chosen = [text_of(getattr(settings, name)) for name in parts[settings.network]]
+    return " ".join([settings.network, *chosen, *(["skip"] if settings.skip == "ridge" else [])])
+
+
+def network(settings: Train, dataset: "Dataset", weights: "np.ndarray") -> "keras.Model":
+    """The Keras model of the settings, as it is before training; a ridge is fitted here already."""
+    from loupe import models
+    from loupe.models import ridge
+
+    luminance = dataset.settings["luminance"]
+    if isinstance(settings, Ridge):
+        if settings.alpha != ridge.ALPHA:
+            weights = ridge.fit(dataset.pairs("train", settings.scale), settings.alpha)
+        return ridge.build(weights, settings.scale, luminance)
+    assert isinstance(settings, Trained)
+    side = dataset.pairs("train", settings.scale).sides[0]
+    return models.build(settings, side, luminance, weights)
+
+
+def _ridge_file(settings: Train) -> str:
+    return f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy"
+
+
+def _fitted(model: Any, settings: Train, train: Any, validation: Any, checkpoint: Any) -> list[Any]:
+    """Train where the network is trained by steps; gives the points of the curves, and last the seconds."""
+    from loupe.tracking import runs
+
+    if not isinstance(settings, Trained):
+        return [0.0]
+    from loupe import training
+
+    def report(point: Any, arrays: Any) -> None:
+        runs.log_metrics(point.metrics, point.step)
+        runs.save_checkpoint(arrays, point.step)
+
+    for point in training.points_of(checkpoint):  # so that a new run shows whole curves
+        runs.log_metrics(point["metrics"], point["step"])
+    progress = training.fit(model, settings, train, validation, report, checkpoint)
+    return [*progress.points, progress.seconds]
+
+
+def _logged(
+    model: Any,
+    settings: Train,
+    dataset: "Dataset",
+    weights: "np.ndarray",
+    points: list[Any],
+    test: Any,
+    val: Any,
+) -> tuple[dict[str, Any], float]:
+    """Log scores beside the baselines, pictures and the model; gives the test summary and validation mae."""
+    from loupe import evaluation, figures
+    from loupe.models import KerasEnlarger
+    from loupe.tracking import models, runs
+
+    enlarger = KerasEnlarger(model)
+    others = evaluation.baselines(test, weights, dataset.settings["luminance"])
+    table = evaluation.score({"model": enlarger, **others}, test)
+    summary = evaluation.summarise(table)
+    runs.log_metrics(metrics_of(summary))
+    runs.log_table(table, "test.json")
+    runs.log_json(summary, "test-summary.json")
+    chosen = evaluation.summarise(evaluation.score({"model": enlarger, **others}, val))
+    if not points:
+        runs.log_metrics({f"val/{score}": chosen["model"][score] for score in ("mse", "mae", "psnr", "ssim")}, 0)
+    else:
+        lines = {name: means["mae"] for name, means in chosen.items() if name != "model"}
+        runs.log_figure(figures.learning_curves(points, lines), "curves.png")
+    runs.log_figure(figures.prediction_rows(enlarger, test), "predictions.png")
+    models.log_keras_model(model, enlarger.geometry)
+    say(evaluation.as_text(summary), settings.quiet)
+    return summary, chosen["model"]["mae"]
+
+
+def metrics_of(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
+    """A summary as metrics: `test/mae` of the model, `test/lanczos/mae` of a baseline."""
+    return {
+        f"{split}/{score}" if name == "model" else f"{split}/{name}/{score}": means[score]
+        for name, means in summary.items()
+        for score in ("mae", "psnr", "ssim", "mse")
+    }
+
+
+if __name__ == "__main__":
+    from loupe.command_line import run_step
+
+    sys.exit(run_step("train"))

@@ -1,0 +1,136 @@
+"""Networks in MLflow: logged with their run, found by what a user calls them, registered, promoted."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.exceptions import MlflowException
+
+from loupe.errors import UsageError
+from loupe.fields import text_of
+from loupe.geometry import Geometry
+
+CHAMPION = "champion"
+ONNX = "onnx/model.onnx"
+REGISTERED = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that a user named: where it can be loaded from, and the run that made it, where known."""
+
+    shown: str  # for people
+    uri: str  # of MLflow, or a file
+    run_id: str | None = None
+
+
+def log_keras_model(model: Any, geometry: Geometry) -> None:
+    """Log a Keras model with the open run, uncompiled, with the signature (-1, -1, -1, 1) and its geometry."""
+    from importlib.metadata import version
+
+    pictures = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
+    signature = mlflow.models.ModelSignature(pictures, pictures)
+    mlflow.keras.log_model(
+        model,
+        name="model",
+        signature=signature,
+        pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
+        metadata=facts(geometry),
+    )
+
+
+def facts(geometry: Geometry) -> dict[str, str]:
+    """What must be known of a model to use it, as tags."""
+    return {name: str(getattr(geometry, name)) for name in ("q", "p", "min_side", "halo", "luminance")}
+
+
+def load_keras(found: Found) -> Any:
+    """The Keras model; raises UsageError where it cannot be loaded."""
+    import keras
+
+    try:
+        if Path(found.uri).is_file():
+            return keras.saving.load_model(found.uri, compile=False)
+        return mlflow.keras.load_model(found.uri)
+    except (MlflowException, OSError, ValueError) as error:
+        raise UsageError(f"model: {found.shown} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def find(model: str, scale: Fraction) -> Found | None:
+    """Find a network by what a user calls it; None where the champion is asked for and there is none yet.
+
+    Args:
+        model: `champion`, `models:/…`, `runs:/<id>/model`, or a file.
+        scale: of the champion.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    if model == CHAMPION:
+        version = champion(scale)
+        if version is None:
+            return None
+        return Found(f"models:/{version.name}@{CHAMPION} (version {version.version})", version.source, version.run_id)
+    if model.startswith("runs:/"):
+        run_id = model.removeprefix("runs:/").split("/")[0]
+        try:
+            mlflow.get_run(run_id)
+            mlflow.models.get_model_info(model)
+        except MlflowException as error:
+            raise UsageError(f"model: no model {model!r}: {str(error).splitlines()[0]}") from None
+        return Found(model, model, run_id)
+    if model.startswith("models:/"):
+        try:
+            info = mlflow.models.get_model_info(model)
+        except MlflowException as error:
+            raise UsageError(f"model: no model {model!r}: {str(error).splitlines()[0]}") from None
+        return Found(model, model, info.run_id)
+    if Path(model).is_file():
+        return Found(model, model)
+    raise UsageError(f"model: must be champion, a registry or run URI, a file or a baseline, got {model!r}")
+
+
+def champion(scale: Fraction) -> Any:
+    """The version of the scale's registered model that is champion, or None."""
+    try:
+        return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED[scale], CHAMPION)
+    except (MlflowException, KeyError):
+        return None
+
+
+def artifact(run_id: str | None, name: str, folder: str) -> Path | None:
+    """A copy in `folder` of a run's artifact, or None where the run has none of this name."""
+    if run_id is None:
+        return None
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder))
+    except (MlflowException, OSError):
+        return None
+
+
+def log_onnx(file: Path, run_id: str) -> str:
+    """Keep the network as ONNX with the run that trained it; returns its artifact URI."""
+    mlflow.MlflowClient().log_artifact(run_id, str(file), str(Path(ONNX).parent))
+    return f"runs:/{run_id}/{ONNX}"
+
+
+def register(run_id: str, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
+    """Make the run's model a version of its scale's registered model; the same run gets one version only."""
+    client, name = mlflow.MlflowClient(), REGISTERED[scale]
+    there = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
+    version = there[0] if there else mlflow.register_model(f"runs:/{run_id}/model", name, tags=tags)
+    client.update_model_version(name, version.version, description)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version.version, key, value)
+    client.update_registered_model(
+        name, f"Enlarges grey pictures in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
+    )
+    return version
+
+
+def promote(scale: Fraction, version: str) -> None:
+    """Make this version the champion of its scale."""
+    mlflow.MlflowClient().set_registered_model_alias(REGISTERED[scale], CHAMPION, version)

@@ -1,0 +1,254 @@
+"""One step, one MLflow run: opened, filled, and closed with the right state whatever ends it."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import mlflow
+import numpy as np
+import psutil
+from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
+
+import loupe
+from loupe.config import Settings
+from loupe.data.dataset import MANIFEST, Dataset
+from loupe.errors import UsageError
+
+EXPERIMENT = "loupe"
+CHECKPOINT = "loupe.checkpoint"
+
+
+@contextmanager
+def step_run(settings: Settings, name: str, continues: str | None = None) -> Iterator[str]:
+    """Open the run of a step, log its settings, and close it: FINISHED, FAILED, or KILLED by a signal.
+
+    Under `mlflow run` the run that it made is joined; inside another step's run it becomes its child.
+    Runs that processes of this machine left open when they died are closed as KILLED first.
+
+    Args:
+        settings: of the step; logged whole, but for what `mlflow run` has logged already.
+        name: that a person can tell from others.
+        continues: a run to go on with. Outside `mlflow run` it is opened again; a run that `mlflow run`
+            made is tagged with it instead.
+
+    Yields:
+        The run's id.
+    """
+    joined = "MLFLOW_RUN_ID" in os.environ
+    nested = mlflow.active_run() is not None
+    if joined:
+        _find_the_store()
+    elif not nested:
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+    close_orphans()
+    reopened = continues if continues and not joined else None
+    with _signals_as_exits():
+        run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, log_system_metrics=True)
+        status = RunStatus.FAILED
+        try:
+            tags = {"mlflow.runName": name, "loupe.step": settings.STEP, "loupe.commit": commit(), **_owner()}
+            mlflow.set_tags(tags | ({"loupe.continues": continues} if continues else {}))
+            there = mlflow.get_run(run.info.run_id).data.params
+            mlflow.log_params({key: value for key, value in settings.texts().items() if key not in there})
+            yield run.info.run_id
+            status = RunStatus.FINISHED
+        except (KeyboardInterrupt, SystemExit):
+            status = RunStatus.KILLED
+            raise
+        finally:
+            mlflow.end_run(RunStatus.to_string(status))
+
+
+def close_orphans() -> None:
+    """Mark runs as KILLED whose process, on this machine, is gone; another machine's are left alone."""
+    host = _owner()["loupe.host"]
+    open_runs = mlflow.search_runs(
+        filter_string=f"attributes.status = 'RUNNING' and tags.`loupe.host` = '{host}'",
+        search_all_experiments=True,
+        output_format="list",
+    )
+    for run in open_runs:
+        if not _is_alive(run.data.tags):
+            mlflow.MlflowClient().set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+
+
+def commit() -> str:
+    """The commit of the running code; of an installed package, its version."""
+    package = Path(loupe.__file__).parent
+    git = ["git", "-C", str(package)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
+        found = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(package)], capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return loupe.__version__
+    return found.stdout.strip() + ("-changed" if dirty.returncode else "")
+
+
+def log_metrics(metrics: dict[str, float], step: int | None = None) -> None:
+    """Log numbers under their names; those that are no number (ssim of tiny pictures) are left out."""
+    mlflow.log_metrics({name: float(value) for name, value in metrics.items() if np.isfinite(value)}, step=step)
+
+
+def log_tags(tags: dict[str, str]) -> None:
+    """Set tags on the open run."""
+    mlflow.set_tags(tags)
+
+
+def log_figure(figure: Any, name: str) -> None:
+    """Log a matplotlib figure under `name`, such as `curves.png`."""
+    mlflow.log_figure(figure, name)
+
+
+def log_file(file: Path, folder: str | None = None) -> None:
+    """Log a file into a folder of the run's artifacts."""
+    mlflow.log_artifact(str(file), folder)
+
+
+def log_json(value: Any, name: str) -> None:
+    """Log a dict or list as a JSON file."""
+    mlflow.log_dict(value, name)
+
+
+def log_table(table: Any, name: str) -> None:
+    """Log a pandas table under `name`, which ends in .json, as MLflow's pages show and compare it."""
+    mlflow.log_table(table, name)
+
+
+def log_array(array: np.ndarray, name: str) -> None:
+    """Log an array as `name`, which ends in .npy."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / name, array)
+        mlflow.log_artifact(str(Path(folder) / name))
+
+
+def log_dataset(dataset: Dataset, context: str) -> None:
+    """Log a prepared dataset as the run's input, with its digest."""
+    source = str((dataset.folder / MANIFEST).resolve())
+    table = dataset.table.drop_columns(["reason"]).to_pandas()
+    shown = mlflow.data.from_pandas(table, source=source, name=dataset.folder.name, digest=dataset.digest)
+    mlflow.log_input(shown, context=context)
+    mlflow.set_tags({"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})
+
+
+def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
+    """Keep a checkpoint with the open run; a tag names the last whole one, the one before makes room."""
+    run = mlflow.active_run()
+    before = run.data.tags.get(CHECKPOINT) or mlflow.get_run(run.info.run_id).data.tags.get(CHECKPOINT)
+    name = f"checkpoint/{step}.npz"
+    if before == name:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{step}.npz"
+        np.savez(file, **arrays)
+        mlflow.log_artifact(str(file), "checkpoint")
+    mlflow.set_tag(CHECKPOINT, name)
+    if before:
+        _remove_artifact(run.info.artifact_uri, before)
+
+
+def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
+    """The last whole checkpoint of a run; raises UsageError where the run or its checkpoint is gone."""
+    name = run_of(run_id, "resume").data.tags.get(CHECKPOINT)
+    if not name:
+        raise UsageError(f"resume: run {run_id} has no checkpoint: it ended, or never came to one")
+    with tempfile.TemporaryDirectory() as folder:
+        file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder)
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+def drop_checkpoint() -> None:
+    """Remove the open run's checkpoint: it has ended."""
+    run = mlflow.get_run(mlflow.active_run().info.run_id)
+    name = run.data.tags.get(CHECKPOINT)
+    if name:
+        mlflow.delete_tag(CHECKPOINT)
+        _remove_artifact(run.info.artifact_uri, name)
+
+
+def run_of(run_id: str, field: str) -> Any:
+    """A run by its id; raises UsageError, naming the field that it was given in."""
+    try:
+        return mlflow.get_run(run_id)
+    except MlflowException:
+        raise UsageError(f"{field}: no run {run_id!r} in {mlflow.get_tracking_uri()}") from None
+
+
+def best_run(scale: str) -> str:
+    """The id of the finished train run of a scale with the lowest mae on its validation split."""
+    found = mlflow.search_runs(
+        filter_string=f"attributes.status = 'FINISHED' and tags.`loupe.step` = 'train' and params.scale = '{scale}'"
+        " and params.smoke = 'false'",
+        order_by=["metrics.`val/best_mae` ASC"],
+        search_all_experiments=True,
+        max_results=1,
+        output_format="list",
+    )
+    if not found:
+        raise UsageError(f"run: no finished train run of scale {scale} in {mlflow.get_tracking_uri()}; train one")
+    return found[0].info.run_id
+
+
+def _remove_artifact(artifact_uri: str, name: str) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    get_artifact_repository(artifact_uri).delete_artifacts(name)
+
+
+def _owner() -> dict[str, str]:
+    started = psutil.Process().create_time()
+    return {
+        "loupe.host": socket.gethostname(),
+        "loupe.pid": str(os.getpid()),
+        "loupe.started": f"{started:.2f}",
+    }
+
+
+def _is_alive(tags: dict[str, str]) -> bool:
+    try:
+        return f"{psutil.Process(int(tags['loupe.pid'])).create_time():.2f}" == tags["loupe.started"]
+    except (psutil.Error, KeyError, ValueError):
+        return False
+
+
+def _find_the_store() -> None:
+    """Under `mlflow run` of a git URI, the store's relative default path counts from where that was typed."""
+    uri = mlflow.get_tracking_uri()
+    file = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or file.is_absolute() or file.exists():
+        return
+    for parent in psutil.Process().parents():
+        try:
+            found = Path(parent.cwd()) / file
+        except psutil.Error:
+            continue
+        if found.exists():
+            mlflow.set_tracking_uri(f"sqlite:///{found}")
+            return
+
+
+@contextmanager
+def _signals_as_exits() -> Iterator[None]:
+    """SIGTERM ends the step as SystemExit does, so that its run is closed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
