@@ -32,7 +32,7 @@ def spread_of_values(pairs: Pairs) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for index, name in enumerate(("inputs", "labels")):
-        values = np.concatenate([batch[index].ravel() for batch in pairs.spread(400).batches(50)])
+        values = np.concatenate([batch[index].ravel() for batch in pairs.spread(100).batches(100)])
         text = f"{name}: mean {values.mean():.3f}, std {values.std():.3f}"
         axes.hist(values, bins=64, range=(-1, 1), histtype="step", density=True, label=text)
     axes.set(xlabel="luminance, -1 black, 1 white", ylabel="density", title="Spread of the values")
@@ -44,7 +44,7 @@ def spread_of_pictures(pairs: Pairs) -> Figure:
     """Mean and standard deviation of each label: how different the pictures are."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    labels = np.concatenate([label for _, label in pairs.spread(1000).batches(50)])
+    labels = np.concatenate([label for _, label in pairs.spread(300).batches(300)])
     means, deviations = labels.mean(axis=(1, 2, 3)), labels.std(axis=(1, 2, 3))
     axes.scatter(means, deviations, s=8, alpha=0.5)
     axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Spread of the pictures")

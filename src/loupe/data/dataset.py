@@ -50,7 +50,8 @@ class Dataset:
         import pyarrow.parquet
 
         try:
-            table = pyarrow.parquet.read_table(folder / MANIFEST)
+            with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
+                table = file.read()
             facts = json.loads(table.schema.metadata[b"loupe"])
         except (OSError, KeyError, TypeError, ValueError):
             raise UsageError(f"dataset: {str(folder)!r} is no prepared dataset") from None

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from loupe.config import Preprocess
@@ -15,17 +16,21 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data.sources import short_name
 
     photos = preparing.listed(settings)
+    with ThreadPoolExecutor(1) as meanwhile:  # MLflow takes seconds to start, and the workers have the photos
+        opening = meanwhile.submit(_open_store)
+        dataset = preparing.prepare(settings, photos)
+        pictures = _pictures(dataset)
+        opening.result()
     from loupe.tracking import runs
 
     with runs.step_run(settings, f"preprocess {short_name(settings.source)}"):
-        dataset = preparing.prepare(settings, photos)
         counts = dataset.counts()
         runs.log_dataset(dataset, "prepared")
         runs.log_file(dataset.folder / MANIFEST)
         runs.log_json(dataset.settings, "settings.json")
         numbers = {f"{name}/{key}": value for name, of in dataset.statistics.items() for key, value in of.items()}
         runs.log_metrics({**counts, **numbers})
-        for picture in sorted(_pictures(dataset)):
+        for picture in pictures:
             runs.log_file(picture)
         runs.log_tags({"loupe.folder": str(dataset.folder.resolve())})
     reasons: dict[str, int] = {}
@@ -37,6 +42,12 @@ def run(settings: Preprocess) -> Dataset:
     say(f"{dataset.folder}: {counts['photos']} photos, {counts['labels']} labels, "
         f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
     return dataset
+
+
+def _open_store() -> None:
+    from loupe.tracking import runs
+
+    runs.open_store()
 
 
 def _pictures(dataset: Dataset) -> list[Path]:

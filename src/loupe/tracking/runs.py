@@ -15,6 +15,8 @@ from typing import Any
 import mlflow
 import numpy as np
 import psutil
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
@@ -45,11 +47,8 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     """
     joined = "MLFLOW_RUN_ID" in os.environ
     nested = mlflow.active_run() is not None
-    if joined:
-        _find_the_store()
-    elif not nested:
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-    close_orphans()
+    if not nested:
+        open_store()
     reopened = continues if continues and not joined else None
     with _signals_as_exits():
         run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, log_system_metrics=True)
@@ -66,6 +65,15 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
             raise
         finally:
             mlflow.end_run(RunStatus.to_string(status))
+
+
+def open_store() -> None:
+    """Make the store where it is new, choose the experiment, and close what dead processes left open."""
+    if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has chosen both
+        _find_the_store()
+    else:
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+    close_orphans()
 
 
 def close_orphans() -> None:
@@ -133,9 +141,8 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 def log_dataset(dataset: Dataset, context: str) -> None:
     """Log a prepared dataset as the run's input, with its digest."""
-    source = str((dataset.folder / MANIFEST).resolve())
-    table = dataset.table.drop_columns(["reason"]).to_pandas()
-    shown = mlflow.data.from_pandas(table, source=source, name=dataset.folder.name, digest=dataset.digest)
+    source = CodeDatasetSource({"manifest": str((dataset.folder / MANIFEST).resolve()), **dataset.settings})
+    shown = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest)
     mlflow.log_input(shown, context=context)
     mlflow.set_tags({"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})
 
