@@ -343,7 +343,7 @@ class Register(Prepares):
     """Make a run's model a version of its scale's registered model; it becomes champion if it wins."""
 
     STEP = "register"
-    run: str = field("best", "a train run's id, or best: of all of the scale, the lowest validation mae")
+    run: str = field("best", "a train run's id, or best: of all of the scale (but smoke ones), the lowest mae")
     scale: Scale = field(Fraction(3, 2), "whose best run, where none is named", rule="3:2, 2:1 or 3:1")
 
 
@@ -387,7 +387,7 @@ def train_class(network: str, optimizer: str | None = None) -> type[Train]:
         f"{chosen.__name__}With{added.__name__}",
         __base__=(added, chosen),
         __doc__=chosen.__doc__,
-        optimizer=(Literal[optimizer], field(optimizer, "this optimizer")),
+        optimizer=(Literal[optimizer], field(optimizer, "this optimizer")),  # type: ignore[arg-type]
     )
 
 

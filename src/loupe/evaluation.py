@@ -82,7 +82,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     of_photos = "photo" in table
     found: dict[str, dict[str, Any]] = {}
     for name, rows in table.groupby("method", sort=False):
-        means = {key: float(rows[key].mean()) for key in metrics.SCORES}
+        means: dict[str, Any] = {key: float(rows[key].mean()) for key in metrics.SCORES}
         if of_photos:
             photos = rows["photo"].to_numpy()
             means |= {"interval": {key: list(interval(rows[key].to_numpy(), photos)) for key in metrics.SCORES}}

@@ -16,8 +16,8 @@ LARGEST_SCALE = 8
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
     """One field: its default (or a function of the fields before it), what it means, and the rule in
     words where bounds and choices do not say it."""
-    source = {"default_factory": default} if callable(default) else {"default": default}
-    return Field(**source, description=text, json_schema_extra={"rule": rule} if rule else None, **bounds)
+    about: dict[str, Any] = {"description": text, "json_schema_extra": {"rule": rule} if rule else None, **bounds}
+    return Field(default_factory=default, **about) if callable(default) else Field(default, **about)
 
 
 def text_of(value: Any) -> str:

@@ -43,4 +43,5 @@ class Geometry:
         found = _NAME.fullmatch(name)
         if not found:
             raise UsageError(f"model: {name!r} was not made by loupe: its name does not tell q, p, side and halo")
-        return cls(*map(int, found.groups()[:4]), found[5])
+        q, p, min_side, halo = map(int, found.groups()[:4])
+        return cls(q, p, min_side, halo, found[5])

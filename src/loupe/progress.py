@@ -35,11 +35,13 @@ class Bar:
             console=Console(file=sys.stderr),
             disable=quiet,
         )
+        self._note = ""
         self._task = self._progress.add_task(text, total=total, note="")
 
     def at(self, done: float, note: str = "") -> None:
         """So much is done; `note` stands behind the bar."""
-        self._progress.update(self._task, completed=done, **({"note": note} if note else {}))
+        self._note = note or self._note
+        self._progress.update(self._task, completed=done, note=self._note)
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -1,6 +1,7 @@
 """Photo file in, photo file out: luminance by a network under onnxruntime, chroma by Lanczos; no TensorFlow."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,9 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, 1)).astype("float32")
     expected = KerasEnlarger(model)(noise)
     model(noise)  # type: ignore[operator] # Keras exports only models that have been called
-    model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of numpy's, inside Keras' exporter
+        model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
     network = onnx.load(file)
     onnx.helper.set_model_props(network, {"loupe": geometry.name})
     onnx.save(network, file)

@@ -102,11 +102,15 @@ class Dataset:
             chosen = set(sorted({row["sha256"] for row in rows})[:limit])
             rows = [row for row in rows if row["sha256"] in chosen]
         used = sorted({row["shard"] for row in rows})
-        pictures = []
-        for name in (input_name(scale), "labels"):
-            shards = {number: self._open(name, number) for number in used}
-            pictures.append([shards[row["shard"]][row["row"]] for row in rows])
-        return Pairs(rows, *pictures, scale)
+        inputs, labels = (
+            {number: self._open(name, number) for number in used} for name in (input_name(scale), "labels")
+        )
+        return Pairs(
+            rows,
+            [inputs[row["shard"]][row["row"]] for row in rows],
+            [labels[row["shard"]][row["row"]] for row in rows],
+            scale,
+        )
 
     def _open(self, name: str, number: int) -> np.ndarray:
         file = shard_file(self.folder, name, number)
@@ -156,8 +160,10 @@ class Pairs:
     def spread(self, limit: int) -> "Pairs":
         """Up to `limit` of the pairs, evenly spread over their order."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
-        parts = ([whole[index] for index in chosen] for whole in (self.rows, self._inputs, self._labels))
-        return Pairs(*parts, self.scale)
+        rows, inputs, labels = (
+            [whole[index] for index in chosen] for whole in (self.rows, self._inputs, self._labels)
+        )
+        return Pairs(rows, inputs, labels, self.scale)
 
 
 def input_name(scale: Fraction) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -27,7 +28,7 @@ SAMPLE = {
     ),
 }  # fmt: skip
 
-CALTECH_256 = {
+CALTECH_256: dict[str, Any] = {
     "url": "https://data.caltech.edu/records/nyy15-4j048/files/256_ObjectCategories.tar?download=1",
     "md5": "67b4f42ca05d46448c6bb8ecd2220f6d",
     "size": 1_183_006_720,

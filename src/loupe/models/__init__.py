@@ -74,12 +74,12 @@ class KerasEnlarger:
 
     def __init__(self, model: keras.Model) -> None:
         self.geometry = Geometry.of_name(model.name)
-        self._model = keras.Model(model.inputs, model.outputs)  # shares the weights
-        self._model.compile(jit_compile=False)  # compiling for each size of picture costs more than it gains
+        self._model = model
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
-        return np.asarray(self._model.predict_on_batch(pictures))
+        large = self._model(pictures, training=False)  # compiling for each size costs more than it gains
+        return keras.ops.convert_to_numpy(large)
 
 
 def _initializers(settings: Trained) -> Callable[[int, int], dict[str, Any]]:

@@ -70,8 +70,7 @@ def _report(
     from loupe.data.sources import bundled_photo
 
     seconds = {f"{result.name} *": result.seconds for result in trained}
-    longer = settings_of("train", {"network": best.name})
-    steps = f" --steps {10 * longer.steps}" if "steps" in type(longer).model_fields else ""
+    longer = settings_of("train", {"network": "perceptron" if best.name == "perceptron" else "convolutional"})
     named = "" if settings.dataset == "sample" else f" --dataset {dataset}"
     standing = "champion" if verdict.won else "not champion"
     return f"""
@@ -80,7 +79,7 @@ The test photos of {Path(dataset).name} at {text_of(longer.scale)} (* trained he
 
 {standing}: {best.name}, models:/{verdict.name}/{verdict.version}: {verdict.why}
 look at: {out} (beside {bundled_photo()})
-train it longer: loupe train --network {best.name}{steps}{named} && loupe register
+train it longer: loupe train --network {longer.network} --steps {10 * longer.steps}{named} && loupe register
 compare the runs: mlflow ui"""
 
 

@@ -35,7 +35,7 @@ def run(settings: Register) -> Verdict:
     from loupe.models import KerasEnlarger
     from loupe.tracking import models, runs
 
-    best = runs.best_run(text_of(settings.scale)) if settings.run == "best" else settings.run
+    best = runs.best_run(text_of(settings.scale), settings.smoke) if settings.run == "best" else settings.run
     challenger = runs.run_of(best, "run")
     if challenger.data.tags.get("loupe.step") != "train" or challenger.info.status != "FINISHED":
         raise UsageError(f"run: {best} is no finished train run")
@@ -58,8 +58,9 @@ def run(settings: Register) -> Verdict:
         licence = "; ".join(LICENCES.get(name, f"{name}: the terms of that source") for name in
                             dataset.settings["source"].split(","))  # fmt: skip
         description = (
-            f"{challenger.info.run_name}, trained on {dataset.folder.name}. Pictures (n, h, w, 1), float32 in [-1, 1], "
-            f"sides multiples of {enlarger.geometry.q}, at least {enlarger.geometry.min_side}. Data: {licence}."
+            f"{challenger.info.run_name}, trained on {dataset.folder.name}. "
+            f"Pictures (n, h, w, 1), float32 in [-1, 1], sides multiples of {enlarger.geometry.q}, "
+            f"at least {enlarger.geometry.min_side}. Data: {licence}."
         )
         facts = models.facts(enlarger.geometry) | {
             "digest": dataset.digest,
@@ -104,7 +105,10 @@ def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, An
     weak = count < ENOUGH_PHOTOS
     won = mean < 0 if weak else high < 0
     maes = table.groupby("method")["mae"].mean()
-    why = f"mae {maes['challenger']:.5f} against {maes['defender']:.5f} of {name} on {count} validation photos, "
+    photos_word = "photo" if count == 1 else "photos"
+    why = (
+        f"mae {maes['challenger']:.5f} against {maes['defender']:.5f} of {name} on {count} validation {photos_word}, "
+    )
     why += f"difference {mean:+.5f}" + ("" if weak else f", 95 % interval {low:+.5f} to {high:+.5f}")
     tags = {
         "mae": f"{maes['challenger']:.6f}",

@@ -48,16 +48,15 @@ def run(settings: Train) -> Result:
         checkpoint, dataset = None, preparing.open_or_prepare(settings, settings.dataset)
     train, validation = (dataset.pairs(split, settings.scale) for split in ("train", "validation"))
     test = dataset.pairs("test", settings.scale)
-    weights = ridge.kept(dataset, settings.scale)
     started = time.perf_counter()
+    weights = ridge.kept(dataset, settings.scale)
     model = network(settings, dataset, weights)
+    fitted = time.perf_counter() - started
     with runs.step_run(settings, describe(settings), settings.resume) as run_id:
         runs.log_dataset(dataset, "training")
         runs.log_array(weights, _ridge_file(settings))
         points = _fitted(model, settings, train, validation, checkpoint)
-        seconds = points.pop()
-        if isinstance(settings, Ridge):
-            seconds = time.perf_counter() - started
+        seconds = points.pop() or fitted
         summary, best_mae = _logged(model, settings, dataset, weights, points, test, validation)
         runs.log_metrics({"val/best_mae": best_mae, "training_seconds": seconds})
         runs.drop_checkpoint()

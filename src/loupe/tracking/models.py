@@ -120,15 +120,27 @@ def log_onnx(file: Path, run_id: str) -> str:
 def register(run_id: str, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
     """Make the run's model a version of its scale's registered model; the same run gets one version only."""
     client, name = mlflow.MlflowClient(), REGISTERED[scale]
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(
+            name, description=f"Enlarges grey pictures in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
+        )
     there = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
-    version = there[0] if there else mlflow.register_model(f"runs:/{run_id}/model", name, tags=tags)
-    client.update_model_version(name, version.version, description)
+    if not there:
+        source = client.get_logged_model(_model_id(run_id))
+        made = client.create_model_version(name, source.artifact_location, run_id, model_id=source.model_id)
+        there = [made]
+    client.update_model_version(name, there[0].version, description)
     for key, value in tags.items():
-        client.set_model_version_tag(name, version.version, key, value)
-    client.update_registered_model(
-        name, f"Enlarges grey pictures in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
-    )
-    return version
+        client.set_model_version_tag(name, there[0].version, key, value)
+    return there[0]
+
+
+def _model_id(run_id: str) -> str:
+    """The id of the network that a run logged; raises UsageError where it has none."""
+    outputs = mlflow.get_run(run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        raise UsageError(f"run: {run_id} has no model")
+    return str(outputs.model_outputs[-1].model_id)
 
 
 def promote(scale: Fraction, version: str) -> None:

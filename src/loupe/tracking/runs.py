@@ -156,7 +156,7 @@ def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{step}.npz"
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
         mlflow.log_artifact(str(file), "checkpoint")
     mlflow.set_tag(CHECKPOINT, name)
     if before:
@@ -191,11 +191,17 @@ def run_of(run_id: str, field: str) -> Any:
         raise UsageError(f"{field}: no run {run_id!r} in {mlflow.get_tracking_uri()}") from None
 
 
-def best_run(scale: str) -> str:
-    """The id of the finished train run of a scale with the lowest mae on its validation split."""
+def best_run(scale: str, smoke: bool) -> str:
+    """The id of the finished train run of a scale with the lowest mae on its validation split.
+
+    Args:
+        scale: its text.
+        smoke: whether runs that were shrunk by smoke=true count.
+    """
+    shrunk = "" if smoke else " and params.smoke = 'false'"
     found = mlflow.search_runs(
         filter_string=f"attributes.status = 'FINISHED' and tags.`loupe.step` = 'train' and params.scale = '{scale}'"
-        " and params.smoke = 'false'",
+        + shrunk,
         order_by=["metrics.`val/best_mae` ASC"],
         search_all_experiments=True,
         max_results=1,
