@@ -17,7 +17,6 @@ from loupe.config import (
     OPTIMIZERS,
     STEPS,
     Settings,
-    SettingsError,
     Train,
     Trained,
     choices_of,
@@ -73,7 +72,7 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         settings = settings_of(step, given)
     except SystemExit as stop:
         return int(stop.code or 0)
-    except SettingsError as error:
+    except UsageError as error:
         return _complain(f"loupe {step}", str(error), 2)
     for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)

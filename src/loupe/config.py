@@ -11,10 +11,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
+from loupe.errors import UsageError
 from loupe.fields import (
     Categories,
     Count,
     Hidden,
+    Number,
     Patch,
     Quality,
     Scale,
@@ -33,7 +35,7 @@ TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
 
 
-class SettingsError(ValueError):
+class SettingsError(UsageError):
     """A setting is unknown, out of range or at odds with another; its text is one line for the user."""
 
 
@@ -230,7 +232,9 @@ class Perceptron(Trained):
     )
     hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")
     mirror: bool = field(True, "widen again, 2048,1024,2048, as the study's code did")
-    entry_convolutions: Literal[0, 2] = field(0, "convolutions in front of the dense layers, the study's wish")
+    entry_convolutions: Annotated[Literal[0, 2], Number] = field(
+        0, "convolutions in front of the dense layers, the study's wish"
+    )
     output_activation: Literal["linear", "same"] = field("linear", "same: that of the hidden layers (the study)")
     keep_prob: float = field(1.0, "share of units that dropout keeps (the study: 1.0, 0.9, 0.5)", gt=0, le=1)
     dropout_layers: Literal["all", "first"] = field("all", "hidden layers that have dropout; first is the study's")

@@ -100,6 +100,7 @@ Hidden = Annotated[
     tuple[int, ...], BeforeValidator(_listed(_width, "must be widths from 1 to 65536, or none", ("none",)))
 ]
 Patch = Annotated[str, BeforeValidator(_patch)]
+Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)
 Unset = BeforeValidator(_text_none)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Count = Annotated[Annotated[int, Field(ge=1)] | None, Unset]

@@ -1,0 +1,62 @@
+"""What tests of whole steps share: a folder of their own with a store of its own, and real small photos."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment(**more):
+    """This process's environment, with the checkout's code first and no store of anybody else's."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    ours |= {"PYTHONPATH": str(ROOT / "src"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return ours | more
+
+
+def loupe(*arguments, cwd, status=0, **more):
+    """Run `python -m loupe` in a folder; returns the finished process, whose status is as expected."""
+    command = [sys.executable, "-m", "loupe", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=900)
+    assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
+    return done
+
+
+def store(folder):
+    """A client of the MLflow store in a folder."""
+    import mlflow
+
+    return mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db", f"sqlite:///{folder}/mlflow.db")
+
+
+def all_runs(folder):
+    """Every run of the store in a folder, newest first."""
+    client = store(folder)
+    return client.search_runs([found.experiment_id for found in client.search_experiments()])
+
+
+@pytest.fixture(scope="session")
+def finished_main(tmp_path_factory):
+    """A folder in which `loupe main --smoke true` has run; tests may add runs, not take any away."""
+    folder = tmp_path_factory.mktemp("main")
+    printed = loupe("main", "--smoke", "true", cwd=folder).stdout
+    (folder / "printed.txt").write_text(printed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of three real photos in two sub-folders."""
+    import skimage
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    for number, name in enumerate(("coffee.png", "chelsea.png", "rocket.jpg")):
+        (folder / f"{number % 2}").mkdir(exist_ok=True)
+        Image.open(Path(skimage.__file__).parent / "data" / name).resize((160, 120)).save(
+            folder / f"{number % 2}" / name
+        )
+    return folder

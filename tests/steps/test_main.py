@@ -1,0 +1,179 @@
+"""The whole job in its smoke form: what it leaves in the store, and what others can do with that."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import all_runs, environment, loupe, store
+
+BASELINES = ("nearest", "bilinear", "bicubic", "lanczos", "ridge")
+
+
+def steps_of(folder):
+    return {run.data.tags["loupe.step"]: run for run in all_runs(folder) if "loupe.step" in run.data.tags}
+
+
+def test_main_leaves_finished_runs_under_one_parent(finished_main):
+    runs = [run for run in all_runs(finished_main) if run.data.tags.get("loupe.step")]
+    parent = next(run for run in runs if run.data.tags["loupe.step"] == "main")
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    steps = sorted(run.data.tags["loupe.step"] for run in children)
+    assert steps == ["evaluate", "preprocess", "register", "train", "train", "train", "upscale"]
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+    assert len({run.info.run_name for run in children}) == len(children)
+
+
+def test_main_ends_by_telling_what_to_look_at(finished_main):
+    printed = (finished_main / "printed.txt").read_text()
+    for word in (*BASELINES, "perceptron *", "convolutional *", "champion", "upscaled.png", "mlflow ui", "--steps"):
+        assert word in printed
+    assert Image.open(finished_main / "upscaled.png").size == (677, 450)  # 451x300 by 3:2
+
+
+def test_a_train_run_holds_settings_dataset_curves_scores_and_pictures(finished_main):
+    client = store(finished_main)
+    run = next(run for run in all_runs(finished_main) if run.data.params.get("network") == "convolutional")
+    assert run.data.params["filters"] == "8"
+    assert run.data.params["skip"] == "ridge"
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert dataset.digest == run.data.tags["loupe.digest"]
+    assert dataset.name.endswith(dataset.digest)
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/mae")]
+    assert steps == list(range(13))  # 12 steps, one point each, and the one before the first
+    names = {"train/mse", "train/mae", "train/psnr", "val/psnr", "learning_rate", "patches_per_second", "loss"}
+    names |= {f"test/{score}" for score in ("mae", "psnr", "ssim")}
+    names |= {f"test/{name}/{score}" for name in BASELINES for score in ("mae", "psnr", "ssim")}
+    assert names <= run.data.metrics.keys()
+    files = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"curves.png", "predictions.png", "test.json", "ridge-3x2.npy"} <= files
+    assert not [item.path for item in client.list_artifacts(run.info.run_id, "checkpoint")]
+    assert run.outputs.model_outputs
+
+
+def test_a_preprocess_run_holds_manifest_counts_statistics_and_pictures(finished_main):
+    run = steps_of(finished_main)["preprocess"]
+    files = {item.path for item in store(finished_main).list_artifacts(run.info.run_id)}
+    assert {"manifest.parquet", "pairs.png", "spread-values.png", "spread-pictures.png"} <= files
+    assert run.data.metrics["labels"] == 12
+    assert {"labels/mean", "labels/std", "inputs-3x2/mean", "inputs-2x1/std"} <= run.data.metrics.keys()
+
+
+def test_the_registered_version_tells_all_that_its_use_needs(finished_main):
+    version = store(finished_main).get_model_version_by_alias("loupe", "champion")
+    assert {"q", "p", "min_side", "halo", "luminance", "digest", "commit", "why", "gate", "mae", "defender_mae"} <= (
+        version.tags.keys()
+    )
+    assert "scikit-image" in version.description
+    assert version.tags["gate"] == "weak"  # one validation photo
+    files = store(finished_main).list_artifacts(version.run_id, "onnx")
+    assert [item.path for item in files] == ["onnx/model.onnx"]
+
+
+def test_the_champion_loads_where_this_repository_is_unknown(finished_main):
+    """Bare Keras and pyfunc, with no `loupe` to import: the checkout's install is hidden by a finder."""
+    code = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "loupe":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hidden())
+import mlflow, numpy as np
+pictures = np.random.default_rng(0).uniform(-1, 1, (1, 80, 160, 1)).astype("float32")
+large = mlflow.keras.load_model("models:/loupe@champion").predict(pictures, verbose=0)
+also = mlflow.pyfunc.load_model("models:/loupe@champion").predict(pictures)
+assert large.shape == (1, 120, 240, 1), large.shape
+assert np.allclose(large, also, atol=1e-5)
+assert "loupe" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=finished_main,
+        env=environment(PYTHONPATH=""),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_evaluate_writes_every_method_beside_the_model(finished_main):
+    loupe("evaluate", "--smoke", "true", "--out", "scores.json", cwd=finished_main)
+    summary = json.loads((finished_main / "scores.json").read_text())
+    assert summary["scores"].keys() == {"model", *BASELINES}
+    assert summary["images"] == 1
+    for scores in summary["scores"].values():
+        assert scores.keys() >= {"mae", "psnr", "ssim", "mse", "interval", "over"}
+    assert summary["scores"]["model"]["mae"] < summary["scores"]["lanczos"]["mae"]
+
+
+@pytest.mark.parametrize("protocol", ["photos", "study-patches"])
+def test_evaluate_scores_any_folder_of_photos(finished_main, tmp_path, protocol, photos):
+    out = tmp_path / "scores.json"
+    loupe("evaluate", "--photos", photos, "--label_size", "90", "--protocol", protocol, "--recompose", "gaussian",
+          "--out", out, cwd=finished_main)  # fmt: skip
+    summary = json.loads(out.read_text())
+    assert summary["images"] == 3
+    spread = "interval" if protocol == "photos" else "spread"
+    assert spread in summary["scores"]["nearest"]
+
+
+def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished_main):
+    champion = store(finished_main).get_model_version_by_alias("loupe", "champion")
+    worst = next(run for run in all_runs(finished_main) if run.data.params.get("network") == "perceptron")
+    printed = loupe("register", "--run", worst.info.run_id, cwd=finished_main).stdout
+    assert "not champion" in printed
+    after = store(finished_main).get_model_version_by_alias("loupe", "champion")
+    assert after.version == champion.version
+    versions = store(finished_main).search_model_versions("name = 'loupe'")
+    loupe("register", "--run", worst.info.run_id, cwd=finished_main)
+    assert len(store(finished_main).search_model_versions("name = 'loupe'")) == len(versions)
+
+
+@pytest.mark.parametrize(
+    ("step", "arguments", "word"),
+    [
+        ("evaluate", ["--model", "models:/nothing@champion"], "models:/nothing"),
+        ("evaluate", ["--model", "no-such-file.keras"], "no-such-file.keras"),
+        ("evaluate", ["--photos", "nowhere"], "nowhere"),
+        ("evaluate", ["--photos", "empty"], "no image"),
+        ("train", ["--dataset", "nowhere"], "nowhere"),
+        ("train", ["--resume", "0" * 32], "0" * 32),
+        ("preprocess", ["--source", "empty"], "no image"),
+        ("register", ["--run", "0" * 32], "0" * 32),
+        ("upscale", ["nowhere.jpg"], "nowhere.jpg"),
+        ("upscale", ["--out", "picture.xyz"], "picture.xyz"),
+        ("main", ["--dataset", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line_before_anything_starts(finished_main, step, arguments, word):
+    (finished_main / "empty").mkdir(exist_ok=True)
+    before = len(all_runs(finished_main))
+    done = loupe(step, *arguments, "--quiet", cwd=finished_main, status=2)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("loupe ")]
+    assert len(lines) == 1
+    assert word in lines[0]
+    assert "Traceback" not in done.stderr
+    runs = all_runs(finished_main)
+    assert len(runs) <= before + (word == "picture.xyz")
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+
+
+def test_upscale_keeps_modes_and_enlarges_by_three_halves(finished_main, tmp_path):
+    for mode, suffix in (("L", "png"), ("RGB", "jpg"), ("RGBA", "png"), ("P", "png"), ("CMYK", "jpg")):
+        photo, out = tmp_path / f"{mode}.{suffix}", tmp_path / f"large-{mode}.{suffix}"
+        Image.open(finished_main / "upscaled.png").convert(mode).resize((61, 1 if mode == "L" else 37)).save(photo)
+        loupe("upscale", photo, "--out", out, cwd=finished_main)
+        large = Image.open(out)
+        assert large.size == (92, 2 if mode == "L" else 56)
+        assert large.mode == {"P": "RGB", "CMYK": "RGB"}.get(mode, mode)
+        assert sorted(tmp_path.glob(".*")) == []
+
+
+def test_a_flat_colour_stays_that_colour(finished_main, tmp_path):
+    Image.new("RGB", (40, 30), (200, 60, 20)).save(tmp_path / "flat.png")
+    loupe("upscale", tmp_path / "flat.png", "--out", tmp_path / "large.png", "--model", "ridge", cwd=finished_main)
+    assert np.abs(np.asarray(Image.open(tmp_path / "large.png")).astype(int) - (200, 60, 20)).max() <= 2
