@@ -189,7 +189,7 @@ def assign_splits(rows: list[dict[str, Any]]) -> None:
     that adding photos moves none, and copies land together. A split that stays empty takes the photo
     nearest its bounds from a split that has another.
     """
-    place = {row["sha256"]: int(row["sha256"][-16:], 16) / 2**64 for row in rows if row["row"] is not None}
+    place = {row["sha256"]: (int(row["sha256"][-16:], 16) >> 11) / 2**53 for row in rows if row["row"] is not None}
     split = {key: next(name for name, (low, high) in SPLITS.items() if low <= at < high) for key, at in place.items()}
     for name, (low, high) in SPLITS.items():
         if name not in split.values():

@@ -57,18 +57,19 @@ def download(
 def _fetch(url: str, part: Path, there: int, bar: Bar) -> str:
     """Append to `part` what the server sends from byte `there` on; returns why it ended early, or ""."""
     import requests
+    import urllib3
 
     try:
-        headers = {"Range": f"bytes={there}-"} if there else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
         with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
             answer.raise_for_status()
             resumed = answer.status_code == requests.codes.partial_content
             done = there if resumed else 0
             with part.open("ab" if resumed else "wb") as stream:
-                for chunk in answer.iter_content(CHUNK):
+                while chunk := answer.raw.read1(CHUNK):  # what has come; iter_content would wait for it all
                     stream.write(chunk)
                     done += len(chunk)
                     bar.at(done)
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         return str(error)
     return ""

@@ -42,6 +42,8 @@ def open_photo(source: bytes | Path) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB") and "transparency" in image.info:
+        return image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode in ("L", "RGB", "LA", "RGBA"):
         return image
     if image.mode.startswith("I;16"):

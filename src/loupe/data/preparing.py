@@ -5,6 +5,7 @@ manifest and sums come back, so that memory stays the same however many photos t
 writes depends on its photos and the settings alone, not on the machine, the order or the core.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -98,10 +99,10 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder:
             sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
             done += result["photos"]
             bar.at(done)
+    rows.sort(key=lambda row: [-1 if row[key] is None else row[key] for key in ("path", "sha256", "shard", "row")])
     if not sums["labels"][0]:
         reason = rows[0]["reason"] if rows else "there is none"
         raise UsageError(f"source: not one of {len(listed)} photos can be used; the first: {reason}")
-    rows.sort(key=lambda row: (row["path"], row["sha256"], -1 if row["row"] is None else row["row"]))
     dataset.assign_splits(rows)
     dataset.write_manifest(
         folder,
@@ -227,7 +228,7 @@ def _client(scheduler: str | None) -> Iterator[Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
         LocalCluster(
-            n_workers=cores, threads_per_worker=1, dashboard_address=None, silence_logs=50, memory_limit=0
+            n_workers=cores, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -238,7 +239,7 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove what killed runs on this machine left of this dataset."""
     import psutil
 
-    for partial in folder.parent.glob(f".{folder.name}.{socket.gethostname()}.*"):
+    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.{socket.gethostname()}.*"):
         owner = partial.name.rpartition(".")[2]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+        if owner.isdecimal() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
             shutil.rmtree(partial, ignore_errors=True)

@@ -81,7 +81,7 @@ def list_photos(
     with ThreadPoolExecutor() as threads:  # hashing releases the interpreter
         hashed = list(threads.map(_hashed, found))
     if limit is not None:
-        hashed = sorted(hashed, key=lambda photo: (photo.sha256, photo.path))[:limit]
+        hashed = sorted(hashed, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
     return sorted(hashed, key=lambda photo: (photo.path, photo.sha256))
 
 
@@ -128,11 +128,10 @@ def _in_folder(root: Path) -> Iterator[SourcePhoto]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
     files = [file for file in files if file.is_file() and not file.is_symlink()]
-    suffixes = Image.registered_extensions()
-    if not any(file.suffix.lower() in suffixes for file in files):
+    if not any(_is_image(file.name) for file in files):
         raise UsageError(f"source: no image in the folder {str(root)!r}")
     for file in files:
-        parts = file.relative_to(root).parts
+        parts = _parts(file.relative_to(root).as_posix())
         category = parts[0] if len(parts) > 1 else ""
         yield SourcePhoto(str(root), "/".join(parts), category, str(file.resolve()))
 
@@ -141,11 +140,15 @@ def _in_tar(path: Path) -> Iterator[SourcePhoto]:
     """The files of an uncompressed tar; a topmost folder that holds them all is no part of their paths."""
     try:
         with tarfile.open(path, "r:") as tar:
-            members = [(member.name.split("/"), member) for member in tar if member.isreg()]
+            members = [(_parts(member.name), member) for member in tar if member.isreg()]
+            with path.open("rb") as stream:  # tarfile takes a damaged header for the end
+                stream.seek(tar.offset)
+                if any(stream.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
     except tarfile.TarError as error:
         raise UsageError(f"source: {str(path)!r} is no whole, uncompressed tar ({error})") from None
-    members = [(parts, member) for parts, member in members if not parts[-1].startswith(".")]
-    if not members:
+    members = [(parts, member) for parts, member in members if not any(part.startswith(".") for part in parts)]
+    if not any(_is_image(parts[-1]) for parts, _ in members):
         raise UsageError(f"source: no image in the tar {str(path)!r}")
     wrapped = len({parts[0] for parts, _ in members}) == 1 and all(len(parts) > 2 for parts, _ in members)
     file = str(path.resolve())
@@ -153,6 +156,16 @@ def _in_tar(path: Path) -> Iterator[SourcePhoto]:
         inner = parts[1:] if wrapped else parts
         category = inner[0] if len(inner) > 1 else ""
         yield SourcePhoto(str(path), "/".join(inner), category, file, member.offset_data, member.size)
+
+
+def _parts(path: str) -> list[str]:
+    """The folders and the file's name; bytes that are no UTF-8 become U+FFFD, as the manifest needs it."""
+    text = os.fsencode(path).decode(errors="replace")
+    return [part for part in text.split("/") if part not in ("", ".")]
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in Image.registered_extensions()
 
 
 def _hashed(photo: SourcePhoto) -> SourcePhoto:

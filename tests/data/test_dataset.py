@@ -1,0 +1,226 @@
+"""Splits by content hash, and a prepared dataset that checks its files as they are used."""
+
+import hashlib
+import shutil
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loupe.config import settings_of
+from loupe.data.dataset import MANIFEST, Dataset, assign_splits, input_name, sha256_of, shard_file
+from loupe.data.photos import as_floats
+from loupe.data.preparing import prepare
+from loupe.errors import LoupeError, UsageError
+
+SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
+SHARES = {"train": 0.75, "validation": 0.125, "test": 0.125}
+
+
+def sha256(text):
+    return hashlib.sha256(str(text).encode()).hexdigest()
+
+
+def splits_of(hashes):
+    """Content hash -> its split, when these photos make a dataset; every split of a row counts."""
+    rows = [{"sha256": key, "row": number, "split": None} for number, key in enumerate(hashes)]
+    assign_splits(rows)
+    found = {row["sha256"]: row["split"] for row in rows}
+    assert all(found[row["sha256"]] == row["split"] for row in rows)
+    return found
+
+
+def shares(splits):
+    return {name: count / len(splits) for name, count in Counter(splits.values()).items()}
+
+
+def test_splits_take_their_shares_of_many_photos():
+    assert shares(splits_of(map(sha256, range(8000)))) == pytest.approx(SHARES, abs=0.02)
+
+
+def test_splits_take_their_shares_of_the_photos_that_limit_chooses():
+    chosen = sorted(map(sha256, range(40_000)))[:4000]
+    assert shares(splits_of(chosen)) == pytest.approx(SHARES, abs=0.03)
+
+
+@settings(max_examples=30, deadline=None)
+@given(more=st.integers(1, 500))
+def test_adding_photos_moves_none_of_the_others(more):
+    before = splits_of(map(sha256, range(100)))
+    after = splits_of(map(sha256, range(100 + more)))
+    assert {key: after[key] for key in before} == before
+
+
+def test_the_order_of_the_photos_does_not_matter():
+    hashes = list(map(sha256, range(5)))
+    assert splits_of(hashes) == splits_of(hashes[::-1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60))
+def test_copies_of_a_photo_land_together(photos):
+    splits_of(map(sha256, photos))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.integers(), min_size=3, max_size=12))
+def test_three_photos_fill_all_three_splits(photos):
+    assert set(splits_of(map(sha256, photos)).values()) == set(SHARES)
+
+
+def test_a_split_that_stays_empty_takes_the_photo_nearest_its_bounds():
+    at = {f"{'0' * 48}{int(place * 2**64):016x}": place for place in (0.1, 0.3, 0.7, 0.74)}
+    found = {at[key]: split for key, split in splits_of(at).items()}
+    assert found == {0.1: "train", 0.3: "train", 0.7: "test", 0.74: "validation"}
+
+
+def test_photos_that_were_skipped_have_no_split():
+    rows = [{"sha256": sha256(number), "row": number or None, "split": None} for number in range(6)]
+    assign_splits(rows)
+    assert [row["split"] is None for row in rows] == [True] + [False] * 5
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, scheduler, crops, write_folder):
+    place = tmp_path_factory.mktemp("dataset")
+    extra = {"notes.txt": b"no photo"}
+    source = write_folder(place / "photos", crops | extra)
+    given = {"source": str(source), "data_dir": str(place), "scheduler": scheduler, "quiet": "true"}
+    return prepare(settings_of("preprocess", given | {"label_size": 24, "crop": "tiles"})).folder
+
+
+@pytest.fixture
+def copy(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / prepared.name)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_pairs_are_inputs_and_labels_of_the_same_rows(prepared, scale):
+    dataset = Dataset(prepared)
+    pairs = dataset.pairs("all", scale)
+    assert pairs.sides == (24 / scale, 24)
+    assert len(pairs) == dataset.counts()["labels"]
+    for index, row in enumerate(pairs.rows):
+        small, label = pairs[index]
+        for name, pixels in ((input_name(scale), small), ("labels", label)):
+            assert np.array_equal(pixels, np.load(shard_file(prepared, name, row["shard"]))[row["row"]])
+
+
+def test_pairs_are_memory_maps_of_bytes(prepared):
+    small, label = Dataset(prepared).pairs("all", Fraction(2))[0]
+    assert isinstance(small, np.memmap)
+    assert isinstance(label, np.memmap)
+    assert small.dtype == label.dtype == np.uint8
+
+
+def test_the_splits_are_all_photos_and_share_none(prepared):
+    dataset = Dataset(prepared)
+    parts = [{row["sha256"] for row in dataset.pairs(name, Fraction(2)).rows} for name in SHARES]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set.union(*parts)) == dataset.counts()["photos"] == 7
+
+
+def test_counts_are_those_of_the_manifest(prepared):
+    dataset = Dataset(prepared)
+    counts = dataset.counts()
+    assert counts["skipped"] == 1
+    assert counts["labels"] == sum(row["reason"] is None for row in dataset.rows) > 7
+    assert counts["labels"] == sum(counts[f"{name}_labels"] for name in SHARES)
+
+
+def test_limit_takes_all_labels_of_the_photos_with_the_smallest_hashes(prepared):
+    dataset = Dataset(prepared)
+    rows = dataset.pairs("all", Fraction(2)).rows
+    hashes = sorted({row["sha256"] for row in rows})
+    for limit in (1, 3, 7, 100):
+        chosen = [row for row in rows if row["sha256"] in hashes[:limit]]
+        assert dataset.pairs("all", Fraction(2), limit).rows == chosen
+
+
+def test_batches_are_all_pairs_in_order_as_floats(prepared):
+    pairs = Dataset(prepared).pairs("all", Fraction(3, 2))
+    batches = list(pairs.batches(4))
+    assert [len(inputs) for inputs, _ in batches[:-1]] == [4] * (len(batches) - 1)
+    inputs, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+    assert inputs.shape == (len(pairs), 16, 16, 1)
+    assert labels.shape == (len(pairs), 24, 24, 1)
+    assert inputs.dtype == labels.dtype == np.float32
+    for index in range(len(pairs)):
+        assert np.array_equal(inputs[index, ..., 0], as_floats(pairs[index][0]))
+        assert np.array_equal(labels[index, ..., 0], as_floats(pairs[index][1]))
+
+
+def test_spread_keeps_pairs_together_from_first_to_last(prepared):
+    pairs = Dataset(prepared).pairs("all", Fraction(2))
+    few = pairs.spread(5)
+    assert len(few) == 5
+    assert (few.rows[0], few.rows[-1]) == (pairs.rows[0], pairs.rows[-1])
+    for index, row in enumerate(few.rows):
+        whole = pairs[pairs.rows.index(row)]
+        assert all(np.array_equal(a, b) for a, b in zip(few[index], whole, strict=True))
+    assert len(pairs.spread(10_000)) == len(pairs)
+
+
+@pytest.mark.parametrize("name", ["labels-00000.npy", "inputs-2x1-00000.npy"])
+@pytest.mark.parametrize("harm", ["changed", "cut", "gone"])
+def test_a_shard_that_is_not_what_was_written_is_refused_by_name(copy, name, harm):
+    file = copy / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()
+    if harm != "gone":
+        file.write_bytes(content if harm == "changed" else content[:-100])
+    with pytest.raises(LoupeError, match=name) as caught:
+        Dataset(copy).pairs("all", Fraction(2))
+    assert not isinstance(caught.value, UsageError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_shard_of_another_scale_does_no_harm(copy):
+    (copy / "inputs-3x1-00000.npy").unlink()
+    assert len(Dataset(copy).pairs("all", Fraction(2)))
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UsageError, match="is no prepared dataset"):
+            Dataset(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 0.5, 0.99])
+def test_a_damaged_manifest_is_refused(copy, keep):
+    content = (copy / MANIFEST).read_bytes()
+    (copy / MANIFEST).write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(UsageError, match="is no prepared dataset"):
+        Dataset(copy)
+
+
+def test_a_table_of_somebody_else_is_no_dataset(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["a"]}), tmp_path / MANIFEST)
+    with pytest.raises(UsageError, match="is no prepared dataset"):
+        Dataset(tmp_path)
+
+
+def test_a_scale_without_inputs_is_refused(prepared):
+    with pytest.raises(UsageError, match=r"scale: .* 3:2,2:1,3:1 only"):
+        Dataset(prepared).pairs("all", Fraction(4))
+
+
+def test_an_empty_split_is_refused(tmp_path, preprocess, crops, write_folder):
+    source = write_folder(tmp_path / "one", {"one.jpg": crops["001.cat/001_0001.jpg"]})
+    dataset = prepare(preprocess(source=str(source)))
+    empty = [name for name in SHARES if not dataset.counts()[f"{name}_labels"]]
+    assert len(empty) == 2
+    with pytest.raises(UsageError, match=f"split: {empty[0]}"):
+        dataset.pairs(empty[0], Fraction(2))
+
+
+def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc" * 100_000)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()

@@ -1,0 +1,144 @@
+"""Training batches: reproducible from seed and step, input and label cut from the same place, turned alike."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loupe.data.dataset import Pairs
+from loupe.data.patches import Patches, turned
+from loupe.data.photos import as_bytes
+from loupe.errors import UsageError
+
+SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
+
+
+def pairs_of(*pictures, scale=Fraction(3, 2)):
+    inputs, labels = zip(*pictures, strict=True)
+    return Pairs([{}] * len(inputs), list(inputs), list(labels), scale)
+
+
+def photos(scale, count=3, side=24):
+    """Pairs of random pixels."""
+    rng = np.random.default_rng(1)
+    large = int(side * scale)
+    sizes = [side, large] * count
+    pictures = [rng.integers(0, 256, (size, size), dtype="uint8") for size in sizes]
+    return pairs_of(*zip(pictures[::2], pictures[1::2], strict=True), scale=scale)
+
+
+def rulers(scale, side=24, across=False):
+    """A pair whose pixels say how far down (or across) they lie, in pixels of the input and of the label."""
+    pictures = [np.repeat(np.arange(size, dtype="uint8")[:, None], size, 1) for size in (side, int(side * scale))]
+    return pairs_of([picture.T if across else picture for picture in pictures], scale=scale)
+
+
+def same(batch, other):
+    return all(np.array_equal(a, b) for a, b in zip(batch, other, strict=True))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_batch_is_floats_of_the_sides_asked_for(scale):
+    inputs, labels = Patches(photos(scale), 8, "aligned", True, seed=0).batch(0, 5)
+    assert inputs.shape == (5, 8, 8, 1)
+    assert labels.shape == (5, 8 * scale, 8 * scale, 1)
+    assert inputs.dtype == labels.dtype == np.float32
+    assert -1 <= min(inputs.min(), labels.min()) < max(inputs.max(), labels.max()) <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), steps=st.lists(st.integers(0, 10**8), min_size=1, max_size=5))
+def test_a_batch_depends_on_seed_and_step_only(seed, steps):
+    used, fresh = (Patches(photos(Fraction(3, 2)), 8, "aligned", True, seed) for _ in range(2))
+    batches = [used.batch(step, 4) for step in steps]
+    assert all(same(fresh.batch(step, 4), batch) for step, batch in reversed(list(zip(steps, batches, strict=True))))
+
+
+def test_other_steps_and_other_seeds_give_other_batches():
+    patches = {seed: Patches(photos(Fraction(3, 2)), 8, "aligned", True, seed) for seed in (0, 1)}
+    batches = [patches[seed].batch(step, 4) for seed in (0, 1) for step in (0, 1)]
+    assert not any(same(a, b) for number, a in enumerate(batches) for b in batches[:number])
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("scale", SCALES)
+def test_aligned_patches_are_cut_from_the_same_place_of_input_and_label(scale, across):
+    patches = Patches(rulers(scale, across=across), 8, "aligned", False, seed=0)
+    starts = set()
+    for small, label in zip(*map(as_bytes, patches.batch(0, 200)), strict=True):
+        if across:
+            small, label = small.swapaxes(0, 1), label.swapaxes(0, 1)
+        start = int(small[0, 0, 0])
+        assert (small[:, :, 0] == np.arange(start, start + 8)[:, None]).all()
+        first = start * scale
+        assert first.denominator == 1
+        assert (label[:, :, 0] == np.arange(first, first + 8 * scale)[:, None]).all()
+        starts.add(start)
+    assert starts == set(range(0, 24 - 8 + 1, scale.denominator))
+
+
+def test_any_takes_every_offset_and_the_label_from_the_place_rounded_down():
+    patches = Patches(rulers(Fraction(3, 2)), 8, "any", False, seed=0)
+    starts = {}
+    for small, label in zip(*map(as_bytes, patches.batch(0, 300)), strict=True):
+        assert (label[:, :, 0] == np.arange(label[0, 0, 0], label[0, 0, 0] + 12)[:, None]).all()
+        starts[int(small[0, 0, 0])] = int(label[0, 0, 0])
+    assert starts == {start: start * 3 // 2 for start in range(17)}
+
+
+def eight_ways(picture):
+    """All flips and turns of a square, written down once more."""
+    return [np.rot90(way, quarter) for way in (picture, np.fliplr(picture)) for quarter in range(4)]
+
+
+def test_the_eight_turns_are_all_different_flips_and_turns():
+    picture = np.arange(9).reshape(3, 3)
+    found = {turned(picture, turn).tobytes() for turn in range(8)}
+    assert found == {np.ascontiguousarray(way).tobytes() for way in eight_ways(picture)}
+    assert len(found) == 8
+
+
+def test_augment_turns_input_and_label_alike_in_all_eight_ways():
+    pairs = photos(Fraction(3, 2), count=1, side=8)
+    small, label = pairs[0]
+    ways = {a.tobytes(): b for a, b in zip(eight_ways(small), eight_ways(label), strict=True)}
+    seen = set()
+    for crop, larger in zip(*map(as_bytes, Patches(pairs, 8, "aligned", True, seed=0).batch(0, 100)), strict=True):
+        assert np.array_equal(larger[..., 0], ways[crop.tobytes()])
+        seen.add(crop.tobytes())
+    assert seen == set(ways)
+
+
+def test_without_augment_nothing_is_turned():
+    pairs = photos(Fraction(3, 2), count=1, side=8)
+    inputs, labels = map(as_bytes, Patches(pairs, 8, "aligned", False, seed=0).batch(0, 20))
+    assert (inputs[..., 0] == pairs[0][0]).all()
+    assert (labels[..., 0] == pairs[0][1]).all()
+
+
+def test_a_batch_takes_every_pair_in_time():
+    pairs = photos(Fraction(2), count=6, side=8)
+    inputs, _ = Patches(pairs, 8, "aligned", False, seed=0).batch(0, 100)
+    assert {crop.tobytes() for crop in as_bytes(inputs)} == {pairs[index][0].tobytes() for index in range(6)}
+
+
+def test_one_of_each_is_a_patch_of_every_pair_in_order():
+    pairs = photos(Fraction(3, 2), count=6, side=8)
+    inputs, labels = Patches(pairs, 8, "aligned", False, seed=0).one_of_each(3)
+    for index in range(6):
+        assert np.array_equal(as_bytes(inputs)[index, ..., 0], pairs[index][0])
+        assert np.array_equal(as_bytes(labels)[index, ..., 0], pairs[index][1])
+
+
+def test_one_of_each_depends_on_seed_and_draw_only():
+    patches = Patches(photos(Fraction(3, 2)), 8, "any", False, seed=0)
+    first = patches.one_of_each(1)
+    assert not same(patches.one_of_each(2), first)
+    assert same(patches.one_of_each(1), first)
+
+
+def test_a_crop_larger_than_the_inputs_is_refused_with_both_sizes():
+    with pytest.raises(UsageError, match="26 pixels do not fit into inputs of 24"):
+        Patches(photos(Fraction(3, 2)), 26, "aligned", True, seed=0)

@@ -1,0 +1,197 @@
+"""What a source names, and what of it is listed: the sample, folders and tars."""
+
+import hashlib
+import itertools
+import os
+import socket
+
+import pytest
+from PIL import Image
+
+from loupe.data.sources import list_photos
+from loupe.errors import UsageError
+
+
+@pytest.fixture
+def listed(tmp_path):
+    def list_source(*sources, categories=(), limit=None):
+        return list_photos(tuple(map(str, sources)), categories, limit, str(tmp_path / "data"), quiet=True)
+
+    return list_source
+
+
+def facts(photos):
+    return [(photo.path, photo.category, photo.sha256) for photo in photos]
+
+
+def refused(listed, *sources, **choice):
+    with pytest.raises(UsageError) as caught:
+        listed(*sources, **choice)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_sample_is_real_bundled_photos_and_needs_no_network(listed, monkeypatch):
+    def no_network(*_):
+        raise AssertionError("the sample asked for a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    photos = listed("sample")
+    assert len(photos) == 18
+    assert {photo.category for photo in photos} == {"sklearn", "skimage"}
+    for photo in photos:
+        with Image.open(photo.file) as image:
+            assert min(image.size) >= 150, photo.path
+
+
+def test_a_photo_is_listed_with_the_hash_of_the_bytes_that_it_reads(listed, photo_folder, crops):
+    for photo in listed(photo_folder):
+        assert photo.read() == crops[photo.path]
+        assert photo.sha256 == hashlib.sha256(crops[photo.path]).hexdigest()
+
+
+def test_a_folder_is_searched_recursively_and_sorted_by_path(listed, photo_folder, crops):
+    photos = listed(photo_folder)
+    assert [photo.path for photo in photos] == sorted(crops)
+    assert [photo.category for photo in photos] == [path.split("/")[0] for path in sorted(crops)]
+
+
+def test_a_tar_in_the_layout_of_caltech_256_lists_what_its_folder_lists(listed, photo_folder, crops, write_tar):
+    tar = write_tar(photo_folder.parent / "photos.tar", dict(reversed(crops.items())))
+    assert facts(listed(tar)) == facts(listed(photo_folder))
+    assert [photo.read() for photo in listed(tar)] == [photo.read() for photo in listed(photo_folder)]
+
+
+def test_a_tar_without_a_folder_around_its_categories_lists_the_same(listed, photo_folder, crops, write_tar):
+    tar = write_tar(photo_folder.parent / "photos.tar", crops, top="")
+    assert facts(listed(tar)) == facts(listed(photo_folder))
+
+
+@pytest.mark.parametrize("top", ["./", "./256_ObjectCategories/"])
+def test_a_tar_made_of_the_folder_dot_lists_the_same(listed, photo_folder, crops, write_tar, top):
+    tar = write_tar(photo_folder.parent / "photos.tar", crops, top=top)
+    assert facts(listed(tar)) == facts(listed(photo_folder))
+
+
+def test_a_tar_made_of_dot_with_photos_beside_its_folders_lists_the_same(listed, photo_folder, crops, write_tar):
+    (photo_folder / "alone.jpg").write_bytes(crops["001.cat/001_0001.jpg"])
+    alone = {"alone.jpg": crops["001.cat/001_0001.jpg"]}
+    tar = write_tar(photo_folder.parent / "photos.tar", crops | alone, top="./")
+    assert facts(listed(tar)) == facts(listed(photo_folder))
+
+
+def test_photos_beside_the_categories_have_none(listed, photo_folder, crops):
+    (photo_folder / "alone.jpg").write_bytes(crops["001.cat/001_0001.jpg"])
+    assert {photo.path: photo.category for photo in listed(photo_folder)}["alone.jpg"] == ""
+
+
+def test_limit_takes_the_smallest_content_hashes(listed, photo_folder):
+    hashes = sorted(photo.sha256 for photo in listed(photo_folder))
+    for limit in range(1, 9):
+        assert sorted(photo.sha256 for photo in listed(photo_folder, limit=limit)) == hashes[:limit]
+
+
+def test_a_larger_limit_contains_a_smaller_one(listed, photo_folder):
+    chosen = [set(facts(listed(photo_folder, limit=limit))) for limit in range(1, 8)]
+    assert all(smaller < larger for smaller, larger in itertools.pairwise(chosen))
+
+
+def test_several_sources_are_listed_together(listed, photo_folder):
+    paths = [photo.path for photo in listed(photo_folder, "sample")]
+    assert len(paths) == 7 + 18
+    assert paths == sorted(paths)
+
+
+def test_categories_choose(listed, photo_folder):
+    photos = listed(photo_folder, categories=("001.cat", "003.person"))
+    assert sorted({photo.category for photo in photos}) == ["001.cat", "003.person"]
+    assert len(photos) == 5
+
+
+def test_an_unknown_category_is_refused(listed, photo_folder):
+    text = refused(listed, photo_folder, categories=("001.cat", "009.dog"))
+    assert text.startswith("categories:")
+    assert "'009.dog'" in text
+
+
+def test_a_path_that_does_not_exist_is_refused(listed, tmp_path):
+    text = refused(listed, tmp_path / "nowhere")
+    assert text.startswith("source:")
+    assert "nowhere" in text
+
+
+def test_a_folder_without_images_is_refused(listed, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "notes.txt").write_text("no photo")
+    assert "no image" in refused(listed, tmp_path / "letters")
+
+
+def test_a_tar_without_images_is_refused(listed, tmp_path, write_tar):
+    tar = write_tar(tmp_path / "letters.tar", {"letters/notes.txt": b"no photo"})
+    assert "no image" in refused(listed, tar)
+
+
+def test_an_empty_tar_is_refused(listed, tmp_path, write_tar):
+    assert "no image" in refused(listed, write_tar(tmp_path / "empty.tar", {}))
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_is_refused(listed, tmp_path, crops, write_tar, mode):
+    tar = write_tar(tmp_path / "photos.tar", crops, mode=mode)
+    assert "no whole, uncompressed tar" in refused(listed, tar)
+
+
+def test_a_file_that_is_no_tar_is_refused(listed, tmp_path):
+    (tmp_path / "photos.tar").write_bytes(b"")
+    refused(listed, tmp_path / "photos.tar")
+    (tmp_path / "photos.tar").write_text("no tar at all" * 100)
+    refused(listed, tmp_path / "photos.tar")
+
+
+SECOND_HEADER = 512 + 2048  # of a tar whose first file has 1537 to 2048 bytes
+
+
+@pytest.fixture
+def whole_tar(tmp_path, write_tar, crops):
+    content = crops["001.cat/001_0001.jpg"][:2000].ljust(2000, b"\0")
+    return write_tar(tmp_path / "photos.tar", {f"001.cat/{number}.jpg": content for number in range(3)})
+
+
+def test_a_tar_that_ends_inside_a_photo_is_refused(listed, whole_tar):
+    os.truncate(whole_tar, SECOND_HEADER + 512 + 100)
+    assert "no whole, uncompressed tar" in refused(listed, whole_tar)
+
+
+def test_a_tar_that_ends_inside_a_header_is_refused(listed, whole_tar):
+    os.truncate(whole_tar, SECOND_HEADER + 100)
+    assert "no whole, uncompressed tar" in refused(listed, whole_tar)
+
+
+def test_a_tar_with_a_damaged_header_is_refused(listed, whole_tar):
+    with whole_tar.open("r+b") as file:
+        file.seek(SECOND_HEADER + 30)
+        file.write(b"damage")
+    assert "no whole, uncompressed tar" in refused(listed, whole_tar)
+
+
+def test_hidden_files_and_folders_are_not_listed(listed, photo_folder, crops, write_folder):
+    before = facts(listed(photo_folder))
+    hidden = dict.fromkeys(("001.cat/._1.jpg", ".old/1.jpg", "001.cat/.old/1.jpg"), crops["001.cat/001_0001.jpg"])
+    write_folder(photo_folder, hidden)
+    assert facts(listed(photo_folder)) == before
+
+
+@pytest.mark.parametrize("path", ["001.cat/._001_0001.jpg", ".old/1.jpg", "001.cat/.old/1.jpg"])
+def test_hidden_files_and_folders_of_a_tar_are_not_listed(listed, photo_folder, crops, write_tar, path):
+    tar = write_tar(photo_folder.parent / "photos.tar", crops | {path: crops["001.cat/001_0001.jpg"]})
+    assert facts(listed(tar)) == facts(listed(photo_folder))
+
+
+def test_links_are_not_followed(listed, photo_folder, tmp_path, crops, write_folder):
+    before = facts(listed(photo_folder))
+    elsewhere = write_folder(tmp_path / "elsewhere", {"1.jpg": crops["001.cat/001_0001.jpg"]})
+    (photo_folder / "linked").symlink_to(elsewhere)
+    (photo_folder / "linked.jpg").symlink_to(elsewhere / "1.jpg")
+    (photo_folder / "circle").symlink_to(photo_folder)
+    (photo_folder / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert facts(listed(photo_folder)) == before
