@@ -68,8 +68,12 @@ def main(arguments: list[str] | None = None) -> int:
 def run_step(step: str, arguments: list[str] | None = None) -> int:
     """Run one step with the flags given (default: those of this process); returns the exit status."""
     try:
-        given = vars(_parser(step).parse_args(sys.argv[1:] if arguments is None else arguments))
-        settings = settings_of(step, given)
+        words = sys.argv[1:] if arguments is None else arguments
+        given, unknown = _parser(step).parse_known_args(_with_truth(words))
+        if unknown:
+            name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
+            raise UsageError(f"{name}: is no field of {step}; `loupe {step} --help` lists them")
+        settings = settings_of(step, vars(given))
     except SystemExit as stop:
         return int(stop.code or 0)
     except UsageError as error:
@@ -86,6 +90,17 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain(f"loupe {step}", "interrupted", 130)
     return 0
+
+
+def _with_truth(words: list[str]) -> list[str]:
+    """`--quiet` alone means `--quiet true`, whatever stands behind it."""
+    flags = {f"--{name}" for name, info in Settings.model_fields.items() if info.annotation is bool}
+    truth = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
+    behind = [*words[1:], ""]
+    return [
+        f"{word}=true" if word in flags and after.lower() not in truth else word
+        for word, after in zip(words, behind, strict=True)
+    ]
 
 
 def _complain(who: str, text: str, status: int) -> int:
@@ -108,10 +123,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser(step: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"loupe {step}", argument_default=argparse.SUPPRESS, allow_abbrev=False)
     groups = _groups(step)
-    for name, info in {name: info for _, fields in groups for name, info in fields.items()}.items():
+    for name in dict.fromkeys(name for _, fields in groups for name in fields):
         flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        truth: dict[str, Any] = {"nargs": "?", "const": "true"} if info.annotation is bool else {}
-        parser.add_argument(*flags, dest=name, **truth)
+        parser.add_argument(*flags, dest=name)
         if POSITIONAL.get(step) == name:
             parser.add_argument(name, nargs="?")
     place = f" [{POSITIONAL[step]}]" if step in POSITIONAL else ""

@@ -7,6 +7,7 @@ steps, one optimizer (`train_class`), so that a field of another network or opti
 
 from copy import copy
 from fractions import Fraction
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
@@ -25,6 +26,7 @@ from loupe.fields import (
     Text,
     Unset,
     field,
+    is_true,
     text_of,
 )
 
@@ -65,7 +67,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _shrink(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if str(given.get("smoke", "false")).lower() in ("true", "1", "yes", "on"):
+        if is_true(given.get("smoke", False)):
             sizes: dict[str, Any] = {}
             for base in reversed(cls.__mro__):
                 sizes |= vars(base).get("SMOKE", {})
@@ -238,7 +240,7 @@ class Perceptron(Trained):
     output_activation: Literal["linear", "same"] = field("linear", "same: that of the hidden layers (the study)")
     keep_prob: float = field(1.0, "share of units that dropout keeps (the study: 1.0, 0.9, 0.5)", gt=0, le=1)
     dropout_layers: Literal["all", "first"] = field("all", "hidden layers that have dropout; first is the study's")
-    DEFAULTS = {"optimizer": "rmsprop", "loss": "mse", "batch_size": 256, "steps": 600}
+    DEFAULTS = {"batch_size": 256, "steps": 800, "learning_rate": 3e-4}
     SMOKE = {"hidden": "32,16", "batch_size": 32}
 
     @model_validator(mode="after")
@@ -287,7 +289,7 @@ class Rmsprop(Optimizer):
     rho: float = field(0.9, "decay of the squared gradients' average", ge=0, lt=1)
     momentum: float = field(0.0, "share of the last step that goes into the next", ge=0, lt=1)
     epsilon: float = field(1e-10, "added to the denominator", gt=0, le=1)
-    DEFAULTS = {"learning_rate": 1e-4}
+    DEFAULTS = {"learning_rate": 3e-4}
 
 
 class Adam(Optimizer):
@@ -376,6 +378,7 @@ STEPS: dict[str, type[Settings]] = {
 }
 
 
+@cache
 def train_class(network: str, optimizer: str | None = None) -> type[Train]:
     """The settings class of `train` for one network and, where it is trained by steps, one optimizer.
 

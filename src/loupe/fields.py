@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 LARGEST_SCALE = 8
 
@@ -33,6 +33,14 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
+def is_true(value: Any) -> bool:
+    """Whether a flag's text means true, as pydantic reads it; what is neither true nor false is not."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return False
+
+
 def scale_of(value: Any) -> Fraction:
     """Read a scale: `3:2`, `1.5`, `3/2` or `2`.
 
@@ -41,7 +49,7 @@ def scale_of(value: Any) -> Fraction:
     """
     rule = f"must be a ratio such as 3:2 or 1.5, above 1 and up to {LARGEST_SCALE}"
     try:
-        scale = Fraction(str(value).strip().replace(":", "/")).limit_denominator(1000)
+        scale = Fraction(str(value).strip()[:20].replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
     if not 1 < scale <= LARGEST_SCALE:

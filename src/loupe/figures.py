@@ -64,8 +64,9 @@ def learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str,
     for number, (name, value) in enumerate(baselines.items()):
         left.axhline(value, label=name, linestyle=":", color=f"C{2 + number}")
     left.set_yscale("log")
-    left.legend()
-    right.legend()
+    left.yaxis.set_major_formatter("{x:.3g}")
+    left.yaxis.set_minor_formatter("{x:.3g}")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 

@@ -12,9 +12,9 @@ import pytest
 from conftest import all_runs, environment, loupe, store
 
 VARIANT = (
-    ["train", "--network", "perceptron", "--hidden", "24,16", "--keep_prob", "0.5", "--augment", "true", "--quiet"]
-    + ["--optimizer", "rmsprop", "--momentum", "0.9", "--schedule", "exponential", "--batch_size", "32"]
-    + ["--steps", "160", "--eval_every", "20"]
+    *["train", "--network", "perceptron", "--hidden", "24,16", "--keep_prob", "0.5", "--augment", "true", "--quiet"],
+    *["--optimizer", "rmsprop", "--momentum", "0.9", "--schedule", "exponential", "--batch_size", "32"],
+    *["--steps", "160", "--eval_every", "20"],
 )
 
 

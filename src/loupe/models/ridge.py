@@ -34,7 +34,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         x = windows(inputs[:, :rows, :columns], q)
         large = labels[:, : rows * p // q, : columns * p // q, 0]
         y = large.reshape(len(large), rows // q, p, columns // q, p).transpose(0, 1, 3, 2, 4).reshape(-1, p * p)
-        x = x.reshape(-1, window * window)
+        x = x.reshape(-1, window * window).astype("float64")
         squares += x.T @ x
         products += x.T @ y
     return np.linalg.solve(squares, products).astype("float32")

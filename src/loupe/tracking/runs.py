@@ -69,7 +69,7 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
 
 def open_store() -> None:
     """Make the store where it is new, choose the experiment, and close what dead processes left open."""
-    if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has chosen both
+    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen both
         _find_the_store()
     else:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
@@ -177,10 +177,9 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
 def drop_checkpoint() -> None:
     """Remove the open run's checkpoint: it has ended."""
     run = mlflow.get_run(mlflow.active_run().info.run_id)
-    name = run.data.tags.get(CHECKPOINT)
-    if name:
+    if CHECKPOINT in run.data.tags:
         mlflow.delete_tag(CHECKPOINT)
-        _remove_artifact(run.info.artifact_uri, name)
+        _remove_artifact(run.info.artifact_uri, "checkpoint")
 
 
 def run_of(run_id: str, field: str) -> Any:

@@ -1,0 +1,166 @@
+"""MLproject, conda.yaml, pyproject.toml and the imports agree with the settings and the design."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from loupe.config import STEPS, settings_of
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "loupe"
+PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
+# From top to bottom; a part imports from layers below its own only. A package counts as one part.
+LAYERS: list[set[str]] = [
+    {"loupe.__main__"},
+    {"loupe.command_line"},
+    {"loupe.steps.main"},
+    {"loupe.steps.upscale"},
+    {"loupe.steps.evaluate"},
+    {"loupe.steps.preprocess", "loupe.steps.register", "loupe.steps.train"},
+    {"loupe.tracking", "loupe.steps"},
+    {"loupe.training", "loupe.evaluation", "loupe.upscaling", "loupe.figures"},
+    {"loupe.enlarging", "loupe.models"},
+    {"loupe.baselines", "loupe.metrics", "loupe.data"},
+    {"loupe.geometry"},
+    {"loupe.config"},
+    {"loupe.fields", "loupe.progress", "loupe.errors"},
+    {"loupe"},
+]
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+FILES = {
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
+PACKAGES = {name for name, file in FILES.items() if file.name == "__init__.py"}
+
+
+def part_of(module: str) -> str:
+    """The longest part of LAYERS that a module is, or lies in; the root package holds only its version."""
+    names = module.split(".")
+    for length in range(len(names), 1 if len(names) > 1 else 0, -1):
+        if ".".join(names[:length]) in LEVEL:
+            return ".".join(names[:length])
+    raise AssertionError(f"{module} stands in no layer")
+
+
+def imports(module: str, tree: ast.AST | None = None) -> Iterator[str]:
+    """Every module that a file imports: inside functions, conditions and TYPE_CHECKING blocks too."""
+    package = module if module in PACKAGES else module.rpartition(".")[0]
+    for node in ast.walk(tree or ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield whole if whole in FILES else base
+
+
+def guarded(module: str) -> set[str]:
+    """What a file imports under `if __name__ == "__main__"` alone."""
+    blocks = [
+        node
+        for node in ast.parse(FILES[module].read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+    ]
+    return {name for block in blocks for name in imports(module, block)}
+
+
+def own_imports(module: str) -> set[str]:
+    found = {name for name in imports(module) if name.split(".")[0] == "loupe"}
+    if module.startswith("loupe.steps."):
+        found -= guarded(module) & {"loupe.command_line"}
+    return found
+
+
+def test_entry_points_are_exactly_the_steps() -> None:
+    assert PROJECT["entry_points"].keys() == STEPS.keys()
+    assert {path.stem for path in (PACKAGE / "steps").glob("*.py")} - {"__init__"} == STEPS.keys()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_declared_parameter_is_a_field_with_the_same_default(step: str) -> None:
+    defaults = settings_of(step, {}).texts()
+    declared = PROJECT["entry_points"][step]["parameters"]
+    assert declared
+    assert {name: of["default"] for name, of in declared.items()} == {name: defaults.get(name) for name in declared}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_command_starts_its_step_from_the_checkout_and_passes_what_is_declared(step: str) -> None:
+    entry = PROJECT["entry_points"][step]
+    flags = " ".join(f"--{name} {{{name}}}" for name in entry["parameters"])
+    assert entry["command"] == f"PYTHONPATH=src python -m loupe.steps.{step} {flags}"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_runs_as_a_module_through_the_command_line(step: str) -> None:
+    module = f"loupe.steps.{step}"
+    assert guarded(module) == {"loupe.command_line"}
+    assert f'sys.exit(run_step("{step}"))' in FILES[module].read_text()
+
+
+def test_conda_installs_what_the_package_depends_on() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / PROJECT["conda_env"]).read_text())
+    pip = next(part["pip"] for part in conda["dependencies"] if isinstance(part, dict))
+    assert pip == project["dependencies"]
+    python = next(part for part in conda["dependencies"] if str(part).startswith("python="))
+    least = re.fullmatch(r">=3\.(\d+)", project["requires-python"])
+    assert least
+    assert int(python.removeprefix("python=3.")) >= int(least[1])
+
+
+def test_every_file_stands_in_a_layer_and_every_layer_has_a_file() -> None:
+    assert {part_of(module) for module in FILES} == LEVEL.keys()
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_downwards_only(module: str) -> None:
+    part = part_of(module)
+    upwards = {
+        name
+        for name in own_imports(module)
+        if part_of(name) != part and LEVEL[part_of(name)] <= LEVEL[part]
+    }  # fmt: skip
+    assert not upwards
+
+
+def test_imports_between_files_have_no_cycle() -> None:
+    below = {module: own_imports(module) & FILES.keys() - {module} for module in FILES}
+    while leaves := {module for module, names in below.items() if not names}:
+        below = {module: names - leaves for module, names in below.items() if module not in leaves}
+    assert not below
+
+
+def test_the_command_line_is_imported_by_steps_only_when_they_are_run() -> None:
+    for module in FILES:
+        if module.startswith("loupe.steps."):
+            assert "loupe.command_line" not in own_imports(module)
+
+
+def test_only_tracking_knows_mlflow_and_nothing_knows_tensorflow() -> None:
+    roots = {module: {name.split(".")[0] for name in imports(module)} for module in FILES}
+    assert {module for module, names in roots.items() if "mlflow" in names} == {
+        module for module in FILES if module.startswith("loupe.tracking.")
+    }
+    assert not {module for module, names in roots.items() if "tensorflow" in names}
+
+
+def test_the_import_rule_sees_imports_everywhere() -> None:
+    tree = ast.parse(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from loupe import training\n"
+        "def f():\n    import loupe.tracking.runs\n    from .tracking import models\n"
+    )
+    assert set(imports("loupe.fields", tree)) == {
+        "typing", "loupe.training", "loupe.tracking.runs", "loupe.tracking.models",
+    }  # fmt: skip
