@@ -212,7 +212,7 @@ def test_every_point_has_the_metrics_that_others_rely_on(photos: dict[str, Pairs
         more = {"patches_per_second", "train/patch_loss"} if point.step else set()
         assert point.metrics.keys() == named | {"learning_rate", "loss"} | more
         assert all(math.isfinite(value) for value in point.metrics.values())
-    assert run.points[0].metrics["loss"] == run.points[0].metrics["train/mse"]
+    assert run.points[0].metrics["loss"] == run.points[0].metrics["train/mae"]
     assert run.points[1].metrics["loss"] == run.points[1].metrics["train/patch_loss"]
     assert training.points_of(run.checkpoints[3]) == run.progress.points[:2]
 

@@ -18,7 +18,6 @@ from loupe.config import (
     STEPS,
     Settings,
     Train,
-    Trained,
     choices_of,
     settings_of,
 )
@@ -69,7 +68,7 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
     """Run one step with the flags given (default: those of this process); returns the exit status."""
     try:
         words = sys.argv[1:] if arguments is None else arguments
-        given, unknown = _parser(step).parse_known_args(_with_truth(words))
+        given, unknown = _parser(step).parse_known_args(_with_truth(step, words))
         if unknown:
             name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
             raise UsageError(f"{name}: is no field of {step}; `loupe {step} --help` lists them")
@@ -92,14 +91,17 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _with_truth(words: list[str]) -> list[str]:
-    """`--quiet` alone means `--quiet true`, whatever stands behind it."""
+def _with_truth(step: str, words: list[str]) -> list[str]:
+    """`--quiet` alone means `--quiet true`; what stands behind may be the value, or what the step works on."""
     flags = {f"--{name}" for name, info in Settings.model_fields.items() if info.annotation is bool}
     truth = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
-    behind = [*words[1:], ""]
+
+    def alone(behind: str) -> bool:
+        return behind.startswith("--") or not behind or (step in POSITIONAL and behind.lower() not in truth)
+
     return [
-        f"{word}=true" if word in flags and after.lower() not in truth else word
-        for word, after in zip(words, behind, strict=True)
+        f"{word}=true" if word in flags and alone(behind) else word
+        for word, behind in zip(words, [*words[1:], ""], strict=False)
     ]
 
 
@@ -150,8 +152,9 @@ def _groups(step: str) -> list[tuple[str, dict[str, Any]]]:
         groups.append((f"--network {name}", own))
     for name, optimizer in OPTIMIZERS.items():
         own = {key: info for key, info in optimizer.model_fields.items() if key not in Settings.model_fields}
-        rate = optimizer.DEFAULTS.get("learning_rate", Trained.model_fields["learning_rate"].default)
-        groups.append((f"--optimizer {name} (learning_rate {rate:g} by default)", own))
+        rate = optimizer.DEFAULTS.get("learning_rate")
+        shown = f"learning_rate {rate:g} by default" if rate else "learning_rate is the network's by default"
+        groups.append((f"--optimizer {name} ({shown})", own))
     return groups
 
 
