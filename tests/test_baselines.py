@@ -12,10 +12,7 @@ from loupe.data.photos import as_bytes, as_floats
 from loupe.fields import text_of
 from loupe.models.ridge import RidgeEnlarger
 
-# Pillow's nearest at 3:2 rounds ties to either side along a picture: ours has a test of its own.
-CASES = [
-    (name, scale) for name in FILTERS for scale in TRAINED_SCALES if (name, scale) != ("nearest", Fraction(3, 2))
-]
+CASES = [(name, scale) for name in FILTERS for scale in TRAINED_SCALES]
 
 
 @pytest.fixture
@@ -44,12 +41,6 @@ def test_a_baseline_agrees_with_pillow_s_resize_of_8_bits(name: str, scale: Frac
     size = int(30 * scale), int(24 * scale)
     expected = np.asarray(Image.fromarray(soft).resize(size, Image.Resampling[name.upper()]))
     assert np.abs(as_bytes(large[0, ..., 0]).astype(int) - expected).max() <= 1
-
-
-def test_nearest_at_3_2_takes_the_pixel_that_the_middle_falls_into_and_the_later_one_of_two() -> None:
-    small = np.arange(8, dtype="float32").reshape(1, 1, 8, 1).repeat(2, axis=1) / 8
-    large = Baseline("nearest", Fraction(3, 2))(small)
-    assert (large[0, 0, :, 0] * 8).tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7]
 
 
 def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:

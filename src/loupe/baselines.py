@@ -17,10 +17,10 @@ MARGIN = 4  # pixels of the small picture around a block that the widest filter,
 
 
 class Baseline:
-    """A filter of Pillow, in floating point; nearest by whole numbers.
+    """A filter of Pillow, in floating point.
 
-    At 3:2 the middle of every third large pixel lies between two small ones. Pillow rounds those to either
-    side, differently along a picture; here it is always the later one, so that tiles equal the whole.
+    By nearest at 3:2 the middle of every third large pixel lies between two small ones, and Pillow rounds to
+    either side, differently along a picture: there alone tiles may differ from the whole, as Pillow does.
 
     Args:
         name: a key of FILTERS.
@@ -31,17 +31,13 @@ class Baseline:
     def __init__(self, name: str, scale: Fraction, luminance: str = "rec601") -> None:
         q = scale.denominator
         self.geometry = Geometry(q, scale.numerator, q, -(-MARGIN // q) * q, luminance)
-        self._name = name
+        self._filter = FILTERS[name]
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1), not clipped; h, w multiples of q."""
         height, width = (int(side * self.geometry.scale) for side in pictures.shape[1:3])
-        if self._name == "nearest":
-            q, p = self.geometry.q, self.geometry.p
-            rows, columns = ((2 * np.arange(side) + 1) * q // (2 * p) for side in (height, width))
-            return pictures[:, rows][:, :, columns]
         large = [
-            np.asarray(Image.fromarray(picture[..., 0]).resize((width, height), FILTERS[self._name]))
+            np.asarray(Image.fromarray(picture[..., 0]).resize((width, height), self._filter))
             for picture in pictures.astype("float32")
         ]
         return np.stack(large)[..., None]
