@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,11 +16,13 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data import preparing
     from loupe.data.sources import short_name
 
+    started = time.perf_counter()
     photos = preparing.listed(settings)
     with ThreadPoolExecutor(1) as meanwhile:  # MLflow takes seconds to start, and the workers have the photos
         opening = meanwhile.submit(_open_store)
         dataset = preparing.prepare(settings, photos)
         pictures = _pictures(dataset)
+        seconds = time.perf_counter() - started
         opening.result()
     from loupe.tracking import runs
 
@@ -29,7 +32,7 @@ def run(settings: Preprocess) -> Dataset:
         runs.log_file(dataset.folder / MANIFEST)
         runs.log_json(dataset.settings, "settings.json")
         numbers = {f"{name}/{key}": value for name, of in dataset.statistics.items() for key, value in of.items()}
-        runs.log_metrics({**counts, **numbers})
+        runs.log_metrics({**counts, **numbers, "preparing_seconds": seconds})
         for picture in pictures:
             runs.log_file(picture)
         runs.log_tags({"loupe.folder": str(dataset.folder.resolve())})

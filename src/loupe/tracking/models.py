@@ -74,20 +74,13 @@ def find(model: str, scale: Fraction) -> Found | None:
         if version is None:
             return None
         return Found(f"models:/{version.name}@{CHAMPION} (version {version.version})", version.source, version.run_id)
-    if model.startswith("runs:/"):
-        run_id = model.removeprefix("runs:/").split("/")[0]
-        try:
-            mlflow.get_run(run_id)
-            mlflow.models.get_model_info(model)
-        except MlflowException as error:
-            raise UsageError(f"model: no model {model!r}: {str(error).splitlines()[0]}") from None
-        return Found(model, model, run_id)
-    if model.startswith("models:/"):
+    if model.startswith(("runs:/", "models:/")):
         try:
             info = mlflow.models.get_model_info(model)
+            name = mlflow.get_run(info.run_id).info.run_name
         except MlflowException as error:
             raise UsageError(f"model: no model {model!r}: {str(error).splitlines()[0]}") from None
-        return Found(model, model, info.run_id)
+        return Found(f"{name} ({model})", model, info.run_id)
     if Path(model).is_file():
         return Found(model, model)
     raise UsageError(f"model: must be champion, a registry or run URI, a file or a baseline, got {model!r}")
