@@ -113,8 +113,9 @@ def test_the_same_call_again_changes_nothing(photo_folder, preprocess):
 
 
 def test_the_same_call_again_starts_no_cluster(photo_folder, preprocess):
-    prepare(preprocess(source=str(photo_folder)))
-    prepare(preprocess(source=str(photo_folder), scheduler="tcp://127.0.0.1:9"))
+    first = prepare(preprocess(source=str(photo_folder)))
+    again = prepare(preprocess(source=str(photo_folder), scheduler="tcp://127.0.0.1:9"))  # nobody answers there
+    assert again.folder == first.folder
 
 
 @pytest.mark.parametrize("crop", ["tiles", "random"])

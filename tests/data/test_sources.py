@@ -143,9 +143,9 @@ def test_a_compressed_tar_is_refused(listed, tmp_path, crops, write_tar, mode):
 
 def test_a_file_that_is_no_tar_is_refused(listed, tmp_path):
     (tmp_path / "photos.tar").write_bytes(b"")
-    refused(listed, tmp_path / "photos.tar")
+    assert "photos.tar" in refused(listed, tmp_path / "photos.tar")
     (tmp_path / "photos.tar").write_text("no tar at all" * 100)
-    refused(listed, tmp_path / "photos.tar")
+    assert "photos.tar" in refused(listed, tmp_path / "photos.tar")
 
 
 SECOND_HEADER = 512 + 2048  # of a tar whose first file has 1537 to 2048 bytes

@@ -1,0 +1,210 @@
+"""Frozen settings of each step: a field's name, default, range and meaning stand here and nowhere else.
+
+Flags, MLflow params, MLproject and sweep files follow from these classes or are tested against them.
+`train` is a union: its class is put together from one network and, where the network is trained by
+steps, one optimizer (`variants`), so that a field of another network or optimizer is refused.
+"""
+
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import ValidationError, model_validator
+
+from loupe.config.base import Prepares, Settings, SettingsError, choices_of
+from loupe.config.variants import (
+    DEFAULT_PATCHES,
+    NETWORKS,
+    OPTIMIZERS,
+    TRAINED_SCALES,
+    Adadelta,
+    Adam,
+    Adamw,
+    Convolutional,
+    Optimizer,
+    Perceptron,
+    Ridge,
+    Rmsprop,
+    Sgd,
+    Train,
+    Trained,
+    owners,
+    train_class,
+)
+from loupe.fields import Categories, Count, Quality, Scale, Scales, Sources, Text, Unset, field, text_of
+
+__all__ = [
+    "DEFAULT_PATCHES",
+    "NETWORKS",
+    "OPTIMIZERS",
+    "STEPS",
+    "TRAINED_SCALES",
+    "Adadelta",
+    "Adam",
+    "Adamw",
+    "Convolutional",
+    "Evaluate",
+    "Main",
+    "Optimizer",
+    "Pairing",
+    "Perceptron",
+    "Prepares",
+    "Preprocess",
+    "Register",
+    "Ridge",
+    "Rmsprop",
+    "Settings",
+    "SettingsError",
+    "Sgd",
+    "Train",
+    "Trained",
+    "Upscale",
+    "choices_of",
+    "owners",
+    "settings_of",
+    "train_class",
+]
+
+Luminance = Literal["rec601", "rec709", "relative"]
+Crop = Literal["centre", "fit", "tiles", "random"]
+Filter = Literal["lanczos", "bicubic", "box"]
+
+
+class Pairing(Settings):
+    """How labels are cut from photos and shrunk to inputs."""
+
+    crop: Annotated[Crop | None, Unset] = field(
+        None,
+        "label_size pixels from the middle (centre); shorter side to label_size first (fit); all labels that "
+        "fit side by side (tiles); `crops` a photo, half of them from the photo shrunk first (random)",
+        rule="centre, fit, tiles or random; tiles for sample and centre for others, where it is not given",
+    )
+    crops: int = field(6, "labels a photo of crop=random", ge=1, le=1000)
+    label_size: int = field(150, "side of a label, in pixels", ge=6, le=4096)
+    shrink: Filter = field("lanczos", "filter that makes the input from the label")
+    recompress: Quality = field(
+        None, "JPEG quality that labels and inputs go through (the study: 75)", rule="none or 1..95"
+    )
+    DEPENDS = {"crops": ("crop", "random")}
+
+
+class Preprocess(Prepares, Pairing):
+    """Turn sources of photos into a prepared dataset."""
+
+    STEP = "preprocess"
+    SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
+    source: Sources = field(
+        ("sample",), "photos: sample, caltech256, a tar, a folder; several", rule="comma-separated"
+    )
+    categories: Categories = field((), "only these category folders", rule="all, or names, comma-separated")
+    limit: Count = field(None, "only so many photos, those of the smallest content hashes", rule="none or >= 1")
+    scales: Scales = field(
+        TRAINED_SCALES, "a set of inputs for each, made from the same labels", rule="ratios such as 3:2,2:1"
+    )
+    luminance: Luminance = field("rec601", "how grey is made of colour; relative weighs in linear light")
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> "Preprocess":
+        for scale in self.scales:
+            if self.label_size % scale.numerator:
+                raise ValueError(
+                    f"label_size: must be a multiple of {scale.numerator} for scale {text_of(scale)}, "
+                    f"got {self.label_size}"
+                )
+        return self
+
+
+class Evaluate(Prepares, Pairing):
+    """Score a model and the baselines on a dataset, or on a folder of photos."""
+
+    STEP = "evaluate"
+    model: str = field(
+        "champion",
+        "registry URI, run URI, file, or a baseline's name; without a champion yet, ridge is scored",
+    )
+    scale: Scale = field(Fraction(3, 2), "of the champion or baseline", rule="3:2, 2:1 or 3:1")
+    dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
+    split: Literal["test", "validation", "train", "all"] = field("test", "photos of the dataset to score on")
+    photos: Text = field(None, "score on this folder or tar instead, cut as crop says", rule="none or a path")
+    luminance: Annotated[Luminance | None, Unset] = field(
+        None, "of the photos", rule="rec601, rec709 or relative; the model's, where it is not given"
+    )
+    limit: Count = field(None, "only so many photos, those of the smallest content hashes", rule="none or >= 1")
+    recompose: Literal["concatenate", "gaussian"] = field(
+        "concatenate", "side by side (the study), or overlapping and weighed by a Gaussian (its wish)"
+    )
+    protocol: Literal["photos", "study-patches"] = field(
+        "photos", "whole pictures; study-patches: one random patch a photo, 20 draws"
+    )
+    out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
+    SMOKE = {"limit": 6}
+
+    @property
+    def pairing(self) -> dict[str, Any]:
+        """The fields that only photos, not a dataset, are cut by."""
+        return {name: getattr(self, name) for name in Pairing.model_fields if name not in Settings.model_fields}
+
+
+class Register(Prepares):
+    """Make a run's model a version of its scale's registered model; it becomes champion if it wins."""
+
+    STEP = "register"
+    run: str = field("best", "a train run's id, or best: of all of the scale (but smoke ones), the lowest mae")
+    scale: Scale = field(Fraction(3, 2), "whose best run, where none is named", rule="3:2, 2:1 or 3:1")
+
+
+class Upscale(Prepares):
+    """Enlarge a photo 1.5 times: luminance by the champion, chroma by Lanczos."""
+
+    STEP = "upscale"
+    photo: str = field("sample", "the file to enlarge; sample is a bundled photo")
+    out: str = field("upscaled.png", "the file to write; its suffix is the format")
+    model: str = field(
+        "champion", "registry URI, .onnx file, or a baseline's name; without a champion yet, ridge enlarges"
+    )
+
+
+class Main(Prepares):
+    """Prepare, train, compare, register, enlarge: the whole job, as nested runs under one."""
+
+    STEP = "main"
+    dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
+    threads: int = field(0, "cores that train; 0 is all", ge=0, le=1024)
+    out: str = field("upscaled.png", "the enlarged photo")
+
+
+STEPS: dict[str, type[Settings]] = {
+    step.STEP: step for step in (Main, Preprocess, Train, Evaluate, Register, Upscale)
+}
+
+
+def settings_of(step: str, given: dict[str, Any]) -> Any:
+    """Check what was given for a step, whole, before anything is read or started.
+
+    Args:
+        step: a key of STEPS.
+        given: field -> text or value; what is not given takes its default.
+
+    Raises:
+        SettingsError: naming the field, the rule and the value.
+    """
+    settings = STEPS[step]
+    if step == "train":
+        settings = train_class(str(given.get("network", "convolutional")), given.get("optimizer"))
+    try:
+        return settings.model_validate(given)
+    except ValidationError as error:
+        raise SettingsError(_line(error, step)) from None
+
+
+def _line(error: ValidationError, step: str) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        elsewhere = owners(name) if step == "train" else []
+        if elsewhere:
+            return f"{name}: is a field of {' and '.join(elsewhere)} only, got {text_of(first['input'])!r}"
+        return f"{name}: is no field of {step}; `loupe {step} --help` lists them"
+    rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if first["type"] == "literal_error":
+        rule = f"must be one of {first['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
+    return f"{name}: {rule}, got {text_of(first['input'])!r}" if name else rule

@@ -1,0 +1,85 @@
+"""What all settings share: frozen, checked whole, changed by defaults and by `smoke`, told as texts."""
+
+from copy import copy
+from typing import Any, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from loupe.errors import UsageError
+from loupe.fields import Text, field, is_true, text_of
+
+
+class SettingsError(UsageError):
+    """A setting is unknown, out of range or at odds with another; its text is one line for the user."""
+
+
+class Settings(BaseModel):
+    """What every step takes. Subclasses change defaults by DEFAULTS, and name their `smoke` sizes in SMOKE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    STEP: ClassVar[str] = ""
+    DEFAULTS: ClassVar[dict[str, Any]] = {}
+    SMOKE: ClassVar[dict[str, Any]] = {}
+    # field -> (the field that it depends on, the value under which it means something)
+    DEPENDS: ClassVar[dict[str, tuple[str, Any]]] = {}
+
+    smoke: bool = field(False, "shrink the step to seconds, to see that it works; fields given stay as given")
+    quiet: bool = field(False, "print nothing but errors")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        changed: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            changed |= vars(base).get("DEFAULTS", {})
+        for name in changed.keys() & cls.model_fields.keys():
+            cls.model_fields[name] = copy(cls.model_fields[name])
+            cls.model_fields[name].default = changed[name]
+        cls.model_rebuild(force=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shrink(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if is_true(given.get("smoke", False)):
+            sizes: dict[str, Any] = {}
+            for base in reversed(cls.__mro__):
+                sizes |= vars(base).get("SMOKE", {})
+            return {name: value for name, value in sizes.items() if name in cls.model_fields} | given
+        return given
+
+    @model_validator(mode="after")
+    def _refuse_without_effect(self) -> "Settings":
+        for name, other in self._without_effect().items():
+            if name in self.model_fields_set:
+                raise ValueError(
+                    f"{name}: has no effect with {other}={text_of(getattr(self, other))}, "
+                    f"got {text_of(getattr(self, name))}"
+                )
+        return self
+
+    def _without_effect(self) -> dict[str, str]:
+        depends: dict[str, tuple[str, Any]] = {}
+        for base in type(self).__mro__:
+            depends |= vars(base).get("DEPENDS", {})
+        return {name: other for name, (other, value) in depends.items() if getattr(self, other) != value}
+
+    def texts(self) -> dict[str, str]:
+        """Each field that has an effect as its one text, as flags and MLflow params show it."""
+        dropped = {"quiet", *self._without_effect()}
+        return {name: text_of(value) for name, value in self if name not in dropped}
+
+
+class Prepares(Settings):
+    """A step that reads a prepared dataset, and prepares it first where it does not exist yet."""
+
+    data_dir: str = field("data", "folder of the prepared datasets and downloads")
+    scheduler: Text = field(
+        None, "Dask scheduler, tcp://host:port; none starts one on all cores", rule="none or an address"
+    )
+    seed: int = field(0, "all randomness derives from it", ge=0, lt=2**31)
+
+
+def choices_of(annotation: Any) -> tuple[Any, ...]:
+    """The values of a choice field, () for others; `Crop | None` has the values of `Crop`."""
+    if getattr(annotation, "__origin__", None) is Literal:
+        return get_args(annotation)
+    return tuple(choice for part in get_args(annotation) for choice in choices_of(part))
