@@ -25,11 +25,16 @@ def baselines(pairs: Pairs, ridge: np.ndarray, luminance: str) -> dict[str, Enla
     return methods | {"ridge": RidgeEnlarger(ridge, pairs.scale, luminance)}
 
 
-def score(methods: Mapping[str, Enlarger], pairs: Pairs, recompose: str = "concatenate") -> pd.DataFrame:
+def score(
+    methods: Mapping[str, Enlarger],
+    pairs: Pairs,
+    recompose: str = "concatenate",
+    names: tuple[str, ...] = metrics.SCORES,
+) -> pd.DataFrame:
     """Score methods on whole pictures.
 
     Returns:
-        Columns path, photo (content hash), image (its number), method, mae, psnr, ssim, mse.
+        Columns path, photo (content hash), image (its number), method, and the scores named.
     """
     tables, start = [], 0
     for inputs, labels in pairs.batches(16):
@@ -43,7 +48,7 @@ def score(methods: Mapping[str, Enlarger], pairs: Pairs, recompose: str = "conca
                         "photo": [row["sha256"] for row in rows],
                         "image": range(start, start + len(inputs)),
                         "method": name,
-                        **metrics.scores(large, labels),
+                        **metrics.scores(large, labels, names),
                     }
                 )
             )

@@ -46,7 +46,17 @@ def ssim(pictures: np.ndarray, labels: np.ndarray) -> np.ndarray:
     )
 
 
-def scores(pictures: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """All of SCORES of each picture, clipped to [-1, 1] first; (n, height, width, 1) to name -> (n,)."""
+def scores(pictures: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCORES) -> dict[str, np.ndarray]:
+    """Scores, all or those named, of each picture, clipped to [-1, 1] first.
+
+    Args:
+        pictures: (n, height, width, 1).
+        labels: likewise, in [-1, 1].
+        names: of SCORES.
+
+    Returns:
+        name -> (n,).
+    """
     clipped = np.clip(pictures, -1, 1)
-    return {score.__name__: score(clipped, labels) for score in (mae, psnr, ssim, mse)}
+    known = {"mae": mae, "psnr": psnr, "ssim": ssim, "mse": mse}
+    return {name: known[name](clipped, labels) for name in names}

@@ -98,7 +98,7 @@ def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, An
     from loupe import evaluation
 
     name, face = defender
-    table = evaluation.score({"challenger": challenger, "defender": face}, pairs)
+    table = evaluation.score({"challenger": challenger, "defender": face}, pairs, names=("mae",))
     difference, photos = evaluation.paired(table, "challenger", "defender")
     low, high = evaluation.interval(difference, photos)
     mean, count = float(difference.mean()), len(set(photos))

@@ -160,16 +160,16 @@ def _logged(
     runs.log_metrics(metrics_of(summary))
     runs.log_table(table, "test.json")
     runs.log_json(summary, "test-summary.json")
-    chosen = evaluation.summarise(evaluation.score({"model": enlarger, **others}, val))
-    if not points:
-        runs.log_metrics({f"val/{score}": chosen["model"][score] for score in ("mse", "mae", "psnr", "ssim")}, 0)
+    on_validation = evaluation.score({"model": enlarger, **others}, val, names=("mse", "mae", "psnr"))
+    chosen = on_validation.groupby("method")[["mse", "mae", "psnr"]].mean()
+    if points:
+        runs.log_figure(figures.learning_curves(points, chosen["mae"].drop("model").to_dict()), "curves.png")
     else:
-        lines = {name: means["mae"] for name, means in chosen.items() if name != "model"}
-        runs.log_figure(figures.learning_curves(points, lines), "curves.png")
+        runs.log_metrics({f"val/{name}": value for name, value in chosen.loc["model"].items()}, 0)
     runs.log_figure(figures.prediction_rows(enlarger, test), "predictions.png")
     models.log_keras_model(model, enlarger.geometry)
     say(evaluation.as_text(summary), settings.quiet)
-    return summary, chosen["model"]["mae"]
+    return summary, float(chosen.loc["model", "mae"])
 
 
 def metrics_of(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
