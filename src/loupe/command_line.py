@@ -86,6 +86,10 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         return _complain(f"loupe {step}", str(error), 2)
     except (LoupeError, OSError) as error:
         return _complain(f"loupe {step}", str(error) or type(error).__name__, 1)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("mlflow", "distributed", "sqlalchemy"):
+            raise  # a fault of ours
+        return _complain(f"loupe {step}", str(error).splitlines()[0], 1)
     except KeyboardInterrupt:
         return _complain(f"loupe {step}", "interrupted", 130)
     return 0

@@ -57,7 +57,7 @@ def score(
 
 
 def score_patches(methods: Mapping[str, Enlarger], pairs: Pairs, seed: int) -> pd.DataFrame:
-    """The study's protocol: one random patch of each picture, at any offset, enlarged alone; 20 draws.
+    """The study's protocol: one random patch of each photo, at any offset, enlarged alone; 20 draws.
 
     A patch is the model's own block where that is 8 pixels or more, else the study's size for the scale.
 
@@ -66,7 +66,7 @@ def score_patches(methods: Mapping[str, Enlarger], pairs: Pairs, seed: int) -> p
     """
     first = next(iter(methods.values())).geometry
     side = first.q if first.q >= 8 else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
-    patches = Patches(pairs, side, "any", augment=False, seed=seed)
+    patches = Patches(pairs.one_a_photo(), side, "any", augment=False, seed=seed)
     rows = []
     for draw in range(DRAWS):
         inputs, labels = patches.one_of_each(draw)
@@ -111,8 +111,11 @@ def interval(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> tuple[flo
     names, index = np.unique(photos, return_inverse=True)
     sums = np.bincount(index, weights=values)
     counts = np.bincount(index)
-    draws = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
-    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(len(names), size=len(names))
+        means.append(sums[drawn].sum() / counts[drawn].sum())
     low, high = np.percentile(means, [LOW, HIGH])
     return float(low), float(high)
 

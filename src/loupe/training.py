@@ -78,8 +78,7 @@ def fit(
     Raises:
         LoupeError: the loss is no longer a number.
     """
-    side, count = pictures_of_a_step(settings, Geometry.of_name(model.name), train.sides[0])
-    patches = Patches(train, side, settings.crops, settings.augment, settings.seed)
+    patches, count = patches_of(settings, train, Geometry.of_name(model.name))
     compile_model(model, settings)
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     progress, best = _start(model, resume)
@@ -119,6 +118,12 @@ def pictures_of_a_step(settings: Trained, geometry: Geometry, input_side: int) -
         return settings.crop, settings.batch_size
     blocks = max(1, min(BLOCKS_A_SIDE, input_side // geometry.q)) if geometry.halo else 1
     return geometry.q * blocks, max(1, settings.batch_size // blocks**2)
+
+
+def patches_of(settings: Trained, train: Pairs, geometry: Geometry) -> tuple[Patches, int]:
+    """What training pictures are drawn from, and how many a step; raises UsageError where they do not fit."""
+    side, count = pictures_of_a_step(settings, geometry, train.sides[0])
+    return Patches(train, side, settings.crops, settings.augment, settings.seed), count
 
 
 def compile_model(model: keras.Model, settings: Trained) -> None:

@@ -38,28 +38,41 @@ class OnnxEnlarger:
         return np.asarray(self._session.run(None, {self._input: pictures})[0])
 
 
-def upscale(model: Enlarger, photo: Path, out: Path) -> tuple[int, int]:
-    """Enlarge a photo by the model's scale and write it; the file gets its name only when it is whole.
+def format_of(out: Path) -> str:
+    """The format that the suffix of a file to write names; raises UsageError for what cannot be written."""
+    Image.init()
+    format_name = Image.registered_extensions().get(out.suffix.lower(), "")
+    if format_name not in Image.SAVE:
+        raise UsageError(f"out: must end in the suffix of an image format, such as .png or .jpg, got {str(out)!r}")
+    if not out.resolve().parent.is_dir():
+        raise UsageError(f"out: must lie in a folder that exists, got {str(out)!r}")
+    return format_name
+
+
+def read(photo: Path, out: Path) -> Image.Image:
+    """Read a photo that is to be written as `out`; raises UsageError where either is of no use."""
+    format_name = format_of(out)
+    if not photo.is_file():
+        raise UsageError(f"photo: must be a file that exists, got {str(photo)!r}")
+    try:
+        image = open_photo(photo)
+    except PhotoError as error:
+        raise UsageError(f"photo: {str(photo)!r} cannot be used: {error}") from None
+    if format_name == "JPEG" and image.mode in ("LA", "RGBA"):
+        raise UsageError(f"out: {out.suffix} has no transparency, which {str(photo)!r} has; use .png or .webp")
+    return image
+
+
+def upscale(model: Enlarger, image: Image.Image, out: Path) -> tuple[int, int]:
+    """Enlarge what `read` gave by the model's scale and write it; it gets its name only when it is whole.
 
     Grey stays grey; alpha is enlarged by Lanczos. The suffix of `out` is the format.
 
     Returns:
         Width and height of the result.
-
-    Raises:
-        UsageError: the photo cannot be read, or the suffix is of no format that can be written.
     """
-    Image.init()
-    format_name = Image.registered_extensions().get(out.suffix.lower())
-    if format_name not in Image.SAVE:
-        raise UsageError(f"out: must end in the suffix of an image format, such as .png or .jpg, got {str(out)!r}")
-    try:
-        image = open_photo(photo)
-    except PhotoError as error:
-        raise UsageError(f"photo: {str(photo)!r} cannot be used: {error}") from None
+    format_name = format_of(out)
     large = enlarged(model, image)
-    if format_name == "JPEG" and large.mode in ("LA", "RGBA"):
-        raise UsageError(f"out: {out.suffix} has no transparency, which {str(photo)!r} has; use .png or .webp")
     partial = out.with_name(f".{out.name}.{os.getpid()}.part")
     options = {"PNG": {"compress_level": 1}, "JPEG": {"quality": 95, "subsampling": 0}}.get(format_name, {})
     try:

@@ -77,6 +77,8 @@ def test_a_killed_run_is_closed_by_the_next_start_and_a_terminated_one_by_itself
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         process = started(tmp_path, *arguments)
         run = wait_for_checkpoint(tmp_path, process, after=0)
+        if number == signal.SIGKILL:
+            loupe("train", "--resume", run.info.run_id, cwd=tmp_path, status=2)  # it is still running
         os.kill(process.pid, number)
         process.wait(60)
         store(tmp_path).delete_tag(run.info.run_id, "loupe.checkpoint")

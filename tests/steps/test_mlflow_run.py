@@ -59,11 +59,15 @@ def test_every_entry_point_runs_bare_under_the_local_environment(clone, tmp_path
 
 def test_fields_that_the_project_file_does_not_list_are_taken_and_text_of_numbers_may_differ(clone, tmp_path):
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    given = ["-P", "smoke=true", "-P", "network=perceptron", "-P", "learning_rate=1e-2", "-P", "augment=False"]
+    given = ["-P", "smoke=True", "-P", "network=perceptron", "-P", "learning_rate=1e-2", "-P", "scale=2"]
     run("mlflow", "run", ".", "-e", "train", "--env-manager", "local", *given, cwd=clone, **store)
-    params = newest(tmp_path).data.params
-    assert float(params["learning_rate"]) == 0.01
-    assert params["hidden"] == "32,16"
+    found = newest(tmp_path).data
+    assert float(found.params["learning_rate"]) == 0.01
+    assert found.params["hidden"] == "32,16"
+    assert (found.tags["loupe.scale"], found.tags["loupe.smoke"]) == ("2:1", "true")
+    run("mlflow", "run", ".", "-e", "register", "--env-manager", "local", "-P", "scale=2", "-P", "smoke=true",
+        cwd=clone, **store)  # fmt: skip
+    assert newest(tmp_path).data.tags["loupe.version"] == "models:/loupe-2x/1"
 
 
 def test_bad_usage_under_mlflow_run_leaves_no_run_open(clone, tmp_path):

@@ -137,6 +137,16 @@ class Evaluate(Prepares, Pairing):
     )
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     SMOKE = {"limit": 6}
+    DEPENDS = {"recompose": ("protocol", "photos")}
+
+    @model_validator(mode="after")
+    def _photos_or_dataset(self) -> "Evaluate":
+        cut = {"crop", "crops", "label_size", "luminance", "shrink", "recompress"} & self.model_fields_set
+        if self.photos is None and cut:
+            raise ValueError(f"{min(cut)}: is of photos; a dataset was cut when it was prepared")
+        if self.photos is not None and {"dataset", "split"} & self.model_fields_set:
+            raise ValueError("photos: is scored instead of a dataset; give photos, or dataset and split")
+        return self
 
     @property
     def pairing(self) -> dict[str, Any]:

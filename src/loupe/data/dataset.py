@@ -160,10 +160,22 @@ class Pairs:
     def spread(self, limit: int) -> "Pairs":
         """Up to `limit` of the pairs, evenly spread over their order."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
-        rows, inputs, labels = (
-            [whole[index] for index in chosen] for whole in (self.rows, self._inputs, self._labels)
+        return self._chosen(list(chosen))
+
+    def one_a_photo(self) -> "Pairs":
+        """The first pair of each photo."""
+        first: dict[str, int] = {}
+        for index, row in enumerate(self.rows):
+            first.setdefault(row["sha256"], index)
+        return self._chosen(list(first.values()))
+
+    def _chosen(self, indices: list[int]) -> "Pairs":
+        return Pairs(
+            [self.rows[index] for index in indices],
+            [self._inputs[index] for index in indices],
+            [self._labels[index] for index in indices],
+            self.scale,
         )
-        return Pairs(rows, inputs, labels, self.scale)
 
 
 def input_name(scale: Fraction) -> str:

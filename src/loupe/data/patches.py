@@ -24,7 +24,7 @@ class Patches:
 
     def __init__(self, pairs: Pairs, side: int, crops: str, augment: bool, seed: int) -> None:
         if side > pairs.sides[0]:
-            raise UsageError(f"training pictures of {side} pixels do not fit into inputs of {pairs.sides[0]}")
+            raise UsageError(f"patch, crop: must be at most the inputs' side of {pairs.sides[0]}, got {side}")
         self._pairs = pairs
         self._side = side
         self._stride = pairs.scale.denominator if crops == "aligned" else 1

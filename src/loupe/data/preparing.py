@@ -58,8 +58,11 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> da
         partial.mkdir(parents=True)
         try:
             _write(settings, photos, digest, partial)
-            if not folder.exists():  # another process may have been faster
+            try:
                 partial.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was faster
+                    raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return dataset.Dataset(folder)
@@ -74,18 +77,23 @@ def _digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     given = settings.texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
         given.pop(name, None)  # they choose the photos, which stand below, or change nothing in the result
+    if all(crop_of(settings, photo) != "random" for photo in photos):
+        given.pop("seed")
     given["scales"] = ",".join(text_of(scale) for scale in sorted(settings.scales))
     key = [VERSION, given, [(photo.path, photo.sha256, crop_of(settings, photo)) for photo in photos]]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder: Path) -> None:
-    step = min(PHOTOS_A_TASK[crop] for crop in {crop_of(settings, photo) for photo in listed})
-    tasks = [listed[start : start + step] for start in range(0, len(listed), step)]
+    tasks: list[list[SourcePhoto]] = []
+    crops: list[str] = []
+    for crop, step in PHOTOS_A_TASK.items():
+        group = [photo for photo in listed if crop_of(settings, photo) == crop]
+        tasks += [group[start : start + step] for start in range(0, len(group), step)]
+        crops += [crop] * (len(tasks) - len(crops))
     rows: list[dict[str, Any]] = []
     shards: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(dataset.input_name, settings.scales)], np.zeros(3))
-    crops = [[crop_of(settings, photo) for photo in task] for task in tasks]
     with _client(settings.scheduler) as client, Bar("preparing photos", len(listed), settings.quiet) as bar:
         from distributed import as_completed
 
@@ -136,12 +144,17 @@ def pairs_in_memory(settings: Preprocess, scale: Fraction) -> dataset.Pairs:
     return dataset.Pairs(rows, inputs, labels, scale)
 
 
+def prepared_folder(settings: Prepares, name: str) -> Path | None:
+    """The folder of a prepared dataset, by its path or by its name in data_dir; None where it is neither."""
+    folders = (Path(name), Path(settings.data_dir) / name)
+    return next((folder for folder in folders if (folder / dataset.MANIFEST).exists()), None)
+
+
 def open_or_prepare(settings: Prepares, name: str) -> dataset.Dataset:
-    """The dataset of a step: a prepared folder, by path or by its name in data_dir, or a source that is
-    prepared with defaults."""
-    for folder in (Path(name), Path(settings.data_dir) / name):
-        if (folder / dataset.MANIFEST).exists():
-            return dataset.Dataset(folder)
+    """The dataset of a step: one that is prepared already, or a source that is prepared with defaults."""
+    folder = prepared_folder(settings, name)
+    if folder is not None:
+        return dataset.Dataset(folder)
     shared = {key: getattr(settings, key) for key in ("data_dir", "scheduler", "seed", "smoke", "quiet")}
     try:
         return prepare(settings_of("preprocess", {"source": name} | shared))
@@ -168,7 +181,7 @@ def _cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[dataset.R
     if photo.reason:
         return replace(row, reason=photo.reason), []
     try:
-        image = photos.open_photo(photo.read())
+        image = photos.open_photo(photo.opened())
         row = replace(row, width=image.width, height=image.height)
         grey = photos.luminance_of(image, settings.luminance)
         return row, pairs.labels_of(grey, settings, crop, settings.seed, photo.sha256)
@@ -177,13 +190,13 @@ def _cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[dataset.R
 
 
 def _make_shard(
-    number: int, listed: list[SourcePhoto], crops: list[str], folder: str, given: dict[str, str]
+    number: int, listed: list[SourcePhoto], crop: str, folder: str, given: dict[str, str]
 ) -> dict[str, Any]:
     """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums."""
     settings = settings_of("preprocess", given)
     rows: list[dict[str, Any]] = []
     labels: list[np.ndarray] = []
-    for photo, crop in zip(listed, crops, strict=True):
+    for photo in listed:
         row, cut = _cut(photo, crop, settings)
         if not cut:
             rows.append(asdict(row))

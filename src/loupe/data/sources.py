@@ -48,11 +48,13 @@ class SourcePhoto:
     sha256: str = ""
     reason: str = ""  # why it cannot be read
 
-    def read(self) -> bytes:
-        """The bytes of the file."""
+    def opened(self) -> Path | bytes:
+        """The file, or its bytes where it is a part of a tar."""
+        if self.size is None:
+            return Path(self.file)
         with open(self.file, "rb") as stream:
             stream.seek(self.offset)
-            return stream.read() if self.size is None else stream.read(self.size)
+            return stream.read(self.size)
 
 
 def list_photos(
@@ -170,6 +172,10 @@ def _is_image(name: str) -> bool:
 
 def _hashed(photo: SourcePhoto) -> SourcePhoto:
     try:
-        return replace(photo, sha256=hashlib.sha256(photo.read()).hexdigest())
+        content = photo.opened()
+        if isinstance(content, bytes):
+            return replace(photo, sha256=hashlib.sha256(content).hexdigest())
+        with content.open("rb") as stream:
+            return replace(photo, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
     except OSError as error:
         return replace(photo, reason=f"cannot be read: {error.strerror or error}")

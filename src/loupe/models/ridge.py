@@ -1,5 +1,6 @@
 """Ridge regression from the pixels around a block of the input to its block of the label."""
 
+import os
 from fractions import Fraction
 
 import keras
@@ -37,7 +38,10 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         x = x.reshape(-1, window * window).astype("float64")
         squares += x.T @ x
         products += x.T @ y
-    return np.linalg.solve(squares, products).astype("float32")
+    try:
+        return np.linalg.solve(squares, products).astype("float32")
+    except np.linalg.LinAlgError:  # alpha 0 on pictures that are all alike
+        return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
 def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
@@ -45,7 +49,7 @@ def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
         weights = fit(dataset.pairs("train", scale))
-        partial = file.with_name(f".{file.name}.part.npy")
+        partial = file.with_name(f".{os.getpid()}.{file.name}")
         np.save(partial, weights)
         partial.rename(file)
     return np.load(file, allow_pickle=False)

@@ -1,6 +1,7 @@
 """A model and the baselines, scored on a dataset or on any folder of photos."""
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from loupe.enlarging import Enlarger
 
 
+# As metrics are called: what `train` logs of the validation split is val/mae, too.
+SPLITS = {"test": "test", "validation": "val", "train": "train", "all": "all"}
+
+
 def run(settings: Evaluate) -> dict[str, Any]:
     """Score, log, print, and write the summary; returns it."""
     from loupe import evaluation, figures
@@ -29,6 +34,9 @@ def run(settings: Evaluate) -> dict[str, Any]:
 
     if settings.out and not Path(settings.out).resolve().parent.is_dir():
         raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
+    if settings.photos and not Path(settings.photos).exists():
+        raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
+    runs.claim()
     shown, model, weights = chosen(settings)
     scale = model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
@@ -47,8 +55,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
         }  # fmt: skip
         runs.log_table(table, "scores.json")
-        runs.log_json(summary, "summary.json")
-        runs.log_metrics(metrics_of(scores, "photos" if settings.photos else settings.split))
+        runs.log_json(_finite(summary), "summary.json")
+        runs.log_metrics(metrics_of(scores, "photos" if settings.photos else SPLITS[settings.split]))
     if settings.out:
         _write(Path(settings.out), summary)
     say(f"{shown} on {where}, {len(pairs)} pictures ({settings.protocol})", settings.quiet)
@@ -101,30 +109,27 @@ def _pictures(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["P
     from loupe.data import preparing
 
     if settings.photos is None:
-        given = {
-            "crop",
-            "label_size",
-            "luminance",
-            "shrink",
-            "recompress",
-            "crops",
-        } & settings.model_fields_set
-        if given:
-            raise UsageError(f"{min(given)}: is of photos; a dataset was cut when it was prepared")
         dataset = preparing.open_or_prepare(settings, settings.dataset)
         return dataset.pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
-    if {"dataset", "split"} & settings.model_fields_set:
-        raise UsageError("photos: is scored instead of a dataset; give photos, or dataset and split")
     cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
     cut |= {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
     return preparing.pairs_in_memory(settings_of("preprocess", cut), scale), str(settings.photos)
 
 
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON has no word for, such as the ssim of tiny pictures."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _write(out: Path, summary: dict[str, Any]) -> None:
     partial = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        partial.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
         partial.rename(out)
     except OSError as error:
         raise LoupeError(f"out: {str(out)!r} cannot be written: {error.strerror}") from None

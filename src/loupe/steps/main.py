@@ -18,16 +18,19 @@ TRAINED: tuple[dict[str, Any], ...] = (
 
 def run(settings: Main) -> None:
     """Run every step as a nested run under one, and tell what came out."""
+    from loupe import upscaling
     from loupe.data import preparing
     from loupe.steps import evaluate, preprocess, register, train, upscale
     from loupe.tracking import runs
 
+    upscaling.format_of(Path(settings.out))
     shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
     prepared = settings_of("preprocess", {"source": settings.dataset} | shared)
-    if not (Path(settings.dataset) / "manifest.parquet").exists():
-        preparing.listed(prepared)  # a source that is not there is refused before anything starts
+    there = preparing.prepared_folder(settings, settings.dataset)
+    if there is None:  # a source that is not there is refused before anything starts
+        preparing.listed(prepared)
     with runs.step_run(settings, f"main {settings.dataset}"):
-        dataset = _dataset(settings, prepared, preprocess)
+        dataset = str(there or preprocess.run(prepared).folder)
         trained = [
             train.run(settings_of("train", {"dataset": dataset, "threads": settings.threads} | given | shared))
             for given in TRAINED
@@ -49,12 +52,6 @@ def run(settings: Main) -> None:
              for result in trained for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
     say(_report(settings, scores, trained, best, verdict, out, dataset), settings.quiet)
-
-
-def _dataset(settings: Main, prepared: Any, preprocess: Any) -> str:
-    if (Path(settings.dataset) / "manifest.parquet").exists():
-        return settings.dataset
-    return str(preprocess.run(prepared).folder)
 
 
 def _report(

@@ -35,18 +35,18 @@ def run(settings: Register) -> Verdict:
     from loupe.models import KerasEnlarger
     from loupe.tracking import models, runs
 
+    runs.claim()
     best = runs.best_run(text_of(settings.scale), settings.smoke) if settings.run == "best" else settings.run
     challenger = runs.run_of(best, "run")
     if challenger.data.tags.get("loupe.step") != "train" or challenger.info.status != "FINISHED":
         raise UsageError(f"run: {best} is no finished train run")
-    scale = scale_of(challenger.data.params["scale"])
-    tags = challenger.data.tags
-    dataset = preparing.reopen(
-        settings, tags["loupe.dataset"], tags["loupe.digest"], challenger.data.params["dataset"]
-    )
+    given, tags = runs.settings_of(challenger), challenger.data.tags
+    scale = scale_of(given["scale"])
+    dataset = preparing.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], given["dataset"])
     model = models.load_keras(models.Found(best, f"runs:/{best}/model", best))
     enlarger = KerasEnlarger(model)
     champion = models.champion(scale)
+    again = champion is not None and champion.run_id == best
     with (
         runs.step_run(settings, f"register {challenger.info.run_name}"),
         tempfile.TemporaryDirectory() as folder,
@@ -69,8 +69,9 @@ def run(settings: Register) -> Verdict:
             "onnx": kept,
             "onnx_difference": f"{difference:.1e}",
         }
-        version = models.register(best, scale, description, facts | verdict["tags"])
-        again = champion is not None and champion.run_id == best
+        if champion is not None and given["smoke"] == "true":
+            verdict["won"] = False  # what was trained for seconds takes no champion's place
+        version = models.register(best, scale, description, facts | ({} if again else verdict["tags"]))
         if verdict["won"] and not again:
             models.promote(scale, version.version)
         runs.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **verdict["tags"]})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from loupe.data.dataset import Dataset
+    from loupe.data.dataset import Dataset, Pairs
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,17 @@ class Result:
 
 def run(settings: Train) -> Result:
     """Train, keep what was best on validation, and log it beside the baselines."""
-    if settings.threads:  # read by TensorFlow when it is first imported
-        os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.data import preparing
-    from loupe.models import ridge
     from loupe.tracking import runs
 
+    runs.claim()
     if settings.resume:
         settings = continued(settings)
+    if settings.threads:  # read by TensorFlow when it is first imported
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
+    from loupe.models import ridge
+
+    if settings.resume:
         before = runs.run_of(str(settings.resume), "resume").data
         checkpoint = runs.load_checkpoint(str(settings.resume))
         dataset = preparing.reopen(
@@ -50,14 +53,14 @@ def run(settings: Train) -> Result:
     test = dataset.pairs("test", settings.scale)
     started = time.perf_counter()
     weights = ridge.kept(dataset, settings.scale)
-    model = network(settings, dataset, weights)
+    model = network(settings, train, dataset.settings["luminance"], weights)
     fitted = time.perf_counter() - started
     with runs.step_run(settings, describe(settings), settings.resume) as run_id:
         runs.log_dataset(dataset, "training")
         runs.log_array(weights, _ridge_file(settings))
         points = _fitted(model, settings, train, validation, checkpoint)
         seconds = points.pop() or fitted
-        summary, best_mae = _logged(model, settings, dataset, weights, points, test, validation)
+        summary, best_mae = _logged(model, settings, dataset, weights, points, (train, validation, test))
         runs.log_metrics({"val/best_mae": best_mae, "training_seconds": seconds})
         runs.drop_checkpoint()
     say(
@@ -75,18 +78,19 @@ def continued(settings: Train) -> Any:
     """
     from loupe.tracking import runs
 
-    before = runs.run_of(str(settings.resume), "resume").data
-    if before.tags.get("loupe.step") != "train":
+    run = runs.run_of(str(settings.resume), "resume")
+    if run.data.tags.get("loupe.step") != "train":
         raise UsageError(f"resume: run {settings.resume} is no train run")
+    if run.info.status == "RUNNING" and runs.is_alive(run.data.tags):
+        raise UsageError(f"resume: run {settings.resume} is still running")
+    before = runs.settings_of(run)
     free = {"resume", "data_dir", "scheduler", "quiet"}
     given = {name: text_of(getattr(settings, name)) for name in settings.model_fields_set}
     for name in sorted(given.keys() - free):
         default = type(settings).model_fields[name].default
-        if given[name] not in (before.params.get(name), text_of(default)):
-            raise UsageError(
-                f"{name}: run {settings.resume} was started with {before.params.get(name)}, got {given[name]}"
-            )
-    old = {name: value for name, value in before.params.items() if name not in free}
+        if given[name] not in (before.get(name), text_of(default)):
+            raise UsageError(f"{name}: run {settings.resume} was started with {before.get(name)}, got {given[name]}")
+    old = {name: value for name, value in before.items() if name not in free}
     return settings_of("train", old | {name: value for name, value in given.items() if name in free})
 
 
@@ -102,19 +106,24 @@ def describe(settings: Train) -> str:
     return " ".join([settings.network, *chosen, *(["skip"] if settings.skip == "ridge" else [])])
 
 
-def network(settings: Train, dataset: "Dataset", weights: "np.ndarray") -> "keras.Model":
-    """The Keras model of the settings, as it is before training; a ridge is fitted here already."""
+def network(settings: Train, train: "Pairs", luminance: str, weights: "np.ndarray") -> "keras.Model":
+    """The Keras model of the settings, as it is before training; a ridge is fitted here already.
+
+    Raises:
+        UsageError: its training pictures do not fit into the inputs.
+    """
     from loupe import models
     from loupe.models import ridge
 
-    luminance = dataset.settings["luminance"]
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
-            weights = ridge.fit(dataset.pairs("train", settings.scale), settings.alpha)
+            weights = ridge.fit(train, settings.alpha)
         return ridge.build(weights, settings.scale, luminance)
     assert isinstance(settings, Trained)
-    side = dataset.pairs("train", settings.scale).sides[0]
-    return models.build(settings, side, luminance, weights)
+    from loupe import training
+
+    training.patches_of(settings, train, models.geometry(settings, train.sides[0], luminance))
+    return models.build(settings, train.sides[0], luminance, weights)
 
 
 def _ridge_file(settings: Train) -> str:
@@ -145,14 +154,14 @@ def _logged(
     dataset: "Dataset",
     weights: "np.ndarray",
     points: list[Any],
-    test: Any,
-    val: Any,
+    splits: tuple["Pairs", "Pairs", "Pairs"],
 ) -> tuple[dict[str, Any], float]:
     """Log scores beside the baselines, pictures and the model; gives the test summary and validation mae."""
     from loupe import evaluation, figures
     from loupe.models import KerasEnlarger
     from loupe.tracking import models, runs
 
+    train, val, test = splits
     enlarger = KerasEnlarger(model)
     others = evaluation.baselines(test, weights, dataset.settings["luminance"])
     table = evaluation.score({"model": enlarger, **others}, test)
@@ -165,6 +174,10 @@ def _logged(
     if points:
         runs.log_figure(figures.learning_curves(points, chosen["mae"].drop("model").to_dict()), "curves.png")
     else:
+        from loupe import training
+
+        ours = training.whole_scores(enlarger, train, training.TRAIN_PICTURES)
+        runs.log_metrics({f"train/{name}": value for name, value in ours.items()}, 0)
         runs.log_metrics({f"val/{name}": value for name, value in chosen.loc["model"].items()}, 0)
     runs.log_figure(figures.prediction_rows(enlarger, test), "predictions.png")
     models.log_keras_model(model, enlarger.geometry)

@@ -21,13 +21,10 @@ def run(settings: Upscale) -> Path:
 
     photo = bundled_photo() if settings.photo == "sample" else Path(settings.photo)
     out = Path(settings.out)
-    if not photo.is_file():
-        raise UsageError(f"photo: must be a file that exists, got {settings.photo!r}")
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
+    image = upscaling.read(photo, out)
     shown, model = chosen(settings)
     with runs.step_run(settings, f"upscale {photo.name}"):
-        width, height = upscaling.upscale(model, photo, out)
+        width, height = upscaling.upscale(model, image, out)
         runs.log_tags({"loupe.model": shown})
         runs.log_file(out)
     say(f"{out}: {width}x{height}, by {shown}", settings.quiet)

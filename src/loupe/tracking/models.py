@@ -90,18 +90,23 @@ def champion(scale: Fraction) -> Any:
     """The version of the scale's registered model that is champion, or None."""
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED[scale], CHAMPION)
-    except (MlflowException, KeyError):
+    except KeyError:
+        return None
+    except MlflowException as error:  # a server that does not answer is no sign that there is none
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
         return None
 
 
 def artifact(run_id: str | None, name: str, folder: str) -> Path | None:
     """A copy in `folder` of a run's artifact, or None where the run has none of this name."""
+    above = str(Path(name).parent)
     if run_id is None:
         return None
-    try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder))
-    except (MlflowException, OSError):
+    there = mlflow.MlflowClient().list_artifacts(run_id, None if above == "." else above)
+    if name not in [item.path for item in there]:
         return None
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder))
 
 
 def log_onnx(file: Path, run_id: str) -> str:

@@ -1,5 +1,6 @@
 """One step, one MLflow run: opened, filled, and closed with the right state whatever ends it."""
 
+import json
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ from loupe.errors import UsageError
 
 EXPERIMENT = "loupe"
 CHECKPOINT = "loupe.checkpoint"
+SETTINGS = "loupe.settings"
 
 
 @contextmanager
@@ -37,7 +39,8 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     Runs that processes of this machine left open when they died are closed as KILLED first.
 
     Args:
-        settings: of the step; logged whole, but for what `mlflow run` has logged already.
+        settings: of the step; logged whole, but for what `mlflow run` has logged already in its own words:
+            the tag `loupe.settings` has all of them as they were understood.
         name: that a person can tell from others.
         continues: a run to go on with. Outside `mlflow run` it is opened again; a run that `mlflow run`
             made is tagged with it instead.
@@ -50,14 +53,19 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     if not nested:
         open_store()
     reopened = continues if continues and not joined else None
+    if reopened:
+        mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
+    texts = settings.texts()
+    tags = {"loupe.step": settings.STEP, "loupe.commit": commit(), SETTINGS: json.dumps(texts), **_owner()}
+    tags |= {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
+    tags |= {"loupe.continues": continues} if continues else {}
     with _signals_as_exits():
-        run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, log_system_metrics=True)
+        run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, tags=tags, log_system_metrics=True)
         status = RunStatus.FAILED
         try:
-            tags = {"mlflow.runName": name, "loupe.step": settings.STEP, "loupe.commit": commit(), **_owner()}
-            mlflow.set_tags(tags | ({"loupe.continues": continues} if continues else {}))
+            mlflow.set_tag("mlflow.runName", name)  # of a run that was joined, too
             there = mlflow.get_run(run.info.run_id).data.params
-            mlflow.log_params({key: value for key, value in settings.texts().items() if key not in there})
+            mlflow.log_params({key: value for key, value in texts.items() if key not in there})
             yield run.info.run_id
             status = RunStatus.FINISHED
         except (KeyboardInterrupt, SystemExit):
@@ -76,6 +84,20 @@ def open_store() -> None:
     close_orphans()
 
 
+def claim() -> None:
+    """Sign the run that `mlflow run` made before the work starts, so that it is closed if this process dies."""
+    if "MLFLOW_RUN_ID" in os.environ:
+        _find_the_store()
+        for key, value in _owner().items():
+            mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
+
+
+def settings_of(run: Any) -> dict[str, str]:
+    """The settings of a run, field -> text, as they were understood."""
+    found: dict[str, str] = json.loads(run.data.tags.get(SETTINGS, "{}"))
+    return found
+
+
 def close_orphans() -> None:
     """Mark runs as KILLED whose process, on this machine, is gone; another machine's are left alone."""
     host = _owner()["loupe.host"]
@@ -85,7 +107,7 @@ def close_orphans() -> None:
         output_format="list",
     )
     for run in open_runs:
-        if not _is_alive(run.data.tags):
+        if not is_alive(run.data.tags):
             mlflow.MlflowClient().set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
@@ -150,7 +172,7 @@ def log_dataset(dataset: Dataset, context: str) -> None:
 def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
     """Keep a checkpoint with the open run; a tag names the last whole one, the one before makes room."""
     run = mlflow.active_run()
-    before = run.data.tags.get(CHECKPOINT) or mlflow.get_run(run.info.run_id).data.tags.get(CHECKPOINT)
+    before = mlflow.get_run(run.info.run_id).data.tags.get(CHECKPOINT)
     name = f"checkpoint/{step}.npz"
     if before == name:
         return
@@ -197,10 +219,10 @@ def best_run(scale: str, smoke: bool) -> str:
         scale: its text.
         smoke: whether runs that were shrunk by smoke=true count.
     """
-    shrunk = "" if smoke else " and params.smoke = 'false'"
+    shrunk = "" if smoke else " and tags.`loupe.smoke` = 'false'"
     found = mlflow.search_runs(
-        filter_string=f"attributes.status = 'FINISHED' and tags.`loupe.step` = 'train' and params.scale = '{scale}'"
-        + shrunk,
+        filter_string="attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"
+        f" and tags.`loupe.scale` = '{scale}'{shrunk}",
         order_by=["metrics.`val/best_mae` ASC"],
         search_all_experiments=True,
         max_results=1,
@@ -226,9 +248,13 @@ def _owner() -> dict[str, str]:
     }
 
 
-def _is_alive(tags: dict[str, str]) -> bool:
+def is_alive(tags: dict[str, str]) -> bool:
+    """Whether the process that opened a run still lives; of another machine's that cannot be told: it does."""
+    if tags.get("loupe.host") != socket.gethostname():
+        return True
     try:
-        return f"{psutil.Process(int(tags['loupe.pid'])).create_time():.2f}" == tags["loupe.started"]
+        started = psutil.Process(int(tags["loupe.pid"])).create_time()
+        return abs(started - float(tags["loupe.started"])) < 5  # the clock may have been set since
     except (psutil.Error, KeyError, ValueError):
         return False
 
