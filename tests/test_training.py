@@ -261,7 +261,7 @@ def test_a_step_trains_on_so_many_pictures_of_such_a_side(given: dict[str, Any],
 
 
 def test_pictures_that_do_not_fit_into_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
-    with pytest.raises(UsageError, match="34 pixels do not fit into inputs of 32"):
+    with pytest.raises(UsageError, match="32, got 34"):
         Run(photos, CONVOLUTIONAL | {"crop": 34})
 
 
