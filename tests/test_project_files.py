@@ -164,3 +164,13 @@ def test_the_import_rule_sees_imports_everywhere() -> None:
     assert set(imports("loupe.fields", tree)) == {
         "typing", "loupe.training", "loupe.tracking.runs", "loupe.tracking.models",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda file: file.stem)
+def test_a_sweep_file_holds_settings_of_train_and_says_how_to_run_it(file: Path) -> None:
+    text = file.read_text()
+    sweep = tomllib.loads(text)
+    settings = settings_of("train", sweep["train"])
+    assert settings.texts()["network"] == sweep["train"]["network"]
+    for word in ("# Command:", "# Points:", "# Time:", "# Expected:"):
+        assert word in text
