@@ -22,6 +22,7 @@ from loupe.config import (
     settings_of,
     train_class,
 )
+from loupe.config.base import GIVEN
 from loupe.fields import text_of
 
 TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]
@@ -76,11 +77,14 @@ def refusal(step: str, given: dict[str, Any]) -> str:
 
 
 def condition(settings: type[Settings], name: str) -> dict[str, Any]:
-    """What has to be given for a field to have an effect."""
+    """What has to be given for a field to have an effect, and for that field to have one."""
     depends: dict[str, Any] = {}
-    for base in settings.__mro__:
+    for base in reversed(settings.__mro__):
         depends |= vars(base).get("DEPENDS", {})
-    return dict([depends[name]]) if name in depends else {}
+    if name not in depends:
+        return {}
+    other, value = depends[name]
+    return {**condition(settings, other), other: "somewhere" if value is GIVEN else value}
 
 
 @pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)

@@ -142,7 +142,6 @@ CHANGES = {
     "shrink": "box",
     "recompress": "75",
     "label_size": "36",
-    "seed": "1",
     "crop": "fit",
     "scales": "3:2",
     "limit": "5",
@@ -168,6 +167,17 @@ def test_the_digest_changes_with_the_photos_and_their_paths(photo_folder, prepro
     first.with_name("renamed.jpg").unlink()
     digests.append(prepare(settings).digest)
     assert len(set(digests)) == 4
+
+
+def test_the_seed_is_of_random_crops_only(photo_folder, preprocess):
+    source = str(photo_folder)
+    digests = [
+        prepare(preprocess(source=source, crop=crop, seed=seed)).digest
+        for crop in ("centre", "random")
+        for seed in (0, 1)
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_settings_without_effect_on_the_result_keep_the_digest(photo_folder, preprocess, tmp_path):

@@ -8,8 +8,7 @@ import time
 
 import numpy as np
 import pytest
-
-from conftest import all_runs, environment, loupe, store
+from jobs import all_runs, environment, loupe, store
 
 VARIANT = (
     *["train", "--network", "perceptron", "--hidden", "24,16", "--keep_prob", "0.5", "--augment", "true", "--quiet"],

@@ -6,9 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from jobs import all_runs, environment, loupe, store
 from PIL import Image
-
-from conftest import all_runs, environment, loupe, store
 
 pytestmark = pytest.mark.xdist_group("main")  # one process: they share what one main job left
 BASELINES = ("nearest", "bilinear", "bicubic", "lanczos", "ridge")

@@ -9,9 +9,8 @@ import sys
 import time
 
 import pytest
+from jobs import ROOT, all_runs, environment
 from PIL import Image
-
-from conftest import ROOT, all_runs, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow run")]
 

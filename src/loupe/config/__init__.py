@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError, model_validator
 
-from loupe.config.base import Prepares, Settings, SettingsError, choices_of
+from loupe.config.base import GIVEN, Prepares, Settings, SettingsError, choices_of
 from loupe.config.variants import (
     DEFAULT_PATCHES,
     NETWORKS,
@@ -137,16 +137,11 @@ class Evaluate(Prepares, Pairing):
     )
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     SMOKE = {"limit": 6}
-    DEPENDS = {"recompose": ("protocol", "photos")}
-
-    @model_validator(mode="after")
-    def _photos_or_dataset(self) -> "Evaluate":
-        cut = {"crop", "crops", "label_size", "luminance", "shrink", "recompress"} & self.model_fields_set
-        if self.photos is None and cut:
-            raise ValueError(f"{min(cut)}: is of photos; a dataset was cut when it was prepared")
-        if self.photos is not None and {"dataset", "split"} & self.model_fields_set:
-            raise ValueError("photos: is scored instead of a dataset; give photos, or dataset and split")
-        return self
+    DEPENDS = {
+        "recompose": ("protocol", "photos"),
+        **dict.fromkeys(("dataset", "split"), ("photos", None)),  # a dataset was cut when it was prepared
+        **dict.fromkeys(("crop", "label_size", "luminance", "shrink", "recompress"), ("photos", GIVEN)),
+    }
 
     @property
     def pairing(self) -> dict[str, Any]:

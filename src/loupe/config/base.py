@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from loupe.errors import UsageError
 from loupe.fields import Text, field, is_true, text_of
 
+GIVEN = object()
+
 
 class SettingsError(UsageError):
     """A setting is unknown, out of range or at odds with another; its text is one line for the user."""
@@ -20,7 +22,7 @@ class Settings(BaseModel):
     STEP: ClassVar[str] = ""
     DEFAULTS: ClassVar[dict[str, Any]] = {}
     SMOKE: ClassVar[dict[str, Any]] = {}
-    # field -> (the field that it depends on, the value under which it means something)
+    # field -> (the field that it depends on, the value under which it means something; GIVEN: any but none)
     DEPENDS: ClassVar[dict[str, tuple[str, Any]]] = {}
 
     smoke: bool = field(False, "shrink the step to seconds, to see that it works; fields given stay as given")
@@ -58,9 +60,13 @@ class Settings(BaseModel):
 
     def _without_effect(self) -> dict[str, str]:
         depends: dict[str, tuple[str, Any]] = {}
-        for base in type(self).__mro__:
+        for base in reversed(type(self).__mro__):
             depends |= vars(base).get("DEPENDS", {})
-        return {name: other for name, (other, value) in depends.items() if getattr(self, other) != value}
+        return {
+            name: other
+            for name, (other, value) in depends.items()
+            if (getattr(self, other) is None if value is GIVEN else getattr(self, other) != value)
+        }
 
     def texts(self) -> dict[str, str]:
         """Each field that has an effect as its one text, as flags and MLflow params show it."""

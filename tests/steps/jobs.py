@@ -1,13 +1,11 @@
-"""What tests of whole steps share: a folder of their own with a store of its own, and real small photos."""
+"""How tests run whole steps, in folders of their own, and read the stores that those leave."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def environment(**more):
@@ -36,27 +34,3 @@ def all_runs(folder):
     """Every run of the store in a folder, newest first."""
     client = store(folder)
     return client.search_runs([found.experiment_id for found in client.search_experiments()])
-
-
-@pytest.fixture(scope="session")
-def finished_main(tmp_path_factory):
-    """A folder in which `loupe main --smoke true` has run; tests may add runs, not take any away."""
-    folder = tmp_path_factory.mktemp("main")
-    printed = loupe("main", "--smoke", "true", cwd=folder).stdout
-    (folder / "printed.txt").write_text(printed)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """A folder of three real photos in two sub-folders."""
-    import skimage
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("photos")
-    for number, name in enumerate(("coffee.png", "chelsea.png", "rocket.jpg")):
-        (folder / f"{number % 2}").mkdir(exist_ok=True)
-        Image.open(Path(skimage.__file__).parent / "data" / name).resize((160, 120)).save(
-            folder / f"{number % 2}" / name
-        )
-    return folder

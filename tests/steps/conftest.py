@@ -1,0 +1,30 @@
+"""What tests of whole steps share: one finished main job, and real small photos."""
+
+from pathlib import Path
+
+import pytest
+from jobs import loupe
+
+
+@pytest.fixture(scope="session")
+def finished_main(tmp_path_factory):
+    """A folder in which `loupe main --smoke true` has run; tests may add runs, not take any away."""
+    folder = tmp_path_factory.mktemp("main")
+    printed = loupe("main", "--smoke", "true", cwd=folder).stdout
+    (folder / "printed.txt").write_text(printed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of three real photos in two sub-folders."""
+    import skimage
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    for number, name in enumerate(("coffee.png", "chelsea.png", "rocket.jpg")):
+        (folder / f"{number % 2}").mkdir(exist_ok=True)
+        Image.open(Path(skimage.__file__).parent / "data" / name).resize((160, 120)).save(
+            folder / f"{number % 2}" / name
+        )
+    return folder
