@@ -51,7 +51,7 @@ class Trained(Train):
     schedule: Literal["constant", "exponential", "cosine"] = field("cosine", "of the learning rate")
     loss: Literal["mse", "mae"] = field("mae", "that the optimizer lowers")
     batch_size: int = field(8, "training pictures a step: crops, or patches", ge=1, le=65536)
-    steps: int = field(4000, "of the optimizer", ge=1, le=100_000_000)
+    steps: int = field(3500, "of the optimizer", ge=1, le=100_000_000)
     decay_rate: float = field(0.96, "factor of schedule=exponential, every decay_steps", gt=0, le=1)
     decay_steps: int = field(
         lambda data: max(1, round(0.015 * data.get("steps", 0))), "1.5 % of steps, as in the study", ge=1
