@@ -93,9 +93,10 @@ def test_train_runs_from_a_git_address_and_logs_into_the_store_of_the_caller(clo
         time.sleep(1)
         address = f"git://127.0.0.1:{port}/loupe"
         run("mlflow", "run", address, "-e", "train", "--env-manager", "uv", "-P", "smoke=true", cwd=tmp_path)
+        run("mlflow", "run", address, "-e", "upscale", "--env-manager", "uv", "-P", "model=lanczos", cwd=tmp_path)
     finally:
         os.killpg(daemon.pid, 15)
-    assert [found.info.status for found in all_runs(tmp_path)] == ["FINISHED"]
+    assert [found.info.status for found in all_runs(tmp_path)] == ["FINISHED", "FINISHED"]
 
 
 def test_a_wheel_trains_and_upscales_outside_the_checkout(clone, tmp_path):

@@ -22,6 +22,7 @@ def run(settings: Upscale) -> Path:
     photo = bundled_photo() if settings.photo == "sample" else Path(settings.photo)
     out = Path(settings.out)
     image = upscaling.read(photo, out)
+    runs.claim()
     shown, model = chosen(settings)
     with runs.step_run(settings, f"upscale {photo.name}"):
         width, height = upscaling.upscale(model, image, out)

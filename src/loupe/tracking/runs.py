@@ -79,6 +79,7 @@ def open_store() -> None:
     """Make the store where it is new, choose the experiment, and close what dead processes left open."""
     if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen both
         _find_the_store()
+        claim()
     else:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     close_orphans()
