@@ -288,3 +288,64 @@ def test_points_and_decay_follow_the_steps_unless_given() -> None:
     assert (settings.decay_steps, settings.eval_every) == (7, 9)
     settings = settings_of("train", given | {"steps": "1"})
     assert (settings.decay_steps, settings.eval_every) == (1, 1)
+
+
+@pytest.mark.parametrize("network", TRAINED)
+def test_seconds_take_the_place_of_steps(network: str) -> None:
+    timed = settings_of("train", {"network": network, "seconds": "30", "schedule": "exponential"})
+    assert (timed.seconds, timed.decay_steps, timed.eval_every) == (30.0, None, None)
+    assert "steps" not in timed.texts()
+    assert timed.texts()["seconds"] == "30.0"
+    line = refusal("train", {"network": network, "seconds": "30", "steps": "30"})
+    assert line == "steps: has no effect with seconds=30.0, got 30"
+    assert settings_of("train", {"network": network, "seconds": "none", "steps": "30"}).steps == 30
+    for text in ("0", "-1", "nan", "inf", "soon"):
+        assert refusal("train", {"network": network, "seconds": text}).startswith("seconds: must be ")
+
+
+@pytest.mark.parametrize("name", ["eval_every", "decay_steps"])
+def test_what_follows_from_the_steps_is_none_with_seconds_only(name: str) -> None:
+    schedule = {"schedule": "exponential"}
+    assert refusal("train", schedule | {name: "none"}) == f"{name}: must be >= 1, got none"
+    assert refusal("train", schedule | {name: "0"}).startswith(f"{name}: must be ")
+    assert getattr(settings_of("train", schedule | {"seconds": "9", name: "none"}), name) is None
+    assert getattr(settings_of("train", schedule | {"seconds": "9", name: "7"}), name) == 7
+
+
+def test_smoke_with_seconds_sets_no_steps() -> None:
+    small = settings_of("train", {"network": "perceptron", "smoke": "true", "seconds": "9"})
+    assert (small.seconds, small.hidden) == (9.0, (32, 16))
+    assert "steps" not in small.model_fields_set
+    assert settings_of("train", small.texts()).model_dump() == small.model_dump()
+
+
+@pytest.mark.parametrize("smoke", ["false", "true"])
+@pytest.mark.parametrize("network", TRAINED)
+def test_steps_that_were_measured_bring_what_follows_from_them(network: str, smoke: str) -> None:
+    given = {"network": network, "schedule": "exponential", "smoke": smoke, "learning_rate": "0.01"}
+    timed = settings_of("train", given | {"seconds": "30"})
+    assert timed.of_steps(3200).model_dump() == settings_of("train", given | {"steps": "3200"}).model_dump()
+    assert (timed.of_steps(3200).decay_steps, timed.of_steps(3200).eval_every) == (48, 200)
+    assert timed.of_steps(1).eval_every == 1
+    assert type(timed.of_steps(9)) is type(timed)
+    own = settings_of("train", given | {"seconds": "30", "eval_every": "5", "decay_steps": "6"}).of_steps(3200)
+    assert (own.eval_every, own.decay_steps, own.seconds) == (5, 6, None)
+    assert settings_of("train", given | {"steps": "7"}).of_steps(3200).steps == 3200
+
+
+@pytest.mark.parametrize(
+    ("storage", "shown"),
+    [
+        ("postgresql://loupe:s3cret@host:5432/studies", "postgresql://loupe:***@host:5432/studies"),
+        ("postgresql+psycopg://loupe:s3:cr@et@host/studies", "postgresql+psycopg://loupe:***@host/studies"),
+        ("postgresql://loupe@host/studies", "postgresql://loupe@host/studies"),
+        ("mysql://:s3cret@host/studies", "mysql://:***@host/studies"),
+        ("sqlite:///studies.db", "sqlite:///studies.db"),
+        ("studies/optuna.journal", "studies/optuna.journal"),
+    ],
+)
+def test_the_texts_of_a_sweep_hide_a_password(storage: str, shown: str) -> None:
+    settings = settings_of("sweep", {"storage": storage})
+    assert settings.storage == storage
+    assert settings.texts()["storage"] == shown
+    assert "s3" not in str(settings.texts())

@@ -74,3 +74,61 @@ def test_ssim_of_a_picture_below_its_window_is_unknown(side: int, known: bool) -
     picture, label = rng.uniform(-1, 1, (2, 2, side, 30, 1)).astype("float32")
     assert (np.isfinite(metrics.ssim(picture, label)) == known).all()
     assert metrics.ssim(picture, label).shape == (2,)
+
+
+def test_dark_pixels_are_lost_where_the_picture_has_them_at_or_above_0() -> None:
+    label = np.array([[-0.5, -0.1, 0.0], [0.3, -1.0, -0.2]]).reshape(1, 2, 3, 1)
+    picture = np.array([[0.0, -0.1, -1.0], [-1.0, 0.4, -0.001]]).reshape(1, 2, 3, 1)
+    assert metrics.dark_lost(picture, label) == pytest.approx([2 / 4])  # 0.0 and 0.4; labels from 0 on do not count
+    assert metrics.dark_lost(label, label) == pytest.approx([0])
+
+
+def test_a_label_without_dark_pixels_tells_nothing_of_them() -> None:
+    labels = np.stack([np.full((2, 2, 1), 0.5), np.full((2, 2, 1), -0.5)])
+    found = metrics.dark_lost(np.ones_like(labels), labels)
+    assert np.isnan(found[0])
+    assert found[1] == 1
+
+
+def test_gradient_energy_is_that_of_a_hand_computation() -> None:
+    picture = np.array([[0.0, 0.5], [-0.5, 1.0]]).reshape(1, 2, 2, 1)
+    assert metrics.gradient_energy(picture) == pytest.approx([0.5**2 + 0.5**2 + 0.5**2 + 1.5**2])
+
+
+def test_gradient_energy_knows_contrast_and_not_brightness(pictures: tuple[np.ndarray, np.ndarray]) -> None:
+    label = pictures[1]
+    np.testing.assert_allclose(
+        metrics.gradient_energy(label / 2 + 0.25), metrics.gradient_energy(label) / 4, rtol=1e-5
+    )
+    np.testing.assert_array_equal(metrics.gradient_energy(np.full_like(label, 0.3)), 0)
+    np.testing.assert_allclose(metrics.gradient_energy(label.swapaxes(1, 2)), metrics.gradient_energy(label))
+
+
+def test_gradient_energy_falls_by_blur(pictures: tuple[np.ndarray, np.ndarray]) -> None:
+    label = pictures[1]
+    blurred = (label[:, 1:, 1:] + label[:, :-1, 1:] + label[:, 1:, :-1] + label[:, :-1, :-1]) / 4
+    assert (metrics.gradient_energy(blurred) < 0.5 * metrics.gradient_energy(label[:, 1:, 1:])).all()
+
+
+@pytest.mark.parametrize("block", [3, 5, 10])
+def test_errors_at_the_borders_of_blocks_are_told_from_those_inside(block: int) -> None:
+    height, width = 2 * block, 3 * block
+    label = np.zeros((2, height, width, 1))
+    picture = np.full_like(label, 0.1)
+    picture[1] = 0.0
+    for start in range(0, width, block):  # each block drawn by hand
+        for top in range(0, height, block):
+            for y, x in ((top, start), (top + block - 1, start)):
+                picture[:, y, x : x + block] = 0.5
+            for y, x in ((top, start), (top, start + block - 1)):
+                picture[:, y : y + block, x] = 0.5
+    border, inside = metrics.seam_errors(picture, label, block)
+    assert border == pytest.approx([0.5, 0.5])
+    assert inside == pytest.approx([0.1, 0.0])
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_a_block_below_3_has_no_inside(block: int, pictures: tuple[np.ndarray, np.ndarray]) -> None:
+    border, inside = metrics.seam_errors(*pictures, block)
+    np.testing.assert_allclose(border, metrics.mae(*pictures))
+    assert np.isnan(inside).all()

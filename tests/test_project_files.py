@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from loupe.config import STEPS, settings_of
+from loupe.search import sweep_file
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "loupe"
@@ -19,12 +20,14 @@ PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
 LAYERS: list[set[str]] = [
     {"loupe.__main__"},
     {"loupe.command_line"},
-    {"loupe.steps.main"},
+    {"loupe.steps.main", "loupe.steps.sweep", "loupe.steps.report"},
+    {"loupe.search", "loupe.report"},
+    {"loupe.claims"},
     {"loupe.steps.upscale"},
     {"loupe.steps.evaluate"},
     {"loupe.steps.preprocess", "loupe.steps.register", "loupe.steps.train"},
     {"loupe.tracking", "loupe.steps"},
-    {"loupe.training", "loupe.evaluation", "loupe.upscaling", "loupe.figures"},
+    {"loupe.training", "loupe.evaluation", "loupe.diagnostics", "loupe.upscaling", "loupe.figures"},
     {"loupe.enlarging", "loupe.models"},
     {"loupe.baselines", "loupe.metrics", "loupe.data"},
     {"loupe.geometry"},
@@ -169,8 +172,11 @@ def test_the_import_rule_sees_imports_everywhere() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda file: file.stem)
 def test_a_sweep_file_holds_settings_of_train_and_says_how_to_run_it(file: Path) -> None:
     text = file.read_text()
-    sweep = tomllib.loads(text)
-    settings = settings_of("train", sweep["train"])
-    assert settings.texts()["network"] == sweep["train"]["network"]
+    sweep = sweep_file.read(file)
+    assert len({claim.number for claim in sweep.claims}) == len(sweep.claims)
+    points = re.search(r"# Points: +([\d,]+)", text)
+    assert points
+    written = int(points[1].replace(",", ""))
+    assert written == (len(list(sweep.points())) if sweep.study.sampler == "grid" else sweep.trials())
     for word in ("# Command:", "# Points:", "# Time:", "# Expected:"):
         assert word in text

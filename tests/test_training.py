@@ -1,5 +1,6 @@
 """Training: what is resumed equals what was never broken off, and the best is what is kept."""
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from loupe.data import pairs
 from loupe.data.dataset import Pairs
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
+from loupe.geometry import Geometry
 from loupe.models import KerasEnlarger, ridge
 from loupe.training import Checkpoint, Point, Progress
 
@@ -272,3 +274,59 @@ def test_training_lowers_the_loss(loss: str, photos: dict[str, Pairs]) -> None:
     losses = [point.metrics[f"train/{loss}"] for point in run.points]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.8 * losses[0]
+
+
+TIMED = {"seconds": 0.2, "quiet": True}
+UNTIMED = {
+    name: {
+        key: value for key, value in given.items() if key not in ("steps", "eval_every", "decay_steps", "patience")
+    }
+    for name, given in DEMANDING.items()
+}
+
+
+@pytest.mark.parametrize("network", DEMANDING)
+def test_a_budget_in_seconds_becomes_steps_once_and_leaves_the_network_as_it_was(
+    network: str, photos: dict[str, Pairs]
+) -> None:
+    given = UNTIMED[network]
+    timed = Run(photos, given | TIMED)
+    steps = timed.progress.steps
+    assert steps > 1
+    assert timed.steps == [*range(0, steps, max(1, round(steps // 16))), steps][: len(timed.steps)]
+    assert timed.steps[-1] == timed.progress.step == steps
+    whole = Run(photos, given | {"steps": steps})
+    starts = [
+        [run.checkpoints[0][f"weights/{number}"] for number in range(len(run.weights))] for run in (timed, whole)
+    ]
+    assert_bitwise_equal(*starts)
+    assert_bitwise_equal(timed.weights, whole.weights)
+    assert but_for_speed(timed.progress.points) == but_for_speed(whole.progress.points)
+    middle = timed.steps[len(timed.steps) // 2]
+    again = Run(photos, given | TIMED | {"seconds": 400}, timed.checkpoints[middle])  # it does not measure anew
+    assert again.progress.steps == steps
+    assert again.steps == [at for at in timed.steps if at > middle]
+    assert_bitwise_equal(again.weights, timed.weights)
+
+
+def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Trained = settings_of("train", UNTIMED["convolutional"] | TIMED)
+    model = models.build(settings, 32, "rec601")
+    patches, count = training.patches_of(settings, photos["train"], Geometry.of_name(model.name))
+    before = model.get_weights()
+    clock = itertools.count()
+    monkeypatch.setattr(training.time, "process_time", lambda: next(clock) / 64)  # a step takes a 64th of a second
+    found = [training.steps_within(seconds, model, settings, patches, count) for seconds in (0.001, 2, 1000)]
+    assert found == [1, 128, 64000]
+    assert_bitwise_equal(model.get_weights(), before)
+
+
+def test_points_score_so_many_validation_pictures(photos: dict[str, Pairs]) -> None:
+    for pictures in (1, 4, 256):
+        run = Run(photos, CONVOLUTIONAL | {"eval_pictures": pictures, "steps": 1})
+        scored = training.whole_scores(KerasEnlarger(run.model), photos["validation"].spread(pictures), 256)
+        assert run.progress.best_mae == pytest.approx(scored["mae"], abs=1e-7)
+    everything = training.whole_scores(KerasEnlarger(run.model), photos["validation"], 256)
+    assert run.progress.best_mae == pytest.approx(everything["mae"], abs=1e-7)
+    few = training.whole_scores(KerasEnlarger(run.model), photos["validation"], 1)
+    assert abs(few["mae"] - everything["mae"]) > 1e-4

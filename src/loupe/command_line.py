@@ -25,7 +25,7 @@ from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 
 # What a step takes without a flag's name before it.
-POSITIONAL = {"upscale": "photo"}
+POSITIONAL = {"upscale": "photo", "sweep": "sweep"}
 # What libraries would print beside our lines, unless the environment says otherwise.
 LIBRARIES = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -97,7 +97,7 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
 
 def _with_truth(step: str, words: list[str]) -> list[str]:
     """`--quiet` alone means `--quiet true`; what stands behind may be the value, or what the step works on."""
-    flags = {f"--{name}" for name, info in Settings.model_fields.items() if info.annotation is bool}
+    flags = {f"--{name}" for name, info in STEPS[step].model_fields.items() if info.annotation is bool}
     truth = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
 
     def alone(behind: str) -> bool:
@@ -130,7 +130,8 @@ def _parser(step: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"loupe {step}", argument_default=argparse.SUPPRESS, allow_abbrev=False)
     groups = _groups(step)
     for name in dict.fromkeys(name for _, fields in groups for name in fields):
-        flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        word = name.rstrip("_")  # `from` cannot be a field's name
+        flags = dict.fromkeys((f"--{word}", f"--{word.replace('_', '-')}"))
         parser.add_argument(*flags, dest=name)
         if POSITIONAL.get(step) == name:
             parser.add_argument(name, nargs="?")
@@ -140,7 +141,7 @@ def _parser(step: str) -> argparse.ArgumentParser:
         lines += ["", f"{title}:"]
         for name, info in fields.items():
             wrapped = textwrap.wrap(_help(name, info), width=84)
-            lines += [f"  --{name:<20}  {wrapped[0]}", *(f"{'':26}{line}" for line in wrapped[1:])]
+            lines += [f"  --{name.rstrip('_'):<20}  {wrapped[0]}", *(f"{'':26}{line}" for line in wrapped[1:])]
     parser.text = "\n".join(lines) + "\n"
     return parser
 

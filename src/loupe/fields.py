@@ -4,6 +4,7 @@ Every type here accepts its own text and its own value, and refuses the rest wit
 that `--patch 10:15`, `-P patch=10:15` and `patch = "10:15"` in a sweep file mean and refuse the same.
 """
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any
@@ -31,6 +32,11 @@ def text_of(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(text_of(part) for part in value)
     return str(value)
+
+
+def without_password(text: str) -> str:
+    """A URL as it may be shown: `postgresql://loupe:***@host/studies`."""
+    return re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", text)
 
 
 def is_true(value: Any) -> bool:
@@ -111,5 +117,6 @@ Patch = Annotated[str, BeforeValidator(_patch)]
 Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)
 Unset = BeforeValidator(_text_none)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
+Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
 Count = Annotated[Annotated[int, Field(ge=1)] | None, Unset]
 Text = Annotated[str | None, Unset]

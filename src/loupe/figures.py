@@ -11,6 +11,7 @@ from loupe.enlarging import Enlarger, enlarge
 
 SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 ROWS = 6
+STORIES, LOOKED_AT = 4, 500
 
 
 def pairs_sheet(pairs: Pairs) -> Figure:
@@ -105,6 +106,48 @@ def comparison_sheet(methods: Mapping[str, Enlarger], pairs: Pairs, recompose: s
     return figure
 
 
+def story(methods: Mapping[str, Enlarger], pairs: Pairs) -> Figure:
+    """The busiest crop of the busiest pictures, such as text: input, one method after the other, label.
+
+    Args:
+        methods: networks by what they are called, in the order they are shown in.
+        pairs: of which the few with the sharpest edges are shown, one a photo.
+    """
+    some = _busiest_pairs(pairs.one_a_photo().spread(LOOKED_AT), STORIES)
+    inputs, labels = next(some.batches(STORIES))
+    large = {name: enlarge(method, inputs) for name, method in methods.items()}
+    figure = Figure(figsize=(1.9 * (len(large) + 2), 2.2 * len(some)), layout="constrained")
+    grid = figure.subplots(len(some), len(large) + 2, squeeze=False)
+    for number, axes_row in enumerate(grid):
+        place = _busiest(labels[number, ..., 0])
+        y, x, side = (
+            int(part / pairs.scale) for part in (place[0].start, place[1].start, place[0].stop - place[0].start)
+        )
+        crops = {"input": inputs[number, y:, x:, 0][:side, :side]}
+        for name, pictures in large.items():
+            error = np.abs(pictures[number] - labels[number]).mean()
+            crops[f"{name}\nmae {error:.4f}"] = pictures[number, ..., 0][place]
+        for axes, (title, crop) in zip(
+            axes_row, (crops | {"label": labels[number, ..., 0][place]}).items(), strict=True
+        ):
+            axes.imshow(crop, **SHOWN)
+            axes.set_title(title, fontsize=8)
+            axes.axis("off")
+    return figure
+
+
+def _busiest_pairs(pairs: Pairs, count: int) -> Pairs:
+    """The pairs whose busiest crops have the sharpest edges."""
+    sharpness = []
+    for _, labels in pairs.batches(16):
+        for label in labels[..., 0]:
+            crop = label[_busiest(label)]
+            sharpness.append(np.square(np.diff(crop, axis=0)).sum() + np.square(np.diff(crop, axis=1)).sum())
+    chosen = np.argsort(sharpness)[::-1][:count]
+    inputs, labels = zip(*(pairs[index] for index in chosen), strict=True)
+    return Pairs([pairs.rows[index] for index in chosen], list(inputs), list(labels), pairs.scale)
+
+
 def _busiest(label: np.ndarray) -> tuple[slice, slice]:
     """The quarter of a picture, a third of its side, where neighbouring pixels differ most."""
     side = max(1, label.shape[0] // 3)
@@ -112,3 +155,35 @@ def _busiest(label: np.ndarray) -> tuple[slice, slice]:
     starts = range(0, label.shape[0] - side + 1, max(1, side // 2))
     y, x = max(((y, x) for y in starts for x in starts), key=lambda at: change[at[0] :, at[1] :][:side, :side].sum())
     return slice(y, y + side), slice(x, x + side)
+
+
+def of_study(study: Any, params: Sequence[str]) -> dict[str, Figure]:
+    """Optuna's history, importances, slice and parallel plots; none of fewer than two trials with a value.
+
+    Args:
+        study: of Optuna.
+        params: those to show.
+    """
+    import warnings
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import optuna
+    from optuna.visualization import matplotlib as plots
+
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    shown = [name for name in params if sum(name in trial.params for trial in complete) > 1]
+    if len(complete) < 2 or not shown:
+        return {}
+    everywhere = [name for name in shown if all(name in trial.params for trial in complete)]
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
+        warnings.simplefilter("ignore")  # experimental, says Optuna of these plots
+        found["history"] = plots.plot_optimization_history(study)
+        found["slice"] = plots.plot_slice(study, params=shown)
+        found["parallel"] = plots.plot_parallel_coordinate(study, params=shown)
+        if everywhere:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            found["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=everywhere)
+    return {name: np.ravel(axes)[0].figure for name, axes in found.items()}

@@ -60,3 +60,35 @@ def scores(pictures: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SC
     clipped = np.clip(pictures, -1, 1)
     known = {"mae": mae, "psnr": psnr, "ssim": ssim, "mse": mse}
     return {name: known[name](clipped, labels) for name in names}
+
+
+def dark_lost(pictures: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Share of each label's pixels below 0 that the picture has at or above 0; nan without such pixels; (n,)."""
+    dark = labels < 0
+    lost = (dark & (pictures >= 0)).sum(axis=(1, 2, 3))
+    count = dark.sum(axis=(1, 2, 3))
+    return np.where(count > 0, lost / np.maximum(count, 1), np.nan)
+
+
+def gradient_energy(pictures: np.ndarray) -> np.ndarray:
+    """Sum of squared differences between neighbouring pixels of each picture: what blur takes away; (n,)."""
+    down, across = (np.square(np.diff(pictures.astype("float64"), axis=axis)).sum(axis=(1, 2, 3)) for axis in (1, 2))
+    return down + across
+
+
+def seam_errors(pictures: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean absolute error of each picture on the borders of its block x block blocks, and inside them.
+
+    Args:
+        pictures: (n, height, width, 1).
+        labels: likewise.
+        block: side of a block; below 3 there is no inside: nan.
+
+    Returns:
+        Two of (n,).
+    """
+    error = np.abs(pictures.astype("float64") - labels)[..., 0]
+    down, across = (np.isin(np.arange(side) % block, (0, block - 1)) for side in error.shape[1:])
+    border = down[:, None] | across[None, :]
+    inside = error[:, ~border].mean(axis=1) if block > 2 else np.full(len(error), np.nan)
+    return error[:, border].mean(axis=1), inside

@@ -26,7 +26,9 @@ from loupe.progress import Bar
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 TRAIN_PICTURES = 32  # of the training split, scored whole at each point beside the validation split
-VALIDATION_PICTURES = 256  # at most, at each point
+MEASURED = 0.05  # share of `seconds`, and seconds at most, in which the cost of a step is measured first
+MEASURED_SECONDS = 1.0
+WARMING = 3  # steps before that, the first of which compiles
 BLOCKS_A_SIDE = 4  # of a training picture of a perceptron that looks beyond its block
 
 
@@ -43,6 +45,7 @@ class Progress:
     """Where a training stands, beside weights and optimizer."""
 
     step: int = 0
+    steps: int = 0
     best_mae: float = math.inf
     best_step: int = 0
     waited: int = 0
@@ -73,15 +76,21 @@ def fit(
         resume: a checkpoint to go on from.
 
     Returns:
-        Where it ended, with all points.
+        Where it ended, with all points; `steps` are those that were to be done, told or measured.
 
     Raises:
         LoupeError: the loss is no longer a number.
     """
     patches, count = patches_of(settings, train, Geometry.of_name(model.name))
+    progress = Progress(**json.loads(str(resume["progress"]))) if resume else Progress()
+    if settings.seconds is not None:
+        progress.steps = progress.steps or steps_within(settings.seconds, model, settings, patches, count)
+        settings = settings.of_steps(progress.steps)
+    assert settings.eval_every is not None
+    progress.steps = settings.steps
     compile_model(model, settings)
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
-    progress, best = _start(model, resume)
+    best = _weights(model, resume)
     evaluator = KerasEnlarger(model)
     if not resume:
         best = _point(model, evaluator, settings, progress, train, validation, {}, report, best)
@@ -126,6 +135,23 @@ def patches_of(settings: Trained, train: Pairs, geometry: Geometry) -> tuple[Pat
     return Patches(train, side, settings.crops, settings.augment, settings.seed), count
 
 
+def steps_within(seconds: float, model: keras.Model, settings: Trained, patches: Patches, count: int) -> int:
+    """How many steps fit into so many seconds of one core; the model is left as it was.
+
+    Processor time is what counts, of all cores together, so that other work on the machine changes little.
+    """
+    before = model.get_weights()
+    compile_model(model, settings.of_steps(1))
+    for step in range(WARMING):
+        model.train_on_batch(*patches.batch(step, count))
+    started, done, spent = time.process_time(), 0, 0.0
+    while done < WARMING or spent < min(MEASURED_SECONDS, MEASURED * seconds):
+        model.train_on_batch(*patches.batch(done, count))
+        done, spent = done + 1, time.process_time() - started
+    model.set_weights(before)
+    return max(1, round(seconds * done / spent))
+
+
 def compile_model(model: keras.Model, settings: Trained) -> None:
     """Give the model its optimizer, schedule and loss.
 
@@ -156,14 +182,14 @@ def _keras_object(path: str) -> Any:
     return found
 
 
-def _start(model: keras.Model, resume: Checkpoint | None) -> tuple[Progress, list[np.ndarray]]:
+def _weights(model: keras.Model, resume: Checkpoint | None) -> list[np.ndarray]:
+    """Bring the model to where a checkpoint was, if there is one; gives the best weights so far."""
     if resume is None:
-        return Progress(), [np.asarray(value) for value in model.get_weights()]
+        return [np.asarray(value) for value in model.get_weights()]
     for name, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
         for number, variable in enumerate(variables):
             variable.assign(resume[f"{name}/{number}"])
-    best = [resume[f"best/{number}"] for number in range(len(model.weights))]
-    return Progress(**json.loads(str(resume["progress"]))), best
+    return [resume[f"best/{number}"] for number in range(len(model.weights))]
 
 
 def _checkpoint(model: keras.Model, best: list[np.ndarray], progress: Progress) -> Checkpoint:
@@ -194,7 +220,7 @@ def _point(
     values["learning_rate"] = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
     for name, pairs, limit in (
         ("train", train, TRAIN_PICTURES),
-        ("val", validation, VALIDATION_PICTURES),
+        ("val", validation, settings.eval_pictures),
     ):
         values |= {f"{name}/{score}": value for score, value in whole_scores(evaluator, pairs, limit).items()}
     if values["val/mae"] < progress.best_mae:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loupe.data import patches as module
 from loupe.data.dataset import Pairs
-from loupe.data.patches import Patches, turned
+from loupe.data.patches import Patches, cut, turned
 from loupe.data.photos import as_bytes
 from loupe.errors import UsageError
 
@@ -142,3 +143,63 @@ def test_one_of_each_depends_on_seed_and_draw_only():
 def test_a_crop_larger_than_the_inputs_is_refused_with_both_sizes():
     with pytest.raises(UsageError, match="24, got 26"):
         Patches(photos(Fraction(3, 2)), 26, "aligned", True, seed=0)
+
+
+@pytest.fixture
+def from_maps(monkeypatch):
+    """Makes patches that are cut from the maps, as of a dataset that is larger than what is held in memory."""
+
+    def of(*arguments):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "HELD", 0)
+            return Patches(*arguments)
+
+    return of
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("crops", ["aligned", "any"])
+@pytest.mark.parametrize("scale", SCALES)
+def test_patches_from_memory_and_from_the_maps_are_the_same(scale, crops, augment, from_maps):
+    pairs = photos(scale, count=5)
+    taken = []
+    pairs.stacked, stacked = lambda: taken.append(1) or stacked(), pairs.stacked
+    for side in (6, 8, 24):
+        held = Patches(pairs, side, crops, augment, 7)
+        assert len(taken) == 1
+        mapped = from_maps(pairs, side, crops, augment, 7)
+        assert len(taken) == 1  # it has held nothing
+        taken.clear()
+        for step in range(3):
+            assert same(held.batch(step, 9), mapped.batch(step, 9))
+            assert same(held.one_of_each(step), mapped.one_of_each(step))
+
+
+@pytest.mark.parametrize(("over", "held"), [(0, True), (1, False)])
+def test_pictures_are_held_up_to_a_limit_only(over, held, monkeypatch):
+    pairs = photos(Fraction(3, 2), count=4)
+    taken = []
+    pairs.stacked, stacked = lambda: taken.append(1) or stacked(), pairs.stacked
+    monkeypatch.setattr(module, "HELD", 4 * (24**2 + 36**2) - over)
+    Patches(pairs, 8, "aligned", True, 0)
+    assert bool(taken) == held
+
+
+def test_a_batch_changes_no_picture_that_is_held():
+    pairs = photos(Fraction(3, 2), count=2, side=8)
+    patches = Patches(pairs, 8, "aligned", True, seed=0)  # whole pictures, turned
+    before = patches.batch(0, 50)
+    patches.batch(1, 50)
+    assert same(patches.batch(0, 50), before)
+    assert {as_bytes(crop).sum() for crop in before[0]} <= {int(pair[0].sum()) for pair in (pairs[0], pairs[1])}
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), side=st.integers(1, 12), height=st.integers(12, 20))
+def test_cut_takes_squares_where_they_are_asked_for(data, side, height):
+    pictures = np.random.default_rng(0).integers(0, 256, (3, height, height + 1), dtype="uint8")
+    place = st.tuples(st.integers(0, 2), st.integers(0, height - side), st.integers(0, height + 1 - side))
+    places = data.draw(st.lists(place, min_size=1, max_size=5))
+    chosen, corners = np.array([at[0] for at in places]), np.array([at[1:] for at in places])
+    expected = [pictures[number, y : y + side, x : x + side] for number, y, x in places]
+    np.testing.assert_array_equal(cut(pictures, chosen, corners, side), expected)

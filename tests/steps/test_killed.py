@@ -71,7 +71,7 @@ def test_a_training_killed_at_any_moment_continues_to_the_weights_of_an_unbroken
 @pytest.mark.slow
 def test_a_killed_run_is_closed_by_the_next_start_and_a_terminated_one_by_itself(tmp_path):
     loupe("preprocess", "--smoke", "true", "--quiet", cwd=tmp_path)
-    arguments = ["train", "--smoke", "true", "--steps", "100000", "--quiet"]
+    arguments = ["train", "--smoke", "true", "--steps", "100000", "--eval_every", "100", "--quiet"]
     states = []
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         process = started(tmp_path, *arguments)

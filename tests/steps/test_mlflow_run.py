@@ -9,9 +9,10 @@ import sys
 import time
 
 import pytest
-from jobs import ROOT, all_runs, environment
+from jobs import ROOT, all_runs, environment, store
 from PIL import Image
 
+PLOTS = ("history", "importances", "parallel", "slice")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow run")]
 
 
@@ -54,6 +55,24 @@ def test_every_entry_point_runs_bare_under_the_local_environment(clone, tmp_path
     assert {found.info.status for found in runs} == {"FINISHED"}
     assert len({found.info.experiment_id for found in runs}) == 1  # else the page shows no nesting
     assert (clone / "upscaled.png").exists()
+
+
+def test_the_smoke_sweep_ends_with_a_registered_version_and_plots_in_a_minute_and_a_half(clone, tmp_path):
+    started = time.monotonic()
+    run("mlflow", "run", ".", "-e", "sweep", "-P", "sweep=sweeps/smoke.toml", "--env-manager", "local", cwd=clone,
+        MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")  # fmt: skip
+    seconds = time.monotonic() - started
+    runs = all_runs(tmp_path)
+    assert {found.info.status for found in runs} == {"FINISHED"}
+    assert len({found.info.experiment_id for found in runs}) == 1
+    (parent,) = (found for found in runs if found.data.tags["loupe.step"] == "sweep")
+    trials = [found for found in runs if found.data.tags["loupe.step"] == "trial"]
+    assert [found.data.tags["mlflow.parentRunId"] for found in trials] == [parent.info.run_id] * 4
+    plots = store(tmp_path).list_artifacts(parent.info.run_id, "plots")
+    assert {item.path for item in plots} == {f"plots/{name}.png" for name in PLOTS}
+    version = store(tmp_path).get_model_version_by_alias("loupe", "champion")
+    assert version.run_id == parent.data.tags["best_run"]
+    assert seconds < 90
 
 
 def test_fields_that_the_project_file_does_not_list_are_taken_and_text_of_numbers_may_differ(clone, tmp_path):

@@ -22,6 +22,7 @@ from loupe.config.variants import (
     Convolutional,
     Optimizer,
     Perceptron,
+    Recompose,
     Ridge,
     Rmsprop,
     Sgd,
@@ -30,7 +31,20 @@ from loupe.config.variants import (
     owners,
     train_class,
 )
-from loupe.fields import Categories, Count, Quality, Scale, Scales, Sources, Text, Unset, field, text_of
+from loupe.fields import (
+    Categories,
+    Count,
+    Quality,
+    Scale,
+    Scales,
+    Seconds,
+    Sources,
+    Text,
+    Unset,
+    field,
+    text_of,
+    without_password,
+)
 
 __all__ = [
     "DEFAULT_PATCHES",
@@ -50,11 +64,13 @@ __all__ = [
     "Prepares",
     "Preprocess",
     "Register",
+    "Report",
     "Ridge",
     "Rmsprop",
     "Settings",
     "SettingsError",
     "Sgd",
+    "Sweep",
     "Train",
     "Trained",
     "Upscale",
@@ -129,7 +145,7 @@ class Evaluate(Prepares, Pairing):
         None, "of the photos", rule="rec601, rec709 or relative; the model's, where it is not given"
     )
     limit: Count = field(None, "only so many photos, those of the smallest content hashes", rule="none or >= 1")
-    recompose: Literal["concatenate", "gaussian"] = field(
+    recompose: Recompose = field(
         "concatenate", "side by side (the study), or overlapping and weighed by a Gaussian (its wish)"
     )
     protocol: Literal["photos", "study-patches"] = field(
@@ -168,6 +184,47 @@ class Upscale(Prepares):
     )
 
 
+class Sweep(Prepares):
+    """Search the settings of train: a study of trials, from a sweep file; its best network is registered."""
+
+    STEP = "sweep"
+    sweep: str = field("sweeps/smoke.toml", "the sweep file")
+    name: Text = field(None, "of the study, not the file's", rule="none or a name")
+    dataset: Text = field(None, "not the file's", rule="none, a prepared folder or a source")
+    pruner: Literal["file", "none", "median", "hyperband"] = field(
+        "file", "that ends poor trials early; file: its own"
+    )
+    workers: int = field(0, "processes that train, here or on the Dask scheduler; 0 is one a core", ge=0, le=1024)
+    threads: int = field(1, "cores of each trial; 0 is all", ge=0, le=1024)
+    storage: Text = field(
+        None,
+        "where Optuna keeps the study: a journal file or a database",
+        rule="none, a file, or a URL such as postgresql://…; optuna.journal beside MLflow's store",
+    )
+    max_trials: Count = field(None, "run only so many trials this time", rule="none or >= 1")
+    timeout: Seconds = field(None, "seconds after which no trial starts", rule="none or > 0")
+    fresh: bool = field(False, "train what the store has a result of, too")
+    champion: bool = field(True, "at the end, score the best networks on test and register the best")
+    yes: bool = field(False, "go on, though it takes more than a day")
+    dashboard: bool = field(False, "only tell how to open optuna-dashboard on the study")
+    SMOKE = {"max_trials": 2}
+
+    def texts(self) -> dict[str, str]:
+        """As of every step, but without a database's password."""
+        return {name: without_password(text) for name, text in super().texts().items()}
+
+
+class Report(Prepares):
+    """Judge the study's claims by the runs, and write a page of all results."""
+
+    STEP = "report"
+    from_: Text = field(None, "a results.parquet of an earlier report, not MLflow's store", rule="none or a file")
+    out: str = field("report", "the folder to write report.html, report.md and results.parquet to")
+    sweeps: str = field("sweeps", "folder of the sweep files with the claims")
+    dataset: Text = field(None, "judge by runs on this dataset", rule="none, a name or digest; that of most trials")
+    readme: Text = field(None, "rewrite the report's tables in this file", rule="none or a file")
+
+
 class Main(Prepares):
     """Prepare, train, compare, register, enlarge: the whole job, as nested runs under one."""
 
@@ -178,7 +235,7 @@ class Main(Prepares):
 
 
 STEPS: dict[str, type[Settings]] = {
-    step.STEP: step for step in (Main, Preprocess, Train, Evaluate, Register, Upscale)
+    step.STEP: step for step in (Main, Preprocess, Train, Evaluate, Register, Sweep, Report, Upscale)
 }
 
 
@@ -212,4 +269,4 @@ def _line(error: ValidationError, step: str) -> str:
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "literal_error":
         rule = f"must be one of {first['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
-    return f"{name}: {rule}, got {text_of(first['input'])!r}" if name else rule
+    return f"{name.rstrip('_')}: {rule}, got {text_of(first['input'])!r}" if name else rule

@@ -45,7 +45,12 @@ class Settings(BaseModel):
             sizes: dict[str, Any] = {}
             for base in reversed(cls.__mro__):
                 sizes |= vars(base).get("SMOKE", {})
-            return {name: value for name, value in sizes.items() if name in cls.model_fields} | given
+            depends = cls._depends()
+            return {
+                name: value
+                for name, value in sizes.items()
+                if name in cls.model_fields and (name not in depends or depends[name][0] not in given)
+            } | given
         return given
 
     @model_validator(mode="after")
@@ -58,13 +63,17 @@ class Settings(BaseModel):
                 )
         return self
 
-    def _without_effect(self) -> dict[str, str]:
+    @classmethod
+    def _depends(cls) -> dict[str, tuple[str, Any]]:
         depends: dict[str, tuple[str, Any]] = {}
-        for base in reversed(type(self).__mro__):
+        for base in reversed(cls.__mro__):
             depends |= vars(base).get("DEPENDS", {})
+        return depends
+
+    def _without_effect(self) -> dict[str, str]:
         return {
             name: other
-            for name, (other, value) in depends.items()
+            for name, (other, value) in self._depends().items()
             if (getattr(self, other) is None if value is GIVEN else getattr(self, other) != value)
         }
 

@@ -1,5 +1,6 @@
 """What `train` can fit: a union of networks and, where they are trained by steps, of optimizers."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -7,10 +8,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import create_model, model_validator
 
 from loupe.config.base import Prepares, Settings, SettingsError
-from loupe.fields import Hidden, Number, Patch, Scale, Text, field, text_of
+from loupe.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, text_of
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
+
+
+Recompose = Literal["concatenate", "gaussian"]
+
+
+def _of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
+    """A default that follows from `steps`; None where `seconds` will tell how many there are."""
+    return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
 class Train(Prepares):
@@ -20,6 +29,9 @@ class Train(Prepares):
     dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
     network: str = field("convolutional", "what is trained", rule="convolutional, perceptron, ridge")
     scale: Scale = field(Fraction(3, 2), "label side over input side", rule="3:2, 2:1 or 3:1")
+    limit: Count = field(
+        None, "train on only so many photos, those of the smallest content hashes", rule="none or >= 1"
+    )
     threads: int = field(0, "cores that train; 0 is all", ge=0, le=1024)
     resume: Text = field(None, "id of a killed run to continue from its checkpoint", rule="none or a run id")
 
@@ -53,20 +65,39 @@ class Trained(Train):
     batch_size: int = field(8, "training pictures a step: crops, or patches", ge=1, le=65536)
     steps: int = field(3500, "of the optimizer", ge=1, le=100_000_000)
     decay_rate: float = field(0.96, "factor of schedule=exponential, every decay_steps", gt=0, le=1)
-    decay_steps: int = field(
-        lambda data: max(1, round(0.015 * data.get("steps", 0))), "1.5 % of steps, as in the study", ge=1
+    seconds: Seconds = field(
+        None,
+        "train for as many steps as fit into so many seconds of one core, measured at the start, not for `steps`",
+        rule="none or > 0",
     )
-    eval_every: int = field(
-        lambda data: max(1, data.get("steps", 0) // 16), "steps between points of the curves; a 16th", ge=1
+    decay_steps: Count = field(
+        _of_steps(lambda steps: 0.015 * steps), "1.5 % of the steps, as in the study", rule=">= 1"
     )
+    eval_every: Count = field(
+        _of_steps(lambda steps: steps // 16), "steps between points of the curves; a 16th", rule=">= 1"
+    )
+    eval_pictures: int = field(256, "validation pictures at most at each point of the curves", ge=1)
     patience: int = field(0, "stop after so many points without a lower validation mae; 0 never", ge=0)
     augment: bool = field(True, "flips and quarter turns")
     DEPENDS = {
         "stddev": ("initializer", "gaussian"),
         "decay_rate": ("schedule", "exponential"),
         "decay_steps": ("schedule", "exponential"),
+        "steps": ("seconds", None),
     }
     SMOKE = {"steps": 12}
+
+    @model_validator(mode="after")
+    def _steps_are_known(self) -> "Trained":
+        for name in ("decay_steps", "eval_every"):
+            if self.seconds is None and getattr(self, name) is None:
+                raise ValueError(f"{name}: must be >= 1, got none")
+        return self
+
+    def of_steps(self, steps: int) -> "Trained":
+        """The same with `seconds` replaced by so many steps, and what follows from them."""
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"seconds"}}
+        return type(self).model_validate(given | {"steps": steps})
 
 
 class Convolutional(Trained):
@@ -103,6 +134,9 @@ class Perceptron(Trained):
     output_activation: Literal["linear", "same"] = field("linear", "same: that of the hidden layers (the study)")
     keep_prob: float = field(1.0, "share of units that dropout keeps (the study: 1.0, 0.9, 0.5)", gt=0, le=1)
     dropout_layers: Literal["all", "first"] = field("all", "hidden layers that have dropout; first is the study's")
+    recompose: Recompose = field(
+        "concatenate", "how the trained network is scored: patches side by side (the study), or overlapping"
+    )
     DEFAULTS = {"batch_size": 256, "steps": 800, "learning_rate": 3e-4}
     SMOKE = {"hidden": "32,16", "batch_size": 32}
 

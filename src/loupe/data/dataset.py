@@ -149,6 +149,10 @@ class Pairs:
         """The sides of an input and of a label, in pixels."""
         return self._inputs[0].shape[0], self._labels[0].shape[0]
 
+    def stacked(self) -> tuple[np.ndarray, np.ndarray]:
+        """All inputs (n, input side, input side) and labels, uint8, copied into memory."""
+        return np.stack(self._inputs), np.stack(self._labels)
+
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """In order, up to `size` at a time: float32 in [-1, 1], (n, input side, input side, 1) and labels."""
         for start in range(0, len(self), size):

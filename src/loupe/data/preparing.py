@@ -94,12 +94,12 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder:
     rows: list[dict[str, Any]] = []
     shards: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(dataset.input_name, settings.scales)], np.zeros(3))
-    with _client(settings.scheduler) as client, Bar("preparing photos", len(listed), settings.quiet) as bar:
+    with client(settings.scheduler) as cluster, Bar("preparing photos", len(listed), settings.quiet) as bar:
         from distributed import as_completed
 
         numbers = list(range(len(tasks)))
         folders, given = [str(folder.resolve())] * len(tasks), [settings.texts()] * len(tasks)
-        futures = client.map(_make_shard, numbers, tasks, crops, folders, given, pure=False)
+        futures = cluster.map(_make_shard, numbers, tasks, crops, folders, given, pure=False)
         done = 0
         for _, result in as_completed(futures, with_results=True):
             rows += result["rows"]
@@ -226,8 +226,12 @@ def _mean_and_deviation(total: np.ndarray) -> dict[str, float]:
 
 
 @contextmanager
-def _client(scheduler: str | None) -> Iterator[Any]:
-    """A Dask client of this scheduler, or of a cluster of this machine's cores that ends with it."""
+def client(scheduler: str | None) -> Iterator[Any]:
+    """A Dask client of this scheduler, or of a cluster of this machine's cores that ends with it.
+
+    Raises:
+        UsageError: no scheduler answers there.
+    """
     from distributed import Client, LocalCluster
 
     if scheduler is not None:

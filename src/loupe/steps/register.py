@@ -38,8 +38,8 @@ def run(settings: Register) -> Verdict:
     runs.claim()
     best = runs.best_run(text_of(settings.scale), settings.smoke) if settings.run == "best" else settings.run
     challenger = runs.run_of(best, "run")
-    if challenger.data.tags.get("loupe.step") != "train" or challenger.info.status != "FINISHED":
-        raise UsageError(f"run: {best} is no finished train run")
+    if challenger.data.tags.get("loupe.step") not in ("train", "trial") or challenger.info.status != "FINISHED":
+        raise UsageError(f"run: {best} is no finished train run or trial")
     given, tags = runs.settings_of(challenger), challenger.data.tags
     scale = scale_of(given["scale"])
     dataset = preparing.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], given["dataset"])

@@ -39,7 +39,10 @@ def run(settings: Train) -> Result:
         settings = continued(settings)
     if settings.threads:  # read by TensorFlow when it is first imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
+    from loupe import evaluation
+    from loupe.geometry import Geometry
     from loupe.models import ridge
+    from loupe.tracking import models
 
     if settings.resume:
         before = runs.run_of(str(settings.resume), "resume").data
@@ -49,19 +52,23 @@ def run(settings: Train) -> Result:
         )
     else:
         checkpoint, dataset = None, preparing.open_or_prepare(settings, settings.dataset)
-    train, validation = (dataset.pairs(split, settings.scale) for split in ("train", "validation"))
-    test = dataset.pairs("test", settings.scale)
+    train = dataset.pairs("train", settings.scale, settings.limit)
+    validation = dataset.pairs("validation", settings.scale)
+    dataset.pairs("test", settings.scale)  # where there is none, that is said before the training
     started = time.perf_counter()
     weights = ridge.kept(dataset, settings.scale)
     model = network(settings, train, dataset.settings["luminance"], weights)
     fitted = time.perf_counter() - started
     with runs.step_run(settings, describe(settings), settings.resume) as run_id:
         runs.log_dataset(dataset, "training")
-        runs.log_array(weights, _ridge_file(settings))
+        log_ridge(weights, settings)
         points = _fitted(model, settings, train, validation, checkpoint)
         seconds = points.pop() or fitted
-        summary, best_mae = _logged(model, settings, dataset, weights, points, (train, validation, test))
-        runs.log_metrics({"val/best_mae": best_mae, "training_seconds": seconds})
+        best_mae = log_diagnostics(model, settings, points, train, validation)["val/best_mae"]
+        runs.log_metrics({"training_seconds": seconds})
+        summary = log_result(model, settings, dataset, weights, points)
+        models.log_keras_model(model, Geometry.of_name(model.name))
+        say(evaluation.as_text(summary), settings.quiet)
         runs.drop_checkpoint()
     say(
         f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",
@@ -76,12 +83,12 @@ def continued(settings: Train) -> Any:
     Raises:
         UsageError: the run is no train run, or another value is given than it was started with.
     """
-    from loupe.tracking import runs
+    from loupe.tracking import owners, runs
 
     run = runs.run_of(str(settings.resume), "resume")
     if run.data.tags.get("loupe.step") != "train":
         raise UsageError(f"resume: run {settings.resume} is no train run")
-    if run.info.status == "RUNNING" and runs.is_alive(run.data.tags):
+    if run.info.status == "RUNNING" and owners.is_alive(run.data.tags):
         raise UsageError(f"resume: run {settings.resume} is still running")
     before = runs.settings_of(run)
     free = {"resume", "data_dir", "scheduler", "quiet"}
@@ -126,8 +133,11 @@ def network(settings: Train, train: "Pairs", luminance: str, weights: "np.ndarra
     return models.build(settings, train.sides[0], luminance, weights)
 
 
-def _ridge_file(settings: Train) -> str:
-    return f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy"
+def log_ridge(weights: "np.ndarray", settings: Train) -> None:
+    """Keep the dataset's ridge with the run: the network is compared with it wherever it goes."""
+    from loupe.tracking import runs
+
+    runs.log_array(weights, f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy")
 
 
 def _fitted(model: Any, settings: Train, train: Any, validation: Any, checkpoint: Any) -> list[Any]:
@@ -148,41 +158,61 @@ def _fitted(model: Any, settings: Train, train: Any, validation: Any, checkpoint
     return [*progress.points, progress.seconds]
 
 
-def _logged(
-    model: Any,
-    settings: Train,
-    dataset: "Dataset",
-    weights: "np.ndarray",
-    points: list[Any],
-    splits: tuple["Pairs", "Pairs", "Pairs"],
-) -> tuple[dict[str, Any], float]:
-    """Log scores beside the baselines, pictures and the model; gives the test summary and validation mae."""
-    from loupe import evaluation, figures
-    from loupe.models import KerasEnlarger
-    from loupe.tracking import models, runs
+def log_diagnostics(
+    model: "keras.Model", settings: Train, points: list[dict[str, Any]], train: "Pairs", validation: "Pairs"
+) -> dict[str, float]:
+    """Log, and give, what the network as it is kept shows on validation, and its curve: see `diagnostics`.
 
-    train, val, test = splits
+    Args:
+        model: with its best weights.
+        settings: that it was trained with.
+        points: of its curve; [] for one that is not trained by steps.
+        train: what it was trained on.
+        validation: what it was chosen on.
+    """
+    from loupe import diagnostics, training
+    from loupe.models import KerasEnlarger
+    from loupe.tracking import runs
+
     enlarger = KerasEnlarger(model)
+    found = diagnostics.of_network(enlarger, settings, train, validation)
+    if points:
+        found |= diagnostics.of_curve(points) | {"training_steps": points[-1]["step"]}
+    else:  # so that curves of runs can be compared in one chart
+        for name, pairs, limit in (("train", train, training.TRAIN_PICTURES), ("val", validation, len(validation))):
+            scores = training.whole_scores(enlarger, pairs, limit)
+            runs.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
+    runs.log_metrics(found)
+    return found
+
+
+def log_result(
+    model: "keras.Model", settings: Train, dataset: "Dataset", weights: "np.ndarray", points: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Log the network's test scores beside the baselines', the study's protocol, and pictures; gives the summary."""
+    from loupe import diagnostics, evaluation, figures
+    from loupe.models import KerasEnlarger
+    from loupe.tracking import runs
+
+    enlarger, recompose = KerasEnlarger(model), diagnostics.recomposed(settings)
+    test, validation = (dataset.pairs(split, settings.scale) for split in ("test", "validation"))
     others = evaluation.baselines(test, weights, dataset.settings["luminance"])
-    table = evaluation.score({"model": enlarger, **others}, test)
+    table = evaluation.score({"model": enlarger, **others}, test, recompose)
     summary = evaluation.summarise(table)
-    runs.log_metrics(metrics_of(summary))
+    nearest = summary["model"]["over"]["nearest"]
+    draws = evaluation.score_patches({"model": enlarger}, test, settings.seed)["mae"]
+    runs.log_metrics(
+        metrics_of(summary)
+        | {"test/gain": nearest["gain"], "test/nearest_wins": nearest["baseline_wins"]}
+        | {"test/patches_mae": draws.mean(), "test/draw_difference": draws.diff().abs().mean() / draws.mean()}
+    )
     runs.log_table(table, "test.json")
     runs.log_json(summary, "test-summary.json")
-    on_validation = evaluation.score({"model": enlarger, **others}, val, names=("mse", "mae", "psnr"))
-    chosen = on_validation.groupby("method")[["mse", "mae", "psnr"]].mean()
     if points:
-        runs.log_figure(figures.learning_curves(points, chosen["mae"].drop("model").to_dict()), "curves.png")
-    else:
-        from loupe import training
-
-        ours = training.whole_scores(enlarger, train, training.TRAIN_PICTURES)
-        runs.log_metrics({f"train/{name}": value for name, value in ours.items()}, 0)
-        runs.log_metrics({f"val/{name}": value for name, value in chosen.loc["model"].items()}, 0)
+        on_validation = evaluation.score(others, validation, names=("mae",)).groupby("method")["mae"].mean()
+        runs.log_figure(figures.learning_curves(points, on_validation.to_dict()), "curves.png")
     runs.log_figure(figures.prediction_rows(enlarger, test), "predictions.png")
-    models.log_keras_model(model, enlarger.geometry)
-    say(evaluation.as_text(summary), settings.quiet)
-    return summary, float(chosen.loc["model", "mae"])
+    return summary
 
 
 def metrics_of(summary: dict[str, Any], split: str = "test") -> dict[str, float]:

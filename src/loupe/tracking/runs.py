@@ -3,12 +3,13 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,10 +26,12 @@ import loupe
 from loupe.config import Settings
 from loupe.data.dataset import MANIFEST, Dataset
 from loupe.errors import UsageError
+from loupe.tracking import owners
 
 EXPERIMENT = "loupe"
 CHECKPOINT = "loupe.checkpoint"
 SETTINGS = "loupe.settings"
+_AT: ContextVar[str | None] = ContextVar("run to log with", default=None)
 
 
 @contextmanager
@@ -56,23 +59,35 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     if reopened:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
     texts = settings.texts()
-    tags = {"loupe.step": settings.STEP, "loupe.commit": commit(), SETTINGS: json.dumps(texts), **_owner()}
-    tags |= {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
-    tags |= {"loupe.continues": continues} if continues else {}
-    with _signals_as_exits():
+    tags = first_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
+    with signals_as_exits():
         run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, tags=tags, log_system_metrics=True)
-        status = RunStatus.FAILED
-        try:
+        with closed_by_outcome():
             mlflow.set_tag("mlflow.runName", name)  # of a run that was joined, too
             there = mlflow.get_run(run.info.run_id).data.params
             mlflow.log_params({key: value for key, value in texts.items() if key not in there})
             yield run.info.run_id
-            status = RunStatus.FINISHED
-        except (KeyboardInterrupt, SystemExit):
-            status = RunStatus.KILLED
-            raise
-        finally:
-            mlflow.end_run(RunStatus.to_string(status))
+
+
+def first_tags(settings: Settings, step: str) -> dict[str, str]:
+    """What a run is opened with: what it does, with which code and settings, and who owns it."""
+    texts = settings.texts()
+    tags = {"loupe.step": step, "loupe.commit": commit(), SETTINGS: json.dumps(texts), **owners.owner()}
+    return tags | {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
+
+
+@contextmanager
+def closed_by_outcome() -> Iterator[None]:
+    """Close the open run at the end: FINISHED, FAILED by an error, KILLED by a signal."""
+    status = RunStatus.FAILED
+    try:
+        yield
+        status = RunStatus.FINISHED
+    except (KeyboardInterrupt, SystemExit):
+        status = RunStatus.KILLED
+        raise
+    finally:
+        mlflow.end_run(RunStatus.to_string(status))
 
 
 def open_store() -> None:
@@ -82,14 +97,36 @@ def open_store() -> None:
         claim()
     else:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-    close_orphans()
+    owners.close_orphans()
+
+
+def connect(tracking_uri: str, experiment_id: str) -> None:
+    """Use the store and experiment of another process's run."""
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_experiment(experiment_id=experiment_id)
+
+
+def where(run_id: str) -> tuple[str, str]:
+    """Store and experiment of a run, as `connect` takes them."""
+    uri = mlflow.get_tracking_uri()
+    file = uri.removeprefix("sqlite:///")
+    absolute = f"sqlite:///{Path(file).resolve()}" if file != uri else uri
+    return absolute, str(mlflow.get_run(run_id).info.experiment_id)
+
+
+def store_folder() -> Path:
+    """The folder of a store in a file; of a server's, the current one."""
+    _find_the_store()
+    uri = mlflow.get_tracking_uri()
+    file = uri.removeprefix("sqlite:///")
+    return Path(file).resolve().parent if file != uri else Path.cwd()
 
 
 def claim() -> None:
     """Sign the run that `mlflow run` made before the work starts, so that it is closed if this process dies."""
     if "MLFLOW_RUN_ID" in os.environ:
         _find_the_store()
-        for key, value in _owner().items():
+        for key, value in owners.owner().items():
             mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 
@@ -99,19 +136,7 @@ def settings_of(run: Any) -> dict[str, str]:
     return found
 
 
-def close_orphans() -> None:
-    """Mark runs as KILLED whose process, on this machine, is gone; another machine's are left alone."""
-    host = _owner()["loupe.host"]
-    open_runs = mlflow.search_runs(
-        filter_string=f"attributes.status = 'RUNNING' and tags.`loupe.host` = '{host}'",
-        search_all_experiments=True,
-        output_format="list",
-    )
-    for run in open_runs:
-        if not is_alive(run.data.tags):
-            mlflow.MlflowClient().set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
-
-
+@cache
 def commit() -> str:
     """The commit of the running code; of an installed package, its version."""
     package = Path(loupe.__file__).parent
@@ -125,41 +150,57 @@ def commit() -> str:
     return found.stdout.strip() + ("-changed" if dirty.returncode else "")
 
 
-def log_metrics(metrics: dict[str, float], step: int | None = None) -> None:
+@contextmanager
+def at(run_id: str) -> Iterator[None]:
+    """Log with this run, not with the open one: it has ended, and stays so."""
+    before = _AT.set(run_id)
+    try:
+        yield
+    finally:
+        _AT.reset(before)
+
+
+def _here() -> str:
+    return _AT.get() or str(mlflow.active_run().info.run_id)
+
+
+def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
     """Log numbers under their names; those that are no number (ssim of tiny pictures) are left out."""
-    mlflow.log_metrics({name: float(value) for name, value in metrics.items() if np.isfinite(value)}, step=step)
+    found = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
+    mlflow.log_metrics(found, step=step, run_id=_here())
 
 
 def log_tags(tags: dict[str, str]) -> None:
-    """Set tags on the open run."""
-    mlflow.set_tags(tags)
+    """Set tags on the run."""
+    for key, value in tags.items():
+        mlflow.MlflowClient().set_tag(_here(), key, value)
 
 
 def log_figure(figure: Any, name: str) -> None:
     """Log a matplotlib figure under `name`, such as `curves.png`."""
-    mlflow.log_figure(figure, name)
+    mlflow.MlflowClient().log_figure(_here(), figure, name)
 
 
 def log_file(file: Path, folder: str | None = None) -> None:
     """Log a file into a folder of the run's artifacts."""
-    mlflow.log_artifact(str(file), folder)
+    mlflow.MlflowClient().log_artifact(_here(), str(file), folder)
 
 
 def log_json(value: Any, name: str) -> None:
     """Log a dict or list as a JSON file."""
-    mlflow.log_dict(value, name)
+    mlflow.MlflowClient().log_dict(_here(), value, name)
 
 
 def log_table(table: Any, name: str) -> None:
     """Log a pandas table under `name`, which ends in .json, as MLflow's pages show and compare it."""
-    mlflow.log_table(table, name)
+    mlflow.log_table(table, name, run_id=_here())
 
 
 def log_array(array: np.ndarray, name: str) -> None:
     """Log an array as `name`, which ends in .npy."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / name, array)
-        mlflow.log_artifact(str(Path(folder) / name))
+        log_file(Path(folder) / name)
 
 
 def log_dataset(dataset: Dataset, context: str) -> None:
@@ -183,7 +224,7 @@ def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
         mlflow.log_artifact(str(file), "checkpoint")
     mlflow.set_tag(CHECKPOINT, name)
     if before:
-        _remove_artifact(run.info.artifact_uri, before)
+        remove_artifact(run.info.artifact_uri, before)
 
 
 def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
@@ -202,7 +243,7 @@ def drop_checkpoint() -> None:
     run = mlflow.get_run(mlflow.active_run().info.run_id)
     if CHECKPOINT in run.data.tags:
         mlflow.delete_tag(CHECKPOINT)
-        _remove_artifact(run.info.artifact_uri, "checkpoint")
+        remove_artifact(run.info.artifact_uri, "checkpoint")
 
 
 def run_of(run_id: str, field: str) -> Any:
@@ -234,30 +275,11 @@ def best_run(scale: str, smoke: bool) -> str:
     return found[0].info.run_id
 
 
-def _remove_artifact(artifact_uri: str, name: str) -> None:
+def remove_artifact(artifact_uri: str, name: str) -> None:
+    """Remove a file or folder of artifacts."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     get_artifact_repository(artifact_uri).delete_artifacts(name)
-
-
-def _owner() -> dict[str, str]:
-    started = psutil.Process().create_time()
-    return {
-        "loupe.host": socket.gethostname(),
-        "loupe.pid": str(os.getpid()),
-        "loupe.started": f"{started:.2f}",
-    }
-
-
-def is_alive(tags: dict[str, str]) -> bool:
-    """Whether the process that opened a run still lives; of another machine's that cannot be told: it does."""
-    if tags.get("loupe.host") != socket.gethostname():
-        return True
-    try:
-        started = psutil.Process(int(tags["loupe.pid"])).create_time()
-        return abs(started - float(tags["loupe.started"])) < 5  # the clock may have been set since
-    except (psutil.Error, KeyError, ValueError):
-        return False
 
 
 def _find_the_store() -> None:
@@ -277,7 +299,7 @@ def _find_the_store() -> None:
 
 
 @contextmanager
-def _signals_as_exits() -> Iterator[None]:
+def signals_as_exits() -> Iterator[None]:
     """SIGTERM ends the step as SystemExit does, so that its run is closed."""
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,68 @@
+"""How long a sweep will take on this machine: operations a step over those that a core does a second."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+
+from loupe.config import Convolutional, Perceptron, Train, Trained
+from loupe.search.sweep_file import SweepFile
+
+SCORING = 20.0  # seconds at the end: test scores of the best few, registering
+BESIDES = 4.0  # seconds of a trial beside its training: building, scoring, MLflow
+START = 8.0  # seconds of a worker until its first trial
+INPUT_SIDE = 100  # of patch=whole: the study's
+FORWARD_AND_BACK = 6  # operations of a training step for each weight and place that it is used at
+OF_THE_PEAK = 0.6  # share of a matrix product's speed that training reaches
+
+
+def seconds(sweep: SweepFile, workers: int, trials: int) -> float:
+    """Seconds that so many of the sweep's trials take on so many workers of one core each, if none is pruned."""
+    if sweep.study.sampler == "grid":
+        points = list(sweep.points())
+        some = points[:: max(1, len(points) // 200)]
+    else:
+        some = [point for point, _ in zip(sweep.drawn(), range(50), strict=False)]
+    speed = _operations_a_second()
+    each = [_trial_seconds(sweep.settings(chosen), speed) for chosen in some]
+    return START + SCORING + trials / min(workers, max(1, trials)) * (sum(each) / len(each) + BESIDES)
+
+
+def shown(seconds: float) -> str:
+    """A duration for people: `40 s`, `12 min`, `3.5 h`, `2.3 days`."""
+    for unit, size, digits in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _trial_seconds(settings: Train, speed: float) -> float:
+    if not isinstance(settings, Trained):
+        return 3.0
+    if settings.seconds is not None:
+        return settings.seconds
+    return settings.steps * (FORWARD_AND_BACK * _uses(settings) / speed + 1e-3)
+
+
+def _uses(settings: Trained) -> float:
+    """Weights times the places that each is used at, in one step."""
+    if isinstance(settings, Convolutional):
+        q, p = settings.scale.denominator, settings.scale.numerator
+        weights = 9 * settings.filters * (q * q + settings.layers * settings.filters + p * p)
+        return weights * settings.batch_size * (settings.crop / q) ** 2
+    assert isinstance(settings, Perceptron)
+    q = INPUT_SIDE if settings.patch == "whole" else int(settings.patch.split(":")[0])
+    p = int(q * settings.scale)
+    widths = [q * q, *settings.hidden, *(settings.hidden[-2::-1] if settings.mirror else ()), p * p]
+    return settings.batch_size * sum(math.prod(pair) for pair in itertools.pairwise(widths))
+
+
+def _operations_a_second() -> float:
+    """What one core does in a product of matrices, measured; used with OF_THE_PEAK."""
+    matrix = np.ones((512, 512), "float32")
+    matrix @ matrix
+    started = time.process_time()
+    for _ in range(5):
+        matrix @ matrix
+    return OF_THE_PEAK * 5 * 2 * 512**3 / max(time.process_time() - started, 1e-6)

@@ -1,0 +1,110 @@
+"""Keeps a sweep's workers at work: starts them, shares the trials out, sees the dead, and ends with the last."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import psutil
+
+from loupe.config import Sweep
+from loupe.data.preparing import client
+from loupe.errors import LoupeError
+from loupe.progress import Bar, say
+from loupe.search import jobs
+from loupe.search.jobs import Job
+from loupe.search.studies import ATTEMPTS, OWNER, RUN, Trials
+from loupe.tracking import owners, trials
+
+TRIALS_A_WORKER = 25  # then its process ends, and its memory with it
+LOOK = 0.5  # seconds between looks at the workers
+REAP = 3.0  # seconds between looks for trials whose workers died
+DEATHS = 2 * ATTEMPTS  # of workers in a row that end a sweep: more than one item that kills them can cause
+
+
+def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
+    """Keep workers at work until nothing is wanted any more, or no trial may start; gives their seconds.
+
+    Args:
+        settings: of the sweep.
+        held: its trials.
+        job: of all workers together: each gets a share of its trials.
+        workers: at a time.
+
+    Raises:
+        LoupeError: DEATHS workers died in a row.
+    """
+    crew: dict[Future[int], tuple[int, float]] = {}  # trials that a worker may run, and its start
+    left, deaths, reaped, seconds = job.trials, 0, 0.0, 0.0
+    title, total = f"sweep {held.sweep.name}", held.sweep.trials()
+    with _executor(settings, workers) as executor, Bar(title, total, settings.quiet) as bar:
+        while True:
+            if time.monotonic() - reaped > REAP:
+                _reap(held, job.parent)
+                reaped = time.monotonic()
+            held.enqueue()
+            bar.at(held.ended(), _best_so_far(held))
+            may_start = left > 0 and (job.deadline is None or time.time() < job.deadline)
+            while may_start and left > 0 and len(crew) < min(workers, held.at_work() + held.waiting()):
+                share = min(TRIALS_A_WORKER, -(-left // (workers - len(crew))))
+                crew[executor.submit(jobs.start, replace(job, trials=share))] = share, time.monotonic()
+                left -= share
+            if not crew and not (may_start and held.are_open()):
+                return seconds
+            for done in wait(crew, LOOK, FIRST_COMPLETED).done:
+                share, since = crew.pop(done)
+                seconds += time.monotonic() - since
+                error = done.exception()
+                if error is None:
+                    deaths, left = 0, left + share - done.result()
+                    continue
+                deaths, left = deaths + 1, left + share
+                say(f"sweep {held.sweep.name}: {error}", settings.quiet)
+                if deaths == DEATHS:
+                    raise LoupeError(f"workers: {DEATHS} died in a row; the last: {error}")
+            if not crew:
+                time.sleep(LOOK)
+
+
+def _reap(held: Trials, parent: str) -> None:
+    """Close what dead workers left open, in MLflow and in Optuna."""
+
+    def is_alive(trial: Any) -> bool:
+        return owners.is_alive(trials.tags_of(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
+
+    owners.beat(parent)
+    for trial in held.reap(is_alive):
+        if RUN in trial.user_attrs:
+            trials.kill(trial.user_attrs[RUN])
+    owners.close_orphans()
+
+
+@contextmanager
+def _executor(settings: Sweep, workers: int) -> Iterator[Executor]:
+    """What starts workers: threads of this process, or a Dask cluster; what still runs ends with it."""
+    if settings.scheduler:
+        with client(settings.scheduler) as cluster:
+            yield cluster.get_executor(pure=False)
+        return
+    with ThreadPoolExecutor(workers) as executor:
+        try:
+            yield executor
+        finally:
+            for child in psutil.Process().children():
+                child.terminate()
+
+
+def _best_so_far(held: Trials) -> str:
+    best = held.best_first()
+    return f"best {held.sweep.study.metric} {best[0].value:.5f}" if best else ""
+
+
+def cores(scheduler: str | None) -> int:
+    """The cores that trials may have, here or on a Dask cluster; raises UsageError where none answers."""
+    if scheduler:
+        with client(scheduler) as cluster:
+            return max(1, sum(cluster.nthreads().values()))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,48 @@
+"""What a worker must know, and how its process is started: here, or on a Dask worker."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know."""
+
+    sweep: dict[str, Any]  # the checked sweep file
+    storage: str  # Optuna's
+    tracking_uri: str
+    experiment_id: str
+    parent: str  # the sweep's run
+    dataset: str  # the prepared folder
+    digest: str
+    place: dict[str, Any]  # data_dir, scheduler, threads
+    trials: int  # that it runs at most
+    deadline: float | None  # time after which none starts
+    fresh: bool
+
+
+def start(job: Job) -> int:
+    """Run a worker process to its end, here or on a Dask worker; gives how many trials it ran.
+
+    Raises:
+        RuntimeError: it died; with the last line that it printed.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    if job.place["threads"]:
+        cores = str(job.place["threads"])
+        environment |= {"TF_NUM_INTRAOP_THREADS": cores, "TF_NUM_INTEROP_THREADS": cores, "OMP_NUM_THREADS": cores}
+    done = subprocess.run(
+        [sys.executable, "-m", "loupe.search.worker"],
+        input=json.dumps(asdict(job)),
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise RuntimeError(f"a worker died with status {done.returncode}: {last}")
+    return int(done.stdout.split()[-1])

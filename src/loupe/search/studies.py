@@ -1,0 +1,281 @@
+"""A study in Optuna: which trials are wanted, who works on them, and how it ended.
+
+Every trial is enqueued once by the sweep's one parent, under the name of an item (a grid's point and seed, or
+a slot of a sampler), and workers take waiting trials only: so that each item is trained exactly once, whatever
+dies. An item whose worker died is enqueued again, to go on from its checkpoint.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import optuna
+import pandas as pd
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from loupe.errors import UsageError
+from loupe.search.sweep_file import Chosen, Range, SweepFile
+
+# What is noted on a trial: its item, the run to go on from, its run, who works on it and for which run of the
+# sweep, and, where it has no value, how it ended and why.
+ITEM, RESUME, RUN, OWNER, PARENT, ENDED, WHY = "item", "resume", "run", "owner", "parent", "ended", "why"
+REUSED, WORK = "reused", "work"  # whether its result was there already; seconds of its own work
+FAILED, ORPHAN = "error", "orphan"
+ENDS = (TrialState.COMPLETE, TrialState.PRUNED)
+SPACE = "loupe.space"
+ATTEMPTS = 3  # of an item whose workers die, by one start of the sweep
+UNSIGNED = 20.0  # seconds in which a worker must have signed the trial that it took
+POINTS = 17  # of a curve with that at step 0, unless eval_every is given
+
+
+class Trials:
+    """The trials of a sweep's study: those wanted, waiting, at work, and how they ended.
+
+    Args:
+        sweep: the file.
+        storage: from `storages.opened`.
+        digest: of the dataset that is trained on.
+        parent: id of the sweep's run: what failed by an error under it is not tried again by it.
+
+    Raises:
+        UsageError: a study of this name searches another space.
+    """
+
+    def __init__(self, sweep: SweepFile, storage: BaseStorage, digest: str, parent: str) -> None:
+        self.sweep, self.parent, self._storage = sweep, parent, storage
+        self.study = optuna.create_study(
+            storage=storage,
+            sampler=_sampler(sweep, 0),
+            pruner=_pruner(sweep),
+            study_name=sweep.name,
+            direction=sweep.study.direction,
+            load_if_exists=True,
+        )
+        self._study_id = storage.get_study_id_from_name(sweep.name)
+        self._sign = 1 if sweep.study.direction == "minimize" else -1
+        self._check_space(sweep.space(digest))
+        self._points = {_item(chosen): chosen for chosen in sweep.points()} if sweep.study.sampler == "grid" else {}
+        self._startup = {} if self._points else _drawn(sweep)
+
+    def _check_space(self, space: str) -> None:
+        there = self.study.user_attrs.get(SPACE)
+        if there is None and not self._found():
+            self.study.set_user_attr(SPACE, space)
+        elif there != space:
+            raise UsageError(
+                f"study.name: {self.sweep.name!r} is a study of another space (settings, search or dataset); "
+                "give another name"
+            )
+
+    def enqueue(self) -> None:
+        """Enqueue each item that is wanted and neither done, nor at work, nor waiting, nor given up."""
+        by_item = self._by_item()
+        for item, params in self._wanted(by_item).items():
+            there = by_item.get(item, [])
+            if any(trial.state != TrialState.FAIL for trial in there) or self._is_given_up(there):
+                continue
+            attrs, dead = {ITEM: item}, [trial for trial in there if trial.user_attrs.get(ENDED) == ORPHAN]
+            if dead:
+                attrs |= {RESUME: dead[-1].user_attrs[RUN]} if RUN in dead[-1].user_attrs else {}
+                params = params or dead[-1].params
+            self.study.enqueue_trial(params, user_attrs=attrs)
+
+    def ended(self) -> int:
+        """How many items have ended: well, early, or for good."""
+        return sum(map(self._has_ended, self._by_item().values()))
+
+    def work(self) -> float:
+        """Seconds of their own work that the trials under this run of the sweep had."""
+        ours = (trial for trial in self._found() if trial.user_attrs.get(PARENT) == self.parent)
+        return sum(float(trial.user_attrs.get(WORK, 0.0)) for trial in ours)
+
+    def are_open(self) -> bool:
+        """Whether a trial waits or is at work."""
+        return bool(self._found(TrialState.WAITING, TrialState.RUNNING))
+
+    def waiting(self) -> int:
+        """How many trials wait."""
+        return len(self._found(TrialState.WAITING))
+
+    def at_work(self) -> int:
+        """How many trials are at work."""
+        return len(self._found(TrialState.RUNNING))
+
+    def table(self) -> pd.DataFrame:
+        """A row a trial: number, state, value, run, reused, why it failed, seconds, and its params."""
+        rows = []
+        for trial in self._found():
+            orphaned = trial.user_attrs.get(ENDED) == ORPHAN
+            row = {
+                "number": trial.number,
+                "state": "ORPHANED" if orphaned else trial.state.name,
+                "value": trial.value,
+                "seconds": trial.duration.total_seconds() if trial.duration else None,
+                RUN: trial.user_attrs.get(RUN),
+                REUSED: bool(trial.user_attrs.get(REUSED)),
+                WHY: trial.user_attrs.get(WHY),
+            }
+            rows.append(row | trial.params)
+        return pd.DataFrame(rows)
+
+    def take(self, owner: dict[str, str]) -> Trial | None:
+        """Take a waiting trial and sign it: nobody else gets it; None where none waits."""
+        for waiting in self._found(TrialState.WAITING):
+            trial_id = self._id(waiting)
+            try:
+                if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                    continue
+            except optuna.exceptions.UpdateFinishedTrialError:
+                continue
+            self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
+            self._storage.set_trial_user_attr(trial_id, OWNER, owner)
+            self.study.sampler = _sampler(self.sweep, waiting.number)  # the same in whichever process
+            return Trial(self.study, trial_id)
+        return None
+
+    def fail(self, trial: Trial | FrozenTrial, how: str, why: str = "") -> None:
+        """End a trial without a value, as FAILED or ORPHAN; one that somebody else has ended stays as it is."""
+        trial_id = self._id(trial)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(trial_id, ENDED, how)
+            self._storage.set_trial_user_attr(trial_id, WHY, why[:500])
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    def reap(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
+        """Fail, and give, the trials whose owners are dead, or that nobody has signed in UNSIGNED seconds."""
+        dead = []
+        for trial in self._found(TrialState.RUNNING):
+            since = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
+            if not (is_alive(trial) if OWNER in trial.user_attrs else time.time() - since < UNSIGNED):
+                self.fail(trial, ORPHAN)
+                dead.append(trial)
+        return dead
+
+    def best_first(self) -> list[FrozenTrial]:
+        """The completed trials, the best first; of a grid's points those with most seeds first, by their mean."""
+        by_point: dict[str, list[float]] = {}
+        complete = self._found(TrialState.COMPLETE)
+        for trial in complete:
+            by_point.setdefault(self._point(trial), []).append(self._sign * float(trial.value or 0))
+
+        def rank(trial: FrozenTrial) -> tuple[float, ...]:
+            peers = by_point[self._point(trial)]
+            return -len(peers), sum(peers) / len(peers), self._sign * float(trial.value or 0)
+
+        return sorted(complete, key=rank)
+
+    def is_among_the_best(self, value: float) -> bool:
+        """Whether a trial of this value would be one of the `keep` best so far."""
+        values = sorted(self._sign * float(trial.value or 0) for trial in self._found(TrialState.COMPLETE))
+        return len(values) < self.sweep.study.keep or self._sign * value <= values[self.sweep.study.keep - 1]
+
+    def _found(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def _point(self, trial: FrozenTrial) -> str:
+        """What trials that differ in their seed alone share; a sampler's have one seed, and each stands alone."""
+        if not self._points:
+            return str(trial.number)
+        return _item({key: value for key, value in trial.params.items() if key != "seed"})
+
+    def _id(self, trial: Trial | FrozenTrial) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
+
+    def _by_item(self) -> dict[str, list[FrozenTrial]]:
+        found: dict[str, list[FrozenTrial]] = {}
+        for trial in self._found():
+            found.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
+        return found
+
+    def _wanted(self, by_item: dict[str, list[FrozenTrial]]) -> dict[str, Chosen]:
+        sweep = self.sweep
+        if sweep.study.sampler != "grid":
+            return {slot: self._startup.get(slot, {}) for slot in map(_slot, range(sweep.study.trials))}
+        first, *others = sweep.seeds()
+        points = list(self._points.values())
+        wanted = {_item(seeded): seeded for seeded in (chosen | {"seed": first} for chosen in points)}
+        if sweep.study.tune:
+            points = [best for arm in sweep.arms().values() if (best := self._tuned(arm, first, by_item))]
+        for chosen in points:
+            wanted |= {_item(seeded): seeded for seeded in (chosen | {"seed": seed} for seed in others)}
+        return wanted
+
+    def _tuned(self, arm: list[Chosen], first: int, by_item: dict[str, list[FrozenTrial]]) -> Chosen | None:
+        """The best point of an arm by its first seed; None while one is open, or where none has a value."""
+        trials = [by_item.get(_item(chosen | {"seed": first}), []) for chosen in arm]
+        if not all(map(self._has_ended, trials)):
+            return None
+        values = [
+            min((self._sign * float(trial.value or 0) for trial in found if trial.state == TrialState.COMPLETE),
+                default=math.inf)
+            for found in trials
+        ]  # fmt: skip
+        return None if math.isinf(min(values)) else arm[values.index(min(values))]
+
+    def _has_ended(self, trials: list[FrozenTrial]) -> bool:
+        return any(trial.state in ENDS for trial in trials) or self._is_given_up(trials)
+
+    def _is_given_up(self, trials: list[FrozenTrial]) -> bool:
+        ours = [trial for trial in trials if trial.user_attrs.get(PARENT) == self.parent]
+        orphans = [trial for trial in ours if trial.user_attrs.get(ENDED) == ORPHAN]
+        return any(trial.user_attrs.get(ENDED) == FAILED for trial in ours) or len(orphans) >= ATTEMPTS
+
+
+def suggest(sweep: SweepFile, trial: Trial) -> Chosen:
+    """The point of a trial: what was enqueued with it, or what the sampler proposes."""
+    chosen: Chosen = {}
+    for key in sweep.ordered():
+        if not sweep.applies(key, chosen):
+            continue
+        values = sweep.search[key]
+        if not isinstance(values, Range):
+            chosen[key] = trial.suggest_categorical(key, sweep.choices(key))
+        elif values.is_whole:
+            chosen[key] = trial.suggest_int(key, values.low, values.high, log=values.log, step=int(values.step or 1))
+        else:
+            chosen[key] = trial.suggest_float(key, values.low, values.high, log=values.log, step=values.step)
+    return chosen
+
+
+def seed_of(sweep: SweepFile, trial: Trial) -> int:
+    """The seed of a trial: a grid's last axis; elsewhere all have one."""
+    return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.study.sampler == "grid" else sweep.seeds()[0]
+
+
+def _item(chosen: Chosen) -> str:
+    return json.dumps(chosen, sort_keys=True)
+
+
+def _slot(number: int) -> str:
+    return f"slot {number}"
+
+
+def _drawn(sweep: SweepFile) -> dict[str, Chosen]:
+    """The points of `startup`: drawn at random, from the seed alone, before anything runs."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=sweep.seeds()[0]))
+    drawn = {}
+    for number in range(sweep.study.startup):
+        trial = study.ask()
+        drawn[_slot(number)] = suggest(sweep, trial)
+        study.tell(trial, 0.0)
+    return drawn
+
+
+def _sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of a trial, by its number; a grid's points are all enqueued, so that it samples nothing."""
+    seed = sweep.seeds()[0] * 100_003 + number
+    if sweep.study.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed % 2**32)
+    return optuna.samplers.RandomSampler(seed=seed % 2**32)
+
+
+def _pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
+    """Its steps are points of the curve, whatever number of training steps lies between them."""
+    if sweep.study.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
+    if sweep.study.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=2, max_resource=POINTS, reduction_factor=3)
+    return optuna.pruners.NopPruner()

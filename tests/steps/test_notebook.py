@@ -1,0 +1,45 @@
+"""The notebook beside the report runs where a champion is, and knows nothing of this repository."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from jobs import ROOT, environment
+
+NOTEBOOK = ROOT / "docs" / "champion.ipynb"
+pytestmark = pytest.mark.xdist_group("main")  # one process: they share what one main job left
+
+
+def code_cells():
+    notebook = json.loads(NOTEBOOK.read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_its_cells_carry_no_outputs():
+    assert len({cell["id"] for cell in code_cells()}) == len(code_cells())
+    assert not [cell for cell in code_cells() if cell["outputs"] or cell["execution_count"]]
+
+
+def test_it_enlarges_a_patch_by_the_champion_and_by_lanczos(finished_main):
+    code = "\n".join("".join(cell["source"]) for cell in code_cells())
+    checks = """
+import sys
+assert (network.shape, lanczos.shape) == ((floats(label).shape,) * 2)
+assert not np.allclose(network, lanczos)
+assert [place.get_title().split(",")[0] for place in axes] == ["input", "Lanczos", "champion", "label"]
+assert "loupe" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code + checks],
+        cwd=finished_main,
+        env=environment(PYTHONPATH="", MPLBACKEND="Agg", TF_CPP_MIN_LOG_LEVEL="3"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    maes = {name: float(mae) for name, mae in re.findall(r"(\w+): mae ([\d.]+) on", done.stdout)}
+    assert maes.keys() == {"network", "Lanczos"}
+    assert 0 < maes["network"] < maes["Lanczos"] < 0.3  # smoke's champion starts from the ridge

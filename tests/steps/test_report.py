@@ -1,0 +1,64 @@
+"""The step that judges and writes the pages, from a store, and where there is nothing to read."""
+
+import pytest
+from jobs import all_runs, loupe, store
+
+from loupe.report import results
+
+TINY = """
+[study]
+name = "tiny"
+metric = "val/mae"
+sampler = "grid"
+repeats = 2
+[train]
+dataset = "sample"
+network = "perceptron"
+skip = "ridge"
+steps = 4
+eval_every = 2
+eval_pictures = 4
+batch_size = 16
+[search]
+hidden = ["none", "16"]
+[[claim]]
+number = "1"
+text = "A hidden layer beats none"
+metric = "val/best_mae"
+arm = {hidden = "16"}
+beats = [{hidden = "none"}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "loupe sweep --sweep sweeps/activation.toml"),
+        (["--from", "nowhere.parquet"], "nowhere.parquet"),
+    ],
+)
+def test_where_there_is_nothing_to_read_it_says_so_in_one_line(tmp_path, arguments, word):
+    done = loupe("report", *arguments, cwd=tmp_path, status=2)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("loupe report: error: ")]
+    assert len(lines) == 1
+    assert word in lines[0]
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.slow
+def test_a_store_gives_the_pages_with_pictures_and_the_table_that_gives_them_again(tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "tiny.toml").write_text(TINY)
+    loupe("sweep", "--sweep", "sweeps/tiny.toml", cwd=tmp_path)
+    loupe("report", cwd=tmp_path)
+    page = tmp_path / "report" / "report.html"
+    run = next(run for run in all_runs(tmp_path) if run.data.tags.get("loupe.step") == "report")
+    assert [item.path for item in store(tmp_path).list_artifacts(run.info.run_id)] == ["report.html"]
+    assert run.info.status == "FINISHED"
+    pictures = {path.stem for path in (tmp_path / "report" / "pictures").iterdir()}
+    assert pictures == {"claim-1", "leaders", "comparison", "story"}
+    assert len(results.read(tmp_path / "report" / "results.parquet")) == 4
+    before = {path: path.read_bytes() for path in (page, page.with_suffix(".md"))}
+    loupe("report", "--from", "report/results.parquet", "--out", "again", cwd=tmp_path)
+    for path, content in before.items():
+        assert (tmp_path / "again" / path.name).read_bytes() == content

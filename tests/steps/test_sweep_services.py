@@ -1,0 +1,196 @@
+"""A sweep whose trials stand in PostgreSQL and whose runs go to an MLflow server, with workers of this machine
+and of a Dask cluster: all of them real servers, started here (`services`), and tried on their own first."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from urllib.parse import urlsplit
+
+import optuna
+import psutil
+import psycopg
+import pytest
+import services
+from jobs import environment, loupe
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep services")]  # one process: they share the servers
+
+SWEEP = """
+# Command:   loupe sweep --sweep <this file> --storage postgresql://…
+# Points:    4
+# Time:      a minute
+# Expected:  each point once
+[study]
+name = "{name}"
+direction = "minimize"
+metric = "val/mae"
+sampler = "grid"
+repeats = 2
+
+[train]
+dataset = "{dataset}"
+network = "perceptron"
+hidden = "16,8"
+steps = {steps}
+batch_size = 16
+
+[search]
+activation = ["tanh", "relu"]
+"""
+# What each of two processes does with a study: ten trials of those that were enqueued.
+TEN_TRIALS = """
+import os, sys, time, optuna
+def value(trial):
+    trial.set_user_attr("pid", os.getpid())
+    time.sleep(0.05)
+    return trial.suggest_int("point", 0, 1000)
+optuna.load_study(study_name="twenty", storage=sys.argv[1]).optimize(value, n_trials=10)
+"""
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory):
+    with services.postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory):
+    with services.mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def dask_scheduler(tmp_path_factory):
+    with services.dask_cluster(tmp_path_factory.mktemp("dask")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, mlflow_server):
+    """A prepared folder of a few small labels."""
+    folder = tmp_path_factory.mktemp("prepared")
+    loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder, MLFLOW_TRACKING_URI=mlflow_server)
+    return next((folder / "data").iterdir())
+
+
+def all_runs(client):
+    return client.search_runs([found.experiment_id for found in client.search_experiments()])
+
+
+def transitions(scheduler):
+    """How many changes of tasks' states a Dask scheduler has seen: more, once it was given a task."""
+    from distributed import Client
+
+    with Client(scheduler, timeout=services.PATIENCE, set_as_default=False) as client:
+        return client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
+
+
+@pytest.mark.parametrize("workers", ["local", "dask"])
+def test_a_sweep_over_postgresql_and_an_mlflow_server_runs_each_point_once(
+    workers, postgresql, mlflow_server, dataset, tmp_path, request
+):
+    import mlflow
+
+    # Not the same steps: a trial that ran in another sweep is taken from the store instead of trained again.
+    name, steps = f"services-{workers}", {"local": 20, "dask": 22}[workers]
+    (tmp_path / "sweep.toml").write_text(SWEEP.format(name=name, dataset=dataset, steps=steps))
+    arguments = ["--sweep", "sweep.toml", "--storage", postgresql, "--workers", 2]
+    if workers == "dask":
+        scheduler = request.getfixturevalue("dask_scheduler")
+        before = transitions(scheduler)
+        loupe("sweep", *arguments, "--scheduler", scheduler, cwd=tmp_path, MLFLOW_TRACKING_URI=mlflow_server)
+        assert transitions(scheduler) > before  # it was not done without the cluster
+    else:
+        loupe("sweep", *arguments, cwd=tmp_path, MLFLOW_TRACKING_URI=mlflow_server)
+
+    trials = optuna.load_study(study_name=name, storage=postgresql).trials
+    assert {trial.state.name for trial in trials} == {"COMPLETE"}
+    assert len({(trial.params["activation"], str(trial.params["seed"])) for trial in trials}) == len(trials) == 4
+    assert Counter(trial.params["activation"] for trial in trials) == {"tanh": 2, "relu": 2}
+
+    client = mlflow.MlflowClient(mlflow_server, mlflow_server)
+    runs = {run.info.run_id: run for run in all_runs(client)}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    trainings = {run_id for run_id, run in runs.items() if "activation" in run.data.params}
+    linked = {
+        trial.number: [value for value in map(str, trial.user_attrs.values()) if value in trainings]
+        for trial in trials
+    }
+    assert [len(found) for found in linked.values()] == [1] * 4
+    trained = {found[0]: runs[found[0]] for found in linked.values()}
+    assert len(trained) == 4  # no two trials share a run
+    for trial in trials:
+        params = runs[linked[trial.number][0]].data.params
+        assert (params["activation"], params["seed"]) == (trial.params["activation"], str(trial.params["seed"]))
+        assert (params["hidden"], params["steps"]) == ("16,8", str(steps))
+    parents = {run.data.tags.get("mlflow.parentRunId") for run in trained.values()}
+    assert len(parents) == 1
+    assert parents < runs.keys()
+    (parent,) = parents
+    assert runs[parent].data.tags["loupe.step"] == "sweep"
+    below = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent]
+    assert {run.info.run_id for run in below} & trainings == trained.keys()
+    assert [found for found in client.search_model_versions("name = 'loupe'") if found.run_id in trained]
+    assert not list(tmp_path.rglob("mlflow.db"))  # nothing went into a store of its own
+
+
+def test_two_processes_share_the_trials_of_a_study_in_postgresql(postgresql):
+    study = optuna.create_study(study_name="twenty", storage=postgresql)
+    for point in range(20):
+        study.enqueue_trial({"point": point})
+    command = [sys.executable, "-c", TEN_TRIALS, postgresql]
+    both = [
+        subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+    assert sorted(trial.value for trial in study.trials) == list(range(20))
+    assert Counter(trial.user_attrs["pid"] for trial in study.trials) == {process.pid: 10 for process in both}
+
+
+def test_the_mlflow_server_keeps_runs_and_serves_artifacts(mlflow_server):
+    import mlflow
+
+    client = mlflow.MlflowClient(mlflow_server, mlflow_server)
+    run = client.create_run(client.create_experiment("served"), run_name="one")
+    client.log_metric(run.info.run_id, "mae", 0.5, step=3)
+    client.log_text(run.info.run_id, "kept", "notes/one.txt")
+    client.set_terminated(run.info.run_id)
+    found = client.get_run(run.info.run_id)
+    assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, not past it
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"mae": 0.5})
+    assert mlflow.artifacts.load_text(f"{mlflow_server}/api/2.0/mlflow-artifacts/artifacts/"
+                                      f"{found.info.experiment_id}/{run.info.run_id}/artifacts/notes/one.txt"
+                                      ) == "kept"  # fmt: skip
+
+
+def test_the_dask_cluster_computes_on_two_workers_of_one_thread(dask_scheduler):
+    from distributed import Client
+
+    before = transitions(dask_scheduler)
+    with Client(dask_scheduler, timeout=services.PATIENCE, set_as_default=False) as client:
+        assert list(client.nthreads().values()) == [1, 1]
+        workers = list(client.nthreads())
+        pids = [client.submit(os.getpid, workers=[worker], pure=False).result(60) for worker in workers]
+    assert len({*pids, os.getpid()}) == 3
+    assert transitions(dask_scheduler) > before
+
+
+@pytest.mark.parametrize("service", [services.postgresql, services.mlflow_server, services.dask_cluster])
+def test_a_service_leaves_no_process_behind_though_a_client_is_connected(service, tmp_path):
+    this = psutil.Process()
+    before = set(this.children(recursive=True))
+    with service(tmp_path / "service") as url:
+        address = urlsplit(url).hostname, urlsplit(url).port
+        connect = psycopg.connect if service is services.postgresql else socket.create_connection
+        connection = connect(url if service is services.postgresql else address)
+        started = set(this.children(recursive=True)) - before
+        assert len(started) >= {services.postgresql: 5, services.mlflow_server: 1, services.dask_cluster: 5}[service]
+    assert not [process for process in started if services.is_alive(process)]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    connection.close()

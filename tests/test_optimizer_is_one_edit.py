@@ -1,0 +1,129 @@
+"""Adding an optimizer is one edit: its class, put into OPTIMIZERS, is found wherever optimizers are."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from loupe import models, training
+from loupe.command_line import run_step
+from loupe.config import OPTIMIZERS, Optimizer, SettingsError, owners, settings_of, train_class
+from loupe.errors import UsageError
+from loupe.fields import field
+from loupe.search import sweep_file
+
+TESTS = Path(__file__).parent
+OWN = "l1_regularization_strength"
+SWEEP = f"""
+[study]
+name = "ftrl"
+[train]
+network = "perceptron"
+[search]
+optimizer = ["ftrl", "adam"]
+"ftrl.{OWN}" = [0.0, 0.25]
+"""
+
+
+class Ftrl(Optimizer):
+    """Follow the regularized leader."""
+
+    KERAS = "keras.optimizers.Ftrl"
+    l1_regularization_strength: float = field(0.0, "weight of the absolute values", ge=0, lt=1)
+    DEFAULTS = {"learning_rate": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The one edit."""
+    monkeypatch.setitem(OPTIMIZERS, "ftrl", Ftrl)
+    yield
+    train_class.cache_clear()
+
+
+def contract(name: str) -> ModuleType:
+    """A module of the tests, imported anew: its cases come from what is registered now."""
+    spec = importlib.util.spec_from_file_location(f"{name}_with_ftrl", TESTS / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cases(test: object) -> list[object]:
+    """The values over which a test runs."""
+    return [value for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize" for value in mark.args[1]]
+
+
+def test_it_stands_in_the_help_of_train_with_its_field_range_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_step("train", ["--help"]) == 0
+    text = capsys.readouterr().out
+    section = text.split("--optimizer ftrl (learning_rate 0.02 by default):")[1]
+    assert f"--{OWN}  weight of the absolute values" in section
+    assert ">= 0 and < 1" in section
+    line = text.split("--optimizer  ")[1].split("  --")[0]
+    assert "adamw, ftrl" in " ".join(line.split())
+
+
+@pytest.mark.parametrize("network", ["convolutional", "perceptron"])
+def test_it_is_a_choice_of_every_trained_network_with_its_own_default_rate(network: str) -> None:
+    settings = settings_of("train", {"network": network, "optimizer": "ftrl", OWN: "0.5"})
+    assert isinstance(settings, Ftrl)
+    assert (settings.l1_regularization_strength, settings.learning_rate) == (0.5, 0.02)
+    assert settings_of("train", settings.texts()).model_dump() == settings.model_dump()
+    assert owners(OWN) == ["optimizer=ftrl"]
+
+
+def test_its_field_is_checked_and_refused_elsewhere() -> None:
+    with pytest.raises(SettingsError, match=rf"{OWN}: must be less than 1, got '1'"):
+        settings_of("train", {"optimizer": "ftrl", OWN: "1"})
+    with pytest.raises(SettingsError, match=rf"{OWN}: is a field of optimizer=ftrl only, got '0.5'"):
+        settings_of("train", {"optimizer": "adam", OWN: "0.5"})
+    with pytest.raises(SettingsError, match=r"optimizer: must be one of .*adamw, ftrl, got 'nadam'"):
+        settings_of("train", {"optimizer": "nadam"})
+
+
+def test_a_sweep_may_search_it_and_its_field(tmp_path: Path) -> None:
+    file = tmp_path / "ftrl.toml"
+    file.write_text(SWEEP)
+    points = list(sweep_file.read(file).points())
+    assert points == [{"optimizer": "ftrl", f"ftrl.{OWN}": value} for value in (0.0, 0.25)] + [{"optimizer": "adam"}]
+    file.write_text(SWEEP.replace("0.25", "1.0"))
+    with pytest.raises(UsageError, match=rf"search\.ftrl\.{OWN}: must be less than 1, got '1\.0'"):
+        sweep_file.read(file)
+
+
+def test_a_network_is_trained_by_it() -> None:
+    settings = settings_of(
+        "train", {"optimizer": "ftrl", OWN: 0.25, "filters": 4, "layers": 0, "schedule": "constant"}
+    )
+    model = models.build(settings, 32, "rec601")
+    training.compile_model(model, settings)
+    shown = model.optimizer.get_config()
+    assert type(model.optimizer).__name__ == "Ftrl"
+    assert shown[OWN] == 0.25
+    assert shown["learning_rate"] == pytest.approx(0.02)
+
+
+def test_the_contract_of_every_network_holds_cases_of_it() -> None:
+    module = contract("test_models")
+    for network, rows in module.COMBINATIONS.items():
+        scales = {row["scale"] for row in rows if row["optimizer"] == "ftrl"}
+        assert scales == set(module.FEW["scale"])
+        trained = [case.values for case in module.CASES]
+        assert any(given["optimizer"] == "ftrl" for name, given in trained if name == network)
+    check = module.test_every_field_of_an_optimizer_reaches_keras
+    assert "ftrl" in cases(check)
+    check("ftrl")
+
+
+def test_the_contract_of_the_settings_holds_cases_of_it() -> None:
+    module = contract("test_config")
+    given = [case[1] for case in module.CLASSES if case[0] == "train"]
+    assert {network for network in module.TRAINED if {"network": network, "optimizer": "ftrl"} in given} == set(
+        module.TRAINED
+    )
+    assert OWN in {name for _, chosen, name in module.BOUNDED if chosen.get("optimizer") == "ftrl"}

@@ -1,0 +1,77 @@
+"""Runs that nobody works on any more are closed; those that somebody does are left alone."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+
+from loupe.tracking import owners, runs
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
+def opened(client: mlflow.MlflowClient, **tags: str) -> str:
+    named = {name.replace("_", "."): value for name, value in tags.items()}
+    return str(client.create_run("0", tags=named).info.run_id)
+
+
+def status(client: mlflow.MlflowClient, run_id: str) -> str:
+    return str(client.get_run(run_id).info.status)
+
+
+def test_a_run_that_mlflow_run_made_is_closed_where_its_process_died_before_it_signed(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died, works = (opened(client, mlflow_source_type="PROJECT") for _ in range(2))
+    by_hand = opened(client, mlflow_source_type="LOCAL")
+    step = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"MLFLOW_RUN_ID": works})
+    time.sleep(0.5)
+    # another `mlflow run` on this machine, such as a test beside this one, might be the maker of any of them
+    monkeypatch.setattr(psutil, "process_iter", lambda: [psutil.Process(step.pid)])
+    try:
+        owners.close_orphans()
+        assert [status(client, run) for run in (died, works, by_hand)] == ["KILLED", "RUNNING", "RUNNING"]
+    finally:
+        step.communicate(b"\n")
+    monkeypatch.setattr(psutil, "process_iter", lambda: [])
+    owners.close_orphans()
+    assert status(client, works) == "KILLED"
+
+
+def test_a_run_of_another_machine_is_dead_after_a_long_silence(client: mlflow.MlflowClient) -> None:
+    ages = {"silent": 2 * owners.SILENCE, "lively": 0.0}
+    found = {
+        name: opened(client, loupe_host="elsewhere", loupe_pid="1", loupe_heartbeat=f"{time.time() - age:.0f}")
+        for name, age in ages.items()
+    }
+    found["mute"] = opened(client, loupe_host="elsewhere", loupe_pid="1")
+    owners.close_orphans()
+    assert {name: status(client, run) for name, run in found.items()} == {
+        "silent": "KILLED", "lively": "RUNNING", "mute": "RUNNING",
+    }  # fmt: skip
+    owners.beat(found["mute"])
+    assert owners.is_alive(client.get_run(found["mute"]).data.tags)
+
+
+def test_what_is_logged_at_an_ended_run_leaves_it_ended(client: mlflow.MlflowClient) -> None:
+    run = opened(client)
+    client.set_terminated(run, "FINISHED")
+    with runs.at(run):
+        runs.log_metrics({"test/mae": 0.1, "test/ssim": float("nan")})
+        runs.log_tags({"kept": "yes"})
+        runs.log_json({"a": 1}, "a.json")
+    there = client.get_run(run)
+    assert (there.info.status, there.data.metrics, there.data.tags["kept"]) == ("FINISHED", {"test/mae": 0.1}, "yes")
+    assert mlflow.active_run() is None
