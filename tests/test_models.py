@@ -36,6 +36,8 @@ from loupe.config import (
 from loupe.data import pairs
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches
+from loupe.diagnostics import recomposed
+from loupe.enlarging import enlarge
 from loupe.fields import scale_of, text_of
 from loupe.geometry import Geometry
 from loupe.models import ridge
@@ -251,7 +253,7 @@ def condition(network: str, name: str) -> Given:
 
 
 def fingerprint(given: Given) -> str:
-    """All that settings can change: the graph, its starting weights, the optimizer, the loss, the batches."""
+    """All that settings can change: the graph, its weights, the optimizer, the loss, the batches, the enlarged."""
     settings = settings_of("train", given)
     model = built(settings)
     training.compile_model(model, settings)
@@ -259,6 +261,8 @@ def fingerprint(given: Given) -> str:
     side, count = training.pictures_of_a_step(settings, Geometry.of_name(model.name), pictures.sides[0])
     patches = Patches(pictures, side, settings.crops, settings.augment, settings.seed)
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.batch(step, count))]
+    picture = picture_for(Geometry.of_name(model.name))
+    arrays.append(enlarge(models.KerasEnlarger(model), picture, recomposed(settings)))
     described = [model.get_config(), model.get_compile_config(), side, count]
     digest = sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for array in arrays:
