@@ -2,6 +2,7 @@
 
 import pytest
 
+from loupe import training
 from loupe.search import cost
 from loupe.search.sweep_file import SweepFile
 
@@ -24,7 +25,9 @@ def seconds(train, search=None, workers=1, trials=10, **study):
 
 @pytest.mark.parametrize("network", ["convolutional", "perceptron"])
 def test_seconds_grow_with_the_steps(network):
-    once, twice, more = (seconds({"network": network, "steps": steps}) for steps in (1000, 2000, 3000))
+    once, twice, more = (
+        seconds({"network": network, "steps": steps, "eval_every": 500}) for steps in (1000, 2000, 3000)
+    )
     assert FIXED + 10 * cost.BESIDES < once < twice
     assert twice - once == pytest.approx(more - twice)
 
@@ -47,12 +50,30 @@ def test_seconds_grow_with_the_steps(network):
 )  # fmt: skip
 def test_seconds_grow_with_what_is_computed_in_a_step(small, large, times):
     def of_steps(given):
+        scored_once = {"eval_every": 1000, "eval_pictures": 1}
+        once, twice = (seconds(given | {"steps": steps} | scored_once) for steps in (1000, 2000))
         each = 1000 * 1e-3  # what a step costs, whatever is computed
-        return (seconds(given | {"steps": 1000}) - FIXED) / 10 - cost.BESIDES - each
+        a_point = twice - seconds(given | {"steps": 2000, "eval_every": 2000, "eval_pictures": 1})
+        return (twice - once - a_point) / 10 - each
 
     assert 0 < of_steps(small) < of_steps(large)
     if times:
         assert of_steps(large) / of_steps(small) == pytest.approx(times)
+
+
+def test_seconds_grow_with_what_is_scored():
+    few, many, often = (
+        seconds({"steps": 1000} | given)
+        for given in (
+            {"eval_pictures": 10, "eval_every": 1000},
+            {"eval_pictures": 10 + 42, "eval_every": 1000},
+            {"eval_pictures": 10, "eval_every": 334},
+        )
+    )
+    assert cost.TRAIN_PICTURES == training.TRAIN_PICTURES == 32
+    two_points_of_42 = many - few
+    assert two_points_of_42 > 1
+    assert often - few == pytest.approx(two_points_of_42)  # four points instead of two
 
 
 def test_a_budget_in_seconds_is_what_a_training_takes():
@@ -89,7 +110,7 @@ def test_a_ridge_takes_seconds():
 def test_the_machine_s_speed_is_measured(monkeypatch):
     monkeypatch.undo()
     slow = seconds({"steps": 100_000})
-    monkeypatch.setattr(cost, "OF_THE_PEAK", 10 * cost.OF_THE_PEAK)
+    monkeypatch.setattr(cost, "CONVOLVING", 10 * cost.CONVOLVING)
     assert FIXED < seconds({"steps": 100_000}) < slow
 
 

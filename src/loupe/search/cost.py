@@ -12,9 +12,10 @@ from loupe.search.sweep_file import SweepFile
 SCORING = 20.0  # seconds at the end: test scores of the best few, registering
 BESIDES = 4.0  # seconds of a trial beside its training: building, scoring, MLflow
 START = 8.0  # seconds of a worker until its first trial
-INPUT_SIDE = 100  # of patch=whole: the study's
-FORWARD_AND_BACK = 6  # operations of a training step for each weight and place that it is used at
-OF_THE_PEAK = 0.6  # share of a matrix product's speed that training reaches
+INPUT_SIDE = 100  # of patch=whole, and of the pictures scored: the study's
+TRAIN_PICTURES = 32  # scored at each point beside the validation's; as in `training`, which would load Keras
+FORTH, BACK_AND_FORTH = 2, 6  # operations for each weight and place that it is used at: scoring, training
+OF_THE_PEAK, CONVOLVING = 0.6, 0.3  # shares of a matrix product's speed that perceptrons and convolutions reach
 
 
 def seconds(sweep: SweepFile, workers: int, trials: int) -> float:
@@ -42,27 +43,40 @@ def _trial_seconds(settings: Train, speed: float) -> float:
         return 3.0
     if settings.seconds is not None:
         return settings.seconds
-    return settings.steps * (FORWARD_AND_BACK * _uses(settings) / speed + 1e-3)
+    assert settings.eval_every is not None
+    points = 1 + math.ceil(settings.steps / settings.eval_every)
+    scored = points * (settings.eval_pictures + TRAIN_PICTURES) * INPUT_SIDE**2
+    operations = BACK_AND_FORTH * settings.steps * _pixels_a_step(settings) + FORTH * scored
+    share = CONVOLVING if isinstance(settings, Convolutional) else OF_THE_PEAK
+    return settings.steps * 1e-3 + operations * _uses_a_pixel(settings) / (share * speed)
 
 
-def _uses(settings: Trained) -> float:
-    """Weights times the places that each is used at, in one step."""
+def _pixels_a_step(settings: Trained) -> float:
+    return settings.batch_size * (settings.crop if isinstance(settings, Convolutional) else _patch(settings)) ** 2
+
+
+def _uses_a_pixel(settings: Trained) -> float:
+    """Weights times the places that each is used at, for each pixel of the input."""
     if isinstance(settings, Convolutional):
         q, p = settings.scale.denominator, settings.scale.numerator
-        weights = 9 * settings.filters * (q * q + settings.layers * settings.filters + p * p)
-        return weights * settings.batch_size * (settings.crop / q) ** 2
+        return 9 * settings.filters * (q * q + settings.layers * settings.filters + p * p) / q**2
     assert isinstance(settings, Perceptron)
-    q = INPUT_SIDE if settings.patch == "whole" else int(settings.patch.split(":")[0])
+    q = _patch(settings)
     p = int(q * settings.scale)
     widths = [q * q, *settings.hidden, *(settings.hidden[-2::-1] if settings.mirror else ()), p * p]
-    return settings.batch_size * sum(math.prod(pair) for pair in itertools.pairwise(widths))
+    return sum(math.prod(pair) for pair in itertools.pairwise(widths)) / q**2
+
+
+def _patch(settings: Trained) -> int:
+    assert isinstance(settings, Perceptron)
+    return INPUT_SIDE if settings.patch == "whole" else int(settings.patch.split(":")[0])
 
 
 def _operations_a_second() -> float:
-    """What one core does in a product of matrices, measured; used with OF_THE_PEAK."""
+    """What one core does in a product of matrices, measured."""
     matrix = np.ones((512, 512), "float32")
     matrix @ matrix
     started = time.process_time()
     for _ in range(5):
         matrix @ matrix
-    return OF_THE_PEAK * 5 * 2 * 512**3 / max(time.process_time() - started, 1e-6)
+    return 5 * 2 * 512**3 / max(time.process_time() - started, 1e-6)
