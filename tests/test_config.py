@@ -81,10 +81,11 @@ def condition(settings: type[Settings], name: str) -> dict[str, Any]:
     depends: dict[str, Any] = {}
     for base in reversed(settings.__mro__):
         depends |= vars(base).get("DEPENDS", {})
-    if name not in depends:
-        return {}
-    other, value = depends[name]
-    return {**condition(settings, other), other: "somewhere" if value is GIVEN else value}
+    found: dict[str, Any] = {}
+    for other, value in depends.get(name, {}).items():
+        one = min(value) if isinstance(value, frozenset) else value
+        found |= {**condition(settings, other), other: "somewhere" if one is GIVEN else one}
+    return found
 
 
 @pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)

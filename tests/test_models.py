@@ -249,7 +249,7 @@ def condition(network: str, name: str) -> Given:
     depends: dict[str, Any] = {}
     for base in NETWORKS[network].__mro__:
         depends |= vars(base).get("DEPENDS", {})
-    return dict([depends[name]]) if name in depends else {}
+    return depends.get(name, {})
 
 
 def fingerprint(given: Given) -> str:

@@ -9,8 +9,10 @@ import pandas as pd
 from loupe import metrics
 from loupe.baselines import FILTERS, Baseline
 from loupe.config import DEFAULT_PATCHES
+from loupe.data.classical import WholePhotos
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches
+from loupe.data.photos import as_bytes, as_floats
 from loupe.enlarging import Enlarger, enlarge
 from loupe.models.ridge import RidgeEnlarger
 
@@ -19,7 +21,7 @@ DRAWS = 20
 LOW, HIGH = 2.5, 97.5  # percentiles of a 95 % interval
 
 
-def baselines(pairs: Pairs, ridge: np.ndarray, luminance: str) -> dict[str, Enlarger]:
+def baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, Enlarger]:
     """What every score stands beside: the classical filters, and ridge with these weights."""
     methods: dict[str, Enlarger] = {name: Baseline(name, pairs.scale, luminance) for name in FILTERS}
     return methods | {"ridge": RidgeEnlarger(ridge, pairs.scale, luminance)}
@@ -27,11 +29,20 @@ def baselines(pairs: Pairs, ridge: np.ndarray, luminance: str) -> dict[str, Enla
 
 def score(
     methods: Mapping[str, Enlarger],
-    pairs: Pairs,
+    pairs: Pairs | WholePhotos,
     recompose: str = "concatenate",
     names: tuple[str, ...] = metrics.SCORES,
+    border: int | None = None,
 ) -> pd.DataFrame:
     """Score methods on whole pictures.
+
+    Args:
+        methods: by the names that the table shows.
+        pairs: pictures to score on.
+        recompose: as `enlarge` takes it.
+        names: of the scores.
+        border: where it is given, so many pixels of each side do not count, and what a method makes is rounded
+            to 8 bits first, as in papers.
 
     Returns:
         Columns path, photo (content hash), image (its number), method, and the scores named.
@@ -40,7 +51,10 @@ def score(
     for inputs, labels in pairs.batches(16):
         rows = pairs.rows[start : start + len(inputs)]
         for name, method in methods.items():
-            large = enlarge(method, inputs, recompose)
+            large, labels_inside = enlarge(method, inputs, recompose), labels
+            if border is not None:
+                inside = np.s_[:, border:-border, border:-border]
+                large, labels_inside = as_floats(as_bytes(large[inside])), labels[inside]
             tables.append(
                 pd.DataFrame(
                     {
@@ -48,7 +62,7 @@ def score(
                         "photo": [row["sha256"] for row in rows],
                         "image": range(start, start + len(inputs)),
                         "method": name,
-                        **metrics.scores(large, labels, names),
+                        **metrics.scores(large, labels_inside, names),
                     }
                 )
             )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from loupe.data.classical import WholePhotos
 from loupe.data.dataset import Pairs
 from loupe.enlarging import Enlarger, enlarge
 
@@ -86,21 +87,22 @@ def prediction_rows(model: Enlarger, pairs: Pairs) -> Figure:
     return figure
 
 
-def comparison_sheet(methods: Mapping[str, Enlarger], pairs: Pairs, recompose: str) -> Figure:
+def comparison_sheet(methods: Mapping[str, Enlarger], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
     """A few pictures by every method beside the label, with the busiest quarter zoomed below each."""
     some = pairs.spread(3)
-    inputs, labels = next(some.batches(3))
-    shown = {name: enlarge(method, inputs, recompose) for name, method in methods.items()} | {"label": labels}
-    figure = Figure(figsize=(2 * len(shown), 4.2 * len(some)), layout="constrained")
-    grid = figure.subplots(2 * len(some), len(shown), squeeze=False)
-    for number in range(len(some)):
-        place = _busiest(labels[number, ..., 0])
-        for column, (name, pictures) in enumerate(shown.items()):
+    columns = len(methods) + 1
+    figure = Figure(figsize=(2 * columns, 4.2 * len(some)), layout="constrained")
+    grid = figure.subplots(2 * len(some), columns, squeeze=False)
+    for number, (inputs, labels) in enumerate(some.batches(1)):
+        label = labels[0, ..., 0]
+        place = _busiest(label)
+        shown = {name: enlarge(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
+        for column, (name, picture) in enumerate((shown | {"label": label}).items()):
             whole, inset = grid[2 * number, column], grid[2 * number + 1, column]
-            error = np.abs(pictures[number] - labels[number]).mean()
-            whole.imshow(pictures[number, ..., 0], **SHOWN)
+            error = np.abs(picture - label).mean()
+            whole.imshow(picture, **SHOWN)
             whole.set_title(name if name == "label" else f"{name}\nmae {error:.4f}", fontsize=8)
-            inset.imshow(pictures[number, ..., 0][place], **SHOWN)
+            inset.imshow(picture[place], **SHOWN)
             whole.axis("off")
             inset.axis("off")
     return figure

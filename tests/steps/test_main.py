@@ -110,10 +110,13 @@ def test_evaluate_writes_every_method_beside_the_model(finished_main):
     assert summary["scores"]["model"]["mae"] < summary["scores"]["lanczos"]["mae"]
 
 
-@pytest.mark.parametrize(("field", "value"), [("recompose", "gaussian"), ("protocol", "study-patches")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("recompose", "gaussian"), ("protocol", "study-patches"), ("protocol", "classical")]
+)
 def test_evaluate_scores_any_folder_of_photos(finished_main, tmp_path, field, value, photos):
     out = tmp_path / "scores.json"
-    given = ["--photos", photos, "--label_size", "90", f"--{field}", value, "--out", out]
+    size = [] if value == "classical" else ["--label_size", "90"]
+    given = ["--photos", photos, *size, f"--{field}", value, "--out", out]
     loupe("evaluate", *given, cwd=finished_main)
     summary = json.loads(out.read_text())
     assert summary["images"] == 3

@@ -83,6 +83,7 @@ __all__ = [
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
+OF_PAIRS = frozenset({"photos", "study-patches"})  # protocols that take labels and inputs as they were cut
 
 
 class Pairing(Settings):
@@ -100,7 +101,7 @@ class Pairing(Settings):
     recompress: Quality = field(
         None, "JPEG quality that labels and inputs go through (the study: 75)", rule="none or 1..95"
     )
-    DEPENDS = {"crops": ("crop", "random")}
+    DEPENDS = {"crops": {"crop": "random"}}
 
 
 class Preprocess(Prepares, Pairing):
@@ -140,7 +141,11 @@ class Evaluate(Prepares, Pairing):
     scale: Scale = field(Fraction(3, 2), "of the champion or baseline", rule="3:2, 2:1 or 3:1")
     dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
     split: Literal["test", "validation", "train", "all"] = field("test", "photos of the dataset to score on")
-    photos: Text = field(None, "score on this folder or tar instead, cut as crop says", rule="none or a path")
+    photos: Text = field(
+        None,
+        "score on this folder or tar instead, cut as crop says; protocol=classical without it: the bundled photos",
+        rule="none or a path",
+    )
     luminance: Annotated[Luminance | None, Unset] = field(
         None, "of the photos", rule="rec601, rec709 or relative; the model's, where it is not given"
     )
@@ -148,15 +153,21 @@ class Evaluate(Prepares, Pairing):
     recompose: Recompose = field(
         "concatenate", "side by side (the study), or overlapping and weighed by a Gaussian (its wish)"
     )
-    protocol: Literal["photos", "study-patches"] = field(
-        "photos", "whole pictures; study-patches: one random patch a photo, 20 draws"
+    protocol: Literal["photos", "study-patches", "classical"] = field(
+        "photos",
+        "labels and inputs as prepared; study-patches: one random patch a photo, 20 draws; classical: whole photos "
+        "by bicubic, luma 16-235, the border shaved, as in papers",
     )
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     SMOKE = {"limit": 6}
     DEPENDS = {
-        "recompose": ("protocol", "photos"),
-        **dict.fromkeys(("dataset", "split"), ("photos", None)),  # a dataset was cut when it was prepared
-        **dict.fromkeys(("crop", "label_size", "luminance", "shrink", "recompress"), ("photos", GIVEN)),
+        "recompose": {"protocol": frozenset({"photos", "classical"})},
+        # a dataset was cut when it was prepared
+        **{name: {"photos": None, "protocol": OF_PAIRS} for name in ("dataset", "split")},
+        **{
+            name: {"photos": GIVEN, "protocol": OF_PAIRS}
+            for name in ("crop", "label_size", "luminance", "shrink", "recompress")
+        },
     }
 
     @property

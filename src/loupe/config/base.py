@@ -22,8 +22,9 @@ class Settings(BaseModel):
     STEP: ClassVar[str] = ""
     DEFAULTS: ClassVar[dict[str, Any]] = {}
     SMOKE: ClassVar[dict[str, Any]] = {}
-    # field -> (the field that it depends on, the value under which it means something; GIVEN: any but none)
-    DEPENDS: ClassVar[dict[str, tuple[str, Any]]] = {}
+    # field -> the fields that it depends on, each with the value under which it means something; GIVEN: any
+    # but none; a frozenset: any of these
+    DEPENDS: ClassVar[dict[str, dict[str, Any]]] = {}
 
     smoke: bool = field(False, "shrink the step to seconds, to see that it works; fields given stay as given")
     quiet: bool = field(False, "print nothing but errors")
@@ -49,7 +50,7 @@ class Settings(BaseModel):
             return {
                 name: value
                 for name, value in sizes.items()
-                if name in cls.model_fields and (name not in depends or depends[name][0] not in given)
+                if name in cls.model_fields and not depends.get(name, {}).keys() & given.keys()
             } | given
         return given
 
@@ -64,8 +65,8 @@ class Settings(BaseModel):
         return self
 
     @classmethod
-    def _depends(cls) -> dict[str, tuple[str, Any]]:
-        depends: dict[str, tuple[str, Any]] = {}
+    def _depends(cls) -> dict[str, dict[str, Any]]:
+        depends: dict[str, dict[str, Any]] = {}
         for base in reversed(cls.__mro__):
             depends |= vars(base).get("DEPENDS", {})
         return depends
@@ -73,8 +74,9 @@ class Settings(BaseModel):
     def _without_effect(self) -> dict[str, str]:
         return {
             name: other
-            for name, (other, value) in self._depends().items()
-            if (getattr(self, other) is None if value is GIVEN else getattr(self, other) != value)
+            for name, others in self._depends().items()
+            for other, value in others.items()
+            if not _is_met(getattr(self, other), value)
         }
 
     def texts(self) -> dict[str, str]:
@@ -91,6 +93,12 @@ class Prepares(Settings):
         None, "Dask scheduler, tcp://host:port; none starts one on all cores", rule="none or an address"
     )
     seed: int = field(0, "all randomness derives from it", ge=0, lt=2**31)
+
+
+def _is_met(found: Any, value: Any) -> bool:
+    if value is GIVEN:
+        return found is not None
+    return found in value if isinstance(value, frozenset) else bool(found == value)
 
 
 def choices_of(annotation: Any) -> tuple[Any, ...]:

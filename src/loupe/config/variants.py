@@ -80,10 +80,10 @@ class Trained(Train):
     patience: int = field(0, "stop after so many points without a lower validation mae; 0 never", ge=0)
     augment: bool = field(True, "flips and quarter turns")
     DEPENDS = {
-        "stddev": ("initializer", "gaussian"),
-        "decay_rate": ("schedule", "exponential"),
-        "decay_steps": ("schedule", "exponential"),
-        "steps": ("seconds", None),
+        "stddev": {"initializer": "gaussian"},
+        "decay_rate": {"schedule": "exponential"},
+        "decay_steps": {"schedule": "exponential"},
+        "steps": {"seconds": None},
     }
     SMOKE = {"steps": 12}
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from loupe.errors import LoupeError
 
+STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times 0.299, 0.587, 0.114
 REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
 
 
@@ -63,7 +64,8 @@ def luminance_of(image: Image.Image, luminance: str) -> np.ndarray:
         image: `L`, `RGB`, `LA` or `RGBA`; grey images keep their values.
         luminance: `rec601`: Pillow's L, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) on the encoded values;
             `rec709`: 0.2126, 0.7152, 0.0722 (ITU-R BT.709) on the encoded values; `relative`: those weights
-            in linear light (IEC 61966-2-1), encoded again.
+            in linear light (IEC 61966-2-1), encoded again; `studio`: 16 + 219 times rec601 before rounding, as
+            MATLAB's rgb2ycbcr gives it and papers score it.
 
     Returns:
         uint8, (height, width).
@@ -77,6 +79,8 @@ def luminance_of(image: Image.Image, luminance: str) -> np.ndarray:
     encoded = np.asarray(image, "float32") / 255
     if luminance == "rec709":
         grey = encoded @ REC_709
+    elif luminance == "studio":
+        grey = (16 + encoded @ STUDIO) / 255
     else:
         linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
         light = linear.astype("float32") @ REC_709

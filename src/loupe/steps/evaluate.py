@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from loupe.data.classical import WholePhotos
     from loupe.data.dataset import Pairs
     from loupe.enlarging import Enlarger
 
@@ -30,6 +31,8 @@ SPLITS = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 def run(settings: Evaluate) -> dict[str, Any]:
     """Score, log, print, and write the summary; returns it."""
     from loupe import evaluation, figures
+    from loupe.data import classical
+    from loupe.data.dataset import Pairs
     from loupe.tracking import runs
 
     if settings.out and not Path(settings.out).resolve().parent.is_dir():
@@ -45,18 +48,19 @@ def run(settings: Evaluate) -> dict[str, Any]:
     methods = {"model": model, **evaluation.baselines(pairs, weights, model.geometry.luminance)}
     with runs.step_run(settings, f"evaluate {shown} on {where}"):
         runs.log_tags({"loupe.model": shown})
-        if settings.protocol == "photos":
-            table = evaluation.score(methods, pairs, settings.recompose)
-            runs.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
-        else:
+        if isinstance(pairs, Pairs) and settings.protocol == "study-patches":
             table = evaluation.score_patches(methods, pairs, settings.seed)
+        else:
+            shaved = classical.border(scale) if settings.protocol == "classical" else None
+            table = evaluation.score(methods, pairs, settings.recompose, border=shaved)
+            runs.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
         scores = evaluation.summarise(table)
         summary = {
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
         }  # fmt: skip
         runs.log_table(table, "scores.json")
         runs.log_json(_finite(summary), "summary.json")
-        runs.log_metrics(metrics_of(scores, "photos" if settings.photos else SPLITS[settings.split]))
+        runs.log_metrics(metrics_of(scores, _kind(settings)))
     if settings.out:
         _write(Path(settings.out), summary)
     say(f"{shown} on {where}, {len(pairs)} pictures ({settings.protocol})", settings.quiet)
@@ -104,17 +108,34 @@ def sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":
     return ridge.kept(open_or_prepare(settings, "sample"), scale)
 
 
-def _pictures(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pairs", str]:
+def _kind(settings: Evaluate) -> str:
+    """What the names of logged scores start with: figures of another protocol are no figures of a split."""
+    if settings.protocol != "photos":
+        return settings.protocol
+    return "photos" if settings.photos else SPLITS[settings.split]
+
+
+def _pictures(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pairs | WholePhotos", str]:
     """The pictures to score on, and what to call them."""
     from loupe.data import preparing
 
+    if settings.protocol == "classical":
+        from loupe.data.classical import WholePhotos
+
+        source = settings.photos or "sample"
+        listed = preparing.listed(settings_of("preprocess", {"source": source} | _shared(settings)))
+        return WholePhotos(listed, scale), source
     if settings.photos is None:
         dataset = preparing.open_or_prepare(settings, settings.dataset)
         return dataset.pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
     cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    cut |= {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
+    cut |= _shared(settings)
     return preparing.pairs_in_memory(settings_of("preprocess", cut), scale), str(settings.photos)
+
+
+def _shared(settings: Evaluate) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
 
 
 def _finite(value: Any) -> Any:
