@@ -19,7 +19,7 @@ from loupe.baselines import FILTERS, Baseline
 from loupe.config import TRAINED_SCALES, settings_of
 from loupe.data import pairs
 from loupe.data.dataset import Pairs
-from loupe.enlarging import Enlarger, enlarge
+from loupe.enlarging import Enlarger, Ensemble, enlarge
 from loupe.fields import text_of
 from loupe.geometry import Geometry
 from loupe.models import KerasEnlarger, blocks, ridge
@@ -276,3 +276,25 @@ def test_ridge_beats_lanczos_on_what_it_was_fitted_on() -> None:
         for name in ("ridge", "lanczos", "nearest")
     ]
     assert errors == sorted(errors)
+
+
+@few
+@given(rows=st.integers(2, 9), columns=st.integers(2, 9), scale=SCALE, seed=SEED, quarters=st.integers(0, 3))
+def test_an_ensemble_makes_of_a_turned_picture_the_turned_result(
+    rows: int, columns: int, scale: Fraction, seed: int, quarters: int
+) -> None:
+    alone = network("convolutional", scale)
+    least = -(-alone.geometry.min_side // scale.denominator)
+    picture = noise(seed, *((least + side) * scale.denominator for side in (rows, columns)))
+    ensemble = Ensemble(alone)
+    turned = np.ascontiguousarray(np.rot90(picture, quarters, axes=(1, 2))[:, ::-1])
+    expected = np.rot90(enlarge(ensemble, picture), quarters, axes=(1, 2))[:, ::-1]
+    np.testing.assert_allclose(enlarge(ensemble, turned), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+def test_an_ensemble_of_what_knows_no_direction_changes_nothing(scale: Fraction) -> None:
+    picture = noise(0, 12, 18)
+    filtered = Baseline("bicubic", scale)
+    np.testing.assert_allclose(enlarge(Ensemble(filtered), picture), enlarge(filtered, picture), atol=1e-5)
+    assert np.abs(enlarge(Ensemble(network("convolutional", scale)), picture)).max() <= 1

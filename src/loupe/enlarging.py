@@ -17,6 +17,31 @@ class Enlarger(Protocol):
         ...
 
 
+class Ensemble:
+    """The mean of what a model makes of the eight turns and flips of a picture, each turned back.
+
+    The errors that depend on the direction cancel out, in eight times the time (Timofte et al. 2016, enhanced
+    prediction; «self-ensemble»).
+
+    Args:
+        model: that is asked eight times.
+    """
+
+    def __init__(self, model: Enlarger) -> None:
+        self.geometry = model.geometry
+        self._model = model
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
+        total = np.zeros((), "float32")
+        for flipped in (False, True):
+            for quarters in range(4):
+                turned = np.rot90(pictures[:, :, ::-1] if flipped else pictures, quarters, axes=(1, 2))
+                large = np.rot90(self._model(np.ascontiguousarray(turned)), -quarters, axes=(1, 2))
+                total = total + (large[:, :, ::-1] if flipped else large)
+        return total / 8
+
+
 def enlarge(model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate", tile: int = 512) -> np.ndarray:
     """Enlarge pictures of any size, from 1x1.
 

@@ -111,7 +111,8 @@ def test_evaluate_writes_every_method_beside_the_model(finished_main):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("recompose", "gaussian"), ("protocol", "study-patches"), ("protocol", "classical")]
+    ("field", "value"),
+    [("recompose", "gaussian"), ("ensemble", "true"), ("protocol", "study-patches"), ("protocol", "classical")],
 )
 def test_evaluate_scores_any_folder_of_photos(finished_main, tmp_path, field, value, photos):
     out = tmp_path / "scores.json"

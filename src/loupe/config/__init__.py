@@ -83,6 +83,7 @@ __all__ = [
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
+ENSEMBLE = "the mean over eight turns and flips of a picture: a little better, eight times as long"
 OF_PAIRS = frozenset({"photos", "study-patches"})  # protocols that take labels and inputs as they were cut
 
 
@@ -158,6 +159,7 @@ class Evaluate(Prepares, Pairing):
         "labels and inputs as prepared; study-patches: one random patch a photo, 20 draws; classical: whole photos "
         "by bicubic, luma 16-235, the border shaved, as in papers",
     )
+    ensemble: bool = field(False, ENSEMBLE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     SMOKE = {"limit": 6}
     DEPENDS = {
@@ -193,6 +195,7 @@ class Upscale(Prepares):
     model: str = field(
         "champion", "registry URI, .onnx file, or a baseline's name; without a champion yet, ridge enlarges"
     )
+    ensemble: bool = field(False, ENSEMBLE)
 
 
 class Sweep(Prepares):

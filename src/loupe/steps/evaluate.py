@@ -33,6 +33,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe import evaluation, figures
     from loupe.data import classical
     from loupe.data.dataset import Pairs
+    from loupe.enlarging import Ensemble
     from loupe.tracking import runs
 
     if settings.out and not Path(settings.out).resolve().parent.is_dir():
@@ -45,7 +46,10 @@ def run(settings: Evaluate) -> dict[str, Any]:
     if "scale" in settings.model_fields_set and settings.scale != scale:
         raise UsageError(f"scale: {shown} enlarges {text_of(scale)}, got {text_of(settings.scale)}")
     pairs, where = _pictures(settings, scale, model.geometry.luminance)
-    methods = {"model": model, **evaluation.baselines(pairs, weights, model.geometry.luminance)}
+    methods = {
+        "model": Ensemble(model) if settings.ensemble else model,
+        **evaluation.baselines(pairs, weights, model.geometry.luminance),
+    }
     with runs.step_run(settings, f"evaluate {shown} on {where}"):
         runs.log_tags({"loupe.model": shown})
         if isinstance(pairs, Pairs) and settings.protocol == "study-patches":

@@ -17,6 +17,7 @@ def run(settings: Upscale) -> Path:
     """Enlarge the photo and log what was used; returns the file that was written."""
     from loupe import upscaling
     from loupe.data.sources import bundled_photo
+    from loupe.enlarging import Ensemble
     from loupe.tracking import runs
 
     photo = bundled_photo() if settings.photo == "sample" else Path(settings.photo)
@@ -25,7 +26,7 @@ def run(settings: Upscale) -> Path:
     runs.claim()
     shown, model = chosen(settings)
     with runs.step_run(settings, f"upscale {photo.name}"):
-        width, height = upscaling.upscale(model, image, out)
+        width, height = upscaling.upscale(Ensemble(model) if settings.ensemble else model, image, out)
         runs.log_tags({"loupe.model": shown})
         runs.log_file(out)
     say(f"{out}: {width}x{height}, by {shown}", settings.quiet)
