@@ -263,7 +263,8 @@ def fingerprint(given: Given) -> str:
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.batch(step, count))]
     picture = picture_for(Geometry.of_name(model.name))
     arrays.append(enlarge(models.KerasEnlarger(model), picture, recomposed(settings)))
-    described = [model.get_config(), model.get_compile_config(), side, count]
+    with training.computed_in(model, settings):
+        described = [model.get_config(), model.get_compile_config(), side, count]
     digest = sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for array in arrays:
         digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
@@ -332,10 +333,10 @@ def test_a_branch_of_a_filter_is_not_trained_and_that_of_the_ridge_is(network: s
         ("perceptron", {"patch": "whole"}, Geometry(16, 24, 16, 0, "rec709")),
         ("perceptron", {"patch": "2:3", "entry_convolutions": 2}, Geometry(2, 3, 2, 2, "rec709")),
         ("perceptron", {"skip": "ridge"}, Geometry(10, 15, 10, 10, "rec709")),
-        ("convolutional", {"skip": "none"}, Geometry(2, 3, 2, 6, "rec709")),
-        ("convolutional", {"skip": "none", "scale": "3:1"}, Geometry(1, 3, 1, 3, "rec709")),
+        ("convolutional", {"skip": "none"}, Geometry(2, 3, 2, 4, "rec709")),
+        ("convolutional", {"skip": "none", "scale": "3:1"}, Geometry(1, 3, 1, 2, "rec709")),
         ("convolutional", {"skip": "ridge", "layers": 0}, Geometry(2, 3, 4, 4, "rec709")),
-        ("convolutional", {"skip": "none", "pre_upscale": "lanczos"}, Geometry(2, 3, 4, 10, "rec709")),
+        ("convolutional", {"skip": "none", "pre_upscale": "lanczos"}, Geometry(2, 3, 4, 8, "rec709")),
     ],
     ids=str,
 )
@@ -384,6 +385,22 @@ def test_layers_start_with_other_weights_than_each_other_and_than_another_seed_s
     assert not np.array_equal(one[2], one[4])  # two convolutions of the same shape
     assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.any())
+
+
+def test_a_network_that_starts_from_another_takes_the_layers_of_the_same_shape() -> None:
+    one, same, other_scale = (
+        built(settings_of("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))
+        for seed, scale in ((0, "3:2"), (1, "3:2"), (1, "2:1"))
+    )
+    with_weights = sum(bool(layer.weights) for layer in one.layers)
+    before = [layer.get_weights() for layer in other_scale.layers if layer.weights]
+    assert models.start_from(same, one) == with_weights
+    assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), same.get_weights(), strict=True))
+    assert models.start_from(other_scale, one) == 4  # two residual layers of two convolutions
+    after, theirs = ([layer.get_weights() for layer in model.layers if layer.weights] for model in (other_scale, one))
+    taken = [np.array_equal(a[0], b[0]) for a, b in zip(after, theirs, strict=True) if a[0].shape == b[0].shape]
+    assert taken == [True] * 4
+    assert any(not np.array_equal(a[0], b[0]) for a, b in zip(before, after, strict=True))
 
 
 def test_the_default_patch_of_every_scale_is_of_the_scale() -> None:

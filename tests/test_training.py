@@ -38,6 +38,7 @@ DEMANDING = {
         "decay_steps": 2, "keep_prob": 0.5, "augment": True, "patience": 3, "initializer": "gaussian", "seed": 7,
     },
     "convolutional": CONVOLUTIONAL | {"optimizer": "adam", "augment": True, "skip": "ridge", "schedule": "cosine"},
+    "convolutional in bfloat16": CONVOLUTIONAL | {"precision": "bfloat16", "learning_rate": 2e-3},
 }  # fmt: skip
 
 
@@ -274,6 +275,21 @@ def test_training_lowers_the_loss(loss: str, photos: dict[str, Pairs]) -> None:
     losses = [point.metrics[f"train/{loss}"] for point in run.points]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_bfloat16_is_for_the_steps_alone_and_ends_near_float32(photos: dict[str, Pairs]) -> None:
+    given = CONVOLUTIONAL | {"filters": 8, "steps": 40, "eval_every": 40}
+    exact, rounded = (Run(photos, given | {"precision": precision}) for precision in ("float32", "bfloat16"))
+    assert exact.points[0].metrics == rounded.points[0].metrics  # scored in float32 before the first step
+    losses = [run.points[1].metrics["train/patch_loss"] for run in (exact, rounded)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert {layer.compute_dtype for layer in rounded.model.layers} == {"float32"}
+    assert all(weights.dtype == "float32" for weights in rounded.weights)
+    with training.computed_in(rounded.model, rounded.settings):
+        lowered = [layer.name for layer in rounded.model.layers if layer.compute_dtype == "bfloat16"]
+    assert lowered
+    assert not set(lowered) & {"skip", "blocks"}
 
 
 TIMED = {"seconds": 0.2, "quiet": True}

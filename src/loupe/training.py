@@ -7,7 +7,8 @@ from seed and step (batches, augmentation, dropout).
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ TRAIN_PICTURES = 32  # of the training split, scored whole at each point beside 
 MEASURED = 0.05  # share of `seconds`, and seconds at most, in which the cost of a step is measured first
 MEASURED_SECONDS = 1.0
 WARMING = 3  # steps before that, the first of which compiles
+EXACT_LAYERS = ("skip", "blocks", "pre_upscale")
 BLOCKS_A_SIDE = 4  # of a training picture of a perceptron that looks beyond its block
 
 
@@ -99,11 +101,12 @@ def fit(
         while progress.step < settings.steps and not _patience_is_over(settings, progress):
             stop = min(settings.steps, (progress.step // settings.eval_every + 1) * settings.eval_every)
             losses, started = [], time.perf_counter()
-            for step in range(progress.step, stop):
-                for number, layer in enumerate(dropouts):
-                    layer.seed_generator.state.assign([settings.seed * 1009 + number, step])
-                losses.append(float(model.train_on_batch(*patches.batch(step, count))))
-                bar.at(step + 1)
+            with computed_in(model, settings):
+                for step in range(progress.step, stop):
+                    for number, layer in enumerate(dropouts):
+                        layer.seed_generator.state.assign([settings.seed * 1009 + number, step])
+                    losses.append(float(model.train_on_batch(*patches.batch(step, count))))
+                    bar.at(step + 1)
             seconds = time.perf_counter() - started
             if not math.isfinite(losses[-1]):
                 raise LoupeError(f"training: the loss is {losses[-1]} at step {stop}; lower learning_rate")
@@ -142,24 +145,49 @@ def steps_within(seconds: float, model: keras.Model, settings: Trained, patches:
     """
     before = model.get_weights()
     compile_model(model, settings.of_steps(1))
-    for step in range(WARMING):
-        model.train_on_batch(*patches.batch(step, count))
-    started, done, spent = time.process_time(), 0, 0.0
-    while done < WARMING or spent < min(MEASURED_SECONDS, MEASURED * seconds):
-        model.train_on_batch(*patches.batch(done, count))
-        done, spent = done + 1, time.process_time() - started
+    with computed_in(model, settings):
+        for step in range(WARMING):
+            model.train_on_batch(*patches.batch(step, count))
+        started, done, spent = time.process_time(), 0, 0.0
+        while done < WARMING or spent < min(MEASURED_SECONDS, MEASURED * seconds):
+            model.train_on_batch(*patches.batch(done, count))
+            done, spent = done + 1, time.process_time() - started
     model.set_weights(before)
     return max(1, round(seconds * done / spent))
 
 
 def compile_model(model: keras.Model, settings: Trained) -> None:
-    """Give the model its optimizer, schedule and loss; XLA takes a quarter to a half off a step on a CPU."""
+    """Give the model its optimizer, schedule and loss.
+
+    On a CPU, XLA takes half off a perceptron's step; large convolutions are faster as TensorFlow has them, by oneDNN.
+    """
     own = Settings.model_fields.keys() | {"learning_rate"}
     chosen = OPTIMIZERS[settings.optimizer]
     fields = {name: getattr(settings, name) for name in chosen.model_fields if name not in own}
     optimizer = _keras_object(chosen.KERAS)(learning_rate=learning_rate(settings), **fields)
     optimizer.build(model.trainable_variables)
-    model.compile(optimizer=optimizer, loss=LOSSES[settings.loss], jit_compile=True)
+    compiled = keras.backend.backend() != "tensorflow" or not isinstance(settings, Convolutional)
+    model.compile(optimizer=optimizer, loss=LOSSES[settings.loss], jit_compile=compiled)
+
+
+@contextmanager
+def computed_in(model: keras.Model, settings: Trained) -> Iterator[None]:
+    """While it lasts, the body's convolutions compute in the precision of the settings; weights stay float32.
+
+    The linear branch and the layer of the result, whose sums are pixels, compute in float32 always, and so does
+    all of the model afterwards: what is scored, saved and exported knows nothing of it.
+    """
+    body = [
+        layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.name not in EXACT_LAYERS
+    ]
+    policy = "mixed_bfloat16" if getattr(settings, "precision", "float32") == "bfloat16" else "float32"
+    try:
+        for layer in body:
+            layer.dtype_policy = policy
+        yield
+    finally:
+        for layer in body:
+            layer.dtype_policy = "float32"
 
 
 def learning_rate(settings: Trained) -> Any:

@@ -39,6 +39,7 @@ def test_seconds_grow_with_the_steps(network):
         ({"network": "convolutional", "crop": 16}, {"network": "convolutional", "crop": 32}, 4),
         ({"network": "convolutional", "filters": 8}, {"network": "convolutional", "filters": 16}, None),
         ({"network": "convolutional", "layers": 1}, {"network": "convolutional", "layers": 2}, None),
+        ({"network": "convolutional", "expansion": 1}, {"network": "convolutional", "expansion": 2}, None),
         ({"network": "perceptron", "hidden": "64"}, {"network": "perceptron", "hidden": "128"}, 2),
         ({"network": "perceptron", "hidden": "none"}, {"network": "perceptron", "hidden": "128"}, None),
         ({"network": "perceptron", "patch": "4:6"}, {"network": "perceptron", "patch": "10:15"}, None),

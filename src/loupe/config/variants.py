@@ -5,12 +5,13 @@ from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from loupe.config.base import Prepares, Settings, SettingsError
 from loupe.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, text_of
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
+CROP_BLOCKS = 32  # of a training input, a side: fewer would see too much of a mirrored border
 DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
 
 
@@ -46,6 +47,11 @@ class Trained(Train):
     """A network that is trained by steps of an optimizer."""
 
     skip: Literal["none", "ridge"] = field("none", "ridge: a trainable linear branch that starts as the ridge")
+    start: Text = field(
+        None,
+        "begin with this network's weights, layer by layer where the shapes agree",
+        rule="none, or a registry or run URI or a file",
+    )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
         "none", "enlarge by this filter inside the graph first; the network then works at scale 1"
     )
@@ -104,10 +110,18 @@ class Convolutional(Trained):
     """Convolutions between fold and unfold: small blocks, a wide view."""
 
     network: Literal["convolutional"] = field("convolutional", "this network")
-    filters: int = field(32, "of each hidden convolution", ge=1, le=1024)
-    layers: int = field(6, "residual convolutions", ge=0, le=64)
-    crop: int = field(32, "side of a training input, in pixels; a multiple of 2 at 3:2", ge=8, le=512)
-    DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform"}
+    filters: int = field(32, "channels between residual layers", ge=1, le=1024)
+    layers: int = field(3, "residual layers: 3x3 to more channels, activation, 1x1 back", ge=0, le=64)
+    expansion: int = field(2, "channels inside a residual layer, in filters", ge=1, le=16)
+    crop: Annotated[int, Field(ge=8, le=512)] = field(
+        lambda data: CROP_BLOCKS * data.get("scale", Fraction(3, 2)).denominator,
+        "side of a training input, in pixels; 64 at 3:2, 32 at 2:1 and 3:1",
+        rule="8..512, a multiple of 2 at 3:2",
+    )
+    precision: Literal["float32", "bfloat16"] = field(
+        "float32", "that training computes in; bfloat16 is faster for many filters where the processor has it"
+    )
+    DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
     SMOKE = {"filters": 8, "layers": 1, "crop": 16}
 
     @model_validator(mode="after")

@@ -47,6 +47,21 @@ def build(settings: Trained, input_side: int, luminance: str, ridge: np.ndarray 
     return model
 
 
+def start_from(model: keras.Model, other: keras.Model) -> int:
+    """Give a model the weights of another, layer by layer in their order, where a layer's shapes agree.
+
+    Returns:
+        How many layers got theirs.
+    """
+    layers, others = ([layer for layer in each.layers if layer.weights] for each in (model, other))
+    found = 0
+    for layer, like in zip(layers, others, strict=False):
+        if [weights.shape for weights in layer.weights] == [weights.shape for weights in like.weights]:
+            layer.set_weights(like.get_weights())
+            found += 1
+    return found
+
+
 def geometry(settings: Trained, input_side: int, luminance: str) -> Geometry:
     """What the network of these settings needs of a picture; see Geometry."""
     scale: Fraction = settings.scale

@@ -11,10 +11,11 @@ from loupe.geometry import Geometry
 from loupe.models.blocks import MARGIN, linear_blocks, set_block_weights
 
 ALPHA = 0.01
+FITTED_ON = 2048  # pictures at most, evenly spread: millions of rows for the 81 or 100 pixels of a window
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
-    """Fit on all blocks of all pairs, without an intercept.
+    """Fit on all blocks of up to FITTED_ON pairs, without an intercept.
 
     The normal equations (X'X + alpha) W = X'Y are summed up picture by picture, since X has a row a block:
     the same solution as scikit-learn's Ridge, in memory that does not grow with the pictures.
@@ -30,7 +31,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     window = q + 2 * MARGIN
     squares = alpha * np.eye(window * window)
     products = np.zeros((window * window, p * p))
-    for inputs, labels in pairs.batches(16):
+    for inputs, labels in pairs.spread(FITTED_ON).batches(16):
         rows, columns = (side // q * q for side in inputs.shape[1:3])
         x = windows(inputs[:, :rows, :columns], q)
         large = labels[:, : rows * p // q, : columns * p // q, 0]

@@ -59,7 +59,8 @@ def _uses_a_pixel(settings: Trained) -> float:
     """Weights times the places that each is used at, for each pixel of the input."""
     if isinstance(settings, Convolutional):
         q, p = settings.scale.denominator, settings.scale.numerator
-        return 9 * settings.filters * (q * q + settings.layers * settings.filters + p * p) / q**2
+        inside = settings.expansion * settings.filters
+        return settings.filters * (9 * q * q + settings.layers * 10 * inside + p * p) / q**2
     assert isinstance(settings, Perceptron)
     q = _patch(settings)
     p = int(q * settings.scale)

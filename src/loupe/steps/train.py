@@ -117,7 +117,7 @@ def network(settings: Train, train: "Pairs", luminance: str, weights: "np.ndarra
     """The Keras model of the settings, as it is before training; a ridge is fitted here already.
 
     Raises:
-        UsageError: its training pictures do not fit into the inputs.
+        UsageError: its training pictures do not fit into the inputs, or `start` has no layer like its own.
     """
     from loupe import models
     from loupe.models import ridge
@@ -130,7 +130,14 @@ def network(settings: Train, train: "Pairs", luminance: str, weights: "np.ndarra
     from loupe import training
 
     training.patches_of(settings, train, models.geometry(settings, train.sides[0], luminance))
-    return models.build(settings, train.sides[0], luminance, weights)
+    model = models.build(settings, train.sides[0], luminance, weights)
+    if settings.start is not None:
+        from loupe.tracking.models import find, load_keras
+
+        other = find(settings.start, settings.scale)
+        if other is None or not models.start_from(model, load_keras(other)):
+            raise UsageError(f"start: must be a network with layers of the same shapes, got {settings.start!r}")
+    return model
 
 
 def log_ridge(weights: "np.ndarray", settings: Train) -> None:
