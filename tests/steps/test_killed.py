@@ -35,14 +35,15 @@ def started(folder, *arguments):
 
 def wait_for_checkpoint(folder, process, after):
     """Until the open run has a checkpoint of a step beyond `after`; returns the run."""
-    for _ in range(1200):
+    for _ in range(3600):
         assert process.poll() is None, "the training ended before it could be killed"
         for run in all_runs(folder) if (folder / "mlflow.db").exists() else []:
             name = run.data.tags.get("loupe.checkpoint", "checkpoint/0.npz")
             if int(name.removeprefix("checkpoint/").removesuffix(".npz")) > after:
                 return run
         time.sleep(0.05)
-    raise AssertionError("no checkpoint within a minute")
+    os.killpg(process.pid, signal.SIGKILL)  # else it would take a core from all tests behind it
+    raise AssertionError("no checkpoint within three minutes")
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Runs that nobody works on any more are closed; those that somebody does are left alone."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -75,3 +77,29 @@ def test_what_is_logged_at_an_ended_run_leaves_it_ended(client: mlflow.MlflowCli
     there = client.get_run(run)
     assert (there.info.status, there.data.metrics, there.data.tags["kept"]) == ("FINISHED", {"test/mae": 0.1}, "yes")
     assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_whose_exception_is_lost_in_a_destructor_ends_the_step_all_the_same(
+    number: int, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch, client: mlflow.MlflowClient
+) -> None:
+    class Library:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)  # here the handler runs, and Python drops what it raises
+
+    def interrupted() -> None:
+        with runs.signals_as_exits(), runs.closed_by_outcome():
+            Library()
+            for _ in range(500):  # more than it takes, so that a signal that is lost fails the test
+                time.sleep(0.01)
+
+    monkeypatch.setattr(runs, "RAISED_AGAIN", 0.2)
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)
+    before = signal.getsignal(number)
+    with mlflow.start_run() as run:
+        with pytest.raises(raised):
+            interrupted()
+        time.sleep(0.5)  # it is not raised yet again
+    assert status(client, run.info.run_id) == "KILLED"
+    assert signal.getsignal(number) is before

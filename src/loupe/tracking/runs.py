@@ -32,6 +32,7 @@ EXPERIMENT = "loupe"
 CHECKPOINT = "loupe.checkpoint"
 SETTINGS = "loupe.settings"
 _AT: ContextVar[str | None] = ContextVar("run to log with", default=None)
+RAISED_AGAIN = 5.0  # seconds after a signal, if what it raised was lost
 
 
 @contextmanager
@@ -84,6 +85,7 @@ def closed_by_outcome() -> Iterator[None]:
         yield
         status = RunStatus.FINISHED
     except (KeyboardInterrupt, SystemExit):
+        _raise_again_in(0)
         status = RunStatus.KILLED
         raise
     finally:
@@ -300,16 +302,33 @@ def _find_the_store() -> None:
 
 @contextmanager
 def signals_as_exits() -> Iterator[None]:
-    """SIGTERM ends the step as SystemExit does, so that its run is closed."""
+    """SIGTERM ends the step as SystemExit does, and Ctrl-C as KeyboardInterrupt, so that its run is closed.
+
+    Python drops what a signal raises while a destructor or a callback of a library runs. So it is raised again
+    every few seconds until `closed_by_outcome` has seen it.
+    """
+    received: list[int] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        if not received:
+            received.append(number)
+        _raise_again_in(RAISED_AGAIN)
+        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGALRM") if hasattr(signal, name)]
+    before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _raise_again_in(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise_again_in(seconds: float) -> None:
+    """0 is never; where the system has no timers, it stays with the first time."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
