@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"loupe.training", "loupe.evaluation", "loupe.diagnostics", "loupe.upscaling", "loupe.figures"},
     {"loupe.enlarging", "loupe.models"},
     {"loupe.baselines", "loupe.metrics", "loupe.data"},
-    {"loupe.geometry"},
+    {"loupe.geometry", "loupe.networks"},
     {"loupe.config"},
     {"loupe.fields", "loupe.progress", "loupe.errors"},
     {"loupe"},

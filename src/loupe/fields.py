@@ -110,6 +110,9 @@ Sources = Annotated[tuple[str, ...], BeforeValidator(_listed(str, "must be sampl
 Categories = Annotated[
     tuple[str, ...], BeforeValidator(_listed(str, "must be all, or names, comma-separated", ("all", "none")))
 ]
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(_listed(str, "must be models, comma-separated, or none", ("none",)))
+]
 Hidden = Annotated[
     tuple[int, ...], BeforeValidator(_listed(_width, "must be widths from 1 to 65536, or none", ("none",)))
 ]

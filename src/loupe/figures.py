@@ -1,6 +1,8 @@
 """The pictures that runs are logged with: pairs, spread, curves, prediction rows, comparisons."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,28 @@ from matplotlib.figure import Figure
 from loupe.data.classical import WholePhotos
 from loupe.data.dataset import Pairs
 from loupe.enlarging import Enlarger, enlarge
+from loupe.errors import LoupeError
 
 SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 ROWS = 6
+DPI = 120
 STORIES, LOOKED_AT = 4, 500
+
+
+def write(figure: Figure, file: Path) -> None:
+    """Write a figure to a file, under its name only when it is whole.
+
+    Raises:
+        LoupeError: it cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(partial, dpi=DPI, format=file.suffix[1:] or "png")
+        partial.rename(file)
+    except (OSError, ValueError) as error:
+        raise LoupeError(f"sheet: {str(file)!r} cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def pairs_sheet(pairs: Pairs) -> Figure:

@@ -11,6 +11,12 @@ def say(text: str, quiet: bool) -> None:
         print(text, flush=True)
 
 
+def say_left_out(reasons: list[str], total: int, quiet: bool) -> None:
+    """Tell how many of the photos are left out, and why the first of them is; nothing where all are used."""
+    if reasons:
+        say(f"left out: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
+
+
 class Bar:
     """A progress bar on standard error with the time left; `at` says how much is done.
 

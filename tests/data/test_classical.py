@@ -101,7 +101,15 @@ def test_photos_come_one_at_a_time_in_their_own_size(photos):
     assert [row["path"] for row in pairs.spread(1).rows] == ["a.png"]
 
 
+def test_what_is_left_out_is_told_with_the_first_reason(photos, capsys):
+    WholePhotos(photos, Fraction(2))
+    assert capsys.readouterr().out.startswith("left out: 2 of 4 photos; the first: broken.png: ")
+    WholePhotos(photos[:2], Fraction(2))
+    WholePhotos(photos, Fraction(2), quiet=True)
+    assert not capsys.readouterr().out
+
+
 def test_a_folder_of_nothing_usable_is_refused_with_the_reason(photos):
     unusable = [photo for photo in photos if photo.path in ("broken.png", "small.png")]
-    with pytest.raises(UsageError, match=r"not one of 2 can be used; the last: small\.png: smaller than 15x15"):
+    with pytest.raises(UsageError, match=r"not one of 2 can be used; the first: broken\.png: "):
         WholePhotos(unusable, Fraction(2))

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from jobs import all_runs, environment, loupe, store
 from PIL import Image
+
+from loupe import networks
 
 pytestmark = pytest.mark.xdist_group("main")  # one process: they share what one main job left
 BASELINES = ("nearest", "bilinear", "bicubic", "lanczos", "ridge")
@@ -124,6 +127,35 @@ def test_evaluate_scores_any_folder_of_photos(finished_main, tmp_path, field, va
     assert ("spread" if value == "study-patches" else "interval") in summary["scores"]["nearest"]
 
 
+def test_evaluate_scores_further_models_beside_and_draws_a_sheet_of_all(finished_main, tmp_path, photos):
+    given = ["--photos", photos, "--label_size", "90", "--model", "small", "--beside", "tiny,champion,bicubic"]
+    loupe("evaluate", *given, "--out", "scores.json", "--sheet", "sheet.png", cwd=finished_main)
+    summary = json.loads((finished_main / "scores.json").read_text())
+    assert summary["model"] == "the bundled network small"
+    assert summary["scores"].keys() == {"model", *BASELINES, "tiny", "champion"}
+    assert summary["scores"]["tiny"]["mae"] < summary["scores"]["lanczos"]["mae"]
+    with Image.open(finished_main / "sheet.png") as sheet:
+        assert sheet.width > 2 * sheet.height > 0
+
+
+def test_evaluate_takes_an_onnx_file(finished_main, tmp_path, photos):
+    file = networks.file("tiny", Fraction(3, 2))
+    out = tmp_path / "scores.json"
+    loupe("evaluate", "--photos", photos, "--label_size", "90", "--model", file, "--out", out, cwd=finished_main)
+    assert json.loads(out.read_text())["model"] == str(file)
+
+
+@pytest.mark.parametrize(("scale", "size"), [("3:2", (92, 56)), ("2:1", (122, 74)), ("3:1", (183, 111))])
+def test_without_a_champion_upscale_takes_and_names_the_bundled_network_of_the_scale(
+    finished_main, tmp_path, scale, size
+):
+    Image.open(finished_main / "upscaled.png").resize((61, 37)).save(tmp_path / "photo.png")
+    printed = loupe("upscale", "photo.png", "--scale", scale, "--out", "large.png", cwd=tmp_path).stdout
+    assert "no champion" in printed
+    assert "the bundled network small" in printed
+    assert Image.open(tmp_path / "large.png").size == size
+
+
 def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished_main):
     champion = store(finished_main).get_model_version_by_alias("loupe", "champion")
     worst = next(run for run in all_runs(finished_main) if run.data.params.get("network") == "perceptron")
@@ -141,6 +173,11 @@ def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished
     [
         ("evaluate", ["--model", "models:/nothing@champion"], "models:/nothing"),
         ("evaluate", ["--model", "no-such-file.keras"], "no-such-file.keras"),
+        ("evaluate", ["--beside", "no-such-file.onnx"], "no-such-file.onnx"),
+        ("evaluate", ["--model", "base", "--scale", "2:1"], "base is for 3:2, got 2:1"),
+        ("evaluate", ["--sheet", "nowhere/sheet.png"], "nowhere/sheet.png"),
+        ("upscale", ["--model", "tiny", "--scale", "3:1"], "tiny is for 3:2, got 3:1"),
+        ("train", ["--start", "no-such-file.keras", "--smoke", "true"], "no-such-file.keras"),
         ("evaluate", ["--photos", "nowhere"], "nowhere"),
         ("evaluate", ["--photos", "empty"], "no image"),
         ("train", ["--dataset", "nowhere"], "nowhere"),

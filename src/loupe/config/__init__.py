@@ -34,6 +34,7 @@ from loupe.config.variants import (
 from loupe.fields import (
     Categories,
     Count,
+    Names,
     Quality,
     Scale,
     Scales,
@@ -137,8 +138,9 @@ class Evaluate(Prepares, Pairing):
     STEP = "evaluate"
     model: str = field(
         "champion",
-        "registry URI, run URI, file, or a baseline's name; without a champion yet, ridge is scored",
+        "registry or run URI, file, bundled network (tiny, small, base) or baseline; without a champion yet, small",
     )
+    beside: Names = field((), "more models to score, each as model", rule="none, or models, comma-separated")
     scale: Scale = field(Fraction(3, 2), "of the champion or baseline", rule="3:2, 2:1 or 3:1")
     dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
     split: Literal["test", "validation", "train", "all"] = field("test", "photos of the dataset to score on")
@@ -161,9 +163,13 @@ class Evaluate(Prepares, Pairing):
     )
     ensemble: bool = field(False, ENSEMBLE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
+    sheet: Text = field(
+        None, "write a picture to this file: the busiest crops by every method", rule="none or a path"
+    )
     SMOKE = {"limit": 6}
     DEPENDS = {
         "recompose": {"protocol": frozenset({"photos", "classical"})},
+        "sheet": {"protocol": "photos"},
         # a dataset was cut when it was prepared
         **{name: {"photos": None, "protocol": OF_PAIRS} for name in ("dataset", "split")},
         **{
@@ -187,14 +193,16 @@ class Register(Prepares):
 
 
 class Upscale(Prepares):
-    """Enlarge a photo 1.5 times: luminance by the champion, chroma by Lanczos."""
+    """Enlarge a photo: luminance by the champion, chroma by Lanczos."""
 
     STEP = "upscale"
     photo: str = field("sample", "the file to enlarge; sample is a bundled photo")
     out: str = field("upscaled.png", "the file to write; its suffix is the format")
     model: str = field(
-        "champion", "registry URI, .onnx file, or a baseline's name; without a champion yet, ridge enlarges"
+        "champion",
+        "registry URI, .onnx file, bundled network (tiny, small, base) or baseline; without a champion yet, small",
     )
+    scale: Scale = field(Fraction(3, 2), "of the champion, bundled network or baseline", rule="3:2, 2:1 or 3:1")
     ensemble: bool = field(False, ENSEMBLE)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from loupe.data.photos import PhotoError, as_floats, luminance_of, open_photo
 from loupe.data.sources import SourcePhoto
 from loupe.errors import UsageError
+from loupe.progress import say_left_out
 
 LEAST = 11  # pixels a side of what is left inside the border: the window of ssim
 
@@ -27,28 +28,31 @@ class WholePhotos:
     widened by the scale, the border mirrored, not rounded.
 
     Args:
-        photos: as listed; those that cannot be used are left out.
+        photos: as listed; those that cannot be used are left out, which is told.
         scale: label side over input side, p/q.
+        quiet: do not tell it.
 
     Raises:
         UsageError: not one photo can be used.
     """
 
-    def __init__(self, photos: list[SourcePhoto], scale: Fraction) -> None:
+    def __init__(self, photos: list[SourcePhoto], scale: Fraction, quiet: bool = False) -> None:
         self.scale = scale
         self._photos: list[SourcePhoto] = []
         self.rows: list[dict[str, Any]] = []
-        reason = "there is none"
+        reasons: list[str] = []
         for photo in photos:
             try:
                 height, width = _label(photo, scale).shape
             except PhotoError as error:
-                reason = f"{photo.path}: {error}"
+                reasons.append(f"{photo.path}: {error}")
                 continue
             self._photos.append(photo)
             self.rows.append({"path": photo.path, "sha256": photo.sha256, "height": height, "width": width})
         if not self.rows:
-            raise UsageError(f"photos: not one of {len(photos)} can be used; the last: {reason}")
+            first = reasons[0] if reasons else "there is none"
+            raise UsageError(f"photos: not one of {len(photos)} can be used; the first: {first}")
+        say_left_out(reasons, len(photos), quiet)
 
     def __len__(self) -> int:
         return len(self.rows)

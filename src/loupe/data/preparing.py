@@ -25,7 +25,7 @@ from loupe.data import dataset, pairs, photos
 from loupe.data.sources import SourcePhoto, list_photos, short_name
 from loupe.errors import UsageError
 from loupe.fields import text_of
-from loupe.progress import Bar
+from loupe.progress import Bar, say_left_out
 
 VERSION = 1  # of this code: a change that gives other labels or inputs raises it
 PHOTOS_A_TASK = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}
@@ -132,15 +132,19 @@ def pairs_in_memory(settings: Preprocess, scale: Fraction) -> dataset.Pairs:
         UsageError: not one label came out of the photos.
     """
     rows, inputs, labels = [], [], []
-    reason = "there is none"
-    for photo in listed(settings):
+    reasons: list[str] = []
+    given = listed(settings)
+    for photo in given:
         row, cut = _cut(photo, crop_of(settings, photo), settings)
-        reason = row.reason or reason
+        if row.reason:
+            reasons.append(f"{photo.path}: {row.reason}")
         rows += [asdict(row)] * len(cut)
         labels += [label.pixels for label in cut]
         inputs += [pairs.input_of(label.pixels, scale, settings) for label in cut]
     if not labels:
-        raise UsageError(f"photos: not one photo of {','.join(settings.source)} can be used; the last: {reason}")
+        first = reasons[0] if reasons else "there is none"
+        raise UsageError(f"photos: not one photo of {','.join(settings.source)} can be used; the first: {first}")
+    say_left_out(reasons, len(given), settings.quiet)
     return dataset.Pairs(rows, inputs, labels, scale)
 
 

@@ -8,13 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.config import Evaluate, Prepares, settings_of
+from loupe.config import Evaluate, Prepares, Upscale, settings_of
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 from loupe.progress import say
 from loupe.steps.train import metrics_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from fractions import Fraction
 
     import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from loupe.data.classical import WholePhotos
     from loupe.data.dataset import Pairs
     from loupe.enlarging import Enlarger
+    from loupe.tracking.models import Found
 
 
 # As metrics are called: what `train` logs of the validation split is val/mae, too.
@@ -36,19 +38,23 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe.enlarging import Ensemble
     from loupe.tracking import runs
 
-    if settings.out and not Path(settings.out).resolve().parent.is_dir():
-        raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
+    for name in ("out", "sheet"):
+        file = getattr(settings, name)
+        if file and not Path(file).resolve().parent.is_dir():
+            raise UsageError(f"{name}: must lie in a folder that exists, got {file!r}")
     if settings.photos and not Path(settings.photos).exists():
         raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
     runs.claim()
-    shown, model, weights = chosen(settings)
+    shown, model, run_id = named(settings.model, settings, _with_keras)
     scale = model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
         raise UsageError(f"scale: {shown} enlarges {text_of(scale)}, got {text_of(settings.scale)}")
+    others = _beside(settings, scale)
     pairs, where = _pictures(settings, scale, model.geometry.luminance)
     methods = {
         "model": Ensemble(model) if settings.ensemble else model,
-        **evaluation.baselines(pairs, weights, model.geometry.luminance),
+        **evaluation.baselines(pairs, _ridge_of(run_id, settings, scale), model.geometry.luminance),
+        **others,
     }
     with runs.step_run(settings, f"evaluate {shown} on {where}"):
         runs.log_tags({"loupe.model": shown})
@@ -58,6 +64,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
             shaved = classical.border(scale) if settings.protocol == "classical" else None
             table = evaluation.score(methods, pairs, settings.recompose, border=shaved)
             runs.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
+            if settings.sheet and isinstance(pairs, Pairs):
+                figures.write(figures.story(_sheet_order(methods, settings.model), pairs), Path(settings.sheet))
         scores = evaluation.summarise(table)
         summary = {
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
@@ -72,36 +80,77 @@ def run(settings: Evaluate) -> dict[str, Any]:
     return summary
 
 
-def chosen(settings: Evaluate) -> tuple[str, "Enlarger", "np.ndarray"]:
-    """The model that is asked for: its name for people, its face, and the ridge to stand beside it."""
-    import numpy as np
+def named(
+    name: str, settings: Evaluate | Upscale, load: "Callable[[Found], Enlarger]"
+) -> tuple[str, "Enlarger", str | None]:
+    """A model by what a user calls it: its name for people, its face, and the run that made it, where known.
 
+    Args:
+        name: of a baseline, a bundled network, an .onnx file, or what `tracking.models.find` takes.
+        settings: with the scale of what has none of its own.
+        load: makes an enlarger of a network that MLflow or a file holds.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    from loupe import networks
     from loupe.baselines import FILTERS, Baseline
     from loupe.models.ridge import RidgeEnlarger
+    from loupe.upscaling import OnnxEnlarger
 
-    name = settings.model
-    found = None
-    if name not in (*FILTERS, "ridge"):
+    scale = settings.scale
+    if name in FILTERS:
+        return name, Baseline(name, scale), None
+    if name == "ridge":
+        return name, RidgeEnlarger(sample_ridge(settings, scale), scale, "rec601"), None
+    if name.endswith(".onnx"):
+        if not Path(name).is_file():
+            raise UsageError(f"model: must be a file that exists, got {name!r}")
+        return name, OnnxEnlarger(Path(name)), None
+    if name not in networks.SIZES:
         from loupe.tracking import models
 
-        found = models.find(name, settings.scale)
-        if found is None:
-            name = "ridge"
-            say(f"there is no champion of scale {text_of(settings.scale)} yet: scoring ridge", settings.quiet)
-    if found is None:
-        weights = sample_ridge(settings, settings.scale)
-        if name == "ridge":
-            return name, RidgeEnlarger(weights, settings.scale, "rec601"), weights
-        return name, Baseline(name, settings.scale), weights
+        found = models.find(name, scale)
+        if found is not None:
+            return found.shown, load(found), found.run_id
+        name = networks.FALLBACK
+        say(f"there is no champion of scale {text_of(scale)} yet: taking the bundled network", settings.quiet)
+    return f"the bundled network {name}", OnnxEnlarger(networks.file(name, scale)), None
+
+
+def _beside(settings: Evaluate, scale: "Fraction") -> dict[str, "Enlarger"]:
+    """The further models of `beside`, by the names that they were given with."""
+    found = {}
+    for name in settings.beside:
+        shown, model, _ = named(name, settings.model_copy(update={"scale": scale}), _with_keras)
+        if model.geometry.scale != scale:
+            raise UsageError(f"beside: {shown} enlarges {text_of(model.geometry.scale)}, not {text_of(scale)}")
+        found[Path(name).stem] = model
+    return found
+
+
+def _sheet_order(methods: dict[str, "Enlarger"], model: str) -> dict[str, "Enlarger"]:
+    """The methods of a sheet from worst to best as a rule: nearest, Lanczos, ridge, what stands beside, the model."""
+    shown = {name: method for name, method in methods.items() if name not in ("model", "bilinear", "bicubic")}
+    return shown | {Path(model).stem: methods["model"]}
+
+
+def _with_keras(found: "Found") -> "Enlarger":
     from loupe.models import KerasEnlarger
     from loupe.tracking import models
 
-    model = KerasEnlarger(models.load_keras(found))
-    scale = model.geometry.scale
+    return KerasEnlarger(models.load_keras(found))
+
+
+def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.ndarray":
+    """The ridge to stand beside a model: that of the dataset that its run was trained on, else of the sample."""
+    import numpy as np
+
+    from loupe.tracking import models
+
     with tempfile.TemporaryDirectory() as folder:
-        file = models.artifact(found.run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
-        weights = sample_ridge(settings, scale) if file is None else np.load(file, allow_pickle=False)
-    return found.shown, model, weights
+        file = models.artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
+        return sample_ridge(settings, scale) if file is None else np.load(file, allow_pickle=False)
 
 
 def sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":
@@ -128,7 +177,7 @@ def _pictures(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["P
 
         source = settings.photos or "sample"
         listed = preparing.listed(settings_of("preprocess", {"source": source} | _shared(settings)))
-        return WholePhotos(listed, scale), source
+        return WholePhotos(listed, scale, settings.quiet), source
     if settings.photos is None:
         dataset = preparing.open_or_prepare(settings, settings.dataset)
         return dataset.pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
