@@ -541,6 +541,17 @@ def test_a_tuned_field_has_the_value_that_is_best_with_the_first_seed(direction,
     assert found.groupby("activation")["seed"].apply(sorted).to_dict() == {"tanh": [7, 8, 9], "relu": [7, 8, 9]}
 
 
+def test_a_run_that_is_older_than_a_field_had_its_default(write):
+    sweep = write(GRID)
+    row = row_of(sweep, next(sweep.points()), 0, 0.5, "2020-01-01T00:00:00")
+    older = {name: value for name, value in row.items() if name != "settings.start"}
+    assert len(older) < len(row)
+    assert len(found_arms.of_sweep(sweep, pd.DataFrame([older]))) == 1
+    other = older | {"settings.skip": "ridge"}
+    unknown = older | {"settings.no_longer_a_field": "1"}
+    assert found_arms.of_sweep(sweep, pd.DataFrame([other, unknown])).empty
+
+
 def test_an_arm_whose_first_seed_is_missing_has_no_tuned_value_yet(write):
     sweep = write(TUNED)
     first = next(sweep.points())

@@ -3,10 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
+from loupe.config import SettingsError, settings_of
 from loupe.fields import text_of
 from loupe.search.sweep_file import PLACE, Chosen, SweepFile
 
@@ -49,12 +51,23 @@ def of_sweep(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _what(row: pd.Series) -> str:
-    texts = {
-        name.removeprefix("settings."): value
-        for name, value in row.items()
-        if str(name).startswith("settings.") and isinstance(value, str)
-    }
-    return _key(texts)
+    """What a run was of."""
+    return _completed(
+        frozenset(
+            (name.removeprefix("settings."), value)
+            for name, value in row.items()
+            if str(name).startswith("settings.") and isinstance(value, str)
+        )
+    )
+
+
+@cache
+def _completed(texts: frozenset[tuple[str, str]]) -> str:
+    """The key of a run's settings; a field that came later than the run had the default."""
+    try:
+        return _key(settings_of("train", dict(texts)).texts())
+    except SettingsError:  # of a field or value that there no longer is
+        return _key(dict(texts))
 
 
 def _key(texts: Mapping[str, str]) -> str:
