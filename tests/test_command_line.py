@@ -165,7 +165,14 @@ def test_help_without_a_step_ends_well() -> None:
         (["train", "--network", "perceptron", "--patch", "10:16"], "patch: must be q:p of the scale 3:2, got 10:16"),
         (["train", "--stddev", "0.2"], "stddev: has no effect"),
         (["train", "--steps", "0"], "steps: must be .*'0'"),
-        (["upscale", "one.png", "two.png"], "two.png"),
+        (["upscale", "nowhere.png"], "inputs: .*'nowhere.png'"),
+        (["upscale", "--scale", "9"], "scale: must be .* from 1 and up to 8, got '9'"),
+        (["upscale", "--size", "40by30"], "size: must be .*'40by30'"),
+        (["upscale", "--size", "40x30", "--scale", "2"], "size: goes without scale"),
+        (["upscale", "--resume", "--overwrite"], "resume: goes without overwrite"),
+        (["upscale", "--model", "nothing.onnx"], "model: .*'nothing.onnx'"),
+        (["upscale", "--compare", "page.txt"], "compare: .*'page.txt'"),
+        (["upscale", "--out", "picture.xyz"], "out: .*'picture.xyz'"),
         (["evaluate", "--smoke", "perhaps"], "smoke: .*'perhaps'"),
     ],
     ids=" ".join,
@@ -206,11 +213,21 @@ def test_quiet_goes_before_or_behind_the_step(arguments: list[str], received: An
     assert kept[0].quiet
 
 
-@pytest.mark.parametrize("arguments", [["cat.png"], ["--photo", "cat.png"]], ids=" ".join)
-def test_a_photo_needs_no_flag(arguments: list[str], received: Any) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["cat.png", "a,b.png"], ["cat.png", "--scale", "2", "a,b.png"], ["--resume", "cat.png", "a,b.png"]],
+    ids=" ".join,
+)
+def test_photos_need_no_flag(arguments: list[str], received: Any) -> None:
     kept = received("upscale")
     assert main(["upscale", *arguments]) == 0
-    assert kept[0].photo == "cat.png"
+    assert kept[0].inputs == ("cat.png", "a,b.png")
+
+
+def test_photos_behind_their_flag_are_comma_separated(received: Any) -> None:
+    kept = received("upscale")
+    assert main(["upscale", "--inputs", "cat.png,dog.png"]) == 0
+    assert kept[0].inputs == ("cat.png", "dog.png")
 
 
 @pytest.mark.parametrize(

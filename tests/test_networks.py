@@ -14,7 +14,7 @@ from loupe.data.dataset import Pairs
 from loupe.data.preparing import pairs_in_memory
 from loupe.enlarging import enlarge
 from loupe.errors import UsageError
-from loupe.upscaling import OnnxEnlarger
+from loupe.upscaling.onnx import OnnxEnlarger
 
 FILES = sorted(networks.FOLDER.glob("*.onnx"))
 WEIGHTS = {"tiny": 20_000, "small": 65_000, "base": 400_000}

@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"loupe.search", "loupe.report"},
     {"loupe.claims"},
     {"loupe.steps.upscale"},
+    {"loupe.upscaler"},
     {"loupe.steps.evaluate"},
     {"loupe.steps.preprocess", "loupe.steps.register", "loupe.steps.train"},
     {"loupe.tracking", "loupe.steps"},

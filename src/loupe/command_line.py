@@ -25,7 +25,8 @@ from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 
 # What a step takes without a flag's name before it.
-POSITIONAL = {"upscale": "photo", "sweep": "sweep"}
+POSITIONAL = {"upscale": "inputs", "sweep": "sweep"}
+SEVERAL = {"upscale"}  # of which it takes any number
 # What libraries would print beside our lines, unless the environment says otherwise.
 LIBRARIES = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -68,7 +69,7 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
     """Run one step with the flags given (default: those of this process); returns the exit status."""
     try:
         words = sys.argv[1:] if arguments is None else arguments
-        given, unknown = _parser(step).parse_known_args(_with_truth(step, words))
+        given, unknown = _parser(step).parse_known_intermixed_args(_with_truth(step, words))
         if unknown:
             name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
             raise UsageError(f"{name}: is no field of {step}; `loupe {step} --help` lists them")
@@ -134,8 +135,8 @@ def _parser(step: str) -> argparse.ArgumentParser:
         flags = dict.fromkeys((f"--{word}", f"--{word.replace('_', '-')}"))
         parser.add_argument(*flags, dest=name)
         if POSITIONAL.get(step) == name:
-            parser.add_argument(name, nargs="?")
-    place = f" [{POSITIONAL[step]}]" if step in POSITIONAL else ""
+            parser.add_argument(name, nargs="*" if step in SEVERAL else "?")
+    place = f" [{POSITIONAL[step]}{' …' if step in SEVERAL else ''}]" if step in POSITIONAL else ""
     lines = [f"usage: loupe {step}{place} [--field value …]", "", str(STEPS[step].__doc__)]
     for title, fields in groups:
         lines += ["", f"{title}:"]

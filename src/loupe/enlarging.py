@@ -1,5 +1,6 @@
 """Any picture through any model: pad, tile, overlap, cut, clip."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -74,6 +75,31 @@ def enlarge(model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate
         large = large / total
     rows, columns = (int(side * geometry.scale + 0.5) for side in (height, width))
     return np.clip(large[:, :rows, :columns], -1, 1)
+
+
+def enlarge_rows(
+    model: Enlarger, rows: Callable[[int, int], np.ndarray], height: int, top: int, bottom: int, tile: int = 512
+) -> np.ndarray:
+    """Some rows of an enlarged picture, equal to those of the whole; blocks overlap where they can.
+
+    Args:
+        model: as `enlarge` takes it.
+        rows: gives rows of the small picture from one to before another, float32 (rows, width) in [-1, 1].
+        height: of the small picture.
+        top: the first row of the large picture to make.
+        bottom: the row behind the last.
+        tile: as `enlarge` takes it.
+
+    Returns:
+        float32, (bottom - top, floor(width scale + 1/2)), clipped to [-1, 1].
+    """
+    geometry = model.geometry
+    margin = geometry.halo + geometry.q  # a block shifted against the others begins a block further out
+    begin = max(0, int(top / geometry.scale) - margin) // geometry.q * geometry.q
+    end = min(height, int(bottom / geometry.scale) + 1 + margin)
+    large = enlarge(model, rows(begin, end)[None, ..., None], "gaussian", tile)[0, ..., 0]
+    above = int(begin * geometry.scale)
+    return large[top - above : bottom - above]
 
 
 def _shifts(geometry: Geometry) -> list[int]:

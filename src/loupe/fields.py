@@ -47,20 +47,35 @@ def is_true(value: Any) -> bool:
         return False
 
 
-def scale_of(value: Any) -> Fraction:
+def scale_of(value: Any, least_itself: bool = False) -> Fraction:
     """Read a scale: `3:2`, `1.5`, `3/2` or `2`.
 
+    Args:
+        value: the text or number.
+        least_itself: whether 1 is a scale, too.
+
     Raises:
-        ValueError: it is no ratio above 1 and up to 8.
+        ValueError: it is no ratio above 1 (or from 1 on) and up to 8.
     """
-    rule = f"must be a ratio such as 3:2 or 1.5, above 1 and up to {LARGEST_SCALE}"
+    rule = f"must be a ratio such as 3:2 or 1.5, {'from' if least_itself else 'above'} 1 and up to {LARGEST_SCALE}"
     try:
         scale = Fraction(str(value).strip()[:20].replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
-    if not 1 < scale <= LARGEST_SCALE:
+    if not 1 <= scale <= LARGEST_SCALE or (scale == 1 and not least_itself):
         raise ValueError(rule)
     return scale
+
+
+def _size(value: Any) -> Any:
+    if _text_none(value) is None:
+        return None
+    width, cross, height = str(value).strip().lower().partition("x")
+    if not (
+        cross and width.isdecimal() and height.isdecimal() and 0 < int(width) < 10**7 and 0 < int(height) < 10**7
+    ):
+        raise ValueError("must be width x height such as 1920x1080, or none")
+    return f"{int(width)}x{int(height)}"
 
 
 def _listed(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) -> Callable[[Any], Any]:
@@ -105,6 +120,13 @@ def _text_none(value: Any) -> Any:
 
 
 Scale = Annotated[Fraction, BeforeValidator(scale_of)]
+Factor = Annotated[
+    Fraction | None, BeforeValidator(lambda value: None if _text_none(value) is None else scale_of(value, True))
+]
+Size = Annotated[str | None, BeforeValidator(_size)]
+Paths = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
+]
 Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_listed(scale_of, "must be ratios such as 3:2,2:1"))]
 Sources = Annotated[tuple[str, ...], BeforeValidator(_listed(str, "must be sample, caltech256 or paths"))]
 Categories = Annotated[

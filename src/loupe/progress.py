@@ -24,14 +24,21 @@ class Bar:
         text: what is being done.
         total: how much there is to do.
         quiet: show nothing.
-        unit: `bytes` counts in MB.
+        unit: `bytes` counts in MB, `percent` in hundredths of the total.
     """
 
     def __init__(self, text: str, total: float, quiet: bool, unit: str = "") -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TaskProgressColumn,
+            TimeRemainingColumn,
+        )
 
-        count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+        count = {"bytes": DownloadColumn, "percent": TaskProgressColumn}.get(unit, MofNCompleteColumn)()
         self._progress = Progress(
             "{task.description}",
             BarColumn(),

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from loupe.errors import LoupeError
 
 STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times 0.299, 0.587, 0.114
+REC_601 = np.array([0.299, 0.587, 0.114], "float32")
 REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
 
 
@@ -33,7 +34,7 @@ def open_photo(source: bytes | Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 image.load()
-                return _eight_bits(ImageOps.exif_transpose(image))
+                return eight_bits(ImageOps.exif_transpose(image))
     except PhotoError:
         raise
     except Image.UnidentifiedImageError:
@@ -42,7 +43,8 @@ def open_photo(source: bytes | Path) -> Image.Image:
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An image of any mode whose values have a known range as `L`, `RGB`, `LA` or `RGBA`; else a PhotoError."""
     if image.mode in ("L", "RGB") and "transparency" in image.info:
         return image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode in ("L", "RGB", "LA", "RGBA"):

@@ -20,10 +20,15 @@ def file(size: str, scale: Fraction) -> Path:
     Raises:
         UsageError: none of this size and scale ships.
     """
-    found = FOLDER / f"{size}-{scale.numerator}x{scale.denominator}.onnx"
-    if not found.is_file():
-        scales = sorted(path.stem.partition("-")[2].replace("x", ":") for path in FOLDER.glob(f"{size}-*.onnx"))
+    there = scales(size)
+    if scale not in there:
+        shown = ", ".join(f"{found.numerator}:{found.denominator}" for found in there)
         raise UsageError(
-            f"scale: the bundled network {size} is for {', '.join(scales)}, got {scale.numerator}:{scale.denominator}"
+            f"scale: the bundled network {size} is for {shown}, got {scale.numerator}:{scale.denominator}"
         )
-    return found
+    return FOLDER / f"{size}-{scale.numerator}x{scale.denominator}.onnx"
+
+
+def scales(size: str) -> list[Fraction]:
+    """The scales that ship of this size, from the smallest."""
+    return sorted(Fraction(path.stem.partition("-")[2].replace("x", "/")) for path in FOLDER.glob(f"{size}-*.onnx"))

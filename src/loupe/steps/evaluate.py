@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.config import Evaluate, Prepares, Upscale, settings_of
+from loupe.config import Evaluate, Prepares, settings_of
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 from loupe.progress import say
@@ -80,9 +80,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     return summary
 
 
-def named(
-    name: str, settings: Evaluate | Upscale, load: "Callable[[Found], Enlarger]"
-) -> tuple[str, "Enlarger", str | None]:
+def named(name: str, settings: Evaluate, load: "Callable[[Found], Enlarger]") -> tuple[str, "Enlarger", str | None]:
     """A model by what a user calls it: its name for people, its face, and the run that made it, where known.
 
     Args:
@@ -96,7 +94,7 @@ def named(
     from loupe import networks
     from loupe.baselines import FILTERS, Baseline
     from loupe.models.ridge import RidgeEnlarger
-    from loupe.upscaling import OnnxEnlarger
+    from loupe.upscaling.onnx import OnnxEnlarger
 
     scale = settings.scale
     if name in FILTERS:

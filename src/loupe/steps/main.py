@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from loupe.config import Main, settings_of
+from loupe.errors import UsageError
 from loupe.fields import text_of
 from loupe.progress import say
 
@@ -18,12 +19,14 @@ TRAINED: tuple[dict[str, Any], ...] = (
 
 def run(settings: Main) -> None:
     """Run every step as a nested run under one, and tell what came out."""
-    from loupe import upscaling
-    from loupe.data import preparing
+    from loupe.data import preparing, writing
     from loupe.steps import evaluate, preprocess, register, train, upscale
     from loupe.tracking import runs
 
-    upscaling.format_of(Path(settings.out))
+    out = Path(settings.out)
+    writing.format_of(out)
+    if not out.resolve().parent.is_dir():
+        raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
     shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
     prepared = settings_of("preprocess", {"source": settings.dataset} | shared)
     there = preparing.prepared_folder(settings, settings.dataset)
@@ -43,7 +46,7 @@ def run(settings: Main) -> None:
             )
         )
         verdict = register.run(settings_of("register", {"run": best.run_id} | shared | {"quiet": True}))
-        out = upscale.run(settings_of("upscale", {"out": settings.out} | shared | {"quiet": True}))
+        upscale.run(settings_of("upscale", {"out": settings.out, "overwrite": True} | shared | {"quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
         scores |= {f"{result.name} *": result.summary["model"] for result in trained}
         runs.log_json(scores, "table.json")

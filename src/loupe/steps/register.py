@@ -30,10 +30,10 @@ class Verdict:
 
 def run(settings: Register) -> Verdict:
     """Register the run's model, keep it as ONNX too, and make it champion if it passes the gate."""
-    from loupe import upscaling
     from loupe.data import preparing
     from loupe.models import KerasEnlarger
     from loupe.tracking import models, runs
+    from loupe.upscaling.onnx import export
 
     runs.claim()
     best = runs.best_run(text_of(settings.scale), settings.smoke) if settings.run == "best" else settings.run
@@ -53,7 +53,7 @@ def run(settings: Register) -> Verdict:
     ):
         verdict = gate(enlarger, _defender(champion, scale), dataset.pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX).name
-        difference = upscaling.export(model, enlarger.geometry, onnx)
+        difference = export(model, enlarger.geometry, onnx)
         kept = models.log_onnx(onnx, best)
         licence = "; ".join(LICENCES.get(name, f"{name}: the terms of that source") for name in
                             dataset.settings["source"].split(","))  # fmt: skip

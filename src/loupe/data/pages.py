@@ -1,0 +1,270 @@
+"""An image file to its pages: upright pixels, and all that goes with them."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from loupe.data.photos import PhotoError, eight_bits
+
+LARGEST = 178_956_970  # pixels of a page, and of the frames of an animation together: Pillow's own limit
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
+}  # fmt: skip
+FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
+ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
+EXIF_IFD, GPS_IFD = 0x8769, 0x8825
+# Tags of a TIFF page that tell how its pixels lie in the file (TIFF 6.0), or that are kept under other names.
+STRUCTURE = frozenset(
+    {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
+     330, *range(332, 348), *range(512, 533), 700, 34675}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Page:
+    """One picture of a file.
+
+    Args:
+        pixels: upright, uint8 or uint16, (height, width, bands): grey, grey and alpha, RGB, or RGB and alpha.
+        exif: its descriptive tags, with a normal orientation; None where there are none.
+        icc: the colour profile, b"" for none.
+        xmp: the XMP packet, b"" for none.
+        dpi: pixels an inch, across and down, None where unknown.
+        texts: comments, by keyword.
+        milliseconds: that a frame of an animation is shown.
+    """
+
+    pixels: np.ndarray
+    exif: Image.Exif | None = None
+    icc: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+    milliseconds: float = 0
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image file.
+
+    Args:
+        format: Pillow's name of it.
+        count: of its pages.
+        size: width and height of the first page, upright.
+        loop: how often an animation runs, 0 for ever; None for a file that is none.
+        pages: each decoded when it is asked for.
+    """
+
+    format: str
+    count: int
+    size: tuple[int, int]
+    loop: int | None
+    pages: Iterator[Page]
+
+
+def read(source: bytes | Path, strip: bool = False) -> Photo:
+    """Open an image file.
+
+    Args:
+        source: the bytes of a file, or its path.
+        strip: leave out all that is not needed to show the pixels; the colour profile is.
+
+    Raises:
+        PhotoError: it is no image of a known format, is damaged, or too large. The pages may raise it, too.
+    """
+    with _faults():
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        if image.format == "MPO":  # a JPEG with further views behind it, which viewers do not show
+            image.format = "JPEG"
+            count = 1
+        else:
+            count = getattr(image, "n_frames", 1)
+        if image.format not in SUFFIXES:
+            raise PhotoError(f"its format is {image.format}, must be one of {', '.join(SUFFIXES)}")
+        if min(image.size) < 1:
+            raise PhotoError(f"has no pixels: it is {image.width}x{image.height}")
+        moves = count > 1 and image.format != "TIFF"
+        if image.width * image.height * (count if moves else 1) > LARGEST:
+            frames = f" in {count} frames" if moves else ""
+            raise PhotoError(
+                f"{image.width}x{image.height} pixels{frames} are too many: at most {LARGEST / 1e6:.0f} million"
+            )
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        size = image.size[::-1] if turned else image.size
+        loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if moves else None
+        return Photo(image.format, count, size, loop, _pages(image, source, count, strip))
+
+
+def read_image(image: Image.Image) -> Page:
+    """The first page of an image that is in memory, with its profile; raises PhotoError as `read`."""
+    with _faults():
+        if min(image.size) < 1:
+            raise PhotoError(f"has no pixels: it is {image.width}x{image.height}")
+        pixels, icc = _pixels(image, image.info.get("icc_profile") or b"", ignore_faults=True)
+        return Page(upright(pixels, image.getexif().get(ORIENTATION, 1)), icc=icc)
+
+
+def _pages(image: Image.Image, source: bytes | Path, count: int, strip: bool) -> Iterator[Page]:
+    with image:
+        for number in range(count):
+            with _faults():
+                if number:
+                    image.seek(number)
+                if image.width * image.height > LARGEST:
+                    raise PhotoError(f"page {number + 1} has {image.width}x{image.height} pixels, which are too many")
+                page = _page(image, source, number, strip)
+            yield page
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Whatever decoders raise over a damaged file, as one PhotoError."""
+    try:
+        yield
+    except PhotoError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise PhotoError("not an image, or one that is damaged in its first bytes") from None
+    except Image.DecompressionBombError:
+        raise PhotoError(f"too many pixels: at most {LARGEST / 1e6:.0f} million") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
+        raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool) -> Page:
+    icc = image.info.get("icc_profile") or b""
+    exif = image.getexif()
+    orientation = exif.get(ORIENTATION, 1)
+    if _deep_colour(image):
+        pixels = _by_vips(source, number)
+    else:
+        image.load()
+        orientation = exif.get(ORIENTATION, 1)  # Pillow turns a TIFF itself
+        pixels, icc = _pixels(image, icc, ignore_faults=strip)
+    pixels = upright(pixels, orientation)
+    duration = float(image.info.get("duration") or 0)
+    if strip:
+        return Page(pixels, icc=icc, milliseconds=duration)
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    xmp = (xmp.encode() if isinstance(xmp, str) else bytes(xmp)).strip(b"\0")
+    xmp = re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", xmp)
+    dpi = image.info.get("dpi")
+    dpi = (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None
+    return Page(pixels, _exif_of(image, exif), icc, xmp, dpi, _texts(image), duration)
+
+
+def _deep_colour(image: Image.Image) -> bool:
+    """Whether the file has 16 bits in more than one band, of which Pillow would keep 8."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    return len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
+
+
+def _by_vips(source: bytes | Path, number: int) -> np.ndarray:
+    try:
+        import pyvips
+    except (ImportError, OSError):
+        raise PhotoError("has 16 bits a colour, for which pyvips is needed") from None
+    options = {"page": number} if number else {}
+    try:
+        if isinstance(source, bytes):
+            image = pyvips.Image.new_from_buffer(source, "", **options)
+        else:
+            image = pyvips.Image.new_from_file(str(source), revalidate=True, **options)
+        pixels = image.numpy()
+    except pyvips.Error as error:
+        raise PhotoError(f"damaged: {' '.join(str(error).split())}") from None
+    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] > 4:
+        raise PhotoError(f"{pixels.shape[2:]} bands of {pixels.dtype} are no picture of a known kind")
+    return pixels
+
+
+def _pixels(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.ndarray, bytes]:
+    """Decoded pixels, and the profile that they are in: CMYK and Lab become sRGB."""
+    profile = _profile(icc, ignore_faults)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None], icc
+    if image.mode in ("CMYK", "LAB"):
+        if image.mode == "LAB":
+            profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        if profile is None or profile.profile.xcolor_space.strip() not in ("CMYK", "Lab"):
+            image = image.convert("RGB")
+        else:
+            intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+            converted = ImageCms.profileToProfile(image, profile, srgb, renderingIntent=intent, outputMode="RGB")
+            assert converted is not None  # it would be changed in place only if asked to
+            image = converted
+        icc = srgb.tobytes()
+    pixels = np.asarray(eight_bits(image))
+    return pixels.reshape(*pixels.shape[:2], -1), icc
+
+
+def _profile(icc: bytes, ignore_faults: bool) -> ImageCms.ImageCmsProfile | None:
+    if not icc:
+        return None
+    try:
+        return ImageCms.getOpenProfile(io.BytesIO(icc))
+    except (OSError, ImageCms.PyCMSError):
+        if ignore_faults:
+            return None
+        raise PhotoError("its colour profile is damaged") from None
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels, (height, width, bands), as EXIF's orientation (1..8) says; other values turn nothing."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def with_size(page: Page, width: int, height: int) -> Page:
+    """The same with other pixels' width and height in the tags and properties that tell them, where there are any."""
+    if page.exif is not None:
+        for tags in (page.exif, page.exif.get_ifd(EXIF_IFD)):
+            for names, side in ((WIDTHS, width), (HEIGHTS, height)):
+                for name in names:
+                    if name in tags:
+                        tags[name] = side
+    xmp = page.xmp
+    for properties, side in (
+        (rb"exif:PixelXDimension|tiff:ImageWidth", width), (rb"exif:PixelYDimension|tiff:ImageLength", height)
+    ):  # fmt: skip
+        xmp = re.sub(rb"((?:%s)(?:=[\"']|>))\d+" % properties, rb"\g<1>%d" % side, xmp)
+    return replace(page, xmp=xmp)
+
+
+def _exif_of(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
+    if image.format == "TIFF":
+        for tag in STRUCTURE & set(exif):
+            del exif[tag]
+    if ORIENTATION in exif:
+        exif[ORIENTATION] = 1
+    try:
+        exif.get_ifd(EXIF_IFD)
+        exif.get_ifd(GPS_IFD)
+        exif.tobytes()
+    except Exception:  # tags that nobody can read
+        return None
+    return exif if len(exif) else None
+
+
+def _texts(image: Image.Image) -> dict[str, str]:
+    texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if "xmp" not in name}
+    comment = image.info.get("comment")
+    if comment:
+        texts["Comment"] = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
+    return texts

@@ -1,0 +1,44 @@
+"""Pages of photos to large pages, by networks under onnxruntime; neither TensorFlow nor MLflow is imported."""
+
+from fractions import Fraction
+
+from loupe.data.pages import Page, Photo, with_size
+from loupe.data.writing import LargePage
+from loupe.upscaling import passes, rows
+from loupe.upscaling.networks import Networks
+
+
+def size_of(size: passes.Size, scale: Fraction | None, wanted: passes.Size | None, networks: Networks) -> passes.Size:
+    """Width and height of a result.
+
+    Args:
+        size: of the photo.
+        scale: large side over small side; None: the smallest that there is a network of.
+        wanted: the size itself, not by a scale.
+        networks: that there are.
+
+    Raises:
+        PhotoError: the photo's shape is not that of `wanted`.
+    """
+    if wanted is not None:
+        return passes.fitted(size, wanted)
+    return passes.scaled(size, min(networks.scales) if scale is None else scale)
+
+
+def large_page(page: Page, size: passes.Size, networks: Networks) -> LargePage:
+    """A page enlarged to a size, its rows computed when they are asked for."""
+    height, width = page.pixels.shape[:2]
+    models = [networks(scale) for scale in passes.passes((width, height), size, networks.scales)]
+    return LargePage(size, rows.strips(page.pixels, size, models), with_size(page, *size))
+
+
+def large_pages(
+    photo: Photo, scale: Fraction | None, wanted: passes.Size | None, networks: Networks
+) -> "map[LargePage]":
+    """The pages of a photo, enlarged one after another; the pages of a TIFF may differ in size."""
+
+    def enlarged(page: Page) -> LargePage:
+        height, width = page.pixels.shape[:2]
+        return large_page(page, size_of((width, height), scale, wanted, networks), networks)
+
+    return map(enlarged, photo.pages)

@@ -1,0 +1,129 @@
+"""Files, folders and globs to pairs of a photo and the file that its result goes to."""
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from loupe.data.pages import FORMATS
+from loupe.data.photos import PhotoError
+from loupe.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo, and the file that its result goes to."""
+
+    photo: Path
+    out: Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """What inputs hold: photos, things that can be no photos with the reason, and other files."""
+
+    jobs: list[Job]
+    failures: list[tuple[Path, str]]
+    others: list[Path]
+
+
+def find(inputs: Sequence[str], out: Path, suffix: str | None = None) -> Found:
+    """List the photos of inputs, and name a result for each, no two alike.
+
+    Below folders all files are listed, whose names end as images do or that are images; the tree is kept, below the
+    folder's own name where there are several inputs. Links to folders are not followed.
+
+    Args:
+        inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
+        out: a folder; or, for one file, the file to write.
+        suffix: of all results, such as `.png`; None keeps each photo's own.
+
+    Raises:
+        UsageError: an input does not exist, or `out` does not fit.
+    """
+    paths = [path for text in inputs for path in _expanded(text)]
+    single = len(paths) == 1 and not paths[0].is_dir()
+    if single and out.suffix.lower() in FORMATS and not out.is_dir():
+        if not out.resolve().parent.is_dir():
+            raise UsageError(f"out: must lie in a folder that exists, got {str(out)!r}")
+        return _unlike(Found([Job(paths[0], out)], [], []))
+    if out.suffix and not out.is_dir() and single:
+        raise UsageError(f"out: must be a folder or end in one of {', '.join(FORMATS)}, got {str(out)!r}")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"out: must be a folder for several photos, got the file {str(out)!r}")
+    found = Found([], [], [])
+    taken: set[str] = set()
+    for path in paths:
+        if path.is_dir():
+            _walk(path, out, out / path.resolve().name if len(paths) > 1 else out, suffix, found, taken)
+        else:
+            _add(path, out / path.name, suffix, found, taken)
+    return _unlike(found)
+
+
+def _unlike(found: Found) -> Found:
+    """The same without photos that are their own result."""
+    same = [job for job in found.jobs if job.out.exists() and job.photo.exists() and job.out.samefile(job.photo)]
+    if same:
+        raise UsageError(f"out: {str(same[0].out)!r} is the photo itself")
+    return found
+
+
+def _expanded(text: str) -> list[Path]:
+    path = Path(text)
+    if path.exists() or path.is_symlink():
+        return [path]
+    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
+    if not matches:
+        raise UsageError(f"inputs: must be files, folders or patterns that exist, got {text!r}")
+    return [Path(match) for match in matches]
+
+
+def _walk(folder: Path, out: Path, target: Path, suffix: str | None, found: Found, taken: set[str]) -> None:
+    results = out.resolve()
+
+    def failed(error: OSError) -> None:
+        found.failures.append((Path(str(error.filename)), _reason(error)))
+
+    for at, folders, files in os.walk(folder, onerror=failed):
+        here = Path(at)
+        for name in sorted(folders):
+            if (here / name).is_symlink():
+                found.failures.append((here / name, "a link to a folder, which is not followed"))
+        folders[:] = sorted(name for name in folders if (here / name).resolve() != results)
+        for name in sorted(files):
+            _add(here / name, target / (here / name).relative_to(folder), suffix, found, taken)
+
+
+def _add(path: Path, out: Path, suffix: str | None, found: Found, taken: set[str]) -> None:
+    if path.name.startswith(".loupe-") and path.name.endswith(".part"):
+        return
+    if path.suffix.lower() not in FORMATS:
+        try:
+            Image.open(path).close()
+        except Exception:  # no image: decoders raise whatever a file leads them to
+            found.others.append(path)
+        else:
+            found.failures.append((path, f"an image, but {path.suffix or 'no suffix'} is no suffix of one"))
+        return
+    wanted = out.with_suffix(suffix) if suffix else out
+    name, number = wanted, 2
+    while str(name).casefold() in taken:
+        name = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
+        number += 1
+    taken.add(str(name).casefold())
+    found.jobs.append(Job(path, name))
+
+
+def checked(path: Path, format_name: str) -> None:
+    """Raise PhotoError where a file's suffix names another format than the one that it has."""
+    told = FORMATS.get(path.suffix.lower())
+    if told is not None and told != format_name:
+        raise PhotoError(f"is {format_name}, though it ends in {path.suffix}; rename it")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

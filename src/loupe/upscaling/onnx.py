@@ -1,0 +1,63 @@
+"""A Keras model to a network as ONNX, held against it, and a network as ONNX to what `enlarge` asks for."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from loupe.errors import LoupeError, UsageError
+from loupe.geometry import Geometry
+
+
+class OnnxEnlarger:
+    """A network as ONNX, with the face that `enlarge` asks for.
+
+    Args:
+        file: with the geometry in its metadata, as `export` wrote it.
+
+    Raises:
+        UsageError: it is no such file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime
+
+        try:
+            self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class of its own for every way a file can be wrong
+            raise UsageError(f"model: {str(file)!r} is no ONNX network: {str(error).splitlines()[0]}") from None
+        self.geometry = Geometry.of_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
+        return np.asarray(self._session.run(None, {self._input: pictures})[0])
+
+
+def export(model: object, geometry: Geometry, file: Path) -> float:
+    """Write a Keras model as ONNX with its geometry in the metadata, and hold the two against each other.
+
+    Returns:
+        The largest difference of the two on noise, in [-1, 1].
+
+    Raises:
+        LoupeError: they differ by more than 1e-4.
+    """
+    import onnx
+
+    from loupe.models import KerasEnlarger
+
+    side = 3 * geometry.min_side
+    noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, 1)).astype("float32")
+    expected = KerasEnlarger(model)(noise)
+    model(noise)  # type: ignore[operator] # Keras exports only models that have been called
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of numpy's, inside Keras' exporter
+        model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
+    network = onnx.load(file)
+    onnx.helper.set_model_props(network, {"loupe": geometry.name})
+    onnx.save(network, file)
+    difference = float(np.abs(OnnxEnlarger(file)(noise) - expected).max())
+    if not difference <= 1e-4:
+        raise LoupeError(f"ONNX and Keras differ by {difference}, must be at most 1e-4")
+    return difference

@@ -1,0 +1,213 @@
+"""Rows of an enlarged page, computed when they are asked for: a page of any size in bounded memory.
+
+Each class is a picture of which only the rows that somebody asks for exist; it asks the one below it for what it
+needs, with the margin that its filter or network looks at. The result does not depend on how the rows are asked for.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from loupe.data.photos import REC_601, REC_709
+from loupe.enlarging import Enlarger, enlarge_rows
+
+SUPPORT = 3  # source pixels that Lanczos looks at to each side when it enlarges
+STRIP = 6_000_000  # pixels of a strip of the result
+LEVELS = 5  # halvings over which visible colour spreads below what is transparent: 32 pixels, twice a halo
+
+
+class Rows(Protocol):
+    """A grey picture, float32 in [-1, 1].
+
+    Args:
+        size: width and height.
+        extent: width and height in exact numbers; at 3:2 an odd side ends in the middle of a pixel.
+    """
+
+    size: tuple[int, int]
+    extent: tuple[float, float]
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Rows from top to before bottom, (bottom - top, width)."""
+        ...
+
+
+class Visible:
+    """The colours of a page; what is transparent takes the colour of what is visible around it.
+
+    Networks and filters look beyond an edge of transparency, at colours that nobody is meant to see: often black,
+    of which a fringe would be left.
+
+    Args:
+        pixels: uint8 or uint16, (height, width, 1..4); bands 2 and 4 have alpha last.
+    """
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        self._alpha = pixels.shape[2] in (2, 4)
+        self.bands = pixels.shape[2] - self._alpha
+        self.height, self.width = pixels.shape[:2]
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Rows from top to before bottom, (bottom - top, width, 1 or 3), in the page's own type."""
+        if not self._alpha:
+            return self._pixels[top:bottom]
+        step = 2**LEVELS
+        begin = max(0, top - 2 * step) // step * step
+        part = self._pixels[begin : bottom + 2 * step]
+        colour = part[..., :-1]
+        if part[..., -1].all():
+            return colour[top - begin : bottom - begin]
+        spread = _spread(colour.astype("float32"), part[..., -1:].astype("float32"), LEVELS)
+        filled = np.where(part[..., -1:] > 0, colour, np.rint(spread).astype(part.dtype))
+        return filled[top - begin : bottom - begin]
+
+
+def _spread(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.ndarray:
+    """Colours, (height, width, bands), where alpha, (height, width, 1), is 0: means of the visible ones around."""
+    if levels == 0 or alpha.all():
+        return colour
+    height, width = alpha.shape[:2]
+    even = ((0, height % 2), (0, width % 2), (0, 0))
+
+    def halved(values: np.ndarray) -> np.ndarray:
+        values = np.pad(values, even)
+        return values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]
+
+    weight = halved(alpha)
+    mean = np.where(weight > 0, halved(colour * alpha) / np.maximum(weight, 1e-6), 0)
+    coarse = _spread(mean, weight, levels - 1)
+    doubled = coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    return np.where(alpha > 0, colour, doubled)
+
+
+class Luminance:
+    """Luminance of a page's colours, in the encoding of its file.
+
+    Args:
+        visible: the colours.
+        weights: of red, green and blue; they sum to 1.
+    """
+
+    def __init__(self, visible: Visible, weights: np.ndarray) -> None:
+        self._visible, self._weights = visible, weights
+        self.size = visible.width, visible.height
+        self.extent = float(visible.width), float(visible.height)
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """As `Rows`."""
+        colour = self._visible(top, bottom)
+        half = np.float32(np.iinfo(colour.dtype).max / 2)
+        grey = _weighed(colour, self._weights) if colour.shape[2] == 3 else colour[..., 0].astype("float32")
+        return grey / half - 1
+
+
+class Enlarged:
+    """What a network makes of the rows below it."""
+
+    def __init__(self, below: Rows, model: Enlarger) -> None:
+        self._below, self._model = below, model
+        scale = model.geometry.scale
+        self.size = int(below.size[0] * scale + 0.5), int(below.size[1] * scale + 0.5)
+        self.extent = below.extent[0] * float(scale), below.extent[1] * float(scale)
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """As `Rows`."""
+        return enlarge_rows(self._model, self._below, self._below.size[1], top, bottom)
+
+
+class Resized:
+    """The rows below, shrunk or enlarged by Lanczos to another size."""
+
+    def __init__(self, below: Rows, size: tuple[int, int]) -> None:
+        self._below, self.size = below, size
+        self.extent = float(size[0]), float(size[1])
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """As `Rows`."""
+        step = self._below.extent[1] / self.size[1]
+        begin, end = _reach(top, bottom, step, self._below.size[1])
+        image = Image.fromarray(self._below(begin, end))
+        box = (0, top * step - begin, self._below.extent[0], min(bottom * step - begin, image.height))
+        return np.asarray(image.resize((self.size[0], bottom - top), Image.Resampling.LANCZOS, box=box))
+
+
+def strips(pixels: np.ndarray, size: tuple[int, int], models: Sequence[Enlarger]) -> Iterator[np.ndarray]:
+    """A page enlarged, from top to bottom: luminance by networks, colour and alpha by Lanczos.
+
+    Lanczos is linear, so that the colours may be enlarged as they are, and then all shifted by as much as the
+    network's luminance differs from theirs: what is grey stays grey.
+
+    Args:
+        pixels: uint8 or uint16, (height, width, 1..4): grey, grey and alpha, RGB, or RGB and alpha.
+        size: width and height of the result; that of the page without models.
+        models: one after another; Lanczos makes the exact size of what they make.
+
+    Yields:
+        (rows, width, bands), in the type of the page.
+    """
+    if not models:
+        yield pixels
+        return
+    visible = Visible(pixels)
+    weights = REC_601 if models[0].geometry.luminance == "rec601" else REC_709
+    luminance: Rows = Luminance(visible, weights)
+    for model in models:
+        luminance = Enlarged(luminance, model)
+    if luminance.size != size:
+        luminance = Resized(luminance, size)
+        steps = visible.width / size[0], visible.height / size[1]
+    else:
+        scale = math.prod(float(model.geometry.scale) for model in models)
+        steps = 1 / scale, 1 / scale
+    full = np.iinfo(pixels.dtype).max
+    rows = max(16, STRIP // size[0])
+    for top in range(0, size[1], rows):
+        bottom = min(top + rows, size[1])
+        grey = (luminance(top, bottom)[..., None] + 1) * np.float32(full / 2)
+        if visible.bands == 3:
+            colour = _lanczos(visible, top, bottom, size[0], steps)
+            grey = colour + (grey - _weighed(colour, weights)[..., None])
+        large = np.clip(np.rint(grey, out=grey), 0, full, out=grey).astype(pixels.dtype)
+        if pixels.shape[2] > visible.bands:
+            alpha = _lanczos(Visible(pixels[..., -1:]), top, bottom, size[0], steps)
+            alpha = np.clip(np.rint(alpha), 0, full).astype(pixels.dtype)
+            large = np.concatenate([large, alpha], axis=-1)
+        yield large
+
+
+def _weighed(colour: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(height, width, 3) of any type times the weights, float32 (height, width)."""
+    total = colour[..., 0] * weights[0]
+    for band in (1, 2):
+        total += colour[..., band] * weights[band]
+    return total
+
+
+def _reach(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
+    """The source rows that Lanczos looks at for rows of the result; `step` source rows to a row."""
+    reach = SUPPORT * max(step, 1) + 1
+    return max(0, math.floor(top * step - reach)), min(height, math.ceil(bottom * step + reach))
+
+
+def _lanczos(visible: Visible, top: int, bottom: int, width: int, steps: tuple[float, float]) -> np.ndarray:
+    """Rows of the page's colours by Lanczos alone, float32 (bottom - top, width, bands), in the page's range."""
+    across, down = steps
+    begin, end = _reach(top, bottom, down, visible.height)
+    part = visible(begin, end)
+    box = (0.0, top * down - begin, width * across, bottom * down - begin)
+    beyond = [max(0, math.ceil(side - there)) for side, there in ((box[3], len(part)), (box[2], part.shape[1]))]
+    if any(beyond):  # half a pixel at 3:2
+        part = np.pad(part, ((0, beyond[0]), (0, beyond[1]), (0, 0)), mode="edge")
+    size = width, bottom - top
+    if part.dtype == np.uint8 and part.shape[2] == 3:
+        return np.asarray(_resize(np.ascontiguousarray(part), size, box)).astype("float32")
+    bands = [part[..., band].astype("float32") for band in range(part.shape[2])]
+    return np.stack([np.asarray(_resize(band, size, box)) for band in bands], axis=-1)
+
+
+def _resize(part: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    return Image.fromarray(part).resize(size, Image.Resampling.LANCZOS, box=box)

@@ -1,0 +1,150 @@
+"""Jobs to files: several photos at a time, each read, enlarged and written as a whole or not at all."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import numpy as np
+
+from loupe import upscaling
+from loupe.data import pages, writing
+from loupe.data.photos import PhotoError
+from loupe.upscaling.batch import Job, checked
+from loupe.upscaling.networks import Networks
+from loupe.upscaling.passes import Size
+
+AT_ONCE = 2  # photos: one is decoded or encoded while the network works on the other
+LARGE = 30_000_000  # pixels of a result from which on only one such photo is in work
+UNWRITABLE = (OSError, ValueError, OverflowError, SystemError, MemoryError)  # what encoders raise
+
+
+@dataclass(frozen=True)
+class Order:
+    """How photos are to be enlarged.
+
+    Args:
+        networks: to choose from.
+        scale: large side over small side; None is the smallest network's.
+        size: width and height instead.
+        coding: of the files.
+        strip: write no metadata but the colour profile.
+        overwrite: replace results that exist.
+        resume: leave results that exist as they are.
+    """
+
+    networks: Networks
+    scale: Fraction | None = None
+    size: Size | None = None
+    coding: writing.Coding = field(default_factory=writing.Coding)
+    strip: bool = False
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Args:
+        job: that was to be done.
+        size: of the result; None where nothing was written.
+        reason: why the photo could not be enlarged; "" where it was, or had been before.
+    """
+
+    job: Job
+    size: Size | None = None
+    reason: str = ""
+
+
+class StoppedError(Exception):
+    """The work is to end: what is half written is removed."""
+
+
+def enlarge(jobs: Sequence[Job], order: Order, progress: Callable[[float], None]) -> Iterator[Outcome]:
+    """Enlarge photos; whatever ends the iteration, those in work stop and leave nothing half written.
+
+    Args:
+        jobs: to do.
+        order: how.
+        progress: is told how many photos are done, in fractions; from any thread.
+
+    Yields:
+        What became of each, in the order in which they end.
+    """
+    for folder in {job.out.parent for job in jobs}:
+        writing.remove_leftovers(folder)
+    work = _Work(order, progress)
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        for future in as_completed([pool.submit(work.outcome, job) for job in jobs]):
+            yield future.result()
+    finally:
+        work.stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+class _Work:
+    """Enlarges single photos in any thread, and counts how far they all are."""
+
+    def __init__(self, order: Order, progress: Callable[[float], None]) -> None:
+        self.stop = threading.Event()
+        self._order, self._progress = order, progress
+        self._large = threading.Lock()
+        self._shares: dict[Job, float] = {}
+
+    def outcome(self, job: Job) -> Outcome:
+        """Enlarge one photo."""
+        order = self._order
+        try:
+            if job.out.exists():
+                if order.resume:
+                    return Outcome(job)
+                if not order.overwrite:
+                    return Outcome(job, None, f"{job.out} exists; --overwrite replaces it, --resume leaves it")
+            return Outcome(job, self._write(job))
+        except PhotoError as error:
+            return Outcome(job, None, str(error))
+        except UNWRITABLE as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+            return Outcome(job, None, f"{job.out} cannot be written: {reason}")
+        finally:
+            self._tell(job, 1)
+
+    def _write(self, job: Job) -> Size:
+        order = self._order
+        photo = pages.read(job.photo, order.strip)
+        checked(job.photo, photo.format)
+        size = upscaling.size_of(photo.size, order.scale, order.size, order.networks)
+        first = next(photo.pages)
+        writing.refuse(job.out, size, photo.count, first.pixels.shape[2])
+        photo = replace(photo, pages=itertools.chain([first], photo.pages))
+        large = upscaling.large_pages(photo, order.scale, order.size, order.networks)
+        counted = (
+            replace(page, strips=self._counted(job, page, number, photo.count)) for number, page in enumerate(large)
+        )
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        alone = size[0] * size[1] > LARGE
+        if alone:
+            self._large.acquire()
+        try:
+            writing.write(job.out, counted, photo.count, photo.loop, order.coding)
+        finally:
+            if alone:
+                self._large.release()
+        return size
+
+    def _counted(self, job: Job, page: writing.LargePage, number: int, count: int) -> Iterator[np.ndarray]:
+        rows = 0
+        for strip in page.strips:
+            if self.stop.is_set():
+                raise StoppedError
+            rows += len(strip)
+            self._tell(job, (number + rows / page.size[1]) / count)
+            yield strip
+
+    def _tell(self, job: Job, share: float) -> None:
+        self._shares[job] = share
+        self._progress(sum(list(self._shares.values())))

@@ -1,0 +1,214 @@
+"""`loupe upscale` as people use it: in a folder without a store, on many files, some of them bad, and broken off."""
+
+import io
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from jobs import loupe
+from PIL import Image
+
+GOOD, PARTS = 40, 10
+SIZES = [("--scale", "1.5", (768, 576)), ("--scale", "2", (1024, 768)), ("--scale", "3.7", (1894, 1421)),
+         ("--size", "1920x1440", (1920, 1440)), ("--scale", "1", (512, 384)), ("--scale", "8", (4096, 3072))]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real() -> Image.Image:
+    import skimage
+
+    return Image.open(Path(skimage.__file__).parent / "data" / "coffee.png").convert("RGB").resize((512, 384))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def damage(folder: Path, real: Image.Image) -> list[str]:
+    """Ten files, each bad in its own way; returns their names."""
+    stream = io.BytesIO()
+    real.save(stream, "JPEG")
+    (folder / "truncated.jpg").write_bytes(stream.getvalue()[:5000])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("no picture at all")
+    (folder / "bomb.png").write_bytes(png(60_000, 60_000, zlib.compress(b"\0" * 1_000_000)))
+    (folder / "suffix.png").write_bytes(stream.getvalue())
+    (folder / "locked.jpg").write_bytes(stream.getvalue())
+    (folder / "locked.jpg").chmod(0)
+    os.symlink("loop.jpg", folder / "loop.jpg")
+    (folder / "header.png").write_bytes(png(2**31 - 1, 2**31 - 1, b""))
+    (folder / "zero.png").write_bytes(png(0, 7, zlib.compress(b"")))
+    real.save(folder / "profile.jpg", icc_profile=b"no profile" * 20)
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def many(tmp_path: Path, real: Image.Image) -> tuple[Path, list[str]]:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    bad = damage(folder, real)
+    assert len(bad) == 10
+    (folder / "inner").mkdir()
+    for number in range(GOOD):
+        part = real.crop((number, number, number + 120, number + 80))
+        part.save(folder / ("inner" if number % 2 else ".") / f"{number:03}.{('jpg', 'png', 'webp')[number % 3]}")
+    if os.getuid() == 0:  # nothing is locked for root
+        for path in (tmp_path, folder, *folder.rglob("*")):
+            os.chown(path, 65534, 65534, follow_symlinks=False)
+        for above in tmp_path.parents:
+            if above != Path("/tmp") and above != Path("/"):
+                above.chmod(above.stat().st_mode | 0o055)
+    return folder, bad
+
+
+def as_nobody() -> None:
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "loupe", "upscale", *map(str, arguments)]
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_bad_files_are_told_each_and_the_others_go_on_and_what_is_killed_goes_on(many, tmp_path):
+    folder, bad = many
+    out = tmp_path / "out"
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "preexec_fn": as_nobody}
+    whole = subprocess.run(command(folder, "--out", out), check=False, **options)
+    assert whole.returncode == 1, whole.stderr
+    lines = whole.stderr.splitlines()
+    told = {Path(line.split(": ")[0]).name: line for line in lines if str(folder) in line.split(": ")[0]}
+    assert sorted(told) == bad
+    assert len({line.partition(": ")[2] for line in told.values()}) >= 8  # a reason each, not one for all
+    assert lines[-1] == f"loupe upscale: error: 10 of {GOOD + 10} photos could not be enlarged"
+    assert "Traceback" not in whole.stderr
+    expected = results(out)
+    assert len(expected) == GOOD
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "mlruns").exists()
+
+    again = subprocess.run(command(folder, "--out", out), check=False, **options)  # nothing is overwritten
+    assert again.returncode == 1
+    assert again.stderr.count("exists; --overwrite replaces it") == GOOD
+    assert results(out) == expected
+
+    killed = tmp_path / "killed"
+    for stop in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        before = len(list(killed.rglob("*.*g"))) if killed.exists() else 0
+        running = subprocess.Popen(
+            command(folder, "--out", killed, "--resume"), cwd=tmp_path, preexec_fn=as_nobody,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        until = time.monotonic() + 60
+        while time.monotonic() < until and running.poll() is None:
+            if killed.exists() and len(list(killed.rglob("*.*g"))) > before + 3:
+                break
+            time.sleep(0.01)
+        running.send_signal(stop)
+        running.wait(60)
+        left = [path for path in killed.rglob(".loupe-*")]
+        assert stop == signal.SIGKILL or not left
+        for path in killed.rglob("*.*"):
+            if path.is_file() and not path.name.startswith("."):
+                Image.open(path).load()
+    last = subprocess.run(command(folder, "--out", killed, "--resume"), check=False, **options)
+    assert last.returncode == 1
+    assert results(killed) == expected
+
+
+@pytest.mark.parametrize(("flag", "value", "size"), SIZES)
+def test_sizes_are_exact(real, tmp_path, flag, value, size):
+    real.save(tmp_path / "photo.png")
+    printed = loupe("upscale", "photo.png", flag, value, "--out", "large.png", "--model", "bundled", cwd=tmp_path)
+    assert Image.open(tmp_path / "large.png").size == size
+    assert re.search("by (the bundled network small of [123]:[12]|no network)", printed.stdout)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.png", "photo.png"]
+
+
+def test_a_size_of_another_shape_names_both_shapes(real, tmp_path):
+    real.save(tmp_path / "photo.png")
+    failed = loupe("upscale", "photo.png", "--size", "1920x1080", cwd=tmp_path, status=1)
+    assert "1920x1080" in failed.stderr
+    assert "512x384" in failed.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png"]
+
+
+def test_a_dry_run_tells_and_writes_nothing(real, tmp_path):
+    (tmp_path / "in").mkdir()
+    real.save(tmp_path / "in" / "photo.png")
+    printed = loupe("upscale", "in", "--dry_run", "--format", "webp", cwd=tmp_path).stdout
+    assert printed == "in/photo.png -> upscaled/photo.webp\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_no_tensorflow_and_no_mlflow_is_imported_without_a_store(real, tmp_path):
+    real.resize((60, 40)).save(tmp_path / "photo.jpg")
+    code = (
+        "import sys; from loupe.command_line import main; status = main(['upscale', 'photo.jpg', '--out', 'o.jpg']); "
+        "assert not {'tensorflow', 'keras', 'mlflow', 'scipy', 'sklearn'} & sys.modules.keys(); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "no champion" in done.stdout
+
+
+def test_strange_names_are_names(real, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [
+        "-dash.png",
+        "new\nline.png",
+        "ünïcode 😀.png",
+        "spaces and, commas.png",
+        "'quotes\".png",
+        "a" * 250 + ".png",
+    ]
+    for name in names:
+        real.resize((30, 20)).save(folder / name)
+    loupe("upscale", "in", "--out", "out", cwd=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    loupe("upscale", "--out", "single", "--", "-dash.png", cwd=folder)
+    assert (folder / "single" / "-dash.png").exists()
+
+
+def test_the_compare_page_holds_all_that_it_shows(real, tmp_path):
+    real.save(tmp_path / "a<b>.jpg")
+    loupe("upscale", "a<b>.jpg", "--out", "large.jpg", "--compare", "page.html", cwd=tmp_path)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/webp;base64,") == 3
+    assert "a&lt;b&gt;.jpg" in page
+    assert "a<b>" not in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+@pytest.mark.slow
+def test_108_megapixels_take_less_than_one_and_a_half_gigabytes(real, tmp_path):
+    real.resize((12_000, 9_000), Image.Resampling.BICUBIC).save(tmp_path / "huge.jpg", quality=85)
+    for suffix in ("jpg", "png"):
+        running = subprocess.Popen(
+            command("huge.jpg", "--out", f"large.{suffix}", "--quiet", "--model", "tiny"), cwd=tmp_path
+        )
+        _, status, usage = os.wait4(running.pid, 0)
+        assert status == 0
+        print(f"{suffix}: {usage.ru_maxrss / 1024:.0f} MB, {usage.ru_utime:.0f} core seconds")
+        assert usage.ru_maxrss < 1500 * 1024
+        with Image.open(tmp_path / f"large.{suffix}") as large:
+            assert large.size == (18_000, 13_500)
+        (tmp_path / f"large.{suffix}").unlink()
