@@ -81,6 +81,8 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
         PhotoError: it is no image of a known format, is damaged, or too large. The pages may raise it, too.
     """
     with _faults():
+        if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
+            raise PhotoError("is empty")
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         if image.format == "MPO":  # a JPEG with further views behind it, which viewers do not show
             image.format = "JPEG"
@@ -121,6 +123,8 @@ def _pages(image: Image.Image, source: bytes | Path, count: int, strip: bool) ->
                 if image.width * image.height > LARGEST:
                     raise PhotoError(f"page {number + 1} has {image.width}x{image.height} pixels, which are too many")
                 page = _page(image, source, number, strip)
+            if number == count - 1:
+                image.close()  # its pixels are held twice else
             yield page
 
 
@@ -256,10 +260,11 @@ def _exif_of(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
     try:
         exif.get_ifd(EXIF_IFD)
         exif.get_ifd(GPS_IFD)
-        exif.tobytes()
+        kept = Image.Exif()  # that does not need the open file any more
+        kept.load(exif.tobytes())
     except Exception:  # tags that nobody can read
         return None
-    return exif if len(exif) else None
+    return kept if len(kept) else None
 
 
 def _texts(image: Image.Image) -> dict[str, str]:

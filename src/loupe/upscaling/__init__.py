@@ -4,11 +4,11 @@ from fractions import Fraction
 
 from loupe.data.pages import Page, Photo, with_size
 from loupe.data.writing import LargePage
-from loupe.upscaling import passes, rows
+from loupe.upscaling import rows, sizes
 from loupe.upscaling.networks import Networks
 
 
-def size_of(size: passes.Size, scale: Fraction | None, wanted: passes.Size | None, networks: Networks) -> passes.Size:
+def size_of(size: sizes.Size, scale: Fraction | None, wanted: sizes.Size | None, networks: Networks) -> sizes.Size:
     """Width and height of a result.
 
     Args:
@@ -21,19 +21,20 @@ def size_of(size: passes.Size, scale: Fraction | None, wanted: passes.Size | Non
         PhotoError: the photo's shape is not that of `wanted`.
     """
     if wanted is not None:
-        return passes.fitted(size, wanted)
-    return passes.scaled(size, min(networks.scales) if scale is None else scale)
+        return sizes.fitted(size, wanted)
+    return sizes.scaled(size, min(networks.scales) if scale is None else scale)
 
 
-def large_page(page: Page, size: passes.Size, networks: Networks) -> LargePage:
+def large_page(page: Page, size: sizes.Size, networks: Networks) -> LargePage:
     """A page enlarged to a size, its rows computed when they are asked for."""
     height, width = page.pixels.shape[:2]
-    models = [networks(scale) for scale in passes.passes((width, height), size, networks.scales)]
-    return LargePage(size, rows.strips(page.pixels, size, models), with_size(page, *size))
+    scale = sizes.network_scale((width, height), size, networks.scales)
+    model = None if scale is None else networks(scale)
+    return LargePage(size, rows.strips(page.pixels, size, model), with_size(page, *size))
 
 
 def large_pages(
-    photo: Photo, scale: Fraction | None, wanted: passes.Size | None, networks: Networks
+    photo: Photo, scale: Fraction | None, wanted: sizes.Size | None, networks: Networks
 ) -> "map[LargePage]":
     """The pages of a photo, enlarged one after another; the pages of a TIFF may differ in size."""
 

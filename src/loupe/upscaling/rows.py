@@ -5,7 +5,8 @@ needs, with the margin that its filter or network looks at. The result does not 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -135,34 +136,31 @@ class Resized:
         return np.asarray(image.resize((self.size[0], bottom - top), Image.Resampling.LANCZOS, box=box))
 
 
-def strips(pixels: np.ndarray, size: tuple[int, int], models: Sequence[Enlarger]) -> Iterator[np.ndarray]:
-    """A page enlarged, from top to bottom: luminance by networks, colour and alpha by Lanczos.
+def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) -> Iterator[np.ndarray]:
+    """A page enlarged, from top to bottom: luminance by a network, colour and alpha by Lanczos.
 
     Lanczos is linear, so that the colours may be enlarged as they are, and then all shifted by as much as the
     network's luminance differs from theirs: what is grey stays grey.
 
     Args:
         pixels: uint8 or uint16, (height, width, 1..4): grey, grey and alpha, RGB, or RGB and alpha.
-        size: width and height of the result; that of the page without models.
-        models: one after another; Lanczos makes the exact size of what they make.
+        size: width and height of the result; Lanczos makes it of what the network makes.
+        model: the network; None for the page as it is.
 
     Yields:
         (rows, width, bands), in the type of the page.
     """
-    if not models:
+    if model is None:
         yield pixels
         return
     visible = Visible(pixels)
-    weights = REC_601 if models[0].geometry.luminance == "rec601" else REC_709
-    luminance: Rows = Luminance(visible, weights)
-    for model in models:
-        luminance = Enlarged(luminance, model)
+    weights = REC_601 if model.geometry.luminance == "rec601" else REC_709
+    luminance: Rows = Enlarged(Luminance(visible, weights), model)
+    step = 1 / float(model.geometry.scale)
+    steps = step, step  # small pixels to a large one, across and down
     if luminance.size != size:
         luminance = Resized(luminance, size)
         steps = visible.width / size[0], visible.height / size[1]
-    else:
-        scale = math.prod(float(model.geometry.scale) for model in models)
-        steps = 1 / scale, 1 / scale
     full = np.iinfo(pixels.dtype).max
     rows = max(16, STRIP // size[0])
     for top in range(0, size[1], rows):
@@ -198,16 +196,16 @@ def _lanczos(visible: Visible, top: int, bottom: int, width: int, steps: tuple[f
     across, down = steps
     begin, end = _reach(top, bottom, down, visible.height)
     part = visible(begin, end)
-    box = (0.0, top * down - begin, width * across, bottom * down - begin)
-    beyond = [max(0, math.ceil(side - there)) for side, there in ((box[3], len(part)), (box[2], part.shape[1]))]
+    ends = bottom * down - begin, width * across
+    beyond = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
     if any(beyond):  # half a pixel at 3:2
         part = np.pad(part, ((0, beyond[0]), (0, beyond[1]), (0, 0)), mode="edge")
-    size = width, bottom - top
-    if part.dtype == np.uint8 and part.shape[2] == 3:
-        return np.asarray(_resize(np.ascontiguousarray(part), size, box)).astype("float32")
-    bands = [part[..., band].astype("float32") for band in range(part.shape[2])]
-    return np.stack([np.asarray(_resize(band, size, box)) for band in bands], axis=-1)
+    box = (0.0, top * down - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 
+    def resized(band: int) -> np.ndarray:
+        # in floats: Pillow clips 8 bits between its two passes, in an order that depends on the sizes
+        plane = Image.fromarray(part[..., band].astype("float32"))
+        return np.asarray(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 
-def _resize(part: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
-    return Image.fromarray(part).resize(size, Image.Resampling.LANCZOS, box=box)
+    with ThreadPoolExecutor() as threads:  # Pillow lets others run
+        return np.stack(list(threads.map(resized, range(part.shape[2]))), axis=-1)

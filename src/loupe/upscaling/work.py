@@ -14,7 +14,7 @@ from loupe.data import pages, writing
 from loupe.data.photos import PhotoError
 from loupe.upscaling.batch import Job, checked
 from loupe.upscaling.networks import Networks
-from loupe.upscaling.passes import Size
+from loupe.upscaling.sizes import Size
 
 AT_ONCE = 2  # photos: one is decoded or encoded while the network works on the other
 LARGE = 30_000_000  # pixels of a result from which on only one such photo is in work

@@ -7,26 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loupe.data.photos import PhotoError
-from loupe.upscaling.passes import fitted, passes, scaled
+from loupe.upscaling.sizes import fitted, network_scale, scaled
 
 SCALES = [Fraction(3), Fraction(3, 2), Fraction(2)]
 
 
 @pytest.mark.parametrize(
     ("scale", "expected"),
-    [("1", []), ("1.2", ["3/2"]), ("1.5", ["3/2"]), ("1.51", ["2"]), ("2", ["2"]), ("2.5", ["3"]), ("3", ["3"]),
-     ("3.7", ["2", "2"]), ("4", ["2", "2"]), ("5", ["3", "2"]), ("8", ["3", "3"])],
-)  # fmt: skip
+    [("1", None), ("1.2", "3/2"), ("1.5", "3/2"), ("1.51", "2"), ("2", "2"), ("2.5", "3"), ("3", "3"), ("8", "3")],
+)
 def test_the_smallest_network_that_reaches_the_size_is_taken(scale, expected):
-    size = (101, 67)
-    wanted = scaled(size, Fraction(scale))
-    assert passes(size, wanted, SCALES) == [Fraction(text) for text in expected]
-
-
-def test_one_network_alone_goes_as_far_as_two_passes():
-    assert passes((10, 10), (15, 15), [Fraction(3, 2)]) == [Fraction(3, 2)]
-    assert passes((10, 10), (20, 20), [Fraction(3, 2)]) == [Fraction(3, 2)] * 2
-    assert passes((10, 10), (80, 80), [Fraction(3, 2)]) == [Fraction(3, 2)] * 2
+    wanted = scaled((101, 67), Fraction(scale))
+    assert network_scale((101, 67), wanted, SCALES) == (None if expected is None else Fraction(expected))
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.fractions(1, 8, max_denominator=100))
