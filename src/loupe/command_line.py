@@ -69,7 +69,10 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
     """Run one step with the flags given (default: those of this process); returns the exit status."""
     try:
         words = sys.argv[1:] if arguments is None else arguments
+        words, behind = _before_and_behind(words, step)
         given, unknown = _parser(step).parse_known_intermixed_args(_with_truth(step, words))
+        if behind:
+            setattr(given, POSITIONAL[step], [*getattr(given, POSITIONAL[step], []), *behind])
         if unknown:
             name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
             raise UsageError(f"{name}: is no field of {step}; `loupe {step} --help` lists them")
@@ -94,6 +97,12 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain(f"loupe {step}", "interrupted", 130)
     return 0
+
+
+def _before_and_behind(words: list[str], step: str) -> tuple[list[str], list[str]]:
+    """Behind `--` there are no flags, only what the step takes any number of."""
+    at = words.index("--") if step in SEVERAL and "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def _with_truth(step: str, words: list[str]) -> list[str]:

@@ -238,7 +238,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def with_size(page: Page, width: int, height: int) -> Page:
     """The same with other pixels' width and height in the tags and properties that tell them, where there are any."""
     if page.exif is not None:
-        for tags in (page.exif, page.exif.get_ifd(EXIF_IFD)):
+        for tags in (page.exif, page.exif.get_ifd(EXIF_IFD) if EXIF_IFD in page.exif else {}):
             for names, side in ((WIDTHS, width), (HEIGHTS, height)):
                 for name in names:
                     if name in tags:
@@ -255,16 +255,16 @@ def _exif_of(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
     if image.format == "TIFF":
         for tag in STRUCTURE & set(exif):
             del exif[tag]
+    if not len(exif):
+        return None
     if ORIENTATION in exif:
         exif[ORIENTATION] = 1
     try:
-        exif.get_ifd(EXIF_IFD)
-        exif.get_ifd(GPS_IFD)
         kept = Image.Exif()  # that does not need the open file any more
         kept.load(exif.tobytes())
     except Exception:  # tags that nobody can read
         return None
-    return kept if len(kept) else None
+    return kept
 
 
 def _texts(image: Image.Image) -> dict[str, str]:

@@ -187,9 +187,8 @@ def _tags(about: Page) -> TiffImagePlugin.ImageFileDirectory_v2:
             if tag not in (EXIF_IFD, GPS_IFD):
                 tags[tag] = value
         for tag in (EXIF_IFD, GPS_IFD):
-            inner = about.exif.get_ifd(tag)
-            if inner:
-                tags[tag] = dict(inner)
+            if tag in about.exif:
+                tags[tag] = dict(about.exif.get_ifd(tag))
     if about.xmp:
         tags[700] = about.xmp
         tags.tagtype[700] = 1  # bytes

@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def run(settings: Register) -> Verdict:
         version = models.register(best, scale, description, facts | ({} if again else verdict["tags"]))
         if verdict["won"] and not again:
             models.promote(scale, version.version)
+            runs.log_tags({"loupe.photo": models.serve_photos(*_networks(scale, onnx, f"{version.name} version "
+                                                                         f"{version.version}", folder))})  # fmt: skip
         runs.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **verdict["tags"]})
         runs.log_metrics(verdict["numbers"])
     why = "it is the champion already" if again else verdict["tags"]["why"]
@@ -83,6 +86,20 @@ def run(settings: Register) -> Verdict:
         settings.quiet,
     )
     return Verdict(version.name, str(version.version), won, why)
+
+
+def _networks(scale: Fraction, onnx: Path, name: str, folder: str) -> tuple[dict[Fraction, Path], str]:
+    """What `loupe-photo` consists of: the new champion, those of the other scales, or what ships instead of them."""
+    from loupe import networks
+    from loupe.tracking import models
+
+    files, names = {scale: onnx}, [name]
+    for other in sorted(models.REGISTERED.keys() - {scale}):
+        there = models.champion(other)
+        file = models.artifact(there.run_id, models.ONNX, f"{folder}/{models.REGISTERED[other]}") if there else None
+        files[other] = file or networks.file(networks.FALLBACK, other)
+        names.append(f"{there.name} version {there.version}" if file else f"the bundled network of {text_of(other)}")
+    return files, f"Photos by {', '.join(names)}."
 
 
 def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, Any]:

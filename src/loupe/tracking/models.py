@@ -1,5 +1,6 @@
 """Networks in MLflow: logged with their run, found by what a user calls them, registered, promoted."""
 
+import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from loupe.geometry import Geometry
 
 CHAMPION = "champion"
 ONNX = "onnx/model.onnx"
+PHOTO = "loupe-photo"
 REGISTERED = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
 
 
@@ -139,6 +141,45 @@ def _model_id(run_id: str) -> str:
     if outputs is None or not outputs.model_outputs:
         raise UsageError(f"run: {run_id} has no model")
     return str(outputs.model_outputs[-1].model_id)
+
+
+def serve_photos(onnx: dict[Fraction, Path], description: str) -> str:
+    """Make the networks the champion of `loupe-photo`, which takes photos and gives photos; returns its URI.
+
+    Args:
+        onnx: a network as ONNX for each scale.
+        description: of the version.
+    """
+    from importlib.metadata import version
+
+    import loupe
+    from loupe.tracking import photo_model
+
+    schema = mlflow.types.Schema([mlflow.types.ColSpec("string", "photo")])
+    params = mlflow.types.ParamSchema(
+        [mlflow.types.ParamSpec("scale", "double", 1.5), mlflow.types.ParamSpec("format", "string", "same")]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of type hints and examples, which a signature makes needless
+        logged = mlflow.pyfunc.log_model(
+            name="photo",
+            python_model=photo_model.__file__,
+            code_paths=[str(Path(loupe.__file__).parent)],
+            artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in onnx.items()},
+            signature=mlflow.models.ModelSignature(
+                schema, mlflow.types.Schema([mlflow.types.ColSpec("string")]), params
+            ),
+            pip_requirements=[f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "pillow")],
+            metadata={"largest_file": photo_model.LARGEST_FILE, "largest_result": photo_model.LARGEST_RESULT},
+        )
+    client = mlflow.MlflowClient()
+    if not client.search_registered_models(f"name = '{PHOTO}'"):
+        client.create_registered_model(PHOTO, description="Enlarges photos: an image file in base64 in, one out.")
+    made = client.create_model_version(
+        PHOTO, logged.model_uri, mlflow.active_run().info.run_id, description=description
+    )
+    client.set_registered_model_alias(PHOTO, CHAMPION, made.version)
+    return f"models:/{PHOTO}/{made.version}"
 
 
 def promote(scale: Fraction, version: str) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,9 +56,30 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
         warnings.simplefilter("ignore", FutureWarning)  # of numpy's, inside Keras' exporter
         model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
     network = onnx.load(file)
+    _drop_leading_axes(network)
     onnx.helper.set_model_props(network, {"loupe": geometry.name})
     onnx.save(network, file)
-    difference = float(np.abs(OnnxEnlarger(file)(noise) - expected).max())
+    found = OnnxEnlarger(file)(noise)
+    if found.shape != expected.shape:
+        raise LoupeError(f"ONNX gives {found.shape} where Keras gives {expected.shape}")
+    difference = float(np.abs(found - expected).max())
     if not difference <= 1e-4:
         raise LoupeError(f"ONNX and Keras differ by {difference}, must be at most 1e-4")
     return difference
+
+
+def _drop_leading_axes(network: Any) -> None:
+    """Make the result (n, h, w, 1) where tf2onnx, for the ridge alone, makes it (1, n, h, w, 1)."""
+    import onnx
+
+    output = network.graph.output[0]
+    shape = output.type.tensor_type.shape.dim
+    extra = len(shape) - 4
+    if extra <= 0:
+        return
+    axes = onnx.numpy_helper.from_array(np.arange(extra), "loupe/axes")
+    network.graph.initializer.append(axes)
+    for node in network.graph.node:
+        node.output[:] = ["loupe/result" if name == output.name else name for name in node.output]
+    network.graph.node.append(onnx.helper.make_node("Squeeze", ["loupe/result", axes.name], [output.name]))
+    del shape[:extra]

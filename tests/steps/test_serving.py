@@ -1,0 +1,146 @@
+"""`mlflow models serve` of `loupe-photo`: photos in, photos out, by many clients; bad requests are refused."""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import pytest
+import requests
+from jobs import environment, loupe
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def photo() -> bytes:
+    import skimage
+
+    image = Image.open(Path(skimage.__file__).parent / "data" / "chelsea.png").convert("RGB").resize((96, 64))
+    stream = io.BytesIO()
+    tags = Image.Exif()
+    tags[0x010E] = "A cat"
+    image.save(stream, "JPEG", exif=tags)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def address(finished_main, tmp_path_factory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/loupe-photo@champion",
+               "--env-manager", "local", "-p", str(port)]  # fmt: skip
+    log = tmp_path_factory.mktemp("serving") / "log.txt"
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            command, cwd=finished_main, env=environment(PYTHONPATH=""), stdout=stream, stderr=stream,
+            start_new_session=True,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + 90
+    try:
+        while True:
+            try:
+                if requests.get(f"{url}/ping", timeout=2).ok:
+                    break
+            except requests.ConnectionError:
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def ask(address, data, params=None, content_type="application/json"):
+    if not isinstance(data, (str, bytes)):
+        data = json.dumps({"dataframe_split": {"columns": ["photo"], "data": [data]}, "params": params or {}})
+    return requests.post(f"{address}/invocations", data=data, headers={"Content-Type": content_type}, timeout=60)
+
+
+def opened(answer):
+    assert answer.status_code == 200, answer.text
+    return Image.open(io.BytesIO(base64.b64decode(answer.json()["predictions"][0])))
+
+
+def test_a_photo_comes_back_larger_with_its_metadata(address, photo):
+    large = opened(ask(address, [base64.b64encode(photo).decode()]))
+    assert (large.format, large.size) == ("JPEG", (144, 96))
+    assert large.getexif()[0x010E] == "A cat"
+    large = opened(ask(address, [base64.b64encode(photo).decode()], {"scale": 3.7, "format": "png"}))
+    assert (large.format, large.size) == ("PNG", (355, 237))
+
+
+def test_200_requests_of_8_clients_are_answered(address, photo):
+    text = base64.b64encode(photo).decode()
+
+    def timed(_):
+        start = time.perf_counter()
+        status = ask(address, [text]).status_code
+        return status, time.perf_counter() - start
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(timed, range(200)))
+    assert {status for status, _ in answers} == {200}
+    seconds = sorted(second for _, second in answers)
+    print(f"p50 {seconds[100] * 1e3:.0f} ms, p95 {seconds[190] * 1e3:.0f} ms")
+
+
+def png(width, height, rows=100):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * (width + 1) * rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "params", "word"),
+    [
+        (["no base64 at all"], {}, "must be an image file in base64"),
+        ([base64.b64encode(b"no image").decode()], {}, "not an image"),
+        ([""], {}, "is empty"),
+        ([5], {}, "must be an image file in base64, got int"),
+        ([base64.b64encode(png(60_000, 60_000)).decode()], {}, "too many pixels"),
+        ([base64.b64encode(png(9_000, 9_000, 9_000)).decode()], {}, "more than 64 million pixels"),
+        (["A" * 44_000_000], {}, "must have at most 32 MB, got 33 MB"),
+        (["photo"], {"scale": 99.0}, "scale: must be from 1 to 8, got 99.0"),
+        (["photo"], {"format": "exe"}, "format: must be same, jpg"),
+        ("{", {}, "valid JSON"),
+        (json.dumps({"dataframe_split": {"columns": ["other"], "data": [["x"]]}}), {}, "photo"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_bad_request_is_refused_and_the_server_lives_on(address, photo, data, params, word):
+    good = base64.b64encode(photo).decode()
+    answer = ask(address, [good] if data == ["photo"] else data, params)
+    assert 400 <= answer.status_code < 500
+    assert word in answer.json()["message"]
+    assert "Traceback" not in answer.text
+    assert ask(address, [good]).status_code == 200
+
+
+def test_another_content_type_is_refused(address):
+    assert ask(address, "photo", content_type="text/plain").status_code == 415
+
+
+def test_the_photo_model_moves_with_the_champion(finished_main):
+    mlflow.set_tracking_uri(f"sqlite:///{finished_main}/mlflow.db")
+    client = mlflow.MlflowClient()
+    champion = client.get_model_version_by_alias("loupe", "champion")
+    served = client.get_model_version_by_alias("loupe-photo", "champion")
+    assert f"loupe version {champion.version}" in served.description
+    assert "the bundled network of 2:1" in served.description
+    loupe("register", "--run", champion.run_id, cwd=finished_main)  # the champion already: nothing moves
+    assert client.get_model_version_by_alias("loupe-photo", "champion").version == served.version
