@@ -25,8 +25,8 @@ from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 
 # What a step takes without a flag's name before it.
-POSITIONAL = {"upscale": "inputs", "sweep": "sweep"}
-SEVERAL = {"upscale"}  # of which it takes any number
+POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}
+SEVERAL = {"upscale", "restore"}  # of which it takes any number
 # What libraries would print beside our lines, unless the environment says otherwise.
 LIBRARIES = {
     "TF_CPP_MIN_LOG_LEVEL": "3",

@@ -23,6 +23,27 @@ def loupe(*arguments, cwd, status=0, **more):
     return done
 
 
+MEASURED = """
+import resource, subprocess, sys, time
+started = time.perf_counter()
+status = subprocess.run(sys.argv[1:]).returncode
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def measured(*arguments, cwd):
+    """Run `python -m loupe` alone; returns seconds and peak memory in MB.
+
+    A small process starts it: a child's peak counts what its parent had when it was made.
+    """
+    command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "loupe", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    seconds, memory = map(float, done.stderr.split()[-2:])
+    return seconds, memory
+
+
 def store(folder):
     """A client of the MLflow store in a folder."""
     import mlflow

@@ -8,9 +8,10 @@ steps, one optimizer (`variants`), so that a field of another network or optimiz
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from loupe.config.base import GIVEN, Prepares, Settings, SettingsError, choices_of
+from loupe.config.files import ENSEMBLE, Demo, Restore, Upscale
 from loupe.config.variants import (
     DEFAULT_PATCHES,
     NETWORKS,
@@ -34,14 +35,11 @@ from loupe.config.variants import (
 from loupe.fields import (
     Categories,
     Count,
-    Factor,
     Names,
-    Paths,
     Quality,
     Scale,
     Scales,
     Seconds,
-    Size,
     Sources,
     Text,
     Unset,
@@ -60,6 +58,7 @@ __all__ = [
     "Adam",
     "Adamw",
     "Convolutional",
+    "Demo",
     "Evaluate",
     "Main",
     "Optimizer",
@@ -69,6 +68,7 @@ __all__ = [
     "Preprocess",
     "Register",
     "Report",
+    "Restore",
     "Ridge",
     "Rmsprop",
     "Settings",
@@ -87,7 +87,6 @@ __all__ = [
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
-ENSEMBLE = "the mean over eight turns and flips of a picture: a little better, eight times as long"
 OF_PAIRS = frozenset({"photos", "study-patches"})  # protocols that take labels and inputs as they were cut
 
 
@@ -195,62 +194,6 @@ class Register(Prepares):
     scale: Scale = field(Fraction(3, 2), "whose best run, where none is named", rule="3:2, 2:1 or 3:1")
 
 
-class Upscale(Prepares):
-    """Enlarge photos: luminance by the champion, colour by Lanczos."""
-
-    STEP = "upscale"
-    inputs: Paths = field(
-        ("sample",),
-        "files, folders with all below them, patterns such as 'holiday/**/*.jpg'; sample is a bundled photo",
-        rule="paths; behind --inputs comma-separated",
-    )
-    out: str = field("upscaled", "the folder to write to; for a single photo also a file, whose suffix is the format")
-    scale: Factor = field(
-        None, "large side over small side", rule="1 to 8, or none: the model's own, 3:2 of the champion"
-    )
-    size: Size = field(None, "width and height of the results, in the shape of the photos", rule="none or 1920x1080")
-    model: str = field(
-        "champion",
-        "registry or run URI, .onnx file, bundled network (bundled, tiny, small, base), ridge or baseline; without a "
-        "champion of the scale, the bundled one",
-    )
-    ensemble: bool = field(False, ENSEMBLE)
-    format: Literal["same", "jpg", "png", "webp", "tif", "avif", "gif", "bmp"] = field(
-        "same", "of the results in a folder; same: as each photo's"
-    )
-    quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
-        None, "of JPEG, WebP and AVIF", rule="none or 1..100; 95, 95 and 90"
-    )
-    compress_level: int = field(1, "of PNG: 9 is the smallest file and the longest wait", ge=0, le=9)
-    strip_metadata: bool = field(False, "write no EXIF, XMP, resolution or comments; the colour profile stays")
-    overwrite: bool = field(False, "replace results that exist")
-    resume: bool = field(False, "leave results that exist as they are, and do the others")
-    dry_run: bool = field(False, "only tell what would be written")
-    compare: Text = field(
-        None, "write a page to this file: each photo before and after, with a slider", rule="none or an .html file"
-    )
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "Upscale":
-        for one, other in (("size", "scale"), ("resume", "overwrite")):
-            if getattr(self, one) and getattr(self, other):
-                raise ValueError(f"{one}: goes without {other}, got both")
-        return self
-
-    @property
-    def wanted(self) -> tuple[int, int] | None:
-        """The size as width and height."""
-        if self.size is None:
-            return None
-        width, height = map(int, self.size.split("x"))
-        return width, height
-
-    @property
-    def suffix(self) -> str | None:
-        """Of the results in a folder; None where each keeps its photo's."""
-        return None if self.format == "same" else f".{self.format}"
-
-
 class Sweep(Prepares):
     """Search the settings of train: a study of trials, from a sweep file; its best network is registered."""
 
@@ -302,7 +245,7 @@ class Main(Prepares):
 
 
 STEPS: dict[str, type[Settings]] = {
-    step.STEP: step for step in (Main, Preprocess, Train, Evaluate, Register, Sweep, Report, Upscale)
+    step.STEP: step for step in (Main, Preprocess, Train, Evaluate, Register, Sweep, Report, Upscale, Restore, Demo)
 }
 
 

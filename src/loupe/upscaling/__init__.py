@@ -1,5 +1,6 @@
 """Pages of photos to large pages, by networks under onnxruntime; neither TensorFlow nor MLflow is imported."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 from loupe.data.pages import Page, Photo, with_size
@@ -33,13 +34,19 @@ def large_page(page: Page, size: sizes.Size, networks: Networks) -> LargePage:
     return LargePage(size, rows.strips(page.pixels, size, model), with_size(page, *size))
 
 
-def large_pages(
-    photo: Photo, scale: Fraction | None, wanted: sizes.Size | None, networks: Networks
-) -> "map[LargePage]":
-    """The pages of a photo, enlarged one after another; the pages of a TIFF may differ in size."""
+def enlarging(scale: Fraction | None, wanted: sizes.Size | None, networks: Networks) -> Callable[[Page], LargePage]:
+    """What makes large pages of pages; arguments as `size_of` takes them."""
 
     def enlarged(page: Page) -> LargePage:
         height, width = page.pixels.shape[:2]
         return large_page(page, size_of((width, height), scale, wanted, networks), networks)
 
-    return map(enlarged, photo.pages)
+    return enlarged
+
+
+def large_pages(
+    photo: Photo, scale: Fraction | None, wanted: sizes.Size | None, networks: Networks
+) -> "map[LargePage]":
+    """The pages of a photo, enlarged one after another; the pages of a TIFF may differ in size."""
+
+    return map(enlarging(scale, wanted, networks), photo.pages)

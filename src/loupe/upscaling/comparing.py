@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
 
+from loupe.data import pages
+from loupe.data.photos import PhotoError
 from loupe.data.writing import beside
 from loupe.errors import LoupeError, UsageError
 from loupe.upscaling.batch import Job
@@ -15,52 +18,73 @@ from loupe.upscaling.batch import Job
 SHOWN = 12  # photos at most
 SIDES = 1600, 1200  # of what is shown of a photo: its middle
 
+# The slider lies over the whole picture, unseen: one drags the line itself; keys and screen readers have a slider.
+# It is a thumb's width wider than the picture, because a thumb's middle never reaches the ends of its slider.
+STYLE = """
+.compared { margin: 0 0 3rem; }
+.compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
+.compared legend { float: left; padding: 0; }
+.compared input[type=radio] { margin: 0 .25rem 0 0; appearance: auto; }
+.pictures { position: relative; display: inline-block; overflow: hidden; max-width: 100%; vertical-align: top;
+  background: #fff repeating-conic-gradient(#ddd 0 25%, #fff 0 50%) 0 0 / 20px 20px; }
+.pictures:has(:focus-visible) { outline: 3px solid #28f; outline-offset: 2px; }
+.pictures img { display: block; max-width: 100%; height: auto; margin: 0; }
+.pictures .after { clip-path: inset(0 0 0 var(--at)); }
+.pictures .before { position: absolute; inset: 0; width: 100%; height: 100%;
+  clip-path: inset(0 calc(100% - var(--at)) 0 0); }
+.compared:has([value=lanczos]:checked) [data-way=pixels], .compared:has([value=pixels]:checked) [data-way=lanczos] {
+  display: none; }
+.pictures span { position: absolute; top: .5rem; padding: 0 .5rem; border-radius: 4px; font-size: 14px; color: #fff;
+  background: #000a; }
+.pictures .left { left: .5rem; }
+.pictures .right { right: .5rem; }
+.pictures .line { position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px;
+  background: #fff; box-shadow: 0 0 3px #000; }
+.pictures .line::after { content: "◂ ▸"; position: absolute; top: 50%; left: -17px; width: 36px; margin-top: -18px;
+  border-radius: 18px; font: 16px/36px sans-serif; text-align: center; color: #222; background: #fff;
+  box-shadow: 0 0 3px #000; }
+.pictures input { position: absolute; top: 0; left: -22px; width: calc(100% + 44px); height: 100%; margin: 0;
+  opacity: 0; cursor: ew-resize; touch-action: pan-y; appearance: none; -webkit-appearance: none; }
+.pictures input::-webkit-slider-runnable-track { height: 100%; }
+.pictures input::-webkit-slider-thumb { width: 44px; height: 100%; -webkit-appearance: none; }
+.pictures input::-moz-range-thumb { width: 44px; height: 100%; border: 0; }
+"""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Loupe: before and after</title>
 <style>
-body {{ margin: 2rem auto; max-width: 1640px; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif;
+body {{ margin: 1.5rem auto; max-width: 1640px; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif;
   color: #222; background: #f6f6f4; }}
-figure {{ margin: 0 0 3rem; }}
-.pictures {{ position: relative; overflow: hidden; display: inline-block; max-width: 100%; }}
-.pictures img {{ display: block; max-width: 100%; }}
-.pictures .before {{ position: absolute; inset: 0; width: 100%; height: 100%;
-  clip-path: inset(0 calc(100% - var(--at)) 0 0); }}
-.pictures .pixels {{ image-rendering: pixelated; }}
-.pictures::after {{ content: ""; position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px;
-  margin-left: -1px; background: #fff; box-shadow: 0 0 3px #000; pointer-events: none; }}
-input[type=range] {{ width: 100%; }}
-label {{ margin-right: 1.5rem; }}
-</style>
+h1 {{ margin: 0; font-size: 1.75rem; }}
+p {{ margin: 0 0 1.5rem; }}
+figcaption {{ font-weight: 600; }}
+{style}</style>
 <h1>Before and after</h1>
-<p>Left of the line the chosen way, right of it Loupe. Drag the slider, or use the arrow keys.</p>
+<p>Drag the line, or move it by the arrow keys.</p>
 {figures}
-<script>
-for (const figure of document.querySelectorAll("figure")) {{
-  const pictures = figure.querySelector(".pictures");
-  const move = () => pictures.style.setProperty("--at", figure.querySelector("[type=range]").value + "%");
-  figure.querySelector("[type=range]").addEventListener("input", move);
-  for (const way of figure.querySelectorAll("[type=radio]"))
-    way.addEventListener("change", () => {{
-      for (const image of figure.querySelectorAll(".before")) image.hidden = image.dataset.way !== way.value;
-    }});
-  move();
-}}
-</script>
 </html>
 """
-FIGURE = """<figure>
-<figcaption>{name}, {before} to {after}</figcaption>
+FIGURE = """<figure class="compared">
+<figcaption>{told}</figcaption>
+<fieldset>
+<legend>Left of the line:</legend>
+<label><input type="radio" name="way{number}" value="lanczos" autocomplete="off" checked>Lanczos</label>
+<label><input type="radio" name="way{number}" value="pixels" autocomplete="off">the photo's pixels</label>
+</fieldset>
 <div class="pictures" style="--at: 50%">
 <img class="after" alt="{name} by Loupe" src="{large}">
 <img class="before" data-way="lanczos" alt="{name} by Lanczos" src="{lanczos}">
-<img class="before pixels" data-way="pixels" alt="{name} before" src="{small}" hidden>
+<img class="before" data-way="pixels" alt="{name} before" src="{small}">
+<span class="left" data-way="lanczos">Lanczos</span>
+<span class="left" data-way="pixels">pixels</span>
+<span class="right">Loupe</span>
+<div class="line" aria-hidden="true"></div>
+<input type="range" min="0" max="100" value="50" step="0.5" autocomplete="off"
+  aria-label="Place of the line in {name}"
+  oninput="this.parentElement.style.setProperty('--at', this.value + '%')">
 </div>
-<input type="range" min="0" max="100" value="50" step="0.5" aria-label="place of the line in {name}">
-<label><input type="radio" name="way{number}" value="lanczos" checked> Lanczos</label>
-<label><input type="radio" name="way{number}" value="pixels"> before, its pixels</label>
 </figure>"""
 
 
@@ -76,42 +100,61 @@ def write(page: Path, jobs: Sequence[Job]) -> None:
     Raises:
         LoupeError: it cannot be written.
     """
-    figures = [_figure(number, job) for number, job in enumerate(jobs[:SHOWN])]
+    figures = [_shown(number, job) for number, job in enumerate(jobs[:SHOWN])]
     try:
         with beside(page) as partial:
-            partial.write_text(PAGE.format(figures="\n".join(figures)), encoding="utf-8")
+            partial.write_text(PAGE.format(style=STYLE, figures="\n".join(figures)), encoding="utf-8")
     except OSError as error:
         raise LoupeError(f"compare: {str(page)!r} cannot be written: {error.strerror}") from None
 
 
-def _figure(number: int, job: Job) -> str:
-    before, after = _opened(job.photo), _opened(job.out)
-    scale = after.width / before.width, after.height / before.height
-    shown = [min(side, most) for side, most in zip(after.size, SIDES, strict=True)]
-    small = [max(1, int(side / of)) for side, of in zip(shown, scale, strict=True)]
-    left, top = ((side - part) // 2 for side, part in zip(before.size, small, strict=True))
-    part = before.crop((left, top, left + small[0], top + small[1]))
-    shown = [round(side * of) for side, of in zip(small, scale, strict=True)]
-    corner = round(left * scale[0]), round(top * scale[1])
-    middle = after.crop((*corner, corner[0] + shown[0], corner[1] + shown[1]))
+def figure(job: Job, sides: tuple[int, int] = SIDES, number: int = 0, more: str = "") -> str:
+    """A photo and its result as HTML that STYLE goes with.
+
+    Args:
+        job: the two files.
+        sides: width and height of what is shown, at most: the middle of the first page.
+        number: of the figure on its page.
+        more: told behind the sizes.
+
+    Raises:
+        PhotoError: one of the two cannot be read, or has too many pixels.
+    """
+    before, after = (next(pages.read(file).pages) for file in (job.photo, job.out))
+    (height, width), (large_height, large_width) = before.pixels.shape[:2], after.pixels.shape[:2]
+    shown = min(large_width, sides[0]), min(large_height, sides[1])
+    left, top = (large_width - shown[0]) // 2, (large_height - shown[1]) // 2
+    part = after.pixels[top : top + shown[1], left : left + shown[0]]
+    across, down = width / large_width, height / large_height
+    # in fractions of the photo's pixels: the two sides of the line show the same place
+    box = left * across, top * down, (left + shown[0]) * across, (top + shown[1]) * down
+    photo = _image(before.pixels)
+    name = escape(job.photo.name)
     return FIGURE.format(
         number=number,
-        name=escape(job.photo.name, quote=True),
-        before=f"{before.width}×{before.height}",
-        after=f"{after.width}×{after.height}",
-        large=_address(middle),
-        lanczos=_address(part.resize(middle.size, Image.Resampling.LANCZOS)),
-        small=_address(part),
+        name=name,
+        told=f"{name}: {width}×{height} to {large_width}×{large_height}{escape(more)}",
+        large=_address(_image(part), after.icc),
+        lanczos=_address(photo.resize(shown, Image.Resampling.LANCZOS, box), before.icc),
+        small=_address(photo.resize(shown, Image.Resampling.NEAREST, box), before.icc),
     )
 
 
-def _opened(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")
+def _shown(number: int, job: Job) -> str:
+    try:
+        return figure(job, number=number)
+    except PhotoError as error:
+        return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error))}</p>"
 
 
-def _address(image: Image.Image) -> str:
+def _image(pixels: np.ndarray) -> Image.Image:
+    """Pixels, uint8 or uint16, (height, width, 1..4), in 8 bits."""
+    eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    return Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
+
+
+def _address(image: Image.Image, icc: bytes) -> str:
     """The image as a data: address."""
     stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=95)
+    image.save(stream, "WEBP", quality=95, icc_profile=icc)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

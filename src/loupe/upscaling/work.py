@@ -1,43 +1,38 @@
-"""Jobs to files: several photos at a time, each read, enlarged and written as a whole or not at all."""
+"""Jobs to files: several photos at a time, each read, worked on and written as a whole or not at all."""
 
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
 import numpy as np
 
-from loupe import upscaling
 from loupe.data import pages, writing
 from loupe.data.photos import PhotoError
 from loupe.upscaling.batch import Job, checked
-from loupe.upscaling.networks import Networks
 from loupe.upscaling.sizes import Size
 
-AT_ONCE = 2  # photos: one is decoded or encoded while the network works on the other
+AT_ONCE = 2  # photos: one is decoded or encoded while the other is worked on
 LARGE = 30_000_000  # pixels of a result from which on only one such photo is in work
 UNWRITABLE = (OSError, ValueError, OverflowError, SystemError, MemoryError)  # what encoders raise
 
 
 @dataclass(frozen=True)
 class Order:
-    """How photos are to be enlarged.
+    """What is to be made of photos.
 
     Args:
-        networks: to choose from.
-        scale: large side over small side; None is the smallest network's.
-        size: width and height instead.
+        size: width and height of a result, from those of the photo; raises PhotoError where there is none.
+        make: a page of the result, from a page of the photo.
         coding: of the files.
         strip: write no metadata but the colour profile.
         overwrite: replace results that exist.
         resume: leave results that exist as they are.
     """
 
-    networks: Networks
-    scale: Fraction | None = None
-    size: Size | None = None
+    size: Callable[[Size], Size]
+    make: Callable[[pages.Page], writing.LargePage]
     coding: writing.Coding = field(default_factory=writing.Coding)
     strip: bool = False
     overwrite: bool = False
@@ -51,7 +46,7 @@ class Outcome:
     Args:
         job: that was to be done.
         size: of the result; None where nothing was written.
-        reason: why the photo could not be enlarged; "" where it was, or had been before.
+        reason: why nothing was made of the photo; "" where it was, or had been before.
     """
 
     job: Job
@@ -63,8 +58,8 @@ class StoppedError(Exception):
     """The work is to end: what is half written is removed."""
 
 
-def enlarge(jobs: Sequence[Job], order: Order, progress: Callable[[float], None]) -> Iterator[Outcome]:
-    """Enlarge photos; whatever ends the iteration, those in work stop and leave nothing half written.
+def results(jobs: Sequence[Job], order: Order, progress: Callable[[float], None]) -> Iterator[Outcome]:
+    """Make a file of each photo; whatever ends the iteration, those in work stop and leave nothing half written.
 
     Args:
         jobs: to do.
@@ -87,7 +82,7 @@ def enlarge(jobs: Sequence[Job], order: Order, progress: Callable[[float], None]
 
 
 class _Work:
-    """Enlarges single photos in any thread, and counts how far they all are."""
+    """Works on single photos in any thread, and counts how far they all are."""
 
     def __init__(self, order: Order, progress: Callable[[float], None]) -> None:
         self.stop = threading.Event()
@@ -96,7 +91,7 @@ class _Work:
         self._shares: dict[Job, float] = {}
 
     def outcome(self, job: Job) -> Outcome:
-        """Enlarge one photo."""
+        """Do one job."""
         order = self._order
         try:
             if job.out.exists():
@@ -117,11 +112,10 @@ class _Work:
         order = self._order
         photo = pages.read(job.photo, order.strip)
         checked(job.photo, photo.format)
-        size = upscaling.size_of(photo.size, order.scale, order.size, order.networks)
+        size = order.size(photo.size)
         first = next(photo.pages)
         writing.refuse(job.out, size, photo.count, first.pixels.shape[2])
-        photo = replace(photo, pages=itertools.chain([first], photo.pages))
-        large = upscaling.large_pages(photo, order.scale, order.size, order.networks)
+        large = itertools.chain([order.make(first)], map(order.make, photo.pages))
         counted = (
             replace(page, strips=self._counted(job, page, number, photo.count)) for number, page in enumerate(large)
         )

@@ -1,0 +1,76 @@
+"""A page in the browser, on which photos are enlarged."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from loupe.config import Demo
+from loupe.errors import UsageError
+from loupe.progress import say
+
+
+def run(settings: Demo) -> None:
+    """Serve the page until Ctrl-C or SIGTERM.
+
+    Raises:
+        UsageError: Gradio is not installed, there is no such model, or the port is taken.
+    """
+    try:
+        import gradio
+    except ImportError:
+        raise UsageError("demo: needs Gradio: pip install 'loupe-upscale[demo]'") from None
+    import uvicorn
+    from fastapi import FastAPI
+
+    from loupe.page import MOST_BYTES, STYLE, THEME, page
+    from loupe.upscaler import networks_of
+
+    warnings.simplefilter("ignore")  # Pillow's, of what is odd in a file but does no harm
+    networks = networks_of(settings.model)
+    with tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder, _listening(settings) as listening:
+        os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"  # photos of visitors must not outlive the server
+        results = Path(folder, "results")
+        results.mkdir()
+        blocks = page(networks, results)
+        blocks.has_launched = blocks.is_running = True  # else Gradio takes any file of this machine for an upload
+        app = gradio.mount_gradio_app(
+            FastAPI(),
+            blocks,
+            "/",
+            theme=THEME,
+            css=STYLE,
+            footer_links=[],
+            ssr_mode=False,
+            max_file_size=MOST_BYTES,
+        )
+        # a page that is open holds its connection for ever: at the end it is cut, which is no error to tell
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder goes
+        host, port = listening.getsockname()[:2]
+        with suppress(KeyboardInterrupt):
+            say(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
+            server.run(sockets=[listening])
+
+
+def _listening(settings: Demo) -> socket.socket:
+    host, port = settings.host, settings.port
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # behind it Python repeats the address
+        raise UsageError(f"port: must be free at {host}, got {port}: {reason}") from None
+
+
+if __name__ == "__main__":
+    from loupe.command_line import run_step
+
+    sys.exit(run_step("demo"))

@@ -1,0 +1,220 @@
+"""The pages that people look at photos on, in a browser and by keyboard alone: `loupe demo`'s, and --compare's."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobs import environment, loupe
+from PIL import Image
+
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync"]  # fmt: skip
+MODEL, TAKEN = 0x0110, 0x0132  # tags of EXIF
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=CHROMIUM)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A new page whose requests to other hosts and errors fail the test."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    faults = []
+    ours = re.compile(r"http://127\.0\.0\.1:|data:|blob:|file:")
+    opened.on("request", lambda request: None if ours.match(request.url) else faults.append(request.url))
+    opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on("filechooser", lambda chooser: None)  # from now on: expect_file_chooser alone is slower than a key
+    yield opened
+    opened.close()
+    assert not faults
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    import skimage
+
+    exif = Image.Exif()
+    exif[MODEL], exif[TAKEN] = "Loupe 1", "2016:05:04 03:02:01"
+    picture = Image.open(Path(skimage.__file__).parent / "data" / "chelsea.png").resize((300, 200))
+    picture.save(tmp_path / "photo.jpg", exif=exif)
+    return tmp_path / "photo.jpg"
+
+
+@contextmanager
+def serving(folder, complaints=""):
+    """The address of a running `loupe demo`, which Ctrl-C ends, and whose standard error is as expected."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    command = [sys.executable, "-m", "loupe", "demo", "--port", "0", "--model", "bundled"]
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    ours = environment(TMPDIR=str(temporary))
+    with (folder / "errors.txt").open("w+") as errors:
+        running = subprocess.Popen(command, cwd=folder, env=ours, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            yield running.stdout.readline().strip()
+            running.send_signal(signal.SIGINT)
+            assert running.wait(30) == 0
+        finally:
+            running.kill()
+            running.communicate()
+        errors.seek(0)
+        assert re.fullmatch(complaints, errors.read(), re.DOTALL)
+    assert not list(temporary.glob("loupe-*"))  # no visitor's photo is left
+
+
+@pytest.fixture
+def server(tmp_path):
+    with serving(tmp_path) as address:
+        yield address
+
+
+def go_to(page, control):
+    """Press Tab until a control has the focus."""
+    for _ in range(30):
+        if control.evaluate("element => element === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{control} is not reached by Tab")
+
+
+def choose(page, file):
+    go_to(page, page.get_by_role("button", name="upload"))
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(file)
+    page.get_by_role("row", name=file.name).wait_for()
+
+
+def press(page, name):
+    go_to(page, page.get_by_role("button", name=name))
+    page.keyboard.press("Enter")
+
+
+def line(page):
+    return page.locator(".pictures").evaluate("element => element.style.getPropertyValue('--at')")
+
+
+def move_line_and_change_ways(page):
+    """The figure's slider and radio buttons do, by keyboard, what they say."""
+    lanczos, pixels = (page.get_by_role("img", name=name) for name in ("by Lanczos", "before"))
+    assert (lanczos.is_visible(), pixels.count()) == (True, 0)
+    go_to(page, page.get_by_role("radio", name="Lanczos"))
+    page.keyboard.press("ArrowRight")
+    pixels.wait_for()
+    assert lanczos.count() == 0
+    go_to(page, page.get_by_role("slider", name="Place of the line"))
+    before = page.locator(".pictures").screenshot()
+    assert line(page) == "50%"
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    assert line(page) == "60%"
+    assert page.locator(".pictures").screenshot() != before
+    page.keyboard.press("Home")
+    assert line(page) == "0%"
+
+
+def test_a_photo_is_enlarged_by_keyboard_alone_and_taken_away_with_its_metadata(server, page, photo, tmp_path):
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server)
+    page.goto(server)
+    choose(page, photo)
+    press(page, "Enlarge")
+    page.locator("figure").wait_for()
+    assert "photo.jpg: 300×200 to 450×300, by the bundled network small of 3:2" in page.locator("figure").inner_text()
+    with page.expect_download() as download:
+        press(page, "Download photo-1.5x.jpg")
+    assert download.value.suggested_filename == "photo-1.5x.jpg"
+    download.value.save_as(tmp_path / "large.jpg")
+    with Image.open(tmp_path / "large.jpg") as large, Image.open(photo) as small:
+        assert (large.format, large.size) == ("JPEG", (450, 300))
+        assert (large.getexif()[MODEL], large.getexif()[TAKEN]) == ("Loupe 1", "2016:05:04 03:02:01")
+        expected = np.asarray(small.convert("RGB").resize(large.size, Image.Resampling.LANCZOS), float)
+        assert np.abs(np.asarray(large, float) - expected).mean() < 4
+    move_line_and_change_ways(page)
+    unnamed = "element => !(element.labels?.length || element.ariaLabel || element.innerText)"
+    controls = page.locator("button:visible, input:visible").all()
+    assert len(controls) >= 8
+    assert not [control for control in controls if control.evaluate(unnamed)]
+
+
+def test_what_cannot_be_enlarged_is_told_in_a_line_and_the_server_lives_on(server, page, photo, tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture at all")
+    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:5000])
+    Image.new("1", (6000, 5100)).save(tmp_path / "large.png")
+    Image.new("1", (3000, 3000)).save(tmp_path / "grows.png")
+    page.goto(server)
+    press(page, "Enlarge")
+    told = page.get_by_role("alert")
+    told.wait_for()
+    assert told.inner_text() == "photo: choose one first"
+    page.get_by_role("slider", name="Scale").press("End")  # 8
+    for name, line in {
+        "text.jpg": "text.jpg: not an image, or one that is damaged in its first bytes",
+        "cut.jpg": "cut.jpg: damaged: ",
+        "large.png": "large.png: has 30.6 megapixels, must have at most 30",
+        "grows.png": "grows.png: would have 576.0 megapixels, must have at most 178",
+    }.items():
+        choose(page, tmp_path / name)
+        told.wait_for(state="detached")  # of the file before
+        press(page, "Enlarge")
+        told.wait_for()
+        assert told.inner_text().startswith(line)
+        assert "\n" not in told.inner_text()
+        assert page.get_by_role("button", name="Download").is_disabled()
+        press(page, "Clear")
+    choose(page, photo)
+    press(page, "Enlarge")
+    page.locator("figure").wait_for()
+    assert "300×200 to 2400×1600, by the bundled network small of 3:1" in page.locator("figure").inner_text()
+
+
+def test_only_what_was_uploaded_is_read(photo, tmp_path):
+    httpx = pytest.importorskip("httpx", reason="gradio, which brings it, is not installed")
+    file = {"path": str(photo), "meta": {"_type": "gradio.FileData"}}
+    with serving(tmp_path, "Traceback.* it was not uploaded by a user\\.\n") as server:
+        event = httpx.post(f"{server}/gradio_api/call/enlarged", json={"data": [file, 2]}).json()["event_id"]
+        assert httpx.get(f"{server}/gradio_api/call/enlarged/{event}").text.startswith("event: error")
+        assert httpx.get(f"{server}/gradio_api/file={photo}").status_code == 403
+
+
+def test_the_page_of_compare_works_by_keyboard(page, photo, tmp_path):
+    loupe("upscale", photo, "--out", "large.jpg", "--compare", "page.html", "--model", "bundled", cwd=tmp_path)
+    page.goto((tmp_path / "page.html").as_uri())
+    move_line_and_change_ways(page)
+
+
+def test_without_gradio_it_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['gradio'] = None; from loupe.command_line import main; sys.exit(main(['demo']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "loupe demo: error: demo: needs Gradio: pip install 'loupe-upscale[demo]'\n"
+
+
+def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line(tmp_path):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = loupe("demo", "--port", port, "--model", "bundled", cwd=tmp_path, status=2)
+    assert taken.stderr == f"loupe demo: error: port: must be free at 127.0.0.1, got {port}: Address already in use\n"
+    missing = loupe("demo", "--port", "0", "--model", "nothing.onnx", cwd=tmp_path, status=2)
+    assert missing.stderr.startswith("loupe demo: error: model: must be a file that exists")
+    assert missing.stderr.count("\n") == 1
+    assert (taken.stdout, missing.stdout) == ("", "")
