@@ -1,6 +1,8 @@
 """Modes x formats x depths x metadata: nothing lost, and nothing changed that should not be."""
 
 import io
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -189,7 +191,7 @@ def test_metadata_stay_and_tell_the_new_size(photo, tmp_path, monkeypatch, suffi
     assert b'PixelXDimension="68" exif:PixelYDimension="47"' in xmp
     if out_suffix in ("jpg", "png", "tif") and suffix in ("jpg", "png", "tif"):
         assert tuple(round(float(side)) for side in result.info["dpi"]) == (300, 300)
-    if suffix == out_suffix == "png" and not large:
+    if suffix == out_suffix == "png":
         assert result.text["Author"] == "Somebody"
 
 
@@ -326,7 +328,7 @@ def test_a_file_that_cannot_be_finished_leaves_nothing(photo, tmp_path):
             yield next(large.strips)[:5]
             raise OSError("no more")
 
-        return writing.LargePage(large.size, strips(), large.about)
+        return pages.LargePage(large.size, strips(), large.about)
 
     for limit in (10**9, 0):
         writing.WHOLE, before = limit, writing.WHOLE
@@ -337,3 +339,25 @@ def test_a_file_that_cannot_be_finished_leaves_nothing(photo, tmp_path):
             writing.WHOLE = before
     assert [path.name for path in tmp_path.iterdir()] == ["small.png"]
     assert found.count == 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_a_disk_that_is_full_fails_and_leaves_nothing(tmp_path, suffix):
+    """In a process that may write no file of more than 100 kB, row by row."""
+    code = f"""
+import resource, sys
+import numpy as np
+from pathlib import Path
+from loupe.data import pages, writing
+writing.WHOLE = 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+noise = np.random.default_rng(0).integers(0, 256, (3000, 2000, 3)).astype("uint8")
+page = pages.LargePage((2000, 3000), iter(np.array_split(noise, 30)), pages.Page(noise))
+try:
+    writing.write(Path({str(tmp_path / f"large.{suffix}")!r}), [page])
+except OSError as error:
+    sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert done.returncode == 7
+    assert list(tmp_path.iterdir()) == []

@@ -52,6 +52,21 @@ class Page:
 
 
 @dataclass(frozen=True)
+class LargePage:
+    """A page to write: how large it is, its rows from top to bottom, and what goes with them.
+
+    Args:
+        size: width and height.
+        strips: uint8 or uint16, (rows, width, bands) each, together the whole page.
+        about: the page with what goes with it; its pixels are not looked at, but for their bands and type.
+    """
+
+    size: tuple[int, int]
+    strips: Iterator[np.ndarray]
+    about: Page
+
+
+@dataclass(frozen=True)
 class Photo:
     """An image file.
 

@@ -50,13 +50,18 @@ def eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB", "LA", "RGBA"):
         return image
     if image.mode.startswith("I;16"):
-        return Image.fromarray(((np.asarray(image).astype("uint32") + 128) // 257).astype("uint8"))
+        return Image.fromarray(as_eight_bits(np.asarray(image).astype("uint16")))
     if image.mode in ("I", "F"):
         raise PhotoError(f"mode {image.mode} has no known range of values")
     if image.mode in ("P", "PA", "La", "RGBa"):
         transparent = image.mode != "P" or "transparency" in image.info
         return image.convert("RGBA" if transparent else "RGB")
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def as_eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint16 of any shape to uint8, rounded; uint8 stays as it is."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
 def luminance_of(image: Image.Image, luminance: str) -> np.ndarray:

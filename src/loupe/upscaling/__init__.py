@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 
-from loupe.data.pages import Page, Photo, with_size
-from loupe.data.writing import LargePage
+from loupe.data.pages import LargePage, Page, Photo, with_size
 from loupe.upscaling import rows, sizes
 from loupe.upscaling.networks import Networks
 

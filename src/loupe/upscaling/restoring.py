@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from loupe.data.pages import Page, read
+from loupe.data.pages import LargePage, Page, read
 from loupe.data.photos import PhotoError, luminance_of
-from loupe.data.writing import LargePage
 from loupe.errors import UsageError
 
 PATCH, REACH = 5, 6  # sides of what is compared, and how far around it, in pixels

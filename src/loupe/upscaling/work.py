@@ -32,7 +32,7 @@ class Order:
     """
 
     size: Callable[[Size], Size]
-    make: Callable[[pages.Page], writing.LargePage]
+    make: Callable[[pages.Page], pages.LargePage]
     coding: writing.Coding = field(default_factory=writing.Coding)
     strip: bool = False
     overwrite: bool = False
@@ -130,7 +130,7 @@ class _Work:
                 self._large.release()
         return size
 
-    def _counted(self, job: Job, page: writing.LargePage, number: int, count: int) -> Iterator[np.ndarray]:
+    def _counted(self, job: Job, page: pages.LargePage, number: int, count: int) -> Iterator[np.ndarray]:
         rows = 0
         for strip in page.strips:
             if self.stop.is_set():
