@@ -48,9 +48,7 @@ def write_streamed(file: Path, name: str, page: LargePage, deep: bool, quality: 
     except pyvips.Error as error:
         failure = " ".join(str(error).split())
         failed.set()
-        while os.read(
-            reading, 2**20
-        ):  # libvips keeps an end of the pipe open: what waits to write must get rid of it
+        while os.read(reading, 2**20):  # libvips keeps this end open, and the feeder may wait to write
             pass
     feeder.join()
     os.close(reading)
