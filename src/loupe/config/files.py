@@ -9,8 +9,8 @@ from loupe.fields import Factor, Paths, Size, Text, Unset, field
 
 ENSEMBLE = "the mean over eight turns and flips of a picture: a little better, eight times as long"
 MODEL = (
-    "registry or run URI, .onnx file, bundled network (bundled, tiny, small, base), ridge or baseline; without a "
-    "champion of the scale, the bundled one"
+    "registry or run URI, .onnx file, bundled network (bundled, tiny, small, base) or baseline; without a champion "
+    "of the scale, the bundled one"
 )
 
 
@@ -18,6 +18,7 @@ class Files(Settings):
     """What such a step reads, and how it writes."""
 
     VERB: ClassVar[str] = ""  # what became of the photos
+    out: str = field("", "the folder to write to; for a single photo also a file, whose suffix is the format")
     inputs: Paths = field(
         ("sample",),
         "files, folders with all below them, patterns such as 'holiday/**/*.jpg'; sample is a bundled photo",
@@ -55,12 +56,12 @@ class Upscale(Files, Prepares):
 
     STEP = "upscale"
     VERB = "enlarged"
-    out: str = field("upscaled", "the folder to write to; for a single photo also a file, whose suffix is the format")
+    DEFAULTS = {"out": "upscaled"}
     scale: Factor = field(
         None, "large side over small side", rule="1 to 8, or none: the model's own, 3:2 of the champion"
     )
     size: Size = field(None, "width and height of the results, in the shape of the photos", rule="none or 1920x1080")
-    model: str = field("champion", MODEL)
+    model: str = field("champion", f"{MODEL}; ridge is fitted on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
 
     @model_validator(mode="after")
@@ -83,7 +84,7 @@ class Restore(Files):
 
     STEP = "restore"
     VERB = "restored"
-    out: str = field("restored", "the folder to write to; for a single photo also a file, whose suffix is the format")
+    DEFAULTS = {"out": "restored"}
     mask: Text = field(
         None, "an image of the photos' size: white is cleaned, black stays as it is", rule="none or a file"
     )

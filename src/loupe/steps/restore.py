@@ -1,17 +1,11 @@
 """Photos, cleaned of noise, where a mask says."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from loupe import files
 from loupe.config import Restore
 from loupe.errors import UsageError
-from loupe.steps import upscale
-
-if TYPE_CHECKING:
-    from loupe.data.writing import Coding
-    from loupe.upscaling.work import Order
 
 
 def run(settings: Restore) -> list[Path]:
@@ -28,20 +22,12 @@ def run(settings: Restore) -> list[Path]:
             raise UsageError(f"mask: must be a file that exists, got {settings.mask!r}")
         mask = restoring.mask_of(Path(settings.mask), settings.feather)
     cleaning = restoring.Cleaning(settings.strength, mask, settings.noise)
-
-    def order(coding: "Coding") -> "tuple[Order, Callable[[], str]]":
-        from loupe.upscaling.work import Order
-
-        return Order(
-            lambda size: size,
-            lambda page: restoring.cleaned(page, cleaning),
-            coding,
-            settings.strip_metadata,
-            settings.overwrite,
-            settings.resume,
-        ), lambda: "non-local means"
-
-    return upscale.files(settings, settings.out, order)
+    found = files.listed(settings)
+    if settings.dry_run:
+        return []
+    with files.recorded(settings):
+        order = files.order(settings, lambda size: size, lambda page: restoring.cleaned(page, cleaning))
+        return files.make(settings, found, order, lambda: "non-local means")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def _walk(folder: Path, out: Path, target: Path, suffix: str | None, found: Foun
 
 
 def _add(path: Path, out: Path, suffix: str | None, found: Found, taken: set[str]) -> None:
-    if path.name.startswith(".loupe-") and path.name.endswith(".part"):
+    if path.name.startswith((".loupe-", "._")):  # what is half written; macOS's shadows of files
         return
     if path.suffix.lower() not in FORMATS:
         try:
