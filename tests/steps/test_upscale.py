@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
-from jobs import loupe, measured
+from jobs import environment, loupe, measured
 from PIL import Image
 
 GOOD = 40
@@ -94,7 +94,7 @@ def results(out: Path) -> dict[str, bytes]:
 def test_bad_files_are_told_each_and_the_others_go_on_and_what_is_killed_goes_on(many, tmp_path):
     folder, bad = many
     out = tmp_path / "out"
-    options = {"cwd": tmp_path, "capture_output": True, "text": True, "preexec_fn": locked_out}
+    options = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "preexec_fn": locked_out}
     whole = subprocess.run(command(folder, "--out", out), check=False, **options)
     assert whole.returncode == 1, whole.stderr
     lines = whole.stderr.splitlines()
@@ -118,7 +118,7 @@ def test_bad_files_are_told_each_and_the_others_go_on_and_what_is_killed_goes_on
     for stop in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         before = len(list(killed.rglob("*.*g"))) if killed.exists() else 0
         running = subprocess.Popen(
-            command(folder, "--out", killed, "--resume"), cwd=tmp_path, preexec_fn=locked_out,
+            command(folder, "--out", killed, "--resume"), cwd=tmp_path, env=environment(), preexec_fn=locked_out,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         until = time.monotonic() + 60
@@ -169,7 +169,9 @@ def test_no_tensorflow_and_no_mlflow_is_imported_without_a_store(real, tmp_path)
         "import sys; from loupe.command_line import main; status = main(['upscale', 'photo.jpg', '--out', 'o.jpg']); "
         "assert not {'tensorflow', 'keras', 'mlflow', 'scipy', 'sklearn'} & sys.modules.keys(); sys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "no champion" in done.stdout
 

@@ -83,5 +83,8 @@ def test_other_files_are_told_and_images_with_a_strange_suffix_are_failures(tree
     (tree / "a/notes.txt").write_text("no image")
     (tree / "a/one.jpg").rename(tree / "a/one.xyz")
     found = find([str(tree / "a")], tree / "out")
-    assert [path.name for path in found.others] == ["notes.txt"]
+    os.mkfifo(tree / "a/pipe")
+    os.mkfifo(tree / "a/pipe.jpg")
+    found = find([str(tree / "a")], tree / "out")
+    assert [path.name for path in found.others] == ["notes.txt", "pipe", "pipe.jpg"]
     assert [path.name for path, _ in found.failures] == ["one.xyz"]

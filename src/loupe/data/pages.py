@@ -165,6 +165,7 @@ def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool) ->
     exif = image.getexif()
     orientation = exif.get(ORIENTATION, 1)
     if _deep_colour(image):
+        _profile(icc, ignore_faults=strip)
         pixels = _by_vips(source, number)
     else:
         image.load()

@@ -101,6 +101,9 @@ def _walk(folder: Path, out: Path, target: Path, suffix: str | None, found: Foun
 def _add(path: Path, out: Path, suffix: str | None, found: Found, taken: set[str]) -> None:
     if path.name.startswith((".loupe-", "._")):  # what is half written; macOS's shadows of files
         return
+    if path.exists() and not path.is_file():  # reading a pipe or a device would wait for ever
+        found.others.append(path)
+        return
     if path.suffix.lower() not in FORMATS:
         try:
             Image.open(path).close()
