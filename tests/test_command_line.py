@@ -167,6 +167,7 @@ def test_help_without_a_step_ends_well() -> None:
         (["train", "--steps", "0"], "steps: must be .*'0'"),
         (["upscale", "nowhere.png"], "inputs: .*'nowhere.png'"),
         (["upscale", "--scale", "9"], "scale: must be .* from 1 and up to 8, got '9'"),
+        (["upscale", "--out", ""], "out: .* an empty text"),
         (["upscale", "--size", "40by30"], "size: must be .*'40by30'"),
         (["upscale", "--size", "40x30", "--scale", "2"], "size: goes without scale"),
         (["upscale", "--resume", "--overwrite"], "resume: goes without overwrite"),

@@ -69,6 +69,7 @@ def test_a_file_is_a_model_and_so_is_a_filter(tmp_path):
         (np.zeros((4, 4, 5), "uint8"), {}, ValueError, r"got \(4, 4, 5\)"),
         (np.zeros((0, 4), "uint8"), {}, PhotoError, "no pixels"),
         (np.zeros((4, 4), "uint8"), {"scale": 9}, ValueError, "from 1 and up to 8"),
+        (np.zeros((4, 4), "uint8"), {"size": (8, 8), "scale": 2}, ValueError, "goes without scale"),
         (np.zeros((4, 4), "uint8"), {"size": (9, 4)}, PhotoError, "another shape"),
         (Image.new("F", (4, 4)), {}, PhotoError, "no known range"),
     ],

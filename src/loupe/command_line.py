@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed, 2 bad usage. What a user can cause ends in one li
 import argparse
 import gc
 import importlib
+import io
 import os
 import sys
 import textwrap
@@ -83,6 +84,9 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         return _complain(f"loupe {step}", str(error), 2)
     for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     gc.set_threshold(100_000, 50, 50)  # MLflow's imports alone trigger hundreds of collections: 12 % of them
     try:
         importlib.import_module(f"loupe.steps.{step}").run(settings)
@@ -91,9 +95,9 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
     except (LoupeError, OSError) as error:
         return _complain(f"loupe {step}", str(error) or type(error).__name__, 1)
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("mlflow", "distributed", "sqlalchemy"):
+        if type(error).__module__.split(".")[0] not in ("mlflow", "distributed", "sqlalchemy", "alembic"):
             raise  # a fault of ours
-        return _complain(f"loupe {step}", str(error).splitlines()[0], 1)
+        return _complain(f"loupe {step}", (str(error) or type(error).__name__).splitlines()[0], 1)
     except KeyboardInterrupt:
         return _complain(f"loupe {step}", "interrupted", 130)
     return 0

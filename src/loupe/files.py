@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.config.files import Files
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, UsageError
 from loupe.progress import Bar, say
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ def listed(settings: Files) -> "Found":
     from loupe.data.sources import bundled_photo
     from loupe.upscaling import batch, comparing
 
+    if not settings.out.strip():
+        raise UsageError("out: must be a folder or a file, got an empty text")
     inputs = [str(bundled_photo()) if text == "sample" else text for text in settings.inputs]
     found = batch.find(inputs, Path(settings.out), settings.suffix)
     if settings.compare:
-        comparing.refuse(Path(settings.compare))
+        comparing.refuse(Path(settings.compare), settings.overwrite)
     if settings.dry_run:
         for job in found.jobs:
             say(f"{job.photo} -> {job.out}", settings.quiet)
@@ -144,10 +146,12 @@ def _tell(settings: Files, found: "Found", outcomes: "Sequence[Outcome]", by: st
             raise LoupeError(f"{failures[0][0]}: {failures[0][1]}")
         return
     for path, reason in failures:
-        print(f"{path}: {' '.join(reason.split())}", file=sys.stderr)
+        print(f"{' '.join(f'{path}: {reason}'.split())}", file=sys.stderr)
     for path in found.others:
         say(f"{path}: no image, left out", settings.quiet)
-    counts = f"{len(done)} photos {settings.VERB} by {by}" + (f", {there} there already" if there else "")
+    counts = f"{len(done)} photo{'' if len(done) == 1 else 's'} {settings.VERB} by {by}" + (
+        f", {there} there already" if there else ""
+    )
     say(f"{settings.out}: {counts}", settings.quiet)
     if failures:
         raise LoupeError(

@@ -81,6 +81,8 @@ class Upscaler:
         height, width = page.pixels.shape[:2]
         if not height or not width:
             raise PhotoError(f"image: has no pixels: it is {width}x{height}")
+        if scale is not None and size is not None:
+            raise ValueError(f"size: goes without scale, got {size} and {scale}")
         factor = None if scale is None else scale_of(scale, least_itself=True)
         wanted = upscaling.size_of((width, height), factor, size, self.networks)
         large = np.concatenate(list(upscaling.large_page(page, wanted, self.networks).strips))
@@ -93,6 +95,7 @@ class Upscaler:
 
 
 def _bands(image: np.ndarray) -> np.ndarray:
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.dtype not in (np.uint8, np.uint16):
         raise TypeError(f"image: must be uint8 or uint16, got {image.dtype}")
     pixels = image[..., None] if image.ndim == 2 else image
@@ -115,19 +118,27 @@ def networks_of(model: str, ensemble: bool = False) -> Networks:
     if model in (BUNDLED, *package.SIZES):
         return bundled(model, ensemble)
     if model == CHAMPION:
-        there = bool(os.environ.get("MLFLOW_TRACKING_URI")) or Path("mlflow.db").is_file()
-        return Networks(SCALES, _champion if there else _stand_in, ensemble)
+        return Networks(SCALES, _champion if _is_store() else _stand_in, ensemble)
     if model in FILTERS:
         return Networks(SCALES, lambda scale: (model, Baseline(model, scale)), ensemble)
     if model.endswith(".onnx"):
         if not Path(model).is_file():
             raise UsageError(f"model: must be a file that exists, got {model!r}")
         return alone(model, OnnxEnlarger(Path(model)), ensemble)
+    if model.startswith(("models:/", "runs:/")) and not _is_store():
+        raise UsageError(f"model: {model} needs MLFLOW_TRACKING_URI, or mlflow.db in the current folder")
     from loupe.tracking import models
 
     found = models.find(model, Fraction(3, 2))
     assert found is not None  # only the champion may be missing
     return alone(found.shown, _onnx_of(found), ensemble)
+
+
+def _is_store() -> bool:
+    """Whether there is a store to look into; a look alone would make a new one."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    file = Path(uri.removeprefix("sqlite:///"))
+    return not uri.startswith("sqlite:///") or (file.is_file() and file.stat().st_size > 0)
 
 
 def _stand_in(scale: Fraction) -> "tuple[str, Enlarger]":

@@ -251,3 +251,48 @@ def test_restore_cleans_where_the_mask_says_and_keeps_what_goes_with_the_photo(r
     wrong = loupe("restore", "photo.png", "--mask", "mask.png", cwd=tmp_path, status=1)
     assert "512x384 pixels, got 10x10" in wrong.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.png", "mask.png", "photo.png"]
+
+
+def test_names_that_are_no_text_are_names(real, tmp_path):
+    name = os.fsdecode(b"\xff\xfe.jpg")
+    real.resize((30, 20)).save(tmp_path / name)
+    printed = loupe("upscale", ".", "--out", "out", "--compare", "page.html", cwd=tmp_path).stdout
+    assert "45x30" in printed
+    assert os.listdir(tmp_path / "out") == [name]
+    loupe("upscale", ".", "--dry_run", "--out", "other", cwd=tmp_path)
+
+
+def test_a_name_that_is_too_long_stops_no_others(real, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a" * 251 + ".jpg", "b.jpg"):
+        real.resize((30, 20)).save(tmp_path / "in" / name)
+    for _ in range(2):
+        failed = loupe("upscale", "in", "--out", "out", "--format", "webp", "--resume", cwd=tmp_path, status=1)
+        assert "1 of 2 photos could not be enlarged" in failed.stderr
+        assert os.listdir(tmp_path / "out") == ["b.webp"]
+
+
+@pytest.mark.parametrize("model", ["models:/loupe@champion", "runs:/123/model"])
+def test_a_model_of_a_store_that_is_not_there_makes_none(real, tmp_path, model):
+    real.save(tmp_path / "photo.png")
+    failed = loupe("upscale", "photo.png", "--model", model, cwd=tmp_path, status=2)
+    assert "needs MLFLOW_TRACKING_URI, or mlflow.db" in failed.stderr
+    assert os.listdir(tmp_path) == ["photo.png"]
+
+
+def test_a_server_that_is_not_there_is_told_soon(real, tmp_path):
+    real.save(tmp_path / "photo.png")
+    started = time.monotonic()
+    failed = loupe("upscale", "photo.png", cwd=tmp_path, status=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert time.monotonic() - started < 60
+    lines = [line for line in failed.stderr.splitlines() if line.startswith("loupe upscale: error")]
+    assert len(lines) == 1
+    assert "Traceback" not in failed.stderr
+
+
+def test_the_compare_page_replaces_no_file(real, tmp_path):
+    real.save(tmp_path / "photo.png")
+    (tmp_path / "page.html").write_text("precious")
+    loupe("upscale", "photo.png", "--out", "l.png", "--compare", "page.html", cwd=tmp_path, status=2)
+    assert (tmp_path / "page.html").read_text() == "precious"
+    assert not (tmp_path / "l.png").exists()

@@ -57,7 +57,8 @@ def test_patterns_are_expanded_and_one_file_may_be_named(tree):
     ("inputs", "out", "word"),
     [(["nowhere"], "out", "nowhere"), (["a/*.gif"], "out", "gif"), (["a"], "a/one.jpg", "one.jpg"),
      (["a/one.jpg"], "nowhere/big.jpg", "nowhere"), (["a/one.jpg"], "big.xyz", "big.xyz"),
-     (["a/one.jpg"], "a/one.jpg", "the photo itself"), (["a"], "a", "the photo itself")],
+     (["a/one.jpg"], "a/one.jpg", "the photo itself"), (["a"], "a", "the photo itself"),
+     (["a/b/two.png", "a/one.jpg"], "a/b", "another of the photos")],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(tree, inputs, out, word):
     with pytest.raises(UsageError, match=word):
@@ -69,6 +70,22 @@ def test_results_inside_the_folder_are_no_photos_the_next_time(tree):
     (tree / "a/big").mkdir()
     Image.new("L", (3, 3)).save(tree / "a/big/one.jpg")
     assert outs(tree, "a", out="a/big") == before
+
+
+def test_the_output_folder_among_the_inputs_is_left_out(tree):
+    before = outs(tree, "a", "c", out="out")
+    (tree / "out").mkdir()
+    Image.new("L", (3, 3)).save(tree / "out/one.jpg")
+    assert outs(tree, "a", "c", "out", out="out") == before
+
+
+def test_an_empty_text_is_no_path(tree):
+    with pytest.raises(UsageError, match="inputs: must be"):
+        find([""], tree / "out")
+
+
+def test_a_photo_named_twice_is_one_photo(tree):
+    assert len(outs(tree, "a/one.jpg", "a/one.jpg", "a/*.jpg")) == 1
 
 
 def test_links_to_folders_are_not_followed_and_told(tree):

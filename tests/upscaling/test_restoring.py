@@ -47,6 +47,12 @@ def test_noise_is_less_without_being_told_how_much_it_is(photo, sigma):
     assert kept > 0.8 * np.abs(np.diff(photo.astype(float), axis=1))[edges].mean()
 
 
+def test_a_flat_border_says_nothing_of_the_noise(photo):
+    rough = np.pad(noisy(photo, 15), ((60, 60), (60, 60), (0, 0)), constant_values=255)
+    inner = made(rough, Cleaning(1))[60:-60, 60:-60]
+    assert error(inner, photo) < 0.6 * error(rough[60:-60, 60:-60], photo)
+
+
 def test_strength_0_and_a_black_mask_change_nothing(photo):
     rough = noisy(photo, 10)
     assert np.array_equal(made(rough, Cleaning(0)), rough)

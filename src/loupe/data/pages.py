@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from loupe.data.photos import PhotoError, eight_bits
 
@@ -21,6 +21,7 @@ SUFFIXES = {
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_IFD, GPS_IFD = 0x8769, 0x8825
+BITS, EXTRA_SAMPLES = 258, 338
 # Tags of a TIFF page that tell how its pixels lie in the file (TIFF 6.0), or that are kept under other names.
 STRUCTURE = frozenset(
     {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
@@ -114,7 +115,8 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
             raise PhotoError(
                 f"{image.width}x{image.height} pixels{frames} are too many: at most {LARGEST / 1e6:.0f} million"
             )
-        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        # Pillow tells the upright size of a TIFF, and the stored one of others
+        turned = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if turned else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if moves else None
         return Photo(image.format, count, size, loop, _pages(image, source, count, strip))
@@ -167,6 +169,8 @@ def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool) ->
     if _deep_colour(image):
         _profile(icc, ignore_faults=strip)
         pixels = _by_vips(source, number)
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(EXTRA_SAMPLES) == (0,):
+            pixels = pixels[..., :-1]  # of no known meaning
     else:
         image.load()
         orientation = exif.get(ORIENTATION, 1)  # Pillow turns a TIFF itself
@@ -184,7 +188,9 @@ def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool) ->
 
 
 def _deep_colour(image: Image.Image) -> bool:
-    """Whether the file has 16 bits in more than one band, of which Pillow would keep 8."""
+    """Whether the file has 16 bits in more than one band, of which Pillow would keep 8; every TIFF of 16 bits."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 16 in image.tag_v2.get(BITS, ()) and image.mode != "F"
     tiles: list[Any] = getattr(image, "tile", [])
     return len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
 
@@ -196,23 +202,37 @@ def _by_vips(source: bytes | Path, number: int) -> np.ndarray:
         raise PhotoError("has 16 bits a colour, for which pyvips is needed") from None
     options = {"page": number} if number else {}
     try:
+        if isinstance(source, Path) and not _is_text(source):
+            source = source.read_bytes()  # libvips takes names in UTF-8 only
         if isinstance(source, bytes):
             image = pyvips.Image.new_from_buffer(source, "", **options)
         else:
             image = pyvips.Image.new_from_file(str(source), revalidate=True, **options)
-        pixels = image.numpy()
+        pixels = image.numpy().reshape(image.height, image.width, image.bands)
     except pyvips.Error as error:
         raise PhotoError(f"damaged: {' '.join(str(error).split())}") from None
-    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] > 4:
-        raise PhotoError(f"{pixels.shape[2:]} bands of {pixels.dtype} are no picture of a known kind")
+    if pixels.dtype != np.uint16 or image.interpretation not in ("grey16", "rgb16"):
+        raise PhotoError(f"{image.bands} bands of {pixels.dtype} as {image.interpretation} are not read")
     return pixels
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pixels(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.ndarray, bytes]:
     """Decoded pixels, and the profile that they are in: CMYK and Lab become sRGB."""
     profile = _profile(icc, ignore_faults)
     if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)[..., None], icc
+        grey = np.asarray(image).astype(np.uint16)[..., None]
+        hidden = image.info.get("transparency")
+        if not isinstance(hidden, int):
+            return grey, icc
+        return np.concatenate([grey, np.where(grey == hidden, 0, 65535).astype(np.uint16)], axis=-1), icc
     if image.mode in ("CMYK", "LAB"):
         if image.mode == "LAB":
             profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))

@@ -45,6 +45,11 @@ def open_photo(source: bytes | Path) -> Image.Image:
 
 def eight_bits(image: Image.Image) -> Image.Image:
     """An image of any mode whose values have a known range as `L`, `RGB`, `LA` or `RGBA`; else a PhotoError."""
+    if image.mode == "1" and "transparency" in image.info:
+        grey = image.convert("L")
+        alpha = np.where((np.asarray(grey) > 0) == bool(image.info["transparency"]), 0, 255).astype("uint8")
+        grey.putalpha(Image.fromarray(alpha))
+        return grey
     if image.mode in ("L", "RGB") and "transparency" in image.info:
         return image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode in ("L", "RGB", "LA", "RGBA"):

@@ -1,6 +1,6 @@
 """A page to a TIFF, row by row, with the tags that go with it."""
 
-from pathlib import Path
+from typing import IO
 
 from PIL import TiffImagePlugin
 
@@ -8,11 +8,11 @@ from loupe.data.pages import EXIF_IFD, GPS_IFD, LargePage, Page
 from loupe.data.photos import PhotoError, as_eight_bits
 
 
-def write_tiff(file: Path, page: LargePage, deep: bool) -> None:
+def write_tiff(stream: IO[bytes], page: LargePage, deep: bool) -> None:
     """Row by row to a TIFF that is not compressed (TIFF 6.0): its directory, and then one strip.
 
     Args:
-        file: to write.
+        stream: to write to.
         page: that is written.
         deep: whether in 16 bits, not 8.
 
@@ -37,10 +37,9 @@ def write_tiff(file: Path, page: LargePage, deep: bool) -> None:
         tags.tagtype[34675] = 7
     tags[273] = 0  # where the strip begins, from the end of the directory on: Pillow adds where that is
     tags.tagtype[273] = 4
-    with file.open("wb") as stream:
-        tags.save(stream)
-        for strip in page.strips:
-            stream.write((strip if deep else as_eight_bits(strip)).astype("<u2" if deep else "u1").tobytes())
+    tags.save(stream)
+    for strip in page.strips:
+        stream.write((strip if deep else as_eight_bits(strip)).astype("<u2" if deep else "u1").tobytes())
 
 
 def tags_of(about: Page) -> TiffImagePlugin.ImageFileDirectory_v2:

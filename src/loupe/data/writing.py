@@ -87,7 +87,8 @@ def write(
         large = first.size[0] * first.size[1] > WHOLE
         if count == 1 and name in STREAMED and (large or (deep and pixels.shape[2] > 1)):
             if name == "TIFF":
-                write_tiff(partial, first, deep)
+                with partial.open("wb") as stream:
+                    write_tiff(stream, first, deep)
             else:
                 write_streamed(
                     partial, name, first, deep, coding.quality or QUALITIES.get(name, 0), coding.compress_level
@@ -172,16 +173,22 @@ def _several(partial: Path, name: str, pages: Iterable[LargePage], loop: int | N
     if name == "TIFF":
         with partial.open("w+b") as stream, TiffImagePlugin.AppendingTiffWriter(stream) as appending:
             for page in pages:
-                image = _image(page, name)
-                image.save(appending, name, **_options(name, image, page.about, coding))
+                pixels = page.about.pixels
+                if pixels.dtype == np.uint16 and pixels.shape[2] > 1:
+                    write_tiff(appending, page, deep=True)
+                else:
+                    image = _image(page, name)
+                    image.save(appending, name, **_options(name, image, page.about, coding))
                 appending.newFrame()
         return
     durations, images = [], []
     about = None
     for page in pages:
         about = about or page.about
-        durations.append(page.about.milliseconds)
+        durations.append(round(page.about.milliseconds))
         images.append(_image(page, name))
+        if images[-1].size != images[0].size:
+            raise PhotoError(f"has pages of different sizes, which {name} cannot hold; use .tif")
     assert about is not None
     options = _options(name, images[0], about, coding) | {"duration": durations, "loop": loop or 0}
     if name == "GIF":

@@ -1,5 +1,6 @@
 """Photos, enlarged by the champion, or by a network that ships with the package."""
 
+import os
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,7 @@ def run(settings: Upscale) -> list[Path]:
     found = files.listed(settings)
     if settings.dry_run:
         return []
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a photographer does not wait minutes for a server
     with files.recorded(settings):
         networks = _networks(settings)
         scale, wanted = settings.scale, settings.wanted

@@ -44,7 +44,9 @@ def find(inputs: Sequence[str], out: Path, suffix: str | None = None) -> Found:
     Raises:
         UsageError: an input does not exist, or `out` does not fit.
     """
-    paths = [path for text in inputs for path in _expanded(text)]
+    paths = list(dict.fromkeys(path for text in inputs for path in _expanded(text)))
+    if len(paths) > 1:  # `loupe upscale * --out big` the second time
+        paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
         if not out.resolve().parent.is_dir():
@@ -65,14 +67,26 @@ def find(inputs: Sequence[str], out: Path, suffix: str | None = None) -> Found:
 
 
 def _unlike(found: Found) -> Found:
-    """The same without photos that are their own result."""
-    same = [job for job in found.jobs if job.out.exists() and job.photo.exists() and job.out.samefile(job.photo)]
-    if same:
-        raise UsageError(f"out: {str(same[0].out)!r} is the photo itself")
+    """The same; raises UsageError where a result would take the place of a photo."""
+    photos = {_identity(job.photo) for job in found.jobs} - {None}
+    for job in found.jobs:
+        if _identity(job.out) in photos:
+            raise UsageError(f"out: {str(job.out)!r} is the photo itself, or another of the photos")
     return found
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What two names of one file have in common; None where there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _expanded(text: str) -> list[Path]:
+    if not text.strip():
+        raise UsageError("inputs: must be files, folders or patterns that exist, got an empty text")
     path = Path(text)
     if path.exists() or path.is_symlink():
         return [path]

@@ -88,8 +88,10 @@ FIGURE = """<figure class="compared">
 </figure>"""
 
 
-def refuse(page: Path) -> None:
-    """Raise UsageError where the page cannot be written."""
+def refuse(page: Path, overwrite: bool) -> None:
+    """Raise UsageError where the page cannot be written, or must not."""
+    if page.exists() and not overwrite:
+        raise UsageError(f"compare: {str(page)!r} exists; --overwrite replaces it")
     if page.suffix.lower() not in (".html", ".htm") or not page.resolve().parent.is_dir():
         raise UsageError(f"compare: must be an .html file in a folder that exists, got {str(page)!r}")
 
@@ -103,7 +105,8 @@ def write(page: Path, jobs: Sequence[Job]) -> None:
     figures = [_shown(number, job) for number, job in enumerate(jobs[:SHOWN])]
     try:
         with beside(page) as partial:
-            partial.write_text(PAGE.format(style=STYLE, figures="\n".join(figures)), encoding="utf-8")
+            text = PAGE.format(style=STYLE, figures="\n".join(figures))
+            partial.write_text(text, encoding="utf-8", errors="replace")  # names of files need not be text
     except OSError as error:
         raise LoupeError(f"compare: {str(page)!r} cannot be written: {error.strerror}") from None
 

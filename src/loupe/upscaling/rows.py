@@ -113,7 +113,9 @@ class Enlarged:
         self._below, self._model = below, model
         scale = model.geometry.scale
         self.size = int(below.size[0] * scale + 0.5), int(below.size[1] * scale + 0.5)
-        self.extent = below.extent[0] * float(scale), below.extent[1] * float(scale)
+        exact = (side * float(scale) for side in below.extent)
+        width, height = (min(side, there) for side, there in zip(exact, self.size, strict=True))
+        self.extent = width, height
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         """As `Rows`."""

@@ -1,6 +1,7 @@
 """Jobs to files: several photos at a time, each read, worked on and written as a whole or not at all."""
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +16,6 @@ from loupe.upscaling.sizes import Size
 
 AT_ONCE = 2  # photos: one is decoded or encoded while the other is worked on
 LARGE = 30_000_000  # pixels of a result from which on only one such photo is in work
-UNWRITABLE = (OSError, ValueError, OverflowError, SystemError, MemoryError)  # what encoders raise
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _Work:
         """Do one job."""
         order = self._order
         try:
-            if job.out.exists():
+            if os.path.exists(job.out):  # which says no to a name that is too long
                 if order.resume:
                     return Outcome(job)
                 if not order.overwrite:
@@ -102,9 +102,12 @@ class _Work:
             return Outcome(job, self._write(job))
         except PhotoError as error:
             return Outcome(job, None, str(error))
-        except UNWRITABLE as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-            return Outcome(job, None, f"{job.out} cannot be written: {reason}")
+        except StoppedError:
+            raise
+        except OSError as error:
+            return Outcome(job, None, f"{job.out} cannot be written: {error.strerror or error}")
+        except Exception as error:  # encoders raise whatever a picture leads them to, and the others go on
+            return Outcome(job, None, f"{job.out} cannot be made: {type(error).__name__}: {error}")
         finally:
             self._tell(job, 1)
 
