@@ -414,3 +414,14 @@ def test_the_size_that_is_told_is_upright(photo, tmp_path, orientation):
         found = pages.read(tmp_path / f"small.{suffix}")
         assert found.size == (SIZE if orientation == 1 else SIZE[::-1])
         assert next(found.pages).pixels.shape[1::-1] == found.size
+
+
+def test_a_png_that_tells_its_colours_without_a_profile_tells_them_still(photo, tmp_path):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    primaries = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    chunks.add(b"cHRM", b"".join(value.to_bytes(4, "big") for value in primaries))
+    photo.convert("RGB").save(tmp_path / "small.png", pnginfo=chunks, icc_profile=None)
+    large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
+    assert large.info["gamma"] == 1.0
+    assert [round(value * 1e5) for value in large.info["chromaticity"]] == list(primaries)

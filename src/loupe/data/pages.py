@@ -1,7 +1,6 @@
 """An image file to its pages: upright pixels, and all that goes with them."""
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
+from loupe.data import metadata
 from loupe.data.photos import PhotoError, eight_bits
 
 LARGEST = 178_956_970  # pixels of a page, and of the frames of an animation together: Pillow's own limit
@@ -19,14 +19,7 @@ SUFFIXES = {
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
 }  # fmt: skip
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
-ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
-EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 BITS, EXTRA_SAMPLES = 258, 338
-# Tags of a TIFF page that tell how its pixels lie in the file (TIFF 6.0), or that are kept under other names.
-STRUCTURE = frozenset(
-    {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
-     330, *range(332, 348), *range(512, 533), 700, 34675}
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,7 @@ class Page:
         xmp: the XMP packet, b"" for none.
         dpi: pixels an inch, across and down, None where unknown.
         texts: comments, by keyword.
+        chunks: of a PNG that tell its colours where it has no profile, by name.
         milliseconds: that a frame of an animation is shown.
     """
 
@@ -49,6 +43,7 @@ class Page:
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     texts: dict[str, str] = field(default_factory=dict)
+    chunks: dict[bytes, bytes] = field(default_factory=dict)
     milliseconds: float = 0
 
 
@@ -116,7 +111,7 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
                 f"{image.width}x{image.height} pixels{frames} are too many: at most {LARGEST / 1e6:.0f} million"
             )
         # Pillow tells the upright size of a TIFF, and the stored one of others
-        turned = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if turned else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if moves else None
         return Photo(image.format, count, size, loop, _pages(image, source, count, strip))
@@ -128,7 +123,7 @@ def read_image(image: Image.Image) -> Page:
         if min(image.size) < 1:
             raise PhotoError(f"has no pixels: it is {image.width}x{image.height}")
         pixels, icc = _pixels(image, image.info.get("icc_profile") or b"", ignore_faults=True)
-        return Page(upright(pixels, image.getexif().get(ORIENTATION, 1)), icc=icc)
+        return Page(upright(pixels, image.getexif().get(metadata.ORIENTATION, 1)), icc=icc)
 
 
 def _pages(image: Image.Image, source: bytes | Path, count: int, strip: bool) -> Iterator[Page]:
@@ -165,7 +160,7 @@ def _faults() -> Iterator[None]:
 def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool) -> Page:
     icc = image.info.get("icc_profile") or b""
     exif = image.getexif()
-    orientation = exif.get(ORIENTATION, 1)
+    orientation = exif.get(metadata.ORIENTATION, 1)
     if _deep_colour(image):
         _profile(icc, ignore_faults=strip)
         pixels = _by_vips(source, number)
@@ -173,18 +168,17 @@ def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool) ->
             pixels = pixels[..., :-1]  # of no known meaning
     else:
         image.load()
-        orientation = exif.get(ORIENTATION, 1)  # Pillow turns a TIFF itself
+        orientation = exif.get(metadata.ORIENTATION, 1)  # Pillow turns a TIFF itself
         pixels, icc = _pixels(image, icc, ignore_faults=strip)
     pixels = upright(pixels, orientation)
     duration = float(image.info.get("duration") or 0)
+    chunks = {} if icc else metadata.colour_chunks(image.info)
     if strip:
-        return Page(pixels, icc=icc, milliseconds=duration)
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    xmp = (xmp.encode() if isinstance(xmp, str) else bytes(xmp)).strip(b"\0")
-    xmp = re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", xmp)
+        return Page(pixels, icc=icc, chunks=chunks, milliseconds=duration)
+    xmp = metadata.xmp_of(image.info)
     dpi = image.info.get("dpi")
     dpi = (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None
-    return Page(pixels, _exif_of(image, exif), icc, xmp, dpi, _texts(image), duration)
+    return Page(pixels, metadata.exif_of(image, exif), icc, xmp, dpi, metadata.texts_of(image), chunks, duration)
 
 
 def _deep_colour(image: Image.Image) -> bool:
@@ -273,39 +267,4 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def with_size(page: Page, width: int, height: int) -> Page:
     """The same with other pixels' width and height in the tags and properties that tell them, where there are any."""
-    if page.exif is not None:
-        for tags in (page.exif, page.exif.get_ifd(EXIF_IFD) if EXIF_IFD in page.exif else {}):
-            for names, side in ((WIDTHS, width), (HEIGHTS, height)):
-                for name in names:
-                    if name in tags:
-                        tags[name] = side
-    xmp = page.xmp
-    for properties, side in (
-        (rb"exif:PixelXDimension|tiff:ImageWidth", width), (rb"exif:PixelYDimension|tiff:ImageLength", height)
-    ):  # fmt: skip
-        xmp = re.sub(rb"((?:%s)(?:=[\"']|>))\d+" % properties, rb"\g<1>%d" % side, xmp)
-    return replace(page, xmp=xmp)
-
-
-def _exif_of(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
-    if image.format == "TIFF":
-        for tag in STRUCTURE & set(exif):
-            del exif[tag]
-    if not len(exif):
-        return None
-    if ORIENTATION in exif:
-        exif[ORIENTATION] = 1
-    try:
-        kept = Image.Exif()  # that does not need the open file any more
-        kept.load(exif.tobytes())
-    except Exception:  # tags that nobody can read
-        return None
-    return kept
-
-
-def _texts(image: Image.Image) -> dict[str, str]:
-    texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if "xmp" not in name}
-    comment = image.info.get("comment")
-    if comment:
-        texts["Comment"] = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-    return texts
+    return replace(page, xmp=metadata.resized(page.exif, page.xmp, width, height))

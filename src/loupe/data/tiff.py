@@ -4,7 +4,8 @@ from typing import IO
 
 from PIL import TiffImagePlugin
 
-from loupe.data.pages import EXIF_IFD, GPS_IFD, LargePage, Page
+from loupe.data.metadata import EXIF_IFD, GPS_IFD
+from loupe.data.pages import LargePage, Page
 from loupe.data.photos import PhotoError, as_eight_bits
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from loupe.data.pages import EXIF_IFD, FORMATS, GPS_IFD, LargePage, Page
+from loupe.data.metadata import EXIF_IFD, GPS_IFD
+from loupe.data.pages import FORMATS, LargePage, Page
 from loupe.data.photos import PhotoError, as_eight_bits
 from loupe.data.streaming import write_streamed
 from loupe.data.tiff import tags_of, write_tiff
@@ -161,6 +162,8 @@ def _options(name: str, image: Image.Image, about: Page, coding: Coding) -> dict
 
 def _chunks(about: Page) -> PngImagePlugin.PngInfo:
     chunks = PngImagePlugin.PngInfo()
+    for name, data in about.chunks.items():
+        chunks.add(name, data)
     for keyword, text in about.texts.items():
         chunks.add_itxt(keyword, text)
     if about.xmp:
