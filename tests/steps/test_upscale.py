@@ -5,6 +5,7 @@ import io
 import os
 import re
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -296,3 +297,13 @@ def test_the_compare_page_replaces_no_file(real, tmp_path):
     loupe("upscale", "photo.png", "--out", "l.png", "--compare", "page.html", cwd=tmp_path, status=2)
     assert (tmp_path / "page.html").read_text() == "precious"
     assert not (tmp_path / "l.png").exists()
+
+
+def test_a_store_of_another_version_is_told_in_one_line(real, tmp_path):
+    real.save(tmp_path / "photo.png")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("create table alembic_version (version_num varchar(32))")
+        database.execute("insert into alembic_version values ('deadbeef1234')")
+    failed = loupe("upscale", "photo.png", cwd=tmp_path, status=1)
+    assert "Traceback" not in failed.stderr
+    assert "deadbeef1234" in failed.stderr.splitlines()[-1]
