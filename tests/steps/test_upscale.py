@@ -282,9 +282,10 @@ def test_a_model_of_a_store_that_is_not_there_makes_none(real, tmp_path, model):
 
 
 def test_a_server_that_is_not_there_is_told_soon(real, tmp_path):
-    real.save(tmp_path / "photo.png")
+    for number in range(20):
+        real.save(tmp_path / f"{number}.png")
     started = time.monotonic()
-    failed = loupe("upscale", "photo.png", cwd=tmp_path, status=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    failed = loupe("upscale", ".", cwd=tmp_path, status=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert time.monotonic() - started < 60
     lines = [line for line in failed.stderr.splitlines() if line.startswith("loupe upscale: error")]
     assert len(lines) == 1

@@ -28,6 +28,7 @@ def run(settings: Upscale) -> list[Path]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a photographer does not wait minutes for a server
     with files.recorded(settings):
         networks = _networks(settings)
+        networks.try_one()
         scale, wanted = settings.scale, settings.wanted
         order = files.order(
             settings,

@@ -27,13 +27,21 @@ class Networks:
         self.scales = scales
         self.names: dict[Fraction, str] = {}  # of those that were used
         self._load, self._ensemble = load, ensemble
-        self._loaded: dict[Fraction, Enlarger] = {}
+        self._loaded: dict[Fraction, tuple[str, Enlarger]] = {}
 
     def __call__(self, scale: Fraction) -> Enlarger:
         """The network of a scale; raises UsageError where it cannot be loaded."""
+        self.names[scale], model = self._of(scale)
+        return model
+
+    def try_one(self) -> None:
+        """Load the smallest scale's network, so that what is wrong is told once, and before anything is read."""
+        self._of(min(self.scales))
+
+    def _of(self, scale: Fraction) -> tuple[str, Enlarger]:
         if scale not in self._loaded:
-            self.names[scale], model = self._load(scale)
-            self._loaded[scale] = Ensemble(model) if self._ensemble else model
+            name, model = self._load(scale)
+            self._loaded[scale] = name, Ensemble(model) if self._ensemble else model
         return self._loaded[scale]
 
     @property
