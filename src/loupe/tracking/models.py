@@ -153,14 +153,16 @@ def serve_photos(onnx: dict[Fraction, Path], description: str) -> str:
     from importlib.metadata import version
 
     import loupe
-    from loupe.tracking import photo_model
 
     schema = mlflow.types.Schema([mlflow.types.ColSpec("string", "photo")])
     params = mlflow.types.ParamSchema(
         [mlflow.types.ParamSpec("scale", "double", 1.5), mlflow.types.ParamSpec("format", "string", "same")]
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of type hints and examples, which a signature makes needless
+        # of type hints and examples, which a signature makes needless; MLflow sets the filters back
+        warnings.showwarning = lambda *_, **__: None
+        from loupe.tracking import photo_model
+
         logged = mlflow.pyfunc.log_model(
             name="photo",
             python_model=photo_model.__file__,
