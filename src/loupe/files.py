@@ -122,13 +122,13 @@ def _termination_as_exit() -> Iterator[None]:
 def _log(settings: Files, outcomes: "Sequence[Outcome]", by: str) -> None:
     if not _inside_a_run():
         return
-    from loupe.tracking import runs
+    from loupe.tracking import records
 
-    runs.log_tags({"loupe.model": by})
-    runs.log_metrics({settings.VERB: sum(outcome.size is not None for outcome in outcomes),
+    records.log_tags({"loupe.model": by})
+    records.log_metrics({settings.VERB: sum(outcome.size is not None for outcome in outcomes),
                       "failed": sum(outcome.reason != "" for outcome in outcomes)})  # fmt: skip
     if len(outcomes) == 1 and outcomes[0].size:
-        runs.log_file(outcomes[0].job.out)
+        records.log_file(outcomes[0].job.out)
 
 
 def _tell(settings: Files, found: "Found", outcomes: "Sequence[Outcome]", by: str) -> None:

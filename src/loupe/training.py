@@ -106,10 +106,13 @@ def fit(
                     for number, layer in enumerate(dropouts):
                         layer.seed_generator.state.assign([settings.seed * 1009 + number, step])
                     losses.append(float(model.train_on_batch(*patches.batch(step, count))))
+                    if not math.isfinite(losses[-1]):
+                        raise LoupeError(
+                            f"training: the loss is {losses[-1]} at step {step + 1}; "
+                            f"the last good checkpoint is of step {progress.step}; lower learning_rate"
+                        )
                     bar.at(step + 1)
             seconds = time.perf_counter() - started
-            if not math.isfinite(losses[-1]):
-                raise LoupeError(f"training: the loss is {losses[-1]} at step {stop}; lower learning_rate")
             shown = settings.batch_size * (stop - progress.step) / seconds
             progress.step, progress.seconds = stop, progress.seconds + seconds
             more = {"train/patch_loss": float(np.mean(losses)), "patches_per_second": shown}

@@ -12,7 +12,7 @@ import mlflow
 import psutil
 import pytest
 
-from loupe.tracking import owners, runs
+from loupe.tracking import owners, records, runs, signals
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ def test_a_run_of_another_machine_is_dead_after_a_long_silence(client: mlflow.Ml
 def test_what_is_logged_at_an_ended_run_leaves_it_ended(client: mlflow.MlflowClient) -> None:
     run = opened(client)
     client.set_terminated(run, "FINISHED")
-    with runs.at(run):
-        runs.log_metrics({"test/mae": 0.1, "test/ssim": float("nan")})
-        runs.log_tags({"kept": "yes"})
-        runs.log_json({"a": 1}, "a.json")
+    with records.at(run):
+        records.log_metrics({"test/mae": 0.1, "test/ssim": float("nan")})
+        records.log_tags({"kept": "yes"})
+        records.log_json({"a": 1}, "a.json")
     there = client.get_run(run)
     assert (there.info.status, there.data.metrics, there.data.tags["kept"]) == ("FINISHED", {"test/mae": 0.1}, "yes")
     assert mlflow.active_run() is None
@@ -89,12 +89,12 @@ def test_a_signal_whose_exception_is_lost_in_a_destructor_ends_the_step_all_the_
             time.sleep(0.01)  # here the handler runs, and Python drops what it raises
 
     def interrupted() -> None:
-        with runs.signals_as_exits(), runs.closed_by_outcome():
+        with signals.signals_as_exits(), runs.filled_and_closed({}, quiet=True):
             Library()
             for _ in range(500):  # more than it takes, so that a signal that is lost fails the test
                 time.sleep(0.01)
 
-    monkeypatch.setattr(runs, "RAISED_AGAIN", 0.2)
+    monkeypatch.setattr(signals, "RAISED_AGAIN", 0.2)
     monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)
     before = signal.getsignal(number)
     with mlflow.start_run() as run:

@@ -54,6 +54,7 @@ __all__ = [
     "OPTIMIZERS",
     "STEPS",
     "TRAINED_SCALES",
+    "UNSENT",
     "Adadelta",
     "Adam",
     "Adamw",
@@ -75,6 +76,7 @@ __all__ = [
     "SettingsError",
     "Sgd",
     "Sweep",
+    "Sync",
     "Train",
     "Trained",
     "Upscale",
@@ -87,6 +89,7 @@ __all__ = [
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
+UNSENT = "unsent-runs"  # folder of runs that their server could not be told of
 OF_PAIRS = frozenset({"photos", "study-patches"})  # protocols that take labels and inputs as they were cut
 
 
@@ -235,6 +238,13 @@ class Report(Prepares):
     readme: Text = field(None, "rewrite the report's tables in this file", rule="none or a file")
 
 
+class Sync(Settings):
+    """Bring in runs whose tracking server did not answer when they ended."""
+
+    STEP = "sync"
+    folder: str = field(UNSENT, "where they were kept: in the folder that the step was started in")
+
+
 class Main(Prepares):
     """Prepare, train, compare, register, enlarge: the whole job, as nested runs under one."""
 
@@ -245,7 +255,8 @@ class Main(Prepares):
 
 
 STEPS: dict[str, type[Settings]] = {
-    step.STEP: step for step in (Main, Preprocess, Train, Evaluate, Register, Sweep, Report, Upscale, Restore, Demo)
+    step.STEP: step
+    for step in (Main, Preprocess, Train, Evaluate, Register, Sweep, Report, Sync, Upscale, Restore, Demo)
 }
 
 

@@ -14,14 +14,15 @@ from loupe.config import Sweep
 from loupe.data.preparing import client
 from loupe.errors import LoupeError
 from loupe.progress import Bar, say
-from loupe.search import jobs
+from loupe.search import jobs, storages
 from loupe.search.jobs import Job
 from loupe.search.studies import ATTEMPTS, OWNER, RUN, Trials
-from loupe.tracking import owners, trials
+from loupe.tracking import outbox, owners, trials
 
 TRIALS_A_WORKER = 25  # then its process ends, and its memory with it
 LOOK = 0.5  # seconds between looks at the workers
 REAP = 3.0  # seconds between looks for trials whose workers died
+AWAY = 600.0  # seconds that a sweep waits for MLflow's server
 DEATHS = 2 * ATTEMPTS  # of workers in a row that end a sweep: more than one item that kills them can cause
 
 
@@ -43,16 +44,15 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
     with _executor(settings, workers) as executor, Bar(title, total, settings.quiet) as bar:
         while True:
             if time.monotonic() - reaped > REAP:
-                _reap(held, job.parent)
+                outbox.patiently(lambda: storages.patiently(lambda: _reap(held, job.parent)), AWAY, settings.quiet)
                 reaped = time.monotonic()
-            held.enqueue()
-            bar.at(held.ended(), _best_so_far(held))
+            still_open = storages.patiently(lambda: _open_trials(held, bar))
             may_start = left > 0 and (job.deadline is None or time.time() < job.deadline)
-            while may_start and left > 0 and len(crew) < min(workers, held.at_work() + held.waiting()):
+            while may_start and left > 0 and len(crew) < min(workers, still_open):
                 share = min(TRIALS_A_WORKER, -(-left // (workers - len(crew))))
                 crew[executor.submit(jobs.start, replace(job, trials=share))] = share, time.monotonic()
                 left -= share
-            if not crew and not (may_start and held.are_open()):
+            if not crew and not (may_start and still_open):
                 return seconds
             for done in wait(crew, LOOK, FIRST_COMPLETED).done:
                 share, since = crew.pop(done)
@@ -69,6 +69,13 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
                 time.sleep(LOOK)
 
 
+def _open_trials(held: Trials, bar: Bar) -> int:
+    """Enqueue what is wanted, and show where the sweep stands; gives how many trials wait or are at work."""
+    held.enqueue()
+    bar.at(held.ended(), _best_so_far(held))
+    return held.at_work() + held.waiting()
+
+
 def _reap(held: Trials, parent: str) -> None:
     """Close what dead workers left open, in MLflow and in Optuna."""
 
@@ -78,7 +85,7 @@ def _reap(held: Trials, parent: str) -> None:
     owners.beat(parent)
     for trial in held.reap(is_alive):
         if RUN in trial.user_attrs:
-            trials.kill(trial.user_attrs[RUN])
+            owners.kill(trial.user_attrs[RUN])
     owners.close_orphans()
 
 

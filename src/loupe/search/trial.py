@@ -20,7 +20,7 @@ from loupe.errors import LoupeError
 from loupe.search.jobs import Job
 from loupe.search.studies import FAILED, RESUME, REUSED, RUN, WORK, Trials, seed_of, suggest
 from loupe.steps import train
-from loupe.tracking import runs, trials
+from loupe.tracking import checkpoints, records, trials
 
 # What decides which weights come out of which settings and pictures.
 TRAINING_CODE = (
@@ -91,6 +91,8 @@ def run(trial: Trial, held: Trials, job: Job, live: Live) -> None:
                 _report(trial, number, step, found)
             state, value = TrialState[known.data.tags[trials.STATE]], known.data.metrics.get(sweep.value)
         held.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+    except optuna.exceptions.StorageInternalError:
+        raise  # the study's database is away: the worker ends, and the trial goes on from its checkpoint later
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
         held.fail(trial, FAILED, str(error))
 
@@ -120,7 +122,7 @@ def _trained(
         trial.set_user_attr(RUN, run_id)
         live(run_id)
         try:
-            runs.log_dataset(dataset, "training")
+            records.log_dataset(dataset, "training")
             with clock:
                 points = _fitted(trial, held, model, settings, pairs, checkpoint, clock)
                 value = train.log_diagnostics(model, settings, points, *pairs)[held.sweep.value]
@@ -132,8 +134,8 @@ def _trained(
         finally:
             live(None)
         trial.set_user_attr(WORK, clock.seconds)
-        runs.log_tags({trials.STATE: state.name})
-        runs.drop_checkpoint()
+        records.log_tags({trials.STATE: state.name})
+        checkpoints.drop()
     return state, value
 
 
@@ -145,24 +147,28 @@ def _fitted(
 
     if not isinstance(settings, Trained):
         return []
-    checkpoints, before = trials.Checkpoints(), training.points_of(checkpoint)
+    kept, before = trials.Checkpoints(), training.points_of(checkpoint)
     number = len(before)
     for at, point in enumerate(before):
-        runs.log_metrics(point["metrics"], point["step"])
+        records.log_metrics(point["metrics"], point["step"])
         _report(trial, at, point["step"], point["metrics"][held.sweep.study.metric])
 
     def report(point: training.Point, arrays: training.Checkpoint) -> None:
         nonlocal number
         with clock.stopped():
-            runs.log_metrics(point.metrics, point.step)
+            records.log_metrics(point.metrics, point.step)
             _report(trial, number, point.step, point.metrics[held.sweep.study.metric])
             number += 1
-            checkpoints.offer(arrays, point.step)
+            kept.offer(arrays, point.step)
             if trial.should_prune():
                 raise PrunedError
 
-    progress = training.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
-    runs.log_metrics({"training_seconds": progress.seconds})
+    try:
+        progress = training.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
+    except LoupeError:  # it diverged
+        kept.keep()
+        raise
+    records.log_metrics({"training_seconds": progress.seconds})
     return progress.points
 
 

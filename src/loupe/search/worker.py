@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 
 BEAT = 30.0  # seconds between heartbeats
 LINGER = 1.5  # seconds that a worker waits for more trials before it ends: starting costs more
@@ -19,15 +20,15 @@ def main() -> None:
     from loupe.search import storages, studies, trial
     from loupe.search.jobs import Job
     from loupe.search.sweep_file import SweepFile
-    from loupe.tracking import owners, runs, trials
+    from loupe.tracking import owners, runs
 
     job = Job(**json.load(sys.stdin))
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
-    held = studies.Trials(sweep, storages.opened(job.storage), job.digest, job.parent)
+    held = studies.Trials(sweep, storages.opened(job.storage, storages.AWAY), job.digest, job.parent)
     life, done, idle = Life(), 0, time.monotonic()
-    while done < job.trials and (job.deadline is None or time.time() < job.deadline) and trials.is_open(job.parent):
-        taken = held.take(owners.owner())
+    while done < job.trials and (job.deadline is None or time.time() < job.deadline) and owners.is_open(job.parent):
+        taken = storages.patiently(lambda: held.take(owners.owner()))
         if taken is not None:
             trial.run(taken, held, job, life.of)
             done += 1
@@ -60,6 +61,8 @@ class Life:
     def _live(self) -> None:
         import _thread
 
+        from mlflow.exceptions import MlflowException
+
         from loupe.tracking import owners
 
         last = 0.0
@@ -68,7 +71,8 @@ class Life:
                 _thread.interrupt_main()
                 return
             if self._run_id and time.monotonic() - last > BEAT:
-                owners.beat(self._run_id)
+                with suppress(MlflowException):  # a server that is away hears the next one
+                    owners.beat(self._run_id)
                 last = time.monotonic()
 
 

@@ -36,7 +36,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe.data import classical
     from loupe.data.dataset import Pairs
     from loupe.enlarging import Ensemble
-    from loupe.tracking import runs
+    from loupe.tracking import records, runs
 
     for name in ("out", "sheet"):
         file = getattr(settings, name)
@@ -57,22 +57,22 @@ def run(settings: Evaluate) -> dict[str, Any]:
         **others,
     }
     with runs.step_run(settings, f"evaluate {shown} on {where}"):
-        runs.log_tags({"loupe.model": shown})
+        records.log_tags({"loupe.model": shown})
         if isinstance(pairs, Pairs) and settings.protocol == "study-patches":
             table = evaluation.score_patches(methods, pairs, settings.seed)
         else:
             shaved = classical.border(scale) if settings.protocol == "classical" else None
             table = evaluation.score(methods, pairs, settings.recompose, border=shaved)
-            runs.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
+            records.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
             if settings.sheet and isinstance(pairs, Pairs):
                 figures.write(figures.story(_sheet_order(methods, settings.model), pairs), Path(settings.sheet))
         scores = evaluation.summarise(table)
         summary = {
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
         }  # fmt: skip
-        runs.log_table(table, "scores.json")
-        runs.log_json(_finite(summary), "summary.json")
-        runs.log_metrics(metrics_of(scores, _kind(settings)))
+        records.log_table(table, "scores.json")
+        records.log_json(_finite(summary), "summary.json")
+        records.log_metrics(metrics_of(scores, _kind(settings)))
     if settings.out:
         _write(Path(settings.out), summary)
     say(f"{shown} on {where}, {len(pairs)} pictures ({settings.protocol})", settings.quiet)

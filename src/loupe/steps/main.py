@@ -21,7 +21,7 @@ def run(settings: Main) -> None:
     """Run every step as a nested run under one, and tell what came out."""
     from loupe.data import preparing, writing
     from loupe.steps import evaluate, preprocess, register, train, upscale
-    from loupe.tracking import runs
+    from loupe.tracking import records, runs
 
     out = Path(settings.out)
     writing.format_of(out)
@@ -49,8 +49,8 @@ def run(settings: Main) -> None:
         upscale.run(settings_of("upscale", {"out": settings.out, "overwrite": True} | shared | {"quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
         scores |= {f"{result.name} *": result.summary["model"] for result in trained}
-        runs.log_json(scores, "table.json")
-        runs.log_metrics(
+        records.log_json(scores, "table.json")
+        records.log_metrics(
             {f"test/{result.name}/{score}": result.summary["model"][score]
              for result in trained for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip

@@ -24,18 +24,18 @@ def run(settings: Preprocess) -> Dataset:
         pictures = _pictures(dataset)
         seconds = time.perf_counter() - started
         opening.result()
-    from loupe.tracking import runs
+    from loupe.tracking import records, runs
 
     with runs.step_run(settings, f"preprocess {short_name(settings.source)}"):
         counts = dataset.counts()
-        runs.log_dataset(dataset, "prepared")
-        runs.log_file(dataset.folder / MANIFEST)
-        runs.log_json(dataset.settings, "settings.json")
+        records.log_dataset(dataset, "prepared")
+        records.log_file(dataset.folder / MANIFEST)
+        records.log_json(dataset.settings, "settings.json")
         numbers = {f"{name}/{key}": value for name, of in dataset.statistics.items() for key, value in of.items()}
-        runs.log_metrics({**counts, **numbers, "preparing_seconds": seconds})
+        records.log_metrics({**counts, **numbers, "preparing_seconds": seconds})
         for picture in pictures:
-            runs.log_file(picture)
-        runs.log_tags({"loupe.folder": str(dataset.folder.resolve())})
+            records.log_file(picture)
+        records.log_tags({"loupe.folder": str(dataset.folder.resolve())})
     reasons: dict[str, int] = {}
     for row in dataset.rows:
         if row["reason"]:

@@ -33,7 +33,7 @@ def run(settings: Register) -> Verdict:
     """Register the run's model, keep it as ONNX too, and make it champion if it passes the gate."""
     from loupe.data import preparing
     from loupe.models import KerasEnlarger
-    from loupe.tracking import models, runs
+    from loupe.tracking import models, records, runs
     from loupe.upscaling.onnx import export
 
     runs.claim()
@@ -75,10 +75,10 @@ def run(settings: Register) -> Verdict:
         version = models.register(best, scale, description, facts | ({} if again else verdict["tags"]))
         if verdict["won"] and not again:
             models.promote(scale, version.version)
-            runs.log_tags({"loupe.photo": models.serve_photos(*_networks(scale, onnx, f"{version.name} version "
+            records.log_tags({"loupe.photo": models.serve_photos(*_networks(scale, onnx, f"{version.name} version "
                                                                          f"{version.version}", folder))})  # fmt: skip
-        runs.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **verdict["tags"]})
-        runs.log_metrics(verdict["numbers"])
+        records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **verdict["tags"]})
+        records.log_metrics(verdict["numbers"])
     why = "it is the champion already" if again else verdict["tags"]["why"]
     won = verdict["won"] or again
     say(

@@ -168,11 +168,13 @@ def _enlarger(row: "pd.Series") -> "Enlarger":
 
 def _log(settings: Report, html: Path, report: Any) -> None:
     """Keep the page with a run of its own."""
-    from loupe.tracking import runs
+    from loupe.tracking import records, runs
 
     with runs.step_run(settings, f"report on {report.dataset}"):
-        runs.log_file(html)
-        runs.log_metrics({f"claims/{name.replace(' ', '_')}": float(count) for name, count in report.counts.items()})
+        records.log_file(html)
+        records.log_metrics(
+            {f"claims/{name.replace(' ', '_')}": float(count) for name, count in report.counts.items()}
+        )
 
 
 if __name__ == "__main__":

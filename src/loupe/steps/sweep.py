@@ -25,7 +25,7 @@ DAY = 86400.0
 def run(settings: Sweep) -> str | None:
     """Search; gives the id of the best trial's run, or None where no trial has a value."""
     from loupe.search import cost, crew, storages, studies, sweep_file
-    from loupe.tracking import runs, trials
+    from loupe.tracking import records, runs, trials
 
     runs.claim()
     sweep = sweep_file.read(settings.sweep, settings)
@@ -49,9 +49,9 @@ def run(settings: Sweep) -> str | None:
     _refuse_beside_another(sweep.name)
     held = studies.Trials(sweep, database or _journal(place), dataset.digest, "")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
-        runs.log_tags({trials.SWEEP: sweep.name, trials.SPACE: sweep.space(dataset.digest)})
-        runs.log_file(Path(settings.sweep))
-        runs.log_dataset(dataset, "training")
+        records.log_tags({trials.SWEEP: sweep.name, trials.SPACE: sweep.space(dataset.digest)})
+        records.log_file(Path(settings.sweep))
+        records.log_dataset(dataset, "training")
         held.parent = run_id
         _take_over(sweep, dataset.digest, run_id)
         started = time.monotonic()
@@ -131,21 +131,21 @@ def _log(held: "Trials", seconds: float, busy: float) -> str | None:
     """
     from loupe import figures
     from loupe.search.studies import RUN
-    from loupe.tracking import runs
+    from loupe.tracking import records
 
     table = held.table()
-    runs.log_table(table, "trials.json")
+    records.log_table(table, "trials.json")
     counts = table["state"].value_counts()
-    runs.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
-    runs.log_metrics({"sweep_seconds": seconds} | ({"overhead": 1 - held.work() / busy} if busy else {}))
+    records.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
+    records.log_metrics({"sweep_seconds": seconds} | ({"overhead": 1 - held.work() / busy} if busy else {}))
     for name, figure in figures.of_study(held.study, held.sweep.ordered()).items():
-        runs.log_figure(figure, f"plots/{name}.png")
+        records.log_figure(figure, f"plots/{name}.png")
     best = held.best_first()
     if not best:
         return None
     found = str(best[0].user_attrs[RUN])
-    runs.log_metrics({f"best/{held.sweep.value}": float(best[0].value)})
-    runs.log_tags({"best_run": found, "best_trial": str(best[0].number)})
+    records.log_metrics({f"best/{held.sweep.value}": float(best[0].value)})
+    records.log_tags({"best_run": found, "best_trial": str(best[0].number)})
     return found
 
 
@@ -176,7 +176,7 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
     """Score the best few on test, and register the best."""
     from loupe.models import ridge
     from loupe.steps import register, train
-    from loupe.tracking import models, runs, trials
+    from loupe.tracking import models, records, runs, trials
 
     for run_id in kept:
         run = runs.run_of(run_id, "run")
@@ -185,13 +185,13 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
             if run_id == best:  # taken from another sweep, which did not keep it
                 trained = train.run(given)
                 best = trained.run_id
-                runs.log_tags({"best_run": best})
+                records.log_tags({"best_run": best})
             continue
         if "test/mae" in run.data.metrics:
             continue
         model = models.load_keras(models.Found(run_id, f"runs:/{run_id}/model", run_id))
         weights = ridge.kept(dataset, given.scale)
-        with runs.at(run_id):
+        with records.at(run_id):
             train.log_result(model, given, dataset, weights, trials.points_of(run_id))
             train.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}

@@ -42,11 +42,11 @@ def run(settings: Train) -> Result:
     from loupe import evaluation
     from loupe.geometry import Geometry
     from loupe.models import ridge
-    from loupe.tracking import models
+    from loupe.tracking import checkpoints, models, records, runs
 
     if settings.resume:
         before = runs.run_of(str(settings.resume), "resume").data
-        checkpoint = runs.load_checkpoint(str(settings.resume))
+        checkpoint = checkpoints.load(str(settings.resume))
         dataset = preparing.reopen(
             settings, before.tags["loupe.dataset"], before.tags["loupe.digest"], settings.dataset
         )
@@ -60,16 +60,16 @@ def run(settings: Train) -> Result:
     model = network(settings, train, dataset.settings["luminance"], weights)
     fitted = time.perf_counter() - started
     with runs.step_run(settings, describe(settings), settings.resume) as run_id:
-        runs.log_dataset(dataset, "training")
+        records.log_dataset(dataset, "training")
         log_ridge(weights, settings)
         points = _fitted(model, settings, train, validation, checkpoint)
         seconds = points.pop() or fitted
         best_mae = log_diagnostics(model, settings, points, train, validation)["val/best_mae"]
-        runs.log_metrics({"training_seconds": seconds})
+        records.log_metrics({"training_seconds": seconds})
         summary = log_result(model, settings, dataset, weights, points)
         models.log_keras_model(model, Geometry.of_name(model.name))
         say(evaluation.as_text(summary), settings.quiet)
-        runs.drop_checkpoint()
+        checkpoints.drop()
     say(
         f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",
         settings.quiet,
@@ -142,25 +142,25 @@ def network(settings: Train, train: "Pairs", luminance: str, weights: "np.ndarra
 
 def log_ridge(weights: "np.ndarray", settings: Train) -> None:
     """Keep the dataset's ridge with the run: the network is compared with it wherever it goes."""
-    from loupe.tracking import runs
+    from loupe.tracking import records
 
-    runs.log_array(weights, f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy")
+    records.log_array(weights, f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy")
 
 
 def _fitted(model: Any, settings: Train, train: Any, validation: Any, checkpoint: Any) -> list[Any]:
     """Train where the network is trained by steps; gives the points of the curves, and last the seconds."""
-    from loupe.tracking import runs
+    from loupe.tracking import checkpoints, records
 
     if not isinstance(settings, Trained):
         return [0.0]
     from loupe import training
 
     def report(point: Any, arrays: Any) -> None:
-        runs.log_metrics(point.metrics, point.step)
-        runs.save_checkpoint(arrays, point.step)
+        records.log_metrics(point.metrics, point.step)
+        checkpoints.save(arrays, point.step)
 
     for point in training.points_of(checkpoint):  # so that a new run shows whole curves
-        runs.log_metrics(point["metrics"], point["step"])
+        records.log_metrics(point["metrics"], point["step"])
     progress = training.fit(model, settings, train, validation, report, checkpoint)
     return [*progress.points, progress.seconds]
 
@@ -179,7 +179,7 @@ def log_diagnostics(
     """
     from loupe import diagnostics, training
     from loupe.models import KerasEnlarger
-    from loupe.tracking import runs
+    from loupe.tracking import records
 
     enlarger = KerasEnlarger(model)
     found = diagnostics.of_network(enlarger, settings, train, validation)
@@ -188,8 +188,8 @@ def log_diagnostics(
     else:  # so that curves of runs can be compared in one chart
         for name, pairs, limit in (("train", train, training.TRAIN_PICTURES), ("val", validation, len(validation))):
             scores = training.whole_scores(enlarger, pairs, limit)
-            runs.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
-    runs.log_metrics(found)
+            records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
+    records.log_metrics(found)
     return found
 
 
@@ -199,7 +199,7 @@ def log_result(
     """Log the network's test scores beside the baselines', the study's protocol, and pictures; gives the summary."""
     from loupe import diagnostics, evaluation, figures
     from loupe.models import KerasEnlarger
-    from loupe.tracking import runs
+    from loupe.tracking import records
 
     enlarger, recompose = KerasEnlarger(model), diagnostics.recomposed(settings)
     test, validation = (dataset.pairs(split, settings.scale) for split in ("test", "validation"))
@@ -208,17 +208,17 @@ def log_result(
     summary = evaluation.summarise(table)
     nearest = summary["model"]["over"]["nearest"]
     draws = evaluation.score_patches({"model": enlarger}, test, settings.seed)["mae"]
-    runs.log_metrics(
+    records.log_metrics(
         metrics_of(summary)
         | {"test/gain": nearest["gain"], "test/nearest_wins": nearest["baseline_wins"]}
         | {"test/patches_mae": draws.mean(), "test/draw_difference": draws.diff().abs().mean() / draws.mean()}
     )
-    runs.log_table(table, "test.json")
-    runs.log_json(summary, "test-summary.json")
+    records.log_table(table, "test.json")
+    records.log_json(summary, "test-summary.json")
     if points:
         on_validation = evaluation.score(others, validation, names=("mae",)).groupby("method")["mae"].mean()
-        runs.log_figure(figures.learning_curves(points, on_validation.to_dict()), "curves.png")
-    runs.log_figure(figures.prediction_rows(enlarger, test), "predictions.png")
+        records.log_figure(figures.learning_curves(points, on_validation.to_dict()), "curves.png")
+    records.log_figure(figures.prediction_rows(enlarger, test), "predictions.png")
     return summary
 
 

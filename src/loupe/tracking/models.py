@@ -1,5 +1,6 @@
 """Networks in MLflow: logged with their run, found by what a user calls them, registered, promoted."""
 
+import tempfile
 import warnings
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from loupe.errors import UsageError
 from loupe.fields import text_of
 from loupe.geometry import Geometry
+from loupe.tracking import records
 
 CHAMPION = "champion"
 ONNX = "onnx/model.onnx"
@@ -30,17 +32,29 @@ class Found:
 
 
 def log_keras_model(model: Any, geometry: Geometry) -> None:
-    """Log a Keras model with the open run, uncompiled, with the signature (-1, -1, -1, 1) and its geometry."""
+    """Log a Keras model with the open run, uncompiled, with its geometry."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        model.save(file)
+        records.tell("model", facts(geometry), file)
+
+
+def log_kept_model(run_id: str, file: Path | None, metadata: dict[str, str]) -> None:
+    """Log the Keras model of a file with a run, with the signature (-1, -1, -1, 1)."""
     from importlib.metadata import version
 
+    import keras
+
     pictures = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
-    signature = mlflow.models.ModelSignature(pictures, pictures)
-    mlflow.keras.log_model(
-        model,
+    mlflow.models.Model.log(
+        artifact_path=None,
         name="model",
-        signature=signature,
+        flavor=mlflow.keras,
+        run_id=run_id,
+        model=keras.saving.load_model(file, compile=False),
+        signature=mlflow.models.ModelSignature(pictures, pictures),
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
-        metadata=facts(geometry),
+        metadata=metadata,
     )
 
 

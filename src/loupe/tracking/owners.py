@@ -42,6 +42,17 @@ def is_alive(tags: Mapping[str, str]) -> bool:
         return False
 
 
+def is_open(run_id: str) -> bool:
+    """Whether a run is still being worked on."""
+    return bool(mlflow.get_run(run_id).info.status == "RUNNING")
+
+
+def kill(run_id: str) -> None:
+    """Mark a run as KILLED whose process is gone, if that has not been done."""
+    if is_open(run_id):
+        mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
+
+
 def close_orphans() -> None:
     """Mark runs as KILLED whose process is gone, or, on another machine, has given no sign for long."""
     open_runs = mlflow.search_runs(

@@ -10,13 +10,13 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from loupe.config import Settings
 from loupe.geometry import Geometry
-from loupe.tracking import models, runs
+from loupe.tracking import checkpoints, models, owners, runs, signals
+from loupe.tracking.kinds import remove_artifact
 
 TRIAL, SWEEP, KEY, CODE, STATE = "loupe.trial", "loupe.sweep", "loupe.key", "loupe.code", "trial.state"
 SPACE = "loupe.space"
@@ -49,10 +49,9 @@ def trial_run(
         The run's id.
     """
     tags = runs.first_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
-    with runs.signals_as_exits():
+    with signals.signals_as_exits():
         run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
-        with runs.closed_by_outcome():
-            mlflow.log_params(settings.texts())
+        with runs.filled_and_closed(settings.texts(), settings.quiet):
             yield run.info.run_id
 
 
@@ -61,12 +60,19 @@ class Checkpoints:
 
     def __init__(self) -> None:
         self._last = time.monotonic()
+        self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
         """Keep this one if the last was kept, or the trial opened, more than CHECKPOINT_SECONDS ago."""
+        self._newest = arrays, step
         if time.monotonic() - self._last > CHECKPOINT_SECONDS:
-            runs.save_checkpoint(arrays, step)
-            self._last = time.monotonic()
+            self.keep()
+
+    def keep(self) -> None:
+        """Keep the newest that was offered, if there is one."""
+        if self._newest is not None:
+            checkpoints.save(*self._newest)
+            self._last, self._newest = time.monotonic(), None
 
 
 def finished(key: str) -> Any:
@@ -88,7 +94,7 @@ def ended(run_id: str) -> Any:
 
 def checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
     """The last checkpoint of a killed trial, if it came to one."""
-    return runs.load_checkpoint(run_id) if runs.CHECKPOINT in mlflow.get_run(run_id).data.tags else None
+    return checkpoints.load(run_id) if checkpoints.has(run_id) else None
 
 
 def log_model(model: Any) -> None:
@@ -130,15 +136,8 @@ def take_over(old: str, new: str) -> None:
     client = mlflow.MlflowClient()
     for child in children_of(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
-    run = client.get_run(old)
-    if run.info.status == "RUNNING":
-        client.set_terminated(old, RunStatus.to_string(RunStatus.KILLED))
+    owners.kill(old)
     client.set_tag(old, "loupe.continued_by", new)
-
-
-def is_open(run_id: str) -> bool:
-    """Whether a run is still being worked on."""
-    return bool(mlflow.get_run(run_id).info.status == "RUNNING")
 
 
 def tags_of(run_id: str | None) -> dict[str, str]:
@@ -156,12 +155,6 @@ def points_of(run_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def kill(run_id: str) -> None:
-    """Mark a run as KILLED whose process is gone, if that has not been done."""
-    if is_open(run_id):
-        mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
-
-
 def has_model(run_id: str) -> bool:
     """Whether a run's network is kept."""
     return bool(_models(run_id))
@@ -170,7 +163,7 @@ def has_model(run_id: str) -> bool:
 def drop_model(run_id: str) -> None:
     """Remove the network of a run that is no longer among the best."""
     for model in _models(run_id):
-        runs.remove_artifact(model.artifact_location, "")
+        remove_artifact(model.artifact_location, "")
         mlflow.MlflowClient().delete_logged_model(model.model_id)
 
 

@@ -1,0 +1,23 @@
+"""Runs that a tracking server could not be told of, brought in."""
+
+import sys
+from pathlib import Path
+
+from loupe.config import Sync
+from loupe.progress import say
+
+
+def run(settings: Sync) -> int:
+    """Tell the server of every run that was kept; gives their number."""
+    from loupe.tracking import outbox
+
+    told = outbox.bring_in(Path(settings.folder), settings.quiet)
+    if not told:
+        say(f"nothing is kept in {settings.folder}", settings.quiet)
+    return told
+
+
+if __name__ == "__main__":
+    from loupe.command_line import run_step
+
+    sys.exit(run_step("sync"))

@@ -1,0 +1,98 @@
+"""The kinds of things that are told of a run, each with how MLflow takes it; telling twice does no harm."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+CHECKPOINT = "loupe.checkpoint"
+
+
+def now() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
+
+
+def remove_artifact(artifact_uri: str, name: str) -> None:
+    """Remove a file or folder of artifacts."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    get_artifact_repository(artifact_uri).delete_artifacts(name)
+
+
+def _metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    found = [Metric(name, value, body["time"], body["step"]) for name, value in body["values"].items()]
+    mlflow.MlflowClient().log_batch(run_id, metrics=found)
+
+
+def _tags(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(name, text) for name, text in body.items()])
+
+
+def _params(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    mlflow.MlflowClient().log_batch(run_id, params=[Param(name, text) for name, text in body.items()])
+
+
+def _file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+    mlflow.MlflowClient().log_artifact(run_id, str(file), body["folder"])
+
+
+def _table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+    import pandas as pd
+
+    table = pd.read_json(file, orient="split", dtype=False, convert_dates=False)
+    mlflow.log_table(table, body["name"], run_id=run_id)
+
+
+def _input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    given = {name: body.get(name) for name in ("name", "digest", "source_type", "source")}
+    context = InputTag(MLFLOW_DATASET_CONTEXT, body["context"])
+    mlflow.MlflowClient().log_inputs(run_id, [DatasetInput(Dataset(**given), [context])])
+
+
+def _model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+    from loupe.tracking import models
+
+    models.log_kept_model(run_id, file, body)
+
+
+def _checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+    """A tag names the last whole one; the ones before make room."""
+    assert file is not None
+    client, name = mlflow.MlflowClient(), f"checkpoint/{file.name}"
+    run = client.get_run(run_id)
+    before = run.data.tags.get(CHECKPOINT)
+    if before != name:
+        client.log_artifact(run_id, str(file), "checkpoint")
+        client.set_tag(run_id, CHECKPOINT, name)
+        if before:
+            remove_artifact(run.info.artifact_uri, before)
+
+
+def _no_checkpoint(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    run = mlflow.get_run(run_id)
+    if CHECKPOINT in run.data.tags:
+        mlflow.MlflowClient().delete_tag(run_id, CHECKPOINT)
+        remove_artifact(run.info.artifact_uri, "checkpoint")
+
+
+def _end(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
+
+
+KINDS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
+    "metrics": _metrics,
+    "tags": _tags,
+    "params": _params,
+    "file": _file,
+    "table": _table,
+    "input": _input,
+    "model": _model,
+    "checkpoint": _checkpoint,
+    "no checkpoint": _no_checkpoint,
+    "end": _end,
+}
