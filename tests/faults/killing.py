@@ -1,0 +1,286 @@
+"""Kills steps at random moments, starts the same command again, and says what was lost: nothing may be.
+
+    python tests/faults/killing.py                          # 50 kills of preprocess and upscale, 20 of the others
+    python tests/faults/killing.py upscale --times 5 --seed 3
+
+By turns kill -9 and SIGTERM to the step's process and Ctrl-C to its group, at a moment between its start and its
+end. Now and then the command is left alone; then it must end with the result of one that nobody has killed.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
+from jobs import all_runs, environment, loupe, store
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+GONE = 30.0  # seconds in which all that a killed step had started must be gone
+ROUND = 5  # kills, at most, before the command is left alone
+SWEEP = """
+[study]
+name = "killed"
+direction = "minimize"
+metric = "val/mae"
+sampler = "grid"
+repeats = 2
+keep = 1
+[train]
+network = "perceptron"
+hidden = "16,8"
+loss = "mse"
+batch_size = 16
+steps = 200
+eval_every = 50
+[search]
+activation = ["tanh", "relu"]
+"""
+TRAINED = ("--network", "perceptron", "--hidden", "24,16", "--steps", "300", "--eval_every", "50")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step that is killed."""
+
+    command: list[str]
+    prepare: Callable[[Path], None]  # a new folder, before the first start
+    result: Callable[[Path], Any]  # what must come out the same
+    parts: Callable[[Path], Any] = field(default=lambda folder: {})  # what stands under final names: of the result
+    clean: Callable[[Path], None] = field(default=lambda folder: None)  # so that it starts from nothing again
+
+
+def photos(folder: Path, count: int = 24) -> None:
+    """Cut real photos of different sizes into a folder."""
+    import skimage
+
+    rng = np.random.default_rng(0)
+    names = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")
+    whole = [Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB") for name in names]
+    for number in range(count):
+        picture = whole[number % len(whole)]
+        side = int(rng.integers(60, 200))
+        x, y = (int(rng.integers(edge - side)) for edge in picture.size)
+        file = folder / "photos" / f"{number % 3}" / f"{number:03d}{'.png' if number % 2 else '.jpg'}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.crop((x, y, x + side, y + side)).save(file)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The content hash of every file under a folder that has no name of something unfinished."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    names = {file.relative_to(folder).as_posix(): file for file in files}
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for name, file in names.items()
+        if not any(part.startswith(".") for part in name.split("/"))
+    }
+
+
+def prepared(folder: Path) -> None:
+    """A dataset of a few small labels."""
+    photos(folder)
+    loupe("preprocess", "--source", "photos", "--label_size", 60, "--crop", "centre", "--quiet", cwd=folder)
+    next((folder / "data").iterdir()).rename(folder / "data" / "set")
+    (folder / "killed.toml").write_text(SWEEP)
+
+
+def trained(folder: Path) -> None:
+    """A dataset and one finished training of it."""
+    prepared(folder)
+    loupe("train", "--dataset", "set", "--network", "ridge", "--quiet", cwd=folder)
+
+
+def of_training(folder: Path) -> Any:
+    """The numbers of the newest finished training."""
+    ended = [run for run in all_runs(folder) if run.info.status == "FINISHED" and run.data.tags["loupe.step"] == "train"]
+    numbers = ended[0].data.metrics
+    assert ended[0].outputs.model_outputs, "a finished run without its model"
+    return {name: numbers[name] for name in ("val/best_mae", "test/mae", "training_steps")}
+
+
+def of_sweep(folder: Path) -> Any:
+    """Each trial that came to its end: its point, seed and value."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    import optuna
+
+    found = optuna.load_study(
+        study_name="killed", storage=JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
+    ).trials
+    assert not [trial for trial in found if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+    ended = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    runs = {run.info.run_id for run in all_runs(folder)}
+    assert all(trial.user_attrs["run"] in runs for trial in ended)
+    return sorted((trial.params["activation"], trial.params["seed"], trial.value) for trial in ended)
+
+
+def of_registry(folder: Path) -> Any:
+    """The champions, each a version with a model that is there."""
+    client, found = store(folder), {}
+    for registered in client.search_registered_models():
+        versions = client.search_model_versions(f"name = '{registered.name}'")
+        assert versions, f"the registry has {registered.name} without a model"
+        for version in versions:
+            model = client.get_logged_model(version.source.rpartition("/")[2]) if "models:/" in version.source else None
+            place = Path(model.artifact_location if model else version.source)
+            assert (place / "MLmodel").exists(), f"{registered.name} {version.version} has no model"
+        found[registered.name] = "champion" in registered.aliases
+    return found
+
+
+def fresh_registry(folder: Path) -> None:
+    """A registry without an entry again."""
+    client = store(folder)
+    for registered in client.search_registered_models():
+        client.delete_registered_model(registered.name)
+
+
+def fresh_sweep(folder: Path) -> None:
+    """A store without a study again, and without results to take over."""
+    (folder / "optuna.journal").unlink(missing_ok=True)
+    for file in folder.glob("mlflow.db*"):
+        file.unlink()
+    shutil.rmtree(folder / "mlruns", ignore_errors=True)
+    fresh_store(folder)
+
+
+def fresh_store(folder: Path) -> None:
+    """A store of nothing, made before anybody can be killed in making it."""
+    store(folder).search_experiments()
+
+
+CASES = {
+    "preprocess": Case(
+        ["preprocess", "--source", "photos", "--label_size", "48", "--crop", "random", "--quiet"],
+        lambda folder: (photos(folder, 200), fresh_store(folder))[-1],
+        lambda folder: hashes(folder / "data"),
+        lambda folder: hashes(folder / "data"),
+        lambda folder: shutil.rmtree(folder / "data", ignore_errors=True),
+    ),
+    "upscale": Case(
+        ["upscale", "photos", "--out", "big", "--model", "tiny", "--resume", "--quiet"],
+        lambda folder: photos(folder, 60),
+        lambda folder: hashes(folder / "big"),
+        lambda folder: hashes(folder / "big"),
+        lambda folder: shutil.rmtree(folder / "big", ignore_errors=True),
+    ),
+    "train": Case(["train", "--dataset", "set", *TRAINED, "--threads", "1", "--quiet"], prepared, of_training),
+    "sweep": Case(
+        ["sweep", "killed.toml", "--dataset", "set", "--workers", "2", "--champion", "false", "--quiet"],
+        prepared,
+        of_sweep,
+        clean=fresh_sweep,
+    ),
+    "register": Case(["register", "--quiet"], trained, of_registry, clean=fresh_registry),
+}
+TIMES = {"preprocess": 50, "upscale": 50, "train": 20, "sweep": 20, "register": 20}
+
+
+class Killing:
+    """Kills one step in one folder.
+
+    Args:
+        step: a key of CASES.
+        folder: an empty one.
+        seed: of the moments.
+    """
+
+    def __init__(self, step: str, folder: Path, seed: int = 0) -> None:
+        self.step, self.case, self.folder = step, CASES[step], folder
+        self.rng = random.Random(seed)
+        self.kills: Counter[str] = Counter()
+        self.case.prepare(folder)
+        started = time.monotonic()
+        loupe(*self.case.command, cwd=folder)
+        self.seconds = time.monotonic() - started
+        self.expected = self.case.result(folder)
+        self.whole = self.case.parts(folder)
+        self.case.clean(folder)
+
+    def once(self, number: signal.Signals) -> None:
+        """Start the command, kill it, and look at what it leaves."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loupe", *self.case.command],
+            cwd=self.folder, env=environment(), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        until = time.monotonic() + self.rng.uniform(0.0, 1.1 * self.seconds)
+        below: set[psutil.Process] = set()
+        while time.monotonic() < until and process.poll() is None:
+            below |= set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
+            time.sleep(0.02)
+        self.kills[f"after {number.name}" if process.poll() is None else "had ended"] += 1
+        if process.poll() is None:
+            os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)
+        process.wait(GONE)
+        _, left = psutil.wait_procs(below, timeout=GONE)
+        left = [other for other in left if other.is_running() and other.status() != psutil.STATUS_ZOMBIE]
+        assert not left, f"still running after {number.name}: {[other.cmdline() for other in left]}"
+        for name, content in self.case.parts(self.folder).items():
+            assert self.whole.get(name) == content, f"{name} is not whole after {number.name}"
+
+    def to_its_end(self) -> None:
+        """Leave the command alone: it must end with the result of one that nobody has killed."""
+        loupe(*self.case.command, cwd=self.folder)
+        found = self.case.result(self.folder)
+        assert found == self.expected, f"{self.step}: got {found}, without a kill {self.expected}"
+        left = [str(path) for path in self.folder.rglob(".*") if ".part" in path.name or path.name.count(".") > 2]
+        assert not left, f"unfinished things are left: {left}"
+        if (self.folder / "mlflow.db").exists():
+            running = [run.info.run_name for run in all_runs(self.folder) if run.info.status == "RUNNING"]
+            assert not running, f"still RUNNING: {running}"
+        self.case.clean(self.folder)
+
+
+def kill(step: str, times: int, folder: Path, seed: int = 0) -> Counter[str]:
+    """Kill a step so many times; gives how it was killed how often. Raises AssertionError for what was lost."""
+    killing = Killing(step, folder, seed)
+    until_left_alone = killing.rng.randint(1, ROUND)
+    for number in range(times):
+        killing.once(SIGNALS[number % len(SIGNALS)])
+        until_left_alone -= 1
+        if not until_left_alone or number == times - 1:
+            killing.to_its_end()
+            until_left_alone = killing.rng.randint(1, ROUND)
+    return killing.kills
+
+
+def main() -> int:
+    """Kill the steps that are named, or all; prints a table; 1 where something was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="*", default=list(CASES), choices=[*CASES])
+    parser.add_argument("--times", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    lost = 0
+    for step in given.steps:
+        times, started = given.times or TIMES[step], time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = str(dict(kill(step, times, Path(folder), given.seed)))
+            except AssertionError as error:
+                lost, found = lost + 1, f"LOST: {error}"
+        print(f"{step:<11} tried {times:>3}, {time.monotonic() - started:.0f} s: {found}", flush=True)
+    return min(lost, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""A tracking server that goes away in the middle of a training, for a while or for good."""
+
+import contextlib
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+import services
+from jobs import environment, loupe
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking server")]
+EVERY = 100
+TRAINING = (
+    *("train", "--dataset", "set", "--network", "perceptron", "--hidden", "24,16", "--threads", "1"),
+    *("--batch_size", "64", "--eval_every", str(EVERY), "--eval_pictures", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder)
+    return next((folder / "data").iterdir())
+
+
+@pytest.fixture
+def place(tmp_path, dataset):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "set").symlink_to(dataset)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def training(place, url, steps):
+    """A training in the background; yields its process."""
+    command = [sys.executable, "-m", "loupe", *TRAINING, "--steps", str(steps)]
+    process = subprocess.Popen(
+        command, cwd=place, env=environment(MLFLOW_TRACKING_URI=url), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def client_of(url):
+    return mlflow.MlflowClient(url, url)
+
+
+def the_run(url):
+    client = client_of(url)
+    found = client.search_runs([known.experiment_id for known in client.search_experiments()])
+    assert len(found) == 1, found
+    return found[0]
+
+
+def steps_of(url, run_id, metric="val/mae"):
+    return [point.step for point in client_of(url).get_metric_history(run_id, metric)]
+
+
+def wait_for_steps(url, process, step):
+    """Until the server knows of this step."""
+    for _ in range(1200):
+        assert process.poll() is None, process.stdout.read()
+        with contextlib.suppress(AssertionError, mlflow.exceptions.MlflowException):
+            run = the_run(url)
+            if max(steps_of(url, run.info.run_id), default=0) >= step:
+                return run.info.run_id
+        time.sleep(0.1)
+    raise AssertionError("the training has not begun")
+
+
+def has_all(url, run_id, steps):
+    """The run has each point of its curves once, its model, pictures and table, and no checkpoint any more."""
+    run, client = client_of(url).get_run(run_id), client_of(url)
+    for metric in ("val/mae", "loss", "learning_rate"):
+        assert steps_of(url, run_id, metric) == list(range(0, steps + 1, EVERY)), metric
+    assert run.info.status == "FINISHED"
+    assert {"test/mae", "val/best_mae", "training_seconds"} <= run.data.metrics.keys()
+    assert {"curves.png", "predictions.png", "test.json"} <= {item.path for item in client.list_artifacts(run_id)}
+    assert "loupe.checkpoint" not in run.data.tags
+    assert run.inputs.dataset_inputs
+    model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
+    assert model.status == "READY"
+
+
+def test_a_server_that_is_away_for_a_while_is_told_everything_afterwards(place, tmp_path):
+    port, steps, away = services.free_port(), 6000, 15.0
+    with contextlib.ExitStack() as running:
+        url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
+        with training(place, url, steps) as process:
+            run_id = wait_for_steps(url, process, EVERY)
+            running.close()
+            time.sleep(away)
+            kept = sorted((place / "unsent-runs" / run_id).glob("*.json"))
+            assert len(kept) > 3, "the training has not gone on"
+            assert process.poll() is None, "it was to last longer than the server is away"
+            with services.mlflow_server(tmp_path / "server", port):
+                printed = process.communicate(timeout=300)[0]
+                assert process.returncode == 0, printed
+                assert f"tracking: {url} does not answer; kept in" in printed
+                has_all(url, run_id, steps)
+    assert not (place / "unsent-runs").exists()
+
+
+@pytest.mark.parametrize("server", ["the same", "a new one"])
+def test_a_server_that_is_gone_for_good_is_told_by_sync(server, place, tmp_path):
+    port, steps = services.free_port(), 2000
+    with contextlib.ExitStack() as running:
+        url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
+        with training(place, url, steps) as process:
+            run_id = wait_for_steps(url, process, EVERY)
+            running.close()
+            printed = process.communicate(timeout=400)[0]
+    assert process.returncode == 1, printed
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith(f"loupe train: error: tracking: {url} does not answer; run {run_id} is kept in ")
+    assert last.endswith("`loupe sync` brings it in")
+    assert "Traceback" not in printed
+    away = loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
+    assert away.stderr.count("\n") == 1
+    folder = tmp_path / ("server" if server == "the same" else "another")
+    with services.mlflow_server(folder, port):
+        told = loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
+        found = the_run(url).info.run_id
+        assert (found == run_id) == (server == "the same")
+        assert found in told
+        has_all(url, found, steps)
+        assert not (place / "unsent-runs").exists()
+        assert "nothing is kept" in loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
+
+
+def test_a_step_whose_server_does_not_answer_says_so_at_once_and_does_nothing(place):
+    url = f"http://{services.LOOPBACK}:{services.free_port()}"
+    before = sorted(place.rglob("*"))
+    started = time.monotonic()
+    failed = loupe("train", "--dataset", "set", "--smoke", "true", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
+    assert failed.stderr == f"loupe train: error: tracking: {url} does not answer\n"
+    assert time.monotonic() - started < 60
+    assert sorted(place.rglob("*")) == before
