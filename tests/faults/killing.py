@@ -108,7 +108,9 @@ def trained(folder: Path) -> None:
 
 def of_training(folder: Path) -> Any:
     """The numbers of the newest finished training."""
-    ended = [run for run in all_runs(folder) if run.info.status == "FINISHED" and run.data.tags["loupe.step"] == "train"]
+    ended = [
+        run for run in all_runs(folder) if run.info.status == "FINISHED" and run.data.tags["loupe.step"] == "train"
+    ]
     numbers = ended[0].data.metrics
     assert ended[0].outputs.model_outputs, "a finished run without its model"
     return {name: numbers[name] for name in ("val/best_mae", "test/mae", "training_steps")}
@@ -116,11 +118,10 @@ def of_training(folder: Path) -> Any:
 
 def of_sweep(folder: Path) -> Any:
     """Each trial that came to its end: its point, seed and value."""
+    import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import TrialState
-
-    import optuna
 
     found = optuna.load_study(
         study_name="killed", storage=JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
@@ -139,7 +140,9 @@ def of_registry(folder: Path) -> Any:
         versions = client.search_model_versions(f"name = '{registered.name}'")
         assert versions, f"the registry has {registered.name} without a model"
         for version in versions:
-            model = client.get_logged_model(version.source.rpartition("/")[2]) if "models:/" in version.source else None
+            model = (
+                client.get_logged_model(version.source.rpartition("/")[2]) if "models:/" in version.source else None
+            )
             place = Path(model.artifact_location if model else version.source)
             assert (place / "MLmodel").exists(), f"{registered.name} {version.version} has no model"
         found[registered.name] = "champion" in registered.aliases

@@ -95,14 +95,13 @@ def test_a_server_that_is_away_for_a_while_is_told_everything_afterwards(place, 
         with training(place, url, steps) as process:
             run_id = wait_for_steps(url, process, EVERY)
             running.close()
+            before = len(list((place / "unsent-runs" / run_id).glob("0*.json")))
             time.sleep(away)
-            kept = sorted((place / "unsent-runs" / run_id).glob("*.json"))
-            assert len(kept) > 3, "the training has not gone on"
+            assert len(list((place / "unsent-runs" / run_id).glob("0*.json"))) > before + 5, "it has not gone on"
             assert process.poll() is None, "it was to last longer than the server is away"
             with services.mlflow_server(tmp_path / "server", port):
                 printed = process.communicate(timeout=300)[0]
                 assert process.returncode == 0, printed
-                assert f"tracking: {url} does not answer; kept in" in printed
                 has_all(url, run_id, steps)
     assert not (place / "unsent-runs").exists()
 

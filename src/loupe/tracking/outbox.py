@@ -1,11 +1,13 @@
 """What is told of a run reaches MLflow at once, or, where its server does not answer, as soon as it does.
 
-The record of a run on a server is kept in a folder while it is open (`journal`), so that a server that is away for a
-while costs nothing, and one that is away for good nothing but `loupe sync` later. A store in a file needs none of it.
+The record of a run on a server is kept in a folder while it is open (`journal`), and a thread tells the server of
+it. So a step never waits for its server: one that is away for a while costs nothing, and one that is away for good
+nothing but `loupe sync` later. A store in a file needs none of it.
 """
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -106,15 +108,15 @@ def end(run_id: str, status: str) -> None:
         mlflow.end_run(status)
         return
     finished = status == RunStatus.to_string(RunStatus.FINISHED)
-    told = box.all_told_within(PATIENCE if finished else 0.0)
-    if told:
-        try:
+    try:
+        if box.all_told_within(PATIENCE if finished else PROBE):
             mlflow.end_run(status)
             box.journal.remove()
             return
-        except (MlflowException, requests.RequestException) as error:
-            if not is_absence(error):
-                raise
+    except (MlflowException, requests.RequestException) as error:
+        if not is_absence(error):
+            mlflow.end_run(RunStatus.to_string(RunStatus.FAILED))
+            raise
     box.journal.append("end", {"status": status, "end_time": now()})
     with suppress(MlflowException, requests.RequestException), _without_retries():
         mlflow.end_run(status)  # that of this process
@@ -144,7 +146,7 @@ def bring_in(folder: Path, quiet: bool) -> int:
                 raise LoupeError(f"tracking: {mlflow.get_tracking_uri()} does not answer; {folder} stays as it is")
             run_id = _found_or_made(journal)
             count = len(journal.unsent())
-            Outbox(journal, quiet).send()
+            send(journal)
             if owners.is_open(run_id):
                 owners.kill(run_id)
             journal.remove()
@@ -154,8 +156,21 @@ def bring_in(folder: Path, quiet: bool) -> int:
     return told
 
 
+def send(journal: Journal) -> None:
+    """Tell the server all that it does not know yet, in order; what it refuses is not told again."""
+    run_id = journal.run["run_id"]
+    for record in journal.unsent():
+        try:
+            KINDS[record.kind](run_id, record.body, record.file)
+        except (MlflowException, requests.RequestException) as error:
+            if not is_absence(error):
+                journal.note_told(record.number)
+            raise
+        journal.note_told(record.number)
+
+
 class Outbox:
-    """Tells a server what stands in a run's journal, whenever it answers.
+    """A thread that tells a server what stands in a run's journal, whenever it answers.
 
     Args:
         journal: of the run.
@@ -164,51 +179,56 @@ class Outbox:
 
     def __init__(self, journal: Journal, quiet: bool) -> None:
         self.journal, self.quiet = journal, quiet
-        self._pause, self._next = 0.0, 0.0
+        self._refused: Exception | None = None
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def tell(self, kind: str, body: dict[str, Any], file: Path | None) -> None:
-        """Keep it, and tell all that is kept, if the server answers."""
+        """Keep it, to be told; raises what the server has said to something that was told before."""
         self.journal.append(kind, body, file)
-        if time.monotonic() >= self._next:
-            self.try_to_send()
-
-    def try_to_send(self) -> bool:
-        """Tell all that is kept; False where the server does not answer: then it is left alone for a while."""
-        try:
-            if answers():
-                self.send()
-                self._pause = 0.0
-                return True
-        except (MlflowException, requests.RequestException) as error:
-            if not is_absence(error):
-                raise
-        if not self._pause:
-            say(f"tracking: {mlflow.get_tracking_uri()} does not answer; kept in {self.journal.folder}", self.quiet)
-        self._pause = min(PAUSES[1], max(PAUSES[0], 2 * self._pause))
-        self._next = time.monotonic() + self._pause
-        return False
-
-    def send(self) -> None:
-        """Tell all that is kept, in order; what the server refuses is not told again."""
-        run_id = self.journal.run["run_id"]
-        for record in self.journal.unsent():
-            try:
-                KINDS[record.kind](run_id, record.body, record.file)
-            except (MlflowException, requests.RequestException) as error:
-                if not is_absence(error):
-                    self.journal.note_told(record)
-                raise
-            self.journal.note_told(record)
-        self.journal.note_all_told()
+        self._news.set()
+        self._raise_refusal()
 
     def all_told_within(self, seconds: float) -> bool:
-        """Whether the server knows it all, at the latest after so many seconds."""
+        """Whether the server knows it all, at the latest after so many seconds; nothing is told any more then."""
         until = time.monotonic() + seconds
-        while self.journal.unsent() and not self.try_to_send():
-            if time.monotonic() >= until:
-                return False
-            time.sleep(PAUSES[0])
-        return True
+        while not self.journal.all_told() and time.monotonic() < until:
+            self._news.set()
+            time.sleep(0.05)
+        told = self.journal.all_told()
+        self._closing.set()
+        self._news.set()
+        self._thread.join(PROBE)  # in MLflow's own patience it may stay longer
+        self._raise_refusal()
+        return told
+
+    def _raise_refusal(self) -> None:
+        if self._refused is not None:
+            refused, self._refused = self._refused, None
+            raise refused
+
+    def _work(self) -> None:
+        pause = 0.0
+        while not self._closing.is_set():
+            self._news.wait()
+            self._news.clear()
+            try:
+                self.journal.prune()
+                if not self.journal.all_told() and answers():
+                    send(self.journal)
+            except Exception as error:
+                if not is_absence(error):
+                    self._refused = error
+            if self.journal.all_told():
+                pause = 0.0
+                continue
+            if not pause and not answers():
+                address = mlflow.get_tracking_uri()
+                say(f"tracking: {address} does not answer; kept in {self.journal.folder}", self.quiet)
+            pause = min(PAUSES[1], max(PAUSES[0], 2 * pause))
+            self._closing.wait(pause)
+            self._news.set()
 
 
 def _facts(run_id: str) -> dict[str, Any]:
@@ -238,7 +258,7 @@ def _found_or_made(journal: Journal) -> str:
         made = client.create_run(experiment, facts["start_time"], facts["tags"], facts["name"])
         run_id = made.info.run_id
         KINDS["params"](run_id, facts["params"], None)
-        journal.note_none_told()
+        journal.note_told(0)
         journal.run = facts | {"run_id": run_id}
     return run_id
 

@@ -1,0 +1,84 @@
+"""A disk that is full: one line, exit status 1, and what was there before is whole."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+
+import pytest
+from jobs import all_runs, loupe
+from killing import photos
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="only root can mount a small disk"),
+]
+
+
+@contextlib.contextmanager
+def disk(place, kilobytes):
+    """A disk of so many kilobytes, mounted at a new folder."""
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def contents(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def complaint(done):
+    """The one line of a step that failed."""
+    lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_preprocess_leaves_the_datasets_that_are_there_and_nothing_of_its_own(tmp_path):
+    photos(tmp_path, 60)
+    with disk(tmp_path / "small", 1200) as small:
+        arguments = ["preprocess", "--source", "photos", "--data_dir", small, "--crop", "centre", "--quiet"]
+        loupe(*arguments, "--label_size", 48, "--limit", 12, cwd=tmp_path)
+        before = contents(small)
+        assert before
+        line = complaint(loupe(*arguments, "--label_size", 60, "--crop", "random", cwd=tmp_path, status=1))
+        assert "No space left on device" in line
+        assert contents(small) == before
+
+
+def test_upscale_keeps_whole_results_only_and_tells_what_did_not_fit(tmp_path):
+    photos(tmp_path, 30)
+    with disk(tmp_path / "small", 700) as small:
+        whole = loupe(
+            "upscale", "photos", "--out", tmp_path / "big", "--format", "png", "--model", "tiny", cwd=tmp_path
+        )
+        assert whole.returncode == 0
+        expected = contents(tmp_path / "big")
+        full = loupe("upscale", "photos", "--out", small / "big", "--format", "png", "--model", "tiny",
+                     cwd=tmp_path, status=1)  # fmt: skip
+        assert "No space left on device" in full.stderr + full.stdout
+        assert "Traceback" not in full.stderr
+        found = contents(small / "big")
+        assert 0 < len(found) < len(expected)
+        assert found.items() <= expected.items()
+
+
+def test_training_ends_in_one_line_and_leaves_the_store_readable(tmp_path):
+    photos(tmp_path, 12)
+    loupe("preprocess", "--source", "photos", "--label_size", 60, "--crop", "centre", "--quiet", cwd=tmp_path)
+    (dataset,) = (tmp_path / "data").iterdir()
+    with disk(tmp_path / "small", 6000) as small:
+        arguments = ["train", "--dataset", dataset, "--network", "perceptron", "--hidden", "2048", "--quiet"]
+        loupe("train", "--dataset", dataset, "--network", "ridge", "--quiet", cwd=small)
+        line = complaint(loupe(*arguments, "--steps", 40, "--eval_every", 10, cwd=small, status=1))
+        assert "No space left on device" in line or "disk is full" in line
+        states = {run.data.params["network"]: run.info.status for run in all_runs(small)}
+        assert states["ridge"] == "FINISHED"
+        assert states["perceptron"] in ("FAILED", "RUNNING")  # the store may have had no room for its end
+    assert dataset.exists()

@@ -1,0 +1,82 @@
+"""Sweeps whose database is restarted in the middle, and whose trials diverge."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import optuna
+import pytest
+import services
+from jobs import all_runs, environment, loupe, store
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults of sweeps")]
+SWEEP = """
+[study]
+name = "{name}"
+direction = "minimize"
+metric = "val/mae"
+sampler = "grid"
+repeats = {repeats}
+[train]
+network = "perceptron"
+hidden = "16,8"
+batch_size = 16
+schedule = "constant"
+steps = {steps}
+eval_every = {every}
+[search]
+{search}
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder)
+    return next((folder / "data").iterdir())
+
+
+def test_a_database_that_is_restarted_in_the_middle_costs_no_trial(tmp_path, dataset):
+    text = SWEEP.format(name="restarted", repeats=3, steps=400, every=20, search='activation = ["tanh", "relu"]')
+    (tmp_path / "sweep.toml").write_text(text)
+    with services.restartable_postgresql(tmp_path / "postgresql") as (url, restart):
+        arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--storage", url, "--champion", "false"]
+        command = [sys.executable, "-m", "loupe", *map(str, arguments), "--workers", "2"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(1200):
+            assert process.poll() is None, process.stdout.read()
+            runs = all_runs(tmp_path) if (tmp_path / "mlflow.db").exists() else []
+            if any("val/mae" in run.data.metrics for run in runs):
+                break
+            time.sleep(0.1)
+        restart(4.0)
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, printed
+        trials = optuna.load_study(study_name="restarted", storage=url).trials
+    ended = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert Counter((trial.params["activation"], trial.params["seed"]) for trial in ended).most_common(1)[0][1] == 1
+    assert len(ended) == 6
+    assert not [trial for trial in trials if trial.state.name in ("RUNNING", "WAITING")]
+    assert not [run for run in all_runs(tmp_path) if run.info.status in ("RUNNING", "FAILED")]
+
+
+def test_a_trial_that_diverges_fails_with_its_step_and_last_good_checkpoint_and_the_others_go_on(tmp_path, dataset):
+    search = '"sgd.learning_rate" = [300.0]\noptimizer = ["sgd", "adam"]'
+    (tmp_path / "sweep.toml").write_text(SWEEP.format(name="diverging", repeats=1, steps=60, every=10, search=search))
+    loupe("sweep", "sweep.toml", "--dataset", dataset, "--champion", "false", "--quiet", cwd=tmp_path)
+    runs = {run.data.params.get("optimizer"): run for run in all_runs(tmp_path)}
+    assert (runs["sgd"].info.status, runs["adam"].info.status) == ("FAILED", "FINISHED")
+    kept = runs["sgd"].data.tags["loupe.checkpoint"]
+    assert int(kept.removeprefix("checkpoint/").removesuffix(".npz")) % 10 == 0
+    assert kept in [item.path for item in store(tmp_path).list_artifacts(runs["sgd"].info.run_id, "checkpoint")]
+    failed = loupe(
+        *("train", "--dataset", dataset, "--network", "perceptron", "--hidden", "16,8", "--optimizer", "sgd"),
+        *("--learning_rate", 300, "--schedule", "constant", "--steps", 60, "--eval_every", 10, "--quiet"),
+        cwd=tmp_path, status=1,
+    )  # fmt: skip
+    assert "training: the loss is " in failed.stderr
+    assert "the last good checkpoint is of step " in failed.stderr
+    assert failed.stderr.count("\n") == 1, failed.stderr
