@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from jobs import all_runs, loupe
+from jobs import all_runs, complaint, loupe
 from killing import photos
 
 pytestmark = [
@@ -30,14 +30,6 @@ def disk(place, kilobytes):
 def contents(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def complaint(done):
-    """The one line of a step that failed."""
-    lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[0]
 
 
 def test_preprocess_leaves_the_datasets_that_are_there_and_nothing_of_its_own(tmp_path):

@@ -8,7 +8,7 @@ import time
 import mlflow
 import pytest
 import services
-from jobs import environment, loupe
+from jobs import complaint, environment, loupe
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking server")]
 EVERY = 100
@@ -121,7 +121,7 @@ def test_a_server_that_is_gone_for_good_is_told_by_sync(server, place, tmp_path)
     assert last.endswith("`loupe sync` brings it in")
     assert "Traceback" not in printed
     away = loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
-    assert away.stderr.count("\n") == 1
+    assert "does not answer" in complaint(away)
     folder = tmp_path / ("server" if server == "the same" else "another")
     with services.mlflow_server(folder, port):
         told = loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
@@ -138,6 +138,6 @@ def test_a_step_whose_server_does_not_answer_says_so_at_once_and_does_nothing(pl
     before = sorted(place.rglob("*"))
     started = time.monotonic()
     failed = loupe("train", "--dataset", "set", "--smoke", "true", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
-    assert failed.stderr == f"loupe train: error: tracking: {url} does not answer\n"
+    assert complaint(failed) == f"loupe train: error: tracking: {url} does not answer"
     assert time.monotonic() - started < 60
     assert sorted(place.rglob("*")) == before

@@ -23,6 +23,14 @@ def loupe(*arguments, cwd, status=0, **more):
     return done
 
 
+def complaint(done):
+    """The one line in which a step has said why it ended; beside it TensorFlow tells that there is no GPU."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("loupe ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
 MEASURED = """
 import resource, subprocess, sys, time
 started = time.perf_counter()

@@ -14,7 +14,7 @@ from collections import Counter
 import optuna
 import psutil
 import pytest
-from jobs import ROOT, all_runs, environment, loupe, store
+from jobs import ROOT, all_runs, complaint, environment, loupe, store
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -146,14 +146,6 @@ def kept_networks(folder):
     found = [model for model in client.search_logged_models(experiments) if model.name == "model"]
     assert len(list(folder.glob("mlruns/**/model.keras"))) == len(found)
     return [model.source_run_id for model in found]
-
-
-def complaint(done):
-    """The one line that a refused sweep printed."""
-    lines = [line for line in done.stderr.splitlines() if line.startswith("loupe ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[0]
 
 
 # What a finished sweep leaves.
