@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loupe.config import Evaluate, Prepares, settings_of
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
-from loupe.progress import say
+from loupe.progress import say, say_lines
 from loupe.steps.train import metrics_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     if settings.out:
         _write(Path(settings.out), summary)
     say(f"{shown} on {where}, {len(pairs)} pictures ({settings.protocol})", settings.quiet)
-    say(evaluation.as_text(scores), settings.quiet)
+    say_lines(evaluation.as_text(scores), settings.quiet)
     return summary
 
 
