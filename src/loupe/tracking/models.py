@@ -1,5 +1,6 @@
 """Networks in MLflow: logged with their run, found by what a user calls them, registered, promoted."""
 
+import tempfile
 import warnings
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,11 +11,12 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from loupe.errors import UsageError
+from loupe.errors import UsageError, first_line
 from loupe.fields import text_of
 from loupe.geometry import Geometry
 
 CHAMPION = "champion"
+KERAS = "data/model.keras"  # in what MLflow's Keras flavour logs
 ONNX = "onnx/model.onnx"
 PHOTO = "loupe-photo"
 REGISTERED = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
@@ -50,15 +52,29 @@ def facts(geometry: Geometry) -> dict[str, str]:
 
 
 def load_keras(found: Found) -> Any:
-    """The Keras model; raises UsageError where it cannot be loaded."""
+    """The Keras model of a .keras file, or of what `log_keras_model` has logged.
+
+    That one file is all that is read, in Keras' safe mode. MLflow's own loader would take whatever its MLmodel names,
+    graphs of TensorFlow too, which may hold operations that write files.
+
+    Raises:
+        UsageError: it cannot be loaded, holds code, or takes no grey pictures.
+    """
     import keras
 
     try:
-        if Path(found.uri).is_file():
-            return keras.saving.load_model(found.uri, compile=False)
-        return mlflow.keras.load_model(found.uri)
-    except (MlflowException, OSError, ValueError) as error:
-        raise UsageError(f"model: {found.shown} cannot be loaded: {str(error).splitlines()[0]}") from None
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(found.uri)
+            if not file.is_file():
+                file = Path(mlflow.artifacts.download_artifacts(f"{found.uri}/{KERAS}", dst_path=folder))
+            if file.suffix != ".keras":
+                raise ValueError("must be a .keras or .onnx file")
+            model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, 1)]:
+            raise ValueError("it does not take pictures, (n, h, w, 1)")
+        return model
+    except Exception as error:  # a file that was made to do harm raises whatever it leads Keras to
+        raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(error)}") from None
 
 
 def find(model: str, scale: Fraction) -> Found | None:
@@ -80,8 +96,8 @@ def find(model: str, scale: Fraction) -> Found | None:
         try:
             info = mlflow.models.get_model_info(model)
             name = mlflow.get_run(info.run_id).info.run_name
-        except MlflowException as error:
-            raise UsageError(f"model: no model {model!r}: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # as above
+            raise UsageError(f"model: no model {model!r}: {first_line(error)}") from None
         return Found(f"{name} ({model})", model, info.run_id)
     if Path(model).is_file():
         return Found(model, model)

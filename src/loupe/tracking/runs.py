@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 import loupe
 from loupe.config import Settings
 from loupe.data.dataset import MANIFEST, Dataset
-from loupe.errors import UsageError
+from loupe.errors import UsageError, first_line
 from loupe.tracking import owners
 
 EXPERIMENT = "loupe"
@@ -236,8 +236,12 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
         raise UsageError(f"resume: run {run_id} has no checkpoint: it ended, or never came to one")
     with tempfile.TemporaryDirectory() as folder:
         file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder)
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except Exception as error:  # what is no archive of arrays raises whatever it leads numpy to
+            why = first_line(error)
+            raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {why}") from None
 
 
 def drop_checkpoint() -> None:
