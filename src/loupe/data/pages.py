@@ -104,9 +104,9 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
         if min(image.size) < 1:
             raise PhotoError(f"has no pixels: it is {image.width}x{image.height}")
         moves = count > 1 and image.format != "TIFF"
-        if image.width * image.height * (count if moves else 1) > LARGEST:
-            frames = f" in all of {count} frames" if moves else ""
-            raise PhotoError(too_many(f"{image.width}x{image.height}") + frames)
+        pixels = image.width * image.height * (count if moves else 1)
+        if pixels > LARGEST:
+            raise too_many(pixels)
         # Pillow tells the upright size of a TIFF, and the stored one of others
         turned = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if turned else image.size
@@ -130,7 +130,7 @@ def _pages(image: Image.Image, source: bytes | Path, count: int, strip: bool) ->
                 if number:
                     image.seek(number)
                 if image.width * image.height > LARGEST:
-                    raise PhotoError(f"page {number + 1}: {too_many(f'{image.width}x{image.height}')}")
+                    raise too_many(image.width * image.height)
                 page = _page(image, source, number, strip)
             if number == count - 1:
                 image.close()  # its pixels are held twice else
@@ -147,7 +147,7 @@ def _faults() -> Iterator[None]:
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image, or one that is damaged in its first bytes") from None
     except Image.DecompressionBombError as error:
-        raise PhotoError(too_many(str(error))) from None
+        raise too_many(error) from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None

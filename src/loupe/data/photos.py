@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from loupe.errors import LoupeError
 
-LARGEST = 178_956_970  # pixels of a picture: Pillow's own limit
+LARGEST = 178_956_970  # pixels of a picture; Pillow itself refuses more in the first of a file
 STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times 0.299, 0.587, 0.114
 REC_601 = np.array([0.299, 0.587, 0.114], "float32")
 REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
@@ -37,8 +37,6 @@ def open_photo(source: bytes | Path) -> Image.Image:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 if image.format == "EPS":
                     raise PhotoError("a program in PostScript, no photo: not run")
-                if image.width * image.height > LARGEST:
-                    raise PhotoError(too_many(f"{image.width}x{image.height}"))
                 image.load()
                 return eight_bits(ImageOps.exif_transpose(image))
     except PhotoError:
@@ -46,15 +44,16 @@ def open_photo(source: bytes | Path) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image") from None
     except Image.DecompressionBombError as error:
-        raise PhotoError(too_many(str(error))) from None
+        raise too_many(error) from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-def too_many(size: str) -> str:
-    """Why a picture is not decoded: its size, as `4x3` or in the words of Pillow's error, and the limit."""
-    pixels = re.search(r"\d+x\d+|\d+", size)
-    return f"too many pixels: {pixels[0] if pixels else 'unknown'}, at most {LARGEST / 1e6:.0f} million"
+def too_many(pixels: int | Image.DecompressionBombError) -> PhotoError:
+    """Why a picture of so many pixels, or of those that Pillow's error tells, is not decoded."""
+    found = re.search(r"\d+", str(pixels))
+    shown = f"{int(found[0]):,}" if found else "more than can be told"
+    return PhotoError(f"too many pixels: {shown}, at most {LARGEST:,}")
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
