@@ -2,6 +2,7 @@
 
 import tempfile
 import warnings
+import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,8 @@ from loupe.geometry import Geometry
 
 CHAMPION = "champion"
 KERAS = "data/model.keras"  # in what MLflow's Keras flavour logs
+NETWORK = frozenset(("metadata.json", "config.json", "model.weights.h5"))  # all that such a file holds
+LARGEST = 2**31  # bytes of it, unpacked
 ONNX = "onnx/model.onnx"
 PHOTO = "loupe-photo"
 REGISTERED = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
@@ -67,14 +70,28 @@ def load_keras(found: Found) -> Any:
             file = Path(found.uri)
             if not file.is_file():
                 file = Path(mlflow.artifacts.download_artifacts(f"{found.uri}/{KERAS}", dst_path=folder))
-            if file.suffix != ".keras":
-                raise ValueError("must be a .keras or .onnx file")
+            _refuse_more_than_a_network(file)
             model = keras.saving.load_model(file, compile=False, safe_mode=True)
         if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, 1)]:
             raise ValueError("it does not take pictures, (n, h, w, 1)")
         return model
     except Exception as error:  # a file that was made to do harm raises whatever it leads Keras to
-        raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(error)}") from None
+        within = str(error).rpartition("Exception encountered: ")[2]  # Keras tells the cause last
+        raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(ValueError(within))}") from None
+
+
+def _refuse_more_than_a_network(file: Path) -> None:
+    """Raise ValueError where a file is no archive of what Keras writes of a network, and of nothing else."""
+    if file.suffix != ".keras":
+        raise ValueError("must be a .keras or .onnx file")
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    foreign = {member.filename for member in members} - NETWORK
+    if foreign:
+        raise ValueError(f"holds {min(foreign)!r}, which is no part of a network")
+    size = sum(member.file_size for member in members)
+    if size > LARGEST:
+        raise ValueError(f"holds {size} bytes, at most {LARGEST}")
 
 
 def find(model: str, scale: Fraction) -> Found | None:

@@ -23,8 +23,10 @@ class OnnxEnlarger:
     def __init__(self, file: Path) -> None:
         import onnxruntime
 
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, too
         try:
-            self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every way a file can be wrong
             raise UsageError(f"model: {str(file)!r} is no ONNX network: {first_line(error)}") from None
         self.geometry = Geometry.of_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
