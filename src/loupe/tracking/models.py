@@ -69,7 +69,7 @@ def load_keras(found: Found) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(found.uri)
             if not file.is_file():
-                file = Path(mlflow.artifacts.download_artifacts(f"{found.uri}/{KERAS}", dst_path=folder))
+                file = _kept_file(found.uri, folder)
             _refuse_more_than_a_network(file)
             model = keras.saving.load_model(file, compile=False, safe_mode=True)
         if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, 1)]:
@@ -78,6 +78,14 @@ def load_keras(found: Found) -> Any:
     except Exception as error:  # a file that was made to do harm raises whatever it leads Keras to
         within = str(error).rpartition("Exception encountered: ")[2]  # Keras tells the cause last
         raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(ValueError(within))}") from None
+
+
+def _kept_file(uri: str, folder: str) -> Path:
+    """A copy in `folder` of the .keras file of what MLflow keeps at a URI; raises ValueError where it has none."""
+    try:
+        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS}", dst_path=folder))
+    except (MlflowException, OSError):
+        raise ValueError(f"there is no {KERAS} in it, or it cannot be read") from None
 
 
 def _refuse_more_than_a_network(file: Path) -> None:
