@@ -4,10 +4,9 @@ import hashlib
 import io
 import os
 import re
-import unicodedata
 
 import pytest
-from jobs import loupe
+from jobs import is_harmless, loupe
 from PIL import Image
 
 from loupe.data.sources import bundled_photo
@@ -48,11 +47,6 @@ def work(tmp_path, surroundings):
     yield folder
     after = {path: of for path, of in state_of(tmp_path).items() if not path.startswith(os.fsencode(folder))}
     assert after == before
-
-
-def is_harmless(text):
-    """Whether a terminal would only show the text, line by line."""
-    return not any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in text if sign != "\n")
 
 
 @pytest.fixture

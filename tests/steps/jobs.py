@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,11 @@ def loupe(*arguments, cwd, status=0, **more):
     done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=900)
     assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done
+
+
+def is_harmless(text):
+    """Whether a terminal would only show what a command has printed, line by line."""
+    return not any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in text if sign != "\n")
 
 
 MEASURED = """
