@@ -110,6 +110,7 @@ def test_upscale_goes_on_with_the_others(work, photo):
     assert [file.name for file in (work / "large").iterdir()] == ["good.png"]
 
 
+@pytest.mark.slow
 def test_preprocess_leaves_them_out_and_tells(work, photo):
     (work / "photos").mkdir()
     for name in ("half.png", "huge.tif"):

@@ -172,12 +172,6 @@ def keras_files(tmp_path_factory, canary):
         with zipfile.ZipFile(folder / name, "w") as archive:
             for member, content in members.items():
                 archive.writestr(member, content)
-    with (
-        zipfile.ZipFile(folder / "bomb.keras", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-        archive.open("config.json", "w", force_zip64=True) as stream,
-    ):
-        for _ in range(2**31 // 2**24 + 1):
-            stream.write(bytes(2**24))
     return folder
 
 
@@ -193,7 +187,6 @@ KERAS = {
     "module.keras": "",
     "deep.keras": "",
     "cut.keras": "",
-    "bomb.keras": "holds 2164260864 bytes, at most 2147483648",
 }
 
 
@@ -204,6 +197,26 @@ def test_a_keras_file_that_holds_anything_but_a_network_is_refused(name, keras_f
     with pytest.raises(UsageError, match=f"model: {name} cannot be loaded: .*{KERAS[name]}") as caught:
         load_keras(Found(name, str(keras_files / name)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_keras_file_that_unpacks_to_more_than_any_network_is_refused(keras_files, monkeypatch):
+    from loupe.tracking import models
+
+    monkeypatch.setattr(models, "LARGEST", 1000)
+    with pytest.raises(UsageError, match="model: good cannot be loaded: holds [0-9]+ bytes, at most 1000"):
+        models.load_keras(models.Found("good", str(keras_files / "good.keras")))
+
+
+def test_the_harm_is_done_where_it_is_let(keras_files, canary, tmp_path):
+    import keras
+
+    np.save(tmp_path / "objects.npy", np.array([Payload(canary)], dtype=object), allow_pickle=True)
+    for load in (
+        lambda: keras.saving.load_model(keras_files / "lambda.keras", compile=False, safe_mode=False),
+        lambda: np.load(tmp_path / "objects.npy", allow_pickle=True),
+    ):
+        load()
+        canary.rmdir()
 
 
 def test_a_network_is_loaded(keras_files):

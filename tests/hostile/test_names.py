@@ -67,6 +67,21 @@ def test_upscale_takes_such_names_behind_a_double_dash_and_none_is_a_flag(work, 
     assert names_in(folder) == sorted(NAMES)
 
 
+def test_upscale_follows_no_link_out_of_a_folder(work, folder, surroundings):
+    for name in NAMES:
+        (folder / name).unlink()
+    (folder / "linked").symlink_to(surroundings)
+    (folder / "linked.png").symlink_to(surroundings / "secret.png")
+    (folder / "broken.png").symlink_to("../../outside/nothing.png")
+    os.mkfifo(folder / "pipe.png")
+    shown = printed("upscale", "photos", "--out", "large", "--model", "tiny", cwd=work, status=1)
+    assert "photos/linked: a link to a folder, which is not followed\n" in shown
+    assert "photos/linked.png: a link out of the folder, which is not followed\n" in shown
+    assert "photos/broken.png: a link out of the folder, which is not followed\n" in shown
+    assert "photos/pipe.png: no image, left out\n" in shown
+    assert not (work / "large").exists()
+
+
 def test_a_dry_run_tells_a_line_a_photo(work, folder):
     shown = printed("upscale", "photos", "--out", "large", "--dry_run", cwd=work)
     assert len(shown.splitlines()) == len(NAMES)

@@ -137,6 +137,7 @@ def test_a_tar_of_links_alone_has_no_image(work, refused):
     assert f"source: no image in the tar '{tar}'" in refused("preprocess", "--source", tar)
 
 
+@pytest.mark.slow
 def test_the_command_prepares_the_others_and_tells_what_is_left_out(work, tar_of_kinds, surroundings, photo):
     folder = work / "folder"
     folder.mkdir()
