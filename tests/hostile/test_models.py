@@ -203,7 +203,7 @@ def test_a_keras_file_that_unpacks_to_more_than_any_network_is_refused(keras_fil
     from loupe.tracking import models
 
     monkeypatch.setattr(models, "LARGEST", 1000)
-    with pytest.raises(UsageError, match="model: good cannot be loaded: holds [0-9]+ bytes, at most 1000"):
+    with pytest.raises(UsageError, match=r"model: good cannot be loaded: holds [0-9]+ bytes, at most 1000"):
         models.load_keras(models.Found("good", str(keras_files / "good.keras")))
 
 
