@@ -2,7 +2,6 @@
 
 import tempfile
 import warnings
-import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +17,6 @@ from loupe.geometry import Geometry
 
 CHAMPION = "champion"
 KERAS = "data/model.keras"  # in what MLflow's Keras flavour logs
-NETWORK = frozenset(("metadata.json", "config.json", "model.weights.h5"))  # all that such a file holds
-LARGEST = 2**31  # bytes of it, unpacked
 ONNX = "onnx/model.onnx"
 PHOTO = "loupe-photo"
 REGISTERED = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
@@ -57,49 +54,30 @@ def facts(geometry: Geometry) -> dict[str, str]:
 def load_keras(found: Found) -> Any:
     """The Keras model of a .keras file, or of what `log_keras_model` has logged.
 
-    That one file is all that is read, in Keras' safe mode. MLflow's own loader would take whatever its MLmodel names,
-    graphs of TensorFlow too, which may hold operations that write files.
+    That one file is all that is read. MLflow's own loader would take whatever its MLmodel names, graphs of TensorFlow
+    too, which may hold operations that write files.
 
     Raises:
         UsageError: it cannot be loaded, holds code, or takes no grey pictures.
     """
-    import keras
+    from loupe.models import saved
 
     try:
+        if Path(found.uri).is_file():
+            return saved.load(Path(found.uri))
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(found.uri)
-            if not file.is_file():
-                file = _kept_file(found.uri, folder)
-            _refuse_more_than_a_network(file)
-            model = keras.saving.load_model(file, compile=False, safe_mode=True)
-        if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, 1)]:
-            raise ValueError("it does not take pictures, (n, h, w, 1)")
-        return model
-    except Exception as error:  # a file that was made to do harm raises whatever it leads Keras to
+            return saved.load(_copy(found.uri, folder))
+    except Exception as error:  # whatever the file leads Keras to
         within = str(error).rpartition("Exception encountered: ")[2]  # Keras tells the cause last
         raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(ValueError(within))}") from None
 
 
-def _kept_file(uri: str, folder: str) -> Path:
+def _copy(uri: str, folder: str) -> Path:
     """A copy in `folder` of the .keras file of what MLflow keeps at a URI; raises ValueError where it has none."""
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS}", dst_path=folder))
     except (MlflowException, OSError):
         raise ValueError(f"there is no {KERAS} in it, or it cannot be read") from None
-
-
-def _refuse_more_than_a_network(file: Path) -> None:
-    """Raise ValueError where a file is no archive of what Keras writes of a network, and of nothing else."""
-    if file.suffix != ".keras":
-        raise ValueError("must be a .keras or .onnx file")
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-    foreign = {member.filename for member in members} - NETWORK
-    if foreign:
-        raise ValueError(f"holds {min(foreign)!r}, which is no part of a network")
-    size = sum(member.file_size for member in members)
-    if size > LARGEST:
-        raise ValueError(f"holds {size} bytes, at most {LARGEST}")
 
 
 def find(model: str, scale: Fraction) -> Found | None:
@@ -121,7 +99,7 @@ def find(model: str, scale: Fraction) -> Found | None:
         try:
             info = mlflow.models.get_model_info(model)
             name = mlflow.get_run(info.run_id).info.run_name
-        except Exception as error:  # as above
+        except Exception as error:  # an MLmodel may hold anything
             raise UsageError(f"model: no model {model!r}: {first_line(error)}") from None
         return Found(f"{name} ({model})", model, info.run_id)
     if Path(model).is_file():
