@@ -38,7 +38,7 @@ VALUES = {
         | st.tuples(st.integers(1, 200), st.integers(1, 200)).map(lambda side: f"{side[0]}:{side[0] + side[1]}"),
     ),
     "quality": (Quality, st.none() | st.integers(1, 95)),
-    "count": (Count, st.none() | st.integers(1, 10**12)),
+    "count": (Count, st.none() | st.integers(1, 10**9)),
     "text": (Text, st.none() | NAME),
     "float": (float, st.floats(allow_nan=False, allow_infinity=False)),
     "integer": (int, st.integers(-(10**15), 10**15)),

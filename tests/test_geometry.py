@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from loupe.errors import UsageError
 from loupe.geometry import Geometry
 
-SIDE = st.integers(0, 10**6)
 GEOMETRY = st.builds(
-    Geometry,
-    st.integers(1, 10**4),
-    st.integers(1, 10**4),
-    SIDE,
-    SIDE,
+    lambda q, more, sides, halos, luminance: Geometry(q, q + more, q * sides, q * halos, luminance),
+    st.integers(1, 999),
+    st.integers(1, 3000),
+    st.integers(1, 10),
+    st.integers(0, 10),
     st.sampled_from(["rec601", "rec709", "relative"]),
 )
 
@@ -40,9 +39,22 @@ def test_the_scale_is_the_exact_ratio() -> None:
     [
         "", "functional_1", "loupe", "loupe.q2.p3.side4.halo4", "loupe.q2.p3.side4.halo4.rec601 ",
         "xloupe.q2.p3.side4.halo4.l", "loupe.q-2.p3.side4.halo4.rec601", "loupe.q2.p3.side4.halo4.rec601.more",
+        "loupe.q2.p3.side4000000000.halo4.rec601", "loupe.q２.p3.side4.halo4.rec601",
     ],
 )  # fmt: skip
 def test_a_name_of_another_program_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"model: .*was not made by loupe") as refused:
         Geometry.of_name(name)
     assert repr(name) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "loupe.q0.p3.side4.halo4.rec601", "loupe.q2.p2.side4.halo4.rec601", "loupe.q2.p3.side0.halo4.rec601",
+        "loupe.q2.p3.side3.halo4.rec601", "loupe.q2.p3.side4.halo3.rec601",
+    ],
+)  # fmt: skip
+def test_a_name_that_no_model_can_have_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"model: '{name}' has no scale, or its side and halo"):
+        Geometry.of_name(name)

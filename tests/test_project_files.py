@@ -124,6 +124,19 @@ def test_conda_installs_what_the_package_depends_on() -> None:
     assert int(python.removeprefix("python=3.")) >= int(least[1])
 
 
+def test_every_dependency_is_bounded_below_and_above() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    everything = [
+        *project["dependencies"],
+        *(of for extra in project["optional-dependencies"].values() for of in extra),
+    ]
+    assert len(everything) > 30
+    for dependency in everything:
+        bounds = re.fullmatch(r"[a-z0-9-]+(?:\[[a-z]+\])?>=([\d.]+),<(\d+)", dependency)
+        assert bounds, dependency
+        assert int(bounds[1].split(".")[0]) < int(bounds[2]), dependency
+
+
 def test_every_file_stands_in_a_layer_and_every_layer_has_a_file() -> None:
     assert {part_of(module) for module in FILES} == LEVEL.keys()
 

@@ -24,6 +24,7 @@ from loupe.config import (
 )
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
+from loupe.progress import complain
 
 # What a step takes without a flag's name before it.
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}
@@ -124,7 +125,7 @@ def _with_truth(step: str, words: list[str]) -> list[str]:
 
 
 def _complain(who: str, text: str, status: int) -> int:
-    print(f"{who}: error: {' '.join(text.split())}", file=sys.stderr)
+    complain(f"{who}: error: {text}")
     return status
 
 

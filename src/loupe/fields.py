@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 LARGEST_SCALE = 8
+LARGEST_LABEL = 4096  # its side, in pixels
+LONGEST_SHOWN = 200  # signs of a refused value
 
 
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
@@ -32,6 +34,15 @@ def text_of(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(text_of(part) for part in value)
     return str(value)
+
+
+def refused(value: Any) -> str:
+    """A refused value as errors show it: its text in quotes, cut where it is long."""
+    try:
+        text = text_of(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = "a number of thousands of digits"
+    return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…")
 
 
 def without_password(text: str) -> str:
@@ -59,6 +70,8 @@ def scale_of(value: Any, least_itself: bool = False) -> Fraction:
     """
     rule = f"must be a ratio such as 3:2 or 1.5, {'from' if least_itself else 'above'} 1 and up to {LARGEST_SCALE}"
     try:
+        if not str(value).isascii():
+            raise ValueError(rule)
         scale = Fraction(str(value).strip()[:20].replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
@@ -70,12 +83,10 @@ def scale_of(value: Any, least_itself: bool = False) -> Fraction:
 def _size(value: Any) -> Any:
     if _text_none(value) is None:
         return None
-    width, cross, height = str(value).strip().lower().partition("x")
-    if not (
-        cross and width.isdecimal() and height.isdecimal() and 0 < int(width) < 10**7 and 0 < int(height) < 10**7
-    ):
+    found = re.fullmatch(r"([0-9]{1,7})x([0-9]{1,7})", str(value).strip().lower())
+    if not found or not int(found[1]) or not int(found[2]):
         raise ValueError("must be width x height such as 1920x1080, or none")
-    return f"{int(width)}x{int(height)}"
+    return f"{int(found[1])}x{int(found[2])}"
 
 
 def _listed(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) -> Callable[[Any], Any]:
@@ -100,7 +111,7 @@ def _listed(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) 
 
 def _width(part: Any) -> int:
     width = int(str(part))
-    if not 1 <= width <= 65536:
+    if not str(part).isascii() or not 1 <= width <= 65536:
         raise ValueError
     return width
 
@@ -109,10 +120,10 @@ def _patch(value: Any) -> str:
     text = str(value).strip().lower()
     if text == "whole":
         return text
-    q, colon, p = text.partition(":")
-    if not (colon and q.isdecimal() and p.isdecimal() and 0 < int(q) < int(p)):
-        raise ValueError("must be input side:label side, such as 10:15, or whole")
-    return f"{int(q)}:{int(p)}"
+    found = re.fullmatch("([0-9]{1,4}):([0-9]{1,4})", text)
+    if not found or not 0 < int(found[1]) < int(found[2]) <= LARGEST_LABEL:
+        raise ValueError(f"must be input side:label side, such as 10:15, up to {LARGEST_LABEL}, or whole")
+    return f"{int(found[1])}:{int(found[2])}"
 
 
 def _text_none(value: Any) -> Any:
@@ -143,5 +154,5 @@ Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecima
 Unset = BeforeValidator(_text_none)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
-Count = Annotated[Annotated[int, Field(ge=1)] | None, Unset]
+Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]
 Text = Annotated[str | None, Unset]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from loupe.config.files import Files
 from loupe.errors import LoupeError, UsageError
-from loupe.progress import Bar, say
+from loupe.progress import Bar, complain, say
 
 if TYPE_CHECKING:
     from loupe.data.pages import LargePage, Page
@@ -146,7 +146,7 @@ def _tell(settings: Files, found: "Found", outcomes: "Sequence[Outcome]", by: st
             raise LoupeError(f"{failures[0][0]}: {failures[0][1]}")
         return
     for path, reason in failures:
-        print(f"{' '.join(f'{path}: {reason}'.split())}", file=sys.stderr)
+        complain(f"{path}: {reason}")
     for path in found.others:
         say(f"{path}: no image, left out", settings.quiet)
     counts = f"{len(done)} photo{'' if len(done) == 1 else 's'} {settings.VERB} by {by}" + (

@@ -6,7 +6,8 @@ from fractions import Fraction
 
 from loupe.errors import UsageError
 
-_NAME = re.compile(r"loupe\.q(\d+)\.p(\d+)\.side(\d+)\.halo(\d+)\.(\w+)")
+_NUMBER = "([0-9]{1,4})"  # up to the largest label's side, and what is mirrored around it
+_NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})")
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ class Geometry:
 
     @classmethod
     def of_name(cls, name: str) -> "Geometry":
-        """Read `name`; raises UsageError where a model of another program has another name."""
+        """Read `name`; raises UsageError where a model of another program has another name, or none that can be."""
         found = _NAME.fullmatch(name)
         if not found:
             raise UsageError(f"model: {name!r} was not made by loupe: its name does not tell q, p, side and halo")
         q, p, min_side, halo = map(int, found.groups()[:4])
+        if not 0 < q < p or not min_side or min_side % q or halo % q:
+            raise UsageError(f"model: {name!r} has no scale, or its side and halo are no multiples of q")
         return cls(q, p, min_side, halo, found[5])

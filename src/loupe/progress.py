@@ -1,14 +1,37 @@
 """Tells the person at the terminal how far a step is; silent when asked to be."""
 
 import sys
+import unicodedata
 from types import TracebackType
 from typing import Self
+
+# Unicode's categories of what a terminal would act on and nobody would see: controls, formats such as an
+# override of the direction of writing, lone surrogates (bytes of names that are no text), ends of lines.
+UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
+def visible(text: str) -> str:
+    """One line of text, in which what names of files and the like would have a terminal do is escaped."""
+    return "".join(
+        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in UNSEEN else sign for sign in text
+    )
 
 
 def say(text: str, quiet: bool) -> None:
     """Print a line, unless quiet."""
     if not quiet:
-        print(text, flush=True)
+        print(visible(text), flush=True)
+
+
+def say_lines(text: str, quiet: bool) -> None:
+    """Print several lines, such as a table, unless quiet."""
+    for line in text.split("\n"):
+        say(line, quiet)
+
+
+def complain(text: str) -> None:
+    """Print a line to standard error, also where quiet; what is several lines becomes one."""
+    print(visible(" ".join(text.split())), file=sys.stderr, flush=True)
 
 
 def say_left_out(reasons: list[str], total: int, quiet: bool) -> None:

@@ -84,7 +84,7 @@ def fit(
         LoupeError: the loss is no longer a number.
     """
     patches, count = patches_of(settings, train, Geometry.of_name(model.name))
-    progress = Progress(**json.loads(str(resume["progress"]))) if resume else Progress()
+    progress = _progress(resume)
     if settings.seconds is not None:
         progress.steps = progress.steps or steps_within(settings.seconds, model, settings, patches, count)
         settings = settings.of_steps(progress.steps)
@@ -213,10 +213,21 @@ def _weights(model: keras.Model, resume: Checkpoint | None) -> list[np.ndarray]:
     """Bring the model to where a checkpoint was, if there is one; gives the best weights so far."""
     if resume is None:
         return [np.asarray(value) for value in model.get_weights()]
-    for name, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
-        for number, variable in enumerate(variables):
-            variable.assign(resume[f"{name}/{number}"])
-    return [resume[f"best/{number}"] for number in range(len(model.weights))]
+    try:
+        for name, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
+            for number, variable in enumerate(variables):
+                variable.assign(resume[f"{name}/{number}"])
+        return [resume[f"best/{number}"] for number in range(len(model.weights))]
+    except (KeyError, ValueError):
+        raise LoupeError("resume: the checkpoint is of another network") from None
+
+
+def _progress(resume: Checkpoint | None) -> Progress:
+    """Where a checkpoint was; the start, where there is none."""
+    try:
+        return Progress(**json.loads(str(resume["progress"]))) if resume else Progress()
+    except (KeyError, TypeError, ValueError):
+        raise LoupeError("resume: the checkpoint is of no training") from None
 
 
 def _checkpoint(model: keras.Model, best: list[np.ndarray], progress: Progress) -> Checkpoint:
@@ -273,4 +284,4 @@ def whole_scores(model: KerasEnlarger, pairs: Pairs, limit: int) -> dict[str, fl
 
 def points_of(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
     """The points of the curves that came before a checkpoint."""
-    return [] if checkpoint is None else json.loads(str(checkpoint["progress"]))["points"]
+    return _progress(checkpoint).points

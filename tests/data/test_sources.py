@@ -193,11 +193,14 @@ def test_hidden_files_and_folders_of_a_tar_are_not_listed(listed, photo_folder, 
     assert facts(listed(tar)) == facts(listed(photo_folder))
 
 
-def test_links_are_not_followed(listed, photo_folder, tmp_path, crops, write_folder):
+def test_links_are_listed_as_such_and_not_followed(listed, photo_folder, tmp_path, crops, write_folder):
     before = facts(listed(photo_folder))
     elsewhere = write_folder(tmp_path / "elsewhere", {"1.jpg": crops["001.cat/001_0001.jpg"]})
     (photo_folder / "linked").symlink_to(elsewhere)
     (photo_folder / "linked.jpg").symlink_to(elsewhere / "1.jpg")
     (photo_folder / "circle").symlink_to(photo_folder)
     (photo_folder / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert facts(listed(photo_folder)) == before
+    links = dict.fromkeys(("linked", "linked.jpg", "circle", "broken.jpg"), "a link: not followed")
+    photos = listed(photo_folder)
+    assert {photo.path: photo.reason for photo in photos if photo.reason} == links
+    assert [fact for fact in facts(photos) if fact[2]] == before

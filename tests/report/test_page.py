@@ -56,6 +56,25 @@ def test_the_page_holds_all_that_it_needs(report: Report) -> None:
     assert "Crops &amp; text" in text
 
 
+HARM = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+
+
+def test_names_are_words_on_both_pages_and_in_readme(report: Report) -> None:
+    first = report.judged[0]
+    claim = dataclasses.replace(
+        first.verdict, claim=first.verdict.claim.model_copy(update={"text": HARM, "note": HARM})
+    )
+    board = dataclasses.replace(report.leaderboard, rows=((HARM,) * len(report.leaderboard.header),))
+    judged = dataclasses.replace(first, file=HARM, verdict=claim, trends=(HARM,))
+    harmful = dataclasses.replace(report, dataset=HARM, best=HARM, theirs=HARM, leaderboard=board, judged=(judged,))
+    html, markdown = page.html(harmful), page.markdown(harmful)
+    for text in (html, markdown, *readme_tables(harmful).values()):
+        assert "<script" not in text
+        assert "<img src=x" not in text
+    assert html.count("&lt;script&gt;") == markdown.count("&lt;script>") > 6
+    assert not Page(html).open
+
+
 def test_each_claim_stands_on_both_pages_with_what_the_judge_said(report: Report) -> None:
     words, markdown = " ".join(" ".join(Page(page.html(report)).words).split()), page.markdown(report)
     table = readme_tables(report)["claims"].splitlines()[2:]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,11 @@ def complaint(done):
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
     return lines[0]
+
+
+def is_harmless(text):
+    """Whether a terminal would only show what a command has printed, line by line."""
+    return not any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in text if sign != "\n")
 
 
 MEASURED = """

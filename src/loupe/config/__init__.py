@@ -44,6 +44,7 @@ from loupe.fields import (
     Text,
     Unset,
     field,
+    refused,
     text_of,
     without_password,
 )
@@ -272,7 +273,10 @@ def settings_of(step: str, given: dict[str, Any]) -> Any:
     """
     settings = STEPS[step]
     if step == "train":
-        settings = train_class(str(given.get("network", "convolutional")), given.get("optimizer"))
+        for name in ("network", "optimizer"):
+            if not isinstance(given.get(name, ""), str):
+                raise SettingsError(f"{name}: must be a name, got {refused(given[name])}")
+        settings = train_class(given.get("network", "convolutional"), given.get("optimizer"))
     try:
         return settings.model_validate(given)
     except ValidationError as error:
@@ -285,9 +289,9 @@ def _line(error: ValidationError, step: str) -> str:
     if first["type"] == "extra_forbidden":
         elsewhere = owners(name) if step == "train" else []
         if elsewhere:
-            return f"{name}: is a field of {' and '.join(elsewhere)} only, got {text_of(first['input'])!r}"
+            return f"{name}: is a field of {' and '.join(elsewhere)} only, got {refused(first['input'])}"
         return f"{name}: is no field of {step}; `loupe {step} --help` lists them"
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "literal_error":
         rule = f"must be one of {first['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
-    return f"{name.rstrip('_')}: {rule}, got {text_of(first['input'])!r}" if name else rule
+    return f"{name.rstrip('_')}: {rule}, got {refused(first['input'])}" if name else rule

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, create_model, model_validator
 
 from loupe.config.base import Prepares, Settings, SettingsError
-from loupe.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, text_of
+from loupe.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, refused, text_of
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 CROP_BLOCKS = 32  # of a training input, a side: fewer would see too much of a mirrored border
@@ -82,8 +82,8 @@ class Trained(Train):
     eval_every: Count = field(
         _of_steps(lambda steps: steps // 16), "steps between points of the curves; a 16th", rule=">= 1"
     )
-    eval_pictures: int = field(256, "validation pictures at most at each point of the curves", ge=1)
-    patience: int = field(0, "stop after so many points without a lower validation mae; 0 never", ge=0)
+    eval_pictures: int = field(256, "validation pictures at most at each point of the curves", ge=1, le=10**9)
+    patience: int = field(0, "stop after so many points without a lower validation mae; 0 never", ge=0, le=10**9)
     augment: bool = field(True, "flips and quarter turns")
     DEPENDS = {
         "stddev": {"initializer": "gaussian"},
@@ -255,5 +255,5 @@ def owners(name: str) -> list[str]:
 
 def _named(kind: str, name: str, table: dict[str, Any]) -> Any:
     if name not in table:
-        raise SettingsError(f"{kind}: must be one of {', '.join(table)}, got {name!r}")
+        raise SettingsError(f"{kind}: must be one of {', '.join(table)}, got {refused(name)}")
     return table[name]

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from loupe.data import metadata
-from loupe.data.photos import PhotoError, eight_bits
+from loupe.data.photos import LARGEST, PhotoError, eight_bits, too_many
 
-LARGEST = 178_956_970  # pixels of a page, and of the frames of an animation together: Pillow's own limit
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
@@ -105,11 +104,9 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
         if min(image.size) < 1:
             raise PhotoError(f"has no pixels: it is {image.width}x{image.height}")
         moves = count > 1 and image.format != "TIFF"
-        if image.width * image.height * (count if moves else 1) > LARGEST:
-            frames = f" in {count} frames" if moves else ""
-            raise PhotoError(
-                f"{image.width}x{image.height} pixels{frames} are too many: at most {LARGEST / 1e6:.0f} million"
-            )
+        pixels = image.width * image.height * (count if moves else 1)
+        if pixels > LARGEST:
+            raise too_many(pixels)
         # Pillow tells the upright size of a TIFF, and the stored one of others
         turned = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if turned else image.size
@@ -133,7 +130,7 @@ def _pages(image: Image.Image, source: bytes | Path, count: int, strip: bool) ->
                 if number:
                     image.seek(number)
                 if image.width * image.height > LARGEST:
-                    raise PhotoError(f"page {number + 1} has {image.width}x{image.height} pixels, which are too many")
+                    raise too_many(image.width * image.height)
                 page = _page(image, source, number, strip)
             if number == count - 1:
                 image.close()  # its pixels are held twice else
@@ -149,8 +146,8 @@ def _faults() -> Iterator[None]:
         raise
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image, or one that is damaged in its first bytes") from None
-    except Image.DecompressionBombError:
-        raise PhotoError(f"too many pixels: at most {LARGEST / 1e6:.0f} million") from None
+    except Image.DecompressionBombError as error:
+        raise too_many(error) from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None

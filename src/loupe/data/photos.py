@@ -1,6 +1,7 @@
 """Image files to pixels and pixels to image files: the only decoder, and the only way from floats to 8 bits."""
 
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps
 
 from loupe.errors import LoupeError
 
+LARGEST = 178_956_970  # pixels of a picture; Pillow itself refuses more in the first of a file
 STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times 0.299, 0.587, 0.114
 REC_601 = np.array([0.299, 0.587, 0.114], "float32")
 REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
@@ -27,20 +29,31 @@ def open_photo(source: bytes | Path) -> Image.Image:
         source: the bytes of a file, or its path.
 
     Raises:
-        PhotoError: it is no image, is damaged, or its values have no known range.
+        PhotoError: it is no image, is damaged or too large, or its values have no known range.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                if image.format == "EPS":
+                    raise PhotoError("a program in PostScript, no photo: not run")
                 image.load()
                 return eight_bits(ImageOps.exif_transpose(image))
     except PhotoError:
         raise
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image") from None
+    except Image.DecompressionBombError as error:
+        raise too_many(error) from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def too_many(pixels: int | Image.DecompressionBombError) -> PhotoError:
+    """Why a picture of so many pixels, or of those that Pillow's error tells, is not decoded."""
+    found = re.search(r"\d+", str(pixels))
+    shown = f"{int(found[0]):,}" if found else "more than can be told"
+    return PhotoError(f"too many pixels: {shown}, at most {LARGEST:,}")
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

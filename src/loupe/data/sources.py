@@ -3,7 +3,8 @@
 import hashlib
 import importlib.util
 import os
-import tarfile
+import re
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from loupe.data import tars
 from loupe.data.download import download
 from loupe.errors import UsageError
 
@@ -33,6 +35,10 @@ CALTECH_256: dict[str, Any] = {
     "md5": "67b4f42ca05d46448c6bb8ecd2220f6d",
     "size": 1_183_006_720,
 }
+
+LARGEST_FILE = 2**30  # bytes of one photo: more is no photo, and would not fit into the memory of every core
+PART = 2**20  # bytes of a file that are hashed at a time
+LONGEST_NAME = 160  # bytes that the name of a source takes in the names of folders
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ def list_photos(
         quiet: show no progress of a download.
 
     Raises:
-        UsageError: a source does not exist, is of another kind, or holds no image.
+        UsageError: a source does not exist, is of another kind, or holds no image; or a name in a tar leads
+            outside of it.
     """
     found = [photo for source in sources for photo in _listed(source, data_dir, quiet)]
     if categories:
@@ -90,7 +97,8 @@ def list_photos(
 def short_name(sources: tuple[str, ...]) -> str:
     """A name of the sources for folders and runs: `sample`, `caltech256-subset+sample`."""
     names = [Path(source).stem if os.path.exists(source) else source for source in sources]
-    return "+".join(names).replace(" ", "-").lstrip(".") or "photos"
+    plain = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")
+    return plain.encode()[:LONGEST_NAME].decode(errors="ignore") or "photos"
 
 
 def bundled_photo() -> Path:
@@ -125,39 +133,48 @@ def _package_folder(package: str) -> Path:
 
 
 def _in_folder(root: Path) -> Iterator[SourcePhoto]:
-    files = []
-    for folder, subfolders, names in os.walk(root):  # links to folders are not followed
+    files: dict[Path, str] = {}  # with the reason why one is not opened
+    for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
-    files = [file for file in files if file.is_file() and not file.is_symlink()]
-    if not any(_is_image(file.name) for file in files):
+        for name in (*subfolders, *sorted(name for name in names if not name.startswith("."))):
+            mode = (Path(folder) / name).lstat().st_mode
+            if not stat.S_ISDIR(mode):
+                files[Path(folder) / name] = _left_out(stat.S_ISREG(mode), stat.S_ISLNK(mode))
+    if not any(_is_image(file.name) for file, reason in files.items() if not reason):
         raise UsageError(f"source: no image in the folder {str(root)!r}")
-    for file in files:
+    for file, reason in files.items():
         parts = _parts(file.relative_to(root).as_posix())
         category = parts[0] if len(parts) > 1 else ""
-        yield SourcePhoto(str(root), "/".join(parts), category, str(file.resolve()))
+        place = str(file if reason else file.resolve())
+        yield SourcePhoto(str(root), "/".join(parts), category, place, reason=reason)
+
+
+def _left_out(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
+    """Why something in a folder or tar is not opened: links lead elsewhere, and FIFOs wait; "" for plain files."""
+    if is_link:
+        return "a link: not followed"
+    if is_sparse:
+        return "a sparse file: not read"
+    return "" if is_file else "no file: a device, FIFO or socket is not opened"
 
 
 def _in_tar(path: Path) -> Iterator[SourcePhoto]:
     """The files of an uncompressed tar; a topmost folder that holds them all is no part of their paths."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = [(_parts(member.name), member) for member in tar if member.isreg()]
-            with path.open("rb") as stream:  # tarfile takes a damaged header for the end
-                stream.seek(tar.offset)
-                if any(stream.read(tarfile.BLOCKSIZE)):
-                    raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
-    except tarfile.TarError as error:
-        raise UsageError(f"source: {str(path)!r} is no whole, uncompressed tar ({error})") from None
-    members = [(parts, member) for parts, member in members if not any(part.startswith(".") for part in parts)]
-    if not any(_is_image(parts[-1]) for parts, _ in members):
+    members = []
+    for member in tars.members(path):
+        reason = _left_out(member.isreg(), member.issym() or member.islnk(), member.issparse())
+        members.append((_parts(member.name), member, reason))
+    members = [of for of in members if of[0] and not any(part.startswith(".") for part in of[0])]
+    plain = [parts for parts, _, reason in members if not reason]
+    if not any(_is_image(parts[-1]) for parts in plain):
         raise UsageError(f"source: no image in the tar {str(path)!r}")
-    wrapped = len({parts[0] for parts, _ in members}) == 1 and all(len(parts) > 2 for parts, _ in members)
+    tops = {parts[0] for parts in plain}
+    wrapped = len(tops) == 1 and all(len(parts) > 2 for parts in plain)
     file = str(path.resolve())
-    for parts, member in members:
-        inner = parts[1:] if wrapped else parts
+    for parts, member, reason in members:
+        inner = parts[1:] if wrapped and parts[0] in tops and len(parts) > 1 else parts
         category = inner[0] if len(inner) > 1 else ""
-        yield SourcePhoto(str(path), "/".join(inner), category, file, member.offset_data, member.size)
+        yield SourcePhoto(str(path), "/".join(inner), category, file, member.offset_data, member.size, reason=reason)
 
 
 def _parts(path: str) -> list[str]:
@@ -171,11 +188,19 @@ def _is_image(name: str) -> bool:
 
 
 def _hashed(photo: SourcePhoto) -> SourcePhoto:
+    """With the hash of its bytes, or with the reason why it has none; in memory that a large file does not fill."""
+    if photo.reason:
+        return photo
     try:
-        content = photo.opened()
-        if isinstance(content, bytes):
-            return replace(photo, sha256=hashlib.sha256(content).hexdigest())
-        with content.open("rb") as stream:
-            return replace(photo, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+        left = os.stat(photo.file).st_size if photo.size is None else photo.size
+        if left > LARGEST_FILE:
+            return replace(photo, reason=f"too large: {left} bytes, at most {LARGEST_FILE}")
+        digest = hashlib.sha256()
+        with open(photo.file, "rb") as stream:
+            stream.seek(photo.offset)
+            while part := stream.read(min(left, PART)):
+                digest.update(part)
+                left -= len(part)
+        return replace(photo, sha256=digest.hexdigest())
     except OSError as error:
         return replace(photo, reason=f"cannot be read: {error.strerror or error}")

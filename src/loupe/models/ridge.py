@@ -2,11 +2,13 @@
 
 import os
 from fractions import Fraction
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from loupe.data.dataset import Dataset, Pairs
+from loupe.errors import LoupeError, first_line
 from loupe.geometry import Geometry
 from loupe.models.blocks import MARGIN, linear_blocks, set_block_weights
 
@@ -53,7 +55,19 @@ def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
         partial = file.with_name(f".{os.getpid()}.{file.name}")
         np.save(partial, weights)
         partial.rename(file)
-    return np.load(file, allow_pickle=False)
+    return read(file, scale)
+
+
+def read(file: Path, scale: Fraction) -> np.ndarray:
+    """The ridge of a scale that a file holds; raises LoupeError where it is none."""
+    q, p = scale.denominator, scale.numerator
+    try:
+        weights = np.load(file, allow_pickle=False)
+        if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
+            raise ValueError(f"it holds {weights.dtype} {weights.shape}")
+    except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:  # AttributeError: of an archive
+        raise LoupeError(f"ridge: {str(file)!r} is no ridge of {p}:{q}: {first_line(error)}") from None
+    return weights
 
 
 def windows(pictures: np.ndarray, q: int) -> np.ndarray:

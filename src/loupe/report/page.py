@@ -1,13 +1,14 @@
 """A report as one self-contained HTML page, and as a Markdown page with its pictures beside it."""
 
 import base64
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from loupe.report.contents import Picture, Report
 from loupe.report.interval_plot import interval_plot
 from loupe.report.judging import Verdict
-from loupe.report.tables import arms_table, as_markdown, claims_table, comparisons_table
+from loupe.report.tables import arms_table, as_markdown, claims_table, comparisons_table, without_html
 from loupe.report.text import difference, measure, seeds, standing
 
 PICTURES = "pictures"  # the folder beside the Markdown page
@@ -33,6 +34,7 @@ def _templates(escape: bool) -> Environment:
     found = Environment(
         loader=PackageLoader("loupe.report", "."),
         autoescape=escape,
+        finalize=None if escape else _as_words,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -48,6 +50,11 @@ def _templates(escape: bool) -> Environment:
         "kind": _kind,
     }
     return found
+
+
+def _as_words(value: Any) -> Any:
+    """What a Markdown page shows of a value: words, no HTML."""
+    return without_html(value) if isinstance(value, str) else value
 
 
 def _kind(verdict: Verdict) -> str:

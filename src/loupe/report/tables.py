@@ -36,6 +36,15 @@ def comparisons_table(verdict: Verdict) -> Table:
 
 
 def as_markdown(table: Table) -> str:
-    """The table in Markdown, a line a row."""
+    """The table in Markdown, a line a row; a cell is words, no HTML."""
     lines = [table.header, tuple("---" for _ in table.header), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in lines)
+    return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in lines)
+
+
+def without_html(text: str) -> str:
+    """Text for a Markdown page, in which HTML would be taken as such."""
+    return text.replace("<", "&lt;")
+
+
+def _cell(text: str) -> str:
+    return without_html(" ".join(text.split())).replace("|", r"\|")

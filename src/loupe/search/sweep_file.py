@@ -10,6 +10,7 @@ import math
 import random
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,22 +19,28 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from loupe.claims import Claim
 from loupe.config import NETWORKS, OPTIMIZERS, Sweep, Train, Trained, settings_of, train_class
 from loupe.errors import UsageError
-from loupe.fields import text_of
+from loupe.fields import refused, text_of
 
 Chosen = dict[str, Any]  # a key of [search] -> one of its values
+LARGEST_FILE = 2**20  # bytes of a sweep file
+MOST_KEYS = 200  # of a table: several times the fields that there are
+MOST_POINTS = 100_000  # of a grid
 CHECKED = 400  # points at random that are checked where there are too many, or endlessly many
 # Fields of a run that say where and how it was trained, not what.
 PLACE = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
+
+
+Bounded = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 
 class Range(BaseModel):
     """Numbers from low to high that a sampler may choose from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    low: int | float
-    high: int | float
+    low: Bounded
+    high: Bounded
     log: bool = False
-    step: int | float | None = Field(None, gt=0)
+    step: Bounded | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _low_is_low(self) -> "Range":
@@ -62,7 +69,7 @@ def _values(given: Any) -> Any:
     if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
         raise ValueError(f'a key with a dot must stand in quotes, "….{next(iter(given), "")}"')
     if not isinstance(given, (dict, list, Range)):
-        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {text_of(given)!r}")
+        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {refused(given)}")
     return given
 
 
@@ -101,8 +108,8 @@ class SweepFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     study: Study
-    train: dict[str, Any] = {}
-    search: dict[str, Values] = {}
+    train: dict[str, Any] = Field({}, max_length=MOST_KEYS)
+    search: dict[str, Values] = Field({}, max_length=MOST_KEYS)
     claim: tuple[Claim, ...] = ()
 
     @property
@@ -239,12 +246,7 @@ def read(file: str | Path, settings: Sweep | None = None) -> SweepFile:
     Raises:
         UsageError: the file, a table, a field or a value is not as it must be.
     """
-    try:
-        given = tomllib.loads(Path(file).read_text())
-    except OSError as error:
-        raise UsageError(f"sweep: {str(file)!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"sweep: {file} is no TOML: {error}") from None
+    given = _tables(Path(file))
     try:
         sweep = SweepFile.model_validate(given)
         if settings:
@@ -254,11 +256,30 @@ def read(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        shown = "" if first["type"] == "value_error" else f", got {text_of(first['input'])!r}"
+        shown = "" if first["type"] == "value_error" else f", got {refused(first['input'])}"
         raise UsageError(f"sweep: {file}: {place}: {rule}{shown}") from None
-    except UsageError as error:
+    except (UsageError, ValueError, OverflowError) as error:  # the latter two: of numbers beyond all bounds
         raise UsageError(f"sweep: {file}: {error}") from None
     return sweep
+
+
+def _tables(file: Path) -> dict[str, Any]:
+    """A file of TOML as it stands."""
+    try:
+        if file.is_fifo() or file.is_char_device():  # reading one would wait for ever
+            raise UsageError(f"sweep: must be a file, got {str(file)!r}")
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:  # ValueError: of a name that holds a zero
+        raise UsageError(f"sweep: {str(file)!r} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if len(content) > LARGEST_FILE:
+        raise UsageError(f"sweep: must be a file of at most {LARGEST_FILE} bytes, got {str(file)!r}")
+    try:
+        return tomllib.loads(content.decode())
+    except RecursionError:
+        raise UsageError(f"sweep: {file} is no TOML that can be read: it is nested too deeply") from None
+    except ValueError as error:  # of TOML, of UTF-8, or of numbers with too many digits
+        raise UsageError(f"sweep: {file} is no TOML: {error}") from None
 
 
 def _changed(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
@@ -290,7 +311,7 @@ def _check(sweep: SweepFile) -> None:
             raise UsageError(f"{place}: the condition must be a network, an optimizer or field=value")
     for key, values in sweep.search.items():
         if isinstance(values, list) and (not values or len(set(map(text_of, sweep.choices(key)))) < len(values)):
-            raise UsageError(f"search.{key}: must hold values, each once, got {values}")
+            raise UsageError(f"search.{key}: must hold values, each once, got {str(values)[:200]}")
         if isinstance(values, Range) and sweep.study.sampler == "grid":
             raise UsageError(f"search.{key}: a grid needs a list of values, got a range")
         if field_of(key) in PLACE:
@@ -300,6 +321,8 @@ def _check(sweep: SweepFile) -> None:
     for name in sweep.study.tune:
         if name not in map(field_of, sweep.search):
             raise UsageError(f"study.tune: {name} is not in [search]")
+    if sweep.study.sampler == "grid" and next(islice(sweep.points(), MOST_POINTS, None), None) is not None:
+        raise UsageError(f"search: a grid has at most {MOST_POINTS} points, got more; take sampler=random or tpe")
     used: set[str] = set()
     for chosen in sweep.points() if sweep.study.sampler == "grid" else sweep.drawn():
         fields = [field_of(key) for key in chosen]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loupe.config import Evaluate, Prepares, settings_of
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
-from loupe.progress import say
+from loupe.progress import say, say_lines
 from loupe.steps.train import metrics_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     if settings.out:
         _write(Path(settings.out), summary)
     say(f"{shown} on {where}, {len(pairs)} pictures ({settings.protocol})", settings.quiet)
-    say(evaluation.as_text(scores), settings.quiet)
+    say_lines(evaluation.as_text(scores), settings.quiet)
     return summary
 
 
@@ -142,13 +142,12 @@ def _with_keras(found: "Found") -> "Enlarger":
 
 def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.ndarray":
     """The ridge to stand beside a model: that of the dataset that its run was trained on, else of the sample."""
-    import numpy as np
-
+    from loupe.models import ridge
     from loupe.tracking import models
 
     with tempfile.TemporaryDirectory() as folder:
         file = models.artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
-        return sample_ridge(settings, scale) if file is None else np.load(file, allow_pickle=False)
+        return sample_ridge(settings, scale) if file is None else ridge.read(file, scale)
 
 
 def sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":

@@ -7,7 +7,7 @@ from typing import Any
 from loupe.config import Main, settings_of
 from loupe.errors import UsageError
 from loupe.fields import text_of
-from loupe.progress import say
+from loupe.progress import say_lines
 
 # What is trained: the study's perceptron, the closed form, and a small convolutional network.
 TRAINED: tuple[dict[str, Any], ...] = (
@@ -54,7 +54,7 @@ def run(settings: Main) -> None:
             {f"test/{result.name}/{score}": result.summary["model"][score]
              for result in trained for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
-    say(_report(settings, scores, trained, best, verdict, out, dataset), settings.quiet)
+    say_lines(_report(settings, scores, trained, best, verdict, out, dataset), settings.quiet)
 
 
 def _report(

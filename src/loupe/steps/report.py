@@ -52,7 +52,8 @@ def run(settings: Report) -> Path:
         (out / page.PICTURES / f"{picture.name}.png").write_bytes(picture.png)
     if not settings.from_:
         _log(settings, out / "report.html", report)
-    say(f"{report.summary}\nlook at: {out / 'report.html'}", settings.quiet)
+    say(report.summary, settings.quiet)
+    say(f"look at: {out / 'report.html'}", settings.quiet)
     return out / "report.html"
 
 

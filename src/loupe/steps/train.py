@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loupe.config import Ridge, Train, Trained, settings_of
 from loupe.errors import UsageError
 from loupe.fields import text_of
-from loupe.progress import say
+from loupe.progress import say, say_lines
 
 if TYPE_CHECKING:
     import keras
@@ -68,7 +68,7 @@ def run(settings: Train) -> Result:
         records.log_metrics({"training_seconds": seconds})
         summary = log_result(model, settings, dataset, weights, points)
         models.log_keras_model(model, Geometry.of_name(model.name))
-        say(evaluation.as_text(summary), settings.quiet)
+        say_lines(evaluation.as_text(summary), settings.quiet)
         checkpoints.drop()
     say(
         f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",

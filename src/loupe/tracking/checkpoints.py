@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 
-from loupe.errors import UsageError
+from loupe.errors import UsageError, first_line
 from loupe.tracking import records, runs
 from loupe.tracking.kinds import CHECKPOINT
 
@@ -31,8 +31,12 @@ def load(run_id: str) -> dict[str, np.ndarray]:
         raise UsageError(f"resume: run {run_id} has no checkpoint: it ended, or never came to one")
     with tempfile.TemporaryDirectory() as folder:
         file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder)
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except Exception as error:  # what is no archive of arrays raises whatever it leads numpy to
+            why = first_line(error)
+            raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {why}") from None
 
 
 def drop() -> None:

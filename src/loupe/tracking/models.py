@@ -11,12 +11,13 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from loupe.errors import UsageError
+from loupe.errors import UsageError, first_line
 from loupe.fields import text_of
 from loupe.geometry import Geometry
 from loupe.tracking import records
 
 CHAMPION = "champion"
+KERAS = "data/model.keras"  # in what MLflow's Keras flavour logs
 ONNX = "onnx/model.onnx"
 PHOTO = "loupe-photo"
 REGISTERED = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
@@ -64,15 +65,32 @@ def facts(geometry: Geometry) -> dict[str, str]:
 
 
 def load_keras(found: Found) -> Any:
-    """The Keras model; raises UsageError where it cannot be loaded."""
-    import keras
+    """The Keras model of a .keras file, or of what `log_keras_model` has logged.
+
+    That one file is all that is read. MLflow's own loader would take whatever its MLmodel names, graphs of TensorFlow
+    too, which may hold operations that write files.
+
+    Raises:
+        UsageError: it cannot be loaded, holds code, or takes no grey pictures.
+    """
+    from loupe.models import saved
 
     try:
         if Path(found.uri).is_file():
-            return keras.saving.load_model(found.uri, compile=False)
-        return mlflow.keras.load_model(found.uri)
-    except (MlflowException, OSError, ValueError) as error:
-        raise UsageError(f"model: {found.shown} cannot be loaded: {str(error).splitlines()[0]}") from None
+            return saved.load(Path(found.uri))
+        with tempfile.TemporaryDirectory() as folder:
+            return saved.load(_copy(found.uri, folder))
+    except Exception as error:  # whatever the file leads Keras to
+        within = str(error).rpartition("Exception encountered: ")[2]  # Keras tells the cause last
+        raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(ValueError(within))}") from None
+
+
+def _copy(uri: str, folder: str) -> Path:
+    """A copy in `folder` of the .keras file of what MLflow keeps at a URI; raises ValueError where it has none."""
+    try:
+        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS}", dst_path=folder))
+    except (MlflowException, OSError):
+        raise ValueError(f"there is no {KERAS} in it, or it cannot be read") from None
 
 
 def find(model: str, scale: Fraction) -> Found | None:
@@ -94,8 +112,8 @@ def find(model: str, scale: Fraction) -> Found | None:
         try:
             info = mlflow.models.get_model_info(model)
             name = mlflow.get_run(info.run_id).info.run_name
-        except MlflowException as error:
-            raise UsageError(f"model: no model {model!r}: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # an MLmodel may hold anything
+            raise UsageError(f"model: no model {model!r}: {first_line(error)}") from None
         return Found(f"{name} ({model})", model, info.run_id)
     if Path(model).is_file():
         return Found(model, model)

@@ -34,7 +34,7 @@ def find(inputs: Sequence[str], out: Path, suffix: str | None = None) -> Found:
     """List the photos of inputs, and name a result for each, no two alike.
 
     Below folders all files are listed, whose names end as images do or that are images; the tree is kept, below the
-    folder's own name where there are several inputs. Links to folders are not followed.
+    folder's own name where there are several inputs. Links to folders, and those out of the folder, are not followed.
 
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
@@ -109,7 +109,14 @@ def _walk(folder: Path, out: Path, target: Path, suffix: str | None, found: Foun
                 found.failures.append((here / name, "a link to a folder, which is not followed"))
         folders[:] = sorted(name for name in folders if (here / name).resolve() != results)
         for name in sorted(files):
+            if (here / name).is_symlink() and not _is_within(here / name, folder):
+                found.failures.append((here / name, "a link out of the folder, which is not followed"))
+                continue
             _add(here / name, target / (here / name).relative_to(folder), suffix, found, taken)
+
+
+def _is_within(link: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # Path.resolve raises for loops
 
 
 def _add(path: Path, out: Path, suffix: str | None, found: Found, taken: set[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, first_line
 from loupe.geometry import Geometry
 
 
@@ -17,22 +17,35 @@ class OnnxEnlarger:
         file: with the geometry in its metadata, as `export` wrote it.
 
     Raises:
-        UsageError: it is no such file.
+        UsageError: it is no such file, or its result on a grey picture is not as large as the geometry says.
     """
 
     def __init__(self, file: Path) -> None:
         import onnxruntime
 
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, too
         try:
-            self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every way a file can be wrong
-            raise UsageError(f"model: {str(file)!r} is no ONNX network: {str(error).splitlines()[0]}") from None
+            raise UsageError(f"model: {str(file)!r} is no ONNX network: {first_line(error)}") from None
         self.geometry = Geometry.of_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [part.name for part in self._session.get_inputs()]
+        self._refuse_another(file)
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
-        return np.asarray(self._session.run(None, {self._input: pictures})[0])
+        return np.asarray(self._session.run(None, dict.fromkeys(self._inputs, pictures))[0])
+
+    def _refuse_another(self, file: Path) -> None:
+        side, scale = self.geometry.min_side, self.geometry.scale
+        try:
+            found = self(np.zeros((1, side, side, 1), "float32"))
+        except Exception as error:  # as above
+            raise UsageError(f"model: {str(file)!r} takes no grey pictures: {first_line(error)}") from None
+        expected = (1, int(side * scale), int(side * scale), 1)
+        if found.shape != expected or found.dtype != np.float32:
+            raise UsageError(f"model: {str(file)!r} gives {found.dtype} {found.shape}, must give float32 {expected}")
 
 
 def export(model: object, geometry: Geometry, file: Path) -> float:

@@ -1,0 +1,43 @@
+"""An uncompressed tar to what it holds, by its headers alone: nothing is unpacked, and no name of it is followed."""
+
+import io
+import tarfile
+from pathlib import Path
+
+from loupe.errors import UsageError
+
+LARGEST_HEADER = 2**20  # bytes of an extended header, which holds a name
+
+
+class _Headers(io.BufferedReader):
+    """A tar of which only headers are read: what claims to be one and is larger is damaged, or made to be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of a file; raises ReadError where `size` is that of no header."""
+        if size is None or not 0 <= size <= LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
+def members(path: Path) -> list[tarfile.TarInfo]:
+    """What is in a tar but folders.
+
+    Raises:
+        UsageError: it is no whole, uncompressed tar, or a name in it leads outside.
+    """
+    found = []
+    try:
+        with _Headers(io.FileIO(path)) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            for member in tar:
+                if member.size < 0:  # after which tarfile would go backwards, for ever
+                    raise tarfile.ReadError(f"a size of {member.size} bytes")
+                found.append(member)
+            stream.seek(tar.offset)  # tarfile takes a damaged header for the end
+            if any(stream.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two: of numbers in headers
+        raise UsageError(f"source: {str(path)!r} is no whole, uncompressed tar ({error})") from None
+    for member in found:
+        if member.name.startswith("/") or ".." in member.name.split("/"):
+            raise UsageError(f"source: the tar {str(path)!r} holds {member.name!r}, which leads outside of it")
+    return [member for member in found if not member.isdir()]

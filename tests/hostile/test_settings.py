@@ -1,0 +1,151 @@
+"""Flags and sweep files beyond all measure: refused in a line, before anything is started or a store is made."""
+
+import os
+
+import pytest
+
+from loupe.config import NETWORKS, OPTIMIZERS, STEPS, settings_of
+from loupe.errors import UsageError
+from loupe.search import sweep_file
+
+ABSURD = [
+    "1e99", "nan", "inf", "-inf", "10**30", "1" + 30 * "0", 5000 * "9", "-1",
+    "", "  ", "\0", "\x1b[31m", "１５０", "٣",
+    "²", "0x10", "[]", "{}", 100_000 * "a", "\udcff", "1/0", "0:0", "999999999:1000000000", "1e-400", "\u202e", "--",
+    "%s", "1e99999999999", 1e99, float("nan"), float("inf"), 10**30, 16**5000, [], {}, [[]], {"a": 1}, None, b"x",
+    object(),
+]  # fmt: skip
+COMBINATIONS = [(step, {}) for step in STEPS if step != "train"] + [
+    ("train", {"network": network} | ({} if network == "ridge" else {"optimizer": optimizer}))
+    for network in NETWORKS
+    for optimizer in OPTIMIZERS
+]
+
+
+def refusal(step, given):
+    """Why settings are refused; None where they are taken, and can be told as texts."""
+    try:
+        settings_of(step, given).texts()
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(("step", "given"), COMBINATIONS)
+def test_every_field_takes_a_value_or_refuses_it_in_one_short_line(step, given):
+    for name in type(settings_of(step, dict(given))).model_fields:
+        for value in ABSURD:
+            said = refusal(step, given | {name: value})
+            assert said is None or said.startswith(f"{name.rstrip('_')}: ")
+            assert len(said or "") < 700
+
+
+@pytest.mark.parametrize(
+    ("step", "field", "value"),
+    [
+        ("preprocess", "label_size", "1e99"),
+        ("preprocess", "limit", 31 * "9"),
+        ("preprocess", "scales", "nan"),
+        ("preprocess", "crops", "１２"),
+        ("preprocess", "seed", "-1"),
+        ("preprocess", "source", "\x1b[31mred\x1b[0m\u202e"),
+        ("preprocess", "source", ""),
+        ("train", "learning_rate", "inf"),
+        ("train", "learning_rate", "nan"),
+        ("train", "steps", 5000 * "9"),
+        ("train", "network", "\x1b]0;title\x07"),
+        ("train", "optimizer", ""),
+        ("evaluate", "scale", "1e99"),
+        ("evaluate", "limit", "0"),
+        ("register", "scale", "٣:٢"),
+        ("sweep", "workers", "1" + 30 * "0"),
+        ("sweep", "timeout", "nan"),
+        ("upscale", "scale", "inf"),
+        ("upscale", "size", "99999999999999999999x1"),
+        ("upscale", "quality", "1e99"),
+        ("restore", "noise", "nan"),
+        ("restore", "strength", "-inf"),
+        ("demo", "port", "65536"),
+        ("main", "threads", "-1"),
+        ("report", "from", "\x1b[31m\n"),
+    ],
+)
+def test_an_absurd_flag_is_refused_with_status_2_before_anything_starts(step, field, value, refused):
+    said = refused(step, f"--{field}={value}")
+    assert said.startswith(f"loupe {step}: error: {field}: ")
+    assert len(said) < 1000
+
+
+SWEEP = """
+[study]
+name = "small"
+sampler = "{sampler}"
+[train]
+network = "perceptron"
+{train}
+[search]
+{search}
+"""
+
+
+def text(search='activation = ["tanh", "relu"]', train="", sampler="grid"):
+    return SWEEP.format(search=search, train=train, sampler=sampler).encode()
+
+
+VALUES = ", ".join(f"{number}e-9" for number in range(1, 10_001))
+GRID = "\n".join(f"{name} = [{VALUES}]" for name in ("learning_rate", "stddev", "decay_rate"))
+FIELDS = 'initializer = "gaussian"\nschedule = "exponential"'
+TOML = {
+    "nested": (b"x = " + 100_000 * b"[" + 100_000 * b"]", "nested too deeply"),
+    "nested tables": (text(train="hidden = " + 400 * "{a = " + "1" + 400 * "}"), "nested too deeply"),
+    "latin": (text().replace(b"tanh", b"tanh\xff"), "is no TOML: "),
+    "zero": (text().replace(b"tanh", b"ta\0nh"), "is no TOML: "),
+    "zero, escaped": (text(search='activation = ["ta\\u0000nh"]'), "search.activation: must be one of "),
+    "digits": (text(train=f"seed = {5000 * '9'}"), "is no TOML: "),
+    "hexadecimal digits": (text(train=f"seed = 0x{5000 * 'f'}"), "a number of thousands of digits"),
+    "searched digits": (text(search=f"steps = [1, 0x{5000 * 'f'}]"), ""),
+    "not a number": (text(search="learning_rate = [nan]"), "search.learning_rate: "),
+    "endless": (text(search="learning_rate = {low = 1e-3, high = inf}", sampler="tpe"), "search.learning_rate.high"),
+    "beyond floats": (text(search=f"learning_rate = {{low = 1, high = 1{400 * '0'}}}", sampler="tpe"), "high"),
+    "steps that vanish": (text("learning_rate = {low = 0.1, high = 1.0, step = 5e-324}", sampler="random"), ""),
+    "10^12 points": (text(GRID, FIELDS), "a grid has at most 100000 points"),
+    "thousands of keys": (text("\n".join(f"x{number} = [1]" for number in range(1000))), "search: "),
+    "control signs": (text(search='"\\u001B[31m" = ["\\u001B]0;title\\u0007"]'), ""),
+    "direction": (text(train='dataset = "\\u202Egnp"\nnetworks = 1'), "networks: is no field of train"),
+    "a list for a name": (text(train='optimizer = ["adam"]'), "train.optimizer: must be a name"),
+    "a date": (text(train="steps = 1979-05-27"), "train.steps: "),
+    "large": (b"# " + bytes(2**20).replace(b"\0", b"x"), "must be a file of at most 1048576 bytes"),
+    "empty": (b"", "study: Field required"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TOML)
+def test_a_sweep_file_that_was_made_to_do_harm_is_refused(what, work):
+    content, why = TOML[what]
+    (work / "harm.toml").write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        sweep_file.read(work / "harm.toml")
+    assert str(caught.value).startswith("sweep: ")
+    assert why in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("what", ["nested", "direction"])
+def test_the_command_tells_it_with_status_2_before_anything_starts(what, work, refused):
+    (work / "harm.toml").write_bytes(TOML[what][0])
+    said = refused("sweep", "harm.toml")
+    assert said.startswith("loupe sweep: error: sweep: harm.toml")
+    assert TOML[what][1] in said
+
+
+def test_what_is_no_file_is_not_waited_for(work, refused):
+    os.mkfifo(work / "pipe.toml")
+    for name, why in (("/dev/zero", "must be a file"), (work, "Is a directory")):
+        with pytest.raises(UsageError, match=why):
+            sweep_file.read(name)
+    assert "must be a file, got 'pipe.toml'" in refused("sweep", "pipe.toml")
+
+
+def test_the_file_without_the_harm_is_taken(work):
+    (work / "good.toml").write_bytes(text())
+    assert len(list(sweep_file.read(work / "good.toml").points())) == 2
