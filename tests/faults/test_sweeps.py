@@ -20,7 +20,8 @@ sampler = "grid"
 repeats = {repeats}
 [train]
 network = "perceptron"
-hidden = "16,8"
+hidden = "{hidden}"
+loss = "mse"
 batch_size = 16
 schedule = "constant"
 steps = {steps}
@@ -38,7 +39,9 @@ def dataset(tmp_path_factory):
 
 
 def test_a_database_that_is_restarted_in_the_middle_costs_no_trial(tmp_path, dataset):
-    text = SWEEP.format(name="restarted", repeats=3, steps=400, every=20, search='activation = ["tanh", "relu"]')
+    text = SWEEP.format(
+        name="restarted", hidden="16,8", repeats=3, steps=400, every=20, search='activation = ["tanh", "relu"]'
+    )
     (tmp_path / "sweep.toml").write_text(text)
     with services.restartable_postgresql(tmp_path / "postgresql") as (url, restart):
         arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--storage", url, "--champion", "false"]
@@ -64,8 +67,10 @@ def test_a_database_that_is_restarted_in_the_middle_costs_no_trial(tmp_path, dat
 
 
 def test_a_trial_that_diverges_fails_with_its_step_and_last_good_checkpoint_and_the_others_go_on(tmp_path, dataset):
-    search = '"sgd.learning_rate" = [300.0]\noptimizer = ["sgd", "adam"]'
-    (tmp_path / "sweep.toml").write_text(SWEEP.format(name="diverging", repeats=1, steps=60, every=10, search=search))
+    search = '"sgd.learning_rate" = [100.0]\noptimizer = ["sgd", "adam"]'
+    (tmp_path / "sweep.toml").write_text(
+        SWEEP.format(name="diverging", hidden="none", repeats=1, steps=60, every=10, search=search)
+    )
     loupe("sweep", "sweep.toml", "--dataset", dataset, "--champion", "false", "--quiet", cwd=tmp_path)
     runs = {run.data.params.get("optimizer"): run for run in all_runs(tmp_path)}
     assert (runs["sgd"].info.status, runs["adam"].info.status) == ("FAILED", "FINISHED")
@@ -73,8 +78,8 @@ def test_a_trial_that_diverges_fails_with_its_step_and_last_good_checkpoint_and_
     assert int(kept.removeprefix("checkpoint/").removesuffix(".npz")) % 10 == 0
     assert kept in [item.path for item in store(tmp_path).list_artifacts(runs["sgd"].info.run_id, "checkpoint")]
     line = complaint(loupe(
-        *("train", "--dataset", dataset, "--network", "perceptron", "--hidden", "16,8", "--optimizer", "sgd"),
-        *("--learning_rate", 300, "--schedule", "constant", "--steps", 60, "--eval_every", 10, "--quiet"),
+        *("train", "--dataset", dataset, "--network", "perceptron", "--hidden", "none", "--optimizer", "sgd"),
+        *("--learning_rate", 100, "--loss", "mse", "--schedule", "constant", "--steps", 60, "--eval_every", 10),
         cwd=tmp_path, status=1,
     ))  # fmt: skip
     assert "training: the loss is " in line
