@@ -22,6 +22,7 @@ from loupe.tracking import owners, trials
 TRIALS_A_WORKER = 25  # then its process ends, and its memory with it
 LOOK = 0.5  # seconds between looks at the workers
 REAP = 3.0  # seconds between looks for trials whose workers died
+SPARE = 8  # trials that wait beside two for each worker
 DEATHS = 2 * ATTEMPTS  # of workers in a row that end a sweep: more than one item that kills them can cause
 
 
@@ -45,7 +46,7 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
             if time.monotonic() - reaped > REAP:
                 _reap(held, job.parent)
                 reaped = time.monotonic()
-            held.enqueue()
+            held.enqueue(2 * workers + SPARE)
             bar.at(held.ended(), _best_so_far(held))
             may_start = left > 0 and (job.deadline is None or time.time() < job.deadline)
             while may_start and left > 0 and len(crew) < min(workers, held.at_work() + held.waiting()):
@@ -98,8 +99,8 @@ def _executor(settings: Sweep, workers: int) -> Iterator[Executor]:
 
 
 def _best_so_far(held: Trials) -> str:
-    best = held.best_first()
-    return f"best {held.sweep.study.metric} {best[0].value:.5f}" if best else ""
+    best = held.best()
+    return f"best {held.sweep.study.metric} {best.value:.5f}" if best else ""
 
 
 def cores(scheduler: str | None) -> int:
