@@ -69,13 +69,21 @@ class Dataset:
 
     def counts(self) -> dict[str, int]:
         """Photos kept and skipped, labels, and labels by split."""
-        kept = [row for row in self.rows if row["split"] is not None]
-        by_split = {f"{name}_labels": sum(row["split"] == name for row in kept) for name in SPLITS}
+        kept = self.table.filter(self.table["split"].is_valid())
+        counts = {found["values"]: found["counts"] for found in kept["split"].value_counts().to_pylist()}
         return {
-            "photos": len({(row["path"], row["sha256"]) for row in kept}),
-            "skipped": len(self.rows) - len(kept),
+            "photos": len(kept.group_by(["path", "sha256"]).aggregate([])),
+            "skipped": len(self.table) - len(kept),
             "labels": len(kept),
-        } | by_split
+        } | {f"{name}_labels": counts.get(name, 0) for name in SPLITS}
+
+    def reasons(self) -> dict[str, int]:
+        """Why photos were skipped, in short, and how many for each reason."""
+        found: dict[str, int] = {}
+        for reason in self.table["reason"].drop_null().to_pylist():
+            kind = reason.split(":")[0]
+            found[kind] = found.get(kind, 0) + 1
+        return found
 
     def scales(self) -> list[Fraction]:
         """The scales that it holds inputs for."""
@@ -95,12 +103,17 @@ class Dataset:
         """
         if scale not in self.scales():
             raise UsageError(f"scale: {self.folder.name} has inputs for {self.settings['scales']} only")
-        rows = [row for row in self.rows if row["split"] is not None and split in ("all", row["split"])]
-        if not rows:
+        import pyarrow.compute as pc
+
+        column = self.table["split"]
+        table = self.table.filter(column.is_valid() if split == "all" else pc.equal(column, split))
+        if not len(table):
             raise UsageError(f"split: {split} of {self.folder.name} has no photo; three photos fill all splits")
         if limit is not None:
-            chosen = set(sorted({row["sha256"] for row in rows})[:limit])
-            rows = [row for row in rows if row["sha256"] in chosen]
+            photos = table["sha256"].unique()
+            chosen = photos.take(pc.sort_indices(photos)[:limit])
+            table = table.filter(pc.is_in(table["sha256"], chosen))
+        rows = table.to_pylist()
         used = sorted({row["shard"] for row in rows})
         inputs, labels = (
             {number: self._open(name, number) for number in used} for name in (input_name(scale), "labels")
@@ -198,35 +211,58 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def assign_splits(rows: list[dict[str, Any]]) -> None:
-    """Write into each row of a label the split of its photo.
-
-    A photo's place between 0 and 1 is the last 64 bits of its content hash (`limit` goes by the first), so
-    that adding photos moves none, and copies land together. A split that stays empty takes the photo
-    nearest its bounds from a split that has another.
-    """
-    place = {row["sha256"]: (int(row["sha256"][-16:], 16) >> 11) / 2**53 for row in rows if row["row"] is not None}
-    split = {key: next(name for name, (low, high) in SPLITS.items() if low <= at < high) for key, at in place.items()}
-    for name, (low, high) in SPLITS.items():
-        if name not in split.values():
-            held = list(split.values())
-            spare = [key for key in split if held.count(split[key]) > 1]
-            if spare:
-                split[min(spare, key=lambda key: (max(low - place[key], place[key] - high), key))] = name
-    for row in rows:
-        if row["row"] is not None:
-            row["split"] = split[row["sha256"]]
-
-
-def write_manifest(folder: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Write the rows, in the order given, with the facts as JSON in the file's metadata."""
+def table_of(rows: list[dict[str, Any]]) -> Any:
+    """Rows of a manifest as an Arrow table, which takes an eighth of their memory."""
     import pyarrow as pa
-    import pyarrow.parquet
 
     kinds = {
         "shrunk": pa.float64(),
         **dict.fromkeys(("width", "height", "x", "y", "shard", "row"), pa.int32()),
     }
     columns = [(name, kinds.get(name, pa.string())) for name in Row.__dataclass_fields__]
-    schema = pa.schema(columns, metadata={"loupe": json.dumps(facts, sort_keys=True)})
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / MANIFEST)
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+
+
+def in_order(parts: list[Any]) -> Any:
+    """One table of many, its rows by path, content hash, shard and row."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = pa.concat_tables(parts) if parts else table_of([])
+    keys = [(name, "ascending") for name in ("path", "sha256", "shard", "row")]
+    return table.take(pc.sort_indices(table, sort_keys=keys, null_placement="at_start"))
+
+
+def with_splits(table: Any) -> Any:
+    """A manifest with the split of its photo in each row of a label.
+
+    A photo's place between 0 and 1 is the last 64 bits of its content hash (`limit` goes by the first), so
+    that adding photos moves none, and copies land together. A split that stays empty takes the photo
+    nearest its bounds from a split that has another.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_label = table["row"].is_valid()
+    photos = table["sha256"].combine_chunks().dictionary_encode()
+    codes = photos.indices.to_numpy()
+    used = np.unique(codes[is_label.to_numpy()])  # of the photos that have a label
+    place = np.fromiter(((int(key.as_py()[-16:], 16) >> 11) / 2**53 for key in photos.dictionary), float)
+    split = np.searchsorted([low for low, _ in SPLITS.values()], place, "right") - 1
+    for number, (low, high) in enumerate(SPLITS.values()):
+        counts = np.bincount(split[used], minlength=len(SPLITS))
+        spare = used[counts[split[used]] > 1]
+        if not counts[number] and len(spare):
+            away = np.maximum(low - place[spare], place[spare] - high)
+            split[min(zip(away, map(str, photos.dictionary.take(spare)), spare, strict=True))[2]] = number
+    names = pa.array(list(SPLITS)).take(pa.array(split[codes]))
+    column = pc.if_else(is_label, names, pa.scalar(None, pa.string()))
+    return table.set_column(table.column_names.index("split"), "split", column)
+
+
+def write_manifest(folder: Path, table: Any, facts: dict[str, Any]) -> None:
+    """Write the table, in the order given, with the facts as JSON in the file's metadata."""
+    import pyarrow.parquet
+
+    table = table.replace_schema_metadata({"loupe": json.dumps(facts, sort_keys=True)})
+    pyarrow.parquet.write_table(table, folder / MANIFEST)

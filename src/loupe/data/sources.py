@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,10 @@ CALTECH_256: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
+HASHED = 256  # photos that a thread hashes at a time
+
+
+@dataclass(frozen=True, slots=True)
 class SourcePhoto:
     """One file of a source: where its bytes lie, and their sha256 ("" where they cannot be read)."""
 
@@ -80,8 +84,9 @@ def list_photos(
             if category not in known:
                 raise UsageError(f"categories: {category!r} is not among those of {','.join(sources)}")
         found = [photo for photo in found if photo.category in categories]
+    groups = (found[start : start + HASHED] for start in range(0, len(found), HASHED))
     with ThreadPoolExecutor() as threads:  # hashing releases the interpreter
-        hashed = list(threads.map(_hashed, found))
+        hashed = [photo for group in threads.map(_all_hashed, groups) for photo in group]
     if limit is not None:
         hashed = sorted(hashed, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
     return sorted(hashed, key=lambda photo: (photo.path, photo.sha256))
@@ -142,22 +147,26 @@ def _in_tar(path: Path) -> Iterator[SourcePhoto]:
     """The files of an uncompressed tar; a topmost folder that holds them all is no part of their paths."""
     try:
         with tarfile.open(path, "r:") as tar:
-            members = [(_parts(member.name), member) for member in tar if member.isreg()]
+            members = []
+            for member in tar:
+                if member.isreg():
+                    members.append((_parts(member.name), member.offset_data, member.size))
+                tar.members.clear()  # which would hold a kilobyte for each
             with path.open("rb") as stream:  # tarfile takes a damaged header for the end
                 stream.seek(tar.offset)
                 if any(stream.read(tarfile.BLOCKSIZE)):
                     raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
     except tarfile.TarError as error:
         raise UsageError(f"source: {str(path)!r} is no whole, uncompressed tar ({error})") from None
-    members = [(parts, member) for parts, member in members if not any(part.startswith(".") for part in parts)]
-    if not any(_is_image(parts[-1]) for parts, _ in members):
+    members = [each for each in members if not any(part.startswith(".") for part in each[0])]
+    if not any(_is_image(parts[-1]) for parts, *_ in members):
         raise UsageError(f"source: no image in the tar {str(path)!r}")
-    wrapped = len({parts[0] for parts, _ in members}) == 1 and all(len(parts) > 2 for parts, _ in members)
+    wrapped = len({parts[0] for parts, *_ in members}) == 1 and all(len(parts) > 2 for parts, *_ in members)
     file = str(path.resolve())
-    for parts, member in members:
+    for parts, offset, size in members:
         inner = parts[1:] if wrapped else parts
         category = inner[0] if len(inner) > 1 else ""
-        yield SourcePhoto(str(path), "/".join(inner), category, file, member.offset_data, member.size)
+        yield SourcePhoto(str(path), "/".join(inner), sys.intern(category), file, offset, size)
 
 
 def _parts(path: str) -> list[str]:
@@ -168,6 +177,10 @@ def _parts(path: str) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in Image.registered_extensions()
+
+
+def _all_hashed(photos: list[SourcePhoto]) -> list[SourcePhoto]:
+    return [*map(_hashed, photos)]
 
 
 def _hashed(photo: SourcePhoto) -> SourcePhoto:
