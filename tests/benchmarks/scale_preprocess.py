@@ -12,18 +12,20 @@ import hashlib
 import io
 import itertools
 import multiprocessing
-import os
 import statistics
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
+
+from jobs import environment
 
 from loupe.config import settings_of
 from loupe.data import pairs, photos, preparing
@@ -72,7 +74,8 @@ def bare(chunk):
             try:
                 grey = photos.luminance_of(photos.open_photo(content), settings.luminance)
                 for label in pairs.labels_of(grey, settings, "centre", 0, digest):
-                    pairs.input_of(label.pixels, settings.scales[0], settings)
+                    for scale in settings.scales:
+                        pairs.input_of(label.pixels, scale, settings)
                     done += 1
             except photos.PhotoError:
                 continue
@@ -92,32 +95,21 @@ def bare_loop(file):
         return labels, time.perf_counter() - started
 
 
-class Memory:
-    """Peak memory of this process and of each below it, in MB, looked at ten times a second."""
-
-    def __enter__(self):
-        self.peaks, self._over = {}, threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *reason):
-        self._over.set()
-        self._thread.join()
-
-    def _look(self):
-        this = psutil.Process()
-        while not self._over.wait(0.1):
-            for process in (this, *this.children(recursive=True)):
-                try:
-                    found = process.memory_info().rss / 2**20
-                except psutil.Error:
-                    continue
-                self.peaks[process.pid] = max(found, self.peaks.get(process.pid, 0))
-
-    def client_and_workers(self):
-        """Of the client, and of the largest worker; trackers of resources are neither."""
-        return self.peaks[os.getpid()], max(peak for pid, peak in self.peaks.items() if pid != os.getpid())
+def peaks_of_command(file):
+    """Peak memory of `loupe preprocess`, in MB: of its own process, and of the largest worker."""
+    peaks = {}
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        command = [sys.executable, "-m", "loupe", "preprocess", "--source", file.resolve(), "--quiet"]
+        process = psutil.Popen([*map(str, command)], cwd=folder, env=environment())
+        while process.poll() is None:
+            try:
+                for each in (process, *process.children(recursive=True)):
+                    peaks[each.pid] = max(each.memory_info().rss / 2**20, peaks.get(each.pid, 0))
+            except psutil.Error:
+                pass
+            time.sleep(0.1)
+        assert process.returncode == 0
+    return peaks.pop(process.pid), max(peaks.values())
 
 
 def prepared(file, scheduler):
@@ -135,14 +127,10 @@ def prepared(file, scheduler):
 
 
 def measure_loupe(file, answer):
-    """In a process of its own: counts, seconds, seconds of listing, peak memory of client and workers."""
+    """Once a small dataset has brought up all that is imported: counts, seconds, and those of listing."""
     with preparing.client(None) as client:
-        client.run(preparing.settings_of, "preprocess", {})
-        warm = [client.submit(bare, (str(file), [], settings_of("preprocess", {})), pure=False) for _ in range(8)]
-        client.gather(warm)
-        with Memory() as memory:
-            counts, seconds, listed = prepared(file, client.scheduler.address)
-        answer.put((counts, seconds, listed, *memory.client_and_workers()))
+        prepared(write_tar(file, file.with_name("photos-256.tar"), 256), client.scheduler.address)
+        answer.put(prepared(file, client.scheduler.address))
 
 
 def of_loupe(file):
@@ -165,7 +153,8 @@ def measure(given, folder, size, rounds):
         loops.append(bare_loop(file))
     counts = runs[0][0]
     assert {labels for labels, _ in loops} == {counts["labels"]}
-    seconds, listed, client, worker = (statistics.median(run[at] for run in runs) for at in (1, 2, 3, 4))
+    seconds, listed = (statistics.median(run[at] for run in runs) for at in (1, 2))
+    client, worker = peaks_of_command(file)
     loop = statistics.median(seconds for _, seconds in loops)
     return {
         "photos": size,

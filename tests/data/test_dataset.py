@@ -27,7 +27,7 @@ def sha256(text):
 def splits_of(hashes):
     """Content hash -> its split, when these photos make a dataset; every split of a row counts."""
     rows = [{"sha256": key, "row": number} for number, key in enumerate(hashes)]
-    rows = with_splits(table_of(rows)).to_pylist()
+    rows = [row for part in with_splits([table_of(rows[:1]), table_of(rows[1:])]) for row in part.to_pylist()]
     found = {row["sha256"]: row["split"] for row in rows}
     assert all(found[row["sha256"]] == row["split"] for row in rows)
     return found
@@ -79,7 +79,8 @@ def test_a_split_that_stays_empty_takes_the_photo_nearest_its_bounds():
 
 def test_photos_that_were_skipped_have_no_split():
     table = table_of([{"sha256": sha256(number), "row": number or None} for number in range(6)])
-    assert [split is None for split in with_splits(table)["split"].to_pylist()] == [True] + [False] * 5
+    (part,) = with_splits([table])
+    assert [split is None for split in part["split"].to_pylist()] == [True] + [False] * 5
 
 
 @pytest.fixture(scope="module")

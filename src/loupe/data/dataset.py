@@ -1,8 +1,9 @@
 """The prepared dataset on disk: a manifest (a row a label) beside shards of labels and inputs."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -16,6 +17,7 @@ from loupe.errors import LoupeError, UsageError
 
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}
 MANIFEST = "manifest.parquet"
+GROUPED = 256  # parts that are written at a time
 
 
 @dataclass(frozen=True)
@@ -223,46 +225,55 @@ def table_of(rows: list[dict[str, Any]]) -> Any:
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
 
 
-def in_order(parts: list[Any]) -> Any:
-    """One table of many, its rows by path, content hash, shard and row."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    table = pa.concat_tables(parts) if parts else table_of([])
-    keys = [(name, "ascending") for name in ("path", "sha256", "shard", "row")]
-    return table.take(pc.sort_indices(table, sort_keys=keys, null_placement="at_start"))
-
-
-def with_splits(table: Any) -> Any:
-    """A manifest with the split of its photo in each row of a label.
+def with_splits(parts: list[Any]) -> Iterator[Any]:
+    """The parts of a manifest with the split of its photo in each row of a label.
 
     A photo's place between 0 and 1 is the last 64 bits of its content hash (`limit` goes by the first), so
     that adding photos moves none, and copies land together. A split that stays empty takes the photo
     nearest its bounds from a split that has another.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    is_label = table["row"].is_valid()
-    photos = table["sha256"].combine_chunks().dictionary_encode()
-    codes = photos.indices.to_numpy()
-    used = np.unique(codes[is_label.to_numpy()])  # of the photos that have a label
-    place = np.fromiter(((int(key.as_py()[-16:], 16) >> 11) / 2**53 for key in photos.dictionary), float)
-    split = np.searchsorted([low for low, _ in SPLITS.values()], place, "right") - 1
-    for number, (low, high) in enumerate(SPLITS.values()):
-        counts = np.bincount(split[used], minlength=len(SPLITS))
-        spare = used[counts[split[used]] > 1]
-        if not counts[number] and len(spare):
-            away = np.maximum(low - place[spare], place[spare] - high)
-            split[min(zip(away, map(str, photos.dictionary.take(spare)), spare, strict=True))[2]] = number
-    names = pa.array(list(SPLITS)).take(pa.array(split[codes]))
-    column = pc.if_else(is_label, names, pa.scalar(None, pa.string()))
-    return table.set_column(table.column_names.index("split"), "split", column)
+    labelled = [part["sha256"].filter(part["row"].is_valid()) for part in parts]
+    moved: dict[str, str] = {}
+    if {_split_at(_place(key)) for part in labelled for key in part.to_pylist()} != SPLITS.keys():
+        moved = _filled({key for part in labelled for key in part.to_pylist()})
+    for part in parts:
+        keys, rows = part["sha256"].to_pylist(), part["row"].to_pylist()
+        column = [
+            None if row is None else moved.get(key) or _split_at(_place(key))
+            for key, row in zip(keys, rows, strict=True)
+        ]
+        yield part.set_column(part.column_names.index("split"), "split", pa.array(column, pa.string()))
 
 
-def write_manifest(folder: Path, table: Any, facts: dict[str, Any]) -> None:
-    """Write the table, in the order given, with the facts as JSON in the file's metadata."""
+def _place(sha256: str) -> float:
+    return (int(sha256[-16:], 16) >> 11) / 2**53
+
+
+def _split_at(place: float) -> str:
+    return next(name for name, (low, high) in SPLITS.items() if low <= place < high)
+
+
+def _filled(keys: set[str]) -> dict[str, str]:
+    """The splits of photos, none empty if there are enough of them."""
+    split = {key: _split_at(_place(key)) for key in keys}
+    for name, (low, high) in SPLITS.items():
+        if name not in split.values():
+            held = list(split.values())
+            spare = [key for key in split if held.count(split[key]) > 1]
+            if spare:
+                split[min(spare, key=lambda key: (max(low - _place(key), _place(key) - high), key))] = name
+    return split
+
+
+def write_manifest(folder: Path, parts: Iterable[Any], facts: dict[str, Any]) -> None:
+    """Write the parts, in the order given, with the facts as JSON in the file's metadata."""
+    import pyarrow as pa
     import pyarrow.parquet
 
-    table = table.replace_schema_metadata({"loupe": json.dumps(facts, sort_keys=True)})
-    pyarrow.parquet.write_table(table, folder / MANIFEST)
+    schema = table_of([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
+    with pyarrow.parquet.ParquetWriter(folder / MANIFEST, schema) as file:
+        rest = iter(parts)
+        while group := list(itertools.islice(rest, GROUPED)):
+            file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata))

@@ -92,24 +92,24 @@ def _digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
 
 
 def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder: Path) -> None:
-    parts: list[Any] = []  # of the manifest
+    parts: dict[int, Any] = {}  # of the manifest, by the number of their shard
     shards: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(dataset.input_name, settings.scales)], np.zeros(3))
     with client(settings.scheduler) as cluster, Bar("preparing photos", len(listed), settings.quiet) as bar:
         done = 0
         for result in _results(cluster, _tasks(settings, listed), str(folder.resolve()), settings.texts()):
-            parts.append(dataset.table_of(result["rows"]))
+            parts[result["number"]] = dataset.table_of(result["rows"])
             shards |= result["shards"]
             sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
             done += result["photos"]
             bar.at(done)
-    table = dataset.in_order(parts)
+    ordered = _in_order(parts)
     if not sums["labels"][0]:
-        reason = table["reason"][0].as_py() if len(table) else "there is none"
+        reason = ordered[0]["reason"][0].as_py() if ordered else "there is none"
         raise UsageError(f"source: not one of {len(listed)} photos can be used; the first: {reason}")
     dataset.write_manifest(
         folder,
-        dataset.with_splits(table),
+        dataset.with_splits(ordered),
         {
             "version": VERSION,
             "digest": digest,
@@ -118,6 +118,18 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder:
             "shards": dict(sorted(shards.items())),
         },
     )
+
+
+def _in_order(parts: dict[int, Any]) -> list[Any]:
+    """The manifest's rows by path, content hash, shard and row: as the photos were listed, if all had one crop."""
+    import pyarrow as pa
+
+    ordered = [parts[number] for number in sorted(parts)]
+    ends = [tuple(part[name][at].as_py() for name in ("path", "sha256")) for part in ordered for at in (0, -1)]
+    if ends == sorted(ends):
+        return ordered
+    keys = [(name, "ascending") for name in ("path", "sha256", "shard", "row")]
+    return [pa.concat_tables(ordered).sort_by(keys)]
 
 
 def _tasks(settings: Preprocess, listed: list[SourcePhoto]) -> Iterator[tuple[int, list[SourcePhoto], str]]:
@@ -220,10 +232,10 @@ def _make_shard(
     for photo in listed:
         row, cut = _cut(photo, crop, settings)
         if not cut:
-            rows.append(asdict(row))
+            rows.append(vars(row))
         for label in cut:
             place = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
-            rows.append(asdict(row) | place)
+            rows.append(vars(row) | place)
             labels.append(label.pixels)
     arrays = {"labels": labels}
     for scale in settings.scales if labels else ():
@@ -238,7 +250,7 @@ def _make_shard(
             shards[file.name] = dataset.sha256_of(file)
             values, counts = np.arange(256) / 127.5 - 1, np.bincount(stacked.ravel(), minlength=256)
             sums[name] = np.array([stacked.size, counts @ values, counts @ values**2])
-    return {"rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
+    return {"number": number, "rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
 
 
 def _mean_and_deviation(total: np.ndarray) -> dict[str, float]:
