@@ -1,13 +1,15 @@
 """Trials of one study, taken, reported and told without training: seconds of each call over their number.
 
-    python tests/benchmarks/scale_study.py --trials 10000                      # in a journal file
-    python tests/benchmarks/scale_study.py --trials 10000 --storage postgresql # a server, started for this
+    python tests/benchmarks/scale_study.py --trials 10000                                     # in a journal file
+    python tests/benchmarks/scale_study.py --trials 10000 --taken 400 --storage postgresql    # a server, for this
 
+With --taken, only so many are taken, half of them first and half last; the others are put in between, ended.
 A worker and the sweep's parent, each with a storage of its own, take turns as they do in a sweep: the parent looks
 at the study after every few trials, and the worker is a new one after TRIALS_A_WORKER.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -17,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
+
+import optuna
 
 from loupe.search import crew, storages, studies
 from loupe.search.sweep_file import SweepFile
@@ -55,14 +59,16 @@ class Stopwatch:
         return 1e3 * statistics.median(found) if found else float("nan")
 
 
-def run(place, sweep):
-    """Take every trial to its end; gives the stopwatch."""
+def run(place, sweep, taken):
+    """Take `taken` trials to their end; gives the stopwatch."""
     watch = Stopwatch()
     parent = studies.Trials(sweep, storages.opened(place), "digest", "parent")
     while watch.ended < sweep.trials():
+        if taken // 2 <= watch.ended < sweep.trials() - taken // 2:
+            watch.ended += fill(parent, sweep.trials() - taken)
         with watch.of("a new worker"):
             worker = studies.Trials(sweep, storages.opened(place), "digest", "parent")
-            worker.take  # noqa: B018
+            worker.at_work()
         for _ in range(crew.TRIALS_A_WORKER):
             if watch.ended % LOOK_EVERY == 0:
                 look(parent, watch)
@@ -73,6 +79,23 @@ def run(place, sweep):
     assert parent.ended() == sweep.trials()
     assert not parent.are_open()
     return watch
+
+
+def fill(parent, count):
+    """Put so many ended trials into the study, of the items that are not there yet; gives how many."""
+    there = {trial.user_attrs[studies.ITEM] for trial in parent.study.trials}
+    points = [chosen | {"seed": seed} for chosen in parent.sweep.points() for seed in parent.sweep.seeds()]
+    missing = [point for point in points if json.dumps(point, sort_keys=True) not in there][-count:]
+    ranges = {key: optuna.distributions.CategoricalDistribution(parent.sweep.choices(key)) for key in points[0] if key != "seed"}
+    ranges["seed"] = optuna.distributions.IntDistribution(0, 2**31 - 1)
+    for point in missing:
+        value = point["learning_rate"] + 1e-6 * point["seed"]
+        attrs = {studies.ITEM: json.dumps(point, sort_keys=True), studies.RUN: "run", studies.PARENT: "parent"}
+        parent.study.add_trial(optuna.trial.create_trial(
+            params=point, distributions=ranges, value=value, user_attrs=attrs,
+            intermediate_values=dict.fromkeys(range(REPORTS), value),
+        ))  # fmt: skip
+    return len(missing)
 
 
 def look(parent, watch):
@@ -106,19 +129,19 @@ def one_trial(worker, sweep, watch):
     watch.ended += 1
 
 
-def told(watch, trials):
-    """A table: milliseconds of each call over the number of ended trials."""
-    tenth = trials // 10
-    print(f"{'ms, median':>18} | first {tenth} | " + " | ".join(f"to {10 * tenth * n // 10}" for n in (3, 6, 10)) + " | last / first")
+def told(watch, trials, taken):
+    """A table: milliseconds of each call in the first and in the last tenth of the taken trials."""
+    some = max(1, taken // 10)
+    print(f"ms, median | first {some} | last {some} of {trials} | ratio")
     for what in watch.taken:
-        first = watch.medians(what, 0, tenth)
-        rest = [watch.medians(what, (n - 1) * tenth, n * tenth + 1) for n in (3, 6, 10)]
-        print(f"{what:>18} | {first:.2f} | " + " | ".join(f"{value:.2f}" for value in rest) + f" | {rest[-1] / first:.2f}", flush=True)
+        first, last = watch.medians(what, 0, some + 1), watch.medians(what, trials - some, trials + 1)
+        print(f"{what} | {first:.2f} | {last:.2f} | {last / first:.2f}", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--taken", type=int, help="as many as there are, if not given")
     parser.add_argument("--storage", choices=["journal", "postgresql"], default="journal")
     parser.add_argument("--sampler", choices=["grid", "random", "tpe"], default="grid")
     parser.add_argument("--pruner", choices=["none", "median"], default="none")
@@ -126,13 +149,13 @@ def main():
     sweep = sweep_of(given.trials, given.sampler, given.pruner)
     with tempfile.TemporaryDirectory() as folder:
         if given.storage == "journal":
-            watch = run(f"{folder}/study.log", sweep)
+            watch = run(f"{folder}/study.log", sweep, given.taken or given.trials)
         else:
             import services
 
             with services.postgresql(Path(folder)) as url:
-                watch = run(url, sweep)
-    told(watch, given.trials)
+                watch = run(url, sweep, given.taken or given.trials)
+    told(watch, given.trials, given.taken or given.trials)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ class Trials:
         self._points = {_item(chosen): chosen for chosen in sweep.points()} if sweep.study.sampler == "grid" else {}
         self._startup = {} if self._points else _drawn(sweep)
         self._point_of: dict[str, str] = {}  # of a grid's items
+        self._with_seeds: dict[tuple[str | int, ...], list[tuple[str, Chosen]]] = {}
 
     def _check_space(self, space: str) -> None:
         there = self.study.user_attrs.get(SPACE)
@@ -232,8 +233,11 @@ class Trials:
 
     def _seeded(self, points: list[Chosen], seeds: list[int]) -> Iterator[tuple[str, Chosen]]:
         for chosen in points:
-            for seed in seeds:
-                yield _item(chosen | {"seed": seed}), chosen | {"seed": seed}
+            key = (_item(chosen), *seeds)
+            if key not in self._with_seeds:
+                seeded = [chosen | {"seed": seed} for seed in seeds]
+                self._with_seeds[key] = [(_item(each), each) for each in seeded]
+            yield from self._with_seeds[key]
 
     def _tuned(self, arm: list[Chosen], first: int, by_item: dict[str, list[FrozenTrial]]) -> Chosen | None:
         """The best point of an arm by its first seed; None while one is open, or where none has a value."""
