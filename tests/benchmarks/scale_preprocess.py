@@ -96,7 +96,10 @@ def bare_loop(file):
 
 
 def peaks_of_command(file):
-    """Peak memory of `loupe preprocess`, in MB: of its own process, and of the largest worker."""
+    """Peak memory of `loupe preprocess`, in MB: of its own process, and of the largest worker.
+
+    Pages of files that are mapped are not counted: they are the system's, and shared.
+    """
     peaks = {}
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         command = [sys.executable, "-m", "loupe", "preprocess", "--source", file.resolve(), "--quiet"]
@@ -104,7 +107,8 @@ def peaks_of_command(file):
         while process.poll() is None:
             try:
                 for each in (process, *process.children(recursive=True)):
-                    peaks[each.pid] = max(each.memory_info().rss / 2**20, peaks.get(each.pid, 0))
+                    memory = each.memory_info()
+                    peaks[each.pid] = max((memory.rss - memory.shared) / 2**20, peaks.get(each.pid, 0))
             except psutil.Error:
                 pass
             time.sleep(0.1)

@@ -265,6 +265,7 @@ def client(scheduler: str | None) -> Iterator[Any]:
     Raises:
         UsageError: no scheduler answers there.
     """
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler is not None:
@@ -277,6 +278,7 @@ def client(scheduler: str | None) -> Iterator[Any]:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),  # it looks at each thread every 10 ms
         LocalCluster(
             n_workers=cores, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
         ) as cluster,
