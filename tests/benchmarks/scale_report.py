@@ -45,7 +45,9 @@ def tables_of(runs, without_tags):
         )  # fmt: skip
         tags = {"loupe.step": "trial", "loupe.smoke": "false", "trial.state": "COMPLETE", "loupe.commit": "x"}
         tags |= {"loupe.dataset": row["dataset"], "loupe.digest": row["digest"], "loupe.sweep": row["sweep"]}
-        tags |= {"loupe.settings": json.dumps(settings)} | ({} if without_tags else {"loupe.curve": json.dumps(curve)})
+        tags |= {"loupe.settings": json.dumps(settings)} | (
+            {} if without_tags else {"loupe.curve": json.dumps(curve)}
+        )
         tables["tags"] += [run | {"key": key, "value": value} for key, value in tags.items()]
         tables["params"] += [run | {"key": key, "value": value} for key, value in settings.items()]
         points = [("val/mae", *point) for point in curve] + [(name, 0, value) for name, value in metrics.items()]

@@ -86,7 +86,11 @@ def fill(parent, count):
     there = {trial.user_attrs[studies.ITEM] for trial in parent.study.trials}
     points = [chosen | {"seed": seed} for chosen in parent.sweep.points() for seed in parent.sweep.seeds()]
     missing = [point for point in points if json.dumps(point, sort_keys=True) not in there][-count:]
-    ranges = {key: optuna.distributions.CategoricalDistribution(parent.sweep.choices(key)) for key in points[0] if key != "seed"}
+    ranges = {
+        key: optuna.distributions.CategoricalDistribution(parent.sweep.choices(key))
+        for key in points[0]
+        if key != "seed"
+    }
     ranges["seed"] = optuna.distributions.IntDistribution(0, 2**31 - 1)
     for point in missing:
         value = point["learning_rate"] + 1e-6 * point["seed"]
