@@ -3,8 +3,8 @@
     python tests/benchmarks/scale_preprocess.py --photos caltech256-subset.tar --sizes 1000,10000,30000
 
 The photos are those of the tar, as often as it takes, each time shifted by other pixels and encoded again, so that
-no two have the same content; they are written once, as tars, into --folder. For each size `loupe preprocess` (start-up
-excluded) and the bare loop take turns: --rounds of each, the medians count.
+no two have the same content; they are written once, as tars, into --folder. For each size `loupe preprocess`
+(start-up excluded) and the bare loop take turns: --rounds of each, the medians count.
 """
 
 import argparse

@@ -91,9 +91,9 @@ def main():
         last = max(trial.datetime_complete for trial in found)
         working = (last - first).total_seconds()
         print(
-            f"{given.trials} trials by {given.workers} workers: {taken:.0f} s, of them {working:.0f} s between the first "
-            f"trial's start and the last one's end; {given.trials / taken:.2f} and {given.trials / working:.2f} trials a "
-            f"second; overhead {sweep.data.metrics['overhead']:.2f}; errors 0, lost 0, twice 0"
+            f"{given.trials} trials by {given.workers} workers: {taken:.0f} s, of them {working:.0f} s between the "
+            f"first one's start and the last one's end; {given.trials / taken:.2f} and "
+            f"{given.trials / working:.2f} trials a second; overhead {sweep.data.metrics['overhead']:.2f}; errors 0, lost 0, twice 0"
         )
 
 

@@ -151,7 +151,7 @@ def _in_tar(path: Path) -> Iterator[SourcePhoto]:
             for member in tar:
                 if member.isreg():
                     members.append((_parts(member.name), member.offset_data, member.size))
-                tar.members.clear()  # which would hold a kilobyte for each
+                tar.members.clear()  # type: ignore[attr-defined] # which would hold a kilobyte for each
             with path.open("rb") as stream:  # tarfile takes a damaged header for the end
                 stream.seek(tar.offset)
                 if any(stream.read(tarfile.BLOCKSIZE)):

@@ -64,7 +64,7 @@ class Trials:
         self._points = {_item(chosen): chosen for chosen in sweep.points()} if sweep.study.sampler == "grid" else {}
         self._startup = {} if self._points else _drawn(sweep)
         self._point_of: dict[str, str] = {}  # of a grid's items
-        self._with_seeds: dict[tuple[str | int, ...], list[tuple[str, Chosen]]] = {}
+        self._with_seeds: dict[tuple[str, tuple[int, ...]], list[tuple[str, Chosen]]] = {}
 
     def _check_space(self, space: str) -> None:
         there = self.study.user_attrs.get(SPACE)
@@ -233,7 +233,7 @@ class Trials:
 
     def _seeded(self, points: list[Chosen], seeds: list[int]) -> Iterator[tuple[str, Chosen]]:
         for chosen in points:
-            key = (_item(chosen), *seeds)
+            key = (_item(chosen), tuple(seeds))
             if key not in self._with_seeds:
                 seeded = [chosen | {"seed": seed} for seed in seeds]
                 self._with_seeds[key] = [(_item(each), each) for each in seeded]

@@ -213,7 +213,8 @@ def results() -> pd.DataFrame:
         digest, code, commit; settings.<field>: texts; metrics.<name>: last values; curve.step and
         curve.val/mae: lists. Runs that were shrunk by smoke=true are left out.
     """
-    client, rows = mlflow.MlflowClient(), []
+    client = mlflow.MlflowClient()
+    rows: list[dict[str, Any]] = []
     experiments = [found.experiment_id for found in client.search_experiments()]
     token: str | None = None
     while True:
