@@ -90,11 +90,10 @@ def main():
         first = min(trial.datetime_start for trial in found)
         last = max(trial.datetime_complete for trial in found)
         working = (last - first).total_seconds()
-        print(
-            f"{given.trials} trials by {given.workers} workers: {taken:.0f} s, of them {working:.0f} s between the "
-            f"first one's start and the last one's end; {given.trials / taken:.2f} and "
-            f"{given.trials / working:.2f} trials a second; overhead {sweep.data.metrics['overhead']:.2f}; errors 0, lost 0, twice 0"
-        )
+        overhead = sweep.data.metrics["overhead"]
+        print(f"{given.trials} trials by {given.workers} workers: {taken:.0f} s, {given.trials / taken:.2f} a second")
+        print(f"from the first one's start to the last one's end {given.trials / working:.2f} a second")
+        print(f"overhead {overhead:.2f}; errors 0, lost 0, twice 0")
 
 
 if __name__ == "__main__":
