@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.config import settings_of
-from loupe.data.dataset import MANIFEST, Dataset, assign_splits, input_name, sha256_of, shard_file
+from loupe.data.dataset import MANIFEST, Dataset, input_name, sha256_of, shard_file, table_of, with_splits
 from loupe.data.photos import as_floats
 from loupe.data.preparing import prepare
 from loupe.errors import LoupeError, UsageError
@@ -26,8 +26,8 @@ def sha256(text):
 
 def splits_of(hashes):
     """Content hash -> its split, when these photos make a dataset; every split of a row counts."""
-    rows = [{"sha256": key, "row": number, "split": None} for number, key in enumerate(hashes)]
-    assign_splits(rows)
+    rows = [{"sha256": key, "row": number} for number, key in enumerate(hashes)]
+    rows = [row for part in with_splits([table_of(rows[:1]), table_of(rows[1:])]) for row in part.to_pylist()]
     found = {row["sha256"]: row["split"] for row in rows}
     assert all(found[row["sha256"]] == row["split"] for row in rows)
     return found
@@ -78,9 +78,9 @@ def test_a_split_that_stays_empty_takes_the_photo_nearest_its_bounds():
 
 
 def test_photos_that_were_skipped_have_no_split():
-    rows = [{"sha256": sha256(number), "row": number or None, "split": None} for number in range(6)]
-    assign_splits(rows)
-    assert [row["split"] is None for row in rows] == [True] + [False] * 5
+    table = table_of([{"sha256": sha256(number), "row": number or None} for number in range(6)])
+    (part,) = with_splits([table])
+    assert [split is None for split in part["split"].to_pylist()] == [True] + [False] * 5
 
 
 @pytest.fixture(scope="module")

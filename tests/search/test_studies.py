@@ -669,3 +669,21 @@ def test_a_half_line_longer_than_what_is_read_at_once_is_cut_whole(tmp_path, imp
         file.write_bytes(whole + b"x" * 200_000)
         storages.cut_half_line(file)
         assert file.read_bytes() == whole
+
+
+def test_no_more_trials_wait_than_are_asked_for_and_none_is_left_out(place):
+    held = opened(place)
+    held.enqueue(ahead=4)
+    assert held.waiting() == 4
+    finish(held, held.take(HERE))
+    held.enqueue(ahead=4)
+    assert held.waiting() == 3  # more than half
+    done = [finish(held, held.take(HERE)) for _ in range(2)]
+    held.enqueue(ahead=4)
+    assert held.waiting() == 4
+    while held.are_open():
+        done += [finish(held, held.take(HERE))]
+        held.enqueue(ahead=4)
+    assert len(done) == 7
+    assert states(held) == {"COMPLETE": 8}
+    assert held.ended() == 8

@@ -46,13 +46,13 @@ sys.exit(status)
 """
 
 
-def measured(*arguments, cwd):
+def measured(*arguments, cwd, **more):
     """Run `python -m loupe` alone; returns seconds and peak memory in MB.
 
     A small process starts it: a child's peak counts what its parent had when it was made.
     """
     command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "loupe", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     seconds, memory = map(float, done.stderr.split()[-2:])
     return seconds, memory

@@ -1,8 +1,9 @@
 """The prepared dataset on disk: a manifest (a row a label) beside shards of labels and inputs."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -16,6 +17,7 @@ from loupe.errors import LoupeError, UsageError
 
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}
 MANIFEST = "manifest.parquet"
+GROUPED = 256  # parts that are written at a time
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,21 @@ class Dataset:
 
     def counts(self) -> dict[str, int]:
         """Photos kept and skipped, labels, and labels by split."""
-        kept = [row for row in self.rows if row["split"] is not None]
-        by_split = {f"{name}_labels": sum(row["split"] == name for row in kept) for name in SPLITS}
+        kept = self.table.filter(self.table["split"].is_valid())
+        counts = {found["values"]: found["counts"] for found in kept["split"].value_counts().to_pylist()}
         return {
-            "photos": len({(row["path"], row["sha256"]) for row in kept}),
-            "skipped": len(self.rows) - len(kept),
+            "photos": len(kept.group_by(["path", "sha256"]).aggregate([])),
+            "skipped": len(self.table) - len(kept),
             "labels": len(kept),
-        } | by_split
+        } | {f"{name}_labels": counts.get(name, 0) for name in SPLITS}
+
+    def reasons(self) -> dict[str, int]:
+        """Why photos were skipped, in short, and how many for each reason."""
+        found: dict[str, int] = {}
+        for reason in self.table["reason"].drop_null().to_pylist():
+            kind = reason.split(":")[0]
+            found[kind] = found.get(kind, 0) + 1
+        return found
 
     def scales(self) -> list[Fraction]:
         """The scales that it holds inputs for."""
@@ -95,12 +105,17 @@ class Dataset:
         """
         if scale not in self.scales():
             raise UsageError(f"scale: {self.folder.name} has inputs for {self.settings['scales']} only")
-        rows = [row for row in self.rows if row["split"] is not None and split in ("all", row["split"])]
-        if not rows:
+        import pyarrow.compute as pc
+
+        column = self.table["split"]
+        table = self.table.filter(column.is_valid() if split == "all" else pc.equal(column, split))
+        if not len(table):
             raise UsageError(f"split: {split} of {self.folder.name} has no photo; three photos fill all splits")
         if limit is not None:
-            chosen = set(sorted({row["sha256"] for row in rows})[:limit])
-            rows = [row for row in rows if row["sha256"] in chosen]
+            photos = table["sha256"].unique()
+            chosen = photos.take(pc.sort_indices(photos)[:limit])
+            table = table.filter(pc.is_in(table["sha256"], chosen))
+        rows = table.to_pylist()
         used = sorted({row["shard"] for row in rows})
         inputs, labels = (
             {number: self._open(name, number) for number in used} for name in (input_name(scale), "labels")
@@ -198,35 +213,67 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def assign_splits(rows: list[dict[str, Any]]) -> None:
-    """Write into each row of a label the split of its photo.
-
-    A photo's place between 0 and 1 is the last 64 bits of its content hash (`limit` goes by the first), so
-    that adding photos moves none, and copies land together. A split that stays empty takes the photo
-    nearest its bounds from a split that has another.
-    """
-    place = {row["sha256"]: (int(row["sha256"][-16:], 16) >> 11) / 2**53 for row in rows if row["row"] is not None}
-    split = {key: next(name for name, (low, high) in SPLITS.items() if low <= at < high) for key, at in place.items()}
-    for name, (low, high) in SPLITS.items():
-        if name not in split.values():
-            held = list(split.values())
-            spare = [key for key in split if held.count(split[key]) > 1]
-            if spare:
-                split[min(spare, key=lambda key: (max(low - place[key], place[key] - high), key))] = name
-    for row in rows:
-        if row["row"] is not None:
-            row["split"] = split[row["sha256"]]
-
-
-def write_manifest(folder: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Write the rows, in the order given, with the facts as JSON in the file's metadata."""
+def table_of(rows: list[dict[str, Any]]) -> Any:
+    """Rows of a manifest as an Arrow table, which takes an eighth of their memory."""
     import pyarrow as pa
-    import pyarrow.parquet
 
     kinds = {
         "shrunk": pa.float64(),
         **dict.fromkeys(("width", "height", "x", "y", "shard", "row"), pa.int32()),
     }
     columns = [(name, kinds.get(name, pa.string())) for name in Row.__dataclass_fields__]
-    schema = pa.schema(columns, metadata={"loupe": json.dumps(facts, sort_keys=True)})
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / MANIFEST)
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+
+
+def with_splits(parts: list[Any]) -> Iterator[Any]:
+    """The parts of a manifest with the split of its photo in each row of a label.
+
+    A photo's place between 0 and 1 is the last 64 bits of its content hash (`limit` goes by the first), so
+    that adding photos moves none, and copies land together. A split that stays empty takes the photo
+    nearest its bounds from a split that has another.
+    """
+    import pyarrow as pa
+
+    labelled = [part["sha256"].filter(part["row"].is_valid()) for part in parts]
+    moved: dict[str, str] = {}
+    if {_split_at(_place(key)) for part in labelled for key in part.to_pylist()} != SPLITS.keys():
+        moved = _filled({key for part in labelled for key in part.to_pylist()})
+    for part in parts:
+        keys, rows = part["sha256"].to_pylist(), part["row"].to_pylist()
+        column = [
+            None if row is None else moved.get(key) or _split_at(_place(key))
+            for key, row in zip(keys, rows, strict=True)
+        ]
+        yield part.set_column(part.column_names.index("split"), "split", pa.array(column, pa.string()))
+
+
+def _place(sha256: str) -> float:
+    return (int(sha256[-16:], 16) >> 11) / 2**53
+
+
+def _split_at(place: float) -> str:
+    return next(name for name, (low, high) in SPLITS.items() if low <= place < high)
+
+
+def _filled(keys: set[str]) -> dict[str, str]:
+    """The splits of photos, none empty if there are enough of them."""
+    split = {key: _split_at(_place(key)) for key in keys}
+    for name, (low, high) in SPLITS.items():
+        if name not in split.values():
+            held = list(split.values())
+            spare = [key for key in split if held.count(split[key]) > 1]
+            if spare:
+                split[min(spare, key=lambda key: (max(low - _place(key), _place(key) - high), key))] = name
+    return split
+
+
+def write_manifest(folder: Path, parts: Iterable[Any], facts: dict[str, Any]) -> None:
+    """Write the parts, in the order given, with the facts as JSON in the file's metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    schema = table_of([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
+    with pyarrow.parquet.ParquetWriter(folder / MANIFEST, schema) as file:
+        rest = iter(parts)
+        while group := list(itertools.islice(rest, GROUPED)):
+            file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata))

@@ -7,6 +7,7 @@ writes depends on its photos and the settings alone, not on the machine, the ord
 
 import glob
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from loupe.fields import text_of
 from loupe.progress import Bar, say_left_out
 
 VERSION = 1  # of this code: a change that gives other labels or inputs raises it
+AT_A_TIME = 64  # tasks that are given out, unless there are more cores
 PHOTOS_A_TASK = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}
 
 
@@ -80,41 +82,34 @@ def _digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     if all(crop_of(settings, photo) != "random" for photo in photos):
         given.pop("seed")
     given["scales"] = ",".join(text_of(scale) for scale in sorted(settings.scales))
-    key = [VERSION, given, [(photo.path, photo.sha256, crop_of(settings, photo)) for photo in photos]]
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    # As json.dumps writes [VERSION, given, [[path, sha256, crop], …]], without the memory that it takes for all.
+    hashed = hashlib.sha256(f"[{VERSION}, {json.dumps(given, sort_keys=True)}, [".encode())
+    for number, photo in enumerate(photos):
+        one = json.dumps([photo.path, photo.sha256, crop_of(settings, photo)])
+        hashed.update(f"{', ' if number else ''}{one}".encode())
+    hashed.update(b"]]")
+    return hashed.hexdigest()[:12]
 
 
 def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder: Path) -> None:
-    tasks: list[list[SourcePhoto]] = []
-    crops: list[str] = []
-    for crop, step in PHOTOS_A_TASK.items():
-        group = [photo for photo in listed if crop_of(settings, photo) == crop]
-        tasks += [group[start : start + step] for start in range(0, len(group), step)]
-        crops += [crop] * (len(tasks) - len(crops))
-    rows: list[dict[str, Any]] = []
+    parts: dict[int, Any] = {}  # of the manifest, by the number of their shard
     shards: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(dataset.input_name, settings.scales)], np.zeros(3))
     with client(settings.scheduler) as cluster, Bar("preparing photos", len(listed), settings.quiet) as bar:
-        from distributed import as_completed
-
-        numbers = list(range(len(tasks)))
-        folders, given = [str(folder.resolve())] * len(tasks), [settings.texts()] * len(tasks)
-        futures = cluster.map(_make_shard, numbers, tasks, crops, folders, given, pure=False)
         done = 0
-        for _, result in as_completed(futures, with_results=True):
-            rows += result["rows"]
+        for result in _results(cluster, _tasks(settings, listed), str(folder.resolve()), settings.texts()):
+            parts[result["number"]] = dataset.table_of(result["rows"])
             shards |= result["shards"]
             sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
             done += result["photos"]
             bar.at(done)
-    rows.sort(key=lambda row: [-1 if row[key] is None else row[key] for key in ("path", "sha256", "shard", "row")])
+    ordered = _in_order(parts)
     if not sums["labels"][0]:
-        reason = rows[0]["reason"] if rows else "there is none"
+        reason = ordered[0]["reason"][0].as_py() if ordered else "there is none"
         raise UsageError(f"source: not one of {len(listed)} photos can be used; the first: {reason}")
-    dataset.assign_splits(rows)
     dataset.write_manifest(
         folder,
-        rows,
+        dataset.with_splits(ordered),
         {
             "version": VERSION,
             "digest": digest,
@@ -123,6 +118,40 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder:
             "shards": dict(sorted(shards.items())),
         },
     )
+
+
+def _in_order(parts: dict[int, Any]) -> list[Any]:
+    """The manifest's rows by path, content hash, shard and row: as the photos were listed, if all had one crop."""
+    import pyarrow as pa
+
+    ordered = [parts[number] for number in sorted(parts)]
+    ends = [tuple(part[name][at].as_py() for name in ("path", "sha256")) for part in ordered for at in (0, -1)]
+    if ends == sorted(ends):
+        return ordered
+    keys = [(name, "ascending") for name in ("path", "sha256", "shard", "row")]
+    return [pa.concat_tables(ordered).sort_by(keys)]
+
+
+def _tasks(settings: Preprocess, listed: list[SourcePhoto]) -> Iterator[tuple[int, list[SourcePhoto], str]]:
+    """The number of each shard, its photos, and their crop."""
+    numbers = itertools.count()
+    for crop, step in PHOTOS_A_TASK.items():
+        group = [photo for photo in listed if crop_of(settings, photo) == crop]
+        for start in range(0, len(group), step):
+            yield next(numbers), group[start : start + step], crop
+
+
+def _results(cluster: Any, tasks: Iterator[tuple[Any, ...]], *shared: Any) -> Iterator[dict[str, Any]]:
+    """What `_make_shard` gives, as it comes; so few tasks are given out at a time that none fills a memory."""
+    from distributed import as_completed
+
+    def given(count: int) -> list[Any]:
+        return [cluster.submit(_make_shard, *task, *shared, pure=False) for task in itertools.islice(tasks, count)]
+
+    running = as_completed(given(max(AT_A_TIME, 2 * sum(cluster.nthreads().values()))), with_results=True)
+    for _, result in running:
+        running.update(given(1))
+        yield result
 
 
 def pairs_in_memory(settings: Preprocess, scale: Fraction) -> dataset.Pairs:
@@ -203,10 +232,10 @@ def _make_shard(
     for photo in listed:
         row, cut = _cut(photo, crop, settings)
         if not cut:
-            rows.append(asdict(row))
+            rows.append(vars(row))
         for label in cut:
             place = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
-            rows.append(asdict(row) | place)
+            rows.append(vars(row) | place)
             labels.append(label.pixels)
     arrays = {"labels": labels}
     for scale in settings.scales if labels else ():
@@ -219,9 +248,9 @@ def _make_shard(
             file = dataset.shard_file(Path(folder), name, number)
             np.save(file, stacked)
             shards[file.name] = dataset.sha256_of(file)
-            values = stacked.astype("float64") / 127.5 - 1
-            sums[name] = np.array([values.size, values.sum(), np.square(values).sum()])
-    return {"rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
+            values, counts = np.arange(256) / 127.5 - 1, np.bincount(stacked.ravel(), minlength=256)
+            sums[name] = np.array([stacked.size, counts @ values, counts @ values**2])
+    return {"number": number, "rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
 
 
 def _mean_and_deviation(total: np.ndarray) -> dict[str, float]:
@@ -236,6 +265,7 @@ def client(scheduler: str | None) -> Iterator[Any]:
     Raises:
         UsageError: no scheduler answers there.
     """
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler is not None:
@@ -248,6 +278,7 @@ def client(scheduler: str | None) -> Iterator[Any]:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),  # it looks at each thread every 10 ms
         LocalCluster(
             n_workers=cores, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
         ) as cluster,

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -41,7 +42,10 @@ PART = 2**20  # bytes of a file that are hashed at a time
 LONGEST_NAME = 160  # bytes that the name of a source takes in the names of folders
 
 
-@dataclass(frozen=True)
+HASHED = 256  # photos that a thread hashes at a time
+
+
+@dataclass(frozen=True, slots=True)
 class SourcePhoto:
     """One file of a source: where its bytes lie, and their sha256 ("" where they cannot be read)."""
 
@@ -87,8 +91,9 @@ def list_photos(
             if category not in known:
                 raise UsageError(f"categories: {category!r} is not among those of {','.join(sources)}")
         found = [photo for photo in found if photo.category in categories]
+    groups = (found[start : start + HASHED] for start in range(0, len(found), HASHED))
     with ThreadPoolExecutor() as threads:  # hashing releases the interpreter
-        hashed = list(threads.map(_hashed, found))
+        hashed = [photo for group in threads.map(_all_hashed, groups) for photo in group]
     if limit is not None:
         hashed = sorted(hashed, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
     return sorted(hashed, key=lambda photo: (photo.path, photo.sha256))
@@ -160,21 +165,21 @@ def _left_out(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
 
 def _in_tar(path: Path) -> Iterator[SourcePhoto]:
     """The files of an uncompressed tar; a topmost folder that holds them all is no part of their paths."""
-    members = []
-    for member in tars.members(path):
-        reason = _left_out(member.isreg(), member.issym() or member.islnk(), member.issparse())
-        members.append((_parts(member.name), member, reason))
-    members = [of for of in members if of[0] and not any(part.startswith(".") for part in of[0])]
-    plain = [parts for parts, _, reason in members if not reason]
+    members = [
+        (parts, member.offset, member.size, _left_out(member.is_file, member.is_link, member.is_sparse))
+        for member in tars.members(path)
+        if (parts := _parts(member.name)) and not any(part.startswith(".") for part in parts)
+    ]
+    plain = [parts for parts, *_, reason in members if not reason]
     if not any(_is_image(parts[-1]) for parts in plain):
         raise UsageError(f"source: no image in the tar {str(path)!r}")
     tops = {parts[0] for parts in plain}
     wrapped = len(tops) == 1 and all(len(parts) > 2 for parts in plain)
     file = str(path.resolve())
-    for parts, member, reason in members:
+    for parts, offset, size, reason in members:
         inner = parts[1:] if wrapped and parts[0] in tops and len(parts) > 1 else parts
-        category = inner[0] if len(inner) > 1 else ""
-        yield SourcePhoto(str(path), "/".join(inner), category, file, member.offset_data, member.size, reason=reason)
+        category = sys.intern(inner[0]) if len(inner) > 1 else ""
+        yield SourcePhoto(str(path), "/".join(inner), category, file, offset, size, reason=reason)
 
 
 def _parts(path: str) -> list[str]:
@@ -185,6 +190,10 @@ def _parts(path: str) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in Image.registered_extensions()
+
+
+def _all_hashed(photos: list[SourcePhoto]) -> list[SourcePhoto]:
+    return [*map(_hashed, photos)]
 
 
 def _hashed(photo: SourcePhoto) -> SourcePhoto:

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 from loupe.errors import UsageError
 
@@ -19,25 +20,41 @@ class _Headers(io.BufferedReader):
         return super().read(size)
 
 
-def members(path: Path) -> list[tarfile.TarInfo]:
+class Member(NamedTuple):
+    """What a header says: a fraction of what tarfile keeps of it."""
+
+    name: str
+    offset: int  # of the content, in the tar
+    size: int
+    is_file: bool
+    is_link: bool
+    is_sparse: bool
+
+
+def members(path: Path) -> list[Member]:
     """What is in a tar but folders.
 
     Raises:
         UsageError: it is no whole, uncompressed tar, or a name in it leads outside.
     """
-    found = []
+    found, outside = [], ""
     try:
         with _Headers(io.FileIO(path)) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 if member.size < 0:  # after which tarfile would go backwards, for ever
                     raise tarfile.ReadError(f"a size of {member.size} bytes")
-                found.append(member)
+                if not member.isdir():
+                    link = member.issym() or member.islnk()
+                    place = member.offset_data, member.size
+                    found.append(Member(member.name, *place, member.isreg(), link, member.issparse()))
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    outside = outside or member.name
+                tar.members.clear()  # type: ignore[attr-defined] # which would hold a kilobyte for each
             stream.seek(tar.offset)  # tarfile takes a damaged header for the end
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two: of numbers in headers
         raise UsageError(f"source: {str(path)!r} is no whole, uncompressed tar ({error})") from None
-    for member in found:
-        if member.name.startswith("/") or ".." in member.name.split("/"):
-            raise UsageError(f"source: the tar {str(path)!r} holds {member.name!r}, which leads outside of it")
-    return [member for member in found if not member.isdir()]
+    if outside:
+        raise UsageError(f"source: the tar {str(path)!r} holds {outside!r}, which leads outside of it")
+    return found

@@ -23,6 +23,7 @@ TRIALS_A_WORKER = 25  # then its process ends, and its memory with it
 LOOK = 0.5  # seconds between looks at the workers
 REAP = 3.0  # seconds between looks for trials whose workers died
 AWAY = 600.0  # seconds that a sweep waits for MLflow's server
+SPARE = 8  # trials that wait beside two for each worker
 DEATHS = 2 * ATTEMPTS  # of workers in a row that end a sweep: more than one item that kills them can cause
 
 
@@ -46,7 +47,7 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
             if time.monotonic() - reaped > REAP:
                 outbox.patiently(lambda: storages.patiently(lambda: _reap(held, job.parent)), AWAY, settings.quiet)
                 reaped = time.monotonic()
-            still_open = storages.patiently(lambda: _open_trials(held, bar))
+            still_open = storages.patiently(lambda: _open_trials(held, bar, 2 * workers + SPARE))
             may_start = left > 0 and (job.deadline is None or time.time() < job.deadline)
             while may_start and left > 0 and len(crew) < min(workers, still_open):
                 share = min(TRIALS_A_WORKER, -(-left // (workers - len(crew))))
@@ -69,9 +70,9 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
                 time.sleep(LOOK)
 
 
-def _open_trials(held: Trials, bar: Bar) -> int:
+def _open_trials(held: Trials, bar: Bar, most: int) -> int:
     """Enqueue what is wanted, and show where the sweep stands; gives how many trials wait or are at work."""
-    held.enqueue()
+    held.enqueue(most)
     bar.at(held.ended(), _best_so_far(held))
     return held.at_work() + held.waiting()
 
@@ -105,8 +106,8 @@ def _executor(settings: Sweep, workers: int) -> Iterator[Executor]:
 
 
 def _best_so_far(held: Trials) -> str:
-    best = held.best_first()
-    return f"best {held.sweep.study.metric} {best[0].value:.5f}" if best else ""
+    best = held.best()
+    return f"best {held.sweep.study.metric} {best.value:.5f}" if best else ""
 
 
 def cores(scheduler: str | None) -> int:

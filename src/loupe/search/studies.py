@@ -2,13 +2,16 @@
 
 Every trial is enqueued once by the sweep's one parent, under the name of an item (a grid's point and seed, or
 a slot of a sampler), and workers take waiting trials only: so that each item is trained exactly once, whatever
-dies. An item whose worker died is enqueued again, to go on from its checkpoint.
+dies. An item whose worker died is enqueued again, to go on from its checkpoint. Few trials wait at a time, since
+a database is asked anew for all that have not ended.
 """
 
+import heapq
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import optuna
@@ -28,6 +31,7 @@ ENDS = (TrialState.COMPLETE, TrialState.PRUNED)
 SPACE = "loupe.space"
 ATTEMPTS = 3  # of an item whose workers die, by one start of the sweep
 UNSIGNED = 20.0  # seconds in which a worker must have signed the trial that it took
+AHEAD = 64  # trials that wait at most, unless fewer are asked for
 POINTS = 17  # of a curve with that at step 0, unless eval_every is given
 
 
@@ -59,6 +63,8 @@ class Trials:
         self._check_space(sweep.space(digest))
         self._points = {_item(chosen): chosen for chosen in sweep.points()} if sweep.study.sampler == "grid" else {}
         self._startup = {} if self._points else _drawn(sweep)
+        self._point_of: dict[str, str] = {}  # of a grid's items
+        self._with_seeds: dict[tuple[str, tuple[int, ...]], list[tuple[str, Chosen]]] = {}
 
     def _check_space(self, space: str) -> None:
         there = self.study.user_attrs.get(SPACE)
@@ -70,13 +76,21 @@ class Trials:
                 "give another name"
             )
 
-    def enqueue(self) -> None:
-        """Enqueue each item that is wanted and neither done, nor at work, nor waiting, nor given up."""
+    def enqueue(self, ahead: int = AHEAD) -> None:
+        """Enqueue items that are wanted and neither done, nor at work, nor waiting, nor given up.
+
+        Args:
+            ahead: how many trials may wait; while half of them do, none is added.
+        """
+        room = ahead - self.waiting()
+        if room <= ahead // 2:
+            return
         by_item = self._by_item()
-        for item, params in self._wanted(by_item).items():
+        missing = (
+            (item, params) for item, params in self._wanted(by_item) if self._is_missing(by_item.get(item, []))
+        )
+        for item, params in itertools.islice(missing, room):
             there = by_item.get(item, [])
-            if any(trial.state != TrialState.FAIL for trial in there) or self._is_given_up(there):
-                continue
             attrs, dead = {ITEM: item}, [trial for trial in there if trial.user_attrs.get(ENDED) == ORPHAN]
             if dead:
                 attrs |= {RESUME: dead[-1].user_attrs[RUN]} if RUN in dead[-1].user_attrs else {}
@@ -156,21 +170,27 @@ class Trials:
 
     def best_first(self) -> list[FrozenTrial]:
         """The completed trials, the best first; of a grid's points those with most seeds first, by their mean."""
+        complete, rank = self._ranked()
+        return sorted(complete, key=rank)
+
+    def best(self) -> FrozenTrial | None:
+        """The first of `best_first`; None where no trial is completed."""
+        complete, rank = self._ranked()
+        return min(complete, key=rank, default=None)
+
+    def _ranked(self) -> tuple[list[FrozenTrial], Callable[[FrozenTrial], tuple[float, ...]]]:
         by_point: dict[str, list[float]] = {}
         complete = self._found(TrialState.COMPLETE)
         for trial in complete:
-            by_point.setdefault(self._point(trial), []).append(self._sign * float(trial.value or 0))
-
-        def rank(trial: FrozenTrial) -> tuple[float, ...]:
-            peers = by_point[self._point(trial)]
-            return -len(peers), sum(peers) / len(peers), self._sign * float(trial.value or 0)
-
-        return sorted(complete, key=rank)
+            by_point.setdefault(self._point(trial), []).append(self._value(trial))
+        places = {point: (-len(values), sum(values) / len(values)) for point, values in by_point.items()}
+        return complete, lambda trial: (*places[self._point(trial)], self._value(trial))
 
     def is_among_the_best(self, value: float) -> bool:
         """Whether a trial of this value would be one of the `keep` best so far."""
-        values = sorted(self._sign * float(trial.value or 0) for trial in self._found(TrialState.COMPLETE))
-        return len(values) < self.sweep.study.keep or self._sign * value <= values[self.sweep.study.keep - 1]
+        keep = self.sweep.study.keep
+        best = heapq.nsmallest(keep, map(self._value, self._found(TrialState.COMPLETE)))
+        return len(best) < keep or self._sign * value <= best[-1]
 
     def _found(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
@@ -179,7 +199,14 @@ class Trials:
         """What trials that differ in their seed alone share; a sampler's have one seed, and each stands alone."""
         if not self._points:
             return str(trial.number)
-        return _item({key: value for key, value in trial.params.items() if key != "seed"})
+        item = str(trial.user_attrs.get(ITEM))
+        if item not in self._point_of:
+            self._point_of[item] = _item({key: value for key, value in trial.params.items() if key != "seed"})
+        return self._point_of[item]
+
+    def _value(self, trial: FrozenTrial) -> float:
+        """Of a completed trial: the lower, the better."""
+        return self._sign * float(trial.value or 0)
 
     def _id(self, trial: Trial | FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
@@ -190,18 +217,27 @@ class Trials:
             found.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
         return found
 
-    def _wanted(self, by_item: dict[str, list[FrozenTrial]]) -> dict[str, Chosen]:
+    def _wanted(self, by_item: dict[str, list[FrozenTrial]]) -> Iterator[tuple[str, Chosen]]:
+        """All items, those that come first before the others; of a tuned grid those that are known by now."""
         sweep = self.sweep
         if sweep.study.sampler != "grid":
-            return {slot: self._startup.get(slot, {}) for slot in map(_slot, range(sweep.study.trials))}
+            for slot in map(_slot, range(sweep.study.trials)):
+                yield slot, self._startup.get(slot, {})
+            return
         first, *others = sweep.seeds()
         points = list(self._points.values())
-        wanted = {_item(seeded): seeded for seeded in (chosen | {"seed": first} for chosen in points)}
+        yield from self._seeded(points, [first])
         if sweep.study.tune:
             points = [best for arm in sweep.arms().values() if (best := self._tuned(arm, first, by_item))]
+        yield from self._seeded(points, others)
+
+    def _seeded(self, points: list[Chosen], seeds: list[int]) -> Iterator[tuple[str, Chosen]]:
         for chosen in points:
-            wanted |= {_item(seeded): seeded for seeded in (chosen | {"seed": seed} for seed in others)}
-        return wanted
+            key = (_item(chosen), tuple(seeds))
+            if key not in self._with_seeds:
+                seeded = [chosen | {"seed": seed} for seed in seeds]
+                self._with_seeds[key] = [(_item(each), each) for each in seeded]
+            yield from self._with_seeds[key]
 
     def _tuned(self, arm: list[Chosen], first: int, by_item: dict[str, list[FrozenTrial]]) -> Chosen | None:
         """The best point of an arm by its first seed; None while one is open, or where none has a value."""
@@ -209,14 +245,16 @@ class Trials:
         if not all(map(self._has_ended, trials)):
             return None
         values = [
-            min((self._sign * float(trial.value or 0) for trial in found if trial.state == TrialState.COMPLETE),
-                default=math.inf)
+            min((self._value(trial) for trial in found if trial.state == TrialState.COMPLETE), default=math.inf)
             for found in trials
-        ]  # fmt: skip
+        ]
         return None if math.isinf(min(values)) else arm[values.index(min(values))]
 
     def _has_ended(self, trials: list[FrozenTrial]) -> bool:
         return any(trial.state in ENDS for trial in trials) or self._is_given_up(trials)
+
+    def _is_missing(self, trials: list[FrozenTrial]) -> bool:
+        return all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials)
 
     def _is_given_up(self, trials: list[FrozenTrial]) -> bool:
         ours = [trial for trial in trials if trial.user_attrs.get(PARENT) == self.parent]

@@ -10,6 +10,8 @@ from loupe.config import Preprocess
 from loupe.data.dataset import MANIFEST, Dataset
 from loupe.progress import say
 
+SHOWN = 300  # photos that the pictures are drawn of
+
 
 def run(settings: Preprocess) -> Dataset:
     """Prepare the dataset, or find it prepared, and log what it holds."""
@@ -36,12 +38,7 @@ def run(settings: Preprocess) -> Dataset:
         for picture in pictures:
             records.log_file(picture)
         records.log_tags({"loupe.folder": str(dataset.folder.resolve())})
-    reasons: dict[str, int] = {}
-    for row in dataset.rows:
-        if row["reason"]:
-            kind = row["reason"].split(":")[0]
-            reasons[kind] = reasons.get(kind, 0) + 1
-    skipped = "".join(f", {count} {kind}" for kind, count in sorted(reasons.items()))
+    skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.reasons().items()))
     say(f"{dataset.folder}: {counts['photos']} photos, {counts['labels']} labels, "
         f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
     return dataset
@@ -61,7 +58,7 @@ def _pictures(dataset: Dataset) -> list[Path]:
     if not all(file.exists() for file in files):
         from loupe import figures
 
-        pairs = dataset.pairs("all", dataset.scales()[0])
+        pairs = dataset.pairs("all", dataset.scales()[0], limit=SHOWN)
         with tempfile.TemporaryDirectory(dir=dataset.folder) as folder:
             for file, draw in zip(files, names.values(), strict=True):
                 drawn = Path(folder) / file.name

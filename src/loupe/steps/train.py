@@ -179,12 +179,13 @@ def log_diagnostics(
     """
     from loupe import diagnostics, training
     from loupe.models import KerasEnlarger
-    from loupe.tracking import records
+    from loupe.tracking import records, trials
 
     enlarger = KerasEnlarger(model)
     found = diagnostics.of_network(enlarger, settings, train, validation)
     if points:
         found |= diagnostics.of_curve(points) | {"training_steps": points[-1]["step"]}
+        trials.keep_curve(points)
     else:  # so that curves of runs can be compared in one chart
         for name, pairs, limit in (("train", train, training.TRAIN_PICTURES), ("val", validation, len(validation))):
             scores = training.whole_scores(enlarger, pairs, limit)

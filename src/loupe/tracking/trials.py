@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,14 +16,17 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from loupe.config import Settings
 from loupe.geometry import Geometry
-from loupe.tracking import checkpoints, models, owners, runs, signals
+from loupe.tracking import checkpoints, models, owners, records, runs, signals
 from loupe.tracking.kinds import remove_artifact
 
 TRIAL, SWEEP, KEY, CODE, STATE = "loupe.trial", "loupe.sweep", "loupe.key", "loupe.code", "trial.state"
 SPACE = "loupe.space"
 CHECKPOINT_SECONDS = 10.0  # of training that a killed trial may lose
 CURVE = "val/mae"
+CURVE_TAG = "loupe.curve"
+TAG_LENGTH = 5000  # that every store takes
 PAGE = 1000
+ASKING = 8  # requests at a time
 
 
 def key_of(settings: Settings, digest: str, code: str) -> str:
@@ -108,6 +112,24 @@ def curve(run_id: str, metric: str) -> list[tuple[int, float]]:
     return sorted({point.step: point.value for point in history}.items())
 
 
+def keep_curve(points: list[dict[str, Any]]) -> None:
+    """Write the open run's curve into a tag: a report gets it with the run, not by a request for each.
+
+    Args:
+        points: as `points_of` gives them; too many for a tag, and there is none.
+    """
+    kept = [(point["step"], float(point["metrics"][CURVE])) for point in points]
+    text = json.dumps([pair for pair in kept if np.isfinite(pair[1])], separators=(",", ":"))
+    if len(text) <= TAG_LENGTH:
+        records.log_tags({CURVE_TAG: text})
+
+
+def _kept_curve(run: Any) -> list[tuple[int, float]]:
+    if CURVE_TAG in run.data.tags:
+        return [(step, value) for step, value in json.loads(run.data.tags[CURVE_TAG])]
+    return curve(run.info.run_id, CURVE) if CURVE in run.data.metrics else []
+
+
 def parents(sweep: str) -> list[Any]:
     """The runs of this sweep, newest first."""
     return list(
@@ -184,12 +206,15 @@ def results() -> pd.DataFrame:
         digest, code, commit; settings.<field>: texts; metrics.<name>: last values; curve.step and
         curve.val/mae: lists. Runs that were shrunk by smoke=true are left out.
     """
-    client, rows = mlflow.MlflowClient(), []
+    client = mlflow.MlflowClient()
+    rows: list[dict[str, Any]] = []
     experiments = [found.experiment_id for found in client.search_experiments()]
     token: str | None = None
     while True:
         page = client.search_runs(experiments, "attributes.status = 'FINISHED'", max_results=PAGE, page_token=token)
-        rows += [_row(run) for run in page if _counts(run.data.tags)]
+        wanted = [run for run in page if _counts(run.data.tags)]
+        with ThreadPoolExecutor(ASKING) as threads:
+            rows += map(_row, wanted, threads.map(_kept_curve, wanted))
         token = page.token
         if not token:
             return pd.DataFrame(rows)
@@ -199,9 +224,8 @@ def _counts(tags: dict[str, str]) -> bool:
     return tags.get("loupe.step") in ("trial", "train", "evaluate") and tags.get("loupe.smoke") == "false"
 
 
-def _row(run: Any) -> dict[str, Any]:
+def _row(run: Any, points: list[tuple[int, float]]) -> dict[str, Any]:
     tags, texts = run.data.tags, runs.settings_of(run)
-    points = curve(run.info.run_id, CURVE)
     return (
         {
             "run_id": run.info.run_id,

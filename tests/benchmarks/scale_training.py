@@ -1,0 +1,88 @@
+"""Training on larger and larger datasets: seconds until the first step, and of a step.
+
+    python tests/benchmarks/scale_training.py --photos caltech256-subset.tar --sizes 1000,10000,30000
+
+The photos of the tar are prepared once; a larger dataset has copies of their shards, each with rows of its own.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from loupe import models, training
+from loupe.config import settings_of
+from loupe.data import dataset, preparing
+from loupe.geometry import Geometry
+
+STEPS = 50
+
+
+def repeated(small, folder, size):
+    """A dataset of `size` labels: those of a small one, as often as it takes."""
+    folder.mkdir()
+    table, shards, parts = small.table.filter(small.table["row"].is_valid()), {}, []
+    numbers = 1 + max(table["shard"].to_pylist())
+    for turn in range(-(-size // len(table))):
+        rows = table.slice(0, min(len(table), size - turn * len(table))).to_pylist()
+        parts.append(dataset.table_of([row | {"shard": row["shard"] + turn * numbers} for row in rows]))
+        for name, digest in small._shards.items():
+            kind, _, number = name.removesuffix(".npy").rpartition("-")
+            copy = dataset.shard_file(folder, kind, int(number) + turn * numbers)
+            shutil.copy(small.folder / name, copy)
+            shards[copy.name] = digest
+    facts = {"digest": small.digest, "settings": small.settings, "statistics": small.statistics, "shards": shards}
+    dataset.write_manifest(folder, parts, facts)
+    return folder
+
+
+def measure(folder, size):
+    """A row of the table, as a dict."""
+    settings = settings_of("train", {"network": "convolutional", "quiet": True})
+    started = time.perf_counter()
+    pairs = dataset.Dataset(folder).pairs("train", settings.scale)
+    opened = time.perf_counter() - started
+    model = models.build(settings, pairs.sides[0], "rec601")
+    training.compile_model(model, settings)
+    started = time.perf_counter()
+    patches, count = training.patches_of(settings, pairs, Geometry.of_name(model.name))
+    held = time.perf_counter() - started
+    cutting, stepping = [], []
+    with training.computed_in(model, settings):
+        for step in range(STEPS):
+            started = time.perf_counter()
+            inputs, labels = patches.batch(step, count)
+            cutting.append(time.perf_counter() - started)
+            model.train_on_batch(inputs, labels)
+            stepping.append(time.perf_counter() - started)
+    return {
+        "labels": size,
+        "opening s": opened,
+        "copying s": held,
+        "batch ms": 1e3 * statistics.median(cutting[5:]),
+        "step ms": 1e3 * statistics.median(stepping[5:]),
+        "MB": psutil.Process().memory_info().rss / 2**20,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", required=True)
+    parser.add_argument("--sizes", default="1000,10000,30000")
+    given = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = preparing.prepare(settings_of("preprocess", {"source": given.photos, "data_dir": folder}))
+        for size in map(int, given.sizes.split(",")):
+            rows.append(measure(repeated(prepared, Path(folder) / str(size), size), size))
+    print(" | ".join(rows[0]))
+    for row in rows:
+        print(" | ".join(f"{value:.2f}" if value < 100 else f"{value:.0f}" for value in row.values()))
+
+
+if __name__ == "__main__":
+    main()
