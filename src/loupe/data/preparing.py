@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from loupe.config import Prepares, Preprocess, settings_of
-from loupe.data import dataset, pairs, photos
+from loupe.data import dataset, pairs, photos, places
 from loupe.data.sources import SourcePhoto, list_photos, short_name
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 from loupe.progress import Bar, say_left_out
 
@@ -39,8 +39,9 @@ def listed(settings: Preprocess) -> list[SourcePhoto]:
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> dataset.Dataset:
     """Make the dataset of these photos and settings, or open it where it exists already.
 
-    It is written beside its final name and renamed when whole, so that a killed run leaves nothing under
-    that name; what it left beside is removed by the next one.
+    A folder is written beside its final name and renamed when whole, so that a killed run leaves nothing under
+    that name; what it left beside is removed by the next one. At an address, where nothing can be renamed, the
+    manifest comes last and makes the dataset: whoever writes the same shards again writes the same bytes.
 
     Args:
         settings: what to prepare.
@@ -51,13 +52,18 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> da
     """
     photos = listed(settings) if photos is None else photos
     digest = _digest(settings, photos)
-    folder = Path(settings.data_dir) / f"{short_name(settings.source)}-{digest}"
+    place = places.inside(settings.data_dir, f"{short_name(settings.source)}-{digest}")
+    if places.is_address(place):
+        if not places.exists(place, dataset.MANIFEST):
+            _write(settings, photos, digest, place)
+        return dataset.Dataset(place)
+    folder = Path(place)
     if not folder.exists():
         _remove_leftovers(folder)
         partial = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
         partial.mkdir(parents=True)
         try:
-            _write(settings, photos, digest, partial)
+            _write(settings, photos, digest, str(partial.resolve()))
             try:
                 partial.rename(folder)
             except OSError:
@@ -84,7 +90,7 @@ def _digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder: Path) -> None:
+def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, place: str) -> None:
     tasks: list[list[SourcePhoto]] = []
     crops: list[str] = []
     for crop, step in PHOTOS_A_TASK.items():
@@ -98,8 +104,8 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder:
         from distributed import as_completed
 
         numbers = list(range(len(tasks)))
-        folders, given = [str(folder.resolve())] * len(tasks), [settings.texts()] * len(tasks)
-        futures = cluster.map(_make_shard, numbers, tasks, crops, folders, given, pure=False)
+        where, given = [place] * len(tasks), [settings.texts()] * len(tasks)
+        futures = cluster.map(_make_shard, numbers, tasks, crops, where, given, pure=False)
         done = 0
         for _, result in as_completed(futures, with_results=True):
             rows += result["rows"]
@@ -113,7 +119,7 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder:
         raise UsageError(f"source: not one of {len(listed)} photos can be used; the first: {reason}")
     dataset.assign_splits(rows)
     dataset.write_manifest(
-        folder,
+        place,
         rows,
         {
             "version": VERSION,
@@ -148,17 +154,17 @@ def pairs_in_memory(settings: Preprocess, scale: Fraction) -> dataset.Pairs:
     return dataset.Pairs(rows, inputs, labels, scale)
 
 
-def prepared_folder(settings: Prepares, name: str) -> Path | None:
-    """The folder of a prepared dataset, by its path or by its name in data_dir; None where it is neither."""
-    folders = (Path(name), Path(settings.data_dir) / name)
-    return next((folder for folder in folders if (folder / dataset.MANIFEST).exists()), None)
+def prepared_place(settings: Prepares, name: str) -> str | None:
+    """Where a prepared dataset is, by its folder or address or by its name in data_dir; None where it is not."""
+    named = [name] if places.is_address(name) else [name, places.inside(settings.data_dir, name)]
+    return next((place for place in named if places.exists(place, dataset.MANIFEST, "dataset")), None)
 
 
 def open_or_prepare(settings: Prepares, name: str) -> dataset.Dataset:
     """The dataset of a step: one that is prepared already, or a source that is prepared with defaults."""
-    folder = prepared_folder(settings, name)
-    if folder is not None:
-        return dataset.Dataset(folder)
+    place = prepared_place(settings, name)
+    if place is not None:
+        return dataset.Dataset(place)
     shared = {key: getattr(settings, key) for key in ("data_dir", "scheduler", "seed", "smoke", "quiet")}
     try:
         return prepare(settings_of("preprocess", {"source": name} | shared))
@@ -167,13 +173,13 @@ def open_or_prepare(settings: Prepares, name: str) -> dataset.Dataset:
 
 
 def reopen(settings: Prepares, name: str, digest: str, source: str) -> dataset.Dataset:
-    """The dataset that a run was trained on: by its folder's name in data_dir, else prepared again.
+    """The dataset that a run was trained on: by its name in data_dir, else prepared again.
 
     Raises:
         UsageError: what is there, or came out, has another digest.
     """
-    folder = Path(settings.data_dir) / name
-    found = dataset.Dataset(folder) if folder.exists() else open_or_prepare(settings, source)
+    place = places.inside(settings.data_dir, name)
+    found = dataset.Dataset(place) if places.exists(place, dataset.MANIFEST) else open_or_prepare(settings, source)
     if found.digest != digest:
         raise UsageError(f"dataset: the run was trained on {name}, got {found.folder.name}; set data_dir")
     return found
@@ -185,7 +191,7 @@ def _cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[dataset.R
     if photo.reason:
         return replace(row, reason=photo.reason), []
     try:
-        image = photos.open_photo(photo.opened())
+        image = photos.open_photo(_as_listed(photo))
         row = replace(row, width=image.width, height=image.height)
         grey = photos.luminance_of(image, settings.luminance)
         return row, pairs.labels_of(grey, settings, crop, settings.seed, photo.sha256)
@@ -194,9 +200,13 @@ def _cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[dataset.R
 
 
 def _make_shard(
-    number: int, listed: list[SourcePhoto], crop: str, folder: str, given: dict[str, str]
+    number: int, listed: list[SourcePhoto], crop: str, place: str, given: dict[str, str]
 ) -> dict[str, Any]:
-    """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums."""
+    """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums.
+
+    Raises:
+        LoupeError: a photo is not, here, what it was where it was listed.
+    """
     settings = settings_of("preprocess", given)
     rows: list[dict[str, Any]] = []
     labels: list[np.ndarray] = []
@@ -205,8 +215,8 @@ def _make_shard(
         if not cut:
             rows.append(asdict(row))
         for label in cut:
-            place = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
-            rows.append(asdict(row) | place)
+            where = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
+            rows.append(asdict(row) | where)
             labels.append(label.pixels)
     arrays = {"labels": labels}
     for scale in settings.scales if labels else ():
@@ -216,12 +226,28 @@ def _make_shard(
     for name, pictures in arrays.items():
         if pictures:
             stacked = np.stack(pictures)
-            file = dataset.shard_file(Path(folder), name, number)
-            np.save(file, stacked)
-            shards[file.name] = dataset.sha256_of(file)
+            with places.written(place, dataset.shard_name(name, number)) as file:
+                np.save(file, stacked)
+                shards[file.name] = dataset.sha256_of(file)
             values = stacked.astype("float64") / 127.5 - 1
             sums[name] = np.array([values.size, values.sum(), np.square(values).sum()])
     return {"rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
+
+
+def _as_listed(photo: SourcePhoto) -> Path | bytes:
+    """The file or bytes of a photo; refused where this machine does not see what the one that listed it saw."""
+    try:
+        content = photo.opened()
+        found = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else dataset.sha256_of(content)
+        why = "is another file" if found != photo.sha256 else ""
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:  # as a photo that cannot be read it would be left out, silently, with all others of its machine
+        raise LoupeError(
+            "source: must be at an address or in a folder that all machines share, and stay as it is; on "
+            f"{socket.gethostname()}, {photo.file!r}: {why}"
+        )
+    return content
 
 
 def _mean_and_deviation(total: np.ndarray) -> dict[str, float]:

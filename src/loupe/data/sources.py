@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from loupe.data import places
 from loupe.data.download import download
 from loupe.errors import UsageError
 
@@ -42,16 +43,18 @@ class SourcePhoto:
     source: str  # as it was named in the settings
     path: str  # inside the source, with / between folders
     category: str  # the topmost folder that it lies in, "" for none
-    file: str
+    file: str  # or its address
     offset: int = 0
     size: int | None = None  # None: to the end of the file
     sha256: str = ""
     reason: str = ""  # why it cannot be read
 
     def opened(self) -> Path | bytes:
-        """The file, or its bytes where it is a part of a tar."""
+        """The file, or its bytes where it is a part of a tar or at an address."""
         if self.size is None:
             return Path(self.file)
+        if places.is_address(self.file):
+            return places.part_of(self.file, self.offset, self.size)
         with open(self.file, "rb") as stream:
             stream.seek(self.offset)
             return stream.read(self.size)
@@ -63,7 +66,7 @@ def list_photos(
     """List the photos of all sources, sorted by path, each with its content hash.
 
     Args:
-        sources: `sample`, `caltech256` (downloaded into data_dir once), paths of tars or folders.
+        sources: `sample`, `caltech256` (downloaded into data_dir once), paths or addresses of tars or folders.
         categories: keep only photos of these; () keeps all.
         limit: keep only so many, those of the smallest content hashes, so that a larger limit contains a
             smaller one; None keeps all.
@@ -89,7 +92,9 @@ def list_photos(
 
 def short_name(sources: tuple[str, ...]) -> str:
     """A name of the sources for folders and runs: `sample`, `caltech256-subset+sample`."""
-    names = [Path(source).stem if os.path.exists(source) else source for source in sources]
+    names = [
+        Path(source).stem if os.path.exists(source) or places.is_address(source) else source for source in sources
+    ]
     return "+".join(names).replace(" ", "-").lstrip(".") or "photos"
 
 
@@ -102,12 +107,15 @@ def _listed(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhoto]:
     if source == "sample":
         return _sample()
     if source == "caltech256":
-        return _in_tar(download(Path(data_dir) / "256_ObjectCategories.tar", **CALTECH_256, quiet=quiet))
+        file = download(places.folder_of(data_dir) / "256_ObjectCategories.tar", **CALTECH_256, quiet=quiet)
+        return _in_tar(str(file), str(file.resolve()))
+    if places.is_address(source):
+        return _at_address(source)
     path = Path(source)
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():
-        return _in_tar(path)
+        return _in_tar(str(path), str(path.resolve()))
     raise UsageError(f"source: must be sample, caltech256, a tar or a folder that exists, got {source!r}")
 
 
@@ -138,26 +146,40 @@ def _in_folder(root: Path) -> Iterator[SourcePhoto]:
         yield SourcePhoto(str(root), "/".join(parts), category, str(file.resolve()))
 
 
-def _in_tar(path: Path) -> Iterator[SourcePhoto]:
+def _at_address(source: str) -> Iterator[SourcePhoto]:
+    """A folder in an object store, or a tar."""
+    files = places.files_below(source)
+    if list(files) == [""]:
+        return _in_tar(source, source)
+    shown = {path: _parts(path) for path in sorted(files)}
+    shown = {path: parts for path, parts in shown.items() if not any(part.startswith(".") for part in parts)}
+    if not any(_is_image(path) for path in shown):
+        raise UsageError(f"source: no image at {source!r}")
+    return (
+        SourcePhoto(source, "/".join(parts), parts[0] if len(parts) > 1 else "", places.inside(source, path), 0,
+                    files[path])
+        for path, parts in shown.items()
+    )  # fmt: skip
+
+
+def _in_tar(source: str, file: str) -> Iterator[SourcePhoto]:
     """The files of an uncompressed tar; a topmost folder that holds them all is no part of their paths."""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with places.opened(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             members = [(_parts(member.name), member) for member in tar if member.isreg()]
-            with path.open("rb") as stream:  # tarfile takes a damaged header for the end
-                stream.seek(tar.offset)
-                if any(stream.read(tarfile.BLOCKSIZE)):
-                    raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
+            stream.seek(tar.offset)  # tarfile takes a damaged header for the end
+            if any(stream.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
     except tarfile.TarError as error:
-        raise UsageError(f"source: {str(path)!r} is no whole, uncompressed tar ({error})") from None
+        raise UsageError(f"source: {source!r} is no whole, uncompressed tar ({error})") from None
     members = [(parts, member) for parts, member in members if not any(part.startswith(".") for part in parts)]
     if not any(_is_image(parts[-1]) for parts, _ in members):
-        raise UsageError(f"source: no image in the tar {str(path)!r}")
+        raise UsageError(f"source: no image in the tar {source!r}")
     wrapped = len({parts[0] for parts, _ in members}) == 1 and all(len(parts) > 2 for parts, _ in members)
-    file = str(path.resolve())
     for parts, member in members:
         inner = parts[1:] if wrapped else parts
         category = inner[0] if len(inner) > 1 else ""
-        yield SourcePhoto(str(path), "/".join(inner), category, file, member.offset_data, member.size)
+        yield SourcePhoto(source, "/".join(inner), category, file, member.offset_data, member.size)
 
 
 def _parts(path: str) -> list[str]:

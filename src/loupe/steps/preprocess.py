@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loupe.config import Preprocess
 from loupe.data.dataset import MANIFEST, Dataset
+from loupe.data.places import absolute
 from loupe.progress import say
 
 
@@ -35,14 +36,14 @@ def run(settings: Preprocess) -> Dataset:
         runs.log_metrics({**counts, **numbers, "preparing_seconds": seconds})
         for picture in pictures:
             runs.log_file(picture)
-        runs.log_tags({"loupe.folder": str(dataset.folder.resolve())})
+        runs.log_tags({"loupe.folder": absolute(dataset.place)})
     reasons: dict[str, int] = {}
     for row in dataset.rows:
         if row["reason"]:
             kind = row["reason"].split(":")[0]
             reasons[kind] = reasons.get(kind, 0) + 1
     skipped = "".join(f", {count} {kind}" for kind, count in sorted(reasons.items()))
-    say(f"{dataset.folder}: {counts['photos']} photos, {counts['labels']} labels, "
+    say(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
         f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
     return dataset
 

@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 import loupe
 from loupe.config import Settings
 from loupe.data.dataset import MANIFEST, Dataset
+from loupe.data.places import absolute
 from loupe.errors import UsageError
 from loupe.tracking import owners
 
@@ -207,7 +208,7 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 def log_dataset(dataset: Dataset, context: str) -> None:
     """Log a prepared dataset as the run's input, with its digest."""
-    source = CodeDatasetSource({"manifest": str((dataset.folder / MANIFEST).resolve()), **dataset.settings})
+    source = CodeDatasetSource({"manifest": absolute(f"{dataset.place}/{MANIFEST}"), **dataset.settings})
     shown = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest)
     mlflow.log_input(shown, context=context)
     mlflow.set_tags({"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})
