@@ -102,7 +102,7 @@ def opened(file: str) -> IO[bytes]:
 def part_of(address: str, offset: int, size: int) -> bytes:
     """So many bytes of the file at an address, by one request."""
     with _reached(address, "source") as (store, path):
-        return bytes(store.cat_file(path, offset, offset + size)) if size else b""
+        return bytes(store.cat_file(path, start=offset, end=offset + size)) if size else b""
 
 
 class _MissingError(LoupeError):
@@ -119,9 +119,7 @@ def _reached(address: str, field: str) -> Iterator[tuple[Any, str]]:
     except FileNotFoundError as error:
         raise _MissingError(f"{field}: {address!r}: {error}") from None
     except ImportError as error:
-        raise UsageError(
-            f"{field}: {address!r} needs a package: {error}, or pip install 'loupe-upscale[s3]'"
-        ) from None
+        raise UsageError(f"{field}: {address!r} needs another package: {error}") from None
     except ValueError as error:
         raise UsageError(f"{field}: {address!r}: {error}") from None
     except Exception as error:  # each kind of store has exceptions of its own

@@ -16,15 +16,15 @@ MERCY = 10.0  # seconds in which an interrupted worker may end by itself
 LINGER = 1.5  # seconds that a worker waits for more trials before it ends: starting costs more
 
 
-def main() -> None:
-    """Take trials until none waits, the deadline is over, or the sweep's run is closed."""
+def main(parent: int) -> None:
+    """Take trials until none waits, the deadline is over, the sweep's run is closed, or the parent process is gone."""
     from loupe.errors import UsageError
     from loupe.search import storages, studies, trial
     from loupe.search.jobs import Job
     from loupe.search.sweep_file import SweepFile
     from loupe.tracking import owners, runs, trials
 
-    life = Life(int(sys.argv[1]))
+    life = Life(parent)
     job = Job(**json.load(sys.stdin))
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
@@ -82,6 +82,6 @@ class Life:
 
 if __name__ == "__main__":
     try:
-        main()
+        main(int(sys.argv[1]))
     except KeyboardInterrupt:
         sys.exit(130)
