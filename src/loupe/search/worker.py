@@ -17,7 +17,7 @@ LINGER = 1.5  # seconds that a worker waits for more trials before it ends: star
 
 
 def main(parent: int) -> None:
-    """Take trials until none waits, the deadline is over, the sweep's run is closed, or the parent process is gone."""
+    """Take trials until none waits, the deadline is over, the sweep's run is closed, or process `parent` is gone."""
     from loupe.errors import UsageError
     from loupe.search import storages, studies, trial
     from loupe.search.jobs import Job
