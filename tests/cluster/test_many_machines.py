@@ -160,13 +160,13 @@ def test_a_sweep_is_the_same_though_machines_are_lost_and_others_join(cluster, a
     step = cluster.start(
         "sweep", "sweep.toml", "--storage", cluster.storage, "--champion", "false", "--quiet", cwd=tmp_path
     )
-    lost, left, _ = cluster.alive
-    owner = until(lambda: stopped_at_work(cluster, step, lost), "a trial on the machine that is lost")
+    lost, owner = until(lambda: stopped_at_work(cluster, step, cluster.alive), "a trial at work")
+    others = [worker for worker in cluster.alive if worker is not lost]
+    _, trial = until(lambda: stopped_at_work(cluster, step, others), "another trial at work")
     cluster.lose(lost)
-    cluster.join()
-    trial = until(lambda: stopped_at_work(cluster, step, left), "a trial of the worker that is killed")
     os.kill(trial.ppid(), signal.SIGKILL)  # the worker alone; its nanny starts another
     trial.resume()
+    cluster.join()
     until(lambda: not services.is_alive(trial), "the end of the trial whose worker is gone")
     printed = step.communicate(timeout=PATIENCE)[0]
     assert step.returncode == 0, printed
@@ -189,16 +189,17 @@ def test_a_sweep_is_the_same_though_machines_are_lost_and_others_join(cluster, a
     assert ours == results(study_of(tmp_path / "alone").trials)
 
 
-def stopped_at_work(cluster, step, worker):
-    """A process on a Dask worker's machine that is amid a trial, stopped there; None where none is."""
+def stopped_at_work(cluster, step, workers):
+    """A worker and a process on its machine that is amid a trial, stopped there; None where none is."""
     assert step.poll() is None, f"the sweep ended: {step.communicate()[0]}"
-    for process in trials_of(worker):
-        process.suspend()
-        study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
-        owners = [t.user_attrs.get(OWNER, {}) for t in study.get_trials(states=[optuna.trial.TrialState.RUNNING])]
-        if str(process.pid) in [owner.get("loupe.pid") for owner in owners]:
-            return process
-        process.resume()
+    for worker in workers:
+        for process in trials_of(worker):
+            process.suspend()
+            study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
+            owners = [t.user_attrs.get(OWNER, {}) for t in study.get_trials(states=[optuna.trial.TrialState.RUNNING])]
+            if str(process.pid) in [owner.get("loupe.pid") for owner in owners]:
+                return worker, process
+            process.resume()
     return None
 
 
