@@ -21,7 +21,7 @@ from loupe.search.studies import OWNER
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many machines")]
 
-PATIENCE = 180  # seconds until something must have happened
+PATIENCE = 300  # seconds until something must have happened
 SWEEP = """
 # Command:   loupe sweep --sweep <this file> --storage postgresql://… --scheduler tcp://…
 # Points:    2, each with 3 seeds

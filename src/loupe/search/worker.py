@@ -26,10 +26,10 @@ def main(parent: int) -> None:
 
     life = Life(parent)
     job = Job(**json.load(sys.stdin))
-    sweep = SweepFile.model_validate(job.sweep)
-    runs.connect(job.tracking_uri, job.experiment_id)
     if "://" not in job.storage and not os.path.exists(job.storage):  # else it would make one of its own
         raise UsageError(f"storage: {job.storage!r} is not seen by {socket.gethostname()}; give a database's URL")
+    sweep = SweepFile.model_validate(job.sweep)
+    runs.connect(job.tracking_uri, job.experiment_id)
     held = studies.Trials(sweep, storages.opened(job.storage), job.digest, job.parent)
     trial.dataset_of(job)  # before a trial is taken: of one that is, a sign of life is expected soon
     done, idle = 0, time.monotonic()
