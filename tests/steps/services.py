@@ -147,11 +147,13 @@ def dask_cluster(folder: Path, workers: int = 2, **more: str) -> Iterator[str]:
 
 
 @contextmanager
-def dask_scheduler(folder: Path, host: str = LOOPBACK) -> Iterator[str]:
-    """A new Dask scheduler without workers; yields its address."""
+def dask_scheduler(
+    folder: Path, host: str = LOOPBACK, program: Sequence[str] = ("-m", "dask", "scheduler")
+) -> Iterator[str]:
+    """A new Dask scheduler without workers; yields its address. `program` is what Python runs."""
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(host), folder / "scheduler.log"
-    command = [sys.executable, "-m", "dask", "scheduler", "--port", port, "--host", host, "--no-dashboard"]
+    command = [sys.executable, *program, "--port", port, "--host", host, "--no-dashboard"]
     with _server(command, log, folder) as process:
         _wait(process, log, lambda: socket.create_connection((host, port), timeout=5).close())
         yield f"tcp://{host}:{port}"

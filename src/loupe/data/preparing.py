@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import pkgutil
 import shutil
 import socket
 from collections.abc import Iterator
@@ -260,7 +261,8 @@ def client(scheduler: str | None) -> Iterator[Any]:
     """A Dask client of this scheduler, or of a cluster of this machine's cores that ends with it.
 
     Raises:
-        UsageError: no scheduler answers there.
+        UsageError: no scheduler answers there, or one that has no Loupe.
+        LoupeError: it is gone, whatever exception tells.
     """
     from distributed import Client, LocalCluster
 
@@ -270,7 +272,16 @@ def client(scheduler: str | None) -> Iterator[Any]:
         except (OSError, ValueError) as error:
             raise UsageError(f"scheduler: no Dask scheduler answers at {scheduler!r} ({error})") from None
         with client:
-            yield client
+            try:
+                client.run_on_scheduler(pkgutil.resolve_name, "loupe:__version__")
+            except ImportError:
+                raise UsageError(f"scheduler: needs Loupe, on its workers too; {scheduler!r} has none") from None
+            try:
+                yield client
+            except Exception:
+                if client.status != "running":
+                    raise LoupeError(f"scheduler: {scheduler!r} does not answer any more") from None
+                raise
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
