@@ -96,12 +96,12 @@ class Cluster:
         return step
 
 
-def until(happened, what):
-    """Wait until something has happened; gives what that returns."""
-    for _ in range(PATIENCE * 20):
+def until(happened, what, pause=0.2):
+    """Wait until something has happened, looking every `pause` seconds; gives what that returns."""
+    for _ in range(int(PATIENCE / pause)):
         if found := happened():
             return found
-        time.sleep(0.05)
+        time.sleep(pause)
     raise AssertionError(f"{what}: not within {PATIENCE} s")
 
 
@@ -134,7 +134,7 @@ def test_a_dataset_is_the_same_though_a_machine_is_lost_and_another_joins(cluste
     fields = [word for name, value in FIELDS.items() for word in (f"--{name}", value)]
     step = cluster.start("preprocess", "--source", photo_folder, *fields, "--quiet", cwd=tmp_path)
     lost, *others = cluster.alive
-    until(lambda: step.poll() is not None or len(list(tmp_path.glob("data/.*/labels-*"))) > 3, "shards")
+    until(lambda: step.poll() is not None or len(list(tmp_path.glob("data/.*/labels-*"))) > 3, "shards", 0.02)
     for other in others:  # what is left to do waits for the one that joins
         os.killpg(other.pid, signal.SIGSTOP)
     cluster.lose(lost)
@@ -194,13 +194,19 @@ def stopped_at_work(cluster, step, workers):
     assert step.poll() is None, f"the sweep ended: {step.communicate()[0]}"
     for worker in workers:
         for process in trials_of(worker):
-            process.suspend()
-            study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
-            owners = [t.user_attrs.get(OWNER, {}) for t in study.get_trials(states=[optuna.trial.TrialState.RUNNING])]
-            if str(process.pid) in [owner.get("loupe.pid") for owner in owners]:
-                return worker, process
-            process.resume()
+            if process.pid in owners(cluster):
+                process.suspend()
+                if process.pid in owners(cluster):  # it has not ended the trial meanwhile
+                    return worker, process
+                process.resume()
     return None
+
+
+def owners(cluster):
+    """The processes that trials say they are run by."""
+    study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
+    at_work = study.get_trials(states=[optuna.trial.TrialState.RUNNING])
+    return {int(trial.user_attrs.get(OWNER, {}).get("loupe.pid", 0)) for trial in at_work}
 
 
 def all_trials(client):
