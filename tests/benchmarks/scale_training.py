@@ -32,7 +32,7 @@ def repeated(small, folder, size):
         parts.append(dataset.table_of([row | {"shard": row["shard"] + turn * numbers} for row in rows]))
         for name, digest in small._shards.items():
             kind, _, number = name.removesuffix(".npy").rpartition("-")
-            copy = dataset.shard_file(folder, kind, int(number) + turn * numbers)
+            copy = folder / dataset.shard_name(kind, int(number) + turn * numbers)
             shutil.copy(small.folder / name, copy)
             shards[copy.name] = digest
     facts = {"digest": small.digest, "settings": small.settings, "statistics": small.statistics, "shards": shards}

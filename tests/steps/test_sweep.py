@@ -33,7 +33,7 @@ TINY = {
 # Runs sweeps one after the other in this process, their workers too: TensorFlow starts once, and a checkpoint is
 # kept at each point of a curve.
 IN_ONE_PROCESS = """
-import contextlib, dataclasses, io, json, sys, traceback
+import contextlib, dataclasses, io, json, os, sys, traceback
 from loupe.config import settings_of
 from loupe.search import jobs, worker
 from loupe.steps import sweep
@@ -41,7 +41,7 @@ from loupe.tracking import trials
 def start(job):
     sys.stdin = io.StringIO(json.dumps(dataclasses.asdict(job)))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        worker.main()
+        worker.main(os.getppid())
     return int(printed.getvalue().split()[-1])
 jobs.start, worker.LINGER, trials.CHECKPOINT_SECONDS = start, 0.0, 0.0
 shared = {"champion": "false", "workers": 1, "quiet": "true"} | json.loads(sys.argv[1])

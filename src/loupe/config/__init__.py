@@ -118,7 +118,7 @@ class Preprocess(Prepares, Pairing):
     STEP = "preprocess"
     SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
     source: Sources = field(
-        ("sample",), "photos: sample, caltech256, a tar, a folder; several", rule="comma-separated"
+        ("sample",), "photos: sample, caltech256, a tar, a folder, also at s3://…; several", rule="comma-separated"
     )
     categories: Categories = field((), "only these category folders", rule="all, or names, comma-separated")
     limit: Count = field(None, "only so many photos, those of the smallest content hashes", rule="none or >= 1")

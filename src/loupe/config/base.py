@@ -88,7 +88,9 @@ class Settings(BaseModel):
 class Prepares(Settings):
     """A step that reads a prepared dataset, and prepares it first where it does not exist yet."""
 
-    data_dir: str = field("data", "folder of the prepared datasets and downloads")
+    data_dir: str = field(
+        "data", "where prepared datasets are kept: a folder, or an address such as s3://bucket/prefix"
+    )
     scheduler: Text = field(
         None, "Dask scheduler, tcp://host:port; none starts one on all cores", rule="none or an address"
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from loupe.data import places
 from loupe.data.photos import as_floats
 from loupe.errors import LoupeError, UsageError
 
@@ -41,23 +42,30 @@ class Row:
 class Dataset:
     """A prepared dataset, opened: its files are checked against the manifest as they are used.
 
+    `place` is where it is kept, and `folder` where its files lie on this machine: the same, or a copy into which
+    shards are fetched as they are used.
+
     Args:
-        folder: what `prepare` made.
+        place: the folder or the address that `prepare` made.
 
     Raises:
-        UsageError: the folder is no prepared dataset.
+        UsageError: it is no prepared dataset.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, place: str | Path) -> None:
         import pyarrow.parquet
 
+        place = str(place)
+        folder = places.folder_of(place)
         try:
+            if places.is_address(place) and not places.fetched(place, folder / MANIFEST):
+                raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 table = file.read()
             facts = json.loads(table.schema.metadata[b"loupe"])
         except (OSError, KeyError, TypeError, ValueError):
-            raise UsageError(f"dataset: {str(folder)!r} is no prepared dataset") from None
-        self.folder = folder
+            raise UsageError(f"dataset: {place!r} is no prepared dataset") from None
+        self.place, self.folder = place, folder
         self.table = table
         self.digest: str = facts["digest"]
         self.settings: dict[str, str] = facts["settings"]
@@ -127,11 +135,24 @@ class Dataset:
             scale,
         )
 
+    def fetch(self) -> None:
+        """Bring all shards onto this machine, so that none is waited for later."""
+        for name in self._shards if places.is_address(self.place) else ():
+            self._whole(name)
+
     def _open(self, name: str, number: int) -> np.ndarray:
-        file = shard_file(self.folder, name, number)
-        if not file.exists() or sha256_of(file) != self._shards[file.name]:
-            raise LoupeError(f"dataset: {file} is missing or changed; remove {self.folder} and prepare it again")
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        return np.load(self._whole(shard_name(name, number)), mmap_mode="r", allow_pickle=False)
+
+    def _whole(self, name: str) -> Path:
+        """The file of a shard on this machine, which is what the manifest says."""
+        file = self.folder / name
+        if not self._is_whole(file) and not (places.fetched(self.place, file) and self._is_whole(file)):
+            shard = places.inside(self.place, name)
+            raise LoupeError(f"dataset: {shard} is missing or changed; remove {self.place} and prepare it again")
+        return file
+
+    def _is_whole(self, file: Path) -> bool:
+        return file.exists() and sha256_of(file) == self._shards[file.name]
 
 
 class Pairs:
@@ -202,9 +223,9 @@ def input_name(scale: Fraction) -> str:
     return f"inputs-{scale.numerator}x{scale.denominator}"
 
 
-def shard_file(folder: Path, name: str, number: int) -> Path:
-    """The file of a shard: `labels-00007.npy`."""
-    return folder / f"{name}-{number:05d}.npy"
+def shard_name(name: str, number: int) -> str:
+    """What the file of a shard is called: `labels-00007.npy`."""
+    return f"{name}-{number:05d}.npy"
 
 
 def sha256_of(file: Path) -> str:
@@ -267,13 +288,13 @@ def _filled(keys: set[str]) -> dict[str, str]:
     return split
 
 
-def write_manifest(folder: Path, parts: Iterable[Any], facts: dict[str, Any]) -> None:
+def write_manifest(place: str, parts: Iterable[Any], facts: dict[str, Any]) -> None:
     """Write the parts, in the order given, with the facts as JSON in the file's metadata."""
     import pyarrow as pa
     import pyarrow.parquet
 
     schema = table_of([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
-    with pyarrow.parquet.ParquetWriter(folder / MANIFEST, schema) as file:
-        rest = iter(parts)
+    rest = iter(parts)
+    with places.written(place, MANIFEST) as whole, pyarrow.parquet.ParquetWriter(whole, schema) as file:
         while group := list(itertools.islice(rest, GROUPED)):
             file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata))

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import os
+import pkgutil
 import shutil
 import socket
 from collections.abc import Iterator
@@ -22,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from loupe.config import Prepares, Preprocess, settings_of
-from loupe.data import dataset, pairs, photos
+from loupe.data import dataset, pairs, photos, places
 from loupe.data.sources import SourcePhoto, list_photos, short_name
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 from loupe.progress import Bar, say_left_out
 
@@ -41,8 +42,9 @@ def listed(settings: Preprocess) -> list[SourcePhoto]:
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> dataset.Dataset:
     """Make the dataset of these photos and settings, or open it where it exists already.
 
-    It is written beside its final name and renamed when whole, so that a killed run leaves nothing under
-    that name; what it left beside is removed by the next one.
+    A folder is written beside its final name and renamed when whole, so that a killed run leaves nothing under
+    that name; what it left beside is removed by the next one. At an address, where nothing can be renamed, the
+    manifest comes last and makes the dataset: whoever writes the same shards again writes the same bytes.
 
     Args:
         settings: what to prepare.
@@ -53,13 +55,18 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> da
     """
     photos = listed(settings) if photos is None else photos
     digest = _digest(settings, photos)
-    folder = Path(settings.data_dir) / f"{short_name(settings.source)}-{digest}"
+    place = places.inside(settings.data_dir, f"{short_name(settings.source)}-{digest}")
+    if places.is_address(place):
+        if not places.exists(place, dataset.MANIFEST):
+            _write(settings, photos, digest, place)
+        return dataset.Dataset(place)
+    folder = Path(place)
     if not folder.exists():
         _remove_leftovers(folder)
         partial = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
         partial.mkdir(parents=True)
         try:
-            _write(settings, photos, digest, partial)
+            _write(settings, photos, digest, str(partial.resolve()))
             try:
                 partial.rename(folder)
             except OSError:
@@ -91,13 +98,13 @@ def _digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     return hashed.hexdigest()[:12]
 
 
-def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder: Path) -> None:
+def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, place: str) -> None:
     parts: dict[int, Any] = {}  # of the manifest, by the number of their shard
     shards: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(dataset.input_name, settings.scales)], np.zeros(3))
     with client(settings.scheduler) as cluster, Bar("preparing photos", len(listed), settings.quiet) as bar:
         done = 0
-        for result in _results(cluster, _tasks(settings, listed), str(folder.resolve()), settings.texts()):
+        for result in _results(cluster, _tasks(settings, listed), place, settings.texts()):
             parts[result["number"]] = dataset.table_of(result["rows"])
             shards |= result["shards"]
             sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
@@ -108,7 +115,7 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, folder:
         reason = ordered[0]["reason"][0].as_py() if ordered else "there is none"
         raise UsageError(f"source: not one of {len(listed)} photos can be used; the first: {reason}")
     dataset.write_manifest(
-        folder,
+        place,
         dataset.with_splits(ordered),
         {
             "version": VERSION,
@@ -177,17 +184,17 @@ def pairs_in_memory(settings: Preprocess, scale: Fraction) -> dataset.Pairs:
     return dataset.Pairs(rows, inputs, labels, scale)
 
 
-def prepared_folder(settings: Prepares, name: str) -> Path | None:
-    """The folder of a prepared dataset, by its path or by its name in data_dir; None where it is neither."""
-    folders = (Path(name), Path(settings.data_dir) / name)
-    return next((folder for folder in folders if (folder / dataset.MANIFEST).exists()), None)
+def prepared_place(settings: Prepares, name: str) -> str | None:
+    """Where a prepared dataset is, by its folder or address or by its name in data_dir; None where it is not."""
+    named = [name] if places.is_address(name) else [name, places.inside(settings.data_dir, name)]
+    return next((place for place in named if places.exists(place, dataset.MANIFEST, "dataset")), None)
 
 
 def open_or_prepare(settings: Prepares, name: str) -> dataset.Dataset:
     """The dataset of a step: one that is prepared already, or a source that is prepared with defaults."""
-    folder = prepared_folder(settings, name)
-    if folder is not None:
-        return dataset.Dataset(folder)
+    place = prepared_place(settings, name)
+    if place is not None:
+        return dataset.Dataset(place)
     shared = {key: getattr(settings, key) for key in ("data_dir", "scheduler", "seed", "smoke", "quiet")}
     try:
         return prepare(settings_of("preprocess", {"source": name} | shared))
@@ -196,13 +203,13 @@ def open_or_prepare(settings: Prepares, name: str) -> dataset.Dataset:
 
 
 def reopen(settings: Prepares, name: str, digest: str, source: str) -> dataset.Dataset:
-    """The dataset that a run was trained on: by its folder's name in data_dir, else prepared again.
+    """The dataset that a run was trained on: by its name in data_dir, else prepared again.
 
     Raises:
         UsageError: what is there, or came out, has another digest.
     """
-    folder = Path(settings.data_dir) / name
-    found = dataset.Dataset(folder) if folder.exists() else open_or_prepare(settings, source)
+    place = places.inside(settings.data_dir, name)
+    found = dataset.Dataset(place) if places.exists(place, dataset.MANIFEST) else open_or_prepare(settings, source)
     if found.digest != digest:
         raise UsageError(f"dataset: the run was trained on {name}, got {found.folder.name}; set data_dir")
     return found
@@ -214,7 +221,7 @@ def _cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[dataset.R
     if photo.reason:
         return replace(row, reason=photo.reason), []
     try:
-        image = photos.open_photo(photo.opened())
+        image = photos.open_photo(_as_listed(photo))
         row = replace(row, width=image.width, height=image.height)
         grey = photos.luminance_of(image, settings.luminance)
         return row, pairs.labels_of(grey, settings, crop, settings.seed, photo.sha256)
@@ -223,9 +230,13 @@ def _cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[dataset.R
 
 
 def _make_shard(
-    number: int, listed: list[SourcePhoto], crop: str, folder: str, given: dict[str, str]
+    number: int, listed: list[SourcePhoto], crop: str, place: str, given: dict[str, str]
 ) -> dict[str, Any]:
-    """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums."""
+    """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums.
+
+    Raises:
+        LoupeError: a photo is not, here, what it was where it was listed.
+    """
     settings = settings_of("preprocess", given)
     rows: list[dict[str, Any]] = []
     labels: list[np.ndarray] = []
@@ -234,8 +245,8 @@ def _make_shard(
         if not cut:
             rows.append(vars(row))
         for label in cut:
-            place = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
-            rows.append(vars(row) | place)
+            where = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
+            rows.append(vars(row) | where)
             labels.append(label.pixels)
     arrays = {"labels": labels}
     for scale in settings.scales if labels else ():
@@ -245,12 +256,28 @@ def _make_shard(
     for name, pictures in arrays.items():
         if pictures:
             stacked = np.stack(pictures)
-            file = dataset.shard_file(Path(folder), name, number)
-            np.save(file, stacked)
-            shards[file.name] = dataset.sha256_of(file)
+            with places.written(place, dataset.shard_name(name, number)) as file:
+                np.save(file, stacked)
+                shards[file.name] = dataset.sha256_of(file)
             values, counts = np.arange(256) / 127.5 - 1, np.bincount(stacked.ravel(), minlength=256)
             sums[name] = np.array([stacked.size, counts @ values, counts @ values**2])
     return {"number": number, "rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
+
+
+def _as_listed(photo: SourcePhoto) -> Path | bytes:
+    """The file or bytes of a photo; refused where this machine does not see what the one that listed it saw."""
+    try:
+        content = photo.opened()
+        found = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else dataset.sha256_of(content)
+        why = "is another file" if found != photo.sha256 else ""
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:  # as a photo that cannot be read it would be left out, silently, with all others of its machine
+        raise LoupeError(
+            "source: must be at an address or in a folder that all machines share, and stay as it is; on "
+            f"{socket.gethostname()}, {photo.file!r}: {why}"
+        )
+    return content
 
 
 def _mean_and_deviation(total: np.ndarray) -> dict[str, float]:
@@ -263,7 +290,8 @@ def client(scheduler: str | None) -> Iterator[Any]:
     """A Dask client of this scheduler, or of a cluster of this machine's cores that ends with it.
 
     Raises:
-        UsageError: no scheduler answers there.
+        UsageError: no scheduler answers there, or one that has no Loupe.
+        LoupeError: it is gone, whatever exception tells.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -274,7 +302,16 @@ def client(scheduler: str | None) -> Iterator[Any]:
         except (OSError, ValueError) as error:
             raise UsageError(f"scheduler: no Dask scheduler answers at {scheduler!r} ({error})") from None
         with client:
-            yield client
+            try:
+                client.run_on_scheduler(pkgutil.resolve_name, "loupe:__version__")
+            except ImportError:
+                raise UsageError(f"scheduler: needs Loupe, on its workers too; {scheduler!r} has none") from None
+            try:
+                yield client
+            except Exception:
+                if client.status != "running":
+                    raise LoupeError(f"scheduler: {scheduler!r} does not answer any more") from None
+                raise
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from loupe.data import tars
+from loupe.data import places, tars
 from loupe.data.download import download
 from loupe.errors import UsageError
 
@@ -40,8 +40,6 @@ CALTECH_256: dict[str, Any] = {
 LARGEST_FILE = 2**30  # bytes of one photo: more is no photo, and would not fit into the memory of every core
 PART = 2**20  # bytes of a file that are hashed at a time
 LONGEST_NAME = 160  # bytes that the name of a source takes in the names of folders
-
-
 HASHED = 256  # photos that a thread hashes at a time
 
 
@@ -52,16 +50,18 @@ class SourcePhoto:
     source: str  # as it was named in the settings
     path: str  # inside the source, with / between folders
     category: str  # the topmost folder that it lies in, "" for none
-    file: str
+    file: str  # or its address
     offset: int = 0
     size: int | None = None  # None: to the end of the file
     sha256: str = ""
     reason: str = ""  # why it cannot be read
 
     def opened(self) -> Path | bytes:
-        """The file, or its bytes where it is a part of a tar."""
+        """The file, or its bytes where it is a part of a tar or at an address."""
         if self.size is None:
             return Path(self.file)
+        if places.is_address(self.file):
+            return places.part_of(self.file, self.offset, self.size)
         with open(self.file, "rb") as stream:
             stream.seek(self.offset)
             return stream.read(self.size)
@@ -73,7 +73,7 @@ def list_photos(
     """List the photos of all sources, sorted by path, each with its content hash.
 
     Args:
-        sources: `sample`, `caltech256` (downloaded into data_dir once), paths of tars or folders.
+        sources: `sample`, `caltech256` (downloaded into data_dir once), paths or addresses of tars or folders.
         categories: keep only photos of these; () keeps all.
         limit: keep only so many, those of the smallest content hashes, so that a larger limit contains a
             smaller one; None keeps all.
@@ -101,7 +101,9 @@ def list_photos(
 
 def short_name(sources: tuple[str, ...]) -> str:
     """A name of the sources for folders and runs: `sample`, `caltech256-subset+sample`."""
-    names = [Path(source).stem if os.path.exists(source) else source for source in sources]
+    names = [
+        Path(source).stem if os.path.exists(source) or places.is_address(source) else source for source in sources
+    ]
     plain = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")
     return plain.encode()[:LONGEST_NAME].decode(errors="ignore") or "photos"
 
@@ -115,12 +117,15 @@ def _listed(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhoto]:
     if source == "sample":
         return _sample()
     if source == "caltech256":
-        return _in_tar(download(Path(data_dir) / "256_ObjectCategories.tar", **CALTECH_256, quiet=quiet))
+        file = download(places.folder_of(data_dir) / "256_ObjectCategories.tar", **CALTECH_256, quiet=quiet)
+        return _in_tar(str(file), str(file.resolve()))
+    if places.is_address(source):
+        return _at_address(source)
     path = Path(source)
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():
-        return _in_tar(path)
+        return _in_tar(str(path), str(path.resolve()))
     raise UsageError(f"source: must be sample, caltech256, a tar or a folder that exists, got {source!r}")
 
 
@@ -163,23 +168,38 @@ def _left_out(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
     return "" if is_file else "no file: a device, FIFO or socket is not opened"
 
 
-def _in_tar(path: Path) -> Iterator[SourcePhoto]:
+def _at_address(source: str) -> Iterator[SourcePhoto]:
+    """A folder in an object store, or a tar."""
+    files = places.files_below(source)
+    if list(files) == [""]:
+        return _in_tar(source, source)
+    shown = {path: _parts(path) for path in sorted(files)}
+    shown = {path: parts for path, parts in shown.items() if not any(part.startswith(".") for part in parts)}
+    if not any(_is_image(path) for path in shown):
+        raise UsageError(f"source: no image at {source!r}")
+    return (
+        SourcePhoto(source, "/".join(parts), parts[0] if len(parts) > 1 else "", places.inside(source, path), 0,
+                    files[path])
+        for path, parts in shown.items()
+    )  # fmt: skip
+
+
+def _in_tar(source: str, file: str) -> Iterator[SourcePhoto]:
     """The files of an uncompressed tar; a topmost folder that holds them all is no part of their paths."""
     members = [
         (parts, member.offset, member.size, _left_out(member.is_file, member.is_link, member.is_sparse))
-        for member in tars.members(path)
+        for member in tars.members(file)
         if (parts := _parts(member.name)) and not any(part.startswith(".") for part in parts)
     ]
     plain = [parts for parts, *_, reason in members if not reason]
     if not any(_is_image(parts[-1]) for parts in plain):
-        raise UsageError(f"source: no image in the tar {str(path)!r}")
+        raise UsageError(f"source: no image in the tar {source!r}")
     tops = {parts[0] for parts in plain}
     wrapped = len(tops) == 1 and all(len(parts) > 2 for parts in plain)
-    file = str(path.resolve())
     for parts, offset, size, reason in members:
         inner = parts[1:] if wrapped and parts[0] in tops and len(parts) > 1 else parts
         category = sys.intern(inner[0]) if len(inner) > 1 else ""
-        yield SourcePhoto(str(path), "/".join(inner), category, file, offset, size, reason=reason)
+        yield SourcePhoto(source, "/".join(inner), category, file, offset, size, reason=reason)
 
 
 def _parts(path: str) -> list[str]:
@@ -204,6 +224,8 @@ def _hashed(photo: SourcePhoto) -> SourcePhoto:
         left = os.stat(photo.file).st_size if photo.size is None else photo.size
         if left > LARGEST_FILE:
             return replace(photo, reason=f"too large: {left} bytes, at most {LARGEST_FILE}")
+        if places.is_address(photo.file):
+            return replace(photo, sha256=hashlib.sha256(places.part_of(photo.file, photo.offset, left)).hexdigest())
         digest = hashlib.sha256()
         with open(photo.file, "rb") as stream:
             stream.seek(photo.offset)

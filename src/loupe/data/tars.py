@@ -2,9 +2,9 @@
 
 import io
 import tarfile
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from loupe.data import places
 from loupe.errors import UsageError
 
 LARGEST_HEADER = 2**20  # bytes of an extended header, which holds a name
@@ -31,15 +31,16 @@ class Member(NamedTuple):
     is_sparse: bool
 
 
-def members(path: Path) -> list[Member]:
-    """What is in a tar but folders.
+def members(file: str) -> list[Member]:
+    """What is in a tar, a file or at an address, but folders.
 
     Raises:
         UsageError: it is no whole, uncompressed tar, or a name in it leads outside.
     """
     found, outside = [], ""
     try:
-        with _Headers(io.FileIO(path)) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        raw: Any = places.opened(file)
+        with _Headers(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 if member.size < 0:  # after which tarfile would go backwards, for ever
                     raise tarfile.ReadError(f"a size of {member.size} bytes")
@@ -54,7 +55,7 @@ def members(path: Path) -> list[Member]:
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two: of numbers in headers
-        raise UsageError(f"source: {str(path)!r} is no whole, uncompressed tar ({error})") from None
+        raise UsageError(f"source: {file!r} is no whole, uncompressed tar ({error})") from None
     if outside:
-        raise UsageError(f"source: the tar {str(path)!r} holds {outside!r}, which leads outside of it")
+        raise UsageError(f"source: the tar {file!r} holds {outside!r}, which leads outside of it")
     return found

@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import psutil
@@ -34,7 +35,7 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
         settings: of the sweep.
         held: its trials.
         job: of all workers together: each gets a share of its trials.
-        workers: at a time.
+        workers: at a time, to begin with; one a core, where `settings` say so, follows a cluster that grows.
 
     Raises:
         LoupeError: DEATHS workers died in a row.
@@ -42,12 +43,13 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
     crew: dict[Future[int], tuple[int, float]] = {}  # trials that a worker may run, and its start
     left, deaths, reaped, seconds = job.trials, 0, 0.0, 0.0
     title, total = f"sweep {held.sweep.name}", held.sweep.trials()
-    with _executor(settings, workers) as executor, Bar(title, total, settings.quiet) as bar:
+    with _executor(settings, workers) as (executor, cores_now), Bar(title, total, settings.quiet) as bar:
         while True:
+            workers = settings.workers or cores_now()
             if time.monotonic() - reaped > REAP:
                 outbox.patiently(lambda: storages.patiently(lambda: _reap(held, job.parent)), AWAY, settings.quiet)
                 reaped = time.monotonic()
-            still_open = storages.patiently(lambda: _open_trials(held, bar, 2 * workers + SPARE))
+            still_open = storages.patiently(partial(_open_trials, held, bar, 2 * workers + SPARE))
             may_start = left > 0 and (job.deadline is None or time.time() < job.deadline)
             while may_start and left > 0 and len(crew) < min(workers, still_open):
                 share = min(TRIALS_A_WORKER, -(-left // (workers - len(crew))))
@@ -81,7 +83,8 @@ def _reap(held: Trials, parent: str) -> None:
     """Close what dead workers left open, in MLflow and in Optuna."""
 
     def is_alive(trial: Any) -> bool:
-        return owners.is_alive(trials.tags_of(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
+        taken = {owners.HEARTBEAT: str(trial.datetime_start.timestamp())}  # the sign of a trial without a run yet
+        return owners.is_alive(taken | trials.tags_of(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
 
     owners.beat(parent)
     for trial in held.reap(is_alive):
@@ -91,15 +94,15 @@ def _reap(held: Trials, parent: str) -> None:
 
 
 @contextmanager
-def _executor(settings: Sweep, workers: int) -> Iterator[Executor]:
-    """What starts workers: threads of this process, or a Dask cluster; what still runs ends with it."""
+def _executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, Callable[[], int]]]:
+    """What starts workers, threads of this process or a Dask cluster, and its cores; what still runs ends with it."""
     if settings.scheduler:
         with client(settings.scheduler) as cluster:
-            yield cluster.get_executor(pure=False)
+            yield cluster.get_executor(pure=False), lambda: _cores_of(cluster)
         return
     with ThreadPoolExecutor(workers) as executor:
         try:
-            yield executor
+            yield executor, lambda: workers
         finally:
             for child in psutil.Process().children():
                 child.terminate()
@@ -114,5 +117,9 @@ def cores(scheduler: str | None) -> int:
     """The cores that trials may have, here or on a Dask cluster; raises UsageError where none answers."""
     if scheduler:
         with client(scheduler) as cluster:
-            return max(1, sum(cluster.nthreads().values()))
+            return _cores_of(cluster)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cores_of(cluster: Any) -> int:
+    return max(1, sum(cluster.nthreads().values()))

@@ -17,9 +17,10 @@ class Job:
     tracking_uri: str
     experiment_id: str
     parent: str  # the sweep's run
-    dataset: str  # the prepared folder
+    dataset: str  # where it is
     digest: str
-    place: dict[str, Any]  # data_dir, scheduler, threads
+    source: dict[str, Any]  # dataset, smoke, seed: what it is prepared from
+    place: dict[str, Any]  # data_dir, threads
     trials: int  # that it runs at most
     deadline: float | None  # time after which none starts
     fresh: bool
@@ -36,7 +37,7 @@ def start(job: Job) -> int:
         cores = str(job.place["threads"])
         environment |= {"TF_NUM_INTRAOP_THREADS": cores, "TF_NUM_INTEROP_THREADS": cores, "OMP_NUM_THREADS": cores}
     done = subprocess.run(
-        [sys.executable, "-m", "loupe.search.worker"],
+        [sys.executable, "-m", "loupe.search.worker", str(os.getpid())],
         input=json.dumps(asdict(job)),
         capture_output=True,
         text=True,

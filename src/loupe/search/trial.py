@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,10 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 import loupe
-from loupe.config import Prepares, Train, Trained
-from loupe.data import preparing
-from loupe.data.dataset import Dataset
-from loupe.errors import LoupeError
+from loupe.config import Train, Trained, settings_of
+from loupe.data import places, preparing
+from loupe.data.dataset import MANIFEST, Dataset
+from loupe.errors import LoupeError, UsageError
 from loupe.search.jobs import Job
 from loupe.search.studies import FAILED, RESUME, REUSED, RUN, WORK, Trials, seed_of, suggest
 from loupe.steps import train
@@ -112,7 +113,7 @@ def _trained(
     checkpoint = trials.checkpoint(before) if before else None
     clock = Clock()
     with clock:
-        dataset = _dataset(job, settings)
+        dataset = dataset_of(job)
         pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
         weights = ridge.kept(dataset, settings.scale)
         model = train.network(settings, pairs[0], dataset.settings["luminance"], weights)
@@ -187,14 +188,26 @@ def code() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _dataset(job: Job, settings: Prepares) -> Dataset:
-    """The sweep's dataset: its folder where this machine has it, else prepared here from the same source."""
-    folder = Path(job.dataset)
-    if folder.exists():
-        return _opened(folder)
-    return preparing.reopen(settings, folder.name, job.digest, settings.dataset)  # type: ignore[attr-defined]
+def dataset_of(job: Job) -> Dataset:
+    """The sweep's dataset: where it is kept, if this machine sees it, else prepared here from the same source.
+
+    Raises:
+        UsageError: neither can be.
+    """
+    if places.exists(job.dataset, MANIFEST, "dataset"):
+        return _opened(job.dataset)
+    settings = settings_of("train", job.source | {"data_dir": job.place["data_dir"]})
+    try:
+        return preparing.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"])
+    except UsageError as error:
+        raise UsageError(
+            f"dataset: {job.dataset!r} is neither seen by {socket.gethostname()} nor can it be prepared there: keep "
+            f"it at an address or in a folder that all machines share ({error})"
+        ) from None
 
 
 @cache
-def _opened(folder: Path) -> Dataset:
-    return Dataset(folder)
+def _opened(place: str) -> Dataset:
+    dataset = Dataset(place)
+    dataset.fetch()
+    return dataset

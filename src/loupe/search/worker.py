@@ -1,32 +1,39 @@
 """One worker of a sweep: takes waiting trials, trains each, and tells Optuna and MLflow how it went.
 
-It is a process of its own (`python -m loupe.search.worker`, its job as JSON on standard input), so that
-TensorFlow starts once for many trials and its memory goes with the process.
+It is a process of its own (`python -m loupe.search.worker`, the process that it ends with as argument, its job as
+JSON on standard input), so that TensorFlow starts once for many trials and its memory goes with the process.
 """
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from contextlib import suppress
 
 BEAT = 30.0  # seconds between heartbeats
+MERCY = 10.0  # seconds in which an interrupted worker may end by itself
 LINGER = 1.5  # seconds that a worker waits for more trials before it ends: starting costs more
 
 
-def main() -> None:
-    """Take trials until none waits, the deadline is over, or the sweep's run is closed."""
+def main(parent: int) -> None:
+    """Take trials until none waits, the deadline is over, the sweep's run is closed, or process `parent` is gone."""
+    from loupe.errors import UsageError
     from loupe.search import storages, studies, trial
     from loupe.search.jobs import Job
     from loupe.search.sweep_file import SweepFile
     from loupe.tracking import owners, runs
 
+    life = Life(parent)
     job = Job(**json.load(sys.stdin))
+    if "://" not in job.storage and not os.path.exists(job.storage):  # else it would make one of its own
+        raise UsageError(f"storage: {job.storage!r} is not seen by {socket.gethostname()}; give a database's URL")
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     held = studies.Trials(sweep, storages.opened(job.storage, storages.AWAY), job.digest, job.parent)
-    life, done, idle = Life(), 0, time.monotonic()
+    trial.dataset_of(job)  # before a trial is taken: of one that is, a sign of life is expected soon
+    done, idle = 0, time.monotonic()
     while done < job.trials and (job.deadline is None or time.time() < job.deadline) and owners.is_open(job.parent):
         taken = storages.patiently(lambda: held.take(owners.owner()))
         if taken is not None:
@@ -42,11 +49,11 @@ def main() -> None:
 
 
 class Life:
-    """A thread that beats on the open trial's run, and interrupts the process when its parent is gone."""
+    """A thread that beats on the open trial's run, and ends the process when its parent, killed perhaps, is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: int) -> None:
         self._run_id: str | None = None
-        self._parent = os.getppid()
+        self._parent = parent
         self._over = threading.Event()
         threading.Thread(target=self._live, daemon=True).start()
 
@@ -61,16 +68,17 @@ class Life:
     def _live(self) -> None:
         import _thread
 
-        from mlflow.exceptions import MlflowException
-
-        from loupe.tracking import owners
-
         last = 0.0
         while not self._over.wait(1.0):
             if os.getppid() != self._parent:
                 _thread.interrupt_main()
-                return
+                if not self._over.wait(MERCY):
+                    os._exit(130)
             if self._run_id and time.monotonic() - last > BEAT:
+                from mlflow.exceptions import MlflowException
+
+                from loupe.tracking import owners
+
                 with suppress(MlflowException):  # a server that is away hears the next one
                     owners.beat(self._run_id)
                 last = time.monotonic()
@@ -78,6 +86,6 @@ class Life:
 
 if __name__ == "__main__":
     try:
-        main()
+        main(int(sys.argv[1]))
     except KeyboardInterrupt:
         sys.exit(130)

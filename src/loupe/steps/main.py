@@ -29,11 +29,11 @@ def run(settings: Main) -> None:
         raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
     shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
     prepared = settings_of("preprocess", {"source": settings.dataset} | shared)
-    there = preparing.prepared_folder(settings, settings.dataset)
+    there = preparing.prepared_place(settings, settings.dataset)
     if there is None:  # a source that is not there is refused before anything starts
         preparing.listed(prepared)
     with runs.step_run(settings, f"main {settings.dataset}"):
-        dataset = str(there or preprocess.run(prepared).folder)
+        dataset = there or preprocess.run(prepared).place
         trained = [
             train.run(settings_of("train", {"dataset": dataset, "threads": settings.threads} | given | shared))
             for given in TRAINED

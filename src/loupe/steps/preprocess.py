@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loupe.config import Preprocess
 from loupe.data.dataset import MANIFEST, Dataset
+from loupe.data.places import absolute
 from loupe.progress import say
 
 SHOWN = 300  # photos that the pictures are drawn of
@@ -37,9 +38,9 @@ def run(settings: Preprocess) -> Dataset:
         records.log_metrics({**counts, **numbers, "preparing_seconds": seconds})
         for picture in pictures:
             records.log_file(picture)
-        records.log_tags({"loupe.folder": str(dataset.folder.resolve())})
+        records.log_tags({"loupe.folder": absolute(dataset.place)})
     skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.reasons().items()))
-    say(f"{dataset.folder}: {counts['photos']} photos, {counts['labels']} labels, "
+    say(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
         f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
     return dataset
 

@@ -118,12 +118,12 @@ def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     from loupe.report.contents import Picture
 
     best = gathering.best_run(here)
-    folder = None if best is None else preparing.prepared_folder(settings, best["dataset"])
-    if folder is None:
+    place = None if best is None else preparing.prepared_place(settings, best["dataset"])
+    if place is None:
         why = "no run has a kept model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
         say(f"without the pictures that need models: {why}", settings.quiet)
         return {}
-    dataset, scale = Dataset(folder), scale_of(best["settings.scale"])
+    dataset, scale = Dataset(place), scale_of(best["settings.scale"])
     pairs = dataset.pairs("test", scale)
     final = _enlarger(best)
     others = evaluation.baselines(pairs, ridge.kept(dataset, scale), dataset.settings["luminance"])

@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loupe.config import Sweep, settings_of
 from loupe.errors import LoupeError, UsageError
@@ -79,9 +79,14 @@ def _refuse_beside_another(name: str) -> None:
 def _dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
     from loupe.data import preparing
 
-    shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
-    name = str(sweep.train.get("dataset", "sample"))
-    return preparing.open_or_prepare(settings_of("train", {"dataset": name} | shared), name)
+    shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
+    source = _source(settings, sweep)
+    return preparing.open_or_prepare(settings_of("train", source | shared), source["dataset"])
+
+
+def _source(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
+    """What the dataset is prepared from where it is not there yet."""
+    return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 
 def _journal(place: str) -> "BaseStorage":
@@ -102,19 +107,21 @@ def _take_over(sweep: "SweepFile", digest: str, run_id: str) -> None:
 
 
 def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", run_id: str, count: int) -> "Job":
+    from loupe.data import places
     from loupe.search.jobs import Job
     from loupe.tracking import runs
 
     uri, experiment = runs.where(run_id)
     return Job(
         sweep=sweep.model_dump(mode="json", exclude_unset=True),
-        storage=place,
+        storage=places.absolute(place),
         tracking_uri=uri,
         experiment_id=experiment,
         parent=run_id,
-        dataset=str(dataset.folder.resolve()),
+        dataset=places.absolute(dataset.place),
         digest=dataset.digest,
-        place={name: getattr(settings, name) for name in ("data_dir", "scheduler", "threads")},
+        source=_source(settings, sweep),
+        place={name: getattr(settings, name) for name in ("data_dir", "threads")},
         trials=count,
         deadline=time.time() + settings.timeout if settings.timeout else None,
         fresh=settings.fresh,

@@ -14,6 +14,7 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
 from loupe.data.dataset import MANIFEST, Dataset
+from loupe.data.places import absolute
 from loupe.tracking import outbox
 from loupe.tracking.kinds import now
 
@@ -82,7 +83,7 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 def log_dataset(dataset: Dataset, context: str) -> None:
     """Log a prepared dataset as the run's input, with its digest."""
-    source = CodeDatasetSource({"manifest": str((dataset.folder / MANIFEST).resolve()), **dataset.settings})
+    source = CodeDatasetSource({"manifest": absolute(f"{dataset.place}/{MANIFEST}"), **dataset.settings})
     shown = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()
     tell("input", {name: shown[name] for name in ("name", "digest", "source_type", "source")} | {"context": context})
     tell("tags", {"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})

@@ -1,0 +1,88 @@
+"""The compose file is a valid one, keeps no secret, and says what the README says."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from jobs import ROOT
+
+from loupe import __version__
+
+FILE = ROOT / "docs" / "cluster" / "compose.yaml"
+SERVICES = yaml.safe_load(FILE.read_text())["services"]
+SECTION = (ROOT / "README.md").read_text().split("\n## Many machines\n")[1].split("\n## ")[0]
+BLOCKS = [block.splitlines() for block in re.findall(r"^```\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)]
+
+
+def words(command):
+    return command.split("    #")[0].split()
+
+
+def test_it_follows_the_specification():
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_pinned_and_passwords_come_from_outside(name):
+    service = SERVICES[name]
+    assert re.search(r":\d[\w.-]*$", service["image"])
+    if "build" in service:
+        assert service["image"] == f"loupe:{__version__.rpartition('.')[0]}"
+        assert re.match(r"FROM \S+:\d\S*\n", service["build"]["dockerfile_inline"])
+    secrets = {key: value for key, value in service["environment"].items() if "PASSWORD" in key or "SECRET" in key}
+    assert secrets
+    assert all(value is None or re.fullmatch(r"\$\{POSTGRES_PASSWORD:\?.*\}", value) for value in secrets.values())
+
+
+@pytest.mark.parametrize("name", SERVICES.keys() - {"sweep"})
+def test_what_runs_on_is_looked_after_and_started_in_order(name):
+    assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        assert "healthcheck" in SERVICES[other]
+        assert how == {"condition": "service_healthy"}
+
+
+def test_it_starts_what_the_readme_starts():
+    database, *servers = BLOCKS[0]
+    made = re.findall(r"createdb (\w+)", database)
+    assert made == [SERVICES["postgres"]["environment"]["POSTGRES_DB"], "studies"]
+    assert yaml.safe_load(FILE.read_text())["configs"]["databases"]["content"] == f"CREATE DATABASE {made[1]};"
+    for name, line in zip(("mlflow", "scheduler", "worker"), servers, strict=True):
+        ours = words(SERVICES[name]["command"])
+        assert ours[: len(words(line))] == words(line)
+        assert ours[len(words(line)) :] in ([], ["--dashboard-address", ":8790"])  # for its health
+
+
+def test_it_sweeps_as_the_readme_does():
+    preprocess, sweep = map(words, BLOCKS[1])
+    assert words(SERVICES["sweep"]["command"]) == sweep
+    shared = [preprocess[preprocess.index(flag) + 1] == sweep[sweep.index(flag) + 1]
+              for flag in ("--scheduler", "--data_dir")]  # fmt: skip
+    assert shared == [True, True]
+
+
+def test_names_and_ports_are_those_of_its_services():
+    text = SECTION + FILE.read_text()
+    for name, port in re.findall(r"(?:tcp|http)://(\w+):(\d+)", text):
+        assert name in SERVICES or name == "localhost"
+        assert port in {"5000", "8786", "8790"}
+    assert set(re.findall(r"postgresql://loupe@(\w+)/(\w+)", text)) == {
+        ("postgres", "mlflow"),
+        ("postgres", "studies"),
+    }
+    assert SERVICES["mlflow"]["ports"] == ["127.0.0.1:5000:5000"]  # nothing else is open to the outside
+    assert [name for name in SERVICES if "ports" in SERVICES[name]] == ["mlflow"]
+
+
+def test_the_readme_s_steps_are_ones_that_the_command_line_takes():
+    from loupe.config import STEPS
+
+    for line in BLOCKS[1]:
+        step = words(line)[1]
+        flags = [word.removeprefix("--") for word in words(line) if word.startswith("--")]
+        assert set(flags) <= STEPS[step].model_fields.keys()
+        assert not [word for word in words(line)[2:] if word.endswith(".toml") and not (ROOT / word).is_file()]

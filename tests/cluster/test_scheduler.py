@@ -1,0 +1,56 @@
+"""A Dask scheduler that vanishes, or that knows nothing of Loupe: told in one line, not by whatever it leads to."""
+
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import pytest
+import services
+
+from loupe.config import settings_of
+from loupe.data.preparing import client, prepare
+from loupe.errors import LoupeError, UsageError
+
+pytestmark = pytest.mark.slow
+# A scheduler as `dask scheduler` starts it, in an environment without Loupe.
+WITHOUT_LOUPE = """
+import sys
+sys.modules["loupe"] = None
+from distributed.cli.dask_scheduler import main
+main()
+"""
+
+
+def settings(tmp_path, address):
+    given = {"data_dir": str(tmp_path / "data"), "scheduler": address, "limit": "4", "label_size": "30"}
+    return settings_of("preprocess", given | {"quiet": "true"})
+
+
+def test_one_that_vanishes_while_a_dataset_is_prepared_ends_the_step(tmp_path):
+    with ThreadPoolExecutor(1) as thread:
+        with services.dask_scheduler(tmp_path / "scheduler") as address:  # without a worker the step waits
+            preparing = thread.submit(prepare, settings(tmp_path, address))
+            assert not wait([preparing], 5).done
+        with pytest.raises(LoupeError, match=rf"scheduler: '{address}' does not answer any more"):
+            preparing.result(60)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_one_that_vanishes_while_trials_are_at_work_is_told(tmp_path):
+    def wait_for_a_trial(address):
+        with client(address) as cluster:
+            (done,) = wait([cluster.get_executor(pure=False).submit(sum, [1, 2])]).done
+            return done.exception()
+
+    with ThreadPoolExecutor(1) as thread:
+        with services.dask_scheduler(tmp_path / "scheduler") as address:
+            working = thread.submit(wait_for_a_trial, address)
+            assert not wait([working], 5).done
+        with pytest.raises(LoupeError, match=rf"scheduler: '{address}' does not answer any more"):
+            working.result(60)
+
+
+def test_one_without_loupe_is_refused(tmp_path):
+    with (
+        services.dask_scheduler(tmp_path / "scheduler", program=("-c", WITHOUT_LOUPE)) as address,
+        pytest.raises(UsageError, match=rf"scheduler: needs Loupe, on its workers too; '{address}' has none"),
+    ):
+        prepare(settings(tmp_path, address))

@@ -1,0 +1,90 @@
+"""Worker processes: they refuse what their machine does not see, and end with the process that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from loupe.search import jobs, storages
+
+SWEEP = {
+    "study": {"name": "seen", "metric": "val/mae", "sampler": "grid"},
+    "search": {"activation": ["tanh", "relu"]},
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job of which nothing but its journal is to be seen here."""
+    journal = tmp_path / "optuna.journal"
+    storages.opened(str(journal))
+    journal.touch()
+    return jobs.Job(
+        sweep=SWEEP, storage=str(journal), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment_id="0",
+        parent="none", dataset="/nowhere/photos-0123456789ab", digest="0123456789ab",
+        source={"dataset": "/nowhere/photos", "smoke": False, "seed": 0}, place={"data_dir": "data", "threads": 1},
+        trials=1, deadline=None, fresh=False,
+    )  # fmt: skip
+
+
+def test_a_journal_that_a_machine_does_not_see_is_not_made_there(job, tmp_path):
+    os.unlink(job.storage)
+    with pytest.raises(RuntimeError, match=rf"storage: '{job.storage}' is not seen by .*; give a database's URL"):
+        jobs.start(job)
+    assert not os.path.exists(job.storage)
+
+
+@pytest.mark.slow
+def test_a_dataset_that_a_machine_neither_sees_nor_can_prepare_is_refused_before_a_trial_is_taken(job):
+    with pytest.raises(
+        RuntimeError, match=r"dataset: '/nowhere/photos-0123456789ab' is neither seen by .* at an add"
+    ):
+        jobs.start(job)
+
+
+LIVES_ON = """
+import time
+from loupe.search import worker
+worker.MERCY = 1.0
+worker.Life({parent})
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        {then}
+"""
+
+
+@pytest.mark.parametrize("then", ["break", "pass"], ids=["heeds", "ignores"])
+def test_a_worker_ends_when_the_process_that_started_it_is_killed(then):
+    code = LIVES_ON.format(parent="int(__import__('sys').argv[1])", then=then)
+    starter = (
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {code!r}, str(os.getpid())])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        time.sleep(2)
+        assert is_alive(child)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    for _ in range(200):
+        if not is_alive(child):
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("it lives on")
+
+
+def is_alive(pid):
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
