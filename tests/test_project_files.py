@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"loupe.steps.upscale", "loupe.steps.restore", "loupe.steps.demo"},
     {"loupe.upscaler", "loupe.page", "loupe.files"},
     {"loupe.steps.evaluate"},
-    {"loupe.steps.preprocess", "loupe.steps.register", "loupe.steps.train"},
+    {"loupe.steps.preprocess", "loupe.steps.register", "loupe.steps.sync", "loupe.steps.train"},
     {"loupe.tracking", "loupe.steps"},
     {"loupe.training", "loupe.evaluation", "loupe.diagnostics", "loupe.upscaling", "loupe.figures"},
     {"loupe.enlarging", "loupe.models"},
@@ -132,7 +132,7 @@ def test_every_dependency_is_bounded_below_and_above() -> None:
     ]
     assert len(everything) > 30
     for dependency in everything:
-        bounds = re.fullmatch(r"[a-z0-9-]+(?:\[[a-z]+\])?>=([\d.]+),<(\d+)", dependency)
+        bounds = re.fullmatch(r"[a-z0-9-]+(?:\[[a-z0-9]+\])?>=([\d.]+),<(\d+)", dependency)
         assert bounds, dependency
         assert int(bounds[1].split(".")[0]) < int(bounds[2]), dependency
 
@@ -167,9 +167,9 @@ def test_the_command_line_is_imported_by_steps_only_when_they_are_run() -> None:
 
 def test_only_tracking_knows_mlflow_and_nothing_knows_tensorflow() -> None:
     roots = {module: {name.split(".")[0] for name in imports(module)} for module in FILES}
-    assert {module for module, names in roots.items() if "mlflow" in names} == {
-        module for module in FILES if module.startswith("loupe.tracking.")
-    }
+    knowing = {module for module, names in roots.items() if "mlflow" in names}
+    assert {module for module in knowing if not module.startswith("loupe.tracking.")} == set()
+    assert len(knowing) > 5
     assert not {module for module, names in roots.items() if "tensorflow" in names}
 
 

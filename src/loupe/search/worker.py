@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
 
 BEAT = 30.0  # seconds between heartbeats
 MERCY = 10.0  # seconds in which an interrupted worker may end by itself
@@ -75,12 +74,9 @@ class Life:
                 if not self._over.wait(MERCY):
                     os._exit(130)
             if self._run_id and time.monotonic() - last > BEAT:
-                from mlflow.exceptions import MlflowException
-
                 from loupe.tracking import owners
 
-                with suppress(MlflowException):  # a server that is away hears the next one
-                    owners.beat(self._run_id)
+                owners.beat(self._run_id)
                 last = time.monotonic()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
@@ -55,9 +56,22 @@ def _input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
 
 
 def _model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    from loupe.tracking import models
+    """A Keras model, with the signature (-1, -1, -1, 1) and its facts."""
+    from importlib.metadata import version
 
-    models.log_kept_model(run_id, file, body)
+    import keras
+
+    pictures = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
+    mlflow.models.Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.keras,
+        run_id=run_id,
+        model=keras.saving.load_model(file, compile=False),
+        signature=mlflow.models.ModelSignature(pictures, pictures),
+        pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
+        metadata=body,
+    )
 
 
 def _checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:

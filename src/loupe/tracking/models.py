@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 from mlflow.exceptions import MlflowException
 
 from loupe.errors import UsageError, first_line
@@ -38,25 +37,6 @@ def log_keras_model(model: Any, geometry: Geometry) -> None:
         file = Path(folder) / "model.keras"
         model.save(file)
         records.tell("model", facts(geometry), file)
-
-
-def log_kept_model(run_id: str, file: Path | None, metadata: dict[str, str]) -> None:
-    """Log the Keras model of a file with a run, with the signature (-1, -1, -1, 1)."""
-    from importlib.metadata import version
-
-    import keras
-
-    pictures = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
-    mlflow.models.Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=mlflow.keras,
-        run_id=run_id,
-        model=keras.saving.load_model(file, compile=False),
-        signature=mlflow.models.ModelSignature(pictures, pictures),
-        pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
-        metadata=metadata,
-    )
 
 
 def facts(geometry: Geometry) -> dict[str, str]:

@@ -4,10 +4,12 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import mlflow
 import psutil
 from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
 
 HEARTBEAT = "loupe.heartbeat"
 SILENCE = 180.0  # seconds without a heartbeat after which another machine's process counts as dead
@@ -25,7 +27,8 @@ def owner() -> dict[str, str]:
 
 def beat(run_id: str) -> None:
     """Say on a run that its process still lives, for those who cannot look: it is on another machine."""
-    mlflow.MlflowClient().set_tag(run_id, HEARTBEAT, f"{time.time():.0f}")
+    with suppress(MlflowException):  # a server that is away hears the next one
+        mlflow.MlflowClient().set_tag(run_id, HEARTBEAT, f"{time.time():.0f}")
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
