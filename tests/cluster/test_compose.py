@@ -38,7 +38,7 @@ def test_images_are_pinned_and_passwords_come_from_outside(name):
     assert all(value is None or re.fullmatch(r"\$\{POSTGRES_PASSWORD:\?.*\}", value) for value in secrets.values())
 
 
-@pytest.mark.parametrize("name", SERVICES.keys() - {"sweep"})
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"sweep"}))
 def test_what_runs_on_is_looked_after_and_started_in_order(name):
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
     for other, how in SERVICES[name].get("depends_on", {}).items():
