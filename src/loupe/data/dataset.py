@@ -82,7 +82,7 @@ class Dataset:
         kept = self.table.filter(self.table["split"].is_valid())
         counts = {found["values"]: found["counts"] for found in kept["split"].value_counts().to_pylist()}
         return {
-            "photos": len(kept.group_by(["path", "sha256"]).aggregate([])),
+            "photos": len(kept.select(["path", "sha256"]).group_by(["path", "sha256"]).aggregate([])),
             "skipped": len(self.table) - len(kept),
             "labels": len(kept),
         } | {f"{name}_labels": counts.get(name, 0) for name in SPLITS}

@@ -31,6 +31,8 @@ from loupe.progress import Bar, say_left_out
 
 VERSION = 1  # of this code: a change that gives other labels or inputs raises it
 AT_A_TIME = 64  # tasks that are given out, unless there are more cores
+# Dask looks at each thread every 10 ms, and remembers thousands of steps of each task, unless it is told not to.
+QUIET = {"distributed.worker.profile.enabled": False, "distributed.admin.low-level-log-length": 100}
 PHOTOS_A_TASK = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}
 
 
@@ -315,7 +317,7 @@ def client(scheduler: str | None) -> Iterator[Any]:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
-        dask.config.set({"distributed.worker.profile.enabled": False}),  # it looks at each thread every 10 ms
+        dask.config.set(QUIET),
         LocalCluster(
             n_workers=cores, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
         ) as cluster,

@@ -1,7 +1,8 @@
 """Sources of photos to a prepared dataset."""
 
+import io
+import os
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ def run(settings: Preprocess) -> Dataset:
     with ThreadPoolExecutor(1) as meanwhile:  # MLflow takes seconds to start, and the workers have the photos
         opening = meanwhile.submit(_open_store)
         dataset = preparing.prepare(settings, photos)
+        del photos  # the list of a large collection
         pictures = _pictures(dataset)
         seconds = time.perf_counter() - started
         opening.result()
@@ -60,11 +62,12 @@ def _pictures(dataset: Dataset) -> list[Path]:
         from loupe import figures
 
         pairs = dataset.pairs("all", dataset.scales()[0], limit=SHOWN)
-        with tempfile.TemporaryDirectory(dir=dataset.folder) as folder:
-            for file, draw in zip(files, names.values(), strict=True):
-                drawn = Path(folder) / file.name
-                getattr(figures, draw)(pairs).savefig(drawn, dpi=100)
-                drawn.rename(file)
+        for file, draw in zip(files, names.values(), strict=True):
+            drawn = io.BytesIO()
+            getattr(figures, draw)(pairs).savefig(drawn, dpi=100)
+            partial = file.with_name(f".{os.getpid()}.{file.name}")
+            partial.write_bytes(drawn.getvalue())
+            partial.rename(file)
     return files
 
 
