@@ -1,6 +1,7 @@
 """A tracking server that goes away in the middle of a training, for a while or for good."""
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import time
@@ -106,9 +107,8 @@ def test_a_server_that_is_away_for_a_while_is_told_everything_afterwards(place, 
     assert not (place / "unsent-runs").exists()
 
 
-@pytest.mark.parametrize("server", ["the same", "a new one"])
-def test_a_server_that_is_gone_for_good_is_told_by_sync(server, place, tmp_path):
-    port, steps = services.free_port(), 2000
+def test_a_server_that_is_gone_for_good_is_told_by_sync_or_a_new_one_is(place, tmp_path):
+    port, steps = services.free_port(), 1000
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
         with training(place, url, steps) as process:
@@ -120,17 +120,17 @@ def test_a_server_that_is_gone_for_good_is_told_by_sync(server, place, tmp_path)
     assert last.startswith(f"loupe train: error: tracking: {url} does not answer; run {run_id} is kept in ")
     assert last.endswith("`loupe sync` brings it in")
     assert "Traceback" not in printed
-    away = loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
-    assert "does not answer" in complaint(away)
-    folder = tmp_path / ("server" if server == "the same" else "another")
-    with services.mlflow_server(folder, port):
-        told = loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
-        found = the_run(url).info.run_id
-        assert (found == run_id) == (server == "the same")
-        assert found in told
-        has_all(url, found, steps)
-        assert not (place / "unsent-runs").exists()
-        assert "nothing is kept" in loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
+    assert "does not answer" in complaint(loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url))
+    shutil.copytree(place / "unsent-runs", place / "copied")
+    for server, kept in (("server", "unsent-runs"), ("another", "copied")):
+        with services.mlflow_server(tmp_path / server, port):
+            told = loupe("sync", "--folder", kept, cwd=place, MLFLOW_TRACKING_URI=url).stdout
+            found = the_run(url).info.run_id
+            assert (found == run_id) == (server == "server")
+            assert found in told
+            has_all(url, found, steps)
+            assert not (place / kept).exists()
+            assert "nothing is kept" in loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
 
 
 def test_a_step_whose_server_does_not_answer_says_so_at_once_and_does_nothing(place):
