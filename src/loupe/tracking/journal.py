@@ -6,6 +6,7 @@ the run, or another one, can be told all of it.
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        while not folder.exists():
+            with suppress(FileNotFoundError):  # another process has just removed the folder of all journals
+                folder.mkdir(parents=True, exist_ok=True)
         self._count = max(self._numbers(), default=0)
         self._told = int(self._read("told.json").get("number", 0))
 
@@ -80,7 +83,7 @@ class Journal:
     def remove(self) -> None:
         """Away with the folder, and with that of all journals where it was the last."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if not any(self.folder.parent.iterdir()):
+        with suppress(OSError):  # it holds others
             self.folder.parent.rmdir()
 
     def _numbers(self) -> list[int]:
