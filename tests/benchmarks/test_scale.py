@@ -18,7 +18,10 @@ from PIL import Image
 from loupe.data.sources import bundled_photo
 from loupe.search import crew
 
-AT_MOST = 1.1  # times the memory, for four times the photos
+AT_MOST = {
+    "client": 1.25,
+    "worker": 1.1,
+}  # times the memory, for four times the photos; the client has a list of them
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def some_photos(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_preparing_four_times_the_photos_takes_the_same_memory(some_photos, tmp_path):
+def test_preparing_four_times_the_photos_takes_about_the_same_memory(some_photos, tmp_path):
     few, many = (
         scale_preprocess.peaks_of_command(
             scale_preprocess.write_tar(some_photos, tmp_path / f"photos-{count}.tar", count)
@@ -44,7 +47,7 @@ def test_preparing_four_times_the_photos_takes_the_same_memory(some_photos, tmp_
         for count in (500, 2000)
     )
     for what, before, after in zip(("client", "worker"), few, many, strict=True):
-        assert after < AT_MOST * before, f"{what}: {before:.0f} MB, then {after:.0f}"
+        assert after < AT_MOST[what] * before, f"{what}: {before:.0f} MB, then {after:.0f}"
 
 
 def test_the_bare_loop_makes_as_many_labels_as_preparing(some_photos, tmp_path):
