@@ -18,7 +18,8 @@ from PIL import Image
 from loupe.data.sources import bundled_photo
 from loupe.search import crew
 
-AT_MOST = {
+# Times the memory, for four times the photos; the client has a list of them.
+AT_MOST = {"client": 1.25, "worker": 1.1}
     "client": 1.25,
     "worker": 1.1,
 }  # times the memory, for four times the photos; the client has a list of them
