@@ -228,6 +228,13 @@ def shard_name(name: str, number: int) -> str:
     return f"{name}-{number:05d}.npy"
 
 
+def write_shard(file: Path, pictures: np.ndarray) -> None:
+    """Write uint8 pictures (n, side, side) as np.save does, which does not tell when the disk is full."""
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(pictures))
+        stream.write(np.ascontiguousarray(pictures).data)
+
+
 def sha256_of(file: Path) -> str:
     """The content hash of a file, in hexadecimal."""
     with file.open("rb") as stream:

@@ -259,7 +259,7 @@ def _make_shard(
         if pictures:
             stacked = np.stack(pictures)
             with places.written(place, dataset.shard_name(name, number)) as file:
-                np.save(file, stacked)
+                dataset.write_shard(file, stacked)
                 shards[file.name] = dataset.sha256_of(file)
             values, counts = np.arange(256) / 127.5 - 1, np.bincount(stacked.ravel(), minlength=256)
             sums[name] = np.array([stacked.size, counts @ values, counts @ values**2])
