@@ -20,9 +20,6 @@ from loupe.search import crew
 
 # Times the memory, for four times the photos; the client has a list of them.
 AT_MOST = {"client": 1.25, "worker": 1.1}
-    "client": 1.25,
-    "worker": 1.1,
-}  # times the memory, for four times the photos; the client has a list of them
 
 
 @pytest.fixture(scope="module")
