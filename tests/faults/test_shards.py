@@ -15,12 +15,13 @@ HARMS = {
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder)
-    return folder
+    (dataset,) = (folder / "data").iterdir()
+    return folder, dataset
 
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_shard_that_was_harmed_on_disk_is_named_and_refused(harm, place):
-    (dataset,) = (place / "data").iterdir()
+    place, dataset = place
     shard = dataset / "labels-00000.npy"
     content = shard.read_bytes()
     shard.write_bytes(HARMS[harm](content))
