@@ -167,9 +167,10 @@ def test_the_command_line_is_imported_by_steps_only_when_they_are_run() -> None:
 
 def test_only_tracking_knows_mlflow_and_nothing_knows_tensorflow() -> None:
     roots = {module: {name.split(".")[0] for name in imports(module)} for module in FILES}
-    knowing = {module for module, names in roots.items() if "mlflow" in names}
-    assert {module for module in knowing if not module.startswith("loupe.tracking.")} == set()
-    assert len(knowing) > 5
+    tracking = {module for module in FILES if module.startswith("loupe.tracking.")}
+    assert {module for module, names in roots.items() if "mlflow" in names} == tracking - {
+        "loupe.tracking.journal", "loupe.tracking.signals",
+    }  # fmt: skip
     assert not {module for module, names in roots.items() if "tensorflow" in names}
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from loupe.data.sources import bundled_photo
 from loupe.search import crew
 
-AT_MOST = 1.25  # times the memory, for four times the photos: a few MB that a busy machine adds are no slope
+AT_MOST = 1.1  # times the memory, for four times the photos
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,10 @@ def some_photos(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_preparing_four_times_the_photos_takes_about_the_same_memory(some_photos, tmp_path):
+@pytest.mark.xfail(
+    reason="not reached yet: the client grows by 20 % to 30,000 photos, a worker of a busy machine by 11 %"
+)
+def test_preparing_four_times_the_photos_takes_the_same_memory(some_photos, tmp_path):
     few, many = (
         scale_preprocess.peaks_of_command(
             scale_preprocess.write_tar(some_photos, tmp_path / f"photos-{count}.tar", count)

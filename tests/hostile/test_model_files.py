@@ -217,6 +217,7 @@ def test_the_harm_is_done_where_it_is_let(keras_files, canary, tmp_path):
         lambda: np.load(tmp_path / "objects.npy", allow_pickle=True),
     ):
         load()
+        assert canary.is_dir()
         canary.rmdir()
 
 

@@ -119,7 +119,7 @@ def _trained(
         model = train.network(settings, pairs[0], dataset.settings["luminance"], weights)
     tags = {trials.SWEEP: held.sweep.name, trials.TRIAL: str(trial.number), trials.KEY: key, trials.CODE: code()}
     name = f"{held.sweep.name} {trial.number}: {train.describe(settings)}"
-    with trials.trial_run(settings, name, job.parent, tags, before if checkpoint else None) as run_id:
+    with trials.trial_run(settings, name, job.parent, tags, before if checkpoint else None) as run_id, _broken_off():
         trial.set_user_attr(RUN, run_id)
         live(run_id)
         try:
@@ -138,6 +138,15 @@ def _trained(
         records.log_tags({trials.STATE: state.name})
         checkpoints.drop()
     return state, value
+
+
+@contextmanager
+def _broken_off() -> Iterator[None]:
+    """Where the study's database is away, the process ends, and its run is KILLED: it has not failed."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise SystemExit(f"the study's database is away: {error}") from None
 
 
 def _fitted(
