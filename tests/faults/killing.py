@@ -157,12 +157,8 @@ def fresh_registry(folder: Path) -> None:
 
 
 def fresh_sweep(folder: Path) -> None:
-    """A store without a study again, and without results to take over."""
+    """A store without a study again; the runs stay, so the sweep is told not to take their results over."""
     (folder / "optuna.journal").unlink(missing_ok=True)
-    for file in folder.glob("mlflow.db*"):
-        file.unlink()
-    shutil.rmtree(folder / "mlruns", ignore_errors=True)
-    fresh_store(folder)
 
 
 def fresh_store(folder: Path) -> None:
@@ -187,7 +183,19 @@ CASES = {
     ),
     "train": Case(["train", "--dataset", "set", *TRAINED, "--threads", "1", "--quiet"], prepared, of_training),
     "sweep": Case(
-        ["sweep", "killed.toml", "--dataset", "set", "--workers", "2", "--champion", "false", "--quiet"],
+        [
+            "sweep",
+            "killed.toml",
+            "--dataset",
+            "set",
+            "--workers",
+            "2",
+            "--champion",
+            "false",
+            "--fresh",
+            "true",
+            "--quiet",
+        ],
         prepared,
         of_sweep,
         clean=fresh_sweep,
