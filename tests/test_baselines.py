@@ -10,7 +10,7 @@ from loupe.baselines import FILTERS, MARGIN, Baseline, block_weights
 from loupe.config import TRAINED_SCALES
 from loupe.data.photos import as_bytes, as_floats
 from loupe.fields import text_of
-from loupe.models.ridge import RidgeEnlarger
+from loupe.ridge import RidgeEnlarger
 
 CASES = [(name, scale) for name in FILTERS for scale in TRAINED_SCALES]
 

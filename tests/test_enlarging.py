@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.linear_model import Ridge
 
-from loupe import models
+from loupe import models, ridge
 from loupe.baselines import FILTERS, Baseline
 from loupe.config import TRAINED_SCALES, settings_of
 from loupe.data import pairs
@@ -22,7 +22,7 @@ from loupe.data.dataset import Pairs
 from loupe.enlarging import Enlarger, Ensemble, enlarge
 from loupe.fields import text_of
 from loupe.geometry import Geometry
-from loupe.models import KerasEnlarger, blocks, ridge
+from loupe.models import KerasEnlarger, blocks
 
 few = settings(max_examples=25, deadline=None)
 SIDE = st.integers(1, 45)
@@ -243,7 +243,7 @@ def test_pad_mirrors_the_border_itself_included(height: int, width: int, margin:
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
 def test_ridge_in_numpy_equals_ridge_in_keras(scale: Fraction) -> None:
     weights = ridge.fit(photo_pairs(scale))
-    in_keras = KerasEnlarger(ridge.build(weights, scale, "rec601"))
+    in_keras = KerasEnlarger(models.build_ridge(weights, scale, "rec601"))
     in_numpy = ridge.RidgeEnlarger(weights, scale, "rec601")
     assert in_keras.geometry == in_numpy.geometry
     for height, width in ((4, 4), (4, 10), (24, 36)):

@@ -21,7 +21,7 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe import config, models, training
+from loupe import config, models, ridge, training
 from loupe.config import (
     DEFAULT_PATCHES,
     NETWORKS,
@@ -40,7 +40,6 @@ from loupe.diagnostics import recomposed
 from loupe.enlarging import enlarge
 from loupe.fields import scale_of, text_of
 from loupe.geometry import Geometry
-from loupe.models import ridge
 
 Given = dict[str, Any]
 TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]

@@ -12,14 +12,14 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe import models, training
+from loupe import models, ridge, training
 from loupe.config import Trained, settings_of
 from loupe.data import pairs
 from loupe.data.dataset import Pairs
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 from loupe.geometry import Geometry
-from loupe.models import KerasEnlarger, ridge
+from loupe.models import KerasEnlarger
 from loupe.training import Checkpoint, Point, Progress
 
 PERCEPTRON = {

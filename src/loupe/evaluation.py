@@ -14,7 +14,7 @@ from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches
 from loupe.data.photos import as_bytes, as_floats
 from loupe.enlarging import Enlarger, enlarge
-from loupe.models.ridge import RidgeEnlarger
+from loupe.ridge import RidgeEnlarger
 
 RESAMPLES = 2000
 DRAWS = 20
@@ -98,40 +98,60 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         and lanczos {gain: baseline's mae over ours, mae: ours minus the baseline's, interval of that,
         baseline_wins: share of photos where the baseline's mae is lower}; of draws `spread`: {score: std}.
     """
-    of_photos = "photo" in table
-    found: dict[str, dict[str, Any]] = {}
-    for name, rows in table.groupby("method", sort=False):
-        means: dict[str, Any] = {key: float(rows[key].mean()) for key in metrics.SCORES}
-        if of_photos:
-            photos = rows["photo"].to_numpy()
-            means |= {"interval": {key: list(interval(rows[key].to_numpy(), photos)) for key in metrics.SCORES}}
-        else:
-            means |= {"spread": {key: float(rows[key].std()) for key in metrics.SCORES}}
-        found[str(name)] = means
-    if of_photos:
-        for name, means in found.items():
-            means["over"] = {other: _over(table, name, other) for other in ("nearest", "lanczos") if other in found}
+    methods = {str(name): rows for name, rows in table.groupby("method", sort=False)}
+    if "photo" not in table:
+        return {
+            name: _means(rows) | {"spread": {key: float(rows[key].std()) for key in metrics.SCORES}}
+            for name, rows in methods.items()
+        }
+    methods = {name: rows.sort_values("image") for name, rows in methods.items()}
+    photos = methods[next(iter(methods))]["photo"].to_numpy()
+    columns = {(name, key): rows[key].to_numpy() for name, rows in methods.items() for key in metrics.SCORES}
+    pairs = [(name, other) for name in methods for other in ("nearest", "lanczos") if other in methods]
+    columns |= {pair: columns[pair[0], "mae"] - columns[pair[1], "mae"] for pair in pairs}
+    ends = interval(np.stack([*columns.values()], axis=1), photos).tolist()
+    intervals = dict(zip(columns, ends, strict=True))
+    found = {
+        name: _means(rows) | {"interval": {key: intervals[name, key] for key in metrics.SCORES}, "over": {}}
+        for name, rows in methods.items()
+    }
+    for name, other in pairs:
+        mae, difference = found[name]["mae"], columns[name, other]
+        by_photo = pd.Series(difference).groupby(photos).mean()
+        found[name]["over"][other] = {
+            "gain": float((mae - difference.mean()) / mae) if mae else float("inf"),
+            "mae": float(difference.mean()),
+            "interval": intervals[name, other],
+            "baseline_wins": float((by_photo > 0).mean()),
+        }
     return found
 
 
-def interval(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a mean; photos, not their tiles, are drawn again.
+def _means(rows: pd.DataFrame) -> dict[str, Any]:
+    return {key: float(rows[key].mean()) for key in metrics.SCORES}
+
+
+def interval(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The 95 % bootstrap intervals of means; photos, not their tiles, are drawn again.
 
     Args:
-        values: (n,), one an image.
+        values: (n, k), a row an image, a column for each mean.
         photos: (n,), the photo that each image was cut from.
-        seed: of the draws.
+        seed: of the draws, which are the same for all columns.
+
+    Returns:
+        (k, 2), the low and the high end of each.
     """
     names, index = np.unique(photos, return_inverse=True)
-    sums = np.bincount(index, weights=values)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, index, values)
     counts = np.bincount(index)
     rng = np.random.default_rng(seed)
     means = []
     for _ in range(RESAMPLES):
-        drawn = rng.integers(len(names), size=len(names))
-        means.append(sums[drawn].sum() / counts[drawn].sum())
-    low, high = np.percentile(means, [LOW, HIGH])
-    return float(low), float(high)
+        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        means.append(times @ sums / (times @ counts))
+    return np.percentile(means, [LOW, HIGH], axis=0).T
 
 
 def paired(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,18 +159,6 @@ def paired(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.n
     ours = table[table["method"] == name].sort_values("image")
     theirs = table[table["method"] == other].sort_values("image")
     return ours["mae"].to_numpy() - theirs["mae"].to_numpy(), ours["photo"].to_numpy()
-
-
-def _over(table: pd.DataFrame, name: str, other: str) -> dict[str, Any]:
-    difference, photos = paired(table, name, other)
-    ours = table[table["method"] == name]["mae"].mean()
-    by_photo = pd.Series(difference).groupby(photos).mean()
-    return {
-        "gain": float((ours - difference.mean()) / ours) if ours else float("inf"),
-        "mae": float(difference.mean()),
-        "interval": list(interval(difference, photos)),
-        "baseline_wins": float((by_photo > 0).mean()),
-    }
 
 
 def as_text(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:

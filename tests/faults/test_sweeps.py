@@ -31,13 +31,6 @@ eval_every = {every}
 """
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder)
-    return next((folder / "data").iterdir())
-
-
 def test_a_database_that_is_restarted_in_the_middle_costs_no_trial(tmp_path, dataset):
     text = SWEEP.format(
         name="restarted", hidden="16,8", repeats=3, steps=400, every=20, search='activation = ["tanh", "relu"]'

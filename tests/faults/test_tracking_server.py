@@ -19,13 +19,6 @@ TRAINING = (
 )
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder)
-    return next((folder / "data").iterdir())
-
-
 @pytest.fixture
 def place(tmp_path, dataset):
     (tmp_path / "data").mkdir()
@@ -34,11 +27,11 @@ def place(tmp_path, dataset):
 
 
 @contextlib.contextmanager
-def training(place, url, steps):
+def training(place, url, steps, **more):
     """A training in the background; yields its process."""
     command = [sys.executable, "-m", "loupe", *TRAINING, "--steps", str(steps)]
     process = subprocess.Popen(
-        command, cwd=place, env=environment(MLFLOW_TRACKING_URI=url), stdout=subprocess.PIPE,
+        command, cwd=place, env=environment(MLFLOW_TRACKING_URI=url, **more), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
@@ -111,7 +104,7 @@ def test_a_server_that_is_gone_for_good_is_told_by_sync_or_a_new_one_is(place, t
     port, steps = services.free_port(), 1000
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
-        with training(place, url, steps) as process:
+        with training(place, url, steps, MLFLOW_HTTP_REQUEST_TIMEOUT="10") as process:
             run_id = wait_for_steps(url, process, EVERY)
             running.close()
             printed = process.communicate(timeout=400)[0]

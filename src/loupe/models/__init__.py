@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from loupe.baselines import block_weights
+from loupe.baselines import MARGIN, block_weights
 from loupe.config import Convolutional, Perceptron, Trained
 from loupe.geometry import Geometry
 from loupe.models import convolutional, perceptron
-from loupe.models.blocks import MARGIN, linear_blocks, set_block_weights
+from loupe.models.blocks import linear_blocks, set_block_weights
+from loupe.ridge import geometry as ridge_geometry
 
 
 def build(settings: Trained, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
@@ -44,6 +45,15 @@ def build(settings: Trained, input_side: int, luminance: str, ridge: np.ndarray 
         set_block_weights(model, "skip", ridge, scale)
         blocks = model.get_layer("blocks")  # the body starts by adding nothing to the ridge
         blocks.set_weights([np.zeros(weights.shape) for weights in blocks.weights])
+    return model
+
+
+def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.Model:
+    """A fitted ridge as a Keras model like any other."""
+    picture = keras.Input((None, None, 1), name="picture")
+    large = linear_blocks(picture, scale, "ridge", trainable=True)
+    model = keras.Model(picture, large, name=ridge_geometry(scale, luminance).name)
+    set_block_weights(model, "ridge", weights, scale)
     return model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-MARGIN = 4  # pixels around a block that a linear branch looks at
+from loupe.baselines import MARGIN
 
 
 def fold(x: Any, q: int) -> Any:

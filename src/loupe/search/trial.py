@@ -30,6 +30,8 @@ TRAINING_CODE = (
     "enlarging.py",
     "geometry.py",
     "models",
+    "baselines.py",
+    "ridge.py",
     "data/patches.py",
     "diagnostics.py",
 )
@@ -108,7 +110,7 @@ def _trained(
     before: str | None,
 ) -> tuple[TrialState, float | None]:
     """Train and track; gives how it ended, and the value."""
-    from loupe.models import ridge
+    from loupe import ridge
 
     checkpoint = trials.checkpoint(before) if before else None
     clock = Clock()

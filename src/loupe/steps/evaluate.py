@@ -93,7 +93,7 @@ def named(name: str, settings: Evaluate, load: "Callable[[Found], Enlarger]") ->
     """
     from loupe import networks
     from loupe.baselines import FILTERS, Baseline
-    from loupe.models.ridge import RidgeEnlarger
+    from loupe.ridge import RidgeEnlarger
     from loupe.upscaling.onnx import OnnxEnlarger
 
     scale = settings.scale
@@ -142,7 +142,7 @@ def _with_keras(found: "Found") -> "Enlarger":
 
 def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.ndarray":
     """The ridge to stand beside a model: that of the dataset that its run was trained on, else of the sample."""
-    from loupe.models import ridge
+    from loupe import ridge
     from loupe.tracking import models
 
     with tempfile.TemporaryDirectory() as folder:
@@ -152,8 +152,8 @@ def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.
 
 def sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":
     """The ridge of the bundled sample."""
+    from loupe import ridge
     from loupe.data.preparing import open_or_prepare
-    from loupe.models import ridge
 
     return ridge.kept(open_or_prepare(settings, "sample"), scale)
 

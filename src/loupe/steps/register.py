@@ -119,7 +119,7 @@ def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, An
     name, face = defender
     table = evaluation.score({"challenger": challenger, "defender": face}, pairs, names=("mae",))
     difference, photos = evaluation.paired(table, "challenger", "defender")
-    low, high = evaluation.interval(difference, photos)
+    low, high = evaluation.interval(difference[:, None], photos)[0].tolist()
     mean, count = float(difference.mean()), len(set(photos))
     weak = count < ENOUGH_PHOTOS
     won = mean < 0 if weak else high < 0

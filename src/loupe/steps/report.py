@@ -108,11 +108,10 @@ def _kept(settings: Report) -> dict[str, "Picture"]:
 
 def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     """The pictures drawn anew by the kept networks, on the test photos of their dataset."""
-    from loupe import evaluation, figures
+    from loupe import evaluation, figures, ridge
     from loupe.data import preparing
     from loupe.data.dataset import Dataset
     from loupe.fields import scale_of
-    from loupe.models import ridge
     from loupe.report import gathering
     from loupe.report.charts import png
     from loupe.report.contents import Picture

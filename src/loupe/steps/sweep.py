@@ -181,7 +181,7 @@ def _kept(held: "Trials") -> list[str]:
 
 def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> None:
     """Score the best few on test, and register the best."""
-    from loupe.models import ridge
+    from loupe import ridge
     from loupe.steps import register, train
     from loupe.tracking import models, records, runs, trials
 

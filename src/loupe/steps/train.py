@@ -39,9 +39,8 @@ def run(settings: Train) -> Result:
         settings = continued(settings)
     if settings.threads:  # read by TensorFlow when it is first imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
-    from loupe import evaluation
+    from loupe import evaluation, ridge
     from loupe.geometry import Geometry
-    from loupe.models import ridge
     from loupe.tracking import checkpoints, models, records, runs
 
     if settings.resume:
@@ -119,13 +118,12 @@ def network(settings: Train, train: "Pairs", luminance: str, weights: "np.ndarra
     Raises:
         UsageError: its training pictures do not fit into the inputs, or `start` has no layer like its own.
     """
-    from loupe import models
-    from loupe.models import ridge
+    from loupe import models, ridge
 
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
             weights = ridge.fit(train, settings.alpha)
-        return ridge.build(weights, settings.scale, luminance)
+        return models.build_ridge(weights, settings.scale, luminance)
     assert isinstance(settings, Trained)
     from loupe import training
 

@@ -46,7 +46,7 @@ def _networks(settings: Upscale) -> "Networks":
         return networks_of(settings.model, settings.ensemble)
 
     def ridge(scale: Fraction) -> "tuple[str, Enlarger]":
-        from loupe.models.ridge import RidgeEnlarger
+        from loupe.ridge import RidgeEnlarger
         from loupe.steps.evaluate import sample_ridge
 
         return "ridge", RidgeEnlarger(sample_ridge(settings, scale), scale, "rec601")

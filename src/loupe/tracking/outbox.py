@@ -17,6 +17,7 @@ from typing import Any
 import mlflow
 import requests
 from mlflow.entities import RunStatus
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
 from loupe.config import UNSENT
@@ -26,7 +27,6 @@ from loupe.tracking import owners
 from loupe.tracking.journal import RUN, Journal
 from loupe.tracking.kinds import KINDS, now
 
-PATIENCE = 120.0  # seconds that the end of a run waits for its server
 PAUSES = (1.0, 30.0)  # seconds between looks at a server that does not answer: the first, the longest
 PROBE = 5.0  # seconds in which a server must answer a look
 _OPEN: dict[str, "Outbox"] = {}
@@ -98,7 +98,7 @@ def start(run_id: str, quiet: bool) -> None:
 
 
 def end(run_id: str, status: str) -> None:
-    """Close the open run in this state.
+    """Close the open run in this state; after a good end it waits for its server as long as MLflow for an answer.
 
     Raises:
         LoupeError: the run came to its end, but its server does not answer: the record is kept.
@@ -109,7 +109,7 @@ def end(run_id: str, status: str) -> None:
         return
     finished = status == RunStatus.to_string(RunStatus.FINISHED)
     try:
-        if box.all_told_within(PATIENCE if finished else PROBE):
+        if box.all_told_within(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if finished else PROBE):
             mlflow.end_run(status)
             box.journal.remove()
             return

@@ -4,13 +4,12 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
-import keras
 import numpy as np
 
+from loupe.baselines import MARGIN
 from loupe.data.dataset import Dataset, Pairs
 from loupe.errors import LoupeError, first_line
 from loupe.geometry import Geometry
-from loupe.models.blocks import MARGIN, linear_blocks, set_block_weights
 
 ALPHA = 0.01
 FITTED_ON = 2048  # pictures at most, evenly spread: millions of rows for the 81 or 100 pixels of a window
@@ -107,12 +106,3 @@ def geometry(scale: Fraction, luminance: str) -> Geometry:
     """Of a ridge: the smallest blocks of the scale, and a halo of whole blocks that hold the margin."""
     q = scale.denominator
     return Geometry(q, scale.numerator, MARGIN, MARGIN, luminance)
-
-
-def build(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.Model:
-    """Fitted weights as a Keras model like any other."""
-    picture = keras.Input((None, None, 1), name="picture")
-    large = linear_blocks(picture, scale, "ridge", trainable=True)
-    model = keras.Model(picture, large, name=geometry(scale, luminance).name)
-    set_block_weights(model, "ridge", weights, scale)
-    return model
