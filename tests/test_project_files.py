@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [
     {"loupe.tracking", "loupe.steps"},
     {"loupe.training", "loupe.evaluation", "loupe.diagnostics", "loupe.upscaling", "loupe.figures"},
     {"loupe.enlarging", "loupe.models"},
+    {"loupe.ridge"},
     {"loupe.baselines", "loupe.metrics", "loupe.data"},
     {"loupe.geometry", "loupe.networks"},
     {"loupe.config"},

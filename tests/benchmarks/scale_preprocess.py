@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 from jobs import environment
 
 from loupe.config import settings_of
-from loupe.data import pairs, photos, preparing
+from loupe.data import cluster, pairs, photos, preparing
 from loupe.data.sources import list_photos
 
 PROCESSES = 2
@@ -132,7 +132,7 @@ def prepared(file, scheduler):
 
 def measure_loupe(file, answer):
     """Once a small dataset has brought up all that is imported: counts, seconds, and those of listing."""
-    with preparing.client(None) as client:
+    with cluster.client(None) as client:
         prepared(write_tar(file, file.with_name("photos-256.tar"), 256), client.scheduler.address)
         answer.put(prepared(file, client.scheduler.address))
 

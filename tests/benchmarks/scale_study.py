@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 
 import optuna
 
-from loupe.search import crew, storages, studies
+from loupe.search import crew, sampling, storages, studies
 from loupe.search.sweep_file import SweepFile
 
 HERE = {"loupe.host": "here", "loupe.pid": "1", "loupe.started": "0.00"}
@@ -118,8 +118,8 @@ def one_trial(worker, sweep, watch):
     with watch.of("ask"):
         trial = worker.take(HERE)
     with watch.of("suggest"):
-        chosen = studies.suggest(sweep, trial)
-        seed = studies.seed_of(sweep, trial)
+        chosen = sampling.suggest(sweep, trial)
+        seed = sampling.seed_of(sweep, trial)
     value = chosen["learning_rate"] + 1e-6 * seed
     with watch.of("report"):
         for step in range(REPORTS):

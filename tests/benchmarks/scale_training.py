@@ -16,7 +16,8 @@ import psutil
 
 from loupe import models, training
 from loupe.config import settings_of
-from loupe.data import dataset, preparing
+from loupe.data import manifest, preparing
+from loupe.data.dataset import Dataset
 from loupe.geometry import Geometry
 
 STEPS = 50
@@ -29,14 +30,14 @@ def repeated(small, folder, size):
     numbers = 1 + max(table["shard"].to_pylist())
     for turn in range(-(-size // len(table))):
         rows = table.slice(0, min(len(table), size - turn * len(table))).to_pylist()
-        parts.append(dataset.table_of([row | {"shard": row["shard"] + turn * numbers} for row in rows]))
+        parts.append(manifest.table_of([row | {"shard": row["shard"] + turn * numbers} for row in rows]))
         for name, digest in small._shards.items():
             kind, _, number = name.removesuffix(".npy").rpartition("-")
-            copy = folder / dataset.shard_name(kind, int(number) + turn * numbers)
+            copy = folder / shards.shard_name(kind, int(number) + turn * numbers)
             shutil.copy(small.folder / name, copy)
             shards[copy.name] = digest
     facts = {"digest": small.digest, "settings": small.settings, "statistics": small.statistics, "shards": shards}
-    dataset.write_manifest(folder, parts, facts)
+    manifest.write_manifest(folder, parts, facts)
     return folder
 
 
@@ -44,7 +45,7 @@ def measure(folder, size):
     """A row of the table, as a dict."""
     settings = settings_of("train", {"network": "convolutional", "quiet": True})
     started = time.perf_counter()
-    pairs = dataset.Dataset(folder).pairs("train", settings.scale)
+    pairs = Dataset(folder).pairs("train", settings.scale)
     opened = time.perf_counter() - started
     model = models.build(settings, pairs.sides[0], "rec601")
     training.compile_model(model, settings)

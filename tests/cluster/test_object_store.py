@@ -16,8 +16,10 @@ import services
 from jobs import environment, loupe
 
 from loupe.config import settings_of
-from loupe.data.dataset import MANIFEST, Dataset, sha256_of
+from loupe.data.dataset import Dataset
+from loupe.data.manifest import MANIFEST
 from loupe.data.preparing import open_or_prepare, prepare, reopen
+from loupe.data.shards import sha256_of
 from loupe.errors import LoupeError, UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("object store")]

@@ -6,7 +6,8 @@ import pytest
 import services
 
 from loupe.config import settings_of
-from loupe.data.preparing import client, prepare
+from loupe.data.cluster import client
+from loupe.data.preparing import prepare
 from loupe.errors import LoupeError, UsageError
 
 pytestmark = pytest.mark.slow

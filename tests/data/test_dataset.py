@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.config import settings_of
-from loupe.data.dataset import MANIFEST, Dataset, input_name, sha256_of, shard_name, table_of, with_splits
+from loupe.data.dataset import Dataset
+from loupe.data.manifest import MANIFEST, table_of, with_splits
 from loupe.data.photos import as_floats
 from loupe.data.preparing import prepare
+from loupe.data.shards import input_name, sha256_of, shard_name
 from loupe.errors import LoupeError, UsageError
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]

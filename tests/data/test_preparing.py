@@ -16,10 +16,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from loupe.data.dataset import MANIFEST, Dataset, sha256_of
+from loupe.data.dataset import Dataset
+from loupe.data.manifest import MANIFEST
 from loupe.data.pairs import input_of
 from loupe.data.photos import luminance_of, open_photo
 from loupe.data.preparing import listed, open_or_prepare, pairs_in_memory, prepare, reopen
+from loupe.data.shards import sha256_of
 from loupe.errors import LoupeError, UsageError
 
 

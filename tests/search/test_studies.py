@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from loupe.errors import UsageError
-from loupe.search import storages, studies
+from loupe.search import sampling, storages, studies
 from loupe.search.studies import ENDED, FAILED, ITEM, ORPHAN, OWNER, PARENT, RESUME, RUN, WHY, Trials
 from loupe.search.sweep_file import SweepFile
 
@@ -76,8 +76,8 @@ def in_memory(sweep):
 
 def finish(held, trial, value=None):
     """What a worker does, without training: the point, and a value of it."""
-    chosen = studies.suggest(held.sweep, trial)
-    seed = studies.seed_of(held.sweep, trial)
+    chosen = sampling.suggest(held.sweep, trial)
+    seed = sampling.seed_of(held.sweep, trial)
     trial.set_user_attr(RUN, f"run {trial.number}")
     made_up = VALUES.get(chosen.get("activation"), 0.3) + 0.001 * seed if value is None else value(chosen, seed)
     held.study.tell(trial, made_up)
@@ -254,8 +254,8 @@ def test_an_arm_is_tuned_among_the_values_that_did_not_fail(journal):
     held = opened(journal, TUNED)
     held.enqueue()
     while (trial := held.take(HERE)) is not None:
-        chosen = studies.suggest(held.sweep, trial)
-        studies.seed_of(held.sweep, trial)
+        chosen = sampling.suggest(held.sweep, trial)
+        sampling.seed_of(held.sweep, trial)
         if chosen["activation"] == "relu" or chosen["learning_rate"] == 0.1:
             held.fail(trial, FAILED, "the loss is nan")
         else:
@@ -341,7 +341,7 @@ def test_an_orphan_of_a_sampler_keeps_its_point(journal):
     held.enqueue()
     for _ in range(4):  # the startup points, and one that the sampler proposes
         trial = held.take(HERE)
-        chosen = studies.suggest(held.sweep, trial)
+        chosen = sampling.suggest(held.sweep, trial)
         if trial.number < 3:
             held.study.tell(trial, 0.5)
     trial.set_user_attr(RUN, "the killed run")
@@ -351,7 +351,7 @@ def test_an_orphan_of_a_sampler_keeps_its_point(journal):
     assert [found.user_attrs[ITEM] for found in again] == [trial.user_attrs[ITEM]] == ["slot 3"]
     while (taken := held.take(HERE)).number != again[0].number:
         finish(held, taken)
-    assert studies.suggest(held.sweep, taken) == chosen
+    assert sampling.suggest(held.sweep, taken) == chosen
 
 
 def test_only_the_trials_of_dead_owners_are_reaped(place):
@@ -404,7 +404,7 @@ def test_the_best_is_the_point_with_the_best_mean_over_all_seeds(direction):
     held = in_memory(sweep)
     held.enqueue()
     while (trial := held.take(HERE)) is not None:
-        chosen, seed = studies.suggest(sweep, trial), studies.seed_of(sweep, trial)
+        chosen, seed = sampling.suggest(sweep, trial), sampling.seed_of(sweep, trial)
         value = made_up[chosen["loss"], chosen["layers"]][seed]
         if value is None:
             held.fail(trial, FAILED, "")
@@ -539,9 +539,9 @@ def test_a_pruner_ends_the_worst_and_never_the_best(pruner, kind):
     ended = []
     for number in range(24):
         trial = held.take(HERE)
-        seed = studies.seed_of(sweep, trial)
+        seed = sampling.seed_of(sweep, trial)
         level = 0.1 if number % 2 else 0.9
-        for step in range(studies.POINTS):
+        for step in range(sampling.POINTS):
             trial.report(level - 0.001 * seed, step)
             if trial.should_prune():
                 ended.append((number % 2, step))

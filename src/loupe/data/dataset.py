@@ -1,10 +1,7 @@
-"""The prepared dataset on disk: a manifest (a row a label) beside shards of labels and inputs."""
+"""A prepared dataset, opened: its manifest, and the pairs of small pictures and labels in its shards."""
 
-import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -13,30 +10,10 @@ from typing import Any
 import numpy as np
 
 from loupe.data import places
+from loupe.data.manifest import MANIFEST, SPLITS
 from loupe.data.photos import as_floats
+from loupe.data.shards import input_name, sha256_of, shard_name
 from loupe.errors import LoupeError, UsageError
-
-SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}
-MANIFEST = "manifest.parquet"
-GROUPED = 256  # parts that are written at a time
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the manifest: a label of a photo; a photo that was skipped has one, with the reason."""
-
-    path: str
-    category: str
-    sha256: str
-    width: int | None = None  # of the photo, upright
-    height: int | None = None
-    x: int | None = None  # of the label, in the photo after it was shrunk by the factor `shrunk`
-    y: int | None = None
-    shrunk: float | None = None
-    split: str | None = None
-    shard: int | None = None
-    row: int | None = None
-    reason: str | None = None
 
 
 class Dataset:
@@ -216,92 +193,3 @@ class Pairs:
             [self._labels[index] for index in indices],
             self.scale,
         )
-
-
-def input_name(scale: Fraction) -> str:
-    """What the shards of inputs of a scale are called: `inputs-3x2`."""
-    return f"inputs-{scale.numerator}x{scale.denominator}"
-
-
-def shard_name(name: str, number: int) -> str:
-    """What the file of a shard is called: `labels-00007.npy`."""
-    return f"{name}-{number:05d}.npy"
-
-
-def write_shard(file: Path, pictures: np.ndarray) -> None:
-    """Write uint8 pictures (n, side, side) as np.save does, which does not tell when the disk is full."""
-    with file.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(pictures))
-        stream.write(np.ascontiguousarray(pictures).data)
-
-
-def sha256_of(file: Path) -> str:
-    """The content hash of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def table_of(rows: list[dict[str, Any]]) -> Any:
-    """Rows of a manifest as an Arrow table, which takes an eighth of their memory."""
-    import pyarrow as pa
-
-    kinds = {
-        "shrunk": pa.float64(),
-        **dict.fromkeys(("width", "height", "x", "y", "shard", "row"), pa.int32()),
-    }
-    columns = [(name, kinds.get(name, pa.string())) for name in Row.__dataclass_fields__]
-    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
-
-
-def with_splits(parts: list[Any]) -> Iterator[Any]:
-    """The parts of a manifest with the split of its photo in each row of a label.
-
-    A photo's place between 0 and 1 is the last 64 bits of its content hash (`limit` goes by the first), so
-    that adding photos moves none, and copies land together. A split that stays empty takes the photo
-    nearest its bounds from a split that has another.
-    """
-    import pyarrow as pa
-
-    labelled = [part["sha256"].filter(part["row"].is_valid()) for part in parts]
-    moved: dict[str, str] = {}
-    if {_split_at(_place(key)) for part in labelled for key in part.to_pylist()} != SPLITS.keys():
-        moved = _filled({key for part in labelled for key in part.to_pylist()})
-    for part in parts:
-        keys, rows = part["sha256"].to_pylist(), part["row"].to_pylist()
-        column = [
-            None if row is None else moved.get(key) or _split_at(_place(key))
-            for key, row in zip(keys, rows, strict=True)
-        ]
-        yield part.set_column(part.column_names.index("split"), "split", pa.array(column, pa.string()))
-
-
-def _place(sha256: str) -> float:
-    return (int(sha256[-16:], 16) >> 11) / 2**53
-
-
-def _split_at(place: float) -> str:
-    return next(name for name, (low, high) in SPLITS.items() if low <= place < high)
-
-
-def _filled(keys: set[str]) -> dict[str, str]:
-    """The splits of photos, none empty if there are enough of them."""
-    split = {key: _split_at(_place(key)) for key in keys}
-    for name, (low, high) in SPLITS.items():
-        if name not in split.values():
-            held = list(split.values())
-            spare = [key for key in split if held.count(split[key]) > 1]
-            if spare:
-                split[min(spare, key=lambda key: (max(low - _place(key), _place(key) - high), key))] = name
-    return split
-
-
-def write_manifest(place: str, parts: Iterable[Any], facts: dict[str, Any]) -> None:
-    """Write the parts, in the order given, with the facts as JSON in the file's metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    schema = table_of([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
-    rest = iter(parts)
-    with places.written(place, MANIFEST) as whole, pyarrow.parquet.ParquetWriter(whole, schema) as file:
-        while group := list(itertools.islice(rest, GROUPED)):
-            file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata))

@@ -10,12 +10,10 @@ import hashlib
 import itertools
 import json
 import os
-import pkgutil
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,16 +21,14 @@ from typing import Any
 import numpy as np
 
 from loupe.config import Prepares, Preprocess, settings_of
-from loupe.data import dataset, pairs, photos, places
+from loupe.data import cluster, manifest, pairs, places, shards
+from loupe.data.dataset import Dataset, Pairs
 from loupe.data.sources import SourcePhoto, list_photos, short_name
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import UsageError
 from loupe.fields import text_of
 from loupe.progress import Bar, say_left_out
 
 VERSION = 1  # of this code: a change that gives other labels or inputs raises it
-AT_A_TIME = 64  # tasks that are given out, unless there are more cores
-# Dask looks at each thread every 10 ms, and remembers thousands of steps of each task, unless it is told not to.
-QUIET = {"distributed.worker.profile.enabled": False, "distributed.admin.low-level-log-length": 100}
 PHOTOS_A_TASK = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}
 
 
@@ -41,7 +37,7 @@ def listed(settings: Preprocess) -> list[SourcePhoto]:
     return list_photos(settings.source, settings.categories, settings.limit, settings.data_dir, settings.quiet)
 
 
-def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> dataset.Dataset:
+def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Dataset:
     """Make the dataset of these photos and settings, or open it where it exists already.
 
     A folder is written beside its final name and renamed when whole, so that a killed run leaves nothing under
@@ -59,9 +55,9 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> da
     digest = _digest(settings, photos)
     place = places.inside(settings.data_dir, f"{short_name(settings.source)}-{digest}")
     if places.is_address(place):
-        if not places.exists(place, dataset.MANIFEST):
+        if not places.exists(place, manifest.MANIFEST):
             _write(settings, photos, digest, place)
-        return dataset.Dataset(place)
+        return Dataset(place)
     folder = Path(place)
     if not folder.exists():
         _remove_leftovers(folder)
@@ -76,7 +72,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> da
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return dataset.Dataset(folder)
+    return Dataset(folder)
 
 
 def crop_of(settings: Preprocess, photo: SourcePhoto) -> str:
@@ -102,13 +98,14 @@ def _digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
 
 def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, place: str) -> None:
     parts: dict[int, Any] = {}  # of the manifest, by the number of their shard
-    shards: dict[str, str] = {}
-    sums = dict.fromkeys(["labels", *map(dataset.input_name, settings.scales)], np.zeros(3))
-    with client(settings.scheduler) as cluster, Bar("preparing photos", len(listed), settings.quiet) as bar:
+    digests: dict[str, str] = {}
+    sums = dict.fromkeys(["labels", *map(shards.input_name, settings.scales)], np.zeros(3))
+    given = place, settings.texts()
+    with cluster.client(settings.scheduler) as client, Bar("preparing photos", len(listed), settings.quiet) as bar:
         done = 0
-        for result in _results(cluster, _tasks(settings, listed), place, settings.texts()):
-            parts[result["number"]] = dataset.table_of(result["rows"])
-            shards |= result["shards"]
+        for result in cluster.results(client, shards.make_shard, _tasks(settings, listed), *given):
+            parts[result["number"]] = manifest.table_of(result["rows"])
+            digests |= result["shards"]
             sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
             done += result["photos"]
             bar.at(done)
@@ -116,15 +113,15 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, place: 
     if not sums["labels"][0]:
         reason = ordered[0]["reason"][0].as_py() if ordered else "there is none"
         raise UsageError(f"source: not one of {len(listed)} photos can be used; the first: {reason}")
-    dataset.write_manifest(
+    manifest.write_manifest(
         place,
-        dataset.with_splits(ordered),
+        manifest.with_splits(ordered),
         {
             "version": VERSION,
             "digest": digest,
             "settings": settings.texts(),
             "statistics": {name: _mean_and_deviation(total) for name, total in sums.items()},
-            "shards": dict(sorted(shards.items())),
+            "shards": dict(sorted(digests.items())),
         },
     )
 
@@ -150,20 +147,7 @@ def _tasks(settings: Preprocess, listed: list[SourcePhoto]) -> Iterator[tuple[in
             yield next(numbers), group[start : start + step], crop
 
 
-def _results(cluster: Any, tasks: Iterator[tuple[Any, ...]], *shared: Any) -> Iterator[dict[str, Any]]:
-    """What `_make_shard` gives, as it comes; so few tasks are given out at a time that none fills a memory."""
-    from distributed import as_completed
-
-    def given(count: int) -> list[Any]:
-        return [cluster.submit(_make_shard, *task, *shared, pure=False) for task in itertools.islice(tasks, count)]
-
-    running = as_completed(given(max(AT_A_TIME, 2 * sum(cluster.nthreads().values()))), with_results=True)
-    for _, result in running:
-        running.update(given(1))
-        yield result
-
-
-def pairs_in_memory(settings: Preprocess, scale: Fraction) -> dataset.Pairs:
+def pairs_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     """Cut photos for scoring, without a dataset on disk: what can be used, in the order of paths.
 
     Raises:
@@ -173,30 +157,30 @@ def pairs_in_memory(settings: Preprocess, scale: Fraction) -> dataset.Pairs:
     reasons: list[str] = []
     given = listed(settings)
     for photo in given:
-        row, cut = _cut(photo, crop_of(settings, photo), settings)
+        row, found = shards.cut(photo, crop_of(settings, photo), settings)
         if row.reason:
             reasons.append(f"{photo.path}: {row.reason}")
-        rows += [asdict(row)] * len(cut)
-        labels += [label.pixels for label in cut]
-        inputs += [pairs.input_of(label.pixels, scale, settings) for label in cut]
+        rows += [asdict(row)] * len(found)
+        labels += [label.pixels for label in found]
+        inputs += [pairs.input_of(label.pixels, scale, settings) for label in found]
     if not labels:
         first = reasons[0] if reasons else "there is none"
         raise UsageError(f"photos: not one photo of {','.join(settings.source)} can be used; the first: {first}")
     say_left_out(reasons, len(given), settings.quiet)
-    return dataset.Pairs(rows, inputs, labels, scale)
+    return Pairs(rows, inputs, labels, scale)
 
 
 def prepared_place(settings: Prepares, name: str) -> str | None:
     """Where a prepared dataset is, by its folder or address or by its name in data_dir; None where it is not."""
     named = [name] if places.is_address(name) else [name, places.inside(settings.data_dir, name)]
-    return next((place for place in named if places.exists(place, dataset.MANIFEST, "dataset")), None)
+    return next((place for place in named if places.exists(place, manifest.MANIFEST, "dataset")), None)
 
 
-def open_or_prepare(settings: Prepares, name: str) -> dataset.Dataset:
+def open_or_prepare(settings: Prepares, name: str) -> Dataset:
     """The dataset of a step: one that is prepared already, or a source that is prepared with defaults."""
     place = prepared_place(settings, name)
     if place is not None:
-        return dataset.Dataset(place)
+        return Dataset(place)
     shared = {key: getattr(settings, key) for key in ("data_dir", "scheduler", "seed", "smoke", "quiet")}
     try:
         return prepare(settings_of("preprocess", {"source": name} | shared))
@@ -204,126 +188,22 @@ def open_or_prepare(settings: Prepares, name: str) -> dataset.Dataset:
         raise UsageError(str(error).replace("source:", "dataset:", 1)) from None
 
 
-def reopen(settings: Prepares, name: str, digest: str, source: str) -> dataset.Dataset:
+def reopen(settings: Prepares, name: str, digest: str, source: str) -> Dataset:
     """The dataset that a run was trained on: by its name in data_dir, else prepared again.
 
     Raises:
         UsageError: what is there, or came out, has another digest.
     """
     place = places.inside(settings.data_dir, name)
-    found = dataset.Dataset(place) if places.exists(place, dataset.MANIFEST) else open_or_prepare(settings, source)
+    found = Dataset(place) if places.exists(place, manifest.MANIFEST) else open_or_prepare(settings, source)
     if found.digest != digest:
         raise UsageError(f"dataset: the run was trained on {name}, got {found.folder.name}; set data_dir")
     return found
 
 
-def _cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[dataset.Row, list[pairs.Label]]:
-    """The labels of one photo with its row; a photo that cannot be used has none, and a reason."""
-    row = dataset.Row(path=photo.path, category=photo.category, sha256=photo.sha256)
-    if photo.reason:
-        return replace(row, reason=photo.reason), []
-    try:
-        image = photos.open_photo(_as_listed(photo))
-        row = replace(row, width=image.width, height=image.height)
-        grey = photos.luminance_of(image, settings.luminance)
-        return row, pairs.labels_of(grey, settings, crop, settings.seed, photo.sha256)
-    except photos.PhotoError as error:
-        return replace(row, reason=str(error)), []
-
-
-def _make_shard(
-    number: int, listed: list[SourcePhoto], crop: str, place: str, given: dict[str, str]
-) -> dict[str, Any]:
-    """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums.
-
-    Raises:
-        LoupeError: a photo is not, here, what it was where it was listed.
-    """
-    settings = settings_of("preprocess", given)
-    rows: list[dict[str, Any]] = []
-    labels: list[np.ndarray] = []
-    for photo in listed:
-        row, cut = _cut(photo, crop, settings)
-        if not cut:
-            rows.append(vars(row))
-        for label in cut:
-            where = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
-            rows.append(vars(row) | where)
-            labels.append(label.pixels)
-    arrays = {"labels": labels}
-    for scale in settings.scales if labels else ():
-        small = [pairs.input_of(label, scale, settings) for label in labels]
-        arrays[dataset.input_name(scale)] = small
-    shards, sums = {}, {}
-    for name, pictures in arrays.items():
-        if pictures:
-            stacked = np.stack(pictures)
-            with places.written(place, dataset.shard_name(name, number)) as file:
-                dataset.write_shard(file, stacked)
-                shards[file.name] = dataset.sha256_of(file)
-            values, counts = np.arange(256) / 127.5 - 1, np.bincount(stacked.ravel(), minlength=256)
-            sums[name] = np.array([stacked.size, counts @ values, counts @ values**2])
-    return {"number": number, "rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
-
-
-def _as_listed(photo: SourcePhoto) -> Path | bytes:
-    """The file or bytes of a photo; refused where this machine does not see what the one that listed it saw."""
-    try:
-        content = photo.opened()
-        found = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else dataset.sha256_of(content)
-        why = "is another file" if found != photo.sha256 else ""
-    except OSError as error:
-        why = error.strerror or str(error)
-    if why:  # as a photo that cannot be read it would be left out, silently, with all others of its machine
-        raise LoupeError(
-            "source: must be at an address or in a folder that all machines share, and stay as it is; on "
-            f"{socket.gethostname()}, {photo.file!r}: {why}"
-        )
-    return content
-
-
 def _mean_and_deviation(total: np.ndarray) -> dict[str, float]:
     mean = total[1] / total[0]
     return {"mean": round(float(mean), 6), "std": round(float(np.sqrt(total[2] / total[0] - mean**2)), 6)}
-
-
-@contextmanager
-def client(scheduler: str | None) -> Iterator[Any]:
-    """A Dask client of this scheduler, or of a cluster of this machine's cores that ends with it.
-
-    Raises:
-        UsageError: no scheduler answers there, or one that has no Loupe.
-        LoupeError: it is gone, whatever exception tells.
-    """
-    import dask
-    from distributed import Client, LocalCluster
-
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="10s")
-        except (OSError, ValueError) as error:
-            raise UsageError(f"scheduler: no Dask scheduler answers at {scheduler!r} ({error})") from None
-        with client:
-            try:
-                client.run_on_scheduler(pkgutil.resolve_name, "loupe:__version__")
-            except ImportError:
-                raise UsageError(f"scheduler: needs Loupe, on its workers too; {scheduler!r} has none") from None
-            try:
-                yield client
-            except Exception:
-                if client.status != "running":
-                    raise LoupeError(f"scheduler: {scheduler!r} does not answer any more") from None
-                raise
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with (
-        dask.config.set(QUIET),
-        LocalCluster(
-            n_workers=cores, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -40,7 +40,6 @@ CALTECH_256: dict[str, Any] = {
 LARGEST_FILE = 2**30  # bytes of one photo: more is no photo, and would not fit into the memory of every core
 PART = 2**20  # bytes of a file that are hashed at a time
 LONGEST_NAME = 160  # bytes that the name of a source takes in the names of folders
-HASHED = 256  # photos that a thread hashes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +90,11 @@ def list_photos(
             if category not in known:
                 raise UsageError(f"categories: {category!r} is not among those of {','.join(sources)}")
         found = [photo for photo in found if photo.category in categories]
-    groups = (found[start : start + HASHED] for start in range(0, len(found), HASHED))
-    with ThreadPoolExecutor() as threads:  # hashing releases the interpreter
-        hashed = [photo for group in threads.map(_all_hashed, groups) for photo in group]
+    if any(places.is_address(photo.file) for photo in found):
+        with ThreadPoolExecutor() as threads:  # which wait for the network together
+            hashed = list(threads.map(_hashed, found))
+    else:
+        hashed = list(map(_hashed, found))
     if limit is not None:
         hashed = sorted(hashed, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
     return sorted(hashed, key=lambda photo: (photo.path, photo.sha256))
@@ -210,10 +211,6 @@ def _parts(path: str) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in Image.registered_extensions()
-
-
-def _all_hashed(photos: list[SourcePhoto]) -> list[SourcePhoto]:
-    return [*map(_hashed, photos)]
 
 
 def _hashed(photo: SourcePhoto) -> SourcePhoto:

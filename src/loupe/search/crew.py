@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from loupe.config import Sweep
-from loupe.data.preparing import client
+from loupe.data.cluster import client
 from loupe.errors import LoupeError
 from loupe.progress import Bar, say
 from loupe.search import jobs, storages

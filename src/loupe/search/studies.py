@@ -20,7 +20,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from loupe.errors import UsageError
-from loupe.search.sweep_file import Chosen, Range, SweepFile
+from loupe.search import sampling
+from loupe.search.sweep_file import Chosen, SweepFile
 
 # What is noted on a trial: its item, the run to go on from, its run, who works on it and for which run of the
 # sweep, and, where it has no value, how it ended and why.
@@ -32,7 +33,6 @@ SPACE = "loupe.space"
 ATTEMPTS = 3  # of an item whose workers die, by one start of the sweep
 UNSIGNED = 20.0  # seconds in which a worker must have signed the trial that it took
 AHEAD = 64  # trials that wait at most, unless fewer are asked for
-POINTS = 17  # of a curve with that at step 0, unless eval_every is given
 
 
 class Trials:
@@ -52,8 +52,8 @@ class Trials:
         self.sweep, self.parent, self._storage = sweep, parent, storage
         self.study = optuna.create_study(
             storage=storage,
-            sampler=_sampler(sweep, 0),
-            pruner=_pruner(sweep),
+            sampler=sampling.sampler(sweep, 0),
+            pruner=sampling.pruner(sweep),
             study_name=sweep.name,
             direction=sweep.study.direction,
             load_if_exists=True,
@@ -62,7 +62,9 @@ class Trials:
         self._sign = 1 if sweep.study.direction == "minimize" else -1
         self._check_space(sweep.space(digest))
         self._points = {_item(chosen): chosen for chosen in sweep.points()} if sweep.study.sampler == "grid" else {}
-        self._startup = {} if self._points else _drawn(sweep)
+        self._startup = (
+            {} if self._points else {_slot(at): chosen for at, chosen in enumerate(sampling.startup(sweep))}
+        )
         self._point_of: dict[str, str] = {}  # of a grid's items
         self._with_seeds: dict[tuple[str, tuple[int, ...]], list[tuple[str, Chosen]]] = {}
 
@@ -146,7 +148,7 @@ class Trials:
                 continue
             self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
             self._storage.set_trial_user_attr(trial_id, OWNER, owner)
-            self.study.sampler = _sampler(self.sweep, waiting.number)  # the same in whichever process
+            self.study.sampler = sampling.sampler(self.sweep, waiting.number)  # the same in whichever process
             return Trial(self.study, trial_id)
         return None
 
@@ -262,58 +264,9 @@ class Trials:
         return any(trial.user_attrs.get(ENDED) == FAILED for trial in ours) or len(orphans) >= ATTEMPTS
 
 
-def suggest(sweep: SweepFile, trial: Trial) -> Chosen:
-    """The point of a trial: what was enqueued with it, or what the sampler proposes."""
-    chosen: Chosen = {}
-    for key in sweep.ordered():
-        if not sweep.applies(key, chosen):
-            continue
-        values = sweep.search[key]
-        if not isinstance(values, Range):
-            chosen[key] = trial.suggest_categorical(key, sweep.choices(key))
-        elif values.is_whole:
-            chosen[key] = trial.suggest_int(key, values.low, values.high, log=values.log, step=int(values.step or 1))
-        else:
-            chosen[key] = trial.suggest_float(key, values.low, values.high, log=values.log, step=values.step)
-    return chosen
-
-
-def seed_of(sweep: SweepFile, trial: Trial) -> int:
-    """The seed of a trial: a grid's last axis; elsewhere all have one."""
-    return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.study.sampler == "grid" else sweep.seeds()[0]
-
-
 def _item(chosen: Chosen) -> str:
     return json.dumps(chosen, sort_keys=True)
 
 
 def _slot(number: int) -> str:
     return f"slot {number}"
-
-
-def _drawn(sweep: SweepFile) -> dict[str, Chosen]:
-    """The points of `startup`: drawn at random, from the seed alone, before anything runs."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=sweep.seeds()[0]))
-    drawn = {}
-    for number in range(sweep.study.startup):
-        trial = study.ask()
-        drawn[_slot(number)] = suggest(sweep, trial)
-        study.tell(trial, 0.0)
-    return drawn
-
-
-def _sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of a trial, by its number; a grid's points are all enqueued, so that it samples nothing."""
-    seed = sweep.seeds()[0] * 100_003 + number
-    if sweep.study.sampler == "tpe":
-        return optuna.samplers.TPESampler(seed=seed % 2**32)
-    return optuna.samplers.RandomSampler(seed=seed % 2**32)
-
-
-def _pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
-    """Its steps are points of the curve, whatever number of training steps lies between them."""
-    if sweep.study.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
-    if sweep.study.pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=2, max_resource=POINTS, reduction_factor=3)
-    return optuna.pruners.NopPruner()

@@ -16,10 +16,12 @@ from optuna.trial import Trial, TrialState
 import loupe
 from loupe.config import Train, Trained, settings_of
 from loupe.data import places, preparing
-from loupe.data.dataset import MANIFEST, Dataset
+from loupe.data.dataset import Dataset
+from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
 from loupe.search.jobs import Job
-from loupe.search.studies import FAILED, RESUME, REUSED, RUN, WORK, Trials, seed_of, suggest
+from loupe.search.sampling import seed_of, suggest
+from loupe.search.studies import FAILED, RESUME, REUSED, RUN, WORK, Trials
 from loupe.steps import train
 from loupe.tracking import checkpoints, records, trials
 

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from loupe.config import Preprocess
-from loupe.data.dataset import MANIFEST, Dataset
+from loupe.data.dataset import Dataset
+from loupe.data.manifest import MANIFEST
 from loupe.data.places import absolute
 from loupe.progress import say
 

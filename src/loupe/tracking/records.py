@@ -13,7 +13,8 @@ import numpy as np
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
-from loupe.data.dataset import MANIFEST, Dataset
+from loupe.data.dataset import Dataset
+from loupe.data.manifest import MANIFEST
 from loupe.data.places import absolute
 from loupe.tracking import outbox
 from loupe.tracking.kinds import now
