@@ -91,7 +91,6 @@ def fit(
     assert settings.eval_every is not None
     progress.steps = settings.steps
     compile_model(model, settings)
-    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     best = _weights(model, resume)
     evaluator = KerasEnlarger(model)
     if not resume:
@@ -100,27 +99,35 @@ def fit(
         bar.at(progress.step)
         while progress.step < settings.steps and not _patience_is_over(settings, progress):
             stop = min(settings.steps, (progress.step // settings.eval_every + 1) * settings.eval_every)
-            losses, started = [], time.perf_counter()
-            with computed_in(model, settings):
-                for step in range(progress.step, stop):
-                    for number, layer in enumerate(dropouts):
-                        layer.seed_generator.state.assign([settings.seed * 1009 + number, step])
-                    losses.append(float(model.train_on_batch(*patches.batch(step, count))))
-                    if not math.isfinite(losses[-1]):
-                        raise LoupeError(
-                            f"training: the loss is {losses[-1]} at step {step + 1}; "
-                            f"the last good checkpoint is of step {progress.step}; lower learning_rate"
-                        )
-                    bar.at(step + 1)
+            started = time.perf_counter()
+            loss = _steps(model, settings, lambda step: patches.batch(step, count), range(progress.step, stop), bar)
             seconds = time.perf_counter() - started
             shown = settings.batch_size * (stop - progress.step) / seconds
             progress.step, progress.seconds = stop, progress.seconds + seconds
-            more = {"train/patch_loss": float(np.mean(losses)), "patches_per_second": shown}
+            more = {"train/patch_loss": loss, "patches_per_second": shown}
             best = _point(model, evaluator, settings, progress, train, validation, more, report, best)
             bar.at(stop, f"validation mae {progress.points[-1]['metrics']['val/mae']:.4f}")
     for variable, value in zip(model.weights, best, strict=True):
         variable.assign(value)
     return progress
+
+
+def _steps(model: keras.Model, settings: Trained, batch: Callable[[int], Any], steps: range, bar: Bar) -> float:
+    """Train so many steps, each on its own batch; gives the mean loss. Raises LoupeError where it is no number."""
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    losses = []
+    with computed_in(model, settings):
+        for step in steps:
+            for number, layer in enumerate(dropouts):
+                layer.seed_generator.state.assign([settings.seed * 1009 + number, step])
+            losses.append(float(model.train_on_batch(*batch(step))))
+            if not math.isfinite(losses[-1]):
+                raise LoupeError(
+                    f"training: the loss is {losses[-1]} at step {step + 1}; "
+                    f"the last good checkpoint is of step {steps.start}; lower learning_rate"
+                )
+            bar.at(step + 1)
+    return float(np.mean(losses))
 
 
 def pictures_of_a_step(settings: Trained, geometry: Geometry, input_side: int) -> tuple[int, int]:
