@@ -29,12 +29,13 @@ from loupe.progress import complain
 # What a step takes without a flag's name before it.
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}
 SEVERAL = {"upscale", "restore"}  # of which it takes any number
-# What libraries would print beside our lines, unless the environment says otherwise.
+# Unless the environment says otherwise, libraries print nothing beside our lines, and Arrow gives memory back.
 LIBRARIES = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 
 

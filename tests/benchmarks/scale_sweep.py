@@ -19,6 +19,7 @@ import services
 from jobs import loupe
 
 POINTS = 4
+HOURS = 2  # that a sweep may take
 SWEEP = """
 [study]
 name = "scale"
@@ -31,6 +32,7 @@ network = "perceptron"
 hidden = "16,8"
 seconds = {seconds}
 batch_size = 16
+eval_pictures = 4
 
 [search]
 activation = ["tanh", "relu"]
@@ -51,7 +53,7 @@ def run(folder, workers, trials, seconds=1):
         started = time.perf_counter()
         done = loupe(
             *["sweep", "--sweep", "sweep.toml", "--storage", storage, "--workers", workers, "--threads", 1],
-            cwd=folder, MLFLOW_TRACKING_URI=server,
+            cwd=folder, timeout=HOURS * 3600, MLFLOW_TRACKING_URI=server,
         )  # fmt: skip
         taken = time.perf_counter() - started
         client = mlflow.MlflowClient(server, server)

@@ -16,10 +16,10 @@ def environment(**more):
     return ours | more
 
 
-def loupe(*arguments, cwd, status=0, **more):
+def loupe(*arguments, cwd, status=0, timeout=900, **more):
     """Run `python -m loupe` in a folder; returns the finished process, whose status is as expected."""
     command = [sys.executable, "-m", "loupe", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=timeout)
     assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done
 

@@ -38,7 +38,7 @@ class Dataset:
             if places.is_address(place) and not places.fetched(place, folder / MANIFEST):
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
-                table = file.read()
+                table = file.read(use_threads=False)  # each would keep memory of its own
             facts = json.loads(table.schema.metadata[b"loupe"])
         except (OSError, KeyError, TypeError, ValueError):
             raise UsageError(f"dataset: {place!r} is no prepared dataset") from None
