@@ -4,7 +4,8 @@
     python tests/faults/killing.py upscale --times 5 --seed 3
 
 By turns kill -9 and SIGTERM to the step's process and Ctrl-C to its group, at a moment between its start and its
-end. Now and then the command is left alone; then it must end with the result of one that nobody has killed.
+end (a step that has ended before counts as none). Now and then the command is left alone; then it must end with the
+result of one that nobody has killed.
 """
 
 import argparse
@@ -226,31 +227,40 @@ class Killing:
         self.whole = self.case.parts(folder)
         self.case.clean(folder)
 
-    def once(self, number: signal.Signals) -> None:
-        """Start the command, kill it, and look at what it leaves."""
+    def once(self, number: signal.Signals) -> bool:
+        """Start the command, kill it, and look at what it leaves; False where it had ended before."""
+        started = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "loupe", *self.case.command],
             cwd=self.folder, env=environment(), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        until = time.monotonic() + self.rng.uniform(0.0, 1.1 * self.seconds)
+        until = started + self.rng.uniform(0.0, self.seconds)
         below: set[psutil.Process] = set()
         while time.monotonic() < until and process.poll() is None:
             below |= set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
             time.sleep(0.02)
-        self.kills[f"after {number.name}" if process.poll() is None else "had ended"] += 1
-        if process.poll() is None:
-            os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)
+        if process.poll() is not None:
+            self.seconds = time.monotonic() - started
+            self.compare()
+            return False
+        self.kills[number.name] += 1
+        os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)
         process.wait(GONE)
         _, left = psutil.wait_procs(below, timeout=GONE)
         left = [other for other in left if other.is_running() and other.status() != psutil.STATUS_ZOMBIE]
         assert not left, f"still running after {number.name}: {[other.cmdline() for other in left]}"
         for name, content in self.case.parts(self.folder).items():
             assert self.whole.get(name) == content, f"{name} is not whole after {number.name}"
+        return True
 
     def to_its_end(self) -> None:
         """Leave the command alone: it must end with the result of one that nobody has killed."""
         loupe(*self.case.command, cwd=self.folder)
+        self.compare()
+
+    def compare(self) -> None:
+        """What has ended must have left what one leaves that nobody has killed; then it starts from nothing again."""
         found = self.case.result(self.folder)
         assert found == self.expected, f"{self.step}: got {found}, without a kill {self.expected}"
         left = [str(path) for path in self.folder.rglob(".*") if ".part" in path.name or path.name.count(".") > 2]
@@ -262,13 +272,14 @@ class Killing:
 
 
 def kill(step: str, times: int, folder: Path, seed: int = 0) -> Counter[str]:
-    """Kill a step so many times; gives how it was killed how often. Raises AssertionError for what was lost."""
+    """Kill a step so many times; gives how often by which signal. Raises AssertionError for what was lost."""
     killing = Killing(step, folder, seed)
     until_left_alone = killing.rng.randint(1, ROUND)
-    for number in range(times):
-        killing.once(SIGNALS[number % len(SIGNALS)])
+    while (killed := killing.kills.total()) < times:
+        if not killing.once(SIGNALS[killed % len(SIGNALS)]):
+            continue
         until_left_alone -= 1
-        if not until_left_alone or number == times - 1:
+        if not until_left_alone or killed == times - 1:
             killing.to_its_end()
             until_left_alone = killing.rng.randint(1, ROUND)
     return killing.kills
@@ -289,7 +300,7 @@ def main() -> int:
                 found = str(dict(kill(step, times, Path(folder), given.seed)))
             except AssertionError as error:
                 lost, found = lost + 1, f"LOST: {error}"
-        print(f"{step:<11} tried {times:>3}, {time.monotonic() - started:.0f} s: {found}", flush=True)
+        print(f"{step:<11} killed {times:>3} times, {time.monotonic() - started:.0f} s: {found}", flush=True)
     return min(lost, 1)
 
 
