@@ -229,19 +229,17 @@ class Killing:
 
     def once(self, number: signal.Signals) -> bool:
         """Start the command, kill it, and look at what it leaves; False where it had ended before."""
-        started = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "loupe", *self.case.command],
             cwd=self.folder, env=environment(), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        until = started + self.rng.uniform(0.0, self.seconds)
+        until = time.monotonic() + self.rng.uniform(0.0, self.seconds)
         below: set[psutil.Process] = set()
         while time.monotonic() < until and process.poll() is None:
             below |= set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
             time.sleep(0.02)
         if process.poll() is not None:
-            self.seconds = time.monotonic() - started
             self.compare()
             return False
         self.kills[number.name] += 1
