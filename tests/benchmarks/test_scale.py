@@ -36,9 +36,6 @@ def some_photos(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="not reached yet: the client grows by 20 % to 30,000 photos, a worker of a busy machine by 11 %"
-)
 def test_preparing_four_times_the_photos_takes_the_same_memory(some_photos, tmp_path):
     few, many = (
         scale_preprocess.peaks_of_command(
