@@ -12,7 +12,7 @@ from loupe.command_line import run_step
 from loupe.config import OPTIMIZERS, Optimizer, SettingsError, owners, settings_of, train_class
 from loupe.errors import UsageError
 from loupe.fields import field
-from loupe.search import sweep_file
+from loupe.search import reading
 
 TESTS = Path(__file__).parent
 OWN = "l1_regularization_strength"
@@ -89,11 +89,11 @@ def test_its_field_is_checked_and_refused_elsewhere() -> None:
 def test_a_sweep_may_search_it_and_its_field(tmp_path: Path) -> None:
     file = tmp_path / "ftrl.toml"
     file.write_text(SWEEP)
-    points = list(sweep_file.read(file).points())
+    points = list(reading.read(file).points())
     assert points == [{"optimizer": "ftrl", f"ftrl.{OWN}": value} for value in (0.0, 0.25)] + [{"optimizer": "adam"}]
     file.write_text(SWEEP.replace("0.25", "1.0"))
     with pytest.raises(UsageError, match=rf"search\.ftrl\.{OWN}: must be less than 1, got '1\.0'"):
-        sweep_file.read(file)
+        reading.read(file)
 
 
 def test_a_network_is_trained_by_it() -> None:

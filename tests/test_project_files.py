@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from loupe.config import STEPS, settings_of
-from loupe.search import sweep_file
+from loupe.search import reading
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "loupe"
@@ -188,7 +188,7 @@ def test_the_import_rule_sees_imports_everywhere() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda file: file.stem)
 def test_a_sweep_file_holds_settings_of_train_and_says_how_to_run_it(file: Path) -> None:
     text = file.read_text()
-    sweep = sweep_file.read(file)
+    sweep = reading.read(file)
     assert len({claim.number for claim in sweep.claims}) == len(sweep.claims)
     points = re.search(r"# Points: +([\d,]+)", text)
     assert points

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from loupe.data.classical import WholePhotos
 from loupe.data.dataset import Pairs
+from loupe.data.photos import as_floats
 from loupe.enlarging import Enlarger, enlarge
 from loupe.errors import LoupeError
 
@@ -53,10 +54,13 @@ def spread_of_values(pairs: Pairs) -> Figure:
     """How the values of inputs and labels are spread over [-1, 1]."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
+    some, values = pairs.spread(100), as_floats(np.arange(256, dtype="uint8"))
     for index, name in enumerate(("inputs", "labels")):
-        values = np.concatenate([batch[index].ravel() for batch in pairs.spread(100).batches(100)])
-        text = f"{name}: mean {values.mean():.3f}, std {values.std():.3f}"
-        axes.hist(values, bins=64, range=(-1, 1), histtype="step", density=True, label=text)
+        counts = sum(np.bincount(some[number][index].ravel(), minlength=256) for number in range(len(some)))
+        mean = np.average(values, weights=counts)
+        deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
+        text = f"{name}: mean {mean:.3f}, std {deviation:.3f}"
+        axes.hist(values, bins=64, range=(-1, 1), weights=counts, histtype="step", density=True, label=text)
     axes.set(xlabel="luminance, -1 black, 1 white", ylabel="density", title="Spread of the values")
     axes.legend()
     return figure
@@ -66,8 +70,8 @@ def spread_of_pictures(pairs: Pairs) -> Figure:
     """Mean and standard deviation of each label: how different the pictures are."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    labels = np.concatenate([label for _, label in pairs.spread(300).batches(300)])
-    means, deviations = labels.mean(axis=(1, 2, 3)), labels.std(axis=(1, 2, 3))
+    found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.spread(300).batches(16)]
+    means, deviations = map(np.concatenate, zip(*found, strict=True))
     axes.scatter(means, deviations, s=8, alpha=0.5)
     axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Spread of the pictures")
     axes.set(xlim=(-1, 1), ylim=(0, 1))

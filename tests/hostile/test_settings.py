@@ -6,7 +6,7 @@ import pytest
 
 from loupe.config import NETWORKS, OPTIMIZERS, STEPS, settings_of
 from loupe.errors import UsageError
-from loupe.search import sweep_file
+from loupe.search import reading
 
 ABSURD = [
     "1e99", "nan", "inf", "-inf", "10**30", "1" + 30 * "0", 5000 * "9", "-1",
@@ -124,7 +124,7 @@ def test_a_sweep_file_that_was_made_to_do_harm_is_refused(what, work):
     content, why = TOML[what]
     (work / "harm.toml").write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        sweep_file.read(work / "harm.toml")
+        reading.read(work / "harm.toml")
     assert str(caught.value).startswith("sweep: ")
     assert why in str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -142,10 +142,10 @@ def test_what_is_no_file_is_not_waited_for(work, refused):
     os.mkfifo(work / "pipe.toml")
     for name, why in (("/dev/zero", "must be a file"), (work, "Is a directory")):
         with pytest.raises(UsageError, match=why):
-            sweep_file.read(name)
+            reading.read(name)
     assert "must be a file, got 'pipe.toml'" in refused("sweep", "pipe.toml")
 
 
 def test_the_file_without_the_harm_is_taken(work):
     (work / "good.toml").write_bytes(text())
-    assert len(list(sweep_file.read(work / "good.toml").points())) == 2
+    assert len(list(reading.read(work / "good.toml").points())) == 2

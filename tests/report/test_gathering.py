@@ -10,14 +10,14 @@ from loupe.report import gathering
 from loupe.report.charts import trends
 from loupe.report.judging import NOT_RUN, judge, runs_of
 from loupe.search import arms as found_arms
-from loupe.search import sweep_file
+from loupe.search import reading
 
-WITH_CLAIMS = [file for file in sorted(SWEEPS.glob("*.toml")) if sweep_file.read(file).claims]
+WITH_CLAIMS = [file for file in sorted(SWEEPS.glob("*.toml")) if reading.read(file).claims]
 
 
 @pytest.mark.parametrize("file", WITH_CLAIMS, ids=lambda file: file.stem)
 def test_every_claim_of_a_sweep_file_is_decided_by_its_own_points(file):
-    sweep, table = sweep_file.read(file), table_of([file], seeds=2)
+    sweep, table = reading.read(file), table_of([file], seeds=2)
     arms = found_arms.of_sweep(sweep, table)
     for claim in sweep.claims:
         found = judge(claim, arms)
@@ -28,12 +28,12 @@ def test_every_claim_of_a_sweep_file_is_decided_by_its_own_points(file):
 def test_the_order_of_the_table_changes_no_verdict(report, table):
     shuffled = table.sample(frac=1, random_state=0, ignore_index=True)
     assert [part.verdict for part in report_of(shuffled, FILES).judged] == [part.verdict for part in report.judged]
-    arms = found_arms.of_sweep(sweep_file.read(FILES[0]), shuffled)
+    arms = found_arms.of_sweep(reading.read(FILES[0]), shuffled)
     assert (arms["activation"] == arms["settings.activation"]).all()
 
 
 def test_no_two_files_have_a_claim_of_one_number():
-    numbers = [claim.number for file in WITH_CLAIMS for claim in sweep_file.read(file).claims]
+    numbers = [claim.number for file in WITH_CLAIMS for claim in reading.read(file).claims]
     assert len(set(numbers)) == len(numbers)
     claims = {int(number.rstrip("abcdef")) for number in numbers}
     assert claims == set(range(1, 32))

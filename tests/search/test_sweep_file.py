@@ -14,7 +14,8 @@ from loupe.config import settings_of
 from loupe.errors import UsageError
 from loupe.fields import text_of
 from loupe.search import arms as found_arms
-from loupe.search.sweep_file import Range, SweepFile, condition_of, field_of, read
+from loupe.search.reading import read
+from loupe.search.sweep_file import Range, SweepFile, condition_of, field_of
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 GRID = """

@@ -195,8 +195,12 @@ def test_only_what_was_uploaded_is_read(photo, tmp_path):
 
 def test_the_page_of_compare_works_by_keyboard(page, photo, tmp_path):
     loupe("upscale", photo, "--out", "large.jpg", "--compare", "page.html", "--model", "bundled", cwd=tmp_path)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
     page.goto((tmp_path / "page.html").as_uri())
+    assert "photo.jpg: 300×200 to 450×300" in page.locator("figure").inner_text()
     move_line_and_change_ways(page)
+    assert set(asked) <= {"file", "data"}  # it needs nothing but itself
 
 
 def test_without_gradio_it_says_what_to_install(tmp_path):

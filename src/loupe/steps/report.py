@@ -81,7 +81,7 @@ def _table(settings: Report) -> "pd.DataFrame":
 def _cases(settings: Report, here: "pd.DataFrame") -> list[Any]:
     """The claims of all sweep files with the runs that each is judged by."""
     from loupe.report.gathering import Case
-    from loupe.search import arms, sweep_file
+    from loupe.search import arms, reading
 
     folder = Path(settings.sweeps)
     files = sorted(folder.glob("*.toml"))
@@ -89,7 +89,7 @@ def _cases(settings: Report, here: "pd.DataFrame") -> list[Any]:
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
     cases = []
     for file in files:
-        sweep = sweep_file.read(file)
+        sweep = reading.read(file)
         if sweep.claims:
             found = arms.of_sweep(sweep, here)
             cases += [Case(file.as_posix(), claim, found) for claim in sweep.claims]

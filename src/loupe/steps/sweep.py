@@ -24,11 +24,11 @@ DAY = 86400.0
 
 def run(settings: Sweep) -> str | None:
     """Search; gives the id of the best trial's run, or None where no trial has a value."""
-    from loupe.search import cost, crew, storages, studies, sweep_file
+    from loupe.search import cost, crew, reading, storages, studies
     from loupe.tracking import records, runs, trials
 
     runs.claim()
-    sweep = sweep_file.read(settings.sweep, settings)
+    sweep = reading.read(settings.sweep, settings)
     place = settings.storage or str(runs.store_folder() / "optuna.journal")
     if settings.dashboard:
         say(_dashboard(place), settings.quiet)
