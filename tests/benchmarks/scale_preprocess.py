@@ -8,6 +8,7 @@ no two have the same content; they are written once, as tars, into --folder. For
 """
 
 import argparse
+import contextlib
 import hashlib
 import io
 import itertools
@@ -98,20 +99,21 @@ def bare_loop(file):
 def peaks_of_command(file):
     """Peak memory of `loupe preprocess`, in MB: of its own process, and of the largest worker.
 
-    Pages of files that are mapped are not counted: they are the system's, and shared.
+    Pages of files that are mapped are not counted: they are the system's, and shared. Looked at every few
+    milliseconds, since a large photo is in memory no longer than that.
     """
-    peaks = {}
+    peaks, looked = {}, 0.0
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         command = [sys.executable, "-m", "loupe", "preprocess", "--source", file.resolve(), "--quiet"]
         process = psutil.Popen([*map(str, command)], cwd=folder, env=environment())
         while process.poll() is None:
-            try:
-                for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                if time.monotonic() - looked > 0.5:
+                    looked, running = time.monotonic(), [process, *process.children(recursive=True)]
+                for each in running:
                     memory = each.memory_info()
                     peaks[each.pid] = max((memory.rss - memory.shared) / 2**20, peaks.get(each.pid, 0))
-            except psutil.Error:
-                pass
-            time.sleep(0.1)
+            time.sleep(0.005)
         assert process.returncode == 0
     return peaks.pop(process.pid), max(peaks.values())
 
