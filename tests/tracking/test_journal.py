@@ -67,6 +67,15 @@ def test_journals_of_many_runs_share_a_folder_that_goes_with_the_last(tmp_path: 
     assert not (tmp_path / "all").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
+    (tmp_path / "all").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileExistsError):
+        Journal(tmp_path / "all" / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        Journal(tmp_path / "file" / "run")
+
+
 def test_a_run_is_described_whole_or_not_at_all(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run")
     assert journal.run == {}

@@ -13,6 +13,7 @@ from typing import Any
 
 RUN = "run.json"
 CHECKPOINT = "checkpoint"
+ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        while not folder.exists():
-            with suppress(FileNotFoundError):  # another process has just removed the folder of all journals
-                folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         self._count = max(self._numbers(), default=0)
         self._told = int(self._read("told.json").get("number", 0))
 
@@ -103,3 +102,11 @@ class Journal:
         part = self.folder / f"{name}.part"
         part.write_text(json.dumps(content))
         part.rename(self.folder / name)
+
+
+def _make(folder: Path) -> None:
+    """Make a journal's folder, though other processes may remove that of all journals between any two looks at it."""
+    for _ in range(ATTEMPTS):
+        with suppress(FileNotFoundError, FileExistsError):
+            return folder.mkdir(parents=True, exist_ok=True)
+    return folder.mkdir(parents=True, exist_ok=True)
