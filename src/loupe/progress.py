@@ -51,6 +51,9 @@ class Bar:
     """
 
     def __init__(self, text: str, total: float, quiet: bool, unit: str = "") -> None:
+        self._progress = None
+        if quiet:
+            return
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -69,21 +72,23 @@ class Bar:
             TimeRemainingColumn(),
             "{task.fields[note]}",
             console=Console(file=sys.stderr),
-            disable=quiet,
         )
         self._note = ""
         self._task = self._progress.add_task(text, total=total, note="")
 
     def at(self, done: float, note: str = "") -> None:
         """So much is done; `note` stands behind the bar."""
-        self._note = note or self._note
-        self._progress.update(self._task, completed=done, note=self._note)
+        if self._progress:
+            self._note = note or self._note
+            self._progress.update(self._task, completed=done, note=self._note)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._progress:
+            self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._progress:
+            self._progress.stop()

@@ -1,10 +1,15 @@
 """The time that a sweep is said to take: in step with steps, sizes and workers, and readable."""
 
+from pathlib import Path
+
 import pytest
 
 from loupe import training
-from loupe.search import cost
+from loupe.config import Sweep
+from loupe.errors import UsageError
+from loupe.search import cost, crew
 from loupe.search.sweep_file import SweepFile
+from loupe.steps import sweep
 
 FIXED = cost.START + cost.SCORING
 
@@ -133,3 +138,13 @@ def test_the_machine_s_speed_is_measured(monkeypatch):
 )
 def test_a_duration_is_shown_in_a_unit_for_people(duration, text):
     assert cost.shown(duration) == text
+
+
+def test_more_workers_than_cores_make_no_sweep_shorter(tmp_path, monkeypatch):
+    """The study's own sweep is refused without `yes` for the days that it takes, however many workers there are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(crew, "cores", lambda scheduler: 2)
+    file = Path(__file__).parents[2] / "sweeps" / "study.toml"
+    with pytest.raises(UsageError, match="yes: must be true"):
+        sweep.run(Sweep(sweep=str(file), workers=999))

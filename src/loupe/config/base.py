@@ -18,7 +18,10 @@ class SettingsError(UsageError):
 class Settings(BaseModel):
     """What every step takes. Subclasses change defaults by DEFAULTS, and name their `smoke` sizes in SMOKE."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    # What checks a class is built when it is first used: of some thirty, a step uses two.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
+    )
     STEP: ClassVar[str] = ""
     DEFAULTS: ClassVar[dict[str, Any]] = {}
     SMOKE: ClassVar[dict[str, Any]] = {}
@@ -37,7 +40,6 @@ class Settings(BaseModel):
         for name in changed.keys() & cls.model_fields.keys():
             cls.model_fields[name] = copy(cls.model_fields[name])
             cls.model_fields[name].default = changed[name]
-        cls.model_rebuild(force=True)
 
     @model_validator(mode="before")
     @classmethod

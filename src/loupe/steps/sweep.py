@@ -36,7 +36,7 @@ def run(settings: Sweep) -> str | None:
     cores = crew.cores(settings.scheduler)  # a scheduler that does not answer is told before anything is left
     workers = settings.workers or cores
     count = min(sweep.trials(), settings.max_trials or sweep.trials())
-    expected = cost.seconds(sweep, workers, count)
+    expected = cost.seconds(sweep, min(workers, cores), count)
     say(
         f"sweep {sweep.name}: {len(sweep.arms()) if sweep.study.sampler == 'grid' else sweep.trials()} points, "
         f"{sweep.trials()} trials, up to {cost.shown(expected)} with {workers} at a time",

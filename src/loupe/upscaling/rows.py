@@ -17,6 +17,7 @@ from loupe.enlarging import Enlarger, enlarge_rows
 
 SUPPORT = 3  # source pixels that Lanczos looks at to each side when it enlarges
 STRIP = 6_000_000  # pixels of a strip of the result
+PIECE = 250_000  # of the part of a strip that a thread colours at once: it stays in the cache of a core
 LEVELS = 5  # halvings over which visible colour spreads below what is transparent: 32 pixels, twice a halo
 
 
@@ -106,6 +107,19 @@ class Luminance:
         return grey / half - 1
 
 
+class Chroma:
+    """Red minus green and blue minus green, float32 (bottom - top, width, 2): all 0 of what is grey."""
+
+    def __init__(self, visible: Visible) -> None:
+        self._visible = visible
+        self.height, self.width = visible.height, visible.width
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Rows from top to before bottom."""
+        colour = self._visible(top, bottom).astype("float32")
+        return colour[..., ::2] - colour[..., 1:2]
+
+
 class Enlarged:
     """What a network makes of the rows below it."""
 
@@ -141,8 +155,7 @@ class Resized:
 def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) -> Iterator[np.ndarray]:
     """A page enlarged, from top to bottom: luminance by a network, colour and alpha by Lanczos.
 
-    Lanczos is linear, so that the colours may be enlarged as they are, and then all shifted by as much as the
-    network's luminance differs from theirs: what is grey stays grey.
+    Two differences of colours are enlarged, which with the luminance tell all three: what is grey stays grey.
 
     Args:
         pixels: uint8 or uint16, (height, width, 1..4): grey, grey and alpha, RGB, or RGB and alpha.
@@ -164,19 +177,30 @@ def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) ->
         luminance = Resized(luminance, size)
         steps = visible.width / size[0], visible.height / size[1]
     full = np.iinfo(pixels.dtype).max
-    rows = max(16, STRIP // size[0])
-    for top in range(0, size[1], rows):
-        bottom = min(top + rows, size[1])
-        grey = (luminance(top, bottom)[..., None] + 1) * np.float32(full / 2)
+    rows, few = (max(16, area // size[0]) for area in (STRIP, PIECE))
+    chroma, opaque = Chroma(visible), Visible(pixels[..., -1:])
+
+    def piece(grey: np.ndarray, large: np.ndarray, top: int) -> None:
+        """Fill in rows of the result, whose luminance `grey` is, from this row of it on."""
+        bottom = top + len(grey)
+        bands = [(grey + 1) * np.float32(full / 2)]
         if visible.bands == 3:
-            colour = _lanczos(visible, top, bottom, size[0], steps)
-            grey = colour + (grey - _weighed(colour, weights)[..., None])
-        large = np.clip(np.rint(grey, out=grey), 0, full, out=grey).astype(pixels.dtype)
+            red, blue = _lanczos(chroma, top, bottom, size[0], steps)
+            green = bands[0] - weights[0] * red - weights[2] * blue
+            bands = [green + red, green, green + blue]
         if pixels.shape[2] > visible.bands:
-            alpha = _lanczos(Visible(pixels[..., -1:]), top, bottom, size[0], steps)
-            alpha = np.clip(np.rint(alpha), 0, full).astype(pixels.dtype)
-            large = np.concatenate([large, alpha], axis=-1)
-        yield large
+            bands += _lanczos(opaque, top, bottom, size[0], steps)
+        for number, band in enumerate(bands):
+            large[..., number] = np.clip(np.rint(band, out=band), 0, full, out=band)
+
+    with ThreadPoolExecutor() as threads:  # numpy and Pillow let others run
+        for top in range(0, size[1], rows):
+            grey = luminance(top, min(top + rows, size[1]))
+            large = np.empty((*grey.shape, pixels.shape[2]), pixels.dtype)
+            cuts = [slice(at, at + few) for at in range(0, len(grey), few)]
+            parts = [(grey[cut], large[cut], top + cut.start) for cut in cuts]
+            list(threads.map(piece, *zip(*parts, strict=True)))
+            yield large
 
 
 def _weighed(colour: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -193,11 +217,13 @@ def _reach(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
     return max(0, math.floor(top * step - reach)), min(height, math.ceil(bottom * step + reach))
 
 
-def _lanczos(visible: Visible, top: int, bottom: int, width: int, steps: tuple[float, float]) -> np.ndarray:
-    """Rows of the page's colours by Lanczos alone, float32 (bottom - top, width, bands), in the page's range."""
+def _lanczos(
+    planes: Visible | Chroma, top: int, bottom: int, width: int, steps: tuple[float, float]
+) -> list[np.ndarray]:
+    """Rows of planes by Lanczos alone, float32 (bottom - top, width) each."""
     across, down = steps
-    begin, end = _reach(top, bottom, down, visible.height)
-    part = visible(begin, end)
+    begin, end = _reach(top, bottom, down, planes.height)
+    part = planes(begin, end)
     ends = bottom * down - begin, width * across
     beyond = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
     if any(beyond):  # half a pixel at 3:2
@@ -207,7 +233,6 @@ def _lanczos(visible: Visible, top: int, bottom: int, width: int, steps: tuple[f
     def resized(band: int) -> np.ndarray:
         # in floats: Pillow clips 8 bits between its two passes, in an order that depends on the sizes
         plane = Image.fromarray(part[..., band].astype("float32"))
-        return np.asarray(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
+        return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 
-    with ThreadPoolExecutor() as threads:  # Pillow lets others run
-        return np.stack(list(threads.map(resized, range(part.shape[2]))), axis=-1)
+    return [resized(band) for band in range(part.shape[2])]
