@@ -177,7 +177,7 @@ def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) ->
         luminance = Resized(luminance, size)
         steps = visible.width / size[0], visible.height / size[1]
     full = np.iinfo(pixels.dtype).max
-    rows, few = (max(16, area // size[0]) for area in (STRIP, PIECE))
+    rows, few = max(16, STRIP // size[0]), max(64, PIECE // size[0])
     chroma, opaque = Chroma(visible), Visible(pixels[..., -1:])
 
     def piece(grey: np.ndarray, large: np.ndarray, top: int) -> None:
