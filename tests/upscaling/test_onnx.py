@@ -43,7 +43,7 @@ def test_an_export_that_differs_from_the_network_is_refused(tmp_path: Path, monk
                 part.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(part), part.name))
         return network
 
-    monkeypatch.setattr(exporting, "mirrored_at_once", twice_the_weights)
+    monkeypatch.setattr(exporting, "_mirrored_at_once", twice_the_weights)
     settings = settings_of("train", {"network": "convolutional", "filters": 8, "layers": 1, "skip": "none"})
     model = models.build(settings, 32, "rec601")
     with pytest.raises(LoupeError, match="ONNX and Keras differ by"):

@@ -13,7 +13,7 @@ from typing import Any
 
 RUN = "run.json"
 CHECKPOINT = "checkpoint"
-ATTEMPTS = 1000
+ATTEMPTS = 1000  # to make a folder that others remove
 
 
 @dataclass(frozen=True)

@@ -198,8 +198,8 @@ def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) ->
             grey = luminance(top, min(top + rows, size[1]))
             large = np.empty((*grey.shape, pixels.shape[2]), pixels.dtype)
             cuts = [slice(at, at + few) for at in range(0, len(grey), few)]
-            parts = [(grey[cut], large[cut], top + cut.start) for cut in cuts]
-            list(threads.map(piece, *zip(*parts, strict=True)))
+            for done in [threads.submit(piece, grey[cut], large[cut], top + cut.start) for cut in cuts]:
+                done.result()
             yield large
 
 
