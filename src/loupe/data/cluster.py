@@ -3,6 +3,7 @@
 import itertools
 import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +52,7 @@ def client(scheduler: str | None) -> Iterator[Any]:
                 raise
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    searched = list(sys.path)
     with (
         dask.config.set(QUIET),
         LocalCluster(
@@ -58,6 +60,9 @@ def client(scheduler: str | None) -> Iterator[Any]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        # Dask puts folders in front, and takes them out when it ends: an import in another thread, which walks that
+        # list meanwhile, then leaves one place out, and does not find what is there. This list Dask leaves alone.
+        sys.path = searched
         yield client
 
 
