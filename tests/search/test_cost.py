@@ -24,8 +24,8 @@ def sweep_of(train, search=None, **study):
     return SweepFile.model_validate({"study": {"name": "timed"} | study, "train": train, "search": search or {}})
 
 
-def seconds(train, search=None, workers=1, trials=10, **study):
-    return cost.seconds(sweep_of(train, search, **study), workers, trials)
+def seconds(train, search=None, workers=1, trials=10, cores=1, **study):
+    return cost.seconds(sweep_of(train, search, **study), workers, trials, cores)
 
 
 @pytest.mark.parametrize("network", ["convolutional", "perceptron"])
@@ -43,6 +43,7 @@ def test_seconds_grow_with_the_steps(network):
         ({"network": "convolutional", "batch_size": 8}, {"network": "convolutional", "batch_size": 16}, 2),
         ({"network": "convolutional", "crop": 16}, {"network": "convolutional", "crop": 32}, 4),
         ({"network": "convolutional", "filters": 8}, {"network": "convolutional", "filters": 16}, None),
+        ({"network": "convolutional", "filters": 64}, {"network": "convolutional", "filters": 128}, None),
         ({"network": "convolutional", "layers": 1}, {"network": "convolutional", "layers": 2}, None),
         ({"network": "convolutional", "expansion": 1}, {"network": "convolutional", "expansion": 2}, None),
         ({"network": "perceptron", "hidden": "64"}, {"network": "perceptron", "hidden": "128"}, 2),
@@ -92,6 +93,27 @@ def test_workers_share_the_trials():
     assert seconds({"seconds": 90}, workers=99, trials=12) == pytest.approx(FIXED + 90 + cost.BESIDES)
 
 
+def test_the_cores_of_a_worker_share_what_is_computed():
+    def computed(cores):
+        once, twice = (
+            seconds({"network": "convolutional", "steps": steps, "eval_every": 1000}, cores=cores)
+            for steps in (1000, 2000)
+        )
+        return twice - once - 10 * 1000 * 1e-3
+
+    assert computed(1) == pytest.approx(4 * computed(4))
+    assert seconds({"seconds": 90}, cores=4) == seconds({"seconds": 90})
+
+
+def test_narrow_convolutions_reach_less_of_the_machine_s_speed():
+    def of_a_filter(filters):
+        given = {"network": "convolutional", "filters": filters, "expansion": 1, "layers": 8}
+        once, twice = (seconds(given | {"steps": steps, "eval_every": 10_000}) for steps in (10_000, 20_000))
+        return (twice - once) / filters**2
+
+    assert of_a_filter(16) > 1.8 * of_a_filter(32) > 1.8 * of_a_filter(128)
+
+
 def test_the_mean_over_a_grid_counts():
     search = {"seconds": [10, 30]}
     assert seconds({}, search, trials=2) == pytest.approx(FIXED + 2 * (20 + cost.BESIDES))
@@ -116,8 +138,22 @@ def test_a_ridge_takes_seconds():
 def test_the_machine_s_speed_is_measured(monkeypatch):
     monkeypatch.undo()
     slow = seconds({"steps": 100_000})
-    monkeypatch.setattr(cost, "CONVOLVING", 10 * cost.CONVOLVING)
+    monkeypatch.setattr(cost, "A_FILTER", 1.5 * cost.A_FILTER)
     assert FIXED < seconds({"steps": 100_000}) < slow
+
+
+def test_a_sweep_of_one_trial_is_told_by_all_the_cores_that_train_it(tmp_path, monkeypatch):
+    """The recipe of the base network: 8 cores that train one network, not one of them."""
+    told = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(crew, "cores", lambda scheduler: 8)
+    monkeypatch.setattr(cost, "shown", lambda seconds: told.append(seconds) or "")
+    file = Path(__file__).parents[2] / "sweeps" / "base.toml"
+    for threads in (1, 0):
+        with pytest.raises(UsageError):
+            sweep.run(Sweep(sweep=str(file), workers=1, threads=threads, dataset="not-there"))
+    assert told[0] > 6 * told[1]
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,18 @@ START = 8.0  # seconds of a worker until its first trial
 INPUT_SIDE = 100  # of patch=whole, and of the pictures scored: the study's
 TRAIN_PICTURES = 32  # scored at each point beside the validation's; as in `training`, which would load Keras
 FORTH, BACK_AND_FORTH = 2, 6  # operations for each weight and place that it is used at: scoring, training
-OF_THE_PEAK, CONVOLVING = 0.6, 0.3  # shares of a matrix product's speed that perceptrons and convolutions reach
+# Shares of a matrix product's speed that training reaches: perceptrons; convolutions, for each filter and at most.
+OF_THE_PEAK, A_FILTER, CONVOLVING = 0.6, 1 / 70, 0.8
 
 
-def seconds(sweep: SweepFile, workers: int, trials: int) -> float:
-    """Seconds that so many of the sweep's trials take on so many workers of one core each, if none is pruned."""
+def seconds(sweep: SweepFile, workers: int, trials: int, cores: int = 1) -> float:
+    """Seconds that so many of the sweep's trials take on so many workers of so many cores each, if none is pruned."""
     if sweep.study.sampler == "grid":
         points = list(sweep.points())
         some = points[:: max(1, len(points) // 200)]
     else:
         some = [point for point, _ in zip(sweep.drawn(), range(50), strict=False)]
-    speed = _operations_a_second()
+    speed = cores * _operations_a_second()
     each = [_trial_seconds(sweep.settings(chosen), speed) for chosen in some]
     return START + SCORING + trials / min(workers, max(1, trials)) * (sum(each) / len(each) + BESIDES)
 
@@ -47,7 +48,7 @@ def _trial_seconds(settings: Train, speed: float) -> float:
     points = 1 + math.ceil(settings.steps / settings.eval_every)
     scored = points * (settings.eval_pictures + TRAIN_PICTURES) * INPUT_SIDE**2
     operations = BACK_AND_FORTH * settings.steps * _pixels_a_step(settings) + FORTH * scored
-    share = CONVOLVING if isinstance(settings, Convolutional) else OF_THE_PEAK
+    share = min(CONVOLVING, A_FILTER * settings.filters) if isinstance(settings, Convolutional) else OF_THE_PEAK
     return settings.steps * 1e-3 + operations * _uses_a_pixel(settings) / (share * speed)
 
 

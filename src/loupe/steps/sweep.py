@@ -36,7 +36,8 @@ def run(settings: Sweep) -> str | None:
     cores = crew.cores(settings.scheduler)  # a scheduler that does not answer is told before anything is left
     workers = settings.workers or cores
     count = min(sweep.trials(), settings.max_trials or sweep.trials())
-    expected = cost.seconds(sweep, min(workers, cores), count)
+    at_once = min(workers, cores)
+    expected = cost.seconds(sweep, at_once, count, min(settings.threads or cores, cores // at_once))
     say(
         f"sweep {sweep.name}: {len(sweep.arms()) if sweep.study.sampler == 'grid' else sweep.trials()} points, "
         f"{sweep.trials()} trials, up to {cost.shown(expected)} with {workers} at a time",
