@@ -135,6 +135,10 @@ def _tell(settings: Files, found: "Found", outcomes: "Sequence[Outcome]", by: st
     """The results, and a line to standard error for each photo that could not be enlarged; then the failure."""
     failures = [*found.failures, *((outcome.job.photo, outcome.reason) for outcome in outcomes if outcome.reason)]
     done = [outcome for outcome in outcomes if outcome.size]
+    for outcome in done:
+        if outcome.left_out:
+            out = outcome.job.out
+            say(f"{out}: without {' and '.join(outcome.left_out)}, too long for {out.suffix}", settings.quiet)
     there = len(outcomes) - len(done) - sum(outcome.reason != "" for outcome in outcomes)
     if len(found.jobs) + len(found.failures) == 1:
         for outcome in done:

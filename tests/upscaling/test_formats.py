@@ -1,8 +1,11 @@
 """Modes x formats x depths x metadata: nothing lost, and nothing changed that should not be."""
 
 import io
+import itertools
+import struct
 import subprocess
 import sys
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +16,10 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from loupe import upscaling
 from loupe.data import pages, writing
-from loupe.data.photos import PhotoError
+from loupe.data.metadata import AsRead
+from loupe.data.photos import PhotoError, open_photo
+from loupe.upscaling import work
+from loupe.upscaling.batch import Job
 from loupe.upscaling.networks import bundled
 
 SIZE = (45, 31)
@@ -113,25 +119,25 @@ def test_every_mode_of_every_format_keeps_its_kind_and_colours(photo, tmp_path, 
         assert (alpha[:, 52:] == 255).all()
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize("bands", [1, 3, 4])
-def test_sixteen_bits_stay_sixteen_bits(photo, tmp_path, suffix, bands):
+@pytest.mark.parametrize(("suffix", "bands"), [*itertools.product(["png", "tif"], [1, 3, 4]), ("png", 2)])
+@pytest.mark.parametrize("keep", ["all", "none"])
+def test_sixteen_bits_stay_sixteen_bits(photo, tmp_path, suffix, bands, keep):
     rng = np.random.default_rng(0)
     smooth = np.linspace(10_000, 12_000, SIZE[0])[None, :, None] + np.linspace(0, 900, SIZE[1])[:, None, None]
     pixels = (smooth + rng.uniform(0, 30, (*SIZE[::-1], bands))).astype("uint16")
-    if bands == 4:
-        pixels[..., 3] = 65535
-    image = pyvips.Image.new_from_array(pixels, interpretation={1: "grey16"}.get(bands, "rgb16"))
+    if bands in (2, 4):
+        pixels[..., -1] = 65535
+    image = pyvips.Image.new_from_array(pixels, interpretation="grey16" if bands < 3 else "rgb16")
     file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
-    image.write_to_file(str(file))
+    image.write_to_file(str(file), keep=keep)  # libvips puts EXIF into each file, unless it is told not to
     upscaled(file, out)
     large = pyvips.Image.new_from_file(str(out), revalidate=True).numpy().reshape(*LARGE[::-1], bands)
     assert large.dtype == np.uint16
     assert len(np.unique(large[..., 0])) > 1000  # 8 bits would leave 12
     expected = np.asarray(Image.fromarray(pixels[..., 0].astype("float32")).resize(LARGE, Image.Resampling.LANCZOS))
     assert np.abs(large[..., 0] - expected)[3:-3, 3:-3].max() < 150
-    if bands == 4:
-        assert (large[..., 3] == 65535).all()
+    if bands in (2, 4):
+        assert (large[..., -1] == 65535).all()
 
 
 def test_sixteen_bits_become_eight_where_the_format_has_no_more(photo, tmp_path):
@@ -425,3 +431,155 @@ def test_a_png_that_tells_its_colours_without_a_profile_tells_them_still(photo, 
     large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
     assert large.info["gamma"] == 1.0
     assert [round(value * 1e5) for value in large.info["chromaticity"]] == list(primaries)
+
+
+def test_a_colour_that_16_bits_make_transparent_is_transparency(tmp_path):
+    image = pyvips.Image.new_from_array(np.full((8, 9, 3), 700, "uint16"), interpretation="rgb16")
+    image.pngsave(str(tmp_path / "small.png"), keep="none")
+    whole = (tmp_path / "small.png").read_bytes()
+    (tmp_path / "small.png").write_bytes(whole[:33] + chunk(b"tRNS", struct.pack(">HHH", 700, 700, 700)) + whole[33:])
+    page = next(pages.read(tmp_path / "small.png").pages)
+    assert page.pixels.shape == (8, 9, 4)
+    assert not page.pixels[..., 3].any()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(("bits", "row", "hidden"), [(2, b"\x1b", 2), (4, b"\x05\xbf", 11)])
+def test_a_transparent_grey_of_few_bits_is_transparency(tmp_path, bits, row, hidden):
+    """A row of four greys, from black to white, the third of which is transparent."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)) + chunk(b"tRNS", struct.pack(">H", hidden))
+    file = tmp_path / "small.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b""))
+    page = next(pages.read(file).pages)
+    assert page.pixels[0, :, 1].tolist() == [255, 255, 0, 255]
+    assert np.asarray(open_photo(file))[0, :, 1].tolist() == [255, 255, 0, 255]
+
+
+def test_grey_of_12_bits_fills_the_range(tmp_path):
+    samples = b"".join((low << 12 | high).to_bytes(3, "big") for low, high in [(0, 4095), (3000, 3000)])
+    tags = [(256, 2), (257, 2), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 8 * 12 + 4), (278, 2), (279, 6)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    (tmp_path / "small.tif").write_bytes(head + directory + struct.pack("<I", 0) + samples)
+    page = next(pages.read(tmp_path / "small.tif").pages)
+    assert page.pixels[..., 0].tolist() == [[0, 65535], [3000 * 65535 // 4095] * 2]
+    assert np.asarray(open_photo(tmp_path / "small.tif")).tolist() == [[0, 255], [187, 187]]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "streamed"])
+def test_text_of_any_language_stays_as_its_bytes_are(photo, tmp_path, monkeypatch, suffix, large):
+    if large:
+        monkeypatch.setattr(writing, "WHOLE", 0)
+    tags = exif()
+    tags[0x8298] = AsRead("© 2026 José 日本".encode().decode("latin-1"))
+    tags.get_ifd(0x8769)[0xA433] = AsRead("Müller")
+    photo.convert("RGB").save(tmp_path / "small.jpg", exif=tags, comment="Grüße 日本")
+    found = upscaled(tmp_path / "small.jpg", tmp_path / f"large.{suffix}").getexif()
+    assert found[0x8298].encode("latin-1").decode() == "© 2026 José 日本"
+    assert found.get_ifd(0x8769)[0xA433] == "Müller"
+
+
+@pytest.mark.parametrize("comment", ["Grüße 日本", "Grüße"])
+def test_a_comment_stays_readable_whatever_its_encoding(photo, tmp_path, comment):
+    encoding = "latin-1" if comment.isascii() or len(comment) == 5 else "utf-8"
+    photo.convert("RGB").save(tmp_path / "small.jpg", comment=comment.encode(encoding))
+    for suffix, text_of in {
+        "jpg": lambda image: image.info["comment"].decode(), "png": lambda image: image.text["Comment"],
+        "tif": lambda image: image.tag_v2[270].encode("latin-1").decode(),
+    }.items():  # fmt: skip
+        assert text_of(upscaled(tmp_path / "small.jpg", tmp_path / f"large.{suffix}")) == comment
+
+
+def test_grey_with_alpha_stays_transparent_in_a_gif(photo, tmp_path):
+    photo.convert("LA").save(tmp_path / "small.png")
+    alpha = np.asarray(upscaled(tmp_path / "small.png", tmp_path / "large.gif").convert("RGBA"))[..., 3]
+    assert (alpha[:, :16] == 0).all()
+    assert (alpha[:, 52:] == 255).all()
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
+def test_a_png_that_is_streamed_tells_its_colours_and_texts_as_others_do(photo, tmp_path, monkeypatch, deep):
+    chunks = chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+    title = PngImagePlugin.PngInfo()
+    title.add_itxt("Title", "日本 ü", "ja", "題")
+    chunks += b"".join(chunk(kind, data) for kind, data, *_ in title.chunks)
+    photo.convert("RGB").save(tmp_path / "small.png", icc_profile=None)
+    if deep:
+        pixels = np.asarray(photo.convert("RGB")).astype("uint16") * 257
+        pyvips.Image.new_from_array(pixels, interpretation="rgb16").pngsave(str(tmp_path / "small.png"), keep="none")
+    else:
+        monkeypatch.setattr(writing, "WHOLE", 0)
+    whole = (tmp_path / "small.png").read_bytes()
+    (tmp_path / "small.png").write_bytes(whole[:33] + chunks + whole[33:])
+    large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
+    assert large.info["gamma"] == 1.0
+    assert large.text["Title"] == "日本 ü"
+    assert pyvips.Image.new_from_file(str(tmp_path / "large.png")).format == ("ushort" if deep else "uchar")
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_what_is_too_long_for_a_jpeg_is_left_out_and_told(photo, tmp_path, monkeypatch, streamed):
+    if streamed:
+        monkeypatch.setattr(writing, "WHOLE", 0)
+    tags, padded = exif(), XMP.replace(b"</rdf:RDF>", b" " * 70_000 + b"</rdf:RDF>")
+    tags.get_ifd(0x8769)[0x927C] = b"n" * 66_000
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("XML:com.adobe.xmp", padded.decode())
+    photo.convert("RGB").save(tmp_path / "small.png", exif=tags, pnginfo=chunks)
+    job = Job(tmp_path / "small.png", tmp_path / "large.jpg")
+    assert outcome_of(job).left_out == ["the camera maker's note", "XMP"]
+    found = Image.open(job.out).getexif()
+    assert found[0x8298] == "Somebody"
+    assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
+    assert outcome_of(Job(job.photo, tmp_path / "large.png")).left_out == []
+
+
+def outcome_of(job: Job) -> work.Outcome:
+    """Of enlarging a photo by 3:2."""
+    make = upscaling.enlarging(Fraction(3, 2), None, NETWORKS)
+    order = work.Order(lambda size: upscaling.size_of(size, Fraction(3, 2), None, NETWORKS), make)
+    (outcome,) = work.results([job], order, lambda share: None)
+    return outcome
+
+
+def test_layers_of_photoshop_do_not_go_into_a_photo_of_another_size(photo, tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[37724], tags[34377] = b"Adobe Photoshop Document Data Block\0" + b"l" * 80_000, b"8BIM"
+    photo.convert("RGB").save(tmp_path / "small.tif", tiffinfo=tags)
+    assert not {37724, 34377} & set(upscaled(tmp_path / "small.tif", tmp_path / "large.tif").tag_v2)
+    upscaled(tmp_path / "small.tif", tmp_path / "large.jpg")
+
+
+def test_what_an_animated_png_shows_where_nothing_moves_is_no_frame(tmp_path):
+    frames = [Image.new("RGB", (12, 8), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(
+        tmp_path / "small.png", save_all=True, append_images=frames[1:], default_image=True, duration=[100, 200]
+    )
+    large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
+    found = []
+    for number in range(large.n_frames):
+        large.seek(number)
+        found.append((large.convert("RGB").getpixel((5, 5)), large.info["duration"]))
+    assert found == [((0, 128, 0), 100), ((0, 0, 255), 200)]
+
+
+@pytest.mark.parametrize(("mode", "becomes"), [("RGBA", "RGB"), ("LA", "L")])
+def test_an_alpha_that_hides_nothing_is_no_transparency(photo, tmp_path, mode, becomes):
+    photo.convert("RGB").convert(mode).save(tmp_path / "opaque.png")
+    job = Job(tmp_path / "opaque.png", tmp_path / "large.jpg")
+    assert outcome_of(job).size == LARGE
+    assert Image.open(job.out).mode == becomes
+    photo.convert(mode).save(tmp_path / "soft.png")
+    assert "transparency" in outcome_of(Job(tmp_path / "soft.png", tmp_path / "soft.jpg")).reason
+    assert outcome_of(Job(tmp_path / "opaque.png", tmp_path / "large.png")).size == LARGE
+    assert Image.open(tmp_path / "large.png").mode == mode
+
+
+def test_a_jpeg_of_more_than_it_can_hold_is_refused_before_the_work():
+    with pytest.raises(PhotoError, match="at most 65500 a side"):
+        writing.refuse(Path("x.jpg"), (65_520, 10), 1, 3)

@@ -7,12 +7,32 @@ from typing import Any
 from PIL import Image
 
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
-EXIF_IFD, GPS_IFD = 0x8769, 0x8825
-# Tags of a TIFF page that tell how its pixels lie in the file (TIFF 6.0), or that are kept under other names.
+EXIF_IFD, GPS_IFD, MAKER_NOTE = 0x8769, 0x8825, 0x927C
+# Tags of a TIFF page that tell how its pixels lie in the file (TIFF 6.0), that are kept under other names, or that
+# hold the layers of Photoshop at their old size.
 STRUCTURE = frozenset(
     {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
-     330, *range(332, 348), *range(512, 533), 700, 34675}
+     330, *range(332, 348), *range(512, 533), 700, 34377, 34675, 37724}
 )  # fmt: skip
+
+
+class AsRead(str):
+    """Text of an EXIF tag or a TIFF's, a character for each of its bytes, that is written as those bytes.
+
+    Pillow reads such text as Latin-1 and writes ASCII alone; cameras and editors write UTF-8 and more.
+    """
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        """The bytes that were read, whatever is asked for."""
+        return super().encode("latin-1")
+
+
+def _as_read(exif: Image.Exif) -> None:
+    nested = [exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif]
+    for tags in (exif, *nested):
+        for tag, value in list(tags.items()):
+            if isinstance(value, str) and not value.isascii():
+                tags[tag] = AsRead(value)
 
 
 def exif_of(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
@@ -25,8 +45,10 @@ def exif_of(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
     if ORIENTATION in exif:
         exif[ORIENTATION] = 1
     try:
+        _as_read(exif)
         kept = Image.Exif()  # that does not need the open file any more
         kept.load(exif.tobytes())
+        _as_read(kept)
     except Exception:  # tags that nobody can read
         return None
     return kept
@@ -71,5 +93,12 @@ def texts_of(image: Image.Image) -> dict[str, str]:
     texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if "xmp" not in name}
     comment = image.info.get("comment")
     if comment:
-        texts["Comment"] = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
+        texts["Comment"] = _text(comment) if isinstance(comment, bytes) else str(comment)
     return texts
+
+
+def _text(comment: bytes) -> str:
+    try:
+        return comment.decode()
+    except UnicodeDecodeError:  # no format tells the encoding
+        return comment.decode("latin-1")

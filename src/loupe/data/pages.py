@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from loupe.data import metadata
-from loupe.data.photos import LARGEST, PhotoError, eight_bits, too_many
+from loupe.data.photos import LARGEST, PhotoError, eight_bits, full_range, scale_transparent_value, too_many
 
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
@@ -103,6 +103,10 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
             raise PhotoError(f"its format is {image.format}, must be one of {', '.join(SUFFIXES)}")
         if min(image.size) < 1:
             raise PhotoError(f"has no pixels: it is {image.width}x{image.height}")
+        # Asked first: a PNG's EXIF may stand behind its pixels, so that Pillow decodes these to find it.
+        deep = _deep_colour(image)
+        scale_transparent_value(image)
+        first = 1 if image.info.get("default_image") else 0  # of an APNG: for who knows no animations, no frame
         moves = count > 1 and image.format != "TIFF"
         pixels = image.width * image.height * (count if moves else 1)
         if pixels > LARGEST:
@@ -111,7 +115,7 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
         turned = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if turned else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if moves else None
-        return Photo(image.format, count, size, loop, _pages(image, source, count, strip))
+        return Photo(image.format, count - first, size, loop, _pages(image, source, range(first, count), strip, deep))
 
 
 def read_image(image: Image.Image) -> Page:
@@ -123,16 +127,17 @@ def read_image(image: Image.Image) -> Page:
         return Page(upright(pixels, image.getexif().get(metadata.ORIENTATION, 1)), icc=icc)
 
 
-def _pages(image: Image.Image, source: bytes | Path, count: int, strip: bool) -> Iterator[Page]:
+def _pages(image: Image.Image, source: bytes | Path, numbers: range, strip: bool, deep: bool) -> Iterator[Page]:
     with image:
-        for number in range(count):
+        for number in numbers:
             with _faults():
                 if number:
                     image.seek(number)
+                    deep = _deep_colour(image)
                 if image.width * image.height > LARGEST:
                     raise too_many(image.width * image.height)
-                page = _page(image, source, number, strip)
-            if number == count - 1:
+                page = _page(image, source, number, strip, deep)
+            if number == numbers[-1]:
                 image.close()  # its pixels are held twice else
             yield page
 
@@ -154,11 +159,11 @@ def _faults() -> Iterator[None]:
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool) -> Page:
+def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool, deep: bool) -> Page:
     icc = image.info.get("icc_profile") or b""
     exif = image.getexif()
     orientation = exif.get(metadata.ORIENTATION, 1)
-    if _deep_colour(image):
+    if deep:
         _profile(icc, ignore_faults=strip)
         pixels = _by_vips(source, number)
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(EXTRA_SAMPLES) == (0,):
@@ -179,11 +184,15 @@ def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool) ->
 
 
 def _deep_colour(image: Image.Image) -> bool:
-    """Whether the file has 16 bits in more than one band, of which Pillow would keep 8; every TIFF of 16 bits."""
+    """Whether a page has 16 bits in more than one band, of which Pillow would keep 8; every one of a TIFF in 16 bits.
+
+    To be asked before it is decoded. Frames of an animated PNG are read by Pillow, which alone knows them.
+    """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return 16 in image.tag_v2.get(BITS, ()) and image.mode != "F"
     tiles: list[Any] = getattr(image, "tile", [])
-    return len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
+    moves = getattr(image, "n_frames", 1) > 1
+    return not moves and len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
 
 
 def _by_vips(source: bytes | Path, number: int) -> np.ndarray:
@@ -218,6 +227,7 @@ def _is_text(path: Path) -> bool:
 def _pixels(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.ndarray, bytes]:
     """Decoded pixels, and the profile that they are in: CMYK and Lab become sRGB."""
     profile = _profile(icc, ignore_faults)
+    image = full_range(image)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint16)[..., None]
         hidden = image.info.get("transparency")

@@ -4,9 +4,10 @@ import io
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from loupe.errors import LoupeError
 
@@ -37,8 +38,9 @@ def open_photo(source: bytes | Path) -> Image.Image:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 if image.format == "EPS":
                     raise PhotoError("a program in PostScript, no photo: not run")
+                scale_transparent_value(image)
                 image.load()
-                return eight_bits(ImageOps.exif_transpose(image))
+                return eight_bits(ImageOps.exif_transpose(full_range(image)))
     except PhotoError:
         raise
     except Image.UnidentifiedImageError:
@@ -54,6 +56,21 @@ def too_many(pixels: int | Image.DecompressionBombError) -> PhotoError:
     found = re.search(r"\d+", str(pixels))
     shown = f"{int(found[0]):,}" if found else "more than can be told"
     return PhotoError(f"too many pixels: {shown}, at most {LARGEST:,}")
+
+
+def scale_transparent_value(image: Image.Image) -> None:
+    """Scale the transparent grey of a PNG of 2 or 4 bits as Pillow scales its pixels; before it is loaded."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    factor = {"L;2": 85, "L;4": 17}.get(str(tiles[0][3])) if tiles else None
+    if factor and isinstance(image.info.get("transparency"), int):
+        image.info["transparency"] *= factor
+
+
+def full_range(image: Image.Image) -> Image.Image:
+    """A loaded TIFF of 12-bit grey, of which Pillow leaves 4 of 16 bits empty, in all 16; others as they are."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(258) != (12,):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint32) * 65535 // 4095).astype(np.uint16))
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

@@ -4,13 +4,29 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from PIL import PngImagePlugin
 
 from loupe.data.pages import LargePage, Page
 from loupe.data.photos import as_eight_bits
+
+HEADER = 33  # bytes of a PNG's signature and IHDR, behind which other chunks may stand
+
+
+def chunks_of(about: Page) -> PngImagePlugin.PngInfo:
+    """The chunks of a PNG that tell a page's colours, its comments and its XMP."""
+    chunks = PngImagePlugin.PngInfo()
+    for name, data in about.chunks.items():
+        chunks.add(name, data)
+    for keyword, text in about.texts.items():
+        chunks.add_itxt(keyword, text)
+    if about.xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", about.xmp.decode("utf-8", "replace"))
+    return chunks
 
 
 def write_streamed(file: Path, name: str, page: LargePage, deep: bool, quality: int, compress_level: int) -> None:
@@ -44,9 +60,9 @@ def write_streamed(file: Path, name: str, page: LargePage, deep: bool, quality: 
     feeder.start()
     try:
         _encode(reading, file, name, page.about, quality, compress_level)
-        failure = ""
-    except pyvips.Error as error:
-        failure = " ".join(str(error).split())
+        failure = None
+    except (pyvips.Error, OSError) as error:
+        failure = error if isinstance(error, OSError) else OSError(" ".join(str(error).split()))
         failed.set()
         while os.read(reading, 2**20):  # libvips keeps this end open, and the feeder may wait to write
             pass
@@ -55,7 +71,7 @@ def write_streamed(file: Path, name: str, page: LargePage, deep: bool, quality: 
     if fault:
         raise fault[0]
     if failure:
-        raise OSError(failure)
+        raise failure
 
 
 def _encode(reading: int, file: Path, name: str, about: Page, quality: int, compress_level: int) -> None:
@@ -63,7 +79,7 @@ def _encode(reading: int, file: Path, name: str, about: Page, quality: int, comp
 
     source = pyvips.Source.new_from_descriptor(reading)
     image = pyvips.Image.new_from_source(source, "", access="sequential", unlimited=True).copy()
-    blobs = {"icc-profile-data": about.icc, "xmp-data": about.xmp}
+    blobs = {"icc-profile-data": about.icc, "xmp-data": about.xmp if name == "JPEG" else b""}
     if about.exif is not None:
         blobs["exif-data"] = b"Exif\0\0" + about.exif.tobytes().removeprefix(b"Exif\0\0")
     for field, data in blobs.items():
@@ -74,20 +90,47 @@ def _encode(reading: int, file: Path, name: str, about: Page, quality: int, comp
     if name == "JPEG":
         image.jpegsave(str(file), Q=quality, subsample_mode="off")
     else:
-        for number, (keyword, text) in enumerate(about.texts.items()):
-            image.set_type(pyvips.GValue.gstr_type, f"png-comment-{number}-{keyword}", text)
-        image.pngsave(str(file), compression=compress_level)
+        chunks = b"".join(_chunk(kind, data) for kind, data, *_ in chunks_of(about).chunks)
+        faults: list[OSError] = []
+        target = pyvips.TargetCustom()
+        with file.open("wb") as stream:
+            target.on_write(_behind_the_header(stream, chunks, faults))
+            try:
+                image.write_to_target(target, ".png", compression=compress_level)
+            finally:
+                if faults:
+                    raise faults[0]
+
+
+def _behind_the_header(stream: IO[bytes], chunks: bytes, faults: list[OSError]) -> Callable[[bytes], int]:
+    """What libvips gives a PNG to: it is written with further chunks, and what goes wrong is kept, not raised."""
+    head = bytearray()
+
+    def write(data: bytes) -> int:
+        try:
+            if len(head) < HEADER:
+                head.extend(data)
+                if len(head) >= HEADER:
+                    stream.write(bytes(head[:HEADER]) + chunks + bytes(head[HEADER:]))
+            else:
+                stream.write(data)
+        except OSError as error:
+            faults.append(error)
+            return -1
+        return len(data)
+
+    return write
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _png(pipe: IO[bytes], page: LargePage, deep: bool, failed: threading.Event) -> None:
     """A PNG that is not compressed (ISO/IEC 15948): what libvips reads from a pipe, row by row, in 8 or 16 bits."""
-
-    def chunk(kind: bytes, data: bytes) -> None:
-        pipe.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-
     pipe.write(b"\x89PNG\r\n\x1a\n")
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[page.about.pixels.shape[2]]
-    chunk(b"IHDR", struct.pack(">IIBBBBB", *page.size, 16 if deep else 8, colour, 0, 0, 0))
+    pipe.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", *page.size, 16 if deep else 8, colour, 0, 0, 0)))
     stored = zlib.compressobj(0)
     for strip in page.strips:
         if failed.is_set():
@@ -95,6 +138,7 @@ def _png(pipe: IO[bytes], page: LargePage, deep: bool, failed: threading.Event) 
         pixels = strip.astype(">u2") if deep else as_eight_bits(strip)
         rows = pixels.reshape(len(pixels), -1).view(np.uint8)
         for part in np.array_split(rows, -(-rows.nbytes // 2**24)):
-            chunk(b"IDAT", stored.compress(np.pad(part, ((0, 0), (1, 0))).tobytes()))  # row filter 0: none
-    chunk(b"IDAT", stored.flush())
-    chunk(b"IEND", b"")
+            rows_filtered = np.pad(part, ((0, 0), (1, 0)))  # by filter 0: none
+            pipe.write(_chunk(b"IDAT", stored.compress(rows_filtered.tobytes())))
+    pipe.write(_chunk(b"IDAT", stored.flush()))
+    pipe.write(_chunk(b"IEND", b""))

@@ -4,7 +4,7 @@ from typing import IO
 
 from PIL import TiffImagePlugin
 
-from loupe.data.metadata import EXIF_IFD, GPS_IFD
+from loupe.data.metadata import EXIF_IFD, GPS_IFD, AsRead
 from loupe.data.pages import LargePage, Page
 from loupe.data.photos import PhotoError, as_eight_bits
 
@@ -57,5 +57,5 @@ def tags_of(about: Page) -> TiffImagePlugin.ImageFileDirectory_v2:
         tags[700] = about.xmp
         tags.tagtype[700] = 1  # bytes
     if "Comment" in about.texts and 270 not in tags:
-        tags[270] = about.texts["Comment"]
+        tags[270] = AsRead(about.texts["Comment"].encode().decode("latin-1"))
     return tags

@@ -5,17 +5,17 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
-from loupe.data.metadata import EXIF_IFD, GPS_IFD
+from loupe.data.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE
 from loupe.data.pages import FORMATS, LargePage, Page
 from loupe.data.photos import PhotoError, as_eight_bits
-from loupe.data.streaming import write_streamed
+from loupe.data.streaming import chunks_of, write_streamed
 from loupe.data.tiff import tags_of, write_tiff
 from loupe.errors import UsageError
 
@@ -24,7 +24,8 @@ ALPHA = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 FRAMES = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 SIXTEEN_BITS = frozenset(("PNG", "TIFF"))
 STREAMED = frozenset(("PNG", "TIFF", "JPEG"))  # those that can be written row by row
-SIDES = {"JPEG": 65_535, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
+SIDES = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
+MARKER, XMP_NAME = 65_533, 29  # bytes that a segment of a JPEG holds, and of the name in front of XMP
 QUALITIES = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 
 
@@ -64,7 +65,7 @@ def refuse(out: Path, size: tuple[int, int], count: int, bands: int) -> None:
 
 def write(
     out: Path, pages: Iterable[LargePage], count: int = 1, loop: int | None = None, coding: Coding | None = None
-) -> None:
+) -> list[str]:
     """Write a file of one page, of several, or of frames; it gets its name only when it is whole.
 
     Args:
@@ -73,6 +74,9 @@ def write(
         count: of the pages.
         loop: how often an animation runs, 0 for ever; None where the pages are no frames.
         coding: None is the default of each format.
+
+    Returns:
+        What of the metadata is too long for the format, and was left out.
 
     Raises:
         PhotoError: the format cannot hold the pages.
@@ -83,6 +87,10 @@ def write(
     with beside(out) as partial:
         rest = iter(pages)
         first = next(rest)
+        left_out: list[str] = []
+        if name == "JPEG":
+            about, left_out = _fitting(first.about)
+            first = replace(first, about=about)
         pixels = first.about.pixels
         deep = pixels.dtype == np.uint16 and name in SIXTEEN_BITS
         large = first.size[0] * first.size[1] > WHOLE
@@ -99,6 +107,7 @@ def write(
             image.save(partial, name, **_options(name, image, first.about, coding))
         else:
             _several(partial, name, itertools.chain([first], rest), loop, coding)
+    return left_out
 
 
 @contextmanager
@@ -127,7 +136,27 @@ def _image(page: LargePage, name: str) -> Image.Image:
     pixels = np.concatenate(list(page.strips))
     if pixels.dtype == np.uint16 and (name not in SIXTEEN_BITS or pixels.shape[2] > 1):
         pixels = as_eight_bits(pixels)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # Pillow drops the alpha else
+
+
+def _fitting(about: Page) -> tuple[Page, list[str]]:
+    """The page without what is too long for a segment of a JPEG, and what that is; the maker's note goes first."""
+    left_out = []
+    exif, xmp, texts = about.exif, about.xmp, dict(about.texts)
+    if exif is not None and len(exif.tobytes()) > MARKER:
+        if exif.get_ifd(EXIF_IFD).pop(MAKER_NOTE, None) is not None and len(exif.tobytes()) <= MARKER:
+            left_out.append("the camera maker's note")
+        else:
+            exif = None
+            left_out.append("EXIF")
+    if len(xmp) > MARKER - XMP_NAME:
+        xmp = b""
+        left_out.append("XMP")
+    if len(texts.get("Comment", "").encode()) > MARKER:
+        del texts["Comment"]
+        left_out.append("the comment")
+    return replace(about, exif=exif, xmp=xmp, texts=texts), left_out
 
 
 def _options(name: str, image: Image.Image, about: Page, coding: Coding) -> dict[str, Any]:
@@ -149,7 +178,7 @@ def _options(name: str, image: Image.Image, about: Page, coding: Coding) -> dict
         if comment:
             options["comment"] = comment
     elif name == "PNG":
-        options |= {"compress_level": coding.compress_level, "pnginfo": _chunks(about)}
+        options |= {"compress_level": coding.compress_level, "pnginfo": chunks_of(about)}
     elif name == "TIFF":
         tags = tags_of(about)
         nested = EXIF_IFD in tags or GPS_IFD in tags  # which Pillow writes only where it does not compress
@@ -158,17 +187,6 @@ def _options(name: str, image: Image.Image, about: Page, coding: Coding) -> dict
     elif name == "GIF" and comment:
         options["comment"] = comment
     return options
-
-
-def _chunks(about: Page) -> PngImagePlugin.PngInfo:
-    chunks = PngImagePlugin.PngInfo()
-    for name, data in about.chunks.items():
-        chunks.add(name, data)
-    for keyword, text in about.texts.items():
-        chunks.add_itxt(keyword, text)
-    if about.xmp:
-        chunks.add_itxt("XML:com.adobe.xmp", about.xmp.decode("utf-8", "replace"))
-    return chunks
 
 
 def _several(partial: Path, name: str, pages: Iterable[LargePage], loop: int | None, coding: Coding) -> None:

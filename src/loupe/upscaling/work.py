@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -47,11 +48,13 @@ class Outcome:
         job: that was to be done.
         size: of the result; None where nothing was written.
         reason: why nothing was made of the photo; "" where it was, or had been before.
+        left_out: what of the metadata is too long for the format.
     """
 
     job: Job
     size: Size | None = None
     reason: str = ""
+    left_out: Sequence[str] = ()
 
 
 class StoppedError(Exception):
@@ -99,7 +102,7 @@ class _Work:
                     return Outcome(job)
                 if not order.overwrite:
                     return Outcome(job, None, f"{job.out} exists; --overwrite replaces it, --resume leaves it")
-            return Outcome(job, self._write(job))
+            return self._written(job)
         except PhotoError as error:
             return Outcome(job, None, str(error))
         except StoppedError:
@@ -111,12 +114,12 @@ class _Work:
         finally:
             self._tell(job, 1)
 
-    def _write(self, job: Job) -> Size:
+    def _written(self, job: Job) -> Outcome:
         order = self._order
         photo = pages.read(job.photo, order.strip)
         checked(job.photo, photo.format)
         size = order.size(photo.size)
-        first = next(photo.pages)
+        first = _without_opaque_alpha(next(photo.pages), photo.count, job.out)
         writing.refuse(job.out, size, photo.count, first.pixels.shape[2])
         large = itertools.chain([order.make(first)], map(order.make, photo.pages))
         counted = (
@@ -127,11 +130,11 @@ class _Work:
         if alone:
             self._large.acquire()
         try:
-            writing.write(job.out, counted, photo.count, photo.loop, order.coding)
+            left_out = writing.write(job.out, counted, photo.count, photo.loop, order.coding)
         finally:
             if alone:
                 self._large.release()
-        return size
+        return Outcome(job, size, left_out=left_out)
 
     def _counted(self, job: Job, page: pages.LargePage, number: int, count: int) -> Iterator[np.ndarray]:
         rows = 0
@@ -145,3 +148,12 @@ class _Work:
     def _tell(self, job: Job, share: float) -> None:
         self._shares[job] = share
         self._progress(sum(list(self._shares.values())))
+
+
+def _without_opaque_alpha(page: pages.Page, count: int, out: Path) -> pages.Page:
+    """A lone page without the alpha that hides nothing, where the format of its file has none."""
+    pixels = page.pixels
+    if count > 1 or pixels.shape[2] in (1, 3) or writing.format_of(out) in writing.ALPHA:
+        return page
+    opaque = (pixels[..., -1] == np.iinfo(pixels.dtype).max).all()
+    return replace(page, pixels=np.ascontiguousarray(pixels[..., :-1])) if opaque else page
