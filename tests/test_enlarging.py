@@ -24,7 +24,7 @@ from loupe.fields import text_of
 from loupe.geometry import Geometry
 from loupe.models import KerasEnlarger, blocks
 
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 SIDE = st.integers(1, 45)
 TILE = st.integers(1, 24)
 SEED = st.integers(0, 2**32 - 1)
@@ -127,7 +127,7 @@ def test_a_network_takes_pictures_from_1x1_on(name: str, scale: Fraction, recomp
 
 
 @pytest.mark.parametrize("name", [*FILTERS, "ridge"])
-@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
+@settings(max_examples=25, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
 @given(scale=SCALE, height=SIDE, width=SIDE, tile=TILE, seed=SEED)
 def test_tiled_equals_whole_for_baselines_inside_and_at_the_border(
     name: str, scale: Fraction, height: int, width: int, tile: int, seed: int
@@ -140,7 +140,7 @@ def test_tiled_equals_whole_for_baselines_inside_and_at_the_border(
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
 @pytest.mark.parametrize("name", NETWORKS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(height=SIDE, width=SIDE, tile=TILE, seed=SEED)
 def test_tiled_equals_whole_for_networks(
     name: str, scale: Fraction, height: int, width: int, tile: int, seed: int

@@ -1,23 +1,31 @@
 """The pictures that runs are logged with: pairs, spread, curves, prediction rows, comparisons."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from loupe.data.classical import WholePhotos
 from loupe.data.dataset import Pairs
 from loupe.data.photos import as_floats
+from loupe.data.places import beside
 from loupe.enlarging import Enlarger, enlarge
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, UsageError
 
 SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 ROWS = 6
 DPI = 120
 STORIES, LOOKED_AT = 4, 500
+
+
+def refuse(sheet: Path) -> None:
+    """Raise UsageError where the suffix of a sheet's file names no format that figures are written in."""
+    suffixes = FigureCanvasBase.get_supported_filetypes()
+    if sheet.suffix and sheet.suffix[1:].lower() not in suffixes:
+        raise UsageError(f"sheet: must end in one of {', '.join(sorted(suffixes))}, got {str(sheet)!r}")
 
 
 def write(figure: Figure, file: Path) -> None:
@@ -26,14 +34,11 @@ def write(figure: Figure, file: Path) -> None:
     Raises:
         LoupeError: it cannot be written.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        figure.savefig(partial, dpi=DPI, format=file.suffix[1:] or "png")
-        partial.rename(file)
+        with beside(file) as partial:
+            figure.savefig(partial, dpi=DPI, format=file.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise LoupeError(f"sheet: {str(file)!r} cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def pairs_sheet(pairs: Pairs) -> Figure:

@@ -1,6 +1,5 @@
 """Ridge regression from the pixels around a block of the input to its block of the label."""
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from loupe.baselines import MARGIN
 from loupe.data.dataset import Dataset, Pairs
+from loupe.data.places import beside
 from loupe.errors import LoupeError, first_line
 from loupe.geometry import Geometry
 
@@ -51,9 +51,8 @@ def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
         weights = fit(dataset.pairs("train", scale))
-        partial = file.with_name(f".{os.getpid()}.{file.name}")
-        np.save(partial, weights)
-        partial.rename(file)
+        with beside(file) as partial:
+            np.save(partial, weights)
     return read(file, scale)
 
 

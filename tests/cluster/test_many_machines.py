@@ -48,7 +48,7 @@ IMPATIENT = """
 import sys
 from loupe.command_line import run_step
 from loupe.tracking import owners
-owners.SILENCE = 45.0
+owners.SILENCE = 90.0
 sys.exit(run_step(sys.argv[1], sys.argv[2:]))
 """
 

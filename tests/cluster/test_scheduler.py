@@ -1,9 +1,11 @@
 """A Dask scheduler that vanishes, or that knows nothing of Loupe: told in one line, not by whatever it leads to."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import services
+from distributed import Client
 
 from loupe.config import settings_of
 from loupe.data.cluster import client
@@ -25,11 +27,21 @@ def settings(tmp_path, address):
     return settings_of("preprocess", given | {"quiet": "true"})
 
 
+def wait_for_tasks(address, working):
+    """Until the scheduler has been given any, while who gives them is at work."""
+    with Client(address) as asking:
+        until = time.monotonic() + 60
+        while not asking.run_on_scheduler(lambda dask_scheduler: bool(dask_scheduler.tasks)):
+            assert not working.done()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
 def test_one_that_vanishes_while_a_dataset_is_prepared_ends_the_step(tmp_path):
     with ThreadPoolExecutor(1) as thread:
         with services.dask_scheduler(tmp_path / "scheduler") as address:  # without a worker the step waits
             preparing = thread.submit(prepare, settings(tmp_path, address))
-            assert not wait([preparing], 5).done
+            wait_for_tasks(address, preparing)
         with pytest.raises(LoupeError, match=rf"scheduler: '{address}' does not answer any more"):
             preparing.result(60)
     assert list((tmp_path / "data").iterdir()) == []
@@ -44,7 +56,7 @@ def test_one_that_vanishes_while_trials_are_at_work_is_told(tmp_path):
     with ThreadPoolExecutor(1) as thread:
         with services.dask_scheduler(tmp_path / "scheduler") as address:
             working = thread.submit(wait_for_a_trial, address)
-            assert not wait([working], 5).done
+            wait_for_tasks(address, working)
         with pytest.raises(LoupeError, match=rf"scheduler: '{address}' does not answer any more"):
             working.result(60)
 

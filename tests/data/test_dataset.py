@@ -48,7 +48,7 @@ def test_splits_take_their_shares_of_the_photos_that_limit_chooses():
     assert shares(splits_of(chosen)) == pytest.approx(SHARES, abs=0.03)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(more=st.integers(1, 500))
 def test_adding_photos_moves_none_of_the_others(more):
     before = splits_of(map(sha256, range(100)))
@@ -61,13 +61,13 @@ def test_the_order_of_the_photos_does_not_matter():
     assert splits_of(hashes) == splits_of(hashes[::-1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60))
 def test_copies_of_a_photo_land_together(photos):
     assert splits_of(map(sha256, photos)).keys() == set(map(sha256, photos))  # it refuses two splits for one hash
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sets(st.integers(), min_size=3, max_size=12))
 def test_three_photos_fill_all_three_splits(photos):
     assert set(splits_of(map(sha256, photos)).values()) == set(SHARES)

@@ -15,7 +15,7 @@ from loupe.data.photos import PhotoError, through_jpeg
 SIZE = 24
 SHA = "0123456789abcdef" * 4
 SIDES = st.integers(SIZE, 130)
-BY_SIZES = settings(max_examples=30, deadline=None)
+BY_SIZES = settings(max_examples=30)
 
 
 def pairing(**given):

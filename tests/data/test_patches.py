@@ -49,7 +49,7 @@ def test_a_batch_is_floats_of_the_sides_asked_for(scale):
     assert -1 <= min(inputs.min(), labels.min()) < max(inputs.max(), labels.max()) <= 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31 - 1), steps=st.lists(st.integers(0, 10**8), min_size=1, max_size=5))
 def test_a_batch_depends_on_seed_and_step_only(seed, steps):
     used, fresh = (Patches(photos(Fraction(3, 2)), 8, "aligned", True, seed) for _ in range(2))
@@ -194,7 +194,7 @@ def test_a_batch_changes_no_picture_that_is_held():
     assert {as_bytes(crop).sum() for crop in before[0]} <= {int(pair[0].sum()) for pair in (pairs[0], pairs[1])}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data(), side=st.integers(1, 12), height=st.integers(12, 20))
 def test_cut_takes_squares_where_they_are_asked_for(data, side, height):
     pictures = np.random.default_rng(0).integers(0, 256, (3, height, height + 1), dtype="uint8")

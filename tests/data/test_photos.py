@@ -141,7 +141,7 @@ def test_values_without_a_known_range_are_refused_with_a_reason(encode, mode, va
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     suffix=st.sampled_from([".jpg", ".png", ".gif", ".tif", ".webp"]),
     keep=st.floats(0, 1),
@@ -157,7 +157,7 @@ def test_any_damage_ends_in_a_photo_or_in_a_reason(photo, encode, suffix, keep, 
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(arrays("uint8", (5, 7, 3)))
 def test_rec601_is_exactly_the_l_of_pillow(pixels):
     image = Image.fromarray(pixels)

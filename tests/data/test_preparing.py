@@ -252,7 +252,7 @@ def wait_for(found, process):
 
 def test_killed_in_the_middle_it_ends_with_the_same_digest_and_bytes_as_unbroken(many_photos, preprocess, tmp_path):
     data = tmp_path / "data"
-    given = {"source": str(many_photos), "crop": "random", "crops": "20"}
+    given = {"source": str(many_photos), "crop": "random", "crops": "100"}  # so that there is time to kill it
     words = [
         f"{name}={value}" for name, value in (given | {"data_dir": data, "label_size": 30, "quiet": True}).items()
     ]

@@ -72,7 +72,7 @@ def test_seeds_are_paired_by_their_number_not_their_place() -> None:
     assert judged(arms.drop(index=1), **BEATS).comparisons[0].estimate.seeds == 2
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(SCORE, SCORE), min_size=2, max_size=6), st.booleans())
 def test_who_beats_is_beaten_the_other_way_round(values: list[tuple[float, float]], higher: bool) -> None:
     ours, theirs = (list(side) for side in zip(*values, strict=True))

@@ -613,7 +613,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(storages, "WRITING", 0.0)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1), lines=st.none() | st.integers(0, 60), data=st.data())
 def test_a_journal_that_was_cut_anywhere_opens_again_and_ends_each_item_once(
     share, lines, data, whole_journal, impatient, tmp_path

@@ -348,7 +348,7 @@ def expected_points(search):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(search=axes(), repeats=st.integers(1, 4), tuned=st.booleans())
 def test_the_points_of_a_grid_are_complete_unique_and_valid(search, repeats, tuned):
     tune = [field_of(key) for key in search if field_of(key) == "learning_rate"][:1] if tuned else []
@@ -373,7 +373,7 @@ def test_the_points_of_a_grid_are_complete_unique_and_valid(search, repeats, tun
         assert len(arms) == len(points)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     low=st.integers(1, 50),
     length=st.integers(1, 50),

@@ -199,10 +199,14 @@ def dask_worker(
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port of this machine's address that nobody listens on now."""
-    with socket.create_server((host, 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    """A port of this machine's address that nobody listens on now, and that no one is given who asks for any."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        try:
+            socket.create_server((host, port)).close()
+        except OSError:
+            continue
+        return port
 
 
 @contextmanager

@@ -188,9 +188,11 @@ def test_only_what_was_uploaded_is_read(photo, tmp_path):
     httpx = pytest.importorskip("httpx", reason="gradio, which brings it, is not installed")
     file = {"path": str(photo), "meta": {"_type": "gradio.FileData"}}
     with serving(tmp_path, "Traceback.* it was not uploaded by a user\\.\n") as server:
-        event = httpx.post(f"{server}/gradio_api/call/enlarged", json={"data": [file, 2]}).json()["event_id"]
-        assert httpx.get(f"{server}/gradio_api/call/enlarged/{event}").text.startswith("event: error")
-        assert httpx.get(f"{server}/gradio_api/file={photo}").status_code == 403
+        event = httpx.post(f"{server}/gradio_api/call/enlarged", json={"data": [file, 2]}, timeout=60).json()[
+            "event_id"
+        ]
+        assert httpx.get(f"{server}/gradio_api/call/enlarged/{event}", timeout=60).text.startswith("event: error")
+        assert httpx.get(f"{server}/gradio_api/file={photo}", timeout=60).status_code == 403
 
 
 def test_the_page_of_compare_works_by_keyboard(page, photo, tmp_path):

@@ -176,6 +176,8 @@ def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished
         ("evaluate", ["--beside", "no-such-file.onnx"], "no-such-file.onnx"),
         ("evaluate", ["--model", "base", "--scale", "2:1"], "base is for 3:2, got 2:1"),
         ("evaluate", ["--sheet", "nowhere/sheet.png"], "nowhere/sheet.png"),
+        ("evaluate", ["--sheet", "sheet.xyz"], "sheet: must end in one of"),
+        ("evaluate", ["--out", "."], "out: must be a file, got the folder '.'"),
         ("train", ["--start", "no-such-file.keras", "--smoke", "true"], "no-such-file.keras"),
         ("evaluate", ["--photos", "nowhere"], "nowhere"),
         ("evaluate", ["--photos", "empty"], "no image"),

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 import requests
 from jobs import environment, loupe
 from PIL import Image
+from services import free_port
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,7 @@ def photo() -> bytes:
 
 @pytest.fixture(scope="module")
 def address(finished_main, tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/loupe-photo@champion",
                "--env-manager", "local", "-p", str(port)]  # fmt: skip
     log = tmp_path_factory.mktemp("serving") / "log.txt"
@@ -53,7 +51,7 @@ def address(finished_main, tmp_path_factory):
             try:
                 if requests.get(f"{url}/ping", timeout=2).ok:
                     break
-            except requests.ConnectionError:
+            except requests.RequestException:
                 assert server.poll() is None, log.read_text()
                 assert time.monotonic() < until, log.read_text()
                 time.sleep(0.2)

@@ -1,6 +1,7 @@
 """Sweeps from end to end: what they leave in MLflow and in Optuna, what they take from the store, what they refuse,
 and that each trial is there exactly once whatever is killed."""
 
+import contextlib
 import json
 import os
 import random
@@ -443,8 +444,12 @@ def test_max_trials_and_timeout_bound_a_sweep_and_the_next_one_finishes_it(tmp_p
 
 def workers_of(process):
     """The worker processes of a sweep."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in below if "loupe.search.worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # a `git` that has ended since
+            if "loupe.search.worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.mark.slow

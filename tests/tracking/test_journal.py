@@ -1,10 +1,12 @@
 """The record of a run in a folder: in order, once, and of checkpoints the newest."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from loupe.tracking import outbox
 from loupe.tracking.journal import Journal
 
 
@@ -84,3 +86,17 @@ def test_a_run_is_described_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         journal.run = {"run_id": object()}
     assert journal.run["run_id"] == "a"
+
+
+def test_a_record_that_another_process_brings_in_meanwhile_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(Journal):
+        def __init__(self, folder: Path) -> None:
+            shutil.rmtree(folder)
+            super().__init__(folder)
+
+    Journal(tmp_path / "unsent" / "run").run = {"tags": {}}
+    monkeypatch.setattr(outbox, "Journal", Late)
+    assert outbox.bring_in(tmp_path / "unsent", quiet=True) == 0
+    assert list(tmp_path.iterdir()) == []

@@ -103,3 +103,17 @@ def test_a_signal_whose_exception_is_lost_in_a_destructor_ends_the_step_all_the_
         time.sleep(0.5)  # it is not raised yet again
     assert status(client, run.info.run_id) == "KILLED"
     assert signal.getsignal(number) is before
+
+
+def test_a_run_that_ends_well_while_orphans_are_looked_for_stays_finished(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(client, loupe_host="here")
+
+    def ends(tags: object) -> bool:
+        client.set_terminated(run)
+        return False  # and its process is gone
+
+    monkeypatch.setattr(owners, "is_alive", ends)
+    owners.close_orphans()
+    assert status(client, run) == "FINISHED"

@@ -36,7 +36,7 @@ def noise(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype("float32")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     key=st.sampled_from(sorted(NETWORKS)),
     height=st.integers(1, 90),
@@ -48,7 +48,7 @@ def test_rows_of_every_bundled_network_equal_the_whole(key, height, width, cuts,
     check_rows(NETWORKS[key](key[1]), height, width, cuts, tile)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     model=st.sampled_from(
         [Blocks(), Baseline("lanczos", Fraction(2)), Ensemble(Baseline("bicubic", Fraction(3, 2)))]
@@ -80,7 +80,7 @@ def check_rows(model, height, width, cuts, tile):
     assert max(asked) <= max(max(cuts), len(whole)) / float(model.geometry.scale) + margin + 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     bands=st.integers(1, 4),
     deep=st.booleans(),

@@ -57,16 +57,23 @@ def fetched(place: str, file: Path) -> bool:
     if not is_address(place):
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{socket.gethostname()}.{os.getpid()}.{file.name}")
     try:
-        with _reached(inside(place, file.name), "data_dir") as (store, path):
+        with beside(file) as partial, _reached(inside(place, file.name), "data_dir") as (store, path):
             store.get_file(path, str(partial))
-        partial.rename(file)
     except _MissingError:
         return False
+    return True
+
+
+@contextmanager
+def beside(file: Path) -> Iterator[Path]:
+    """A name in the same folder that no other process writes to, renamed to `file` at the end, or removed."""
+    partial = file.with_name(f".{socket.gethostname()}.{os.getpid()}.{file.name}")
+    try:
+        yield partial
+        partial.rename(file)
     finally:
         partial.unlink(missing_ok=True)
-    return True
 
 
 @contextmanager

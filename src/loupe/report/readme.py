@@ -1,10 +1,10 @@
 """The report's tables in README: what stands between a marker and the next end is replaced."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from loupe.data.places import beside
 from loupe.errors import UsageError
 from loupe.report.contents import Report
 from loupe.report.tables import as_markdown, claims_table
@@ -36,9 +36,8 @@ def write_readme(path: Path, tables: Mapping[str, str]) -> None:
     except OSError as error:
         raise UsageError(f"readme: {str(path)!r} cannot be read: {error.strerror}") from None
     filled = fill(text, tables, str(path))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(filled)
-    partial.rename(path)
+    with beside(path) as partial:
+        partial.write_text(filled)
 
 
 def fill(text: str, tables: Mapping[str, str], name: str) -> str:

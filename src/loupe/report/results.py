@@ -1,12 +1,12 @@
 """The table of runs, a row a run, as a Parquet file and back: what a report is rebuilt from without a store."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from loupe.data.places import beside
 from loupe.errors import UsageError
 
 FACTS = ("run_id", "name", "kind", "sweep", "state", "started", "dataset", "digest", "code", "commit")
@@ -35,9 +35,8 @@ def write(table: pd.DataFrame, path: Path) -> None:
         )
         fields.append(pa.field(name, pa.list_(pa.int64()) if name == STEP else kind))
         columns.append(pa.array([_plain(value) for value in ordered[name]], fields[-1].type))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pyarrow.parquet.write_table(pa.table(columns, schema=pa.schema(fields)), partial, compression="zstd")
-    partial.rename(path)
+    with beside(path) as partial:
+        pyarrow.parquet.write_table(pa.table(columns, schema=pa.schema(fields)), partial, compression="zstd")
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -105,7 +105,8 @@ def _executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, Callabl
             yield executor, lambda: workers
         finally:
             for child in psutil.Process().children():
-                child.terminate()
+                with suppress(psutil.NoSuchProcess):
+                    child.terminate()
 
 
 def _best_so_far(held: Trials) -> str:

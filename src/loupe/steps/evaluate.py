@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.config import Evaluate, Prepares, settings_of
+from loupe.data.places import beside
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 from loupe.progress import say, say_lines
@@ -42,6 +42,10 @@ def run(settings: Evaluate) -> dict[str, Any]:
         file = getattr(settings, name)
         if file and not Path(file).resolve().parent.is_dir():
             raise UsageError(f"{name}: must lie in a folder that exists, got {file!r}")
+        if file and Path(file).is_dir():
+            raise UsageError(f"{name}: must be a file, got the folder {file!r}")
+    if settings.sheet:
+        figures.refuse(Path(settings.sheet))
     if settings.photos and not Path(settings.photos).exists():
         raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
     runs.claim()
@@ -198,10 +202,9 @@ def _finite(value: Any) -> Any:
 
 
 def _write(out: Path, summary: dict[str, Any]) -> None:
-    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        partial.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
-        partial.rename(out)
+        with beside(out) as partial:
+            partial.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise LoupeError(f"out: {str(out)!r} cannot be written: {error.strerror}") from None
 

@@ -1,7 +1,6 @@
 """Sources of photos to a prepared dataset."""
 
 import io
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path
 from loupe.config import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
-from loupe.data.places import absolute
+from loupe.data.places import absolute, beside
 from loupe.progress import say
 
 SHOWN = 300  # photos that the pictures are drawn of
@@ -66,9 +65,8 @@ def _pictures(dataset: Dataset) -> list[Path]:
         for file, draw in zip(files, names.values(), strict=True):
             drawn = io.BytesIO()
             getattr(figures, draw)(pairs).savefig(drawn, dpi=100)
-            partial = file.with_name(f".{os.getpid()}.{file.name}")
-            partial.write_bytes(drawn.getvalue())
-            partial.rename(file)
+            with beside(file) as partial:
+                partial.write_bytes(drawn.getvalue())
     return files
 
 

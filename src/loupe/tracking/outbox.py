@@ -140,6 +140,9 @@ def bring_in(folder: Path, quiet: bool) -> int:
         with suppress(FileNotFoundError):  # another process was faster
             journal = Journal(place.parent)
             facts = journal.run
+            if not facts:
+                journal.remove()
+                continue
             if facts["tags"].get("loupe.host") == socket.gethostname() and owners.is_alive(facts["tags"]):
                 continue
             if not answers():

@@ -65,7 +65,7 @@ def close_orphans() -> None:
         tags = run.data.tags
         alive = is_alive(tags) if "loupe.host" in tags else not _died_unsigned(run.info.run_id, tags)
         if not alive:
-            mlflow.MlflowClient().set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+            kill(run.info.run_id)  # which looks again: it may have ended well since it was listed
 
 
 def _died_unsigned(run_id: str, tags: Mapping[str, str]) -> bool:
