@@ -51,8 +51,8 @@ def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
         weights = fit(dataset.pairs("train", scale))
-        with beside(file) as partial:
-            np.save(partial, weights)
+        with beside(file) as partial, partial.open("wb") as stream:
+            np.save(stream, weights)
     return read(file, scale)
 
 

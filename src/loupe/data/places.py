@@ -3,10 +3,12 @@
 An address (`s3://bucket/prefix`) is opened by fsspec; this is the only file that knows it.
 """
 
+import glob
 import os
 import posixpath
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,13 +69,24 @@ def fetched(place: str, file: Path) -> bool:
 
 @contextmanager
 def beside(file: Path) -> Iterator[Path]:
-    """A name in the same folder that no other process writes to, renamed to `file` at the end, or removed."""
-    partial = file.with_name(f".{socket.gethostname()}.{os.getpid()}.{file.name}")
+    """A name in the same folder that nobody else writes to, renamed to `file` at the end, or removed."""
+    partial = file.with_name(f".loupe-{os.getpid()}-{threading.get_ident()}-{socket.gethostname()}.part")
     try:
         yield partial
         partial.rename(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that are dead began to write in a folder."""
+    for partial in folder.glob(f".loupe-*-*-{glob.escape(socket.gethostname())}.part"):
+        try:
+            os.kill(int(partial.name.split("-")[1]), 0)
+        except (ProcessLookupError, ValueError):
+            partial.unlink(missing_ok=True)
+        except OSError:
+            pass  # alive, and another user's
 
 
 @contextmanager

@@ -1,10 +1,7 @@
 """Pages to an image file, written beside its name and renamed when whole."""
 
 import itertools
-import os
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from PIL import Image, TiffImagePlugin
 from loupe.data.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE
 from loupe.data.pages import FORMATS, LargePage, Page
 from loupe.data.photos import PhotoError, as_eight_bits
+from loupe.data.places import beside
 from loupe.data.streaming import chunks_of, write_streamed
 from loupe.data.tiff import tags_of, write_tiff
 from loupe.errors import UsageError
@@ -108,28 +106,6 @@ def write(
         else:
             _several(partial, name, itertools.chain([first], rest), loop, coding)
     return left_out
-
-
-@contextmanager
-def beside(out: Path) -> Iterator[Path]:
-    """A name in the same folder to write to; what is written there is renamed to `out` at the end, or removed."""
-    partial = out.with_name(f".loupe-{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        yield partial
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that are dead began to write in a folder."""
-    for partial in folder.glob(".loupe-*-*.part"):
-        try:
-            os.kill(int(partial.name.split("-")[1]), 0)
-        except (ProcessLookupError, ValueError):
-            partial.unlink(missing_ok=True)
-        except OSError:
-            pass  # alive, and another user's
 
 
 def _image(page: LargePage, name: str) -> Image.Image:

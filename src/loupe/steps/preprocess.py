@@ -9,7 +9,7 @@ from pathlib import Path
 from loupe.config import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
-from loupe.data.places import absolute, beside
+from loupe.data.places import absolute, beside, remove_leftovers
 from loupe.progress import say
 
 SHOWN = 300  # photos that the pictures are drawn of
@@ -58,6 +58,7 @@ def _pictures(dataset: Dataset) -> list[Path]:
     names = {"pairs.png": "pairs_sheet", "spread-values.png": "spread_of_values",
              "spread-pictures.png": "spread_of_pictures"}  # fmt: skip
     files = [dataset.folder / name for name in names]
+    remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):
         from loupe import figures
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from loupe.data import pages
 from loupe.data.photos import PhotoError
-from loupe.data.writing import beside
+from loupe.data.places import beside
 from loupe.errors import LoupeError, UsageError
 from loupe.upscaling.batch import Job
 

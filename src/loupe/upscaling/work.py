@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.data import pages, writing
+from loupe.data import pages, places, writing
 from loupe.data.photos import PhotoError
 from loupe.upscaling.batch import Job, checked
 from loupe.upscaling.sizes import Size
@@ -73,7 +73,7 @@ def results(jobs: Sequence[Job], order: Order, progress: Callable[[float], None]
         What became of each, in the order in which they end.
     """
     for folder in {job.out.parent for job in jobs}:
-        writing.remove_leftovers(folder)
+        places.remove_leftovers(folder)
     work = _Work(order, progress)
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
