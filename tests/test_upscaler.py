@@ -40,6 +40,8 @@ def test_the_scale_or_the_size_is_chosen(upscaler):
     assert upscaler(image, scale=3.7).size == (148, 111)
     assert upscaler(image, scale=1).size == (40, 30)
     assert upscaler(image, size=(80, 60)).size == (80, 60)
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40), "uint8")
+    assert np.array_equal(upscaler(noise, size=[40, 30]), noise)  # its own size: as it is
     assert upscaler.networks.names.keys() >= {Fraction(3), Fraction(2)}
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ class Upscaler:
         return cls(networks_of(model, ensemble))
 
     def __call__(
-        self, image: Any, scale: float | str | Fraction | None = None, size: tuple[int, int] | None = None
+        self, image: Any, scale: float | str | Fraction | None = None, size: Sequence[int] | None = None
     ) -> Any:
         """Enlarge one picture.
 
@@ -84,7 +85,8 @@ class Upscaler:
         if scale is not None and size is not None:
             raise ValueError(f"size: goes without scale, got {size} and {scale}")
         factor = None if scale is None else scale_of(scale, least_itself=True)
-        wanted = upscaling.size_of((width, height), factor, size, self.networks)
+        asked = None if size is None else (size[0], size[1])
+        wanted = upscaling.size_of((width, height), factor, asked, self.networks)
         large = np.concatenate(list(upscaling.large_page(page, wanted, self.networks).strips))
         if isinstance(image, np.ndarray):
             return large[..., 0] if image.ndim == 2 else large

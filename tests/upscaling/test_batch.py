@@ -65,6 +65,12 @@ def test_what_makes_no_sense_is_refused(tree, inputs, out, word):
         outs(tree, *inputs, out=out)
 
 
+def test_a_format_that_is_not_that_of_the_file_to_write_is_refused(tree):
+    assert outs(tree, "a/one.jpg", out="big.jpeg", suffix=".jpg") == {"a/one.jpg": "big.jpeg"}
+    with pytest.raises(UsageError, match=r"format: must be that of out, '.*big\.png', or be left out, got webp"):
+        outs(tree, "a/one.jpg", out="big.png", suffix=".webp")
+
+
 def test_results_inside_the_folder_are_no_photos_the_next_time(tree):
     before = outs(tree, "a", out="a/big")
     (tree / "a/big").mkdir()

@@ -51,6 +51,8 @@ def find(inputs: Sequence[str], out: Path, suffix: str | None = None) -> Found:
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
         if not out.resolve().parent.is_dir():
             raise UsageError(f"out: must lie in a folder that exists, got {str(out)!r}")
+        if suffix and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
+            raise UsageError(f"format: must be that of out, {str(out)!r}, or be left out, got {suffix[1:]}")
         return _unlike(Found([Job(paths[0], out)], [], []))
     if out.suffix and not out.is_dir() and single:
         raise UsageError(f"out: must be a folder or end in one of {', '.join(FORMATS)}, got {str(out)!r}")
