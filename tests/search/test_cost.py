@@ -153,7 +153,7 @@ def test_a_sweep_of_one_trial_is_told_by_all_the_cores_that_train_it(tmp_path, m
     file = Path(__file__).parents[2] / "sweeps" / "base.toml"
     for threads in (1, 0):
         with pytest.raises(UsageError):
-            sweep.run(Sweep(sweep=str(file), workers=1, threads=threads, dataset="not-there"))
+            sweep.run(Sweep(sweep=str(file), workers=1, threads=threads, dataset="not-there", yes=True))
     assert told[0] > 6 * told[1]
 
 
