@@ -7,7 +7,7 @@ import numpy as np
 
 from loupe.baselines import MARGIN
 from loupe.data.dataset import Dataset, Pairs
-from loupe.data.places import beside
+from loupe.data.places import beside, remove_leftovers
 from loupe.errors import LoupeError, first_line
 from loupe.geometry import Geometry
 
@@ -50,6 +50,7 @@ def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
     """The ridge of a dataset's training split, fitted once and kept beside the shards."""
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
+        remove_leftovers(dataset.folder)
         weights = fit(dataset.pairs("train", scale))
         with beside(file) as partial, partial.open("wb") as stream:
             np.save(stream, weights)

@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from loupe.data import metadata
-from loupe.data.photos import LARGEST, PhotoError, eight_bits, full_range, scale_transparent_value, too_many
+from loupe.data.photos import BITS, LARGEST, PhotoError, eight_bits, full_range, scale_transparent_value, too_many
 
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
 }  # fmt: skip
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
-BITS, EXTRA_SAMPLES = 258, 338
+EXTRA_SAMPLES = 338
 
 
 @dataclass(frozen=True)

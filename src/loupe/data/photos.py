@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 
 from loupe.errors import LoupeError
 
+BITS = 258  # a TIFF's tag: of each sample of a pixel
 LARGEST = 178_956_970  # pixels of a picture; Pillow itself refuses more in the first of a file
 STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times 0.299, 0.587, 0.114
 REC_601 = np.array([0.299, 0.587, 0.114], "float32")
@@ -68,7 +69,7 @@ def scale_transparent_value(image: Image.Image) -> None:
 
 def full_range(image: Image.Image) -> Image.Image:
     """A loaded TIFF of 12-bit grey, of which Pillow leaves 4 of 16 bits empty, in all 16; others as they are."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(258) != (12,):
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(BITS) != (12,):
         return image
     return Image.fromarray((np.asarray(image).astype(np.uint32) * 65535 // 4095).astype(np.uint16))
 

@@ -138,7 +138,7 @@ def _png(pipe: IO[bytes], page: LargePage, deep: bool, failed: threading.Event) 
         pixels = strip.astype(">u2") if deep else as_eight_bits(strip)
         rows = pixels.reshape(len(pixels), -1).view(np.uint8)
         for part in np.array_split(rows, -(-rows.nbytes // 2**24)):
-            rows_filtered = np.pad(part, ((0, 0), (1, 0)))  # by filter 0: none
-            pipe.write(_chunk(b"IDAT", stored.compress(rows_filtered.tobytes())))
+            filtered = np.pad(part, ((0, 0), (1, 0)))  # by filter 0: not at all
+            pipe.write(_chunk(b"IDAT", stored.compress(filtered.tobytes())))
     pipe.write(_chunk(b"IDAT", stored.flush()))
     pipe.write(_chunk(b"IEND", b""))
