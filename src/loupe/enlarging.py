@@ -43,7 +43,7 @@ class Ensemble:
         return total / 8
 
 
-def enlarge(model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate", tile: int = 512) -> np.ndarray:
+def enlarge(model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate", tile: int = 256) -> np.ndarray:
     """Enlarge pictures of any size, from 1x1.
 
     Args:
@@ -78,7 +78,7 @@ def enlarge(model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate
 
 
 def enlarge_rows(
-    model: Enlarger, rows: Callable[[int, int], np.ndarray], height: int, top: int, bottom: int, tile: int = 512
+    model: Enlarger, rows: Callable[[int, int], np.ndarray], height: int, top: int, bottom: int, tile: int = 256
 ) -> np.ndarray:
     """Some rows of an enlarged picture, equal to those of the whole; blocks overlap where they can.
 

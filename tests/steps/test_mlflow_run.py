@@ -58,6 +58,7 @@ def test_every_entry_point_runs_bare_under_the_local_environment(clone, tmp_path
     assert (clone / "upscaled.png").exists()
 
 
+@pytest.mark.alone
 def test_the_smoke_sweep_ends_with_a_registered_version_and_plots_in_a_minute_and_a_half(clone, tmp_path):
     started = time.monotonic()
     run("mlflow", "run", ".", "-e", "sweep", "-P", "sweep=sweeps/smoke.toml", "--env-manager", "local", cwd=clone,
