@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from loupe.baselines import FILTERS, MARGIN, Baseline, block_weights
-from loupe.config import TRAINED_SCALES
+from loupe.config.variants import TRAINED_SCALES
 from loupe.data.photos import as_bytes, as_floats
 from loupe.fields import text_of
 from loupe.ridge import RidgeEnlarger

@@ -14,7 +14,9 @@ import pytest
 
 from loupe import __version__
 from loupe.command_line import main, run_step
-from loupe.config import NETWORKS, OPTIMIZERS, STEPS, Settings, Train, choices_of
+from loupe.config import STEPS
+from loupe.config.base import Settings, choices_of
+from loupe.config.variants import NETWORKS, OPTIMIZERS, Train
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 

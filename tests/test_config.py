@@ -1,28 +1,24 @@
 """Settings: one source of truth for every step."""
 
+import sys
 from fractions import Fraction
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from loupe import config
-from loupe.config import (
+from loupe.config import STEPS, settings_of
+from loupe.config.base import GIVEN, Settings, SettingsError, choices_of
+from loupe.config.variants import (
     DEFAULT_PATCHES,
     NETWORKS,
     OPTIMIZERS,
-    STEPS,
     TRAINED_SCALES,
     Optimizer,
-    Settings,
-    SettingsError,
     Trained,
-    choices_of,
     owners,
-    settings_of,
     train_class,
 )
-from loupe.config.base import GIVEN
 from loupe.fields import text_of
 
 TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]
@@ -184,8 +180,9 @@ def test_a_network_without_a_named_optimizer_takes_its_own(network: str) -> None
     assert settings.optimizer == NETWORKS[network].model_fields["optimizer"].default
 
 
-def test_every_settings_class_of_the_module_is_reachable() -> None:
+def test_every_settings_class_is_reachable() -> None:
     assert set(OPTIMIZERS.values()) == set(written_below(Optimizer))
+    assert {step.STEP for step in written_below(Settings)} - {""} == set(STEPS)
     assert {key: choices_of(network.model_fields["network"].annotation) for key, network in NETWORKS.items()} == {
         key: (key,) for key in NETWORKS
     }
@@ -193,8 +190,10 @@ def test_every_settings_class_of_the_module_is_reachable() -> None:
 
 
 def written_below(settings: type[Settings]) -> list[type[Settings]]:
-    """The subclasses that the module defines, without those that train_class puts together."""
-    below = [sub for sub in settings.__subclasses__() if getattr(config, sub.__name__, None) is sub]
+    """The subclasses that modules define, without those that train_class puts together."""
+    below = [
+        sub for sub in settings.__subclasses__() if getattr(sys.modules[sub.__module__], sub.__name__, None) is sub
+    ]
     return [*below, *(deeper for sub in below for deeper in written_below(sub))]
 
 

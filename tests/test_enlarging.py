@@ -16,7 +16,8 @@ from sklearn.linear_model import Ridge
 
 from loupe import models, ridge
 from loupe.baselines import FILTERS, Baseline
-from loupe.config import TRAINED_SCALES, settings_of
+from loupe.config import settings_of
+from loupe.config.variants import TRAINED_SCALES
 from loupe.data import pairs
 from loupe.data.dataset import Pairs
 from loupe.enlarging import Enlarger, Ensemble, enlarge

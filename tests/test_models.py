@@ -22,17 +22,9 @@ import skimage
 from PIL import Image
 
 from loupe import config, models, ridge, training
-from loupe.config import (
-    DEFAULT_PATCHES,
-    NETWORKS,
-    OPTIMIZERS,
-    TRAINED_SCALES,
-    Prepares,
-    SettingsError,
-    Trained,
-    choices_of,
-    settings_of,
-)
+from loupe.config import settings_of
+from loupe.config.base import Prepares, SettingsError, choices_of
+from loupe.config.variants import DEFAULT_PATCHES, NETWORKS, OPTIMIZERS, TRAINED_SCALES, Trained
 from loupe.data import pairs
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches

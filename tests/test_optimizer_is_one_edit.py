@@ -9,7 +9,9 @@ import pytest
 
 from loupe import models, training
 from loupe.command_line import run_step
-from loupe.config import OPTIMIZERS, Optimizer, SettingsError, owners, settings_of, train_class
+from loupe.config import settings_of
+from loupe.config.base import SettingsError
+from loupe.config.variants import OPTIMIZERS, Optimizer, owners, train_class
 from loupe.errors import UsageError
 from loupe.fields import field
 from loupe.search import reading

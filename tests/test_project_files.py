@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"loupe.baselines", "loupe.metrics", "loupe.data"},
     {"loupe.geometry", "loupe.networks"},
     {"loupe.config"},
-    {"loupe.fields", "loupe.progress", "loupe.errors"},
+    {"loupe.fields", "loupe.progress", "loupe.errors", "loupe.machine"},
     {"loupe"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -13,7 +13,8 @@ import skimage
 from PIL import Image
 
 from loupe import models, ridge, training
-from loupe.config import Trained, settings_of
+from loupe.config import settings_of
+from loupe.config.variants import Trained
 from loupe.data import pairs
 from loupe.data.dataset import Pairs
 from loupe.errors import LoupeError, UsageError

@@ -11,21 +11,16 @@ import io
 import os
 import sys
 import textwrap
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 gc.set_threshold(100_000, 50, 50)  # the imports of a step alone trigger hundreds of collections: 12 % of their time
 atexit.register(gc.freeze)  # or all that lives to the end is searched for cycles once more: 0.2 s of a photo's 1.5
 
 from loupe import __version__
-from loupe.config import (
-    NETWORKS,
-    OPTIMIZERS,
-    STEPS,
-    Settings,
-    Train,
-    choices_of,
-    settings_of,
-)
+from loupe.config import STEPS, settings_of
+from loupe.config.base import Settings, choices_of
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 from loupe.progress import complain
@@ -33,8 +28,10 @@ from loupe.progress import complain
 # What a step takes without a flag's name before it.
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}
 SEVERAL = {"upscale", "restore"}  # of which it takes any number
-# Unless the environment says otherwise, libraries print nothing beside our lines, and Arrow gives memory back.
+# Unless the environment says otherwise, libraries print nothing beside our lines, Arrow gives memory back, and
+# pydantic does not read what all packages say of themselves to find plugins, at every start.
 LIBRARIES = {
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -74,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_step(step: str, arguments: list[str] | None = None) -> int:
     """Run one step with the flags given (default: those of this process); returns the exit status."""
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
     try:
         words = sys.argv[1:] if arguments is None else arguments
         words, behind = _before_and_behind(words, step)
@@ -88,8 +87,6 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         return int(stop.code or 0)
     except UsageError as error:
         return _complain(f"loupe {step}", str(error), 2)
-    for name, value in LIBRARIES.items():
-        os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
@@ -134,15 +131,15 @@ def _complain(who: str, text: str, status: int) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse that complains in one line, and whose help is `text`."""
+    """argparse that complains in one line, and whose help is what `text` gives, where it is asked for."""
 
-    text = ""
+    text: Callable[[], str] | None = None
 
     def error(self, message: str) -> NoReturn:
         sys.exit(_complain(self.prog, message, 2))
 
     def format_help(self) -> str:
-        return self.text or super().format_help()
+        return self.text() if self.text else super().format_help()
 
 
 def _parser(step: str) -> argparse.ArgumentParser:
@@ -154,6 +151,11 @@ def _parser(step: str) -> argparse.ArgumentParser:
         parser.add_argument(*flags, dest=name)
         if POSITIONAL.get(step) == name:
             parser.add_argument(name, nargs="*" if step in SEVERAL else "?")
+    parser.text = partial(_text, step, groups)
+    return parser
+
+
+def _text(step: str, groups: list[tuple[str, dict[str, Any]]]) -> str:
     place = f" [{POSITIONAL[step]}{' …' if step in SEVERAL else ''}]" if step in POSITIONAL else ""
     lines = [f"usage: loupe {step}{place} [--field value …]", "", str(STEPS[step].__doc__)]
     for title, fields in groups:
@@ -161,14 +163,15 @@ def _parser(step: str) -> argparse.ArgumentParser:
         for name, info in fields.items():
             wrapped = textwrap.wrap(_help(name, info), width=84)
             lines += [f"  --{name.rstrip('_'):<20}  {wrapped[0]}", *(f"{'':26}{line}" for line in wrapped[1:])]
-    parser.text = "\n".join(lines) + "\n"
-    return parser
+    return "\n".join(lines) + "\n"
 
 
 def _groups(step: str) -> list[tuple[str, dict[str, Any]]]:
     """The fields of a step under their titles; train's by network and optimizer."""
     if step != "train":
         return [("fields", dict(STEPS[step].model_fields))]
+    from loupe.config.variants import NETWORKS, OPTIMIZERS, Train
+
     common = dict(Train.model_fields)
     groups = [("fields of every network", common)]
     for name, network in NETWORKS.items():
@@ -187,6 +190,8 @@ def _help(name: str, info: Any) -> str:
     if info.annotation is bool:
         choices = "true, false"
     if name == "optimizer":
+        from loupe.config.variants import OPTIMIZERS
+
         choices = ", ".join(OPTIMIZERS)
     symbols = {"ge": ">= ", "gt": "> ", "le": "<= ", "lt": "< "}
     bounds = " and ".join(

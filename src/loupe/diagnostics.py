@@ -10,7 +10,7 @@ import numpy as np
 
 from loupe import metrics
 from loupe.baselines import Baseline
-from loupe.config import Perceptron, Train, Trained
+from loupe.config.variants import Perceptron, Train, Trained
 from loupe.data.dataset import Pairs
 from loupe.enlarging import Enlarger, enlarge
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from loupe import metrics
 from loupe.baselines import FILTERS, Baseline
-from loupe.config import DEFAULT_PATCHES
+from loupe.config.variants import DEFAULT_PATCHES
 from loupe.data.classical import WholePhotos
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches

@@ -29,14 +29,15 @@ def listed(settings: Files) -> "Found":
     Raises:
         UsageError: an input or output does not exist, or makes no sense.
     """
-    from loupe.data.sources import bundled_photo
-    from loupe.upscaling import batch, comparing
+    from loupe.upscaling import batch
 
     if not settings.out.strip():
         raise UsageError("out: must be a folder or a file, got an empty text")
-    inputs = [str(bundled_photo()) if text == "sample" else text for text in settings.inputs]
+    inputs = [_bundled() if text == "sample" else text for text in settings.inputs]
     found = batch.find(inputs, Path(settings.out), settings.suffix)
     if settings.compare:
+        from loupe.upscaling import comparing
+
         comparing.refuse(Path(settings.compare), settings.overwrite)
     if settings.dry_run:
         for job in found.jobs:
@@ -65,17 +66,25 @@ def make(settings: Files, found: "Found", order: "Order", by: Callable[[], str])
     Raises:
         LoupeError: of some photos none could be made.
     """
-    from loupe.upscaling import comparing, work
+    from loupe.upscaling import work
 
     warnings.simplefilter("ignore")  # Pillow's, of what is odd in a file but does no harm
     place = {job: number for number, job in enumerate(found.jobs)}
     with Bar(settings.STEP, len(found.jobs), _is_short(settings, found.jobs), "percent") as bar:
         outcomes = sorted(work.results(found.jobs, order, bar.at), key=lambda outcome: place[outcome.job])
     if settings.compare:
+        from loupe.upscaling import comparing
+
         comparing.write(Path(settings.compare), [outcome.job for outcome in outcomes if outcome.size])
     _log(settings, outcomes, by())
     _tell(settings, found, outcomes, by())
     return [outcome.job.out for outcome in outcomes if outcome.size]
+
+
+def _bundled() -> str:
+    from loupe.data.sources import bundled_photo
+
+    return str(bundled_photo())
 
 
 @contextmanager

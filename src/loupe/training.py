@@ -16,7 +16,8 @@ import keras
 import numpy as np
 
 from loupe import metrics
-from loupe.config import OPTIMIZERS, Convolutional, Settings, Trained
+from loupe.config.base import Settings
+from loupe.config.variants import OPTIMIZERS, Convolutional, Trained
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches
 from loupe.enlarging import enlarge

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from loupe.config import NETWORKS, OPTIMIZERS, STEPS, settings_of
+from loupe.config import STEPS, settings_of
+from loupe.config.variants import NETWORKS, OPTIMIZERS
 from loupe.errors import UsageError
 from loupe.search import reading
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loupe import training
-from loupe.config import Sweep
+from loupe.config.steps import Sweep
 from loupe.errors import UsageError
 from loupe.search import cost, crew
 from loupe.search.sweep_file import SweepFile

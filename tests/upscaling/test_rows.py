@@ -1,12 +1,13 @@
 """Any way to ask for rows gives the picture that the whole gives; colours and alpha are what they should be."""
 
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loupe import machine
 from loupe.baselines import Baseline
 from loupe.enlarging import Ensemble, enlarge, enlarge_rows
 from loupe.upscaling import rows
@@ -87,11 +88,13 @@ def check_rows(model, height, width, cuts, tile):
     height=st.integers(1, 80),
     width=st.integers(1, 30),
     factor=st.fractions(1, 8, max_denominator=20),
-    strip=st.integers(100, 3000),
+    least=st.integers(1, 40),
+    largest=st.integers(100, 3000),
+    cores=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
 def test_strips_of_pages_of_every_kind_equal_the_whole(
-    monkeypatch_strip, bands, deep, height, width, factor, strip, seed
+    bands, deep, height, width, factor, least, largest, cores, seed
 ):
     full = 65535 if deep else 255
     pixels = (
@@ -103,26 +106,30 @@ def test_strips_of_pages_of_every_kind_equal_the_whole(
         pixels[: height // 2, :, -1] = 0
     size = int(width * factor + Fraction(1, 2)), int(height * factor + Fraction(1, 2))
     model = Baseline("bicubic", [Fraction(3, 2), Fraction(2)][seed % 2])
-    whole = np.concatenate(list(rows.strips(pixels, size, model)))
-    with monkeypatch_strip(strip):
+    with patch.multiple(rows, cores=lambda: 1, STRIP=10**6):
+        (whole,) = rows.strips(pixels, size, model)
+    with patch.multiple(rows, cores=lambda: cores, STRIP=least, LARGEST_STRIP=largest):
         parts = list(rows.strips(pixels, size, model))
     assert whole.shape == (size[1], size[0], bands)
     assert whole.dtype == pixels.dtype
+    assert len(parts) >= min(cores, size[1]) or height < 20
     difference = np.abs(np.concatenate(parts).astype(int) - whole.astype(int)).max()
     assert difference <= (2 if deep else 1)  # a value on the edge between two
 
 
-@pytest.fixture(scope="module")
-def monkeypatch_strip():
-    from contextlib import contextmanager
-    from unittest.mock import patch
+def test_who_stops_asking_for_strips_does_not_wait_for_the_others():
+    asked = []
 
-    @contextmanager
-    def of(pixels):
-        with patch.object(rows, "STRIP", pixels):
-            yield
+    class Slow(Baseline):
+        def __call__(self, pictures):
+            asked.append(len(pictures))
+            return super().__call__(pictures)
 
-    return of
+    pixels = np.zeros((3000, 30, 3), "uint8")
+    parts = rows.strips(pixels, (45, 4500), Slow("bicubic", Fraction(3, 2)))
+    next(parts)
+    parts.close()
+    assert len(asked) <= 4 * machine.cores()
 
 
 def test_grey_stays_grey_and_flat_stays_flat():

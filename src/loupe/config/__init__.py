@@ -5,260 +5,39 @@ Flags, MLflow params, MLproject and sweep files follow from these classes or are
 steps, one optimizer (`variants`), so that a field of another network or optimizer is refused.
 """
 
-from fractions import Fraction
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 
-from loupe.config.base import GIVEN, Prepares, Settings, SettingsError, choices_of
-from loupe.config.files import ENSEMBLE, Demo, Restore, Upscale
-from loupe.config.variants import (
-    DEFAULT_PATCHES,
-    NETWORKS,
-    OPTIMIZERS,
-    TRAINED_SCALES,
-    Adadelta,
-    Adam,
-    Adamw,
-    Convolutional,
-    Optimizer,
-    Perceptron,
-    Recompose,
-    Ridge,
-    Rmsprop,
-    Sgd,
-    Train,
-    Trained,
-    owners,
-    train_class,
-)
-from loupe.fields import (
-    Categories,
-    Count,
-    Names,
-    Quality,
-    Scale,
-    Scales,
-    Seconds,
-    Sources,
-    Text,
-    Unset,
-    field,
-    refused,
-    text_of,
-    without_password,
-)
-
-__all__ = [
-    "DEFAULT_PATCHES",
-    "NETWORKS",
-    "OPTIMIZERS",
-    "STEPS",
-    "TRAINED_SCALES",
-    "UNSENT",
-    "Adadelta",
-    "Adam",
-    "Adamw",
-    "Convolutional",
-    "Demo",
-    "Evaluate",
-    "Main",
-    "Optimizer",
-    "Pairing",
-    "Perceptron",
-    "Prepares",
-    "Preprocess",
-    "Register",
-    "Report",
-    "Restore",
-    "Ridge",
-    "Rmsprop",
-    "Settings",
-    "SettingsError",
-    "Sgd",
-    "Sweep",
-    "Sync",
-    "Train",
-    "Trained",
-    "Upscale",
-    "choices_of",
-    "owners",
-    "settings_of",
-    "train_class",
-]
-
-Luminance = Literal["rec601", "rec709", "relative"]
-Crop = Literal["centre", "fit", "tiles", "random"]
-Filter = Literal["lanczos", "bicubic", "box"]
-UNSENT = "unsent-runs"  # folder of runs that their server could not be told of
-OF_PAIRS = frozenset({"photos", "study-patches"})  # protocols that take labels and inputs as they were cut
+from loupe.config.base import Settings, SettingsError
+from loupe.fields import refused
 
 
-class Pairing(Settings):
-    """How labels are cut from photos and shrunk to inputs."""
+class _Steps(Mapping[str, type[Settings]]):
+    """Step to class, imported when it is asked for: a photo does not wait for what only training needs."""
 
-    crop: Annotated[Crop | None, Unset] = field(
-        None,
-        "label_size pixels from the middle (centre); shorter side to label_size first (fit); all labels that "
-        "fit side by side (tiles); `crops` a photo, half of them from the photo shrunk first (random)",
-        rule="centre, fit, tiles or random; tiles for sample and centre for others, where it is not given",
-    )
-    crops: int = field(6, "labels a photo of crop=random", ge=1, le=1000)
-    label_size: int = field(150, "side of a label, in pixels", ge=6, le=4096)
-    shrink: Filter = field("lanczos", "filter that makes the input from the label")
-    recompress: Quality = field(
-        None, "JPEG quality that labels and inputs go through (the study: 75)", rule="none or 1..95"
-    )
-    DEPENDS = {"crops": {"crop": "random"}}
+    MODULES = {
+        "main": "steps", "preprocess": "steps", "train": "variants", "evaluate": "steps", "register": "steps",
+        "sweep": "steps", "report": "steps", "sync": "steps", "upscale": "files", "restore": "files", "demo": "files",
+    }  # fmt: skip
 
+    def __getitem__(self, step: str) -> type[Settings]:
+        found: type[Settings] = getattr(import_module(f"loupe.config.{self.MODULES[step]}"), step.capitalize())
+        return found
 
-class Preprocess(Prepares, Pairing):
-    """Turn sources of photos into a prepared dataset."""
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.MODULES)
 
-    STEP = "preprocess"
-    SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
-    source: Sources = field(
-        ("sample",), "photos: sample, caltech256, a tar, a folder, also at s3://…; several", rule="comma-separated"
-    )
-    categories: Categories = field((), "only these category folders", rule="all, or names, comma-separated")
-    limit: Count = field(None, "only so many photos, those of the smallest content hashes", rule="none or >= 1")
-    scales: Scales = field(
-        TRAINED_SCALES, "a set of inputs for each, made from the same labels", rule="ratios such as 3:2,2:1"
-    )
-    luminance: Luminance = field("rec601", "how grey is made of colour; relative weighs in linear light")
+    def __len__(self) -> int:
+        return len(self.MODULES)
 
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> "Preprocess":
-        for scale in self.scales:
-            if self.label_size % scale.numerator:
-                raise ValueError(
-                    f"label_size: must be a multiple of {scale.numerator} for scale {text_of(scale)}, "
-                    f"got {self.label_size}"
-                )
-        return self
+    def __contains__(self, step: object) -> bool:
+        return step in self.MODULES
 
 
-class Evaluate(Prepares, Pairing):
-    """Score a model and the baselines on a dataset, or on a folder of photos."""
-
-    STEP = "evaluate"
-    model: str = field(
-        "champion",
-        "registry or run URI, file, bundled network (tiny, small, base) or baseline; without a champion yet, small",
-    )
-    beside: Names = field((), "more models to score, each as model", rule="none, or models, comma-separated")
-    scale: Scale = field(Fraction(3, 2), "of the champion or baseline", rule="3:2, 2:1 or 3:1")
-    dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
-    split: Literal["test", "validation", "train", "all"] = field("test", "photos of the dataset to score on")
-    photos: Text = field(
-        None,
-        "score on this folder or tar instead, cut as crop says; protocol=classical without it: the bundled photos",
-        rule="none or a path",
-    )
-    luminance: Annotated[Luminance | None, Unset] = field(
-        None, "of the photos", rule="rec601, rec709 or relative; the model's, where it is not given"
-    )
-    limit: Count = field(None, "only so many photos, those of the smallest content hashes", rule="none or >= 1")
-    recompose: Recompose = field(
-        "concatenate", "side by side (the study), or overlapping and weighed by a Gaussian (its wish)"
-    )
-    protocol: Literal["photos", "study-patches", "classical"] = field(
-        "photos",
-        "labels and inputs as prepared; study-patches: one random patch a photo, 20 draws; classical: whole photos "
-        "by bicubic, luma 16-235, the border shaved, as in papers",
-    )
-    ensemble: bool = field(False, ENSEMBLE)
-    out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
-    sheet: Text = field(
-        None, "write a picture to this file: the busiest crops by every method", rule="none or a path"
-    )
-    SMOKE = {"limit": 6}
-    DEPENDS = {
-        "recompose": {"protocol": frozenset({"photos", "classical"})},
-        "sheet": {"protocol": "photos"},
-        # a dataset was cut when it was prepared
-        **{name: {"photos": None, "protocol": OF_PAIRS} for name in ("dataset", "split")},
-        **{
-            name: {"photos": GIVEN, "protocol": OF_PAIRS}
-            for name in ("crop", "label_size", "luminance", "shrink", "recompress")
-        },
-    }
-
-    @property
-    def pairing(self) -> dict[str, Any]:
-        """The fields that only photos, not a dataset, are cut by."""
-        return {name: getattr(self, name) for name in Pairing.model_fields if name not in Settings.model_fields}
-
-
-class Register(Prepares):
-    """Make a run's model a version of its scale's registered model; it becomes champion if it wins."""
-
-    STEP = "register"
-    run: str = field("best", "a train run's id, or best: of all of the scale (but smoke ones), the lowest mae")
-    scale: Scale = field(Fraction(3, 2), "whose best run, where none is named", rule="3:2, 2:1 or 3:1")
-
-
-class Sweep(Prepares):
-    """Search the settings of train: a study of trials, from a sweep file; its best network is registered."""
-
-    STEP = "sweep"
-    sweep: str = field("sweeps/smoke.toml", "the sweep file")
-    name: Text = field(None, "of the study, not the file's", rule="none or a name")
-    dataset: Text = field(None, "not the file's", rule="none, a prepared folder or a source")
-    pruner: Literal["file", "none", "median", "hyperband"] = field(
-        "file", "that ends poor trials early; file: its own"
-    )
-    workers: int = field(0, "processes that train, here or on the Dask scheduler; 0 is one a core", ge=0, le=1024)
-    threads: int = field(1, "cores of each trial; 0 is all", ge=0, le=1024)
-    storage: Text = field(
-        None,
-        "where Optuna keeps the study: a journal file or a database",
-        rule="none, a file, or a URL such as postgresql://…; optuna.journal beside MLflow's store",
-    )
-    max_trials: Count = field(None, "run only so many trials this time", rule="none or >= 1")
-    timeout: Seconds = field(None, "seconds after which no trial starts", rule="none or > 0")
-    fresh: bool = field(False, "train what the store has a result of, too")
-    champion: bool = field(True, "at the end, score the best networks on test and register the best")
-    yes: bool = field(False, "go on, though it takes more than a day")
-    dashboard: bool = field(False, "only tell how to open optuna-dashboard on the study")
-    SMOKE = {"max_trials": 2}
-
-    def texts(self) -> dict[str, str]:
-        """As of every step, but without a database's password."""
-        return {name: without_password(text) for name, text in super().texts().items()}
-
-
-class Report(Prepares):
-    """Judge the study's claims by the runs, and write a page of all results."""
-
-    STEP = "report"
-    from_: Text = field(None, "a results.parquet of an earlier report, not MLflow's store", rule="none or a file")
-    out: str = field("report", "the folder to write report.html, report.md and results.parquet to")
-    sweeps: str = field("sweeps", "folder of the sweep files with the claims")
-    dataset: Text = field(None, "judge by runs on this dataset", rule="none, a name or digest; that of most trials")
-    readme: Text = field(None, "rewrite the report's tables in this file", rule="none or a file")
-
-
-class Sync(Settings):
-    """Bring in runs whose tracking server did not answer when they ended."""
-
-    STEP = "sync"
-    folder: str = field(UNSENT, "where they were kept: in the folder that the step was started in")
-
-
-class Main(Prepares):
-    """Prepare, train, compare, register, enlarge: the whole job, as nested runs under one."""
-
-    STEP = "main"
-    dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
-    threads: int = field(0, "cores that train; 0 is all", ge=0, le=1024)
-    out: str = field("upscaled.png", "the enlarged photo")
-
-
-STEPS: dict[str, type[Settings]] = {
-    step.STEP: step
-    for step in (Main, Preprocess, Train, Evaluate, Register, Sweep, Report, Sync, Upscale, Restore, Demo)
-}
+STEPS = _Steps()
 
 
 def settings_of(step: str, given: dict[str, Any]) -> Any:
@@ -273,6 +52,8 @@ def settings_of(step: str, given: dict[str, Any]) -> Any:
     """
     settings = STEPS[step]
     if step == "train":
+        from loupe.config.variants import train_class
+
         for name in ("network", "optimizer"):
             if not isinstance(given.get(name, ""), str):
                 raise SettingsError(f"{name}: must be a name, got {refused(given[name])}")
@@ -287,9 +68,11 @@ def _line(error: ValidationError, step: str) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
-        elsewhere = owners(name) if step == "train" else []
-        if elsewhere:
-            return f"{name}: is a field of {' and '.join(elsewhere)} only, got {refused(first['input'])}"
+        if step == "train":
+            from loupe.config.variants import owners
+
+            if elsewhere := owners(name):
+                return f"{name}: is a field of {' and '.join(elsewhere)} only, got {refused(first['input'])}"
         return f"{name}: is no field of {step}; `loupe {step} --help` lists them"
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "literal_error":

@@ -1,7 +1,6 @@
 """The processes that prepare photos: this machine's cores, or the workers of a Dask scheduler."""
 
 import itertools
-import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from loupe.errors import LoupeError, UsageError
+from loupe.machine import cores
 
 AT_A_TIME = 64  # tasks that are given out, unless there are more cores
 # What Dask does beside the work, unless it is told not to: look at each thread every 10 ms, at each event loop every
@@ -51,12 +51,11 @@ def client(scheduler: str | None) -> Iterator[Any]:
                     raise LoupeError(f"scheduler: {scheduler!r} does not answer any more") from None
                 raise
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     searched = list(sys.path)
     with (
         dask.config.set(QUIET),
         LocalCluster(
-            n_workers=cores, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
+            n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
         ) as cluster,
         Client(cluster) as client,
     ):

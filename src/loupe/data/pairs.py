@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from loupe.config import Pairing
+from loupe.config.steps import Pairing
 from loupe.data.photos import PhotoError, through_jpeg
 
 FILTERS = {

@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from loupe.config import Prepares, Preprocess, settings_of
+from loupe.config import settings_of
+from loupe.config.base import Prepares
+from loupe.config.steps import Preprocess
 from loupe.data import cluster, manifest, pairs, places, shards
 from loupe.data.dataset import Dataset, Pairs
 from loupe.data.sources import SourcePhoto, list_photos, short_name

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from loupe.config import Preprocess, settings_of
+from loupe.config import settings_of
+from loupe.config.steps import Preprocess
 from loupe.data import pairs, photos, places
 from loupe.data.manifest import Row
 from loupe.data.sources import SourcePhoto

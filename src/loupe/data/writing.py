@@ -13,7 +13,7 @@ from loupe.data.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE
 from loupe.data.pages import FORMATS, LargePage, Page
 from loupe.data.photos import PhotoError, as_eight_bits
 from loupe.data.places import beside
-from loupe.data.streaming import chunks_of, write_streamed
+from loupe.data.png import chunks_of, write_png
 from loupe.data.tiff import tags_of, write_tiff
 from loupe.errors import UsageError
 
@@ -21,7 +21,6 @@ WHOLE = 60_000_000  # pixels up to which a page is put together in memory before
 ALPHA = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 FRAMES = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 SIXTEEN_BITS = frozenset(("PNG", "TIFF"))
-STREAMED = frozenset(("PNG", "TIFF", "JPEG"))  # those that can be written row by row
 SIDES = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
 MARKER, XMP_NAME = 65_533, 29  # bytes that a segment of a JPEG holds, and of the name in front of XMP
 QUALITIES = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
@@ -92,28 +91,39 @@ def write(
         pixels = first.about.pixels
         deep = pixels.dtype == np.uint16 and name in SIXTEEN_BITS
         large = first.size[0] * first.size[1] > WHOLE
-        if count == 1 and name in STREAMED and (large or (deep and pixels.shape[2] > 1)):
-            if name == "TIFF":
-                with partial.open("wb") as stream:
-                    write_tiff(stream, first, deep)
-            else:
-                write_streamed(
-                    partial, name, first, deep, coding.quality or QUALITIES.get(name, 0), coding.compress_level
-                )
+        if count == 1 and name == "PNG":
+            with partial.open("wb") as stream:
+                write_png(stream, first, deep, coding.compress_level, _options(name, first.about, coding))
+        elif count == 1 and name == "TIFF" and (large or (deep and pixels.shape[2] > 1)):
+            with partial.open("wb") as stream:
+                write_tiff(stream, first, deep)
+        elif count == 1 and name == "JPEG" and large:
+            from loupe.data.streaming import write_streamed
+
+            write_streamed(partial, first, coding.quality or QUALITIES[name])
         elif count == 1:
-            image = _image(first, name)
-            image.save(partial, name, **_options(name, image, first.about, coding))
+            _image(first, name).save(partial, name, **_options(name, first.about, coding))
         else:
             _several(partial, name, itertools.chain([first], rest), loop, coding)
     return left_out
 
 
 def _image(page: LargePage, name: str) -> Image.Image:
-    pixels = np.concatenate(list(page.strips))
+    pixels = _whole(page)
     if pixels.dtype == np.uint16 and (name not in SIXTEEN_BITS or pixels.shape[2] > 1):
         pixels = as_eight_bits(pixels)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # Pillow drops the alpha else
+
+
+def _whole(page: LargePage) -> np.ndarray:
+    first = next(strips := iter(page.strips))
+    whole = np.empty((page.size[1], *first.shape[1:]), first.dtype)
+    top = 0
+    for strip in itertools.chain([first], strips):
+        whole[top : top + len(strip)] = strip
+        top += len(strip)
+    return whole
 
 
 def _fitting(about: Page) -> tuple[Page, list[str]]:
@@ -135,7 +145,7 @@ def _fitting(about: Page) -> tuple[Page, list[str]]:
     return replace(about, exif=exif, xmp=xmp, texts=texts), left_out
 
 
-def _options(name: str, image: Image.Image, about: Page, coding: Coding) -> dict[str, Any]:
+def _options(name: str, about: Page, coding: Coding) -> dict[str, Any]:
     """What Pillow's writer of a format takes."""
     options: dict[str, Any] = {}
     if about.icc:
@@ -175,7 +185,7 @@ def _several(partial: Path, name: str, pages: Iterable[LargePage], loop: int | N
                     write_tiff(appending, page, deep=True)
                 else:
                     image = _image(page, name)
-                    image.save(appending, name, **_options(name, image, page.about, coding))
+                    image.save(appending, name, **_options(name, page.about, coding))
                 appending.newFrame()
         return
     durations, images = [], []
@@ -187,7 +197,7 @@ def _several(partial: Path, name: str, pages: Iterable[LargePage], loop: int | N
         if images[-1].size != images[0].size:
             raise PhotoError(f"has pages of different sizes, which {name} cannot hold; use .tif")
     assert about is not None
-    options = _options(name, images[0], about, coding) | {"duration": durations, "loop": loop or 0}
+    options = _options(name, about, coding) | {"duration": durations, "loop": loop or 0}
     if name == "GIF":
         options |= {"disposal": 2, "optimize": False}
         if loop == 1:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from loupe.baselines import MARGIN, block_weights
-from loupe.config import Convolutional, Perceptron, Trained
+from loupe.config.variants import Convolutional, Perceptron, Trained
 from loupe.geometry import Geometry
 from loupe.models import convolutional, perceptron
 from loupe.models.blocks import linear_blocks, set_block_weights

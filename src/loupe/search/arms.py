@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from loupe.config import SettingsError, settings_of
+from loupe.config import settings_of
+from loupe.config.base import SettingsError
 from loupe.fields import text_of
 from loupe.search.sweep_file import PLACE, Chosen, SweepFile
 

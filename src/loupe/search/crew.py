@@ -1,6 +1,5 @@
 """Keeps a sweep's workers at work: starts them, shares the trials out, sees the dead, and ends with the last."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -11,7 +10,8 @@ from typing import Any
 
 import psutil
 
-from loupe.config import Sweep
+from loupe import machine
+from loupe.config.steps import Sweep
 from loupe.data.cluster import client
 from loupe.errors import LoupeError
 from loupe.progress import Bar, say
@@ -119,7 +119,7 @@ def cores(scheduler: str | None) -> int:
     if scheduler:
         with client(scheduler) as cluster:
             return _cores_of(cluster)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return machine.cores()
 
 
 def _cores_of(cluster: Any) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loupe.config import NETWORKS, OPTIMIZERS, Sweep, Trained
+from loupe.config.steps import Sweep
+from loupe.config.variants import NETWORKS, OPTIMIZERS, Trained
 from loupe.errors import UsageError
 from loupe.fields import refused, text_of
 from loupe.search.sweep_file import PLACE, Chosen, Range, SweepFile, condition_of, field_of

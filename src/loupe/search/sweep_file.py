@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from loupe.claims import Claim
-from loupe.config import NETWORKS, OPTIMIZERS, Train, settings_of, train_class
+from loupe.config import settings_of
+from loupe.config.variants import NETWORKS, OPTIMIZERS, Train, train_class
 from loupe.fields import refused, text_of
 
 Chosen = dict[str, Any]  # a key of [search] -> one of its values

@@ -14,7 +14,8 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 import loupe
-from loupe.config import Train, Trained, settings_of
+from loupe.config import settings_of
+from loupe.config.variants import Train, Trained
 from loupe.data import places, preparing
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST

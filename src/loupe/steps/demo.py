@@ -11,7 +11,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from loupe.config import Demo
+from loupe.config.files import Demo
 from loupe.errors import UsageError
 from loupe.progress import say
 

@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.config import Evaluate, Prepares, settings_of
+from loupe.config import settings_of
+from loupe.config.base import Prepares
+from loupe.config.steps import Evaluate
 from loupe.data.places import beside
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
@@ -108,7 +110,7 @@ def named(name: str, settings: Evaluate, load: "Callable[[Found], Enlarger]") ->
     if name.endswith(".onnx"):
         if not Path(name).is_file():
             raise UsageError(f"model: must be a file that exists, got {name!r}")
-        return name, OnnxEnlarger(Path(name)), None
+        return name, OnnxEnlarger(Path(name), threads=0), None
     if name not in networks.SIZES:
         from loupe.tracking import models
 
@@ -117,7 +119,7 @@ def named(name: str, settings: Evaluate, load: "Callable[[Found], Enlarger]") ->
             return found.shown, load(found), found.run_id
         name = networks.FALLBACK
         say(f"there is no champion of scale {text_of(scale)} yet: taking the bundled network", settings.quiet)
-    return f"the bundled network {name}", OnnxEnlarger(networks.file(name, scale)), None
+    return f"the bundled network {name}", OnnxEnlarger(networks.file(name, scale), threads=0), None
 
 
 def _beside(settings: Evaluate, scale: "Fraction") -> dict[str, "Enlarger"]:

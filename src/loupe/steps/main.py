@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from loupe.config import Main, settings_of
+from loupe.config import settings_of
+from loupe.config.steps import Main
 from loupe.errors import UsageError
 from loupe.fields import text_of
 from loupe.progress import say_lines

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from loupe.config import Preprocess
+from loupe.config.steps import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.places import absolute, beside, remove_leftovers

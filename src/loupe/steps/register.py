@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from loupe.config import Register
+from loupe.config.steps import Register
 from loupe.errors import UsageError
 from loupe.fields import scale_of, text_of
 from loupe.progress import say

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.config import Report
+from loupe.config.steps import Report
 from loupe.errors import UsageError
 from loupe.progress import say
 

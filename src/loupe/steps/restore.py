@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from loupe import files
-from loupe.config import Restore
+from loupe.config.files import Restore
 from loupe.errors import UsageError
 
 

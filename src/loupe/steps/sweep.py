@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.config import Sweep, settings_of
+from loupe.config import settings_of
+from loupe.config.steps import Sweep
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import without_password
 from loupe.progress import say

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from loupe.config import Sync
+from loupe.config.steps import Sync
 from loupe.progress import say
 
 

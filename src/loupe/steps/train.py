@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loupe.config import Ridge, Train, Trained, settings_of
+from loupe.config import settings_of
+from loupe.config.variants import Ridge, Train, Trained
 from loupe.errors import UsageError
 from loupe.fields import text_of
 from loupe.progress import say, say_lines

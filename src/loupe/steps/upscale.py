@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe import files
-from loupe.config import Upscale
+from loupe.config.files import Upscale
 
 if TYPE_CHECKING:
     from loupe.enlarging import Enlarger

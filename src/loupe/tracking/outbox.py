@@ -20,7 +20,7 @@ from mlflow.entities import RunStatus
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
-from loupe.config import UNSENT
+from loupe.config.steps import UNSENT
 from loupe.errors import LoupeError
 from loupe.progress import say
 from loupe.tracking import owners

@@ -16,7 +16,8 @@ from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
 import loupe
-from loupe.config import UNSENT, Settings
+from loupe.config.base import Settings
+from loupe.config.steps import UNSENT
 from loupe.errors import LoupeError, UsageError
 from loupe.tracking import outbox, owners, signals
 

@@ -14,7 +14,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from loupe.config import Settings
+from loupe.config.base import Settings
 from loupe.geometry import Geometry
 from loupe.tracking import checkpoints, models, owners, records, runs, signals
 from loupe.tracking.kinds import remove_artifact

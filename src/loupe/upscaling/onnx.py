@@ -19,16 +19,19 @@ class OnnxEnlarger:
 
     Args:
         file: with the geometry in its metadata, as `export` wrote it.
+        threads: that work on one picture; 0 is one a core. One is the most for its time, where there are several
+            pictures or strips of one, each asked for by a thread of its own.
 
     Raises:
         UsageError: it is no such file, or its result on a grey picture is not as large as the geometry says.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, threads: int = 1) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, too
+        options.intra_op_num_threads = threads
         # Threads that wait busily for the next picture would hold the cores that colour this one.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

@@ -5,8 +5,9 @@ needs, with the margin that its filter or network looks at. The result does not 
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -14,10 +15,12 @@ from PIL import Image
 
 from loupe.data.photos import REC_601, REC_709
 from loupe.enlarging import Enlarger, enlarge_rows
+from loupe.geometry import Geometry
+from loupe.machine import cores
 
 SUPPORT = 3  # source pixels that Lanczos looks at to each side when it enlarges
-STRIP = 6_000_000  # pixels of a strip of the result
-PIECE = 250_000  # of the part of a strip that a thread colours at once: it stays in the cache of a core
+STRIP = 128  # rows of the photo that a thread enlarges at once: few enough to stay in the cache of its core
+LARGEST_STRIP = 3_000_000  # pixels of the result, where photos are wide
 LEVELS = 5  # halvings over which visible colour spreads below what is transparent: 32 pixels, twice a halo
 
 
@@ -177,30 +180,45 @@ def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) ->
         luminance = Resized(luminance, size)
         steps = visible.width / size[0], visible.height / size[1]
     full = np.iinfo(pixels.dtype).max
-    rows, few = max(16, STRIP // size[0]), max(64, PIECE // size[0])
     chroma, opaque = Chroma(visible), Visible(pixels[..., -1:])
 
-    def piece(grey: np.ndarray, large: np.ndarray, top: int) -> None:
-        """Fill in rows of the result, whose luminance `grey` is, from this row of it on."""
-        bottom = top + len(grey)
-        bands = [(grey + 1) * np.float32(full / 2)]
+    def strip(top: int, bottom: int) -> np.ndarray:
+        bands = [(luminance(top, bottom) + 1) * np.float32(full / 2)]
         if visible.bands == 3:
             red, blue = _lanczos(chroma, top, bottom, size[0], steps)
             green = bands[0] - weights[0] * red - weights[2] * blue
             bands = [green + red, green, green + blue]
         if pixels.shape[2] > visible.bands:
             bands += _lanczos(opaque, top, bottom, size[0], steps)
+        large = np.empty((bottom - top, size[0], len(bands)), pixels.dtype)
         for number, band in enumerate(bands):
             large[..., number] = np.clip(np.rint(band, out=band), 0, full, out=band)
+        return large
 
-    with ThreadPoolExecutor() as threads:  # numpy and Pillow let others run
+    at_once = cores()
+    rows = _rows_of_a_strip(size, visible.height, model.geometry, at_once)
+    waiting: deque[Future[np.ndarray]] = deque()
+    threads = ThreadPoolExecutor(at_once)  # onnxruntime, numpy and Pillow let others run
+    try:
         for top in range(0, size[1], rows):
-            grey = luminance(top, min(top + rows, size[1]))
-            large = np.empty((*grey.shape, pixels.shape[2]), pixels.dtype)
-            cuts = [slice(at, at + few) for at in range(0, len(grey), few)]
-            for done in [threads.submit(piece, grey[cut], large[cut], top + cut.start) for cut in cuts]:
-                done.result()
-            yield large
+            waiting.append(threads.submit(strip, top, min(top + rows, size[1])))
+            if len(waiting) > 2 * at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _rows_of_a_strip(size: tuple[int, int], height: int, geometry: Geometry, at_once: int) -> int:
+    """Rows of the result; strips are of one height, and as many as keep all threads at work to the end.
+
+    A strip takes the margin that the network looks at beside it: where that is much, strips are higher.
+    """
+    margin = geometry.halo + geometry.q
+    turns = round(height / max(STRIP, 4 * margin) / at_once)
+    count = max(turns, 1) * at_once if height > 2 * margin else 1
+    return min(-(-size[1] // count), max(16, LARGEST_STRIP // size[0]))
 
 
 def _weighed(colour: np.ndarray, weights: np.ndarray) -> np.ndarray:
