@@ -19,8 +19,8 @@ class OnnxEnlarger:
 
     Args:
         file: with the geometry in its metadata, as `export` wrote it.
-        threads: that work on one picture; 0 is one a core. One is the most for its time, where there are several
-            pictures or strips of one, each asked for by a thread of its own.
+        threads: that work on one picture; 0 is one a core. Several pictures, or strips of one, are done sooner by
+            one each, asked for from as many threads.
 
     Raises:
         UsageError: it is no such file, or its result on a grey picture is not as large as the geometry says.

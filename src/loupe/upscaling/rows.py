@@ -20,7 +20,7 @@ from loupe.machine import cores
 
 SUPPORT = 3  # source pixels that Lanczos looks at to each side when it enlarges
 STRIP = 128  # rows of the photo that a thread enlarges at once: few enough to stay in the cache of its core
-LARGEST_STRIP = 3_000_000  # pixels of the result, where photos are wide
+IN_WORK = 8_000_000  # pixels of the result that all threads together have in work at most, where photos are wide
 LEVELS = 5  # halvings over which visible colour spreads below what is transparent: 32 pixels, twice a halo
 
 
@@ -211,14 +211,14 @@ def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) ->
 
 
 def _rows_of_a_strip(size: tuple[int, int], height: int, geometry: Geometry, at_once: int) -> int:
-    """Rows of the result; strips are of one height, and as many as keep all threads at work to the end.
+    """Rows of the result: strips are of one height, and as many as keep all threads at work to the end.
 
-    A strip takes the margin that the network looks at beside it: where that is much, strips are higher.
+    Beside a strip the network looks at a margin, so that thin ones cost more work than threads give back.
     """
-    margin = geometry.halo + geometry.q
-    turns = round(height / max(STRIP, 4 * margin) / at_once)
-    count = max(turns, 1) * at_once if height > 2 * margin else 1
-    return min(-(-size[1] // count), max(16, LARGEST_STRIP // size[0]))
+    least = 4 * (geometry.halo + geometry.q)
+    turns = max(1, round(height / max(STRIP, least) / at_once))
+    count = max(1, min(turns * at_once, height // least))
+    return min(-(-size[1] // count), max(16, IN_WORK // at_once // size[0]))
 
 
 def _weighed(colour: np.ndarray, weights: np.ndarray) -> np.ndarray:
