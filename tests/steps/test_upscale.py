@@ -19,6 +19,8 @@ import pyvips
 from jobs import environment, loupe, measured
 from PIL import Image
 
+from loupe.data import pages
+
 GOOD = 40
 SIZES = [
     ("--scale", "1.5", (768, 576)),
@@ -162,6 +164,17 @@ def test_a_dry_run_tells_and_writes_nothing(real, tmp_path):
     printed = loupe("upscale", "in", "--dry_run", "--format", "webp", cwd=tmp_path).stdout
     assert printed == "in/photo.png -> upscaled/photo.webp\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_lossless_webp_stays_lossless_unless_a_quality_is_given(real, tmp_path):
+    real.resize((60, 40)).save(tmp_path / "photo.webp", lossless=True)
+    loupe("upscale", "photo.webp", "--out", "same.webp", cwd=tmp_path)
+    loupe("upscale", "photo.webp", "--out", "same.png", cwd=tmp_path)
+    loupe("upscale", "photo.webp", "--out", "lossy.webp", "--quality", "90", cwd=tmp_path)
+    assert pages.read(tmp_path / "same.webp").lossless
+    same, png = (np.asarray(Image.open(tmp_path / f"same.{suffix}")) for suffix in ("webp", "png"))
+    assert np.array_equal(same, png)
+    assert not pages.read(tmp_path / "lossy.webp").lossless
 
 
 def test_nothing_that_takes_long_is_imported_without_a_store(real, tmp_path):

@@ -28,7 +28,7 @@ class Files(Settings):
         "same", "of the results in a folder; same: as each photo's"
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
-        None, "of JPEG, WebP and AVIF", rule="none or 1..100; 95, 95 and 90"
+        None, "of JPEG, WebP and AVIF", rule="none or 1..100; 95, 95 (a lossless WebP stays lossless) and 90"
     )
     compress_level: int = field(1, "of PNG: 9 is the smallest file and the longest wait", ge=0, le=9)
     strip_metadata: bool = field(False, "write no EXIF, XMP, resolution or comments; the colour profile stays")

@@ -1,11 +1,12 @@
 """An image file to its pages: upright pixels, and all that goes with them."""
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
@@ -71,6 +72,7 @@ class Photo:
         size: width and height of the first page, upright.
         loop: how often an animation runs, 0 for ever; None for a file that is none.
         pages: each decoded when it is asked for.
+        lossless: whether a WebP is; of other formats False.
     """
 
     format: str
@@ -78,6 +80,7 @@ class Photo:
     size: tuple[int, int]
     loop: int | None
     pages: Iterator[Page]
+    lossless: bool = False
 
 
 def read(source: bytes | Path, strip: bool = False) -> Photo:
@@ -115,7 +118,21 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
         turned = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if turned else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if moves else None
-        return Photo(image.format, count - first, size, loop, _pages(image, source, range(first, count), strip, deep))
+        lossless = image.format == "WEBP" and _is_lossless(source)
+        found = _pages(image, source, range(first, count), strip, deep)
+        return Photo(image.format, count - first, size, loop, found, lossless)
+
+
+def _is_lossless(source: bytes | Path) -> bool:
+    """Whether the first pixels of a WebP are in a chunk of the lossless kind (RFC 9649)."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        stream.seek(12)  # the file's own header
+        while len(head := stream.read(8)) == 8:
+            kind, size = head[:4], int.from_bytes(head[4:], "little")
+            if kind in (b"VP8L", b"VP8 "):
+                return kind == b"VP8L"
+            stream.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)  # a frame has chunks behind 16 bytes
+    return False
 
 
 def read_image(image: Image.Image) -> Page:
@@ -164,8 +181,7 @@ def _page(image: Image.Image, source: bytes | Path, number: int, strip: bool, de
     exif = image.getexif()
     orientation = exif.get(metadata.ORIENTATION, 1)
     if deep:
-        _profile(icc, ignore_faults=strip)
-        pixels = _by_vips(source, number)
+        pixels, icc = _by_vips(source, number, icc, ignore_faults=strip)
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(EXTRA_SAMPLES) == (0,):
             pixels = pixels[..., :-1]  # of no known meaning
     else:
@@ -195,7 +211,9 @@ def _deep_colour(image: Image.Image) -> bool:
     return not moves and len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
 
 
-def _by_vips(source: bytes | Path, number: int) -> np.ndarray:
+def _by_vips(source: bytes | Path, number: int, icc: bytes, ignore_faults: bool) -> tuple[np.ndarray, bytes]:
+    """Decoded pixels of 16 bits, and the profile that they are in: CMYK becomes sRGB."""
+    profile = _profile(icc, ignore_faults)
     try:
         import pyvips
     except (ImportError, OSError):
@@ -208,12 +226,21 @@ def _by_vips(source: bytes | Path, number: int) -> np.ndarray:
             image = pyvips.Image.new_from_buffer(source, "", **options)
         else:
             image = pyvips.Image.new_from_file(str(source), revalidate=True, **options)
+        inks = image.interpretation == "cmyk" and image.bands == 4
+        if inks:
+            icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+            if _is_of(profile, "CMYK"):
+                image = image.icc_transform("srgb", embedded=True, intent="relative", depth=16)
+                inks = False
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
     except pyvips.Error as error:
         raise PhotoError(f"damaged: {' '.join(str(error).split())}") from None
-    if pixels.dtype != np.uint16 or image.interpretation not in ("grey16", "rgb16"):
+    if pixels.dtype != np.uint16 or not (inks or image.interpretation in ("grey16", "rgb16")):
         raise PhotoError(f"{image.bands} bands of {pixels.dtype} as {image.interpretation} are not read")
-    return pixels
+    if inks:  # what is left of the light, as Pillow has it of 8 bits
+        left = 65535 - pixels.astype(np.uint32)
+        pixels = ((left[..., :3] * left[..., 3:] + 32767) // 65535).astype(np.uint16)
+    return pixels, icc
 
 
 def _is_text(path: Path) -> bool:
@@ -238,7 +265,7 @@ def _pixels(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.nda
         if image.mode == "LAB":
             profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        if profile is None or profile.profile.xcolor_space.strip() not in ("CMYK", "Lab"):
+        if not _is_of(profile, "CMYK", "Lab"):
             image = image.convert("RGB")
         else:
             intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
@@ -259,6 +286,10 @@ def _profile(icc: bytes, ignore_faults: bool) -> ImageCms.ImageCmsProfile | None
         if ignore_faults:
             return None
         raise PhotoError("its colour profile is damaged") from None
+
+
+def _is_of(profile: ImageCms.ImageCmsProfile | None, *spaces: str) -> TypeGuard[ImageCms.ImageCmsProfile]:
+    return profile is not None and profile.profile.xcolor_space.strip() in spaces
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -33,10 +33,12 @@ class Coding:
     Args:
         quality: 1..100 of JPEG, WebP and AVIF; None takes QUALITIES.
         compress_level: 0..9 of PNG.
+        lossless: of WebP, where there is no quality.
     """
 
     quality: int | None = None
     compress_level: int = 1
+    lossless: bool = False
 
 
 def format_of(out: Path) -> str:
@@ -156,7 +158,9 @@ def _options(name: str, about: Page, coding: Coding) -> dict[str, Any]:
         options["exif"] = about.exif
     if about.xmp and name in ("JPEG", "WEBP", "AVIF"):
         options["xmp"] = about.xmp
-    if name in QUALITIES:
+    if name == "WEBP" and coding.lossless and coding.quality is None:
+        options["lossless"] = True
+    elif name in QUALITIES:
         options["quality"] = coding.quality or QUALITIES[name]
     comment = about.texts.get("Comment")
     if name == "JPEG":

@@ -94,7 +94,7 @@ class PhotoModel(PythonModel):
                 out = Path(folder) / f"large{suffix or SUFFIXES[photo.format]}"
                 large = list(upscaling.large_pages(photo, scale, None, self._networks))
                 writing.refuse(out, size, photo.count, large[0].about.pixels.shape[2])
-                writing.write(out, large, photo.count, photo.loop)
+                writing.write(out, large, photo.count, photo.loop, writing.Coding(lossless=photo.lossless))
                 return base64.b64encode(out.read_bytes()).decode()
         except (PhotoError, UsageError) as error:
             raise RefusedError(f"photo {number + 1}: {error}") from None

@@ -130,7 +130,8 @@ class _Work:
         if alone:
             self._large.acquire()
         try:
-            left_out = writing.write(job.out, counted, photo.count, photo.loop, order.coding)
+            coding = replace(order.coding, lossless=photo.lossless)
+            left_out = writing.write(job.out, counted, photo.count, photo.loop, coding)
         finally:
             if alone:
                 self._large.release()
