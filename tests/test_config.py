@@ -190,10 +190,9 @@ def test_every_settings_class_is_reachable() -> None:
 
 
 def written_below(settings: type[Settings]) -> list[type[Settings]]:
-    """The subclasses that modules define, without those that train_class puts together."""
-    below = [
-        sub for sub in settings.__subclasses__() if getattr(sys.modules[sub.__module__], sub.__name__, None) is sub
-    ]
+    """The subclasses that modules of Loupe define, without those that train_class puts together."""
+    ours = [sub for sub in settings.__subclasses__() if sub.__module__.startswith("loupe.")]
+    below = [sub for sub in ours if getattr(sys.modules[sub.__module__], sub.__name__, None) is sub]
     return [*below, *(deeper for sub in below for deeper in written_below(sub))]
 
 

@@ -13,7 +13,6 @@ from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import keras
 import numpy as np
@@ -21,10 +20,10 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe import config, models, ridge, training
+from loupe import models, ridge, training
 from loupe.config import settings_of
-from loupe.config.base import Prepares, SettingsError, choices_of
-from loupe.config.variants import DEFAULT_PATCHES, NETWORKS, OPTIMIZERS, TRAINED_SCALES, Trained
+from loupe.config.base import Prepares, Settings, SettingsError, choices_of
+from loupe.config.variants import DEFAULT_PATCHES, NETWORKS, OPTIMIZERS, TRAINED_SCALES, Trained, train_class
 from loupe.data import pairs
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches
@@ -60,7 +59,7 @@ def values_of(network: str) -> dict[str, tuple[Any, ...]]:
     """Every field of a network, with any optimizer, that has more than one value to try."""
     values: dict[str, tuple[Any, ...]] = {}
     for optimizer in OPTIMIZERS:
-        for name, info in config.train_class(network, optimizer).model_fields.items():
+        for name, info in train_class(network, optimizer).model_fields.items():
             if name in FEW:
                 values[name] = FEW[name]
             elif name not in Prepares.model_fields and len(choices_of(info.annotation)) > 1:
@@ -83,21 +82,20 @@ class AllPairs:
         self._complaints: dict[frozenset[Any], str] = {}
 
     def combinations(self) -> list[Given]:
-        with mock.patch.object(config, "train_class", cache(config.train_class)):  # 7 ms a call otherwise
-            missing = {
-                frozenset(((one, a), (other, b)))
-                for one, other in combinations(self._values, 2)
-                for a in self._values[one]
-                for b in self._values[other]
-            }
-            rows = []
-            for pair in sorted(missing, key=lambda pair: sorted(map(repr, pair))):
-                if pair not in missing or not self._possible(dict(pair)):
-                    continue
-                row = self._filled(dict(pair), missing)
-                missing -= {frozenset(of) for of in combinations(row.items(), 2)}
-                rows.append({name: row[name] for name in self._values if row[name] is not None})
-            return rows
+        missing = {
+            frozenset(((one, a), (other, b)))
+            for one, other in combinations(self._values, 2)
+            for a in self._values[one]
+            for b in self._values[other]
+        }
+        rows = []
+        for pair in sorted(missing, key=lambda pair: sorted(map(repr, pair))):
+            if pair not in missing or not self._possible(dict(pair)):
+                continue
+            row = self._filled(dict(pair), missing)
+            missing -= {frozenset(of) for of in combinations(row.items(), 2)}
+            rows.append({name: row[name] for name in self._values if row[name] is not None})
+        return rows
 
     def _filled(self, row: Given, missing: set[frozenset[Any]]) -> Given:
         for name, values in self._values.items():
@@ -265,7 +263,7 @@ def fingerprint(given: Given) -> str:
 CHOICES = [
     (network, name)
     for network in TRAINED
-    for name, info in config.train_class(network).model_fields.items()
+    for name, info in train_class(network).model_fields.items()
     if name not in Prepares.model_fields
     and (name in ("optimizer", "scale") or info.annotation is bool or len(choices_of(info.annotation)) > 1)
 ]
@@ -286,7 +284,7 @@ def test_every_choice_changes_what_is_built(network: str, name: str) -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_field_of_an_optimizer_reaches_keras(optimizer: str) -> None:
-    own = sorted(OPTIMIZERS[optimizer].model_fields.keys() - config.Settings.model_fields.keys())
+    own = sorted(OPTIMIZERS[optimizer].model_fields.keys() - Settings.model_fields.keys())
     assert own
     given = {name: 0.25 + number / 100 for number, name in enumerate(own)}
     settings = settings_of("train", narrow("convolutional", optimizer=optimizer, **given))
