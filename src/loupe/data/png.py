@@ -3,7 +3,8 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -11,15 +12,18 @@ from PIL import Image, PngImagePlugin
 
 from loupe.data.pages import LargePage, Page
 from loupe.data.photos import as_eight_bits
+from loupe.machine import in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # bands to colour type
 SUB, UP, AVERAGE, PAETH = 1, 2, 3, 4
+ZLIB, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # what a stream of RFC 1950 begins with, and an empty block that ends it
 BLOCK = 2**18  # bytes that are filtered at once: they stay in the cache of a core
+Encoded = tuple[list[np.ndarray], bytes]
 
 
 def write_png(stream: IO[bytes], page: LargePage, deep: bool, compress_level: int, options: dict[str, Any]) -> None:
-    """Write a page while its rows are computed.
+    """Write a page while its rows are computed; strips of it are encoded by as many threads as there are cores.
 
     Args:
         stream: to write to.
@@ -34,19 +38,13 @@ def write_png(stream: IO[bytes], page: LargePage, deep: bool, compress_level: in
     bits = 16 if deep else 8
     _write(stream, b"IHDR", struct.pack(">IIBBBBB", *page.size, bits, COLOURS[bands], 0, 0, 0))
     stream.write(in_front)
-    # what is left of a photo, once it is filtered, has runs, and little else to be found again
-    strategy = zlib.Z_RLE if compress_level == 1 else zlib.Z_DEFAULT_STRATEGY
-    deflate = zlib.compressobj(compress_level, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
-    above = np.zeros(page.size[0] * bands * bits // 8, np.uint8)
-    for strip in page.strips:
-        pixels = strip.astype(">u2") if deep else as_eight_bits(strip)
-        rows = pixels.reshape(len(pixels), -1).view(np.uint8)
-        many = max(1, BLOCK // rows.shape[1])
-        for part in (rows[top : top + many] for top in range(0, len(rows), many)):
-            filtered = _filtered(part, above, bands * bits // 8, compress_level)
-            _write(stream, b"IDAT", deflate.compress(filtered.data))
-            above = part[-1]
-    _write(stream, b"IDAT", deflate.flush())
+    checksum, data = zlib.adler32(b""), ZLIB
+    for filtered, deflated in in_order(_tasks(page, deep, compress_level)):
+        for part in filtered:
+            checksum = zlib.adler32(part.data, checksum)
+        _write(stream, b"IDAT", data + deflated)
+        data = b""
+    _write(stream, b"IDAT", LAST_BLOCK + struct.pack(">I", checksum))
     stream.write(behind)
     _write(stream, b"IEND", b"")
 
@@ -61,6 +59,33 @@ def chunks_of(about: Page) -> PngImagePlugin.PngInfo:
     if about.xmp:
         chunks.add_itxt("XML:com.adobe.xmp", about.xmp.decode("utf-8", "replace"))
     return chunks
+
+
+def _tasks(
+    page: LargePage, deep: bool, compress_level: int
+) -> Iterator[Callable[[], tuple[list[np.ndarray], bytes]]]:
+    """Work for each strip of a page, which needs of the one above no more than its last row."""
+    above = None
+    for strip in page.strips:
+        pixels = strip.astype(">u2") if deep else as_eight_bits(strip)
+        rows = pixels.reshape(len(pixels), -1).view(np.uint8)
+        above = np.zeros_like(rows[0]) if above is None else above
+        yield partial(_encoded, rows, above, rows.shape[1] // page.size[0], compress_level)
+        above = rows[-1]
+
+
+def _encoded(rows: np.ndarray, above: np.ndarray, step: int, compress_level: int) -> Encoded:
+    """Filtered rows, and the same as blocks of RFC 1951, up to a whole byte; arguments as `_filtered` takes them."""
+    # what is left of a photo, once it is filtered, has runs, and little else to be found again
+    strategy = zlib.Z_RLE if compress_level == 1 else zlib.Z_DEFAULT_STRATEGY
+    deflate = zlib.compressobj(compress_level, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+    many = max(1, BLOCK // rows.shape[1])
+    filtered, data = [], b""
+    for top in range(0, len(rows), many):
+        filtered.append(_filtered(rows[top : top + many], above, step, compress_level))
+        data += deflate.compress(filtered[-1].data)
+        above = rows[top : top + many][-1]
+    return filtered, data + deflate.flush(zlib.Z_SYNC_FLUSH)
 
 
 def _filtered(rows: np.ndarray, above: np.ndarray, step: int, compress_level: int) -> np.ndarray:

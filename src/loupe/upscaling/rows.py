@@ -5,9 +5,8 @@ needs, with the margin that its filter or network looks at. The result does not 
 """
 
 import math
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 from loupe.data.photos import REC_601, REC_709
 from loupe.enlarging import Enlarger, enlarge_rows
 from loupe.geometry import Geometry
-from loupe.machine import cores
+from loupe.machine import cores, in_order
 
 SUPPORT = 3  # source pixels that Lanczos looks at to each side when it enlarges
 STRIP = 128  # rows of the photo that a thread enlarges at once: few enough to stay in the cache of its core
@@ -195,19 +194,8 @@ def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) ->
             large[..., number] = np.clip(np.rint(band, out=band), 0, full, out=band)
         return large
 
-    at_once = cores()
-    rows = _rows_of_a_strip(size, visible.height, model.geometry, at_once)
-    waiting: deque[Future[np.ndarray]] = deque()
-    threads = ThreadPoolExecutor(at_once)  # onnxruntime, numpy and Pillow let others run
-    try:
-        for top in range(0, size[1], rows):
-            waiting.append(threads.submit(strip, top, min(top + rows, size[1])))
-            if len(waiting) > 2 * at_once:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(cancel_futures=True)
+    rows = _rows_of_a_strip(size, visible.height, model.geometry, cores())
+    yield from in_order(partial(strip, top, min(top + rows, size[1])) for top in range(0, size[1], rows))
 
 
 def _rows_of_a_strip(size: tuple[int, int], height: int, geometry: Geometry, at_once: int) -> int:
