@@ -1,8 +1,6 @@
 """`python -m loupe` does what `loupe` does."""
 
-import sys
-
-from loupe.command_line import main
+from loupe.command_line import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
