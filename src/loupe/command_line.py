@@ -1,6 +1,7 @@
 """Turns `loupe <step> --field value` into checked settings, runs the step, and answers with a status.
 
-Exit status: 0 done, 1 failed, 2 bad usage. What a user can cause ends in one line, not in a traceback.
+Exit status: 0 done, 1 failed, 2 bad usage, 130 ended by Ctrl-C, 143 by SIGTERM. What a user can cause ends in one
+line, not in a traceback.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import gc
 import importlib
 import io
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from typing import Any, NoReturn
 gc.set_threshold(100_000, 50, 50)  # the imports of a step alone trigger hundreds of collections: 12 % of their time
 atexit.register(gc.freeze)  # or all that lives to the end is searched for cycles once more: 0.2 s
 
-from loupe import __version__
+from loupe import __version__, signals
 from loupe.config import STEPS, settings_of
 from loupe.config.base import Settings, choices_of
 from loupe.errors import LoupeError, UsageError
@@ -39,14 +41,15 @@ LIBRARIES = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 TIDY = {"mlflow", "gradio"}  # libraries that, where they were imported, have something to do when Python ends
+SIGNALLED = 128  # is added to the number of a signal for the status of a step that it ended
 
 
-def entry() -> NoReturn:
-    """The command `loupe`: `main`, and the end of the process with its status.
+def entry(step: str | None = None) -> NoReturn:
+    """The command `loupe`, or one step: `main` or `run_step`, and the end of the process with its status.
 
     Memory is left to the system, which frees it at once, where Python takes 0.08 s of a photo's 0.9.
     """
-    status = main()
+    status = main() if step is None else run_step(step)
     if sys.modules.keys() & TIDY:
         sys.exit(status)
     try:
@@ -109,7 +112,8 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        importlib.import_module(f"loupe.steps.{step}").run(settings)
+        with signals.as_exits():
+            importlib.import_module(f"loupe.steps.{step}").run(settings)
     except UsageError as error:
         return _complain(f"loupe {step}", str(error), 2)
     except (LoupeError, OSError) as error:
@@ -119,7 +123,9 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
             raise  # a fault of ours
         return _complain(f"loupe {step}", (str(error) or type(error).__name__).splitlines()[0], 1)
     except KeyboardInterrupt:
-        return _complain(f"loupe {step}", "interrupted", 130)
+        return _complain(f"loupe {step}", "interrupted", SIGNALLED + signal.SIGINT)
+    except SystemExit as stop:
+        return _complain(f"loupe {step}", "terminated", int(stop.code or 0))
     return 0
 
 

@@ -1,9 +1,7 @@
 """What the steps that make files of photos share: they list, record what they do, work, and tell."""
 
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,19 +87,15 @@ def _bundled() -> str:
 
 @contextmanager
 def recorded(settings: Files) -> Iterator[None]:
-    """A run of MLflow under `mlflow run`, or inside another step's; elsewhere none, and no store is made.
+    """A run of MLflow under `mlflow run`, or inside another step's; elsewhere none, and no store is made."""
+    if "MLFLOW_RUN_ID" not in os.environ and not _inside_a_run():
+        yield
+        return
+    from loupe.tracking import runs
 
-    SIGTERM ends the step as Ctrl-C does, so that nothing half written is left.
-    """
-    with _termination_as_exit():
-        if "MLFLOW_RUN_ID" not in os.environ and not _inside_a_run():
-            yield
-            return
-        from loupe.tracking import runs
-
-        runs.claim()
-        with runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"):
-            yield
+    runs.claim()
+    with runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"):
+        yield
 
 
 def _is_short(settings: Files, jobs: "Sequence[Job]") -> bool:
@@ -113,19 +107,6 @@ def _is_short(settings: Files, jobs: "Sequence[Job]") -> bool:
 def _inside_a_run() -> bool:
     mlflow = sys.modules.get("mlflow")
     return mlflow is not None and mlflow.active_run() is not None
-
-
-@contextmanager
-def _termination_as_exit() -> Iterator[None]:
-    """SIGTERM ends the step as Ctrl-C does, so that nothing half written is left."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _log(settings: Files, outcomes: "Sequence[Outcome]", by: str) -> None:

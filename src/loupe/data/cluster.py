@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from loupe import signals
 from loupe.errors import LoupeError, UsageError
 from loupe.machine import cores
 
@@ -32,7 +33,7 @@ def client(scheduler: str | None) -> Iterator[Any]:
         LoupeError: it is gone, whatever exception tells.
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if scheduler is not None:
         try:
@@ -52,17 +53,27 @@ def client(scheduler: str | None) -> Iterator[Any]:
                 raise
         return
     searched = list(sys.path)
-    with (
-        dask.config.set(QUIET),
-        LocalCluster(
-            n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with dask.config.set(QUIET), _of_this_machine() as cluster, Client(cluster) as client:
         # Dask puts folders in front, and takes them out when it ends: an import in another thread, which walks that
         # list meanwhile, then leaves one place out, and does not find what is there. This list Dask leaves alone.
         sys.path = searched
         yield client
+
+
+@contextmanager
+def _of_this_machine() -> Iterator[Any]:
+    """A cluster of a process a core. Dask waits for ever for one whose start or end was interrupted."""
+    from distributed import LocalCluster
+
+    with signals.held():
+        cluster = LocalCluster(
+            n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
+        )
+    try:
+        yield cluster
+    finally:
+        with signals.held():
+            cluster.close()
 
 
 def results(cluster: Any, work: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], *shared: Any) -> Iterator[Any]:

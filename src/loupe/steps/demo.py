@@ -2,11 +2,8 @@
 
 import logging
 import os
-import signal
 import socket
-import sys
 import tempfile
-import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -53,10 +50,8 @@ def run(settings: Demo) -> None:
         # a page that is open holds its connection for ever: at the end it is cut, which is no error to tell
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder goes
         host, port = listening.getsockname()[:2]
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt, SystemExit):
             say(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
             server.run(sockets=[listening])
 
@@ -71,6 +66,6 @@ def _listening(settings: Demo) -> socket.socket:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("demo"))
+    entry("demo")

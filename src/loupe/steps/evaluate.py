@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,6 +211,6 @@ def _write(out: Path, summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("evaluate"))
+    entry("evaluate")

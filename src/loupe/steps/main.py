@@ -1,6 +1,5 @@
 """The whole job: prepare, train three networks, compare, register the best, enlarge a photo with it."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,6 @@ compare the runs: mlflow ui"""
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("main"))
+    entry("main")

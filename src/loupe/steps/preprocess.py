@@ -1,7 +1,6 @@
 """Sources of photos to a prepared dataset."""
 
 import io
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,6 +71,6 @@ def _pictures(dataset: Dataset) -> list[Path]:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("preprocess"))
+    entry("preprocess")

@@ -1,6 +1,5 @@
 """A run's model becomes a version of its scale's registered model, and champion if it wins."""
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
@@ -152,6 +151,6 @@ def _defender(champion: Any, scale: Any) -> tuple[str, Any]:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("register"))
+    entry("register")

@@ -1,6 +1,5 @@
 """The claims judged by the runs, as pages: from MLflow's store, or from a table that an earlier report wrote."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +177,6 @@ def _log(settings: Report, html: Path, report: Any) -> None:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("report"))
+    entry("report")

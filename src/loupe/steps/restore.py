@@ -1,6 +1,5 @@
 """Photos, cleaned of noise, where a mask says."""
 
-import sys
 from pathlib import Path
 
 from loupe import files
@@ -31,6 +30,6 @@ def run(settings: Restore) -> list[Path]:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("restore"))
+    entry("restore")

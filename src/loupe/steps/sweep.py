@@ -1,7 +1,6 @@
 """A study of trials from a sweep file: planned, run by workers, and its best network registered."""
 
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,6 +229,6 @@ def _dashboard(place: str) -> str:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("sweep"))
+    entry("sweep")

@@ -1,6 +1,5 @@
 """Runs that a tracking server could not be told of, brought in."""
 
-import sys
 from pathlib import Path
 
 from loupe.config.steps import Sync
@@ -18,6 +17,6 @@ def run(settings: Sync) -> int:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("sync"))
+    entry("sync")

@@ -1,7 +1,6 @@
 """One variant of a network, trained on a prepared dataset."""
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -232,6 +231,6 @@ def metrics_of(summary: dict[str, Any], split: str = "test") -> dict[str, float]
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("train"))
+    entry("train")

@@ -1,7 +1,6 @@
 """Photos, enlarged by the champion, or by a network that ships with the package."""
 
 import os
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +54,6 @@ def _networks(settings: Upscale) -> "Networks":
 
 
 if __name__ == "__main__":
-    from loupe.command_line import run_step
+    from loupe.command_line import entry
 
-    sys.exit(run_step("upscale"))
+    entry("upscale")

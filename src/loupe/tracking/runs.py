@@ -19,7 +19,7 @@ import loupe
 from loupe.config.base import Settings
 from loupe.config.steps import UNSENT
 from loupe.errors import LoupeError, UsageError
-from loupe.tracking import outbox, owners, signals
+from loupe.tracking import outbox, owners
 
 EXPERIMENT = "loupe"
 SETTINGS = "loupe.settings"
@@ -52,11 +52,10 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
     texts = settings.texts()
     tags = first_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
-    with signals.signals_as_exits():
-        run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, tags=tags, log_system_metrics=True)
-        mlflow.set_tag("mlflow.runName", name)  # of a run that was joined, too
-        with filled_and_closed(texts, settings.quiet):
-            yield run.info.run_id
+    run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, tags=tags, log_system_metrics=True)
+    mlflow.set_tag("mlflow.runName", name)  # of a run that was joined, too
+    with filled_and_closed(texts, settings.quiet):
+        yield run.info.run_id
 
 
 def first_tags(settings: Settings, step: str) -> dict[str, str]:
@@ -80,7 +79,6 @@ def filled_and_closed(params: dict[str, str], quiet: bool) -> Iterator[None]:
         yield
         status = RunStatus.FINISHED
     except (KeyboardInterrupt, SystemExit):
-        signals.seen()
         status = RunStatus.KILLED
         raise
     finally:

@@ -14,9 +14,10 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from loupe import signals
 from loupe.config.base import Settings
 from loupe.geometry import Geometry
-from loupe.tracking import checkpoints, models, owners, records, runs, signals
+from loupe.tracking import checkpoints, models, owners, records, runs
 from loupe.tracking.kinds import remove_artifact
 
 TRIAL, SWEEP, KEY, CODE, STATE = "loupe.trial", "loupe.sweep", "loupe.key", "loupe.code", "trial.state"
@@ -53,7 +54,7 @@ def trial_run(
         The run's id.
     """
     tags = runs.first_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
-    with signals.signals_as_exits():
+    with signals.as_exits():
         run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
         with runs.filled_and_closed(settings.texts(), settings.quiet):
             yield run.info.run_id
