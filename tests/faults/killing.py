@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 from jobs import all_runs, environment, loupe, store
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+ENDED = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
 GONE = 30.0  # seconds in which all that a killed step had started must be gone
 ROUND = 5  # kills, at most, before the command is left alone
 SWEEP = """
@@ -229,11 +230,25 @@ class Killing:
 
     def once(self, number: signal.Signals) -> bool:
         """Start the command, kill it, and look at what it leaves; False where it had ended before."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loupe", *self.case.command],
-            cwd=self.folder, env=environment(), start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        with tempfile.TemporaryFile("w+") as told:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "loupe", *self.case.command],
+                cwd=self.folder, env=environment(), start_new_session=True, stdout=told, stderr=told,
+            )  # fmt: skip
+            try:
+                killed = self._killed(process, number)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            told.seek(0)
+            lines = told.read().splitlines()
+            if process.returncode == 128 + number:
+                last = f"loupe {self.step}: error: {ENDED[number]}"
+                assert lines[-1:] == [last], f"told after {number.name}: {lines}"
+                assert not any("Traceback" in line for line in lines), f"told after {number.name}: {lines}"
+        return killed
+
+    def _killed(self, process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
         until = time.monotonic() + self.rng.uniform(0.0, self.seconds)
         below: set[psutil.Process] = set()
         while time.monotonic() < until and process.poll() is None:
