@@ -215,3 +215,12 @@ def test_another_exception_of_a_destructor_is_told_as_ever(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(str(lost.exc_value)))
     assert ended_by(Broken) is None
     assert told == ["of a destructor"]
+
+
+def test_one_that_the_caller_has_set_to_be_ignored_is_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert ended_by(lambda: send(signal.SIGINT)) is None
+        assert isinstance(ended_by(lambda: send(signal.SIGTERM)), SystemExit)
+    finally:
+        signal.signal(signal.SIGINT, before)

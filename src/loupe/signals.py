@@ -44,7 +44,8 @@ def as_exits() -> Iterator[None]:
         else:
             hook(lost)
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGALRM") if hasattr(signal, name)]
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGALRM") if hasattr(signal, name)]
+    numbers = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]  # as `nohup` wants it
     hook, sys.unraisablehook = sys.unraisablehook, dropped
     before = {number: signal.signal(number, leave) for number in numbers}
     try:
