@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import fcntl
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import settings
 # An example that takes long on a machine in other use is no fault.
 settings.register_profile("loupe", deadline=None)
 settings.load_profile("loupe")
+# A shell has what it starts in the background ignore Ctrl-C, and processes that ignore it start others that do.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

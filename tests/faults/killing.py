@@ -305,6 +305,7 @@ def main() -> int:
     parser.add_argument("--times", type=int)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has a background job ignore
     lost = 0
     for step in given.steps:
         times, started = given.times or TIMES[step], time.monotonic()
