@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"loupe.baselines", "loupe.metrics", "loupe.data"},
     {"loupe.geometry", "loupe.networks"},
     {"loupe.config"},
-    {"loupe.fields", "loupe.progress", "loupe.errors", "loupe.machine"},
+    {"loupe.fields", "loupe.progress", "loupe.errors", "loupe.machine", "loupe.signals"},
     {"loupe"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -111,7 +111,7 @@ def test_a_command_starts_its_step_from_the_checkout_and_passes_what_is_declared
 def test_a_step_runs_as_a_module_through_the_command_line(step: str) -> None:
     module = f"loupe.steps.{step}"
     assert guarded(module) == {"loupe.command_line"}
-    assert f'sys.exit(run_step("{step}"))' in FILES[module].read_text()
+    assert f'    entry("{step}")\n' in FILES[module].read_text()
 
 
 def test_conda_installs_what_the_package_depends_on() -> None:
