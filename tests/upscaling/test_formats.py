@@ -5,6 +5,7 @@ import itertools
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -298,6 +299,14 @@ def test_whether_a_webp_is_lossless_is_told(photo, tmp_path, mode, frames, lossl
     )  # fmt: skip
     assert pages.read(tmp_path / "small.webp").lossless == lossless
     assert pages.read((tmp_path / "small.webp").read_bytes()).lossless == lossless
+
+
+def test_a_photo_of_inks_has_the_same_profile_whenever_it_is_read(photo, tmp_path):
+    photo.convert("CMYK").save(tmp_path / "inks.tif")
+    first = next(pages.read(tmp_path / "inks.tif").pages).icc
+    time.sleep(1.1)  # a profile holds the second in which it was made
+    assert next(pages.read(tmp_path / "inks.tif").pages).icc == first
+    assert ImageCms.getProfileDescription(ImageCms.getOpenProfile(io.BytesIO(first))).startswith("sRGB")
 
 
 @pytest.mark.parametrize("profiled", [False, True])

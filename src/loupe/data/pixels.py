@@ -1,6 +1,7 @@
 """An open image to upright pixels, and the colour profile that they are in: by Pillow, or in 16 bits by libvips."""
 
 import io
+import struct
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -8,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from loupe.data.photos import BITS, PhotoError, eight_bits, full_range
+
+MADE = slice(24, 36)  # date and time in the header of a profile (ICC.1:2022, 7.2.10)
 
 
 def has_deep_colour(image: Image.Image) -> bool:
@@ -39,7 +42,7 @@ def by_vips(source: bytes | Path, number: int, icc: bytes, ignore_faults: bool) 
             image = pyvips.Image.new_from_file(str(source), revalidate=True, **options)
         inks = image.interpretation == "cmyk" and image.bands == 4
         if inks:
-            icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+            icc = _srgb()
             if _is_of(profile, "CMYK"):
                 image = image.icc_transform("srgb", embedded=True, intent="relative", depth=16)
                 inks = False
@@ -75,7 +78,7 @@ def by_pillow(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.n
     if image.mode in ("CMYK", "LAB"):
         if image.mode == "LAB":
             profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        srgb = ImageCms.ImageCmsProfile(io.BytesIO(_srgb()))
         if not _is_of(profile, "CMYK", "Lab"):
             image = image.convert("RGB")
         else:
@@ -83,9 +86,15 @@ def by_pillow(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.n
             converted = ImageCms.profileToProfile(image, profile, srgb, renderingIntent=intent, outputMode="RGB")
             assert converted is not None  # it would be changed in place only if asked to
             image = converted
-        icc = srgb.tobytes()
+        icc = _srgb()
     pixels = np.asarray(eight_bits(image))
     return pixels.reshape(*pixels.shape[:2], -1), icc
+
+
+def _srgb() -> bytes:
+    """The profile of sRGB, without the second in which it is made: a photo becomes the same file at any time."""
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return made[: MADE.start] + struct.pack(">6H", 2016, 1, 1, 0, 0, 0) + made[MADE.stop :]
 
 
 def _profile(icc: bytes, ignore_faults: bool) -> ImageCms.ImageCmsProfile | None:
