@@ -16,7 +16,7 @@ from loupe import signals
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="a system without timers")
 BOTH = pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    ("number", "raised"), [(signal.SIGTERM, signals.Terminated), (signal.SIGINT, KeyboardInterrupt)]
 )
 
 
@@ -97,7 +97,7 @@ def test_it_is_raised_once_though_tidying_up_takes_long(monkeypatch: pytest.Monk
             done.append("tidy")
 
     monkeypatch.setattr(signals, "RAISED_AGAIN", 0.05)
-    assert isinstance(ended_by(work), SystemExit)
+    assert isinstance(ended_by(work), signals.Terminated)
     assert done == ["tidy"]
 
 
@@ -181,7 +181,7 @@ def test_a_second_one_is_not_held() -> None:
             send(signal.SIGTERM)
             done.append("whole")
 
-    assert isinstance(ended_by(work), SystemExit)
+    assert isinstance(ended_by(work), signals.Terminated)
     assert done == ["goes on"]
 
 

@@ -41,7 +41,6 @@ LIBRARIES = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 TIDY = {"mlflow", "gradio"}  # libraries that, where they were imported, have something to do when Python ends
-SIGNALLED = 128  # is added to the number of a signal for the status of a step that it ended
 
 
 def entry(step: str | None = None) -> NoReturn:
@@ -123,9 +122,9 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
             raise  # a fault of ours
         return _complain(f"loupe {step}", (str(error) or type(error).__name__).splitlines()[0], 1)
     except KeyboardInterrupt:
-        return _complain(f"loupe {step}", "interrupted", SIGNALLED + signal.SIGINT)
-    except SystemExit as stop:
-        return _complain(f"loupe {step}", "terminated", int(stop.code or 0))
+        return _complain(f"loupe {step}", "interrupted", signals.SIGNALLED + signal.SIGINT)
+    except signals.Terminated:
+        return _complain(f"loupe {step}", "terminated", signals.SIGNALLED + signal.SIGTERM)
     return 0
 
 

@@ -8,14 +8,19 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+SIGNALLED = 128  # is added to the number of a signal for the status of a process that it ended
 RAISED_AGAIN = 5.0  # seconds after a signal, if what it raised was lost
 IMPORTING = "<frozen importlib._bootstrap>"  # the file that Python's import has in a frame
 SOON = 0.01  # seconds until a signal that came at a bad moment is looked at again
 
 
+class Terminated(SystemExit):
+    """SIGTERM has come; the code is the status that a shell gives such a process."""
+
+
 @contextmanager
 def as_exits() -> Iterator[None]:
-    """SIGTERM ends what stands inside as SystemExit does, and Ctrl-C as KeyboardInterrupt.
+    """SIGTERM ends what stands inside as Terminated, a SystemExit, and Ctrl-C as KeyboardInterrupt.
 
     Python drops what a signal raises while a destructor or a callback of a library runs, and a library may too: so it
     is raised again until it is seen on its way. Where it could leave a lock behind, for which other threads then wait
@@ -36,10 +41,10 @@ def as_exits() -> Iterator[None]:
         if (_may_lock(frame) or (_is_held() and not impatient)) and _raise_again_in(SOON):
             return
         _raise_again_in(RAISED_AGAIN)
-        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
+        raise KeyboardInterrupt if received[0] == signal.SIGINT else Terminated(SIGNALLED + received[0])
 
     def dropped(lost: Any) -> None:
-        if received and issubclass(lost.exc_type, KeyboardInterrupt | SystemExit):
+        if received and issubclass(lost.exc_type, KeyboardInterrupt | Terminated):
             _raise_again_in(SOON)
         else:
             hook(lost)
@@ -89,7 +94,7 @@ def _is_held() -> bool:
 def _is_on_its_way() -> bool:
     """Whether the code that a signal has come to is tidying up after one."""
     found = sys.exc_info()[1]
-    while found is not None and not isinstance(found, KeyboardInterrupt | SystemExit):
+    while found is not None and not isinstance(found, KeyboardInterrupt | Terminated):
         found = found.__context__
     return found is not None
 

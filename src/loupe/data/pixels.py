@@ -78,7 +78,8 @@ def by_pillow(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.n
     if image.mode in ("CMYK", "LAB"):
         if image.mode == "LAB":
             profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-        srgb = ImageCms.ImageCmsProfile(io.BytesIO(_srgb()))
+        icc = _srgb()
+        srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         if not _is_of(profile, "CMYK", "Lab"):
             image = image.convert("RGB")
         else:
@@ -86,7 +87,6 @@ def by_pillow(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.n
             converted = ImageCms.profileToProfile(image, profile, srgb, renderingIntent=intent, outputMode="RGB")
             assert converted is not None  # it would be changed in place only if asked to
             image = converted
-        icc = _srgb()
     pixels = np.asarray(eight_bits(image))
     return pixels.reshape(*pixels.shape[:2], -1), icc
 

@@ -8,6 +8,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+from loupe import signals
 from loupe.config.files import Demo
 from loupe.errors import UsageError
 from loupe.progress import say
@@ -51,7 +52,7 @@ def run(settings: Demo) -> None:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         host, port = listening.getsockname()[:2]
-        with suppress(KeyboardInterrupt, SystemExit):
+        with suppress(KeyboardInterrupt, signals.Terminated):
             say(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
             server.run(sockets=[listening])
 
