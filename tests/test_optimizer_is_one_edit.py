@@ -7,14 +7,15 @@ from types import ModuleType
 
 import pytest
 
-from loupe import models, training
-from loupe.command_line import run_step
+from loupe.cli.main import run_step
 from loupe.config import settings_of
 from loupe.config.base import SettingsError
-from loupe.config.variants import OPTIMIZERS, Optimizer, owners, train_class
+from loupe.config.fields import field
+from loupe.config.training import OPTIMIZERS, Optimizer, owners, train_class
 from loupe.errors import UsageError
-from loupe.fields import field
-from loupe.search import reading
+from loupe.models import builder
+from loupe.search import sweep_loader
+from loupe.training import loop
 
 TESTS = Path(__file__).parent
 OWN = "l1_regularization_strength"
@@ -91,19 +92,19 @@ def test_its_field_is_checked_and_refused_elsewhere() -> None:
 def test_a_sweep_may_search_it_and_its_field(tmp_path: Path) -> None:
     file = tmp_path / "ftrl.toml"
     file.write_text(SWEEP)
-    points = list(reading.read(file).points())
+    points = list(sweep_loader.read(file).points())
     assert points == [{"optimizer": "ftrl", f"ftrl.{OWN}": value} for value in (0.0, 0.25)] + [{"optimizer": "adam"}]
     file.write_text(SWEEP.replace("0.25", "1.0"))
     with pytest.raises(UsageError, match=rf"search\.ftrl\.{OWN}: must be less than 1, got '1\.0'"):
-        reading.read(file)
+        sweep_loader.read(file)
 
 
 def test_a_network_is_trained_by_it() -> None:
     settings = settings_of(
         "train", {"optimizer": "ftrl", OWN: 0.25, "filters": 4, "layers": 0, "schedule": "constant"}
     )
-    model = models.build(settings, 32, "rec601")
-    training.compile_model(model, settings)
+    model = builder.build(settings, 32, "rec601")
+    loop.compile_model(model, settings)
     shown = model.optimizer.get_config()
     assert type(model.optimizer).__name__ == "Ftrl"
     assert shown[OWN] == 0.25

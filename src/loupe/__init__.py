@@ -10,5 +10,5 @@ def __getattr__(name: str) -> Any:
     if name == "Upscaler":
         from importlib import import_module
 
-        return import_module("loupe.upscaler").Upscaler
+        return import_module("loupe.tracking.upscaler").Upscaler
     raise AttributeError(f"module 'loupe' has no attribute {name!r}")

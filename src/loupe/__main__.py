@@ -1,6 +1,6 @@
 """`python -m loupe` does what `loupe` does."""
 
-from loupe.command_line import entry
+from loupe.cli.main import entry
 
 if __name__ == "__main__":
     entry()

@@ -29,8 +29,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 from jobs import environment
 
 from loupe.config import settings_of
-from loupe.data import cluster, pairs, photos, preparing
+from loupe.data import preparation, tasks
+from loupe.data.labels import input_of, labels_of
 from loupe.data.sources import list_photos
+from loupe.imaging import decoder
 
 PROCESSES = 2
 CHUNK = 64
@@ -73,12 +75,12 @@ def bare(chunk):
             content = stream.read(size)
             digest = hashlib.sha256(content).hexdigest()
             try:
-                grey = photos.luminance_of(photos.open_photo(content), settings.luminance)
-                for label in pairs.labels_of(grey, settings, "centre", 0, digest):
+                grey = decoder.luminance_of(decoder.open_photo(content), settings.luminance)
+                for label in labels_of(grey, settings, "centre", 0, digest):
                     for scale in settings.scales:
-                        pairs.input_of(label.pixels, scale, settings)
+                        input_of(label.pixels, scale, settings)
                     done += 1
-            except photos.PhotoError:
+            except decoder.PhotoError:
                 continue
     return done
 
@@ -126,7 +128,7 @@ def prepared(file, scheduler):
         started = time.perf_counter()
         found = list_photos(settings.source, (), None, folder, True)
         listed = time.perf_counter() - started
-        dataset = preparing.prepare(settings, found)
+        dataset = preparation.prepare(settings, found)
         seconds = time.perf_counter() - started
         counts = dataset.counts()
         return counts, seconds, listed
@@ -134,7 +136,7 @@ def prepared(file, scheduler):
 
 def measure_loupe(file, answer):
     """Once a small dataset has brought up all that is imported: counts, seconds, and those of listing."""
-    with cluster.client(None) as client:
+    with tasks.client(None) as client:
         prepared(write_tar(file, file.with_name("photos-256.tar"), 256), client.scheduler.address)
         answer.put(prepared(file, client.scheduler.address))
 

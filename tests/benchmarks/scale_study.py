@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 
 import optuna
 
-from loupe.search import crew, sampling, storages, studies
+from loupe.search import sampling, study, study_storage, worker_pool
 from loupe.search.sweep_file import SweepFile
 
 HERE = {"loupe.host": "here", "loupe.pid": "1", "loupe.started": "0.00"}
@@ -62,14 +62,14 @@ class Stopwatch:
 def run(place, sweep, taken):
     """Take `taken` trials to their end; gives the stopwatch."""
     watch = Stopwatch()
-    parent = studies.Trials(sweep, storages.opened(place), "digest", "parent")
+    parent = study.Trials(sweep, study_storage.opened(place), "digest", "parent")
     while watch.ended < sweep.trials():
         if taken // 2 <= watch.ended < sweep.trials() - taken // 2:
             watch.ended += fill(parent, sweep.trials() - taken)
         with watch.of("a new worker"):
-            worker = studies.Trials(sweep, storages.opened(place), "digest", "parent")
+            worker = study.Trials(sweep, study_storage.opened(place), "digest", "parent")
             worker.at_work()
-        for _ in range(crew.TRIALS_A_WORKER):
+        for _ in range(worker_pool.TRIALS_A_WORKER):
             if watch.ended % LOOK_EVERY == 0:
                 look(parent, watch)
             if watch.ended == sweep.trials():
@@ -83,7 +83,7 @@ def run(place, sweep, taken):
 
 def fill(parent, count):
     """Put so many ended trials into the study, of the items that are not there yet; gives how many."""
-    there = {trial.user_attrs[studies.ITEM] for trial in parent.study.trials}
+    there = {trial.user_attrs[study.ITEM] for trial in parent.study.trials}
     points = [chosen | {"seed": seed} for chosen in parent.sweep.points() for seed in parent.sweep.seeds()]
     missing = [point for point in points if json.dumps(point, sort_keys=True) not in there][-count:]
     ranges = {
@@ -94,7 +94,7 @@ def fill(parent, count):
     ranges["seed"] = optuna.distributions.IntDistribution(0, 2**31 - 1)
     for point in missing:
         value = point["learning_rate"] + 1e-6 * point["seed"]
-        attrs = {studies.ITEM: json.dumps(point, sort_keys=True), studies.RUN: "run", studies.PARENT: "parent"}
+        attrs = {study.ITEM: json.dumps(point, sort_keys=True), study.RUN: "run", study.PARENT: "parent"}
         parent.study.add_trial(optuna.trial.create_trial(
             params=point, distributions=ranges, value=value, user_attrs=attrs,
             intermediate_values=dict.fromkeys(range(REPORTS), value),
@@ -106,7 +106,7 @@ def look(parent, watch):
     """What `crew.supervise` asks at each of its looks."""
     with watch.of("parent: look"):
         parent.reap(lambda trial: True)
-        parent.enqueue(2 * WORKERS + crew.SPARE)
+        parent.enqueue(2 * WORKERS + worker_pool.SPARE)
         parent.ended()
         parent.best()
         parent.at_work(), parent.waiting()
@@ -125,7 +125,7 @@ def one_trial(worker, sweep, watch):
         for step in range(REPORTS):
             trial.report(value, step)
             trial.should_prune()
-        trial.set_user_attr(studies.RUN, f"run {trial.number}")
+        trial.set_user_attr(study.RUN, f"run {trial.number}")
     with watch.of("among the best?"):
         worker.is_among_the_best(value)
     with watch.of("tell"):

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import psutil
 
-from loupe import models, training
 from loupe.config import settings_of
-from loupe.data import manifest, preparing
+from loupe.data import manifest, preparation
 from loupe.data.dataset import Dataset
-from loupe.geometry import Geometry
+from loupe.models import builder
+from loupe.training import loop
+from loupe.upscalers.geometry import Geometry
 
 STEPS = 50
 
@@ -47,13 +48,13 @@ def measure(folder, size):
     started = time.perf_counter()
     pairs = Dataset(folder).pairs("train", settings.scale)
     opened = time.perf_counter() - started
-    model = models.build(settings, pairs.sides[0], "rec601")
-    training.compile_model(model, settings)
+    model = builder.build(settings, pairs.sides[0], "rec601")
+    loop.compile_model(model, settings)
     started = time.perf_counter()
-    patches, count = training.patches_of(settings, pairs, Geometry.of_name(model.name))
+    patches, count = loop.patches_of(settings, pairs, Geometry.of_name(model.name))
     held = time.perf_counter() - started
     cutting, stepping = [], []
-    with training.computed_in(model, settings):
+    with loop.computed_in(model, settings):
         for step in range(STEPS):
             started = time.perf_counter()
             inputs, labels = patches.batch(step, count)
@@ -77,7 +78,7 @@ def main():
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        prepared = preparing.prepare(settings_of("preprocess", {"source": given.photos, "data_dir": folder}))
+        prepared = preparation.prepare(settings_of("preprocess", {"source": given.photos, "data_dir": folder}))
         for size in map(int, given.sizes.split(",")):
             rows.append(measure(repeated(prepared, Path(folder) / str(size), size), size))
     print(" | ".join(rows[0]))

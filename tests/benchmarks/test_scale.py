@@ -16,7 +16,7 @@ import scale_sweep
 from PIL import Image
 
 from loupe.data.sources import bundled_photo
-from loupe.search import crew
+from loupe.search import worker_pool
 
 AT_MOST = 1.1  # times the memory, for four times the photos
 
@@ -60,13 +60,13 @@ def test_few_trials_wait_however_many_are_wanted(tmp_path):
 
     def look(parent, watch):
         before = parent.waiting()
-        parent.enqueue(2 * scale_study.WORKERS + crew.SPARE)
+        parent.enqueue(2 * scale_study.WORKERS + worker_pool.SPARE)
         waited.append((before, parent.waiting(), len(parent.study.trials)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scale_study, "look", look)
         scale_study.run(str(tmp_path / "study.log"), sweep, 100)
-    assert max(after for _, after, _ in waited) == 2 * scale_study.WORKERS + crew.SPARE
+    assert max(after for _, after, _ in waited) == 2 * scale_study.WORKERS + worker_pool.SPARE
     assert min(after for _, after, known in waited if known < 1000) > 0  # a worker always finds one
     assert waited[-1] == (0, 0, 1000)
 

@@ -16,10 +16,11 @@ import keras
 import numpy as np
 import pytest
 
-from loupe import models, training
 from loupe.config import settings_of
 from loupe.data.dataset import Pairs
-from loupe.geometry import Geometry
+from loupe.models import builder
+from loupe.training import loop
+from loupe.upscalers.geometry import Geometry
 
 STRICT = os.environ.get("LOUPE_STRICT_TIMINGS") == "1"
 INPUT_SIDE, LABEL_SIDE, PICTURES = 100, 150, 256
@@ -75,11 +76,11 @@ def operations(model, side, count):
 def test_a_step_takes_little_more_than_its_arithmetic(name, benchmark, operations_a_second, pairs, capsys):
     given, at_most = TIMED[name]
     settings = settings_of("train", {"quiet": True} | given)
-    model = models.build(settings, INPUT_SIDE, "rec601")
-    training.compile_model(model, settings)
-    patches, count = training.patches_of(settings, pairs, Geometry.of_name(model.name))
+    model = builder.build(settings, INPUT_SIDE, "rec601")
+    loop.compile_model(model, settings)
+    patches, count = loop.patches_of(settings, pairs, Geometry.of_name(model.name))
     inputs, labels = patches.batch(0, count)
-    with training.computed_in(model, settings):
+    with loop.computed_in(model, settings):
         benchmark.pedantic(model.train_on_batch, (inputs, labels), rounds=100, warmup_rounds=5)
     if benchmark.stats is None:
         return  # beside other tests nothing is timed

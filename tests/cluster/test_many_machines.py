@@ -16,8 +16,8 @@ from jobs import all_runs, environment, loupe
 
 from loupe.config import settings_of
 from loupe.data.dataset import Dataset
-from loupe.data.preparing import prepare
-from loupe.search.studies import OWNER
+from loupe.data.preparation import prepare
+from loupe.search.study import OWNER
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many machines")]
 
@@ -46,9 +46,9 @@ activation = ["tanh", "relu"]
 # A step as its command runs it, but that a machine which gives no sign counts as alive for three minutes.
 IMPATIENT = """
 import sys
-from loupe.command_line import run_step
-from loupe.tracking import owners
-owners.SILENCE = 90.0
+from loupe.cli.main import run_step
+from loupe.tracking import liveness
+liveness.SILENCE = 90.0
 sys.exit(run_step(sys.argv[1], sys.argv[2:]))
 """
 

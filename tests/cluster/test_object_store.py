@@ -18,7 +18,7 @@ from jobs import environment, loupe
 from loupe.config import settings_of
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
-from loupe.data.preparing import open_or_prepare, prepare, reopen
+from loupe.data.preparation import open_or_prepare, prepare, reopen
 from loupe.data.shards import sha256_of
 from loupe.errors import LoupeError, UsageError
 
@@ -194,7 +194,7 @@ def test_keys_that_the_store_does_not_know_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_missing_is_named():
-    code = "import sys; sys.modules['s3fs'] = None; from loupe.data import places; places.exists('s3://a/b', 'c')"
+    code = "import sys; sys.modules['s3fs'] = None; from loupe.data import storage; storage.exists('s3://a/b', 'c')"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
     line = "loupe.errors.UsageError: data_dir: 's3://a/b' needs another package: Install s3fs to access S3"
     assert done.stderr.splitlines()[-1] == line

@@ -8,8 +8,8 @@ import services
 from distributed import Client
 
 from loupe.config import settings_of
-from loupe.data.cluster import client
-from loupe.data.preparing import prepare
+from loupe.data.preparation import prepare
+from loupe.data.tasks import client
 from loupe.errors import LoupeError, UsageError
 
 pytestmark = pytest.mark.slow

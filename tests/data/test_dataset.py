@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from loupe.config import settings_of
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST, table_of, with_splits
-from loupe.data.photos import as_floats
-from loupe.data.preparing import prepare
+from loupe.data.preparation import prepare
 from loupe.data.shards import input_name, sha256_of, shard_name
 from loupe.errors import LoupeError, UsageError
+from loupe.imaging.decoder import as_floats
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 SHARES = {"train": 0.75, "validation": 0.125, "test": 0.125}

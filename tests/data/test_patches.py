@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from loupe.data import patches as module
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches, cut, turned
-from loupe.data.photos import as_bytes
 from loupe.errors import UsageError
+from loupe.imaging.decoder import as_bytes
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 

@@ -7,7 +7,7 @@ import zlib
 import pytest
 from jobs import loupe
 
-from loupe.data.photos import PhotoError, open_photo
+from loupe.imaging.decoder import PhotoError, open_photo
 
 TOO_MANY = "too many pixels: {:,}, at most 178,956,970"
 

@@ -200,10 +200,10 @@ def test_a_keras_file_that_holds_anything_but_a_network_is_refused(name, keras_f
 
 
 def test_a_keras_file_that_unpacks_to_more_than_any_network_is_refused(keras_files, monkeypatch):
-    from loupe.models import saved
+    from loupe.models import keras_file
     from loupe.tracking import models
 
-    monkeypatch.setattr(saved, "LARGEST", 1000)
+    monkeypatch.setattr(keras_file, "LARGEST", 1000)
     with pytest.raises(UsageError, match=r"model: good cannot be loaded: holds [0-9]+ bytes, at most 1000"):
         models.load_keras(models.Found("good", str(keras_files / "good.keras")))
 

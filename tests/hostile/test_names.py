@@ -118,7 +118,7 @@ def test_evaluate_takes_a_folder_of_them(work, folder):
 
 
 def test_what_is_escaped_is_what_nobody_sees():
-    from loupe.progress import visible
+    from loupe.cli.progress import visible
 
     for number in range(0x20000):
         sign = chr(number)

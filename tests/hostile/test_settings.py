@@ -5,9 +5,9 @@ import os
 import pytest
 
 from loupe.config import STEPS, settings_of
-from loupe.config.variants import NETWORKS, OPTIMIZERS
+from loupe.config.training import NETWORKS, OPTIMIZERS
 from loupe.errors import UsageError
-from loupe.search import reading
+from loupe.search import sweep_loader
 
 ABSURD = [
     "1e99", "nan", "inf", "-inf", "10**30", "1" + 30 * "0", 5000 * "9", "-1",
@@ -125,7 +125,7 @@ def test_a_sweep_file_that_was_made_to_do_harm_is_refused(what, work):
     content, why = TOML[what]
     (work / "harm.toml").write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        reading.read(work / "harm.toml")
+        sweep_loader.read(work / "harm.toml")
     assert str(caught.value).startswith("sweep: ")
     assert why in str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -143,10 +143,10 @@ def test_what_is_no_file_is_not_waited_for(work, refused):
     os.mkfifo(work / "pipe.toml")
     for name, why in (("/dev/zero", "must be a file"), (work, "Is a directory")):
         with pytest.raises(UsageError, match=why):
-            reading.read(name)
+            sweep_loader.read(name)
     assert "must be a file, got 'pipe.toml'" in refused("sweep", "pipe.toml")
 
 
 def test_the_file_without_the_harm_is_taken(work):
     (work / "good.toml").write_bytes(text())
-    assert len(list(reading.read(work / "good.toml").points())) == 2
+    assert len(list(sweep_loader.read(work / "good.toml").points())) == 2

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loupe.report.gathering import Case, gathered, on_dataset
+from loupe.report.assembly import Case, gathered, on_dataset
 from loupe.report.results import FACTS
 from loupe.search import arms as found_arms
-from loupe.search import reading
+from loupe.search import sweep_loader
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 FILES = [SWEEPS / "activation.toml", SWEEPS / "dropout.toml"]  # that most tests take
@@ -23,7 +23,7 @@ def table_of(files: Iterable[Path], seeds: int = 3) -> pd.DataFrame:
     """A row for each point and seed of grids, as the store would give it."""
     rows: dict[str, dict[str, Any]] = {}
     for file in files:
-        sweep = reading.read(file)
+        sweep = sweep_loader.read(file)
         metrics = {name for claim in sweep.claims for name in (claim.metric, claim.other_metric) if name}
         for chosen in sweep.points():
             for seed in range(seeds):
@@ -65,7 +65,7 @@ def report_of(table: pd.DataFrame, files: Iterable[Path], **made: Any) -> Any:
     here = on_dataset(table, None)
     cases = []
     for file in files:
-        sweep = reading.read(file)
+        sweep = sweep_loader.read(file)
         arms = found_arms.of_sweep(sweep, here)
         cases += [Case(f"sweeps/{file.name}", claim, arms) for claim in sweep.claims]
     return gathered(table, here, cases, made)

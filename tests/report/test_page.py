@@ -10,10 +10,10 @@ from made_up import FILES, report_of
 from loupe.errors import UsageError
 from loupe.report import page
 from loupe.report.contents import Judged, Report
+from loupe.report.formatting import against, difference, number, standing
 from loupe.report.intervals import Estimate, Region
-from loupe.report.judging import VERDICTS, Comparison
 from loupe.report.readme import fill, readme_tables, write_readme
-from loupe.report.text import against, difference, number, standing
+from loupe.report.verdicts import VERDICTS, Comparison
 
 
 class Page(HTMLParser):

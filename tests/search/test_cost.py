@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from loupe import training
 from loupe.config.steps import Sweep
 from loupe.errors import UsageError
-from loupe.search import cost, crew
+from loupe.search import cost, worker_pool
 from loupe.search.sweep_file import SweepFile
 from loupe.steps import sweep
+from loupe.training import loop
 
 FIXED = cost.START + cost.SCORING
 
@@ -77,7 +77,7 @@ def test_seconds_grow_with_what_is_scored():
             {"eval_pictures": 10, "eval_every": 334},
         )
     )
-    assert cost.TRAIN_PICTURES == training.TRAIN_PICTURES == 32
+    assert cost.TRAIN_PICTURES == loop.TRAIN_PICTURES == 32
     two_points_of_42 = many - few
     assert two_points_of_42 > 1
     assert often - few == pytest.approx(two_points_of_42)  # four points instead of two
@@ -148,7 +148,7 @@ def test_a_sweep_of_one_trial_is_told_by_all_the_cores_that_train_it(tmp_path, m
     told = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(crew, "cores", lambda scheduler: 8)
+    monkeypatch.setattr(worker_pool, "cores", lambda scheduler: 8)
     monkeypatch.setattr(cost, "shown", lambda seconds: told.append(seconds) or "")
     file = Path(__file__).parents[2] / "sweeps" / "base.toml"
     for threads in (1, 0):
@@ -181,7 +181,7 @@ def test_more_workers_than_cores_make_no_sweep_shorter(tmp_path, monkeypatch):
     """The study's own sweep is refused without `yes` for the days that it takes, however many workers there are."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(crew, "cores", lambda scheduler: 2)
+    monkeypatch.setattr(worker_pool, "cores", lambda scheduler: 2)
     file = Path(__file__).parents[2] / "sweeps" / "study.toml"
     with pytest.raises(UsageError, match="yes: must be true"):
         sweep.run(Sweep(sweep=str(file), workers=999))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from loupe.search import jobs, storages
+from loupe.search import jobs, study_storage
 
 SWEEP = {
     "study": {"name": "seen", "metric": "val/mae", "sampler": "grid"},
@@ -20,7 +20,7 @@ SWEEP = {
 def job(tmp_path):
     """A job of which nothing but its journal is to be seen here."""
     journal = tmp_path / "optuna.journal"
-    storages.opened(str(journal))
+    study_storage.opened(str(journal))
     journal.touch()
     return jobs.Job(
         sweep=SWEEP, storage=str(journal), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment_id="0",

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.config import settings_of
+from loupe.config.fields import text_of
 from loupe.errors import UsageError
-from loupe.fields import text_of
 from loupe.search import arms as found_arms
-from loupe.search.reading import read
 from loupe.search.sweep_file import Range, SweepFile, condition_of, field_of
+from loupe.search.sweep_loader import read
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 GRID = """

@@ -206,7 +206,7 @@ def test_the_page_of_compare_works_by_keyboard(page, photo, tmp_path):
 
 
 def test_without_gradio_it_says_what_to_install(tmp_path):
-    code = "import sys; sys.modules['gradio'] = None; from loupe.command_line import main; sys.exit(main(['demo']))"
+    code = "import sys; sys.modules['gradio'] = None; from loupe.cli.main import main; sys.exit(main(['demo']))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )

@@ -10,7 +10,7 @@ import pytest
 from jobs import all_runs, environment, loupe, store
 from PIL import Image
 
-from loupe import networks
+from loupe.upscalers import bundled
 
 pytestmark = pytest.mark.xdist_group("main")  # one process: they share what one main job left
 BASELINES = ("nearest", "bilinear", "bicubic", "lanczos", "ridge")
@@ -139,7 +139,7 @@ def test_evaluate_scores_further_models_beside_and_draws_a_sheet_of_all(finished
 
 
 def test_evaluate_takes_an_onnx_file(finished_main, tmp_path, photos):
-    file = networks.file("tiny", Fraction(3, 2))
+    file = bundled.file("tiny", Fraction(3, 2))
     out = tmp_path / "scores.json"
     loupe("evaluate", "--photos", photos, "--label_size", "90", "--model", file, "--out", out, cwd=finished_main)
     assert json.loads(out.read_text())["model"] == str(file)

@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from loupe.search import reading
+from loupe.search import sweep_loader
 
 pytestmark = pytest.mark.xdist_group("sweep")  # one process: they share a dataset and finished sweeps
 SWEEPS = sorted((ROOT / "sweeps").glob("*.toml"))
@@ -177,7 +177,7 @@ def test_trials_are_children_of_the_sweep_and_linked_with_optuna_both_ways(smoke
 
 
 def test_a_trial_has_every_setting_and_whole_curves(smoke, dataset):
-    file = reading.read(ROOT / "sweeps" / "smoke.toml")
+    file = sweep_loader.read(ROOT / "sweeps" / "smoke.toml")
     place = {"dataset", "data_dir", "threads", "scheduler", "resume"}
     expected = [file.settings(point, seed=0).texts() for point in file.points()]
     found = [run.data.params for run in runs_of(smoke, "trial")]
@@ -558,7 +558,7 @@ def test_every_sweep_file_runs_a_tiny_trial(file, request, tmp_path, dataset):
         sweep(folder, file, "--dataset", dataset, "--smoke", "true", "--max_trials", 1)
     else:
         folder = request.getfixturevalue("one_trial_each")
-    name = f"{reading.read(file).name}-smoke"
+    name = f"{sweep_loader.read(file).name}-smoke"
     parents = [run for run in runs_of(folder, "sweep") if run.data.tags.get("loupe.sweep") == name]
     assert [run.info.status for run in parents] == ["FINISHED"], (folder / "printed.txt").read_text()[-2000:]
     trials = study_of(folder, name).trials

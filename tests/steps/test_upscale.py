@@ -19,7 +19,7 @@ import pyvips
 from jobs import environment, loupe, measured
 from PIL import Image
 
-from loupe.data import pages
+from loupe.imaging import reader
 
 GOOD = 40
 SIZES = [
@@ -171,18 +171,18 @@ def test_a_lossless_webp_stays_lossless_unless_a_quality_is_given(real, tmp_path
     loupe("upscale", "photo.webp", "--out", "same.webp", cwd=tmp_path)
     loupe("upscale", "photo.webp", "--out", "same.png", cwd=tmp_path)
     loupe("upscale", "photo.webp", "--out", "lossy.webp", "--quality", "90", cwd=tmp_path)
-    assert pages.read(tmp_path / "same.webp").lossless
+    assert reader.read(tmp_path / "same.webp").lossless
     same, png = (np.asarray(Image.open(tmp_path / f"same.{suffix}")) for suffix in ("webp", "png"))
     assert np.array_equal(same, png)
-    assert not pages.read(tmp_path / "lossy.webp").lossless
+    assert not reader.read(tmp_path / "lossy.webp").lossless
 
 
 def test_nothing_that_takes_long_is_imported_without_a_store(real, tmp_path):
     real.resize((60, 40)).save(tmp_path / "photo.jpg")
     code = (
-        "import sys; from loupe.command_line import main; status = main(['upscale', 'photo.jpg', '--out', 'o.jpg']); "
+        "import sys; from loupe.cli.main import main; status = main(['upscale', 'photo.jpg', '--out', 'o.jpg']); "
         "slow = {'tensorflow', 'keras', 'mlflow', 'scipy', 'sklearn', 'pyvips'}; "
-        "slow |= {'loupe.config.variants', 'loupe.data.sources'}; "
+        "slow |= {'loupe.config.training', 'loupe.data.sources'}; "
         "assert not slow & sys.modules.keys(); sys.exit(status)"
     )
     done = subprocess.run(

@@ -12,8 +12,8 @@ import mlflow
 import psutil
 import pytest
 
-from loupe import signals
-from loupe.tracking import owners, records, runs
+from loupe.cli import signals
+from loupe.tracking import liveness, records, runs
 
 
 @pytest.fixture
@@ -44,28 +44,28 @@ def test_a_run_that_mlflow_run_made_is_closed_where_its_process_died_before_it_s
     # another `mlflow run` on this machine, such as a test beside this one, might be the maker of any of them
     monkeypatch.setattr(psutil, "process_iter", lambda: [psutil.Process(step.pid)])
     try:
-        owners.close_orphans()
+        liveness.close_orphans()
         assert [status(client, run) for run in (died, works, by_hand)] == ["KILLED", "RUNNING", "RUNNING"]
     finally:
         step.communicate(b"\n")
     monkeypatch.setattr(psutil, "process_iter", lambda: [])
-    owners.close_orphans()
+    liveness.close_orphans()
     assert status(client, works) == "KILLED"
 
 
 def test_a_run_of_another_machine_is_dead_after_a_long_silence(client: mlflow.MlflowClient) -> None:
-    ages = {"silent": 2 * owners.SILENCE, "lively": 0.0}
+    ages = {"silent": 2 * liveness.SILENCE, "lively": 0.0}
     found = {
         name: opened(client, loupe_host="elsewhere", loupe_pid="1", loupe_heartbeat=f"{time.time() - age:.0f}")
         for name, age in ages.items()
     }
     found["mute"] = opened(client, loupe_host="elsewhere", loupe_pid="1")
-    owners.close_orphans()
+    liveness.close_orphans()
     assert {name: status(client, run) for name, run in found.items()} == {
         "silent": "KILLED", "lively": "RUNNING", "mute": "RUNNING",
     }  # fmt: skip
-    owners.beat(found["mute"])
-    assert owners.is_alive(client.get_run(found["mute"]).data.tags)
+    liveness.beat(found["mute"])
+    assert liveness.is_alive(client.get_run(found["mute"]).data.tags)
 
 
 def test_what_is_logged_at_an_ended_run_leaves_it_ended(client: mlflow.MlflowClient) -> None:
@@ -103,6 +103,6 @@ def test_a_run_that_ends_well_while_orphans_are_looked_for_stays_finished(
         client.set_terminated(run)
         return False  # and its process is gone
 
-    monkeypatch.setattr(owners, "is_alive", ends)
-    owners.close_orphans()
+    monkeypatch.setattr(liveness, "is_alive", ends)
+    liveness.close_orphans()
     assert status(client, run) == "FINISHED"

@@ -12,15 +12,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from loupe.config.base import Settings, SettingsError
-from loupe.fields import refused
+from loupe.config.fields import refused
 
 
 class _Steps(Mapping[str, type[Settings]]):
     """Step to class, imported when it is asked for: a photo does not wait for what only training needs."""
 
     MODULES = {
-        "main": "steps", "preprocess": "steps", "train": "variants", "evaluate": "steps", "register": "steps",
-        "sweep": "steps", "report": "steps", "sync": "steps", "upscale": "files", "restore": "files", "demo": "files",
+        "main": "steps", "preprocess": "steps", "train": "training", "evaluate": "steps", "register": "steps",
+        "sweep": "steps", "report": "steps", "sync": "steps", "upscale": "photos", "restore": "photos",
+        "demo": "photos",
     }  # fmt: skip
 
     def __getitem__(self, step: str) -> type[Settings]:
@@ -52,7 +53,7 @@ def settings_of(step: str, given: dict[str, Any]) -> Any:
     """
     settings = STEPS[step]
     if step == "train":
-        from loupe.config.variants import train_class
+        from loupe.config.training import train_class
 
         for name in ("network", "optimizer"):
             if not isinstance(given.get(name, ""), str):
@@ -69,7 +70,7 @@ def _line(error: ValidationError, step: str) -> str:
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         if step == "train":
-            from loupe.config.variants import owners
+            from loupe.config.training import owners
 
             if elsewhere := owners(name):
                 return f"{name}: is a field of {' and '.join(elsewhere)} only, got {refused(first['input'])}"

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from loupe.config.fields import Text, field, is_true, text_of
 from loupe.errors import UsageError
-from loupe.fields import Text, field, is_true, text_of
 
 GIVEN = object()
 

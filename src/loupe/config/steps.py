@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import model_validator
 
 from loupe.config.base import GIVEN, Prepares, Settings
-from loupe.config.files import ENSEMBLE
-from loupe.config.variants import TRAINED_SCALES, Recompose
-from loupe.fields import (
+from loupe.config.fields import (
     Categories,
     Count,
     Names,
@@ -23,6 +21,8 @@ from loupe.fields import (
     text_of,
     without_password,
 )
+from loupe.config.photos import ENSEMBLE
+from loupe.config.training import TRAINED_SCALES, Recompose
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]

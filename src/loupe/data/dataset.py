@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from loupe.data import places
+from loupe.data import storage
 from loupe.data.manifest import MANIFEST, SPLITS
-from loupe.data.photos import as_floats
 from loupe.data.shards import input_name, sha256_of, shard_name
 from loupe.errors import LoupeError, UsageError
+from loupe.imaging.decoder import as_floats
 
 
 class Dataset:
@@ -33,9 +33,9 @@ class Dataset:
         import pyarrow.parquet
 
         place = str(place)
-        folder = places.folder_of(place)
+        folder = storage.folder_of(place)
         try:
-            if places.is_address(place) and not places.fetched(place, folder / MANIFEST):
+            if storage.is_address(place) and not storage.fetched(place, folder / MANIFEST):
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 table = file.read(use_threads=False)  # each would keep memory of its own
@@ -114,7 +114,7 @@ class Dataset:
 
     def fetch(self) -> None:
         """Bring all shards onto this machine, so that none is waited for later."""
-        for name in self._shards if places.is_address(self.place) else ():
+        for name in self._shards if storage.is_address(self.place) else ():
             self._whole(name)
 
     def _open(self, name: str, number: int) -> np.ndarray:
@@ -123,8 +123,8 @@ class Dataset:
     def _whole(self, name: str) -> Path:
         """The file of a shard on this machine, which is what the manifest says."""
         file = self.folder / name
-        if not self._is_whole(file) and not (places.fetched(self.place, file) and self._is_whole(file)):
-            shard = places.inside(self.place, name)
+        if not self._is_whole(file) and not (storage.fetched(self.place, file) and self._is_whole(file)):
+            shard = storage.inside(self.place, name)
             raise LoupeError(f"dataset: {shard} is missing or changed; remove {self.place} and prepare it again")
         return file
 

@@ -4,8 +4,8 @@ import hashlib
 import time
 from pathlib import Path
 
+from loupe.cli.progress import Bar
 from loupe.errors import LoupeError
-from loupe.progress import Bar
 
 CHUNK = 1 << 20
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from loupe.data import places
+from loupe.data import storage
 
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}
@@ -92,6 +92,6 @@ def write_manifest(place: str, parts: Iterable[Any], facts: dict[str, Any]) -> N
 
     schema = table_of([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
     rest = iter(parts)
-    with places.written(place, MANIFEST) as whole, pyarrow.parquet.ParquetWriter(whole, schema) as file:
+    with storage.written(place, MANIFEST) as whole, pyarrow.parquet.ParquetWriter(whole, schema) as file:
         while group := list(itertools.islice(rest, GROUPED)):
             file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata))

@@ -3,8 +3,8 @@
 import numpy as np
 
 from loupe.data.dataset import Pairs
-from loupe.data.photos import as_floats
 from loupe.errors import UsageError
+from loupe.imaging.decoder import as_floats
 
 HELD = 2**31  # bytes of pictures that are held in memory, since cutting from there is ten times as fast
 

@@ -12,10 +12,12 @@ from PIL import Image
 
 from loupe.config import settings_of
 from loupe.config.steps import Preprocess
-from loupe.data import pairs, photos, places
+from loupe.data import storage
+from loupe.data.labels import Label, input_of, labels_of
 from loupe.data.manifest import Row
 from loupe.data.sources import SourcePhoto
 from loupe.errors import LoupeError
+from loupe.imaging import decoder
 
 
 def make_shard(
@@ -39,13 +41,13 @@ def make_shard(
             labels.append(label.pixels)
     arrays = {"labels": labels}
     for scale in settings.scales if labels else ():
-        small = [pairs.input_of(label, scale, settings) for label in labels]
+        small = [input_of(label, scale, settings) for label in labels]
         arrays[input_name(scale)] = small
     shards, sums = {}, {}
     for name, pictures in arrays.items():
         if pictures:
             stacked = np.stack(pictures)
-            with places.written(place, shard_name(name, number)) as file:
+            with storage.written(place, shard_name(name, number)) as file:
                 write_shard(file, stacked)
                 shards[file.name] = sha256_of(file)
             values, counts = (
@@ -56,17 +58,17 @@ def make_shard(
     return {"number": number, "rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
 
 
-def cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[Row, list[pairs.Label]]:
+def cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[Row, list[Label]]:
     """The labels of one photo with its row; a photo that cannot be used has none, and a reason."""
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
         return replace(row, reason=photo.reason), []
     try:
-        image = photos.open_photo(_as_listed(photo))
+        image = decoder.open_photo(_as_listed(photo))
         row = replace(row, width=image.width, height=image.height)
-        grey = photos.luminance_of(image, settings.luminance)
-        return row, pairs.labels_of(grey, settings, crop, settings.seed, photo.sha256)
-    except photos.PhotoError as error:
+        grey = decoder.luminance_of(image, settings.luminance)
+        return row, labels_of(grey, settings, crop, settings.seed, photo.sha256)
+    except decoder.PhotoError as error:
         return replace(row, reason=str(error)), []
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from loupe.data import places, tars
+from loupe.data import storage, tars
 from loupe.data.download import download
 from loupe.errors import UsageError
 
@@ -59,8 +59,8 @@ class SourcePhoto:
         """The file, or its bytes where it is a part of a tar or at an address."""
         if self.size is None:
             return Path(self.file)
-        if places.is_address(self.file):
-            return places.part_of(self.file, self.offset, self.size)
+        if storage.is_address(self.file):
+            return storage.part_of(self.file, self.offset, self.size)
         with open(self.file, "rb") as stream:
             stream.seek(self.offset)
             return stream.read(self.size)
@@ -90,7 +90,7 @@ def list_photos(
             if category not in known:
                 raise UsageError(f"categories: {category!r} is not among those of {','.join(sources)}")
         found = [photo for photo in found if photo.category in categories]
-    if any(places.is_address(photo.file) for photo in found):
+    if any(storage.is_address(photo.file) for photo in found):
         with ThreadPoolExecutor() as threads:  # which wait for the network together
             hashed = list(threads.map(_hashed, found))
     else:
@@ -103,7 +103,7 @@ def list_photos(
 def short_name(sources: tuple[str, ...]) -> str:
     """A name of the sources for folders and runs: `sample`, `caltech256-subset+sample`."""
     names = [
-        Path(source).stem if os.path.exists(source) or places.is_address(source) else source for source in sources
+        Path(source).stem if os.path.exists(source) or storage.is_address(source) else source for source in sources
     ]
     plain = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")
     return plain.encode()[:LONGEST_NAME].decode(errors="ignore") or "photos"
@@ -118,9 +118,9 @@ def _listed(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhoto]:
     if source == "sample":
         return _sample()
     if source == "caltech256":
-        file = download(places.folder_of(data_dir) / "256_ObjectCategories.tar", **CALTECH_256, quiet=quiet)
+        file = download(storage.folder_of(data_dir) / "256_ObjectCategories.tar", **CALTECH_256, quiet=quiet)
         return _in_tar(str(file), str(file.resolve()))
-    if places.is_address(source):
+    if storage.is_address(source):
         return _at_address(source)
     path = Path(source)
     if path.is_dir():
@@ -171,7 +171,7 @@ def _left_out(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
 
 def _at_address(source: str) -> Iterator[SourcePhoto]:
     """A folder in an object store, or a tar."""
-    files = places.files_below(source)
+    files = storage.files_below(source)
     if list(files) == [""]:
         return _in_tar(source, source)
     shown = {path: _parts(path) for path in sorted(files)}
@@ -179,7 +179,7 @@ def _at_address(source: str) -> Iterator[SourcePhoto]:
     if not any(_is_image(path) for path in shown):
         raise UsageError(f"source: no image at {source!r}")
     return (
-        SourcePhoto(source, "/".join(parts), parts[0] if len(parts) > 1 else "", places.inside(source, path), 0,
+        SourcePhoto(source, "/".join(parts), parts[0] if len(parts) > 1 else "", storage.inside(source, path), 0,
                     files[path])
         for path, parts in shown.items()
     )  # fmt: skip
@@ -221,8 +221,8 @@ def _hashed(photo: SourcePhoto) -> SourcePhoto:
         left = os.stat(photo.file).st_size if photo.size is None else photo.size
         if left > LARGEST_FILE:
             return replace(photo, reason=f"too large: {left} bytes, at most {LARGEST_FILE}")
-        if places.is_address(photo.file):
-            return replace(photo, sha256=hashlib.sha256(places.part_of(photo.file, photo.offset, left)).hexdigest())
+        if storage.is_address(photo.file):
+            return replace(photo, sha256=hashlib.sha256(storage.part_of(photo.file, photo.offset, left)).hexdigest())
         digest = hashlib.sha256()
         with open(photo.file, "rb") as stream:
             stream.seek(photo.offset)

@@ -4,7 +4,7 @@ import io
 import tarfile
 from typing import Any, NamedTuple
 
-from loupe.data import places
+from loupe.data import storage
 from loupe.errors import UsageError
 
 LARGEST_HEADER = 2**20  # bytes of an extended header, which holds a name
@@ -39,7 +39,7 @@ def members(file: str) -> list[Member]:
     """
     found, outside = [], ""
     try:
-        raw: Any = places.opened(file)
+        raw: Any = storage.opened(file)
         with _Headers(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 if member.size < 0:  # after which tarfile would go backwards, for ever

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from loupe.baselines import MARGIN
+from loupe.upscalers.baselines import MARGIN
 
 
 def fold(x: Any, q: int) -> Any:

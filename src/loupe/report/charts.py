@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from loupe.report.contents import Picture
-from loupe.report.judging import Verdict
-from loupe.report.text import against, number
+from loupe.report.formatting import against, number
+from loupe.report.verdicts import Verdict
 
 STEPS, CURVE = "curve.step", "curve.val/mae"
 GRID = 65  # places along the budget; 16 points and the one before the first fall on it

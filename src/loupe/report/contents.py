@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from loupe.report.judging import VERDICTS, Verdict
+from loupe.report.verdicts import VERDICTS, Verdict
 
 
 @dataclass(frozen=True)

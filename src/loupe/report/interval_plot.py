@@ -2,7 +2,7 @@
 
 import math
 
-from loupe.report.judging import Verdict
+from loupe.report.verdicts import Verdict
 
 WIDTH, ROW, EDGE = 180.0, 12.0, 4.0
 

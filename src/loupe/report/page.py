@@ -6,10 +6,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from loupe.report.contents import Picture, Report
+from loupe.report.formatting import difference, measure, seeds, standing
 from loupe.report.interval_plot import interval_plot
-from loupe.report.judging import Verdict
 from loupe.report.tables import arms_table, as_markdown, claims_table, comparisons_table, without_html
-from loupe.report.text import difference, measure, seeds, standing
+from loupe.report.verdicts import Verdict
 
 PICTURES = "pictures"  # the folder beside the Markdown page
 

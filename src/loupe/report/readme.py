@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from loupe.data.places import beside
 from loupe.errors import UsageError
+from loupe.imaging.atomic import beside
 from loupe.report.contents import Report
 from loupe.report.tables import as_markdown, claims_table
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loupe.data.places import beside
 from loupe.errors import UsageError
+from loupe.imaging.atomic import beside
 
 FACTS = ("run_id", "name", "kind", "sweep", "state", "started", "dataset", "digest", "code", "commit")
 SETTING, METRIC, CURVE, STEP = "settings.", "metrics.", "curve.", "curve.step"

@@ -1,8 +1,8 @@
 """The claims as tables: short for README, and of one claim's arms and comparisons for the page."""
 
 from loupe.report.contents import Report, Table
-from loupe.report.judging import Verdict
-from loupe.report.text import against, difference, number, seeds, standing, with_interval
+from loupe.report.formatting import against, difference, number, seeds, standing, with_interval
+from loupe.report.verdicts import Verdict
 
 
 def claims_table(report: Report) -> Table:

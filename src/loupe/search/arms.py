@@ -10,7 +10,7 @@ import pandas as pd
 
 from loupe.config import settings_of
 from loupe.config.base import SettingsError
-from loupe.fields import text_of
+from loupe.config.fields import text_of
 from loupe.search.sweep_file import PLACE, Chosen, SweepFile
 
 

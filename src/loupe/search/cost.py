@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from loupe.config.variants import Convolutional, Perceptron, Train, Trained
+from loupe.config.training import Convolutional, Perceptron, Train, Trained
 from loupe.search.sweep_file import SweepFile
 
 SCORING = 20.0  # seconds at the end: test scores of the best few, registering

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from loupe.claims import Claim
 from loupe.config import settings_of
-from loupe.config.variants import NETWORKS, OPTIMIZERS, Train, train_class
-from loupe.fields import refused, text_of
+from loupe.config.fields import refused, text_of
+from loupe.config.training import NETWORKS, OPTIMIZERS, Train, train_class
+from loupe.report.claims import Claim
 
 Chosen = dict[str, Any]  # a key of [search] -> one of its values
 MOST_KEYS = 200  # of a table: several times the fields that there are

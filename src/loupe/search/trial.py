@@ -15,28 +15,28 @@ from optuna.trial import Trial, TrialState
 
 import loupe
 from loupe.config import settings_of
-from loupe.config.variants import Train, Trained
-from loupe.data import places, preparing
+from loupe.config.training import Train, Trained
+from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
 from loupe.search.jobs import Job
 from loupe.search.sampling import seed_of, suggest
-from loupe.search.studies import FAILED, RESUME, REUSED, RUN, WORK, Trials
-from loupe.steps import train
-from loupe.tracking import checkpoints, records, trials
+from loupe.search.study import FAILED, RESUME, REUSED, RUN, WORK, Trials
+from loupe.tracking import checkpoints, records, training_runs, trials
+from loupe.training.variant import build_network, describe
 
-# What decides which weights come out of which settings and pictures.
+# Files whose code decides which weights result from which settings and images.
 TRAINING_CODE = (
-    "training.py",
-    "metrics.py",
-    "enlarging.py",
-    "geometry.py",
-    "models",
-    "baselines.py",
-    "ridge.py",
+    "data/dataset.py",
     "data/patches.py",
-    "diagnostics.py",
+    "evaluation/metrics.py",
+    "models",
+    "training",
+    "upscalers/baselines.py",
+    "upscalers/geometry.py",
+    "upscalers/ridge.py",
+    "upscalers/tiling.py",
 )
 
 
@@ -113,7 +113,7 @@ def _trained(
     before: str | None,
 ) -> tuple[TrialState, float | None]:
     """Train and track; gives how it ended, and the value."""
-    from loupe import ridge
+    from loupe.upscalers import ridge
 
     checkpoint = trials.checkpoint(before) if before else None
     clock = Clock()
@@ -121,9 +121,11 @@ def _trained(
         dataset = dataset_of(job)
         pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
         weights = ridge.kept(dataset, settings.scale)
-        model = train.network(settings, pairs[0], dataset.settings["luminance"], weights)
+        model = build_network(
+            settings, pairs[0], dataset.settings["luminance"], weights, training_runs.load_start(settings)
+        )
     tags = {trials.SWEEP: held.sweep.name, trials.TRIAL: str(trial.number), trials.KEY: key, trials.CODE: code()}
-    name = f"{held.sweep.name} {trial.number}: {train.describe(settings)}"
+    name = f"{held.sweep.name} {trial.number}: {describe(settings)}"
     with trials.trial_run(settings, name, job.parent, tags, before if checkpoint else None) as run_id, _broken_off():
         trial.set_user_attr(RUN, run_id)
         live(run_id)
@@ -131,7 +133,7 @@ def _trained(
             records.log_dataset(dataset, "training")
             with clock:
                 points = _fitted(trial, held, model, settings, pairs, checkpoint, clock)
-                value = train.log_diagnostics(model, settings, points, *pairs)[held.sweep.value]
+                value = training_runs.log_diagnostics(model, settings, points, *pairs)[held.sweep.value]
             if held.is_among_the_best(value):
                 trials.log_model(model)
             state = TrialState.COMPLETE
@@ -158,17 +160,17 @@ def _fitted(
     trial: Trial, held: Trials, model: Any, settings: Train, pairs: Any, checkpoint: Any, clock: Clock
 ) -> list[Any]:
     """Train, and tell MLflow and Optuna of each point; gives the points of the curve."""
-    from loupe import training
+    from loupe.training import loop
 
     if not isinstance(settings, Trained):
         return []
-    kept, before = trials.Checkpoints(), training.points_of(checkpoint)
+    kept, before = trials.Checkpoints(), loop.points_of(checkpoint)
     number = len(before)
     for at, point in enumerate(before):
         records.log_metrics(point["metrics"], point["step"])
         _report(trial, at, point["step"], point["metrics"][held.sweep.study.metric])
 
-    def report(point: training.Point, arrays: training.Checkpoint) -> None:
+    def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         nonlocal number
         with clock.stopped():
             records.log_metrics(point.metrics, point.step)
@@ -179,7 +181,7 @@ def _fitted(
                 raise PrunedError
 
     try:
-        progress = training.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
+        progress = loop.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
     except LoupeError:  # it diverged
         kept.keep()
         raise
@@ -195,11 +197,20 @@ def _report(trial: Trial, number: int, step: int, value: float) -> None:
 
 @cache
 def code() -> str:
-    """A hash of the code that trains, without its comments: a result of other code is another result."""
+    """Return a hash of the training code without comments and docstrings: other code gives another result."""
     package = Path(loupe.__file__).parent
     files = [file for name in TRAINING_CODE for file in sorted([package / name, *(package / name).glob("*.py")])]
-    text = "".join(ast.unparse(ast.parse(file.read_text())) for file in files if file.is_file())
+    text = "".join(code_without_prose(file.read_text()) for file in files if file.is_file())
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def code_without_prose(source: str) -> str:
+    """Return Python source without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def dataset_of(job: Job) -> Dataset:
@@ -208,11 +219,11 @@ def dataset_of(job: Job) -> Dataset:
     Raises:
         UsageError: neither can be.
     """
-    if places.exists(job.dataset, MANIFEST, "dataset"):
+    if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _opened(job.dataset)
     settings = settings_of("train", job.source | {"data_dir": job.place["data_dir"]})
     try:
-        return preparing.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"])
+        return preparation.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"])
     except UsageError as error:
         raise UsageError(
             f"dataset: {job.dataset!r} is neither seen by {socket.gethostname()} nor can it be prepared there: keep "

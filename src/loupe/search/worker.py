@@ -19,10 +19,10 @@ LINGER = 1.5  # seconds that a worker waits for more trials before it ends: star
 def main(parent: int) -> None:
     """Take trials until none waits, the deadline is over, the sweep's run is closed, or process `parent` is gone."""
     from loupe.errors import UsageError
-    from loupe.search import storages, studies, trial
+    from loupe.search import study, study_storage, trial
     from loupe.search.jobs import Job
     from loupe.search.sweep_file import SweepFile
-    from loupe.tracking import owners, runs
+    from loupe.tracking import liveness, runs
 
     life = Life(parent)
     job = Job(**json.load(sys.stdin))
@@ -30,11 +30,11 @@ def main(parent: int) -> None:
         raise UsageError(f"storage: {job.storage!r} is not seen by {socket.gethostname()}; give a database's URL")
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
-    held = studies.Trials(sweep, storages.opened(job.storage, storages.AWAY), job.digest, job.parent)
+    held = study.Trials(sweep, study_storage.opened(job.storage, study_storage.AWAY), job.digest, job.parent)
     trial.dataset_of(job)  # before a trial is taken: of one that is, a sign of life is expected soon
     done, idle = 0, time.monotonic()
-    while done < job.trials and (job.deadline is None or time.time() < job.deadline) and owners.is_open(job.parent):
-        taken = storages.patiently(lambda: held.take(owners.owner()))
+    while done < job.trials and (job.deadline is None or time.time() < job.deadline) and liveness.is_open(job.parent):
+        taken = study_storage.patiently(lambda: held.take(liveness.owner()))
         if taken is not None:
             trial.run(taken, held, job, life.of)
             done += 1
@@ -74,9 +74,9 @@ class Life:
                 if not self._over.wait(MERCY):
                     os._exit(130)
             if self._run_id and time.monotonic() - last > BEAT:
-                from loupe.tracking import owners
+                from loupe.tracking import liveness
 
-                owners.beat(self._run_id)
+                liveness.beat(self._run_id)
                 last = time.monotonic()
 
 

@@ -8,10 +8,10 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from loupe import signals
-from loupe.config.files import Demo
+from loupe.cli import signals
+from loupe.cli.progress import say
+from loupe.config.photos import Demo
 from loupe.errors import UsageError
-from loupe.progress import say
 
 
 def run(settings: Demo) -> None:
@@ -27,11 +27,11 @@ def run(settings: Demo) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from loupe.page import MOST_BYTES, STYLE, THEME, page
-    from loupe.upscaler import networks_of
+    from loupe.tracking.resolver import resolve_model
+    from loupe.web.page import MOST_BYTES, STYLE, THEME, page
 
     warnings.simplefilter("ignore")  # Pillow's, of what is odd in a file but does no harm
-    networks = networks_of(settings.model)
+    networks = resolve_model(settings.model)
     with tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder, _listening(settings) as listening:
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"  # photos of visitors must not outlive the server
         results = Path(folder, "results")
@@ -67,6 +67,6 @@ def _listening(settings: Demo) -> socket.socket:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("demo")

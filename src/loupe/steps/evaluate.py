@@ -6,25 +6,23 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loupe.cli.progress import say, say_lines
 from loupe.config import settings_of
 from loupe.config.base import Prepares
+from loupe.config.fields import text_of
 from loupe.config.steps import Evaluate
-from loupe.data.places import beside
 from loupe.errors import LoupeError, UsageError
-from loupe.fields import text_of
-from loupe.progress import say, say_lines
-from loupe.steps.train import metrics_of
+from loupe.imaging.atomic import beside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from fractions import Fraction
 
     import numpy as np
 
-    from loupe.data.classical import WholePhotos
     from loupe.data.dataset import Pairs
-    from loupe.enlarging import Enlarger
-    from loupe.tracking.models import Found
+    from loupe.data.whole_photos import WholePhotos
+    from loupe.photos.networks import LoadedModel
+    from loupe.upscalers.tiling import Enlarger
 
 
 # As metrics are called: what `train` logs of the validation split is val/mae, too.
@@ -33,11 +31,11 @@ SPLITS = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
 def run(settings: Evaluate) -> dict[str, Any]:
     """Score, log, print, and write the summary; returns it."""
-    from loupe import evaluation, figures
-    from loupe.data import classical
+    from loupe.data import whole_photos
     from loupe.data.dataset import Pairs
-    from loupe.enlarging import Ensemble
+    from loupe.evaluation import figures, scoring
     from loupe.tracking import records, runs
+    from loupe.upscalers.tiling import Ensemble
 
     for name in ("out", "sheet"):
         file = getattr(settings, name)
@@ -50,7 +48,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
     if settings.photos and not Path(settings.photos).exists():
         raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
     runs.claim()
-    shown, model, run_id = named(settings.model, settings, _with_keras)
+    loaded = _load(settings, settings.model)
+    shown, model = loaded.name, loaded.model
     scale = model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
         raise UsageError(f"scale: {shown} enlarges {text_of(scale)}, got {text_of(settings.scale)}")
@@ -58,77 +57,52 @@ def run(settings: Evaluate) -> dict[str, Any]:
     pairs, where = _pictures(settings, scale, model.geometry.luminance)
     methods = {
         "model": Ensemble(model) if settings.ensemble else model,
-        **evaluation.baselines(pairs, _ridge_of(run_id, settings, scale), model.geometry.luminance),
+        **scoring.baselines(pairs, _ridge_of(loaded.run_id, settings, scale), model.geometry.luminance),
         **others,
     }
     with runs.step_run(settings, f"evaluate {shown} on {where}"):
         records.log_tags({"loupe.model": shown})
         if isinstance(pairs, Pairs) and settings.protocol == "study-patches":
-            table = evaluation.score_patches(methods, pairs, settings.seed)
+            table = scoring.score_patches(methods, pairs, settings.seed)
         else:
-            shaved = classical.border(scale) if settings.protocol == "classical" else None
-            table = evaluation.score(methods, pairs, settings.recompose, border=shaved)
+            shaved = whole_photos.border(scale) if settings.protocol == "classical" else None
+            table = scoring.score(methods, pairs, settings.recompose, border=shaved)
             records.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
             if settings.sheet and isinstance(pairs, Pairs):
                 figures.write(figures.story(_sheet_order(methods, settings.model), pairs), Path(settings.sheet))
-        scores = evaluation.summarise(table)
+        scores = scoring.summarise(table)
         summary = {
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
         }  # fmt: skip
         records.log_table(table, "scores.json")
         records.log_json(_finite(summary), "summary.json")
-        records.log_metrics(metrics_of(scores, _kind(settings)))
+        records.log_metrics(scoring.metrics_of(scores, _kind(settings)))
     if settings.out:
         _write(Path(settings.out), summary)
     say(f"{shown} on {where}, {len(pairs)} pictures ({settings.protocol})", settings.quiet)
-    say_lines(evaluation.as_text(scores), settings.quiet)
+    say_lines(scoring.as_text(scores), settings.quiet)
     return summary
 
 
-def named(name: str, settings: Evaluate, load: "Callable[[Found], Enlarger]") -> tuple[str, "Enlarger", str | None]:
-    """A model by what a user calls it: its name for people, its face, and the run that made it, where known.
+def _load(settings: Evaluate, name: str, scale: "Fraction | None" = None) -> "LoadedModel":
+    """Load a model by name, for `scale` or else its only scale factor or else that of the settings."""
+    from loupe.tracking.resolver import ResolveOptions, resolve_model
 
-    Args:
-        name: of a baseline, a bundled network, an .onnx file, or what `tracking.models.find` takes.
-        settings: with the scale of what has none of its own.
-        load: makes an enlarger of a network that MLflow or a file holds.
-
-    Raises:
-        UsageError: there is no such model.
-    """
-    from loupe import networks
-    from loupe.baselines import FILTERS, Baseline
-    from loupe.ridge import RidgeEnlarger
-    from loupe.upscaling.onnx import OnnxEnlarger
-
-    scale = settings.scale
-    if name in FILTERS:
-        return name, Baseline(name, scale), None
-    if name == "ridge":
-        return name, RidgeEnlarger(sample_ridge(settings, scale), scale, "rec601"), None
-    if name.endswith(".onnx"):
-        if not Path(name).is_file():
-            raise UsageError(f"model: must be a file that exists, got {name!r}")
-        return name, OnnxEnlarger(Path(name), threads=0), None
-    if name not in networks.SIZES:
-        from loupe.tracking import models
-
-        found = models.find(name, scale)
-        if found is not None:
-            return found.shown, load(found), found.run_id
-        name = networks.FALLBACK
-        say(f"there is no champion of scale {text_of(scale)} yet: taking the bundled network", settings.quiet)
-    return f"the bundled network {name}", OnnxEnlarger(networks.file(name, scale), threads=0), None
+    networks = resolve_model(name, ResolveOptions(keras=True, threads=0, data_dir=settings.data_dir))
+    if len(networks.scales) == 1:
+        return networks.get(networks.scales[0])
+    return networks.get(scale or settings.scale)
 
 
 def _beside(settings: Evaluate, scale: "Fraction") -> dict[str, "Enlarger"]:
     """The further models of `beside`, by the names that they were given with."""
     found = {}
     for name in settings.beside:
-        shown, model, _ = named(name, settings.model_copy(update={"scale": scale}), _with_keras)
-        if model.geometry.scale != scale:
-            raise UsageError(f"beside: {shown} enlarges {text_of(model.geometry.scale)}, not {text_of(scale)}")
-        found[Path(name).stem] = model
+        loaded = _load(settings, name, scale)
+        if loaded.model.geometry.scale != scale:
+            own = text_of(loaded.model.geometry.scale)
+            raise UsageError(f"beside: {loaded.name} enlarges {own}, not {text_of(scale)}")
+        found[Path(name).stem] = loaded.model
     return found
 
 
@@ -138,27 +112,20 @@ def _sheet_order(methods: dict[str, "Enlarger"], model: str) -> dict[str, "Enlar
     return shown | {Path(model).stem: methods["model"]}
 
 
-def _with_keras(found: "Found") -> "Enlarger":
-    from loupe.models import KerasEnlarger
-    from loupe.tracking import models
-
-    return KerasEnlarger(models.load_keras(found))
-
-
 def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.ndarray":
     """The ridge to stand beside a model: that of the dataset that its run was trained on, else of the sample."""
-    from loupe import ridge
     from loupe.tracking import models
+    from loupe.upscalers import ridge
 
     with tempfile.TemporaryDirectory() as folder:
         file = models.artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
-        return sample_ridge(settings, scale) if file is None else ridge.read(file, scale)
+        return _sample_ridge(settings, scale) if file is None else ridge.read(file, scale)
 
 
-def sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":
+def _sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":
     """The ridge of the bundled sample."""
-    from loupe import ridge
-    from loupe.data.preparing import open_or_prepare
+    from loupe.data.preparation import open_or_prepare
+    from loupe.upscalers import ridge
 
     return ridge.kept(open_or_prepare(settings, "sample"), scale)
 
@@ -172,21 +139,21 @@ def _kind(settings: Evaluate) -> str:
 
 def _pictures(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pairs | WholePhotos", str]:
     """The pictures to score on, and what to call them."""
-    from loupe.data import preparing
+    from loupe.data import preparation
 
     if settings.protocol == "classical":
-        from loupe.data.classical import WholePhotos
+        from loupe.data.whole_photos import WholePhotos
 
         source = settings.photos or "sample"
-        listed = preparing.listed(settings_of("preprocess", {"source": source} | _shared(settings)))
+        listed = preparation.listed(settings_of("preprocess", {"source": source} | _shared(settings)))
         return WholePhotos(listed, scale, settings.quiet), source
     if settings.photos is None:
-        dataset = preparing.open_or_prepare(settings, settings.dataset)
+        dataset = preparation.open_or_prepare(settings, settings.dataset)
         return dataset.pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
     cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
     cut |= _shared(settings)
-    return preparing.pairs_in_memory(settings_of("preprocess", cut), scale), str(settings.photos)
+    return preparation.pairs_in_memory(settings_of("preprocess", cut), scale), str(settings.photos)
 
 
 def _shared(settings: Evaluate) -> dict[str, Any]:
@@ -211,6 +178,6 @@ def _write(out: Path, summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("evaluate")

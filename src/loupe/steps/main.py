@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from loupe.cli.progress import say_lines
 from loupe.config import settings_of
+from loupe.config.fields import text_of
 from loupe.config.steps import Main
 from loupe.errors import UsageError
-from loupe.fields import text_of
-from loupe.progress import say_lines
 
 # What is trained: the study's perceptron, the closed form, and a small convolutional network.
 TRAINED: tuple[dict[str, Any], ...] = (
@@ -19,19 +19,20 @@ TRAINED: tuple[dict[str, Any], ...] = (
 
 def run(settings: Main) -> None:
     """Run every step as a nested run under one, and tell what came out."""
-    from loupe.data import preparing, writing
+    from loupe.data import preparation
+    from loupe.imaging import writer
     from loupe.steps import evaluate, preprocess, register, train, upscale
     from loupe.tracking import records, runs
 
     out = Path(settings.out)
-    writing.format_of(out)
+    writer.format_of(out)
     if not out.resolve().parent.is_dir():
         raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
     shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
     prepared = settings_of("preprocess", {"source": settings.dataset} | shared)
-    there = preparing.prepared_place(settings, settings.dataset)
+    there = preparation.prepared_place(settings, settings.dataset)
     if there is None:  # a source that is not there is refused before anything starts
-        preparing.listed(prepared)
+        preparation.listed(prepared)
     with runs.step_run(settings, f"main {settings.dataset}"):
         dataset = there or preprocess.run(prepared).place
         trained = [
@@ -66,8 +67,8 @@ def _report(
     out: Path,
     dataset: str,
 ) -> str:
-    from loupe import evaluation
     from loupe.data.sources import bundled_photo
+    from loupe.evaluation import scoring
 
     seconds = {f"{result.name} *": result.seconds for result in trained}
     longer = settings_of("train", {"network": "perceptron" if best.name == "perceptron" else "convolutional"})
@@ -75,7 +76,7 @@ def _report(
     standing = "champion" if verdict.won else "not champion"
     return f"""
 The test photos of {Path(dataset).name} at {text_of(longer.scale)} (* trained here):
-{evaluation.as_text(scores, seconds)}
+{scoring.as_text(scores, seconds)}
 
 {standing}: {best.name}, models:/{verdict.name}/{verdict.version}: {verdict.why}
 look at: {out} (beside {bundled_photo()})
@@ -84,6 +85,6 @@ compare the runs: mlflow ui"""
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("main")

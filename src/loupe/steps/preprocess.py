@@ -5,25 +5,26 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from loupe.cli.progress import say
 from loupe.config.steps import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
-from loupe.data.places import absolute, beside, remove_leftovers
-from loupe.progress import say
+from loupe.data.storage import absolute
+from loupe.imaging.atomic import beside, remove_leftovers
 
 SHOWN = 300  # photos that the pictures are drawn of
 
 
 def run(settings: Preprocess) -> Dataset:
     """Prepare the dataset, or find it prepared, and log what it holds."""
-    from loupe.data import preparing
+    from loupe.data import preparation
     from loupe.data.sources import short_name
 
     started = time.perf_counter()
-    photos = preparing.listed(settings)
+    photos = preparation.listed(settings)
     with ThreadPoolExecutor(1) as meanwhile:  # MLflow takes seconds to start, and the workers have the photos
         opening = meanwhile.submit(_open_store)
-        dataset = preparing.prepare(settings, photos)
+        dataset = preparation.prepare(settings, photos)
         del photos  # the list of a large collection
         pictures = _pictures(dataset)
         seconds = time.perf_counter() - started
@@ -59,7 +60,7 @@ def _pictures(dataset: Dataset) -> list[Path]:
     files = [dataset.folder / name for name in names]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):
-        from loupe import figures
+        from loupe.evaluation import figures
 
         pairs = dataset.pairs("all", dataset.scales()[0], limit=SHOWN)
         for file, draw in zip(files, names.values(), strict=True):
@@ -71,6 +72,6 @@ def _pictures(dataset: Dataset) -> list[Path]:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("preprocess")

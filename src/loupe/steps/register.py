@@ -6,10 +6,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from loupe.cli.progress import say
+from loupe.config.fields import scale_of, text_of
 from loupe.config.steps import Register
 from loupe.errors import UsageError
-from loupe.fields import scale_of, text_of
-from loupe.progress import say
 
 ENOUGH_PHOTOS = 30  # for the bootstrap interval to mean something
 LICENCES = {
@@ -30,10 +30,10 @@ class Verdict:
 
 def run(settings: Register) -> Verdict:
     """Register the run's model, keep it as ONNX too, and make it champion if it passes the gate."""
-    from loupe.data import preparing
-    from loupe.models import KerasEnlarger
+    from loupe.data import preparation
+    from loupe.models.builder import KerasEnlarger
+    from loupe.models.onnx_export import export
     from loupe.tracking import models, records, runs
-    from loupe.upscaling.onnx import export
 
     runs.claim()
     best = runs.best_run(text_of(settings.scale), settings.smoke) if settings.run == "best" else settings.run
@@ -42,7 +42,7 @@ def run(settings: Register) -> Verdict:
         raise UsageError(f"run: {best} is no finished train run or trial")
     given, tags = runs.settings_of(challenger), challenger.data.tags
     scale = scale_of(given["scale"])
-    dataset = preparing.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], given["dataset"])
+    dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], given["dataset"])
     model = models.load_keras(models.Found(best, f"runs:/{best}/model", best))
     enlarger = KerasEnlarger(model)
     champion = models.champion(scale)
@@ -90,14 +90,14 @@ def run(settings: Register) -> Verdict:
 
 def _networks(scale: Fraction, onnx: Path, name: str, folder: str) -> tuple[dict[Fraction, Path], str]:
     """What `loupe-photo` consists of: the new champion, those of the other scales, or what ships instead of them."""
-    from loupe import networks
     from loupe.tracking import models
+    from loupe.upscalers import bundled
 
     files, names = {scale: onnx}, [name]
     for other in sorted(models.REGISTERED.keys() - {scale}):
         there = models.champion(other)
         file = models.artifact(there.run_id, models.ONNX, f"{folder}/{models.REGISTERED[other]}") if there else None
-        files[other] = file or networks.file(networks.FALLBACK, other)
+        files[other] = file or bundled.file(bundled.DEFAULT_SIZE, other)
         names.append(f"{there.name} version {there.version}" if file else f"the bundled network of {text_of(other)}")
     return files, f"Photos by {', '.join(names)}."
 
@@ -113,12 +113,12 @@ def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, An
     Returns:
         won, tags (both numbers, gate, why), numbers (as metrics).
     """
-    from loupe import evaluation
+    from loupe.evaluation import scoring
 
     name, face = defender
-    table = evaluation.score({"challenger": challenger, "defender": face}, pairs, names=("mae",))
-    difference, photos = evaluation.paired(table, "challenger", "defender")
-    low, high = evaluation.interval(difference[:, None], photos)[0].tolist()
+    table = scoring.score({"challenger": challenger, "defender": face}, pairs, names=("mae",))
+    difference, photos = scoring.paired(table, "challenger", "defender")
+    low, high = scoring.interval(difference[:, None], photos)[0].tolist()
     mean, count = float(difference.mean()), len(set(photos))
     weak = count < ENOUGH_PHOTOS
     won = mean < 0 if weak else high < 0
@@ -140,9 +140,9 @@ def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, An
 
 
 def _defender(champion: Any, scale: Any) -> tuple[str, Any]:
-    from loupe.baselines import Baseline
-    from loupe.models import KerasEnlarger
+    from loupe.models.builder import KerasEnlarger
     from loupe.tracking import models
+    from loupe.upscalers.baselines import Baseline
 
     if champion is None:
         return "nearest", Baseline("nearest", scale)
@@ -151,6 +151,6 @@ def _defender(champion: Any, scale: Any) -> tuple[str, Any]:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("register")

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loupe.cli.progress import say
 from loupe.config.steps import Report
 from loupe.errors import UsageError
-from loupe.progress import say
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from loupe.enlarging import Enlarger
     from loupe.report.contents import Picture
+    from loupe.upscalers.tiling import Enlarger
 
 TABLE = "results.parquet"
 # Pictures that need models; a report from a table takes them from the folder beside it.
@@ -33,15 +33,15 @@ STORY = "story"  # the sweep whose runs are taken for it, where it has them
 
 def run(settings: Report) -> Path:
     """Read, judge, write; returns the HTML page's path."""
-    from loupe.report import gathering, page, readme, results
+    from loupe.report import assembly, page, readme, results
 
     table = _table(settings)
-    here = gathering.on_dataset(table, settings.dataset)
+    here = assembly.on_dataset(table, settings.dataset)
     cases = _cases(settings, here)
     out = Path(settings.out)
     (out / page.PICTURES).mkdir(parents=True, exist_ok=True)
     made = _kept(settings) if settings.from_ else _made(settings, here)
-    report = gathering.gathered(table, here, cases, made)
+    report = assembly.gathered(table, here, cases, made)
     if settings.readme:
         readme.write_readme(Path(settings.readme), readme.readme_tables(report))
     results.write(table, out / TABLE)
@@ -79,8 +79,8 @@ def _table(settings: Report) -> "pd.DataFrame":
 
 def _cases(settings: Report, here: "pd.DataFrame") -> list[Any]:
     """The claims of all sweep files with the runs that each is judged by."""
-    from loupe.report.gathering import Case
-    from loupe.search import arms, reading
+    from loupe.report.assembly import Case
+    from loupe.search import arms, sweep_loader
 
     folder = Path(settings.sweeps)
     files = sorted(folder.glob("*.toml"))
@@ -88,7 +88,7 @@ def _cases(settings: Report, here: "pd.DataFrame") -> list[Any]:
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
     cases = []
     for file in files:
-        sweep = reading.read(file)
+        sweep = sweep_loader.read(file)
         if sweep.claims:
             found = arms.of_sweep(sweep, here)
             cases += [Case(file.as_posix(), claim, found) for claim in sweep.claims]
@@ -107,16 +107,17 @@ def _kept(settings: Report) -> dict[str, "Picture"]:
 
 def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     """The pictures drawn anew by the kept networks, on the test photos of their dataset."""
-    from loupe import evaluation, figures, ridge
-    from loupe.data import preparing
+    from loupe.config.fields import scale_of
+    from loupe.data import preparation
     from loupe.data.dataset import Dataset
-    from loupe.fields import scale_of
-    from loupe.report import gathering
+    from loupe.evaluation import figures, scoring
+    from loupe.report import assembly
     from loupe.report.charts import png
     from loupe.report.contents import Picture
+    from loupe.upscalers import ridge
 
-    best = gathering.best_run(here)
-    place = None if best is None else preparing.prepared_place(settings, best["dataset"])
+    best = assembly.best_run(here)
+    place = None if best is None else preparation.prepared_place(settings, best["dataset"])
     if place is None:
         why = "no run has a kept model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
         say(f"without the pictures that need models: {why}", settings.quiet)
@@ -124,7 +125,7 @@ def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     dataset, scale = Dataset(place), scale_of(best["settings.scale"])
     pairs = dataset.pairs("test", scale)
     final = _enlarger(best)
-    others = evaluation.baselines(pairs, ridge.kept(dataset, scale), dataset.settings["luminance"])
+    others = scoring.baselines(pairs, ridge.kept(dataset, scale), dataset.settings["luminance"])
     told = {name: _enlarger(row) for name, row in _storied(here).items()} | {"final": final}
     drawn = {
         "comparison": figures.comparison_sheet(others | {"the best network": final}, pairs, "concatenate"),
@@ -135,9 +136,9 @@ def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
 
 def _storied(here: "pd.DataFrame") -> dict[str, "pd.Series"]:
     """For each role of the story, the best run that has it and a kept model; those of the story's sweep first."""
-    from loupe.report import gathering
+    from loupe.report import assembly
 
-    board = gathering.leaderboard(here)
+    board = assembly.leaderboard(here)
     kept = board[board["metrics.test/mae"].notna()]
     kept = kept.assign(elsewhere=kept["sweep"] != STORY)
     kept = kept.sort_values(["elsewhere", "metrics.val/best_mae", "run_id"])
@@ -156,7 +157,7 @@ def _storied(here: "pd.DataFrame") -> dict[str, "pd.Series"]:
 
 def _enlarger(row: "pd.Series") -> "Enlarger":
     """The kept network of a run."""
-    from loupe.models import KerasEnlarger
+    from loupe.models.builder import KerasEnlarger
     from loupe.tracking import models
 
     run_id = row["run_id"]
@@ -177,6 +178,6 @@ def _log(settings: Report, html: Path, report: Any) -> None:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("report")

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from loupe import files
-from loupe.config.files import Restore
+from loupe.config.photos import Restore
 from loupe.errors import UsageError
+from loupe.photos import files
+
+METHOD = "non-local means"
 
 
 def run(settings: Restore) -> list[Path]:
@@ -13,23 +15,26 @@ def run(settings: Restore) -> list[Path]:
     Raises:
         LoupeError: some could not be restored.
     """
-    from loupe.upscaling import restoring
+    from loupe.photos import denoising
+    from loupe.tracking import photo_runs
 
     mask = None
     if settings.mask is not None:
         if not Path(settings.mask).is_file():
             raise UsageError(f"mask: must be a file that exists, got {settings.mask!r}")
-        mask = restoring.mask_of(Path(settings.mask), settings.feather)
-    cleaning = restoring.Cleaning(settings.strength, mask, settings.noise)
+        mask = denoising.mask_of(Path(settings.mask), settings.feather)
+    cleaning = denoising.Cleaning(settings.strength, mask, settings.noise)
     found = files.listed(settings)
     if settings.dry_run:
         return []
-    with files.recorded(settings):
-        order = files.order(settings, lambda size: size, lambda page: restoring.cleaned(page, cleaning))
-        return files.make(settings, found, order, lambda: "non-local means")
+    with photo_runs.photo_run(settings):
+        order = files.order(settings, lambda size: size, lambda page: denoising.cleaned(page, cleaning))
+        outcomes = files.make(settings, found, order)
+        photo_runs.log_outcomes(settings, outcomes, METHOD)
+        return files.report(settings, found, outcomes, METHOD)
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("restore")

@@ -5,18 +5,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loupe.cli.progress import say
 from loupe.config import settings_of
+from loupe.config.fields import without_password
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError, UsageError
-from loupe.fields import without_password
-from loupe.progress import say
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from loupe.data.dataset import Dataset
     from loupe.search.jobs import Job
-    from loupe.search.studies import Trials
+    from loupe.search.study import Trials
     from loupe.search.sweep_file import SweepFile
 
 DAY = 86400.0
@@ -24,16 +24,16 @@ DAY = 86400.0
 
 def run(settings: Sweep) -> str | None:
     """Search; gives the id of the best trial's run, or None where no trial has a value."""
-    from loupe.search import cost, crew, reading, storages, studies
+    from loupe.search import cost, study, study_storage, sweep_loader, worker_pool
     from loupe.tracking import records, runs, trials
 
     runs.claim()
-    sweep = reading.read(settings.sweep, settings)
+    sweep = sweep_loader.read(settings.sweep, settings)
     place = settings.storage or str(runs.store_folder() / "optuna.journal")
     if settings.dashboard:
         say(_dashboard(place), settings.quiet)
         return None
-    cores = crew.cores(settings.scheduler)  # a scheduler that does not answer is told before anything is left
+    cores = worker_pool.cores(settings.scheduler)  # a scheduler that does not answer is told before anything is left
     workers = settings.workers or cores
     count = min(sweep.trials(), settings.max_trials or sweep.trials())
     at_once = min(workers, cores)
@@ -45,10 +45,10 @@ def run(settings: Sweep) -> str | None:
     )
     if min(expected, settings.timeout or expected) > DAY and not settings.yes:
         raise UsageError(f"yes: must be true for a sweep of more than a day ({cost.shown(expected)})")
-    database = storages.opened(place) if "://" in place else None
+    database = study_storage.opened(place) if "://" in place else None
     dataset = _dataset(settings, sweep)
     _refuse_beside_another(sweep.name)
-    held = studies.Trials(sweep, database or _journal(place), dataset.digest, "")
+    held = study.Trials(sweep, database or _journal(place), dataset.digest, "")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
         records.log_tags({trials.SWEEP: sweep.name, trials.SPACE: sweep.space(dataset.digest)})
         records.log_file(Path(settings.sweep))
@@ -56,7 +56,7 @@ def run(settings: Sweep) -> str | None:
         held.parent = run_id
         _take_over(sweep, dataset.digest, run_id)
         started = time.monotonic()
-        busy = crew.supervise(settings, held, _job(settings, sweep, place, dataset, run_id, count), workers)
+        busy = worker_pool.supervise(settings, held, _job(settings, sweep, place, dataset, run_id, count), workers)
         best = _log(held, time.monotonic() - started, busy)
         _refuse_failure(held)
         kept = _kept(held)
@@ -67,10 +67,10 @@ def run(settings: Sweep) -> str | None:
 
 
 def _refuse_beside_another(name: str) -> None:
-    from loupe.tracking import owners, trials
+    from loupe.tracking import liveness, trials
 
     for other in trials.parents(name):
-        if other.info.status == "RUNNING" and owners.is_alive(other.data.tags):
+        if other.info.status == "RUNNING" and liveness.is_alive(other.data.tags):
             raise UsageError(
                 f"sweep: {name!r} is being run already, by process {other.data.tags['loupe.pid']} of "
                 f"{other.data.tags['loupe.host']} (run {other.info.run_id})"
@@ -78,11 +78,11 @@ def _refuse_beside_another(name: str) -> None:
 
 
 def _dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
-    from loupe.data import preparing
+    from loupe.data import preparation
 
     shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
     source = _source(settings, sweep)
-    return preparing.open_or_prepare(settings_of("train", source | shared), source["dataset"])
+    return preparation.open_or_prepare(settings_of("train", source | shared), source["dataset"])
 
 
 def _source(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
@@ -91,10 +91,10 @@ def _source(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
 
 
 def _journal(place: str) -> "BaseStorage":
-    from loupe.search import storages
+    from loupe.search import study_storage
 
-    storages.cut_half_line(Path(place))
-    return storages.opened(place)
+    study_storage.cut_half_line(Path(place))
+    return study_storage.opened(place)
 
 
 def _take_over(sweep: "SweepFile", digest: str, run_id: str) -> None:
@@ -108,18 +108,18 @@ def _take_over(sweep: "SweepFile", digest: str, run_id: str) -> None:
 
 
 def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", run_id: str, count: int) -> "Job":
-    from loupe.data import places
+    from loupe.data import storage
     from loupe.search.jobs import Job
     from loupe.tracking import runs
 
     uri, experiment = runs.where(run_id)
     return Job(
         sweep=sweep.model_dump(mode="json", exclude_unset=True),
-        storage=places.absolute(place),
+        storage=storage.absolute(place),
         tracking_uri=uri,
         experiment_id=experiment,
         parent=run_id,
-        dataset=places.absolute(dataset.place),
+        dataset=storage.absolute(dataset.place),
         digest=dataset.digest,
         source=_source(settings, sweep),
         place={name: getattr(settings, name) for name in ("data_dir", "threads")},
@@ -137,8 +137,8 @@ def _log(held: "Trials", seconds: float, busy: float) -> str | None:
         seconds: that the sweep took until here.
         busy: that its workers lived, all together; what of it was not the trials' own work is overhead.
     """
-    from loupe import figures
-    from loupe.search.studies import RUN
+    from loupe.evaluation import figures
+    from loupe.search.study import RUN
     from loupe.tracking import records
 
     table = held.table()
@@ -159,7 +159,7 @@ def _log(held: "Trials", seconds: float, busy: float) -> str | None:
 
 def _refuse_failure(held: "Trials") -> None:
     """A sweep none of whose trials could be trained has failed, and says why the last did."""
-    from loupe.search.studies import WHY
+    from loupe.search.study import WHY
 
     table = held.table()
     failed = table[table["state"] == "FAIL"]
@@ -169,7 +169,7 @@ def _refuse_failure(held: "Trials") -> None:
 
 def _kept(held: "Trials") -> list[str]:
     """The runs of the best few trials; the networks of the others are removed."""
-    from loupe.search.studies import RUN
+    from loupe.search.study import RUN
     from loupe.tracking import trials
 
     ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in held.best_first()))
@@ -182,9 +182,9 @@ def _kept(held: "Trials") -> list[str]:
 
 def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> None:
     """Score the best few on test, and register the best."""
-    from loupe import ridge
     from loupe.steps import register, train
-    from loupe.tracking import models, records, runs, trials
+    from loupe.tracking import models, records, runs, training_runs, trials
+    from loupe.upscalers import ridge
 
     for run_id in kept:
         run = runs.run_of(run_id, "run")
@@ -200,8 +200,8 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
         model = models.load_keras(models.Found(run_id, f"runs:/{run_id}/model", run_id))
         weights = ridge.kept(dataset, given.scale)
         with records.at(run_id):
-            train.log_result(model, given, dataset, weights, trials.points_of(run_id))
-            train.log_ridge(weights, given)
+            training_runs.log_result(model, given, dataset, weights, trials.points_of(run_id))
+            training_runs.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
     verdict = register.run(settings_of("register", {"run": best, "quiet": True} | shared))
     say(
@@ -211,7 +211,7 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
 
 
 def _tell(settings: Sweep, held: "Trials", best: str | None, place: str) -> None:
-    from loupe.search.studies import REUSED
+    from loupe.search.study import REUSED
 
     table = held.table()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
@@ -229,6 +229,6 @@ def _dashboard(place: str) -> str:
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("sweep")

@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
+from loupe.cli.progress import say
 from loupe.config.steps import Sync
-from loupe.progress import say
 
 
 def run(settings: Sync) -> int:
     """Tell the server of every run that was kept; gives their number."""
-    from loupe.tracking import outbox
+    from loupe.tracking import delivery
 
-    told = outbox.bring_in(Path(settings.folder), settings.quiet)
+    told = delivery.bring_in(Path(settings.folder), settings.quiet)
     if not told:
         say(f"nothing is kept in {settings.folder}", settings.quiet)
     return told
 
 
 if __name__ == "__main__":
-    from loupe.command_line import entry
+    from loupe.cli.main import entry
 
     entry("sync")

@@ -8,7 +8,7 @@ import numpy as np
 
 from loupe.errors import UsageError, first_line
 from loupe.tracking import records, runs
-from loupe.tracking.kinds import CHECKPOINT
+from loupe.tracking.record_handlers import CHECKPOINT
 
 
 def save(arrays: dict[str, np.ndarray], step: int) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from loupe.config.fields import text_of
 from loupe.errors import UsageError, first_line
-from loupe.fields import text_of
-from loupe.geometry import Geometry
 from loupe.tracking import records
+from loupe.upscalers.geometry import Geometry
 
 CHAMPION = "champion"
 KERAS = "data/model.keras"  # in what MLflow's Keras flavour logs
@@ -53,13 +53,13 @@ def load_keras(found: Found) -> Any:
     Raises:
         UsageError: it cannot be loaded, holds code, or takes no grey pictures.
     """
-    from loupe.models import saved
+    from loupe.models import keras_file
 
     try:
         if Path(found.uri).is_file():
-            return saved.load(Path(found.uri))
+            return keras_file.load(Path(found.uri))
         with tempfile.TemporaryDirectory() as folder:
-            return saved.load(_copy(found.uri, folder))
+            return keras_file.load(_copy(found.uri, folder))
     except Exception as error:  # whatever the file leads Keras to
         within = str(error).rpartition("Exception encountered: ")[2]  # Keras tells the cause last
         raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(ValueError(within))}") from None

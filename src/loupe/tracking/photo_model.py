@@ -16,12 +16,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from loupe import upscaling
-from loupe.data import pages, writing
-from loupe.data.photos import PhotoError
 from loupe.errors import UsageError
-from loupe.upscaling.networks import Networks
-from loupe.upscaling.onnx import OnnxEnlarger
+from loupe.imaging import reader, writer
+from loupe.imaging.decoder import PhotoError
+from loupe.photos import upscaling
+from loupe.photos.networks import LoadedModel, Networks
+from loupe.upscalers.onnx import OnnxEnlarger
 
 LARGEST_FILE = 32_000_000  # bytes of a photo, before base64
 LARGEST_RESULT = 64_000_000  # pixels of all its pages together
@@ -60,7 +60,9 @@ class PhotoModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Find the networks: an artifact a scale, named as `3x2`."""
         files = {Fraction(name.replace("x", "/")): Path(path) for name, path in context.artifacts.items()}
-        self._networks = Networks(sorted(files), lambda scale: (files[scale].name, OnnxEnlarger(files[scale])))
+        self._networks = Networks(
+            sorted(files), lambda scale: LoadedModel(files[scale].name, OnnxEnlarger(files[scale]))
+        )
         self._turns = threading.Semaphore(AT_ONCE)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would read hints
@@ -87,14 +89,14 @@ class PhotoModel(PythonModel):
     def _enlarged(self, number: int, text: Any, scale: Fraction, suffix: str | None) -> str:
         try:
             with self._turns, tempfile.TemporaryDirectory() as folder:
-                photo = pages.read(_decoded(text))
+                photo = reader.read(_decoded(text))
                 size = upscaling.size_of(photo.size, scale, None, self._networks)
                 if size[0] * size[1] * photo.count > LARGEST_RESULT:
                     raise PhotoError(f"would have more than {LARGEST_RESULT / 1e6:.0f} million pixels")
                 out = Path(folder) / f"large{suffix or SUFFIXES[photo.format]}"
                 large = list(upscaling.large_pages(photo, scale, None, self._networks))
-                writing.refuse(out, size, photo.count, large[0].about.pixels.shape[2])
-                writing.write(out, large, photo.count, photo.loop, writing.Coding(lossless=photo.lossless))
+                writer.refuse(out, size, photo.count, large[0].about.pixels.shape[2])
+                writer.write(out, large, photo.count, photo.loop, writer.Coding(lossless=photo.lossless))
                 return base64.b64encode(out.read_bytes()).decode()
         except (PhotoError, UsageError) as error:
             raise RefusedError(f"photo {number + 1}: {error}") from None

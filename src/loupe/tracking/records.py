@@ -15,9 +15,9 @@ from mlflow.data.meta_dataset import MetaDataset
 
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
-from loupe.data.places import absolute
-from loupe.tracking import outbox
-from loupe.tracking.kinds import now
+from loupe.data.storage import absolute
+from loupe.tracking import delivery
+from loupe.tracking.record_handlers import now
 
 _AT: ContextVar[str | None] = ContextVar("run to log with", default=None)
 
@@ -34,7 +34,7 @@ def at(run_id: str) -> Iterator[None]:
 
 def tell(kind: str, body: dict[str, Any], file: Path | None = None) -> None:
     """Tell of the run; see `outbox.tell`."""
-    outbox.tell(_AT.get() or str(mlflow.active_run().info.run_id), kind, body, file)
+    delivery.tell(_AT.get() or str(mlflow.active_run().info.run_id), kind, body, file)
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -19,7 +19,7 @@ import loupe
 from loupe.config.base import Settings
 from loupe.config.steps import UNSENT
 from loupe.errors import LoupeError, UsageError
-from loupe.tracking import outbox, owners
+from loupe.tracking import delivery, liveness
 
 EXPERIMENT = "loupe"
 SETTINGS = "loupe.settings"
@@ -61,7 +61,7 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
 def first_tags(settings: Settings, step: str) -> dict[str, str]:
     """What a run is opened with: what it does, with which code and settings, and who owns it."""
     texts = settings.texts()
-    tags = {"loupe.step": step, "loupe.commit": commit(), SETTINGS: json.dumps(texts), **owners.owner()}
+    tags = {"loupe.step": step, "loupe.commit": commit(), SETTINGS: json.dumps(texts), **liveness.owner()}
     return tags | {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
 
 
@@ -75,14 +75,14 @@ def filled_and_closed(params: dict[str, str], quiet: bool) -> Iterator[None]:
     try:
         there = mlflow.get_run(run_id).data.params
         mlflow.log_params({name: text for name, text in params.items() if name not in there})
-        outbox.start(run_id, quiet)
+        delivery.start(run_id, quiet)
         yield
         status = RunStatus.FINISHED
     except (KeyboardInterrupt, SystemExit):
         status = RunStatus.KILLED
         raise
     finally:
-        outbox.end(run_id, RunStatus.to_string(status))
+        delivery.end(run_id, RunStatus.to_string(status))
 
 
 def open_store(quiet: bool = True) -> None:
@@ -92,7 +92,7 @@ def open_store(quiet: bool = True) -> None:
         LoupeError: the server does not answer.
     """
     until = time.monotonic() + WAKING
-    while not outbox.answers():
+    while not delivery.answers():
         if time.monotonic() > until:
             raise LoupeError(f"tracking: {mlflow.get_tracking_uri()} does not answer")
         time.sleep(1.0)
@@ -101,9 +101,9 @@ def open_store(quiet: bool = True) -> None:
         claim()
     else:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-    if outbox.is_server():
-        outbox.bring_in(Path(UNSENT), quiet)
-    owners.close_orphans()
+    if delivery.is_server():
+        delivery.bring_in(Path(UNSENT), quiet)
+    liveness.close_orphans()
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
@@ -132,7 +132,7 @@ def claim() -> None:
     """Sign the run that `mlflow run` made before the work starts, so that it is closed if this process dies."""
     if "MLFLOW_RUN_ID" in os.environ:
         _find_the_store()
-        for key, value in owners.owner().items():
+        for key, value in liveness.owner().items():
             mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 

@@ -14,11 +14,11 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from loupe import signals
+from loupe.cli import signals
 from loupe.config.base import Settings
-from loupe.geometry import Geometry
-from loupe.tracking import checkpoints, models, owners, records, runs
-from loupe.tracking.kinds import remove_artifact
+from loupe.tracking import checkpoints, liveness, models, records, runs
+from loupe.tracking.record_handlers import remove_artifact
+from loupe.upscalers.geometry import Geometry
 
 TRIAL, SWEEP, KEY, CODE, STATE = "loupe.trial", "loupe.sweep", "loupe.key", "loupe.code", "trial.state"
 SPACE = "loupe.space"
@@ -159,7 +159,7 @@ def take_over(old: str, new: str) -> None:
     client = mlflow.MlflowClient()
     for child in children_of(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
-    owners.kill(old)
+    liveness.kill(old)
     client.set_tag(old, "loupe.continued_by", new)
 
 

@@ -1,0 +1,1 @@
+"""Methods and images to scores with intervals, and figures."""

@@ -1,0 +1,220 @@
+"""The pictures that runs are logged with: pairs, spread, curves, prediction rows, comparisons."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
+
+from loupe.data.dataset import Pairs
+from loupe.data.whole_photos import WholePhotos
+from loupe.errors import LoupeError, UsageError
+from loupe.imaging.atomic import beside
+from loupe.imaging.decoder import as_floats
+from loupe.upscalers.tiling import Enlarger, enlarge
+
+SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
+ROWS = 6
+DPI = 120
+STORIES, LOOKED_AT = 4, 500
+
+
+def refuse(sheet: Path) -> None:
+    """Raise UsageError where the suffix of a sheet's file names no format that figures are written in."""
+    suffixes = FigureCanvasBase.get_supported_filetypes()
+    if sheet.suffix and sheet.suffix[1:].lower() not in suffixes:
+        raise UsageError(f"sheet: must end in one of {', '.join(sorted(suffixes))}, got {str(sheet)!r}")
+
+
+def write(figure: Figure, file: Path) -> None:
+    """Write a figure to a file, under its name only when it is whole.
+
+    Raises:
+        LoupeError: it cannot be written.
+    """
+    try:
+        with beside(file) as partial:
+            figure.savefig(partial, dpi=DPI, format=file.suffix[1:] or "png")
+    except (OSError, ValueError) as error:
+        raise LoupeError(f"sheet: {str(file)!r} cannot be written: {error}") from None
+
+
+def pairs_sheet(pairs: Pairs) -> Figure:
+    """Labels above their inputs, evenly from all pairs."""
+    some = pairs.spread(8)
+    figure = Figure(figsize=(1.7 * len(some), 3.6), layout="constrained")
+    grid = figure.subplots(2, len(some), squeeze=False)
+    for column in range(len(some)):
+        small, label = some[column]
+        for axes, picture, name in ((grid[0, column], label, "label"), (grid[1, column], small, "input")):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_title(f"{name} {picture.shape[1]}x{picture.shape[0]}", fontsize=8)
+            axes.axis("off")
+    return figure
+
+
+def spread_of_values(pairs: Pairs) -> Figure:
+    """How the values of inputs and labels are spread over [-1, 1]."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    some, values = pairs.spread(100), as_floats(np.arange(256, dtype="uint8"))
+    for index, name in enumerate(("inputs", "labels")):
+        counts = sum(np.bincount(some[number][index].ravel(), minlength=256) for number in range(len(some)))
+        mean = np.average(values, weights=counts)
+        deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
+        text = f"{name}: mean {mean:.3f}, std {deviation:.3f}"
+        axes.hist(values, bins=64, range=(-1, 1), weights=counts, histtype="step", density=True, label=text)
+    axes.set(xlabel="luminance, -1 black, 1 white", ylabel="density", title="Spread of the values")
+    axes.legend()
+    return figure
+
+
+def spread_of_pictures(pairs: Pairs) -> Figure:
+    """Mean and standard deviation of each label: how different the pictures are."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.spread(300).batches(16)]
+    means, deviations = map(np.concatenate, zip(*found, strict=True))
+    axes.scatter(means, deviations, s=8, alpha=0.5)
+    axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Spread of the pictures")
+    axes.set(xlim=(-1, 1), ylim=(0, 1))
+    return figure
+
+
+def learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> Figure:
+    """Mae and psnr over steps, training and validation, with the baselines' validation mae as lines."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [point["step"] for point in points]
+    for axes, score in ((left, "mae"), (right, "psnr")):
+        for split in ("train", "val"):
+            axes.plot(steps, [point["metrics"][f"{split}/{score}"] for point in points], label=split, marker=".")
+        axes.set(xlabel="step", ylabel=score, title=f"{score} of whole pictures")
+    for number, (name, value) in enumerate(baselines.items()):
+        left.axhline(value, label=name, linestyle=":", color=f"C{2 + number}")
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter("{x:.3g}")
+    left.yaxis.set_minor_formatter("{x:.3g}")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def prediction_rows(model: Enlarger, pairs: Pairs) -> Figure:
+    """Dataset, Label, Predicted, a row a picture, as the study showed its results."""
+    some = pairs.spread(ROWS)
+    figure = Figure(figsize=(6, 2.1 * len(some)), layout="constrained")
+    grid = figure.subplots(len(some), 3, squeeze=False)
+    inputs, labels = next(some.batches(ROWS))
+    columns = {"Dataset": inputs, "Label": labels, "Predicted": enlarge(model, inputs)}
+    for axes_row, number in zip(grid, range(len(some)), strict=True):
+        for axes, (title, pictures) in zip(axes_row, columns.items(), strict=True):
+            axes.imshow(pictures[number, ..., 0], **SHOWN)
+            axes.set_title(title if number == 0 else "", fontsize=9)
+            axes.axis("off")
+    return figure
+
+
+def comparison_sheet(methods: Mapping[str, Enlarger], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
+    """A few pictures by every method beside the label, with the busiest quarter zoomed below each."""
+    some = pairs.spread(3)
+    columns = len(methods) + 1
+    figure = Figure(figsize=(2 * columns, 4.2 * len(some)), layout="constrained")
+    grid = figure.subplots(2 * len(some), columns, squeeze=False)
+    for number, (inputs, labels) in enumerate(some.batches(1)):
+        label = labels[0, ..., 0]
+        place = _busiest(label)
+        shown = {name: enlarge(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
+        for column, (name, picture) in enumerate((shown | {"label": label}).items()):
+            whole, inset = grid[2 * number, column], grid[2 * number + 1, column]
+            error = np.abs(picture - label).mean()
+            whole.imshow(picture, **SHOWN)
+            whole.set_title(name if name == "label" else f"{name}\nmae {error:.4f}", fontsize=8)
+            inset.imshow(picture[place], **SHOWN)
+            whole.axis("off")
+            inset.axis("off")
+    return figure
+
+
+def story(methods: Mapping[str, Enlarger], pairs: Pairs) -> Figure:
+    """The busiest crop of the busiest pictures, such as text: input, one method after the other, label.
+
+    Args:
+        methods: networks by what they are called, in the order they are shown in.
+        pairs: of which the few with the sharpest edges are shown, one a photo.
+    """
+    some = _busiest_pairs(pairs.one_a_photo().spread(LOOKED_AT), STORIES)
+    inputs, labels = next(some.batches(STORIES))
+    large = {name: enlarge(method, inputs) for name, method in methods.items()}
+    figure = Figure(figsize=(1.9 * (len(large) + 2), 2.2 * len(some)), layout="constrained")
+    grid = figure.subplots(len(some), len(large) + 2, squeeze=False)
+    for number, axes_row in enumerate(grid):
+        place = _busiest(labels[number, ..., 0])
+        y, x, side = (
+            int(part / pairs.scale) for part in (place[0].start, place[1].start, place[0].stop - place[0].start)
+        )
+        crops = {"input": inputs[number, y:, x:, 0][:side, :side]}
+        for name, pictures in large.items():
+            error = np.abs(pictures[number] - labels[number]).mean()
+            crops[f"{name}\nmae {error:.4f}"] = pictures[number, ..., 0][place]
+        for axes, (title, crop) in zip(
+            axes_row, (crops | {"label": labels[number, ..., 0][place]}).items(), strict=True
+        ):
+            axes.imshow(crop, **SHOWN)
+            axes.set_title(title, fontsize=8)
+            axes.axis("off")
+    return figure
+
+
+def _busiest_pairs(pairs: Pairs, count: int) -> Pairs:
+    """The pairs whose busiest crops have the sharpest edges."""
+    sharpness = []
+    for _, labels in pairs.batches(16):
+        for label in labels[..., 0]:
+            crop = label[_busiest(label)]
+            sharpness.append(np.square(np.diff(crop, axis=0)).sum() + np.square(np.diff(crop, axis=1)).sum())
+    chosen = np.argsort(sharpness)[::-1][:count]
+    inputs, labels = zip(*(pairs[index] for index in chosen), strict=True)
+    return Pairs([pairs.rows[index] for index in chosen], list(inputs), list(labels), pairs.scale)
+
+
+def _busiest(label: np.ndarray) -> tuple[slice, slice]:
+    """The quarter of a picture, a third of its side, where neighbouring pixels differ most."""
+    side = max(1, label.shape[0] // 3)
+    change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
+    starts = range(0, label.shape[0] - side + 1, max(1, side // 2))
+    y, x = max(((y, x) for y in starts for x in starts), key=lambda at: change[at[0] :, at[1] :][:side, :side].sum())
+    return slice(y, y + side), slice(x, x + side)
+
+
+def of_study(study: Any, params: Sequence[str]) -> dict[str, Figure]:
+    """Optuna's history, importances, slice and parallel plots; none of fewer than two trials with a value.
+
+    Args:
+        study: of Optuna.
+        params: those to show.
+    """
+    import warnings
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import optuna
+    from optuna.visualization import matplotlib as plots
+
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    shown = [name for name in params if sum(name in trial.params for trial in complete) > 1]
+    if len(complete) < 2 or not shown:
+        return {}
+    everywhere = [name for name in shown if all(name in trial.params for trial in complete)]
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
+        warnings.simplefilter("ignore")  # experimental, says Optuna of these plots
+        found["history"] = plots.plot_optimization_history(study)
+        found["slice"] = plots.plot_slice(study, params=shown)
+        found["parallel"] = plots.plot_parallel_coordinate(study, params=shown)
+        if everywhere:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            found["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=everywhere)
+    return {name: np.ravel(axes)[0].figure for name, axes in found.items()}

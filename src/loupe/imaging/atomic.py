@@ -1,0 +1,31 @@
+"""Files that get their final name only when they are complete."""
+
+import glob
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def beside(file: Path) -> Iterator[Path]:
+    """A name in the same folder that nobody else writes to, renamed to `file` at the end, or removed."""
+    partial = file.with_name(f".loupe-{os.getpid()}-{threading.get_ident()}-{socket.gethostname()}.part")
+    try:
+        yield partial
+        partial.rename(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that are dead began to write in a folder."""
+    for partial in folder.glob(f".loupe-*-*-{glob.escape(socket.gethostname())}.part"):
+        try:
+            os.kill(int(partial.name.split("-")[1]), 0)
+        except (ProcessLookupError, ValueError):
+            partial.unlink(missing_ok=True)
+        except OSError:
+            pass  # alive, and another user's

@@ -1,0 +1,136 @@
+"""Names to networks: builds the Keras model of checked settings, and gives any Keras model its face."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import keras
+import numpy as np
+
+from loupe.config.training import Convolutional, Perceptron, Trained
+from loupe.models import convolutional, perceptron
+from loupe.models.blocks import linear_blocks, set_block_weights
+from loupe.upscalers.baselines import MARGIN, block_weights
+from loupe.upscalers.geometry import Geometry
+from loupe.upscalers.ridge import geometry as ridge_geometry
+
+
+def build(settings: Trained, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
+    """Build the network of these settings, with its starting weights.
+
+    Args:
+        settings: of a perceptron or convolutional network.
+        input_side: of the dataset's inputs, which patch=whole goes by.
+        luminance: of the dataset, kept in the model's name.
+        ridge: the starting weights of skip=ridge, from `ridge.kept`.
+
+    Returns:
+        An uncompiled functional model from (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1], whose
+        name tells its geometry.
+    """
+    scale = settings.scale
+    facts = geometry(settings, input_side, luminance)
+    picture = keras.Input((None, None, 1), name="picture")
+    enlarged, q = picture, facts.q
+    if settings.pre_upscale != "none":
+        enlarged, q = linear_blocks(picture, scale, "pre_upscale", trainable=False), facts.p
+    add_body: Any = perceptron.body if isinstance(settings, Perceptron) else convolutional.body
+    large = add_body(enlarged, settings, q, facts.p, _initializers(settings))
+    if settings.skip == "ridge":
+        large = large + linear_blocks(picture, scale, "skip", trainable=True)
+    model = keras.Model(picture, large, name=facts.name)
+    if settings.pre_upscale != "none":
+        set_block_weights(model, "pre_upscale", block_weights(settings.pre_upscale, scale), scale)
+    if settings.skip == "ridge" and ridge is not None:
+        set_block_weights(model, "skip", ridge, scale)
+        blocks = model.get_layer("blocks")  # the body starts by adding nothing to the ridge
+        blocks.set_weights([np.zeros(weights.shape) for weights in blocks.weights])
+    return model
+
+
+def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.Model:
+    """A fitted ridge as a Keras model like any other."""
+    picture = keras.Input((None, None, 1), name="picture")
+    large = linear_blocks(picture, scale, "ridge", trainable=True)
+    model = keras.Model(picture, large, name=ridge_geometry(scale, luminance).name)
+    set_block_weights(model, "ridge", weights, scale)
+    return model
+
+
+def start_from(model: keras.Model, other: keras.Model) -> int:
+    """Give a model the weights of another, layer by layer in their order, where a layer's shapes agree.
+
+    Returns:
+        How many layers got theirs.
+    """
+    layers, others = ([layer for layer in each.layers if layer.weights] for each in (model, other))
+    found = 0
+    for layer, like in zip(layers, others, strict=False):
+        if [weights.shape for weights in layer.weights] == [weights.shape for weights in like.weights]:
+            layer.set_weights(like.get_weights())
+            found += 1
+    return found
+
+
+def geometry(settings: Trained, input_side: int, luminance: str) -> Geometry:
+    """What the network of these settings needs of a picture; see Geometry."""
+    scale: Fraction = settings.scale
+    if isinstance(settings, Convolutional):
+        q, reach = scale.denominator, convolutional.reach(settings) * scale.denominator
+    else:
+        patch = getattr(settings, "patch", "whole")
+        q = input_side if patch == "whole" else int(patch.split(":")[0])
+        reach = getattr(settings, "entry_convolutions", 0)
+    if settings.pre_upscale != "none":
+        reach += MARGIN
+    linear = settings.skip == "ridge" or settings.pre_upscale != "none"
+    if linear:
+        reach = max(reach, MARGIN)
+    least = max(q, MARGIN if linear else 1)
+    return Geometry(q, int(q * scale), -(-least // q) * q, -(-reach // q) * q, luminance)
+
+
+class KerasEnlarger:
+    """A Keras model with the face that `enlarge` asks for.
+
+    Args:
+        model: built here, or loaded from where such a model was saved.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.geometry = Geometry.of_name(model.name)
+        self._model = model
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
+        large = self._model(pictures, training=False)  # compiling for each size costs more than it gains
+        return keras.ops.convert_to_numpy(large)
+
+
+def _initializers(settings: Trained) -> Callable[[int, int], dict[str, Any]]:
+    """Initializers of each layer, asked for in order: built into Keras, so that a model loads anywhere.
+
+    `xavier` is the study's text: a truncated normal of stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). Its
+    code has 1 added below the root. Neither is Glorot and Bengio's (2010): sqrt(2 / (inputs + outputs)).
+    """
+    count = 0
+
+    def of_layer(inputs: int, outputs: int) -> dict[str, Any]:
+        nonlocal count
+        count += 2
+        stddev = {
+            "xavier": 6**0.5 / (inputs**0.5 + outputs**0.5),
+            "gaussian": settings.stddev,
+        }.get(settings.initializer)
+
+        def make(seed: int) -> Any:
+            if stddev is not None:
+                return keras.initializers.TruncatedNormal(stddev=stddev, seed=seed)
+            name = {"glorot_uniform": "GlorotUniform", "he_normal": "HeNormal"}[settings.initializer]
+            return getattr(keras.initializers, name)(seed=seed)
+
+        seed = settings.seed * 10_000 + count
+        bias = "zeros" if settings.bias_initializer == "zeros" else make(seed + 1)
+        return {"kernel_initializer": make(seed), "bias_initializer": bias}
+
+    return of_layer

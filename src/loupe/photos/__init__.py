@@ -1,0 +1,1 @@
+"""Photo files to upscaled or restored photo files, with onnxruntime; never imports Keras or MLflow."""

@@ -1,0 +1,93 @@
+"""The networks that photos are upscaled with: one per scale factor, loaded when first used."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from loupe.upscalers import bundled
+from loupe.upscalers.onnx import OnnxEnlarger
+from loupe.upscalers.tiling import Enlarger, Ensemble
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A loaded model.
+
+    Args:
+        name: shown to the user.
+        model: the upscaling model.
+        run_id: the MLflow run that trained it; None if unknown.
+    """
+
+    name: str
+    model: Enlarger
+    run_id: str | None = None
+
+
+class Networks:
+    """Maps scale factors to networks and loads each on first use.
+
+    Args:
+        scales: the scale factors that have a network.
+        load: loads the network of a scale factor.
+        ensemble: use the self-ensemble (mean over 8 flips and rotations) of each network.
+    """
+
+    def __init__(
+        self, scales: Sequence[Fraction], load: Callable[[Fraction], LoadedModel], ensemble: bool = False
+    ) -> None:
+        self.scales = sorted(scales)
+        self._load, self._ensemble = load, ensemble
+        self._loaded: dict[Fraction, LoadedModel] = {}
+        self._used: dict[Fraction, str] = {}
+
+    def __call__(self, scale: Fraction) -> Enlarger:
+        """Return the network of a scale factor and count it as used.
+
+        Raises:
+            UsageError: it cannot be loaded.
+        """
+        loaded = self.get(scale)
+        self._used[scale] = loaded.name
+        return loaded.model
+
+    def get(self, scale: Fraction) -> LoadedModel:
+        """Return the network of a scale factor without counting it as used; raises UsageError as a call does."""
+        if scale not in self._loaded:
+            loaded = self._load(scale)
+            model = Ensemble(loaded.model) if self._ensemble else loaded.model
+            self._loaded[scale] = LoadedModel(loaded.name, model, loaded.run_id)
+        return self._loaded[scale]
+
+    def check(self) -> None:
+        """Load the network of the smallest scale factor: an unusable model fails once, before any photo is read."""
+        self.get(self.scales[0])
+
+    @property
+    def used_names(self) -> str:
+        """The names of the networks used so far, comma-separated."""
+        return ", ".join(dict.fromkeys(self._used.values())) or "no network"
+
+
+def bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = False, threads: int = 1) -> Networks:
+    """Return the networks of a size that ship with the package.
+
+    Args:
+        size: a value of `bundled.SIZES`.
+        ensemble: as in `Networks`.
+        threads: as in `OnnxEnlarger`.
+    """
+    return Networks(bundled.scales(size), lambda scale: load_bundled(size, scale, threads), ensemble)
+
+
+def load_bundled(size: str, scale: Fraction, threads: int = 1) -> LoadedModel:
+    """Load a network that ships with the package; raises UsageError if there is none of this size and scale."""
+    file = bundled.file(size, scale)
+    return LoadedModel(
+        f"the bundled network {size} of {scale.numerator}:{scale.denominator}", OnnxEnlarger(file, threads)
+    )
+
+
+def single_network(loaded: LoadedModel, ensemble: bool = False) -> Networks:
+    """Return one model, for its own scale factor, as `Networks`."""
+    return Networks([loaded.model.geometry.scale], lambda _: loaded, ensemble)

@@ -1,0 +1,123 @@
+"""Logs what a training produced: curves, diagnostics, test scores and figures of the network."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from loupe.config.training import Train, Trained
+from loupe.data.dataset import Dataset, Pairs
+from loupe.errors import UsageError
+from loupe.evaluation import figures, scoring
+from loupe.models.builder import KerasEnlarger
+from loupe.tracking import checkpoints, models, records, trials
+from loupe.training import diagnostics, loop
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of a training.
+
+    Args:
+        points: the points of its curves, empty for a network in closed form.
+        seconds: that the steps took; 0 for a network in closed form.
+    """
+
+    points: list[dict[str, Any]]
+    seconds: float
+
+
+def fit_network(
+    model: keras.Model, settings: Train, train: Pairs, validation: Pairs, checkpoint: loop.Checkpoint | None
+) -> Fit:
+    """Train a network that is trained by steps, and log its points and checkpoints to the open run.
+
+    Args:
+        model: with its initial weights; has the best weights afterwards.
+        settings: of the variant.
+        train: the training split.
+        validation: the validation split.
+        checkpoint: of the run that is resumed, or None.
+    """
+    if not isinstance(settings, Trained):
+        return Fit([], 0.0)
+
+    def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
+        records.log_metrics(point.metrics, point.step)
+        checkpoints.save(arrays, point.step)
+
+    for point in loop.points_of(checkpoint):  # the new run shows the whole curves
+        records.log_metrics(point["metrics"], point["step"])
+    progress = loop.fit(model, settings, train, validation, report, checkpoint)
+    return Fit(progress.points, progress.seconds)
+
+
+def load_start(settings: Train) -> keras.Model | None:
+    """Load the network of `start`; None if the settings name none.
+
+    Raises:
+        UsageError: no such network.
+    """
+    if not isinstance(settings, Trained) or settings.start is None:
+        return None
+    found = models.find(settings.start, settings.scale)
+    if found is None:
+        raise UsageError(f"start: there is no champion of this scale yet, got {settings.start!r}")
+    return models.load_keras(found)
+
+
+def log_ridge(weights: np.ndarray, settings: Train) -> None:
+    """Keep the dataset's ridge with the run: the network is compared with it wherever it goes."""
+    records.log_array(weights, f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy")
+
+
+def log_diagnostics(
+    model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
+) -> dict[str, float]:
+    """Log, and give, what the network as it is kept shows on validation, and its curve: see `diagnostics`.
+
+    Args:
+        model: with its best weights.
+        settings: that it was trained with.
+        points: of its curve; [] for one that is not trained by steps.
+        train: what it was trained on.
+        validation: what it was chosen on.
+    """
+    enlarger = KerasEnlarger(model)
+    found = diagnostics.of_network(enlarger, settings, train, validation)
+    if points:
+        found |= diagnostics.of_curve(points) | {"training_steps": points[-1]["step"]}
+        trials.keep_curve(points)
+    else:  # so that curves of runs can be compared in one chart
+        for name, pairs, limit in (("train", train, loop.TRAIN_PICTURES), ("val", validation, len(validation))):
+            scores = loop.whole_scores(enlarger, pairs, limit)
+            records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
+    records.log_metrics(found)
+    return found
+
+
+def log_result(
+    model: keras.Model, settings: Train, dataset: Dataset, weights: np.ndarray, points: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Log the network's test scores beside the baselines', the study's protocol, and pictures; gives the summary."""
+
+    enlarger, recompose = KerasEnlarger(model), diagnostics.recomposed(settings)
+    test, validation = (dataset.pairs(split, settings.scale) for split in ("test", "validation"))
+    others = scoring.baselines(test, weights, dataset.settings["luminance"])
+    table = scoring.score({"model": enlarger, **others}, test, recompose)
+    summary = scoring.summarise(table)
+    nearest = summary["model"]["over"]["nearest"]
+    draws = scoring.score_patches({"model": enlarger}, test, settings.seed)["mae"]
+    records.log_metrics(
+        scoring.metrics_of(summary)
+        | {"test/gain": nearest["gain"], "test/nearest_wins": nearest["baseline_wins"]}
+        | {"test/patches_mae": draws.mean(), "test/draw_difference": draws.diff().abs().mean() / draws.mean()}
+    )
+    records.log_table(table, "test.json")
+    records.log_json(summary, "test-summary.json")
+    if points:
+        on_validation = scoring.score(others, validation, names=("mae",)).groupby("method")["mae"].mean()
+        records.log_figure(figures.learning_curves(points, on_validation.to_dict()), "curves.png")
+    records.log_figure(figures.prediction_rows(enlarger, test), "predictions.png")
+    return summary

@@ -1,0 +1,1 @@
+"""Fits one variant: loop, schedule, checkpoint, resume, diagnostics."""

@@ -1,0 +1,51 @@
+"""Builds the network of a variant: checked settings to a Keras model before its training."""
+
+import keras
+import numpy as np
+
+from loupe.config.fields import text_of
+from loupe.config.training import Ridge, Train, Trained
+from loupe.data.dataset import Pairs
+from loupe.errors import UsageError
+from loupe.models import builder
+from loupe.training import loop
+from loupe.upscalers import ridge
+
+
+def build_network(
+    settings: Train, train: Pairs, luminance: str, weights: np.ndarray, start: keras.Model | None = None
+) -> keras.Model:
+    """Build the Keras model of the settings with its initial weights; a ridge is fitted here.
+
+    Args:
+        settings: of the variant.
+        train: the training split, which crops must fit into and a ridge is fitted on.
+        luminance: of the dataset.
+        weights: the ridge of the dataset, (window * window, p * p).
+        start: the network of `settings.start`, whose layers give their weights where the shapes agree.
+
+    Raises:
+        UsageError: the crops do not fit into the inputs, or `start` has no layer of the same shapes.
+    """
+    if isinstance(settings, Ridge):
+        if settings.alpha != ridge.ALPHA:
+            weights = ridge.fit(train, settings.alpha)
+        return builder.build_ridge(weights, settings.scale, luminance)
+    assert isinstance(settings, Trained)
+    loop.patches_of(settings, train, builder.geometry(settings, train.sides[0], luminance))
+    model = builder.build(settings, train.sides[0], luminance, weights)
+    if start is not None and not builder.start_from(model, start):
+        raise UsageError(f"start: must be a network with layers of the same shapes, got {settings.start!r}")
+    return model
+
+
+def describe(settings: Train) -> str:
+    """Return a short name of the variant for run lists: `perceptron 10:15 2048,1024 tanh rmsprop`."""
+    if not isinstance(settings, Trained):
+        return f"{settings.network} {text_of(settings.scale)}"
+    parts = {
+        "perceptron": ("patch", "hidden", "activation", "optimizer"),
+        "convolutional": ("scale", "filters", "layers", "optimizer"),
+    }
+    chosen = [text_of(getattr(settings, name)) for name in parts[settings.network]]
+    return " ".join([settings.network, *chosen, *(["skip"] if settings.skip == "ridge" else [])])

@@ -1,0 +1,350 @@
+"""Settings: one source of truth for every step."""
+
+import sys
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from loupe.config import STEPS, settings_of
+from loupe.config.base import GIVEN, Settings, SettingsError, choices_of
+from loupe.config.fields import text_of
+from loupe.config.training import (
+    DEFAULT_PATCHES,
+    NETWORKS,
+    OPTIMIZERS,
+    TRAINED_SCALES,
+    Optimizer,
+    Trained,
+    owners,
+    train_class,
+)
+
+TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]
+TRAIN = [
+    *({"network": network, "optimizer": optimizer} for network in TRAINED for optimizer in OPTIMIZERS),
+    *({"network": network} for network in NETWORKS if network not in TRAINED),
+]
+# Every settings class that there is: (step, what has to be given to get it).
+CLASSES = [*((step, {}) for step in STEPS), *(("train", given) for given in TRAIN)]
+# Every field once: (step, what has to be given to get its class, name).
+FIELDS = [
+    *((step, {}, name) for step, settings in STEPS.items() if step != "train" for name in settings.model_fields),
+    *(("train", {"network": network}, name) for network in NETWORKS for name in train_class(network).model_fields),
+    *(
+        ("train", {"network": TRAINED[0], "optimizer": optimizer}, name)
+        for optimizer, settings in OPTIMIZERS.items()
+        for name in sorted(settings.model_fields.keys() - Settings.model_fields.keys())
+    ),
+]
+BOUNDS = {"ge": -1, "le": 1, "gt": 0, "lt": 0}  # kind -> which way the nearest refused value lies
+
+
+def field_of(step: str, given: dict[str, str], name: str) -> Any:
+    return (train_class(**given) if step == "train" else STEPS[step]).model_fields[name]
+
+
+def bounds_of(info: Any) -> list[tuple[str, Any]]:
+    return [(kind, getattr(part, kind)) for part in info.metadata for kind in BOUNDS if hasattr(part, kind)]
+
+
+BOUNDED = [case for case in FIELDS if any(bound is not None for _, bound in bounds_of(field_of(*case)))]
+# The other fields take any text: names and paths, which only their step can check.
+RULED = [
+    case
+    for case in FIELDS
+    if field_of(*case).annotation in (bool, int, float)
+    or choices_of(field_of(*case).annotation)
+    or case[2] in ("patch", "hidden", "scale", "scales", "limit", "recompress")
+]
+
+
+def named(case: Any) -> str:
+    return "-".join(case.values()) or "defaults" if isinstance(case, dict) else str(case)
+
+
+def refusal(step: str, given: dict[str, Any]) -> str:
+    with pytest.raises(SettingsError) as refused:
+        settings_of(step, given)
+    text = str(refused.value)
+    assert "\n" not in text
+    return text
+
+
+def condition(settings: type[Settings], name: str) -> dict[str, Any]:
+    """What has to be given for a field to have an effect, and for that field to have one."""
+    depends: dict[str, Any] = {}
+    for base in reversed(settings.__mro__):
+        depends |= vars(base).get("DEPENDS", {})
+    found: dict[str, Any] = {}
+    for other, value in depends.get(name, {}).items():
+        one = min(value) if isinstance(value, frozenset) else value
+        found |= {**condition(settings, other), other: "somewhere" if one is GIVEN else one}
+    return found
+
+
+@pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
+def test_defaults_are_valid_and_come_back_from_their_texts(step: str, given: dict[str, str]) -> None:
+    settings = settings_of(step, given)
+    again = settings_of(step, settings.texts())
+    assert again.model_dump() == settings.model_dump()
+    assert again.texts() == settings.texts()
+
+
+@pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
+def test_smoke_settings_come_back_from_their_texts(step: str, given: dict[str, str]) -> None:
+    settings = settings_of(step, {"smoke": True} | given)
+    assert settings_of(step, settings.texts()).model_dump() == settings.model_dump()
+
+
+@pytest.mark.parametrize(("step", "given", "name"), FIELDS, ids=named)
+def test_every_choice_and_truth_value_is_read_from_its_text(step: str, given: dict[str, str], name: str) -> None:
+    settings = type(settings_of(step, given))
+    info = settings.model_fields[name]
+    values: tuple[Any, ...] = (True, False) if info.annotation is bool else choices_of(info.annotation)
+    if not values:
+        values = (getattr(settings_of(step, given | condition(settings, name)), name),)
+    for value in values:
+        read = settings_of(step, given | condition(settings, name) | {name: text_of(value)})
+        assert getattr(read, name) == value
+        assert type(getattr(read, name)) is type(value)
+
+
+@pytest.mark.parametrize(("step", "given", "name"), BOUNDED, ids=named)
+def test_a_value_beyond_a_bound_is_refused_and_one_at_it_is_not(step: str, given: dict[str, str], name: str) -> None:
+    info = field_of(step, given, name)
+    for kind, bound in bounds_of(info):
+        unit = 1 if isinstance(bound, int) and info.annotation is not float else 1e-9
+        bad = bound + BOUNDS[kind] * unit * max(1, abs(bound))
+        line = refusal(step, given | {name: str(bad)})
+        assert line.startswith(f"{name}: must be ")
+        assert str(bound) in line
+        assert line.endswith(f"got {str(bad)!r}")
+        if BOUNDS[kind]:
+            assert TypeAdapter(info.rebuild_annotation()).validate_python(str(bound)) == bound
+
+
+@pytest.mark.parametrize(("step", "given", "name"), RULED, ids=named)
+def test_a_wrong_value_is_refused_with_field_rule_and_value(step: str, given: dict[str, str], name: str) -> None:
+    line = refusal(step, {**given, name: "rubbish"})
+    assert line.startswith(f"{name}: must be ")
+    assert line.endswith("got 'rubbish'")
+    choices = {"network": tuple(NETWORKS), "optimizer": tuple(OPTIMIZERS)}.get(name)
+    assert all(text_of(choice) in line for choice in choices or choices_of(field_of(step, given, name).annotation))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_unknown_field_is_refused_by_its_name(step: str) -> None:
+    line = refusal(step, {"bogus": "1"})
+    assert line.startswith(f"bogus: is no field of {step}")
+    assert f"loupe {step} --help" in line
+
+
+@pytest.mark.parametrize("given", TRAIN, ids=named)
+def test_a_field_of_another_network_or_optimizer_is_refused_with_its_owner(given: dict[str, str]) -> None:
+    own = train_class(**given).model_fields
+    foreign = {
+        name: f"{kind}={key}"
+        for kind, table in (("network", NETWORKS), ("optimizer", OPTIMIZERS))
+        for key, settings in table.items()
+        for name in settings.model_fields
+        if name not in own
+    }
+    assert foreign
+    for name, owner in foreign.items():
+        line = refusal("train", {**given, name: "1"})
+        assert line.startswith(f"{name}: is a field of ")
+        assert owner in line
+        assert owners(name)
+        assert "'1'" in line
+
+
+@pytest.mark.parametrize("network", TRAINED)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_union_covers_every_network_with_every_optimizer(network: str, optimizer: str) -> None:
+    settings = settings_of("train", {"network": network, "optimizer": optimizer})
+    assert isinstance(settings, NETWORKS[network])
+    assert isinstance(settings, OPTIMIZERS[optimizer])
+    both = NETWORKS[network].model_fields.keys() | OPTIMIZERS[optimizer].model_fields.keys()
+    assert type(settings).model_fields.keys() == both
+    own = {"optimizer": optimizer} | OPTIMIZERS[optimizer].DEFAULTS  # an optimizer's rate goes before a network's
+    for name, value in (NETWORKS[network].DEFAULTS | own).items():
+        assert getattr(settings, name) == value
+
+
+@pytest.mark.parametrize("network", TRAINED)
+def test_a_network_without_a_named_optimizer_takes_its_own(network: str) -> None:
+    settings = settings_of("train", {"network": network})
+    assert isinstance(settings, OPTIMIZERS[settings.optimizer])
+    assert settings.optimizer == NETWORKS[network].model_fields["optimizer"].default
+
+
+def test_every_settings_class_is_reachable() -> None:
+    assert set(OPTIMIZERS.values()) == set(written_below(Optimizer))
+    assert {step.STEP for step in written_below(Settings)} - {""} == set(STEPS)
+    assert {key: choices_of(network.model_fields["network"].annotation) for key, network in NETWORKS.items()} == {
+        key: (key,) for key in NETWORKS
+    }
+    assert {key: step.STEP for key, step in STEPS.items()} == {key: key for key in STEPS}
+
+
+def written_below(settings: type[Settings]) -> list[type[Settings]]:
+    """The subclasses that modules of Loupe define, without those that train_class puts together."""
+    ours = [sub for sub in settings.__subclasses__() if sub.__module__.startswith("loupe.")]
+    below = [sub for sub in ours if getattr(sys.modules[sub.__module__], sub.__name__, None) is sub]
+    return [*below, *(deeper for sub in below for deeper in written_below(sub))]
+
+
+@pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
+def test_smoke_shrinks_but_given_fields_stay(step: str, given: dict[str, str]) -> None:
+    whole = settings_of(step, given)
+    small = settings_of(step, given | {"smoke": "true"})
+    sizes: dict[str, Any] = {}
+    for base in reversed(type(whole).__mro__):
+        sizes |= vars(base).get("SMOKE", {})
+    assert small.smoke
+    for name in sizes:
+        assert getattr(small, name) != getattr(whole, name)
+        assert getattr(settings_of(step, given | {"smoke": "true", name: text_of(getattr(whole, name))}), name) == (
+            getattr(whole, name)
+        )
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "1", "yes", "on", "t", "y", "T", "Y", True, 1])
+def test_every_text_that_means_true_shrinks(text: Any) -> None:
+    settings = settings_of("train", {"smoke": text})
+    assert settings.smoke
+    assert settings.steps < settings_of("train", {}).steps
+
+
+@pytest.mark.parametrize("text", ["false", "0", "no", "off", "f", "n", False, 0])
+def test_no_text_that_means_false_shrinks(text: Any) -> None:
+    assert settings_of("train", {"smoke": text}).steps == settings_of("train", {}).steps
+
+
+@pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
+def test_a_field_without_effect_is_refused_and_left_out_of_the_texts(step: str, given: dict[str, str]) -> None:
+    settings = settings_of(step, given)
+    for name, other in settings._without_effect().items():
+        value = text_of(getattr(settings, name))
+        line = refusal(step, {**given, name: value})
+        assert line == f"{name}: has no effect with {other}={text_of(getattr(settings, other))}, got {value}"
+        assert name not in settings.texts()
+        effective = settings_of(step, {**given, **condition(type(settings), name), name: value})
+        assert effective.texts()[name] == value
+
+
+def test_fields_that_depend_on_another_exist() -> None:
+    assert {"stddev", "decay_rate", "decay_steps"} <= settings_of("train", {})._without_effect().keys()
+    assert "crops" in settings_of("preprocess", {})._without_effect()
+
+
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+def test_a_patch_must_be_of_the_scale(scale: Fraction) -> None:
+    given = {"network": "perceptron", "scale": text_of(scale)}
+    assert settings_of("train", given).patch == DEFAULT_PATCHES[scale]
+    assert settings_of("train", given | {"patch": "whole"}).patch == "whole"
+    for factor in (1, 4):
+        patch = f"{factor * scale.denominator}:{factor * scale.numerator}"
+        assert settings_of("train", given | {"patch": patch}).patch == patch
+    line = refusal("train", given | {"patch": "5:6"})
+    assert line == f"patch: must be q:p of the scale {text_of(scale)}, got 5:6"
+
+
+def test_a_label_size_must_divide_into_the_inputs_of_every_scale() -> None:
+    assert settings_of("preprocess", {"label_size": "100", "scales": "2:1"}).label_size == 100
+    assert refusal("preprocess", {"label_size": "100", "scales": "2:1,3:2"}) == (
+        "label_size: must be a multiple of 3 for scale 3:2, got 100"
+    )
+
+
+def test_a_crop_must_be_of_whole_blocks() -> None:
+    assert settings_of("train", {"crop": "9", "scale": "2:1"}).crop == 9
+    assert refusal("train", {"crop": "9"}) == "crop: must be a multiple of 2 at scale 3:2, got 9"
+
+
+def test_a_scale_that_no_network_has_is_refused() -> None:
+    assert refusal("train", {"scale": "4:3"}) == "scale: must be 3:2, 2:1 or 3:1, got 4:3"
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_a_number_must_be_finite(text: str) -> None:
+    assert refusal("train", {"learning_rate": text}).startswith("learning_rate: must be ")
+
+
+def test_settings_are_frozen() -> None:
+    settings = settings_of("train", {})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.steps = 1
+
+
+def test_points_and_decay_follow_the_steps_unless_given() -> None:
+    given = {"schedule": "exponential", "steps": "2000"}
+    settings = settings_of("train", given)
+    assert (settings.decay_steps, settings.eval_every) == (30, 125)
+    settings = settings_of("train", given | {"decay_steps": "7", "eval_every": "9"})
+    assert (settings.decay_steps, settings.eval_every) == (7, 9)
+    settings = settings_of("train", given | {"steps": "1"})
+    assert (settings.decay_steps, settings.eval_every) == (1, 1)
+
+
+@pytest.mark.parametrize("network", TRAINED)
+def test_seconds_take_the_place_of_steps(network: str) -> None:
+    timed = settings_of("train", {"network": network, "seconds": "30", "schedule": "exponential"})
+    assert (timed.seconds, timed.decay_steps, timed.eval_every) == (30.0, None, None)
+    assert "steps" not in timed.texts()
+    assert timed.texts()["seconds"] == "30.0"
+    line = refusal("train", {"network": network, "seconds": "30", "steps": "30"})
+    assert line == "steps: has no effect with seconds=30.0, got 30"
+    assert settings_of("train", {"network": network, "seconds": "none", "steps": "30"}).steps == 30
+    for text in ("0", "-1", "nan", "inf", "soon"):
+        assert refusal("train", {"network": network, "seconds": text}).startswith("seconds: must be ")
+
+
+@pytest.mark.parametrize("name", ["eval_every", "decay_steps"])
+def test_what_follows_from_the_steps_is_none_with_seconds_only(name: str) -> None:
+    schedule = {"schedule": "exponential"}
+    assert refusal("train", schedule | {name: "none"}) == f"{name}: must be >= 1, got none"
+    assert refusal("train", schedule | {name: "0"}).startswith(f"{name}: must be ")
+    assert getattr(settings_of("train", schedule | {"seconds": "9", name: "none"}), name) is None
+    assert getattr(settings_of("train", schedule | {"seconds": "9", name: "7"}), name) == 7
+
+
+def test_smoke_with_seconds_sets_no_steps() -> None:
+    small = settings_of("train", {"network": "perceptron", "smoke": "true", "seconds": "9"})
+    assert (small.seconds, small.hidden) == (9.0, (32, 16))
+    assert "steps" not in small.model_fields_set
+    assert settings_of("train", small.texts()).model_dump() == small.model_dump()
+
+
+@pytest.mark.parametrize("smoke", ["false", "true"])
+@pytest.mark.parametrize("network", TRAINED)
+def test_steps_that_were_measured_bring_what_follows_from_them(network: str, smoke: str) -> None:
+    given = {"network": network, "schedule": "exponential", "smoke": smoke, "learning_rate": "0.01"}
+    timed = settings_of("train", given | {"seconds": "30"})
+    assert timed.of_steps(3200).model_dump() == settings_of("train", given | {"steps": "3200"}).model_dump()
+    assert (timed.of_steps(3200).decay_steps, timed.of_steps(3200).eval_every) == (48, 200)
+    assert timed.of_steps(1).eval_every == 1
+    assert type(timed.of_steps(9)) is type(timed)
+    own = settings_of("train", given | {"seconds": "30", "eval_every": "5", "decay_steps": "6"}).of_steps(3200)
+    assert (own.eval_every, own.decay_steps, own.seconds) == (5, 6, None)
+    assert settings_of("train", given | {"steps": "7"}).of_steps(3200).steps == 3200
+
+
+@pytest.mark.parametrize(
+    ("storage", "shown"),
+    [
+        ("postgresql://loupe:s3cret@host:5432/studies", "postgresql://loupe:***@host:5432/studies"),
+        ("postgresql+psycopg://loupe:s3:cr@et@host/studies", "postgresql+psycopg://loupe:***@host/studies"),
+        ("postgresql://loupe@host/studies", "postgresql://loupe@host/studies"),
+        ("mysql://:s3cret@host/studies", "mysql://:***@host/studies"),
+        ("sqlite:///studies.db", "sqlite:///studies.db"),
+        ("studies/optuna.journal", "studies/optuna.journal"),
+    ],
+)
+def test_the_texts_of_a_sweep_hide_a_password(storage: str, shown: str) -> None:
+    settings = settings_of("sweep", {"storage": storage})
+    assert settings.storage == storage
+    assert settings.texts()["storage"] == shown
+    assert "s3" not in str(settings.texts())

@@ -1,0 +1,109 @@
+"""Texts to values and back."""
+
+import string
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from loupe.config.fields import (
+    LARGEST_SCALE,
+    Categories,
+    Count,
+    Hidden,
+    Patch,
+    Quality,
+    Scale,
+    Scales,
+    Sources,
+    Text,
+    scale_of,
+    text_of,
+)
+
+SCALE = st.integers(1, 60).flatmap(lambda q: st.integers(q + 1, q * LARGEST_SCALE).map(lambda p: Fraction(p, q)))
+WORD = st.text(string.ascii_letters + string.digits + "-_./ ", min_size=1).map(str.strip)
+NAME = WORD.filter(lambda word: word.lower() not in ("", "all", "none"))
+VALUES = {
+    "scale": (Scale, SCALE),
+    "scales": (Scales, st.lists(SCALE, min_size=1, max_size=5).map(tuple)),
+    "sources": (Sources, st.lists(NAME, min_size=1, max_size=5).map(tuple)),
+    "categories": (Categories, st.lists(NAME, max_size=5).map(tuple)),
+    "hidden": (Hidden, st.lists(st.integers(1, 65536), max_size=6).map(tuple)),
+    "patch": (
+        Patch,
+        st.just("whole")
+        | st.tuples(st.integers(1, 200), st.integers(1, 200)).map(lambda side: f"{side[0]}:{side[0] + side[1]}"),
+    ),
+    "quality": (Quality, st.none() | st.integers(1, 95)),
+    "count": (Count, st.none() | st.integers(1, 10**9)),
+    "text": (Text, st.none() | NAME),
+    "float": (float, st.floats(allow_nan=False, allow_infinity=False)),
+    "integer": (int, st.integers(-(10**15), 10**15)),
+    "truth": (bool, st.booleans()),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@given(data=st.data())
+def test_a_type_reads_its_own_text_and_its_own_value_back(kind: str, data: st.DataObject) -> None:
+    annotation, values = VALUES[kind]
+    value = data.draw(values)
+    adapter = TypeAdapter(annotation)
+    assert adapter.validate_python(text_of(value)) == value
+    assert adapter.validate_python(value) == value
+
+
+@given(value=SCALE)
+def test_a_scale_is_understood_as_ratio_fraction_and_number(value: Fraction) -> None:
+    p, q = value.numerator, value.denominator
+    assert scale_of(f"{p}:{q}") == scale_of(f" {p}/{q} ") == scale_of(value) == scale_of(f"{7 * p}:{7 * q}") == value
+
+
+def test_a_scale_is_understood_as_a_decimal_number() -> None:
+    assert [scale_of(text) for text in ("1.5", 1.5, "2", 2, "3.0", "1.333333333333")] == [
+        Fraction(3, 2), Fraction(3, 2), 2, 2, 3, Fraction(4, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "none"), ((), "none"), (True, "true"), (False, "false"), (Fraction(3, 2), "3:2"),
+        (Fraction(3), "3:1"), ((2048, 1024), "2048,1024"), ((Fraction(3, 2), Fraction(2)), "3:2,2:1"),
+        ("whole", "whole"), (0.0001, "0.0001"), (7, "7"),
+    ],
+)  # fmt: skip
+def test_a_value_has_one_text(value: object, text: str) -> None:
+    assert text_of(value) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        *(("scale", text) for text in ("1", "0.5", "-2", "9", "3:0", "", "x", "nan", "inf", "3:2:1")),
+        *(("scales", text) for text in ("", "3:2,", "3:2,,2:1", "3:2,1")),
+        *(("sources", text) for text in ("", "a,,b", ",")),
+        *(("categories", text) for text in ("a,,b", ",")),
+        *(("hidden", text) for text in ("0", "65537", "8,,8", "a", "8;8", "1.5", "-1", "none,8")),
+        *(("patch", text) for text in ("15:10", "10:10", "0:2", "10", "10:", ":15", "-2:3", "1.5:3", "")),
+        *(("quality", text) for text in ("0", "96", "x")),
+        *(("count", text) for text in ("0", "-1", "x", "1.5")),
+    ],
+)
+def test_a_text_that_breaks_the_rule_is_refused_in_one_line(kind: str, text: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(VALUES[kind][0]).validate_python(text)
+    message = refused.value.errors()[0]["msg"]
+    assert message
+    assert "\n" not in message
+
+
+def test_none_and_all_are_read_in_any_case_and_with_spaces() -> None:
+    for kind, text, value in (
+        (Hidden, " None ", ()), (Categories, "ALL", ()), (Text, " NONE", None), (Count, "", None),
+        (Patch, " WHOLE ", "whole"), (Patch, "010:015", "10:15"),
+    ):  # fmt: skip
+        assert TypeAdapter(kind).validate_python(text) == value

@@ -1,0 +1,184 @@
+"""Labels are cut where the settings say, for photos of any size, and inputs are the labels made small."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from loupe.config import settings_of
+from loupe.data.labels import input_of, labels_of
+from loupe.imaging.decoder import PhotoError, through_jpeg
+
+SIZE = 24
+SHA = "0123456789abcdef" * 4
+SIDES = st.integers(SIZE, 130)
+BY_SIZES = settings(max_examples=30)
+
+
+def pairing(**given):
+    return settings_of("preprocess", {"label_size": SIZE} | given)
+
+
+def noise(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width), dtype="uint8")
+
+
+def cut(grey, crop, seed=0, sha256=SHA, **given):
+    return labels_of(grey, pairing(crop=crop, **given), crop, seed, sha256)
+
+
+def places(labels):
+    return [(label.x, label.y, label.shrunk) for label in labels]
+
+
+@pytest.mark.parametrize("crop", ["centre", "fit", "tiles", "random"])
+@BY_SIZES
+@given(height=SIDES, width=SIDES)
+def test_labels_have_their_size_and_lie_inside_the_photo(crop, height, width):
+    labels = cut(noise(height, width), crop)
+    assert labels
+    for label in labels:
+        assert label.pixels.shape == (SIZE, SIZE)
+        assert label.pixels.dtype == np.uint8
+        assert 0 <= label.x <= round(width * label.shrunk) - SIZE
+        assert 0 <= label.y <= round(height * label.shrunk) - SIZE
+
+
+@pytest.mark.parametrize("crop", ["centre", "tiles", "random"])
+@BY_SIZES
+@given(height=SIDES, width=SIDES)
+def test_labels_that_are_not_shrunk_are_the_pixels_of_their_place(crop, height, width):
+    grey = noise(height, width)
+    native = [label for label in cut(grey, crop) if label.shrunk == 1]
+    assert native
+    for label in native:
+        assert np.array_equal(label.pixels, grey[label.y :, label.x :][:SIZE, :SIZE])
+
+
+@BY_SIZES
+@given(height=SIDES, width=SIDES)
+def test_centre_is_one_label_from_the_middle(height, width):
+    (label,) = cut(noise(height, width), "centre")
+    assert label.shrunk == 1
+    assert abs((width - SIZE - label.x) - label.x) <= 1
+    assert abs((height - SIZE - label.y) - label.y) <= 1
+
+
+@BY_SIZES
+@given(height=SIDES, width=SIDES)
+def test_fit_is_the_middle_of_the_photo_with_its_shorter_side_made_a_label(height, width):
+    grey = noise(height, width)
+    (label,) = cut(grey, "fit")
+    small = round(width * label.shrunk), round(height * label.shrunk)
+    assert min(small) == SIZE
+    assert abs((small[0] - SIZE - label.x) - label.x) <= 1
+    assert abs((small[1] - SIZE - label.y) - label.y) <= 1
+    resized = np.asarray(Image.fromarray(grey).resize(small, Image.Resampling.LANCZOS))
+    assert np.array_equal(label.pixels, resized[label.y :, label.x :][:SIZE, :SIZE])
+
+
+@BY_SIZES
+@given(height=SIDES, width=SIDES)
+def test_tiles_are_all_that_fit_and_do_not_overlap(height, width):
+    labels = cut(noise(height, width), "tiles")
+    covered = np.zeros((height, width), int)
+    for label in labels:
+        covered[label.y : label.y + SIZE, label.x : label.x + SIZE] += 1
+    assert covered.max() == 1
+    assert len(labels) == (height // SIZE) * (width // SIZE)
+
+
+@BY_SIZES
+@given(height=SIDES, width=SIDES, crops=st.integers(1, 12))
+def test_random_shrinks_every_second_photo_by_a_half_at_most(height, width, crops):
+    labels = cut(noise(height, width), "random", crops=crops)
+    assert len(labels) == crops
+    assert all(label.shrunk == 1 for label in labels[::2])
+    assert all(0.5 <= label.shrunk <= 1 for label in labels[1::2])
+
+
+def test_random_labels_of_a_shrunk_photo_are_of_the_shrunk_photo():
+    grey = noise(90, 120)
+    label = cut(grey, "random")[1]
+    assert label.shrunk < 1
+    small = round(120 * label.shrunk), round(90 * label.shrunk)
+    resized = np.asarray(Image.fromarray(grey).resize(small, Image.Resampling.LANCZOS))
+    assert np.array_equal(label.pixels, resized[label.y :, label.x :][:SIZE, :SIZE])
+
+
+@BY_SIZES
+@given(seed=st.integers(0, 2**31 - 1), sha256=st.text("0123456789abcdef", min_size=64, max_size=64))
+def test_random_follows_from_seed_and_content_hash(seed, sha256):
+    grey = noise(150, 170)
+    first, again = (cut(grey, "random", seed, sha256) for _ in range(2))
+    assert places(first) == places(again)
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first, again, strict=True))
+    assert places(first) != places(cut(grey, "random", seed + 1, sha256))
+    another = f"{int(sha256[0], 16) ^ 1:x}{sha256[1:]}"
+    assert places(first) != places(cut(grey, "random", seed, another))
+
+
+@pytest.mark.parametrize("crop", ["centre", "fit", "tiles", "random"])
+@pytest.mark.parametrize("shape", [(SIZE - 1, 100), (100, SIZE - 1), (1, 1)])
+def test_a_photo_smaller_than_a_label_is_refused_with_both_sizes(crop, shape):
+    with pytest.raises(PhotoError, match=f"smaller than {SIZE}x{SIZE}: {shape[1]}x{shape[0]}"):
+        cut(noise(*shape), crop)
+
+
+@pytest.mark.parametrize("crop", ["centre", "fit", "tiles", "random"])
+def test_a_photo_of_exactly_a_label_is_the_label(crop):
+    grey = noise(SIZE, SIZE)
+    for label in cut(grey, crop):
+        assert (label.x, label.y) == (0, 0)
+        assert np.array_equal(label.pixels, grey)
+
+
+@BY_SIZES
+@given(blocks=st.integers(2, 12), scale=st.sampled_from(["3:2", "2:1", "3:1", "5:4", "8:3"]))
+def test_inputs_have_the_side_of_the_label_over_the_scale(blocks, scale):
+    ratio = Fraction(scale.replace(":", "/"))
+    side = 2 * ratio.numerator * blocks
+    given = settings_of("preprocess", {"label_size": side, "scales": scale})
+    small = input_of(noise(side, side), ratio, given)
+    assert small.shape == (2 * ratio.denominator * blocks,) * 2
+    assert small.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shrink", ["lanczos", "bicubic", "box"])
+def test_the_input_is_made_by_the_filter_that_shrink_names(shrink):
+    label = noise(SIZE, SIZE)
+    pillow = Image.Resampling[shrink.upper()]
+    expected = np.asarray(Image.fromarray(label).resize((SIZE // 2, SIZE // 2), pillow))
+    assert np.array_equal(input_of(label, Fraction(2), pairing(shrink=shrink)), expected)
+
+
+def test_box_by_two_is_the_mean_of_four_pixels():
+    label = np.kron(noise(SIZE // 2, SIZE // 2), np.ones((2, 2), "uint8"))
+    assert np.array_equal(input_of(label, Fraction(2), pairing(shrink="box")), label[::2, ::2])
+
+
+def test_a_grey_area_keeps_its_grey_when_it_is_shrunk():
+    for shrink in ("lanczos", "bicubic", "box"):
+        small = input_of(np.full((SIZE, SIZE), 77, "uint8"), Fraction(3, 2), pairing(shrink=shrink))
+        assert (small == 77).all()
+
+
+@pytest.mark.parametrize("crop", ["centre", "fit", "tiles", "random"])
+def test_recompress_sends_labels_through_jpeg(real_crop, crop):
+    grey = np.asarray(real_crop("camera.png", 200, 80, 60, 50))
+    plain, recompressed = cut(grey, crop), cut(grey, crop, recompress=75)
+    assert places(plain) == places(recompressed)
+    for before, after in zip(plain, recompressed, strict=True):
+        assert np.array_equal(after.pixels, through_jpeg(before.pixels, 75))
+        assert not np.array_equal(after.pixels, before.pixels)
+
+
+def test_recompress_sends_inputs_through_jpeg(real_crop):
+    label = np.asarray(real_crop("camera.png", 200, 80, SIZE, SIZE))
+    plain = input_of(label, Fraction(3, 2), pairing())
+    recompressed = input_of(label, Fraction(3, 2), pairing(recompress=75))
+    assert np.array_equal(recompressed, through_jpeg(plain, 75))
+    assert not np.array_equal(recompressed, plain)

@@ -1,0 +1,369 @@
+"""From a source to a dataset on disk: counted, reasoned, hashed, repeatable, and safe against `kill -9`."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from loupe.data.dataset import Dataset
+from loupe.data.labels import input_of
+from loupe.data.manifest import MANIFEST
+from loupe.data.preparation import listed, open_or_prepare, pairs_in_memory, prepare, reopen
+from loupe.data.shards import sha256_of
+from loupe.errors import LoupeError, UsageError
+from loupe.imaging.decoder import luminance_of, open_photo
+
+
+@pytest.fixture(scope="session")
+def bad_files(crops, encode):
+    """Path -> bytes of files that cannot be used, and what the reason must say."""
+    jpeg, png = crops["001.cat/001_0001.jpg"], crops["002.cup/002_0002.png"]
+    return {
+        "001.cat/cut.jpg": (jpeg[: len(jpeg) * 2 // 3], "damaged: .*truncated"),
+        "001.cat/cut.png": (png[: len(png) // 2], "damaged: .*truncated"),
+        "001.cat/empty.jpg": (b"", "not an image"),
+        "001.cat/letter.jpg": (b"no photo", "not an image"),
+        "001.cat/tiny.png": (encode(Image.new("L", (40, 20)), ".png"), "smaller than 30x30: 40x20"),
+        "float.tif": (encode(Image.new("F", (40, 40)), ".tif"), "mode F has no known range"),
+        "notes.txt": (b"beside the photos", "not an image"),
+    }
+
+
+@pytest.fixture
+def mixed_folder(photo_folder, bad_files, write_folder):
+    return write_folder(photo_folder, {path: content for path, (content, _) in bad_files.items()})
+
+
+def shards(folder):
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("*.npy"))}
+
+
+def facts(folder):
+    return json.loads(pyarrow.parquet.read_schema(folder / MANIFEST).metadata[b"loupe"])
+
+
+def moments(folder):
+    return {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+
+
+def test_real_and_bad_files_are_prepared_on_a_cluster_of_its_own(mixed_folder, bad_files, preprocess, crops):
+    dataset = prepare(preprocess(source=str(mixed_folder), scheduler="none"))
+    assert dataset.counts()["photos"] == dataset.counts()["labels"] == len(crops)
+    assert dataset.counts()["skipped"] == len(bad_files)
+    assert all(dataset.counts()[f"{split}_labels"] for split in ("train", "validation", "test"))
+    assert re.fullmatch(r"photos-[0-9a-f]{12}", dataset.folder.name)
+    assert dataset.folder.name.endswith(dataset.digest)
+    assert [path.name for path in dataset.folder.parent.iterdir()] == [dataset.folder.name]
+
+
+def test_skipped_photos_have_one_row_with_the_reason(mixed_folder, bad_files, preprocess):
+    rows = prepare(preprocess(source=str(mixed_folder))).rows
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    skipped = {row["path"]: row for row in rows if row["reason"] is not None}
+    assert skipped.keys() == bad_files.keys()
+    for path, (_, reason) in bad_files.items():
+        assert re.match(reason, skipped[path]["reason"])
+        assert skipped[path]["split"] is skipped[path]["shard"] is skipped[path]["row"] is None
+    assert (skipped["001.cat/tiny.png"]["width"], skipped["001.cat/tiny.png"]["height"]) == (40, 20)
+
+
+def test_rows_say_where_each_label_was_cut(photo_folder, preprocess, crops):
+    settings = preprocess(source=str(photo_folder), crop="tiles")
+    dataset = prepare(settings)
+    assert {row["path"] for row in dataset.rows} == set(crops)
+    for row in dataset.rows:
+        grey = luminance_of(open_photo(crops[row["path"]]), "rec601")
+        assert (row["height"], row["width"]) == grey.shape
+        assert row["category"] == row["path"].split("/")[0]
+        label = np.load(dataset.folder / f"labels-{row['shard']:05d}.npy")[row["row"]]
+        assert np.array_equal(label, grey[row["y"] : row["y"] + 30, row["x"] : row["x"] + 30])
+        for scale in settings.scales:
+            name = f"inputs-{scale.numerator}x{scale.denominator}-{row['shard']:05d}.npy"
+            assert np.array_equal(np.load(dataset.folder / name)[row["row"]], input_of(label, scale, settings))
+
+
+def test_the_manifest_holds_the_hash_of_every_shard_and_the_statistics(photo_folder, preprocess):
+    folder = prepare(preprocess(source=str(photo_folder))).folder
+    files = sorted(folder.glob("*.npy"))
+    assert facts(folder)["shards"] == {file.name: sha256_of(file) for file in files}
+    assert {file.name for file in files} == {
+        f"{name}-00000.npy" for name in ("labels", "inputs-3x2", "inputs-2x1", "inputs-3x1")
+    }
+    values = np.load(folder / "labels-00000.npy") / 127.5 - 1
+    expected = {"mean": values.mean(), "std": values.std()}
+    assert facts(folder)["statistics"]["labels"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_same_call_again_changes_nothing(photo_folder, preprocess):
+    settings = preprocess(source=str(photo_folder))
+    first = prepare(settings)
+    before = moments(first.folder)
+    again = prepare(settings)
+    assert (again.folder, again.digest) == (first.folder, first.digest)
+    assert moments(first.folder) == before
+    assert len(list(first.folder.parent.iterdir())) == 1
+
+
+def test_the_same_call_again_starts_no_cluster(photo_folder, preprocess):
+    first = prepare(preprocess(source=str(photo_folder)))
+    again = prepare(preprocess(source=str(photo_folder), scheduler="tcp://127.0.0.1:9"))  # nobody answers there
+    assert again.folder == first.folder
+
+
+@pytest.mark.parametrize("crop", ["tiles", "random"])
+def test_another_cluster_gives_the_same_digest_and_the_same_bytes(mixed_folder, preprocess, tmp_path, crop):
+    shared = prepare(preprocess(source=str(mixed_folder), crop=crop))
+    alone = prepare(
+        preprocess(source=str(mixed_folder), crop=crop, scheduler="none", data_dir=str(tmp_path / "elsewhere"))
+    )
+    assert alone.digest == shared.digest
+    assert shards(alone.folder) == shards(shared.folder)
+    assert facts(alone.folder)["statistics"] == facts(shared.folder)["statistics"]
+    assert alone.rows == shared.rows
+
+
+def test_a_tar_has_the_digest_and_the_bytes_of_its_folder(photo_folder, crops, preprocess, write_tar, tmp_path):
+    tar = prepare(preprocess(source=str(write_tar(tmp_path / "photos.tar", crops))))
+    folder = prepare(preprocess(source=str(photo_folder), data_dir=str(tmp_path / "elsewhere")))
+    assert tar.folder.name == folder.folder.name
+    assert shards(tar.folder) == shards(folder.folder)
+
+
+CHANGES = {
+    "luminance": "rec709",
+    "shrink": "box",
+    "recompress": "75",
+    "label_size": "36",
+    "crop": "fit",
+    "scales": "3:2",
+    "limit": "5",
+    "categories": "001.cat,003.person",
+}
+
+
+def test_the_digest_changes_with_every_setting_that_changes_the_result(photo_folder, preprocess):
+    source = str(photo_folder)
+    digests = {name: prepare(preprocess(source=source, **{name: value})).digest for name, value in CHANGES.items()}
+    digests["none"] = prepare(preprocess(source=source)).digest
+    assert len(set(digests.values())) == len(CHANGES) + 1, digests
+
+
+def test_the_digest_changes_with_the_photos_and_their_paths(photo_folder, preprocess):
+    settings = preprocess(source=str(photo_folder))
+    digests = [prepare(settings).digest]
+    first = photo_folder / "001.cat" / "001_0001.jpg"
+    first.rename(first.with_name("renamed.jpg"))
+    digests.append(prepare(settings).digest)
+    first.with_name("renamed.jpg").write_bytes((photo_folder / "001.cat" / "001_0002.jpg").read_bytes())
+    digests.append(prepare(settings).digest)
+    first.with_name("renamed.jpg").unlink()
+    digests.append(prepare(settings).digest)
+    assert len(set(digests)) == 4
+
+
+def test_the_seed_is_of_random_crops_only(photo_folder, preprocess):
+    source = str(photo_folder)
+    digests = [
+        prepare(preprocess(source=source, crop=crop, seed=seed)).digest
+        for crop in ("centre", "random")
+        for seed in (0, 1)
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_settings_without_effect_on_the_result_keep_the_digest(photo_folder, preprocess, tmp_path):
+    source = str(photo_folder)
+    digest = prepare(preprocess(source=source)).digest
+    for same in ({"crop": "centre"}, {"scales": "3:1,3:2,2:1"}, {"limit": "99"}, {"categories": "all"}):
+        assert prepare(preprocess(source=source, **same)).digest == digest
+    assert prepare(preprocess(source=source, data_dir=str(tmp_path / "elsewhere"))).digest == digest
+
+
+def test_random_labels_differ_by_the_seed_only(photo_folder, preprocess):
+    made = {seed: prepare(preprocess(source=str(photo_folder), crop="random", seed=seed)) for seed in (0, 1)}
+    places = [[(row["x"], row["y"], row["shrunk"]) for row in made[seed].rows] for seed in (0, 1)]
+    assert len(places[0]) == len(places[1]) == 7 * 6
+    assert places[0] != places[1]
+
+
+def test_photos_none_of_which_can_be_used_are_refused_and_leave_nothing(
+    tmp_path, bad_files, preprocess, write_folder
+):
+    source = write_folder(tmp_path / "bad", {path: content for path, (content, _) in bad_files.items()})
+    with pytest.raises(UsageError, match="source: not one of 7 photos can be used") as caught:
+        prepare(preprocess(source=str(source)))
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-9])])
+def test_a_photo_that_a_worker_does_not_see_as_it_was_listed_ends_the_step(
+    change, photo_folder, preprocess, tmp_path
+):
+    settings = preprocess(source=str(photo_folder))
+    photos = listed(settings)
+    change(Path(photos[2].file))
+    with pytest.raises(LoupeError, match=f"source: must be at an address or in a folder .*{photos[2].file}"):
+        prepare(settings, photos)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_scheduler_that_does_not_answer_is_refused_and_leaves_nothing(photo_folder, preprocess, tmp_path):
+    with pytest.raises(UsageError, match=r"scheduler: no Dask scheduler answers at 'tcp//nowhere'"):
+        prepare(preprocess(source=str(photo_folder), scheduler="tcp//nowhere"))
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+PREPARE = """
+import sys
+from loupe.config import settings_of
+from loupe.data.preparation import prepare
+prepare(settings_of("preprocess", dict(pair.split("=") for pair in sys.argv[1:])))
+"""
+
+
+@pytest.fixture
+def many_photos(tmp_path, real_crop, encode, write_folder):
+    """96 real photos: six tasks of crop=random."""
+    places = [(x, y) for y in range(0, 400, 50) for x in range(0, 420, 35)]
+    files = {f"{x}-{y}.png": encode(real_crop("astronaut.png", x, y, 90, 80), ".png") for x, y in places}
+    return write_folder(tmp_path / "many", files)
+
+
+def wait_for(found, process):
+    until = time.monotonic() + 60
+    while not found():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def test_killed_in_the_middle_it_ends_with_the_same_digest_and_bytes_as_unbroken(many_photos, preprocess, tmp_path):
+    data = tmp_path / "data"
+    given = {"source": str(many_photos), "crop": "random", "crops": "100"}  # so that there is time to kill it
+    words = [
+        f"{name}={value}" for name, value in (given | {"data_dir": data, "label_size": 30, "quiet": True}).items()
+    ]
+    process = subprocess.Popen([sys.executable, "-c", PREPARE, *words], start_new_session=True)
+    try:
+        wait_for(lambda: list(data.glob(".many-*/labels-*.npy")), process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    (left,) = data.iterdir()
+    assert left.name.startswith(".many-")
+    assert not (left / MANIFEST).exists()
+    assert 0 < len(shards(left)) < 6 * 4
+
+    repaired = prepare(preprocess(**given))
+    unbroken = prepare(preprocess(**given, data_dir=str(tmp_path / "elsewhere")))
+    assert repaired.folder.name == unbroken.folder.name == left.name[1:].split(".")[0]
+    assert len(shards(repaired.folder)) == 6 * 4
+    assert shards(repaired.folder) == shards(unbroken.folder)
+    assert repaired.rows == unbroken.rows
+    assert list(data.iterdir()) == [repaired.folder]
+
+
+def leave(folder, pid):
+    """What a run of this process id leaves where it is killed while it prepares `folder`."""
+    left = folder.with_name(f".{folder.name}.{socket.gethostname()}.{pid}")
+    left.mkdir()
+    (left / "labels-00000.npy").write_bytes(b"half")
+    return left
+
+
+@pytest.fixture
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def prepared_again(settings, pid):
+    """Prepare, remove the dataset, leave what a killed run leaves, prepare again: was that removed?"""
+    folder = prepare(settings).folder
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    left = leave(folder, pid)
+    assert prepare(settings).folder == folder
+    return not left.exists()
+
+
+def test_what_a_killed_run_left_is_removed(photo_folder, preprocess, dead_pid):
+    assert prepared_again(preprocess(source=str(photo_folder)), dead_pid)
+
+
+def test_what_a_killed_run_left_is_removed_whatever_the_source_is_called(photo_folder, preprocess, dead_pid):
+    renamed = photo_folder.rename(photo_folder.with_name("photos [old]"))
+    assert prepared_again(preprocess(source=str(renamed)), dead_pid)
+
+
+def test_what_a_killed_run_left_is_no_obstacle_to_a_run_of_the_same_process_id(photo_folder, preprocess):
+    """In a container every start may have the same host name and process id."""
+    assert prepared_again(preprocess(source=str(photo_folder)), os.getpid())
+
+
+def test_what_a_living_run_is_writing_is_left_alone(photo_folder, preprocess):
+    assert not prepared_again(preprocess(source=str(photo_folder)), os.getppid())
+
+
+def test_a_file_name_that_is_no_utf_8_does_not_stop_the_others(photo_folder, preprocess, crops):
+    name = os.fsencode(photo_folder / "001.cat") + b"/caf\xe9.jpg"
+    with open(name, "wb") as file:
+        file.write(crops["001.cat/001_0001.jpg"])
+    assert prepare(preprocess(source=str(photo_folder))).counts()["labels"] == len(crops) + 1
+
+
+def test_pairs_in_memory_are_those_of_the_dataset(mixed_folder, preprocess):
+    settings = preprocess(source=str(mixed_folder), crop="tiles")
+    stored = prepare(settings).pairs("all", Fraction(3, 2))
+    held = pairs_in_memory(settings, Fraction(3, 2))
+    assert [row["path"] for row in held.rows] == [row["path"] for row in stored.rows]
+    for index in range(len(stored)):
+        assert all(np.array_equal(a, b) for a, b in zip(held[index], stored[index], strict=True))
+
+
+def test_pairs_in_memory_of_bad_photos_are_refused(tmp_path, bad_files, preprocess, write_folder):
+    source = write_folder(tmp_path / "bad", {path: content for path, (content, _) in bad_files.items()})
+    with pytest.raises(UsageError, match="photos: not one photo of"):
+        pairs_in_memory(preprocess(source=str(source)), Fraction(2))
+
+
+def test_a_dataset_is_opened_by_path_or_by_name_in_data_dir(photo_folder, preprocess):
+    settings = preprocess(source=str(photo_folder))
+    made = prepare(settings)
+    assert open_or_prepare(settings, str(made.folder)).digest == made.digest
+    assert open_or_prepare(settings, made.folder.name).digest == made.digest
+
+
+def test_a_source_that_does_not_exist_is_refused_as_the_field_dataset(preprocess):
+    with pytest.raises(UsageError, match=r"^dataset: .*'nowhere'"):
+        open_or_prepare(preprocess(), "nowhere")
+
+
+def test_a_dataset_is_opened_again_only_with_the_digest_it_had(photo_folder, preprocess):
+    settings = preprocess(source=str(photo_folder))
+    made = prepare(settings)
+    assert reopen(settings, made.folder.name, made.digest, str(photo_folder)).folder == made.folder
+    with pytest.raises(UsageError, match="dataset: the run was trained on"):
+        reopen(settings, made.folder.name, "0" * 12, str(photo_folder))
+
+
+def test_what_was_listed_before_is_not_listed_again(photo_folder, preprocess):
+    settings = preprocess(source=str(photo_folder))
+    photos = listed(settings)
+    (photo_folder / "later.jpg").write_bytes((photo_folder / "001.cat" / "001_0001.jpg").read_bytes())
+    assert Dataset(prepare(settings, photos).folder).counts()["photos"] == len(photos)

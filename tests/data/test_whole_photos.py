@@ -1,0 +1,115 @@
+"""The classical protocol: its luma, its shrinking and its scores equal what is derived here in another way."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio
+
+from loupe.data.sources import list_photos
+from loupe.data.whole_photos import WholePhotos, border, shrunk
+from loupe.errors import UsageError
+from loupe.evaluation import scoring
+from loupe.imaging.decoder import luminance_of
+from loupe.upscalers.baselines import Baseline
+
+SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
+
+
+def keys(x):
+    """The cubic convolution of Keys (1981) with a = -1/2."""
+    x = np.abs(x)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+def resizing(before, after):
+    """What imresize does along one side, as a matrix (after, before): widened where it shrinks, mirrored."""
+    scale = after / before
+    wide = max(1, 1 / scale)
+    matrix = np.zeros((after, before))
+    for row in range(after):
+        middle = (row + 0.5) / scale - 0.5
+        taps = np.arange(np.floor(middle - 2 * wide) - 1, np.ceil(middle + 2 * wide) + 2).astype(int)
+        weights = keys((taps - middle) / wide)
+        mirrored = np.where(taps < 0, -taps - 1, np.where(taps >= before, 2 * before - taps - 1, taps))
+        np.add.at(matrix[row], mirrored, weights / weights.sum())
+    return matrix
+
+
+def resized(picture, scale):
+    down, across = (resizing(side, int(side * scale)) for side in picture.shape)
+    return down @ picture @ across.T
+
+
+@pytest.fixture
+def photos(tmp_path, real_crop, write_folder, encode):
+    files = {
+        "a.png": encode(real_crop("coffee.png", 100, 100, 131, 97), ".png"),
+        "b.png": encode(real_crop("camera.png", 150, 60, 90, 120), ".png"),
+        "broken.png": b"no image",
+        "small.png": encode(real_crop("coffee.png", 0, 0, 12, 60), ".png"),
+    }
+    write_folder(tmp_path, files)
+    return list_photos((str(tmp_path),), (), None, "data", quiet=True)
+
+
+def test_studio_luma_is_that_of_scikit_image_and_grey_stays(real_crop):
+    colour = real_crop("coffee.png", 100, 100, 60, 50)
+    expected = rgb2ycbcr(np.asarray(colour))[..., 0]
+    assert np.abs(luminance_of(colour, "studio") - expected).max() <= 0.5 + 1e-3
+    assert luminance_of(Image.new("RGB", (1, 1), "black"), "studio")[0, 0] == 16
+    assert luminance_of(Image.new("RGB", (1, 1), "white"), "studio")[0, 0] == 235
+    grey = real_crop("camera.png", 0, 0, 30, 30)
+    np.testing.assert_array_equal(luminance_of(grey, "studio"), np.asarray(grey))
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+def test_shrinking_is_cubic_convolution_widened_and_mirrored(scale):
+    label = np.random.default_rng(0).uniform(-1, 1, (scale.numerator * 11, scale.numerator * 8)).astype("float32")
+    np.testing.assert_allclose(shrunk(label, scale), resized(label, 1 / scale), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+def test_bicubic_scores_what_is_computed_by_hand(photos, scale):
+    pairs = WholePhotos(photos, scale)
+    table = scoring.score({"bicubic": Baseline("bicubic", scale)}, pairs, border=border(scale))
+    assert list(table["path"]) == ["a.png", "b.png"]
+    for path, found in zip(table["path"], table["psnr"], strict=True):
+        photo = next(photo for photo in photos if photo.path == path)
+        image = np.asarray(Image.open(photo.opened()))
+        luma = np.rint(rgb2ycbcr(image)[..., 0]) if image.ndim == 3 else image.astype(float)
+        rows, columns = (side // scale.numerator * scale.numerator for side in luma.shape)
+        label = luma[:rows, :columns]
+        large = np.rint(resized(resized(label, 1 / scale), scale)).clip(0, 255)
+        inside = np.s_[border(scale) : -border(scale), border(scale) : -border(scale)]
+        expected = peak_signal_noise_ratio(label[inside], large[inside], data_range=255)
+        assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_the_border_is_the_scale_rounded_up():
+    assert [border(scale) for scale in SCALES] == [2, 2, 3]
+
+
+def test_photos_come_one_at_a_time_in_their_own_size(photos):
+    pairs = WholePhotos(photos, Fraction(3, 2))
+    assert len(pairs) == 2
+    shapes = [(inputs.shape, labels.shape) for inputs, labels in pairs.batches(16)]
+    assert shapes == [((1, 64, 86, 1), (1, 96, 129, 1)), ((1, 80, 60, 1), (1, 120, 90, 1))]
+    assert [row["path"] for row in pairs.spread(1).rows] == ["a.png"]
+
+
+def test_what_is_left_out_is_told_with_the_first_reason(photos, capsys):
+    WholePhotos(photos, Fraction(2))
+    assert capsys.readouterr().out.startswith("left out: 2 of 4 photos; the first: broken.png: ")
+    WholePhotos(photos[:2], Fraction(2))
+    WholePhotos(photos, Fraction(2), quiet=True)
+    assert not capsys.readouterr().out
+
+
+def test_a_folder_of_nothing_usable_is_refused_with_the_reason(photos):
+    unusable = [photo for photo in photos if photo.path in ("broken.png", "small.png")]
+    with pytest.raises(UsageError, match=r"not one of 2 can be used; the first: broken\.png: "):
+        WholePhotos(unusable, Fraction(2))

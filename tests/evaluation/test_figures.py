@@ -1,0 +1,45 @@
+"""The story's pictures: which crops are shown, and by whom."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from loupe.data.dataset import Pairs
+from loupe.evaluation import figures
+from loupe.upscalers.baselines import Baseline
+
+SIDE = 30  # of a label; an input has 20
+
+
+@pytest.fixture
+def pairs() -> Pairs:
+    """Six flat photos; of the fourth and the second a corner is striped, the fourth's stripes are sharper."""
+    labels = [np.full((SIDE, SIDE), 100, np.uint8) for _ in range(6)]
+    labels[3][:10, 20:] = np.tile([0, 255], 5)
+    labels[1][20:, :10] = np.tile([60, 140], 5)
+    rows = [{"path": f"{number}.png", "sha256": str(number)} for number in range(6)]
+    return Pairs(rows, [np.full((20, 20), 100, np.uint8)] * 6, labels, Fraction(3, 2))
+
+
+def test_the_story_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pairs) -> None:
+    scale = pairs.scale
+    methods = {"plain": Baseline("nearest", scale), "final": Baseline("bicubic", scale)}
+    figure = figures.story(methods, pairs)
+    titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
+    assert titles == ["input", "plain", "final", "label"] * figures.STORIES
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert [crop.shape for crop in shown[:4]] == [(6, 6), (10, 10), (10, 10), (10, 10)]
+    stripes, softer = shown[3], shown[7]
+    assert set(np.unique(stripes)) == {-1, 1}
+    assert len(np.unique(softer)) == 2
+    assert not np.ptp(shown[11])
+    label = pairs[3][1] / 127.5 - 1
+    whole = np.abs(shown[1].mean() - label).mean()  # a flat input stays flat
+    assert figure.axes[1].get_title() == f"plain\nmae {whole:.4f}"
+
+
+def test_the_story_shows_a_photo_once(pairs: Pairs) -> None:
+    rows = [row | {"sha256": str(number // 3)} for number, row in enumerate(pairs.rows)]
+    twice = Pairs(rows, [pairs[index][0] for index in range(6)], [pairs[index][1] for index in range(6)], pairs.scale)
+    assert len(figures.story({}, twice).axes) == 2 * 2  # two photos, input and label

@@ -1,0 +1,618 @@
+"""Modes x formats x depths x metadata: nothing lost, and nothing changed that should not be."""
+
+import io
+import itertools
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+
+from loupe.imaging import reader, writer
+from loupe.imaging.decoder import PhotoError, open_photo
+from loupe.imaging.metadata import AsRead
+from loupe.photos import processing, upscaling
+from loupe.photos.inputs import Job
+from loupe.photos.networks import bundled_networks
+
+SIZE = (45, 31)
+LARGE = (68, 47)  # by 3:2
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:exif="http://ns.adobe.com/exif/1.0/" '
+    b'tiff:Orientation="1" exif:PixelXDimension="45" exif:PixelYDimension="31"/></rdf:RDF></x:xmpmeta>'
+)
+NETWORKS = bundled_networks("tiny")
+FORMATS = {
+    "png": ["1", "L", "LA", "P", "P+alpha", "RGB", "RGBA", "I;16"],
+    "jpg": ["L", "RGB", "CMYK"],
+    "webp": ["RGB", "RGBA"],
+    "tif": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "I;16"],
+    "bmp": ["1", "L", "P", "RGB"],
+    "avif": ["RGB", "RGBA"],
+    "gif": ["L", "P", "P+alpha"],
+}
+BECOMES = {"1": "L", "P": "RGB", "P+alpha": "RGBA", "CMYK": "RGB", "LAB": "RGB"}
+LOSSLESS = {"png", "tif", "bmp"}
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    """A real photo with a soft, in places flat, alpha."""
+    import skimage
+
+    image = Image.open(Path(skimage.__file__).parent / "data" / "chelsea.png").convert("RGB").resize(SIZE)
+    alpha = np.zeros(SIZE[::-1], "uint8")
+    alpha[:, 15:30] = np.linspace(0, 255, 15).astype("uint8")
+    alpha[:, 30:] = 255
+    image.putalpha(Image.fromarray(alpha))
+    return image
+
+
+def of_mode(photo: Image.Image, mode: str) -> Image.Image:
+    rgb = photo.convert("RGB")
+    if mode == "P+alpha":
+        colours = rgb.quantize(255)
+        pixels = np.where(np.asarray(photo)[..., 3] < 128, 255, np.asarray(colours)).astype("uint8")
+        image = Image.fromarray(pixels)
+        image.putpalette([*colours.getpalette()[: 255 * 3], 0, 0, 0])
+        image.info["transparency"] = 255
+        return image
+    if mode == "P":
+        return rgb.quantize(256)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(rgb.convert("L")).astype("uint16") * 257 + 3)
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        return ImageCms.profileToProfile(rgb, srgb, lab, outputMode="LAB")
+    return photo.convert(mode)
+
+
+def upscaled(file: Path, out: Path, scale: str = "3/2", strip: bool = False) -> Image.Image:
+    found = reader.read(file, strip)
+    large = upscaling.large_pages(found, Fraction(scale), None, NETWORKS)
+    writer.write(out, large, found.count, found.loop)
+    assert sorted(out.parent.glob(".*")) == []
+    image = Image.open(out)
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in FORMATS.items() for mode in modes])
+def test_every_mode_of_every_format_keeps_its_kind_and_colours(photo, tmp_path, suffix, mode):
+    image = of_mode(photo, mode)
+    file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
+    image.save(file, lossless=True) if suffix == "webp" else image.save(file)
+    large = upscaled(file, out)
+    assert large.size == LARGE
+    expected_mode = BECOMES.get(mode, mode)
+    if suffix == "gif":
+        large = large.convert("RGBA" if "A" in expected_mode or "transparency" in large.info else "RGB")
+        expected_mode = {"L": "RGB", "P": "RGB"}.get(mode, expected_mode)
+    assert large.mode == expected_mode
+    page = next(reader.read(file).pages)
+    seen = Image.open(file)
+    seen = seen if mode == "I;16" else seen.convert("RGBA" if "A" in large.mode else "RGB")
+    if mode == "LAB":
+        seen = of_mode(photo, "RGB")
+    if mode == "I;16":
+        assert np.asarray(large).max() > 255
+        expected = Image.fromarray(np.asarray(seen).astype("float32")).resize(LARGE, Image.Resampling.LANCZOS)
+        assert np.abs(np.asarray(large).astype(float) - np.asarray(expected)).mean() < 8 * 257
+        return
+    lanczos = np.asarray(seen.resize(LARGE, Image.Resampling.LANCZOS).convert("RGBA")).astype(int)
+    got = np.asarray(large.convert("RGBA")).astype(int)
+    shown = (lanczos[..., 3:] > 200) & (got[..., 3:] > 200)
+    assert (np.abs(got - lanczos)[..., :3] * shown).sum() / shown.sum() / 3 < (60 if mode == "1" else 9)
+    if large.mode in ("LA", "RGBA"):
+        alpha = np.asarray(large.getchannel("A"))
+        assert page.pixels.shape[2] in (2, 4)
+        assert (alpha[:, :16] == 0).all()
+        assert (alpha[:, 52:] == 255).all()
+
+
+@pytest.mark.parametrize(("suffix", "bands"), [*itertools.product(["png", "tif"], [1, 3, 4]), ("png", 2)])
+@pytest.mark.parametrize("keep", ["all", "none"])
+def test_sixteen_bits_stay_sixteen_bits(photo, tmp_path, suffix, bands, keep):
+    rng = np.random.default_rng(0)
+    smooth = np.linspace(10_000, 12_000, SIZE[0])[None, :, None] + np.linspace(0, 900, SIZE[1])[:, None, None]
+    pixels = (smooth + rng.uniform(0, 30, (*SIZE[::-1], bands))).astype("uint16")
+    if bands in (2, 4):
+        pixels[..., -1] = 65535
+    image = pyvips.Image.new_from_array(pixels, interpretation="grey16" if bands < 3 else "rgb16")
+    file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
+    image.write_to_file(str(file), keep=keep)  # libvips puts EXIF into each file, unless it is told not to
+    upscaled(file, out)
+    large = pyvips.Image.new_from_file(str(out), revalidate=True).numpy().reshape(*LARGE[::-1], bands)
+    assert large.dtype == np.uint16
+    assert len(np.unique(large[..., 0])) > 1000  # 8 bits would leave 12
+    expected = np.asarray(Image.fromarray(pixels[..., 0].astype("float32")).resize(LARGE, Image.Resampling.LANCZOS))
+    assert np.abs(large[..., 0] - expected)[3:-3, 3:-3].max() < 150
+    if bands in (2, 4):
+        assert (large[..., -1] == 65535).all()
+
+
+def test_sixteen_bits_become_eight_where_the_format_has_no_more(photo, tmp_path):
+    of_mode(photo, "I;16").save(tmp_path / "small.png")
+    assert upscaled(tmp_path / "small.png", tmp_path / "large.jpg").mode == "L"
+
+
+def exif(orientation: int = 1) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x010E], tags[0x8298], tags[0x0112] = "A picture", "Somebody", orientation
+    inner = tags.get_ifd(0x8769)
+    inner[0x9003], inner[0xA002], inner[0xA003], inner[0x927C] = "2026:01:02 03:04:05", 45, 31, b"a maker's note"
+    place = tags.get_ifd(0x8825)
+    place[1], place[2] = "N", (52.0, 31.0, 12.5)
+    return tags
+
+
+@pytest.mark.parametrize(
+    ("suffix", "out_suffix"),
+    [("jpg", "jpg"), ("png", "png"), ("webp", "webp"), ("tif", "tif"), ("avif", "avif"), ("jpg", "png"),
+     ("png", "jpg"), ("tif", "jpg"), ("jpg", "tif"), ("webp", "png")],
+)  # fmt: skip
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "streamed"])
+def test_metadata_stay_and_tell_the_new_size(photo, tmp_path, monkeypatch, suffix, out_suffix, large):
+    if large:
+        if out_suffix in ("webp", "avif"):
+            pytest.skip("written whole")
+        monkeypatch.setattr(writer, "WHOLE", 0)
+    file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{out_suffix}"
+    options = {"exif": exif(), "icc_profile": SRGB, "dpi": (300, 300), "xmp": XMP}
+    if suffix == "png":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        chunks.add_text("Author", "Somebody")
+        options["pnginfo"] = chunks
+    if suffix == "tif":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[0x010E], tags[0x8298], tags[700] = "A picture", "Somebody", XMP
+        tags.tagtype[700] = 1
+        tags[0x8769] = dict(exif().get_ifd(0x8769))
+        tags[0x8825] = dict(exif().get_ifd(0x8825))
+        options = {"icc_profile": SRGB, "dpi": (300, 300), "tiffinfo": tags}
+    photo.convert("RGB").save(file, **options)
+    result = upscaled(file, out)
+    assert result.info["icc_profile"] == SRGB
+    tags = result.getexif()
+    assert tags[0x010E] == "A picture"
+    assert tags[0x8298] == "Somebody"
+    inner = tags.get_ifd(0x8769)
+    assert inner[0x9003] == "2026:01:02 03:04:05"
+    assert (inner[0xA002], inner[0xA003]) == LARGE
+    assert inner[0x927C] == b"a maker's note"
+    assert tags.get_ifd(0x8825)[1] == "N"
+    assert [float(part) for part in tags.get_ifd(0x8825)[2]] == [52.0, 31.0, 12.5]
+    xmp = result.info.get("xmp") or result.info.get("XML:com.adobe.xmp")
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    assert b'PixelXDimension="68" exif:PixelYDimension="47"' in xmp
+    if out_suffix in ("jpg", "png", "tif") and suffix in ("jpg", "png", "tif"):
+        assert tuple(round(float(side)) for side in result.info["dpi"]) == (300, 300)
+    if suffix == out_suffix == "png":
+        assert result.text["Author"] == "Somebody"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_orientations_come_out_upright_once(photo, tmp_path, suffix, orientation):
+    upright = Image.new("RGB", (40, 24), "black")
+    upright.paste("white", (0, 0, 20, 12))  # the upper left quarter
+    turn = {
+        2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE",
+        8: "ROTATE_270",
+    }.get(orientation)  # fmt: skip
+    stored = upright.transpose(Image.Transpose[turn]) if turn else upright
+    file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
+    xmp = XMP.replace(b'Orientation="1"', b'Orientation="%d"' % orientation)
+    stored.save(file, exif=exif(orientation), xmp=xmp)
+    large = upscaled(file, out)
+    assert large.size == (60, 36)
+    assert large.getexif().get(0x0112, 1) == 1
+    assert b'tiff:Orientation="6"' not in (large.info.get("xmp") or b"") or orientation == 1
+    grey = np.asarray(large.convert("L")).astype(int)
+    assert grey[:15, :26].min() > 200
+    assert max(grey[21:].max(), grey[:, 34:].max()) < 60
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_animations_keep_their_frames_and_their_time(photo, tmp_path, suffix):
+    frames = [photo.convert("RGB").rotate(30 * number) for number in range(4)]
+    file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
+    durations = [100, 200, 300, 400]
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=durations, loop=3)
+    large = upscaled(file, out)
+    assert large.n_frames == 4
+    assert large.size == LARGE
+    assert suffix == "avif" or large.info["loop"] == 3  # an AVIF does not tell
+    found = []
+    for number in range(4):
+        large.seek(number)
+        large.load()
+        found.append(large.info["duration"])
+        expected = np.asarray(frames[number].resize(LARGE, Image.Resampling.LANCZOS)).astype(int)
+        assert np.abs(np.asarray(large.convert("RGB")).astype(int) - expected).mean() < 12
+    assert found == durations
+
+
+def test_a_transparent_animation_stays_transparent(tmp_path):
+    frames = []
+    for at in (5, 15, 25):
+        frame = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+        frame.paste((220, 30, 30, 255), (at, 5, at + 10, 15))
+        frames.append(frame)
+    frames[0].save(tmp_path / "small.gif", save_all=True, append_images=frames[1:], duration=80, disposal=2, loop=0)
+    large = upscaled(tmp_path / "small.gif", tmp_path / "large.gif", "2")
+    for number, at in enumerate((5, 15, 25)):
+        large.seek(number)
+        pixels = np.asarray(large.convert("RGBA")).astype(int)
+        assert (pixels[:4, :, 3] == 0).all()
+        assert (pixels[14:26, 2 * at + 4 : 2 * at + 16, 3] == 255).all()
+        assert np.abs(pixels[14:26, 2 * at + 4 : 2 * at + 16, :3] - (220, 30, 30)).max() < 12
+        assert pixels[14:26, : 2 * at - 4, 3].max(initial=0) == 0
+
+
+def test_every_page_of_a_tiff_is_enlarged_with_its_own_size_and_mode(photo, tmp_path):
+    several = [photo.convert("L"), photo.convert("RGB").resize((20, 30)), of_mode(photo, "I;16")]
+    several[0].save(tmp_path / "small.tif", save_all=True, append_images=several[1:])
+    large = upscaled(tmp_path / "small.tif", tmp_path / "large.tif")
+    assert large.n_frames == 3
+    found = []
+    for number in range(3):
+        large.seek(number)
+        found.append((large.size, large.mode))
+    assert found == [(LARGE, "L"), ((30, 45), "RGB"), (LARGE, "I;16")]
+
+
+def test_a_cmyk_photo_goes_through_its_profile_and_carries_srgb(photo, tmp_path, cmyk_profile):
+    srgb = ImageCms.createProfile("sRGB")
+    profile = ImageCms.getOpenProfile(io.BytesIO(cmyk_profile)) if cmyk_profile else None
+    if profile is None:
+        photo.convert("CMYK").save(tmp_path / "small.tif")
+    else:
+        ImageCms.profileToProfile(photo.convert("RGB"), srgb, profile, outputMode="CMYK").save(
+            tmp_path / "small.tif", icc_profile=cmyk_profile
+        )
+    large = upscaled(tmp_path / "small.tif", tmp_path / "large.png")
+    assert large.mode == "RGB"
+    described = ImageCms.getProfileDescription(ImageCms.getOpenProfile(io.BytesIO(large.info["icc_profile"])))
+    assert "sRGB" in described
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_whether_a_webp_is_lossless_is_told(photo, tmp_path, mode, frames, lossless):
+    several = [of_mode(photo, mode).rotate(90 * number) for number in range(frames)]
+    several[0].save(
+        tmp_path / "small.webp", lossless=lossless, icc_profile=SRGB, exif=exif(1), save_all=frames > 1,
+        append_images=several[1:],
+    )  # fmt: skip
+    assert reader.read(tmp_path / "small.webp").lossless == lossless
+    assert reader.read((tmp_path / "small.webp").read_bytes()).lossless == lossless
+
+
+def test_a_photo_of_inks_has_the_same_profile_whenever_it_is_read(photo, tmp_path):
+    photo.convert("CMYK").save(tmp_path / "inks.tif")
+    first = next(reader.read(tmp_path / "inks.tif").pages).icc
+    time.sleep(1.1)  # a profile holds the second in which it was made
+    assert next(reader.read(tmp_path / "inks.tif").pages).icc == first
+    assert ImageCms.getProfileDescription(ImageCms.getOpenProfile(io.BytesIO(first))).startswith("sRGB")
+
+
+@pytest.mark.parametrize("profiled", [False, True])
+def test_cmyk_of_sixteen_bits_is_what_it_is_of_eight_but_finer(photo, tmp_path, cmyk_profile, profiled):
+    eight = photo.convert("CMYK")
+    deep = pyvips.Image.new_from_array(np.asarray(eight).astype("uint16") * 257).copy(interpretation="cmyk")
+    if profiled:
+        deep.set_type(pyvips.GValue.blob_type, "icc-profile-data", cmyk_profile)
+    eight.save(tmp_path / "eight.tif", icc_profile=cmyk_profile if profiled else b"")
+    deep.tiffsave(str(tmp_path / "deep.tif"))
+    coarse, fine = (next(reader.read(tmp_path / f"{name}.tif").pages) for name in ("eight", "deep"))
+    assert fine.pixels.dtype == np.uint16
+    assert fine.icc == coarse.icc
+    differences = np.abs(fine.pixels / 257 - coarse.pixels)
+    assert differences.mean() < 0.5
+    assert differences.max() < (3 if profiled else 1.01)  # two colour engines
+
+
+@pytest.fixture
+def cmyk_profile() -> bytes:
+    """The profile that libvips brings along."""
+    tiny = pyvips.Image.black(2, 2, bands=3).copy(interpretation="srgb")
+    try:
+        return tiny.icc_transform("cmyk").get("icc-profile-data")
+    except pyvips.Error:
+        return b""
+
+
+def test_stripped_of_metadata_the_colour_profile_stays(photo, tmp_path):
+    photo.convert("RGB").save(
+        tmp_path / "small.jpg", exif=exif(6), icc_profile=SRGB, dpi=(300, 300), xmp=XMP, comment="secret"
+    )
+    large = upscaled(tmp_path / "small.jpg", tmp_path / "large.jpg", strip=True)
+    assert large.size == LARGE[::-1]
+    assert large.info["icc_profile"] == SRGB
+    assert not dict(large.getexif())
+    assert not large.info.keys() & {"xmp", "comment", "exif"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "frames", "out", "word"),
+    [
+        ("RGBA", 1, "x.jpg", "transparency"),
+        ("RGBA", 1, "x.bmp", "transparency"),
+        ("RGB", 3, "x.jpg", "3 pages or frames"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(mode, frames, out, word):
+    with pytest.raises(PhotoError, match=word):
+        writer.refuse(Path(out), (10, 10), frames, len(mode))
+    with pytest.raises(PhotoError, match="at most 16383 a side"):
+        writer.refuse(Path("x.webp"), (20_000, 10), 1, 3)
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing(photo, tmp_path):
+    photo.convert("RGB").save(tmp_path / "small.png")
+    found = reader.read(tmp_path / "small.png")
+
+    def broken(page):
+        large = upscaling.large_page(page, LARGE, NETWORKS)
+
+        def strips():
+            yield next(large.strips)[:5]
+            raise OSError("no more")
+
+        return reader.LargePage(large.size, strips(), large.about)
+
+    for limit in (10**9, 0):
+        writer.WHOLE, before = limit, writer.WHOLE
+        try:
+            with pytest.raises(OSError, match="no more"):
+                writer.write(tmp_path / "large.png", [broken(next(reader.read(tmp_path / "small.png").pages))])
+        finally:
+            writer.WHOLE = before
+    assert [path.name for path in tmp_path.iterdir()] == ["small.png"]
+    assert found.count == 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_a_disk_that_is_full_fails_and_leaves_nothing(tmp_path, suffix):
+    """In a process that may write no file of more than 100 kB, row by row."""
+    code = f"""
+import resource, sys
+import numpy as np
+from pathlib import Path
+from loupe.imaging import reader, writer
+writer.WHOLE = 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+noise = np.random.default_rng(0).integers(0, 256, (3000, 2000, 3)).astype("uint8")
+page = reader.LargePage((2000, 3000), iter(np.array_split(noise, 30)), reader.Page(noise))
+try:
+    writer.write(Path({str(tmp_path / f"large.{suffix}")!r}), [page])
+except OSError as error:
+    sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert done.returncode == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pages_of_a_tiff_keep_sixteen_bits_of_colour(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (62, 45, 3)).astype("uint16")
+    several = pyvips.Image.new_from_array(pixels, interpretation="rgb16").copy()
+    several.set_type(pyvips.GValue.gint_type, "page-height", 31)
+    several.tiffsave(str(tmp_path / "small.tif"))
+    found = reader.read(tmp_path / "small.tif")
+    assert found.count == 2
+    writer.write(tmp_path / "large.tif", upscaling.large_pages(found, Fraction(3, 2), None, NETWORKS), 2)
+    for number in range(2):
+        large = pyvips.Image.new_from_file(str(tmp_path / "large.tif"), page=number)
+        assert (large.width, large.height, large.format, large.bands) == (68, 47, "ushort", 3)
+
+
+@pytest.mark.parametrize(("bands", "interpretation"), [(1, "grey16"), (3, "rgb16"), (4, "rgb16")])
+def test_sixteen_bits_of_a_tiff_are_read_by_what_they_mean(tmp_path, bands, interpretation):
+    pixels = np.random.default_rng(0).integers(0, 65536, (31, 45, bands)).astype("uint16")
+    image = pyvips.Image.new_from_array(pixels, interpretation=interpretation)
+    image.tiffsave(str(tmp_path / "small.tif"), miniswhite=bands == 1)
+    assert np.array_equal(next(reader.read(tmp_path / "small.tif").pages).pixels, pixels)
+
+
+def test_a_transparent_value_of_grey_is_transparency(tmp_path):
+    deep = np.array([[7, 9], [9, 7]], "uint16")
+    Image.fromarray(deep).save(tmp_path / "deep.png", transparency=7)
+    page = next(reader.read(tmp_path / "deep.png").pages)
+    assert page.pixels[..., 1].tolist() == [[0, 65535], [65535, 0]]
+    two = Image.fromarray(np.array([[0, 255], [255, 0]], "uint8")).convert("1")
+    two.save(tmp_path / "two.png", transparency=1)
+    page = next(reader.read(tmp_path / "two.png").pages)
+    assert page.pixels.tolist() == [[[0, 255], [255, 0]], [[255, 0], [0, 255]]]
+
+
+def test_frames_of_different_sizes_go_into_a_tiff_alone(tmp_path):
+    several = [Image.new("RGB", (10, 10)), Image.new("RGB", (20, 10))]
+    several[0].save(tmp_path / "small.tif", save_all=True, append_images=several[1:])
+    with pytest.raises(PhotoError, match="different sizes"):
+        upscaled(tmp_path / "small.tif", tmp_path / "large.webp")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.tif"]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_size_that_is_told_is_upright(photo, tmp_path, orientation):
+    for suffix in ("jpg", "png", "tif", "webp"):
+        photo.convert("RGB").save(tmp_path / f"small.{suffix}", exif=exif(orientation))
+        found = reader.read(tmp_path / f"small.{suffix}")
+        assert found.size == (SIZE if orientation == 1 else SIZE[::-1])
+        assert next(found.pages).pixels.shape[1::-1] == found.size
+
+
+def test_a_png_that_tells_its_colours_without_a_profile_tells_them_still(photo, tmp_path):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    primaries = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    chunks.add(b"cHRM", b"".join(value.to_bytes(4, "big") for value in primaries))
+    photo.convert("RGB").save(tmp_path / "small.png", pnginfo=chunks, icc_profile=None)
+    large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
+    assert large.info["gamma"] == 1.0
+    assert [round(value * 1e5) for value in large.info["chromaticity"]] == list(primaries)
+
+
+def test_a_colour_that_16_bits_make_transparent_is_transparency(tmp_path):
+    image = pyvips.Image.new_from_array(np.full((8, 9, 3), 700, "uint16"), interpretation="rgb16")
+    image.pngsave(str(tmp_path / "small.png"), keep="none")
+    whole = (tmp_path / "small.png").read_bytes()
+    (tmp_path / "small.png").write_bytes(whole[:33] + chunk(b"tRNS", struct.pack(">HHH", 700, 700, 700)) + whole[33:])
+    page = next(reader.read(tmp_path / "small.png").pages)
+    assert page.pixels.shape == (8, 9, 4)
+    assert not page.pixels[..., 3].any()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(("bits", "row", "hidden"), [(2, b"\x1b", 2), (4, b"\x05\xbf", 11)])
+def test_a_transparent_grey_of_few_bits_is_transparency(tmp_path, bits, row, hidden):
+    """A row of four greys, from black to white, the third of which is transparent."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)) + chunk(b"tRNS", struct.pack(">H", hidden))
+    file = tmp_path / "small.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b""))
+    page = next(reader.read(file).pages)
+    assert page.pixels[0, :, 1].tolist() == [255, 255, 0, 255]
+    assert np.asarray(open_photo(file))[0, :, 1].tolist() == [255, 255, 0, 255]
+
+
+def test_grey_of_12_bits_fills_the_range(tmp_path):
+    samples = b"".join((low << 12 | high).to_bytes(3, "big") for low, high in [(0, 4095), (3000, 3000)])
+    tags = [(256, 2), (257, 2), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 8 * 12 + 4), (278, 2), (279, 6)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    (tmp_path / "small.tif").write_bytes(head + directory + struct.pack("<I", 0) + samples)
+    page = next(reader.read(tmp_path / "small.tif").pages)
+    assert page.pixels[..., 0].tolist() == [[0, 65535], [3000 * 65535 // 4095] * 2]
+    assert np.asarray(open_photo(tmp_path / "small.tif")).tolist() == [[0, 255], [187, 187]]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "streamed"])
+def test_text_of_any_language_stays_as_its_bytes_are(photo, tmp_path, monkeypatch, suffix, large):
+    if large:
+        monkeypatch.setattr(writer, "WHOLE", 0)
+    tags = exif()
+    tags[0x8298] = AsRead("© 2026 José 日本".encode().decode("latin-1"))
+    tags.get_ifd(0x8769)[0xA433] = AsRead("Müller")
+    photo.convert("RGB").save(tmp_path / "small.jpg", exif=tags, comment="Grüße 日本")
+    found = upscaled(tmp_path / "small.jpg", tmp_path / f"large.{suffix}").getexif()
+    assert found[0x8298].encode("latin-1").decode() == "© 2026 José 日本"
+    assert found.get_ifd(0x8769)[0xA433] == "Müller"
+
+
+@pytest.mark.parametrize("comment", ["Grüße 日本", "Grüße"])
+def test_a_comment_stays_readable_whatever_its_encoding(photo, tmp_path, comment):
+    encoding = "latin-1" if comment.isascii() or len(comment) == 5 else "utf-8"
+    photo.convert("RGB").save(tmp_path / "small.jpg", comment=comment.encode(encoding))
+    for suffix, text_of in {
+        "jpg": lambda image: image.info["comment"].decode(), "png": lambda image: image.text["Comment"],
+        "tif": lambda image: image.tag_v2[270].encode("latin-1").decode(),
+    }.items():  # fmt: skip
+        assert text_of(upscaled(tmp_path / "small.jpg", tmp_path / f"large.{suffix}")) == comment
+
+
+def test_grey_with_alpha_stays_transparent_in_a_gif(photo, tmp_path):
+    photo.convert("LA").save(tmp_path / "small.png")
+    alpha = np.asarray(upscaled(tmp_path / "small.png", tmp_path / "large.gif").convert("RGBA"))[..., 3]
+    assert (alpha[:, :16] == 0).all()
+    assert (alpha[:, 52:] == 255).all()
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
+def test_a_png_that_is_streamed_tells_its_colours_and_texts_as_others_do(photo, tmp_path, monkeypatch, deep):
+    chunks = chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+    title = PngImagePlugin.PngInfo()
+    title.add_itxt("Title", "日本 ü", "ja", "題")
+    chunks += b"".join(chunk(kind, data) for kind, data, *_ in title.chunks)
+    photo.convert("RGB").save(tmp_path / "small.png", icc_profile=None)
+    if deep:
+        pixels = np.asarray(photo.convert("RGB")).astype("uint16") * 257
+        pyvips.Image.new_from_array(pixels, interpretation="rgb16").pngsave(str(tmp_path / "small.png"), keep="none")
+    else:
+        monkeypatch.setattr(writer, "WHOLE", 0)
+    whole = (tmp_path / "small.png").read_bytes()
+    (tmp_path / "small.png").write_bytes(whole[:33] + chunks + whole[33:])
+    large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
+    assert large.info["gamma"] == 1.0
+    assert large.text["Title"] == "日本 ü"
+    assert pyvips.Image.new_from_file(str(tmp_path / "large.png")).format == ("ushort" if deep else "uchar")
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_what_is_too_long_for_a_jpeg_is_left_out_and_told(photo, tmp_path, monkeypatch, streamed):
+    if streamed:
+        monkeypatch.setattr(writer, "WHOLE", 0)
+    tags, padded = exif(), XMP.replace(b"</rdf:RDF>", b" " * 70_000 + b"</rdf:RDF>")
+    tags.get_ifd(0x8769)[0x927C] = b"n" * 66_000
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("XML:com.adobe.xmp", padded.decode())
+    photo.convert("RGB").save(tmp_path / "small.png", exif=tags, pnginfo=chunks)
+    job = Job(tmp_path / "small.png", tmp_path / "large.jpg")
+    assert outcome_of(job).left_out == ["the camera maker's note", "XMP"]
+    found = Image.open(job.out).getexif()
+    assert found[0x8298] == "Somebody"
+    assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
+    assert outcome_of(Job(job.photo, tmp_path / "large.png")).left_out == []
+
+
+def outcome_of(job: Job) -> processing.Outcome:
+    """Of enlarging a photo by 3:2."""
+    make = upscaling.enlarging(Fraction(3, 2), None, NETWORKS)
+    order = processing.Order(lambda size: upscaling.size_of(size, Fraction(3, 2), None, NETWORKS), make)
+    (outcome,) = processing.results([job], order, lambda share: None)
+    return outcome
+
+
+def test_layers_of_photoshop_do_not_go_into_a_photo_of_another_size(photo, tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[37724], tags[34377] = b"Adobe Photoshop Document Data Block\0" + b"l" * 80_000, b"8BIM"
+    photo.convert("RGB").save(tmp_path / "small.tif", tiffinfo=tags)
+    assert not {37724, 34377} & set(upscaled(tmp_path / "small.tif", tmp_path / "large.tif").tag_v2)
+    upscaled(tmp_path / "small.tif", tmp_path / "large.jpg")
+
+
+def test_what_an_animated_png_shows_where_nothing_moves_is_no_frame(tmp_path):
+    frames = [Image.new("RGB", (12, 8), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(
+        tmp_path / "small.png", save_all=True, append_images=frames[1:], default_image=True, duration=[100, 200]
+    )
+    large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
+    found = []
+    for number in range(large.n_frames):
+        large.seek(number)
+        found.append((large.convert("RGB").getpixel((5, 5)), large.info["duration"]))
+    assert found == [((0, 128, 0), 100), ((0, 0, 255), 200)]
+
+
+@pytest.mark.parametrize(("mode", "becomes"), [("RGBA", "RGB"), ("LA", "L")])
+def test_an_alpha_that_hides_nothing_is_no_transparency(photo, tmp_path, mode, becomes):
+    photo.convert("RGB").convert(mode).save(tmp_path / "opaque.png")
+    job = Job(tmp_path / "opaque.png", tmp_path / "large.jpg")
+    assert outcome_of(job).size == LARGE
+    assert Image.open(job.out).mode == becomes
+    photo.convert(mode).save(tmp_path / "soft.png")
+    assert "transparency" in outcome_of(Job(tmp_path / "soft.png", tmp_path / "soft.jpg")).reason
+    assert outcome_of(Job(tmp_path / "opaque.png", tmp_path / "large.png")).size == LARGE
+    assert Image.open(tmp_path / "large.png").mode == mode
+
+
+def test_a_jpeg_of_more_than_it_can_hold_is_refused_before_the_work():
+    with pytest.raises(PhotoError, match="at most 65500 a side"):
+        writer.refuse(Path("x.jpg"), (65_520, 10), 1, 3)

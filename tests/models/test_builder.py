@@ -1,0 +1,400 @@
+"""The contract of every network: built from any valid settings, it trains, saves, loads and predicts the same.
+
+Nothing here lists what there is: fields and their values come from the settings classes, so that a new
+choice is tested, and has to change what is built, from the day that it is written down.
+"""
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from functools import cache
+from hashlib import sha256
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from loupe.config import settings_of
+from loupe.config.base import Prepares, Settings, SettingsError, choices_of
+from loupe.config.fields import scale_of, text_of
+from loupe.config.training import DEFAULT_PATCHES, NETWORKS, OPTIMIZERS, TRAINED_SCALES, Trained, train_class
+from loupe.data.dataset import Pairs
+from loupe.data.labels import input_of
+from loupe.data.patches import Patches
+from loupe.models import builder
+from loupe.training import loop
+from loupe.training.diagnostics import recomposed
+from loupe.upscalers import ridge
+from loupe.upscalers.geometry import Geometry
+from loupe.upscalers.tiling import enlarge
+
+Given = dict[str, Any]
+TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]
+NARROW = {
+    "hidden": "8", "filters": 4, "layers": 1, "crop": 8, "batch_size": 4, "steps": 2, "eval_every": 2, "quiet": True,
+}  # fmt: skip
+# Values of fields that are no choices, where they change what is built; None: not given.
+FEW: dict[str, tuple[str | None, ...]] = {
+    "scale": tuple(map(text_of, TRAINED_SCALES)),
+    "optimizer": tuple(OPTIMIZERS),
+    "patch": (None, "whole", "2:3", "1:3"),
+    "hidden": ("none", "8", "8,4"),
+    "keep_prob": ("1.0", "0.5"),
+    "stddev": (None, "0.05"),
+    "decay_rate": (None, "0.5"),
+    "layers": ("0", "1"),
+}
+
+
+def narrow(network: str, **more: Any) -> Given:
+    fields = NETWORKS[network].model_fields
+    return {"network": network} | {name: value for name, value in NARROW.items() if name in fields} | more
+
+
+def values_of(network: str) -> dict[str, tuple[Any, ...]]:
+    """Every field of a network, with any optimizer, that has more than one value to try."""
+    values: dict[str, tuple[Any, ...]] = {}
+    for optimizer in OPTIMIZERS:
+        for name, info in train_class(network, optimizer).model_fields.items():
+            if name in FEW:
+                values[name] = FEW[name]
+            elif name not in Prepares.model_fields and len(choices_of(info.annotation)) > 1:
+                values[name] = choices_of(info.annotation)
+            elif name not in Prepares.model_fields and info.annotation is bool:
+                values[name] = (True, False)
+    return values
+
+
+class AllPairs:
+    """Few valid combinations that hold every pair of values that is valid at all.
+
+    Greedy: each begins with a pair that is still missing, and takes for every other field the value that
+    covers most missing pairs and leaves it valid.
+    """
+
+    def __init__(self, network: str) -> None:
+        self._network = network
+        self._values = values_of(network)
+        self._complaints: dict[frozenset[Any], str] = {}
+
+    def combinations(self) -> list[Given]:
+        missing = {
+            frozenset(((one, a), (other, b)))
+            for one, other in combinations(self._values, 2)
+            for a in self._values[one]
+            for b in self._values[other]
+        }
+        rows = []
+        for pair in sorted(missing, key=lambda pair: sorted(map(repr, pair))):
+            if pair not in missing or not self._possible(dict(pair)):
+                continue
+            row = self._filled(dict(pair), missing)
+            missing -= {frozenset(of) for of in combinations(row.items(), 2)}
+            rows.append({name: row[name] for name in self._values if row[name] is not None})
+        return rows
+
+    def _filled(self, row: Given, missing: set[frozenset[Any]]) -> Given:
+        for name, values in self._values.items():
+            if name not in row:
+                gains = {
+                    value: sum(frozenset(((name, value), item)) in missing for item in row.items())
+                    for value in values
+                }
+                ordered = sorted(values, key=lambda value: -gains[value])
+                row[name] = next(value for value in ordered if self._possible(row | {name: value}))
+        return row
+
+    def _possible(self, row: Given, depth: int = 2) -> bool:
+        """Whether some choice of the other fields makes it valid; only those are tried that matter to it."""
+        complaint = self._complaint(row)
+        if not complaint or not depth:
+            return not complaint
+        return any(
+            self._complaint(row | {name: value}) != complaint and self._possible(row | {name: value}, depth - 1)
+            for name, values in self._values.items()
+            if name not in row
+            for value in values
+        )
+
+    def _complaint(self, row: Given) -> str:
+        key = frozenset(row.items())
+        if key not in self._complaints:
+            try:
+                checked = {name: value for name, value in row.items() if value is not None}
+                settings_of("train", narrow(self._network) | checked)
+                self._complaints[key] = ""
+            except SettingsError as error:
+                self._complaints[key] = str(error)
+        return self._complaints[key]
+
+
+COMBINATIONS = {network: AllPairs(network).combinations() for network in TRAINED}
+CASES = [
+    pytest.param(network, given, id=f"{network}-{number:02d}")
+    for network, rows in COMBINATIONS.items()
+    for number, given in enumerate(rows)
+]
+
+
+@cache
+def photo_pairs(scale: Fraction) -> Pairs:
+    """Labels of 24x24 pixels: patch=whole stays small, and every other patch and crop fits."""
+    photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
+    labels = [photo[y : y + 24, x : x + 24] for y in range(0, 480, 80) for x in range(0, 480, 80)]
+    cut = settings_of("preprocess", {"label_size": 24})
+    return Pairs([{}] * len(labels), [input_of(label, scale, cut) for label in labels], labels, scale)
+
+
+@cache
+def ridge_weights(scale: Fraction) -> np.ndarray:
+    return ridge.fit(photo_pairs(scale))
+
+
+def built(settings: Trained) -> keras.Model:
+    keras.utils.clear_session()  # the names of layers start anew
+    side = photo_pairs(settings.scale).sides[0]
+    return builder.build(settings, side, "rec709", ridge_weights(settings.scale))
+
+
+def trained(settings: Trained) -> keras.Model:
+    """After two steps: with the weights that they led to, be they better or not."""
+    model = built(settings)
+    checkpoints: dict[int, loop.Checkpoint] = {}
+
+    def report(point: loop.Point, checkpoint: loop.Checkpoint) -> None:
+        checkpoints[point.step] = {name: np.array(value) for name, value in checkpoint.items()}
+
+    photos = photo_pairs(settings.scale)
+    loop.fit(model, settings, photos, photos.spread(4), report)
+    assert list(checkpoints) == [0, 2]
+    first, last = ([of[f"weights/{number}"] for number in range(len(model.weights))] for of in checkpoints.values())
+    assert any(not np.array_equal(before, after) for before, after in zip(first, last, strict=True))
+    assert all(np.isfinite(value).all() for value in last)
+    model.set_weights(last)
+    return model
+
+
+def picture_for(geometry: Geometry) -> np.ndarray:
+    sides = (2, geometry.min_side, geometry.min_side + geometry.q, 1)
+    return np.random.default_rng(0).uniform(-1, 1, sides).astype("float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "given"), CASES)
+def test_any_valid_settings_train_save_load_and_predict_the_same(network: str, given: Given, tmp_path: Path) -> None:
+    settings = settings_of("train", narrow(network) | given)
+    model = trained(settings)
+    geometry = Geometry.of_name(model.name)
+    picture = picture_for(geometry)
+    large = builder.KerasEnlarger(model)(picture)
+    file = tmp_path / "model.keras"
+    model.save(file)
+    loaded = keras.saving.load_model(file, compile=False)
+    assert Geometry.of_name(loaded.name) == geometry
+    assert (geometry.scale, geometry.luminance) == (settings.scale, "rec709")
+    assert large.shape == (2, *(int(side * settings.scale) for side in picture.shape[1:3]), 1)
+    assert np.isfinite(large).all()
+    assert large.std() > 0
+    np.testing.assert_allclose(builder.KerasEnlarger(loaded)(picture), large, atol=1e-6)
+
+
+def test_models_load_where_nothing_is_known_of_this_package(tmp_path: Path) -> None:
+    code = (
+        "import sys, keras, numpy\n"
+        "for name in sys.argv[1:]:\n"
+        "    model = keras.saving.load_model(name + '.keras', compile=False)\n"
+        "    numpy.save(name + '-large.npy', model(numpy.load(name + '-small.npy'), training=False))\n"
+        "assert 'loupe' not in sys.modules\n"
+    )
+    expected = {}
+    extremes = {"skip": "ridge", "pre_upscale": "bicubic", "entry_convolutions": 2, "keep_prob": 0.5}
+    for network in TRAINED:
+        own = {name: value for name, value in extremes.items() if name in NETWORKS[network].model_fields}
+        model = built(settings_of("train", narrow(network) | own))
+        small = picture_for(Geometry.of_name(model.name))
+        np.save(tmp_path / f"{network}-small.npy", small)
+        model.save(tmp_path / f"{network}.keras")
+        expected[network] = builder.KerasEnlarger(model)(small)
+    subprocess.run([sys.executable, "-c", code, *TRAINED], cwd=tmp_path, check=True, capture_output=True)
+    for network, large in expected.items():
+        np.testing.assert_allclose(np.load(tmp_path / f"{network}-large.npy"), large, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", TRAINED)
+def test_the_combinations_hold_every_value_and_every_optimizer_with_every_scale(network: str) -> None:
+    rows = COMBINATIONS[network]
+    for name, values in values_of(network).items():
+        assert {row.get(name) for row in rows} == set(values)
+    both = {(row["optimizer"], row["scale"]) for row in rows}
+    assert both == {(optimizer, scale) for optimizer in FEW["optimizer"] for scale in FEW["scale"]}
+
+
+def condition(network: str, name: str) -> Given:
+    """What a field needs beside it to have an effect, as the settings say."""
+    depends: dict[str, Any] = {}
+    for base in NETWORKS[network].__mro__:
+        depends |= vars(base).get("DEPENDS", {})
+    return depends.get(name, {})
+
+
+def fingerprint(given: Given) -> str:
+    """All that settings can change: the graph, its weights, the optimizer, the loss, the batches, the enlarged."""
+    settings = settings_of("train", given)
+    model = built(settings)
+    loop.compile_model(model, settings)
+    pictures = photo_pairs(settings.scale)
+    side, count = loop.pictures_of_a_step(settings, Geometry.of_name(model.name), pictures.sides[0])
+    patches = Patches(pictures, side, settings.crops, settings.augment, settings.seed)
+    arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.batch(step, count))]
+    picture = picture_for(Geometry.of_name(model.name))
+    arrays.append(enlarge(builder.KerasEnlarger(model), picture, recomposed(settings)))
+    with loop.computed_in(model, settings):
+        described = [model.get_config(), model.get_compile_config(), side, count]
+    digest = sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    for array in arrays:
+        digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+CHOICES = [
+    (network, name)
+    for network in TRAINED
+    for name, info in train_class(network).model_fields.items()
+    if name not in Prepares.model_fields
+    and (name in ("optimizer", "scale") or info.annotation is bool or len(choices_of(info.annotation)) > 1)
+]
+
+
+@pytest.mark.parametrize(("network", "name"), CHOICES)
+def test_every_choice_changes_what_is_built(network: str, name: str) -> None:
+    # several hidden layers with dropout, so that there is something to choose for each field
+    several = {"hidden": "8,4", "keep_prob": "0.5"}
+    base = narrow(network) | {key: value for key, value in several.items() if key in NETWORKS[network].model_fields}
+    base |= condition(network, name)
+    prints = {value: fingerprint(base | {name: value}) for value in values_of(network)[name]}
+    assert len(prints) > 1
+    assert len(set(prints.values())) == len(prints), prints
+    value, before = next(iter(prints.items()))
+    assert fingerprint(base | {name: value}) == before  # the print itself does not change by chance
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_field_of_an_optimizer_reaches_keras(optimizer: str) -> None:
+    own = sorted(OPTIMIZERS[optimizer].model_fields.keys() - Settings.model_fields.keys())
+    assert own
+    given = {name: 0.25 + number / 100 for number, name in enumerate(own)}
+    settings = settings_of("train", narrow("convolutional", optimizer=optimizer, **given))
+    model = built(settings)
+    loop.compile_model(model, settings)
+    shown = model.optimizer.get_config()
+    assert {name: shown[name] for name in own} == pytest.approx(given)
+    assert type(model.optimizer).__name__.lower() == optimizer
+
+
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("network", TRAINED)
+def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Fraction) -> None:
+    settings = settings_of("train", narrow(network, scale=scale, skip="ridge", pre_upscale="none"))
+    model = built(settings)
+    side = 5 * 24  # whole blocks of every default
+    picture = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 1)).astype("float32")
+    expected = ridge.RidgeEnlarger(ridge_weights(scale), scale, "rec709")(picture)
+    np.testing.assert_allclose(builder.KerasEnlarger(model)(picture), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", TRAINED)
+def test_a_branch_of_a_filter_is_not_trained_and_that_of_the_ridge_is(network: str) -> None:
+    model = built(settings_of("train", narrow(network, skip="ridge", pre_upscale="bicubic")))
+    trainable = {variable.path for variable in model.trainable_variables}
+    assert any("skip" in path for path in trainable)
+    assert not any("pre_upscale" in path for path in trainable)
+    assert any("pre_upscale" in variable.path for variable in model.weights)
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "expected"),
+    [
+        ("perceptron", {}, Geometry(10, 15, 10, 0, "rec709")),
+        ("perceptron", {"patch": "whole"}, Geometry(16, 24, 16, 0, "rec709")),
+        ("perceptron", {"patch": "2:3", "entry_convolutions": 2}, Geometry(2, 3, 2, 2, "rec709")),
+        ("perceptron", {"skip": "ridge"}, Geometry(10, 15, 10, 10, "rec709")),
+        ("convolutional", {"skip": "none"}, Geometry(2, 3, 2, 4, "rec709")),
+        ("convolutional", {"skip": "none", "scale": "3:1"}, Geometry(1, 3, 1, 2, "rec709")),
+        ("convolutional", {"skip": "ridge", "layers": 0}, Geometry(2, 3, 4, 4, "rec709")),
+        ("convolutional", {"skip": "none", "pre_upscale": "lanczos"}, Geometry(2, 3, 4, 8, "rec709")),
+    ],
+    ids=str,
+)
+def test_the_geometry_of_a_network_is_what_its_settings_say(network: str, given: Given, expected: Geometry) -> None:
+    settings = settings_of("train", narrow(network) | given)
+    assert builder.geometry(settings, 16, "rec709") == expected
+    assert Geometry.of_name(built(settings).name) == expected
+
+
+@pytest.mark.parametrize(("network", "given"), [case for case in CASES if int(str(case.id)[-2:]) < 8])
+def test_a_block_depends_on_nothing_beyond_the_halo(network: str, given: Given) -> None:
+    settings = settings_of("train", narrow(network) | given)
+    model = built(settings)
+    rng = np.random.default_rng(0)
+    model.set_weights([weights + rng.normal(0, 0.02, weights.shape) for weights in model.get_weights()])
+    geometry = Geometry.of_name(model.name)
+    q, p, halo = geometry.q, geometry.p, geometry.halo
+    start = 2 * (halo + geometry.min_side)
+    side = 2 * start + q
+    one, other = rng.uniform(-1, 1, (2, 1, side, side, 1)).astype("float32")
+    reach = slice(start - halo, start + q + halo)
+    other[:, reach, reach] = one[:, reach, reach]
+    block = slice(start * p // q, start * p // q + p)
+    large, again = (builder.KerasEnlarger(model)(picture)[:, block, block] for picture in (one, other))
+    np.testing.assert_allclose(large, again, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "inputs", "outputs", "stddev"),
+    [("xavier", 100, 8, 6**0.5 / (10 + 8**0.5)), ("gaussian", 100, 8, 0.03)],
+)
+def test_weights_start_with_the_stated_spread(initializer: str, inputs: int, outputs: int, stddev: float) -> None:
+    given = {"stddev": stddev} if initializer == "gaussian" else {}
+    settings = settings_of("train", narrow("perceptron", initializer=initializer, hidden=outputs, **given))
+    first, bias = built(settings).get_weights()[:2]
+    assert first.shape == (inputs, outputs)
+    assert not bias.any()
+    # Keras' truncated normal is cut at two of these and narrower for it: 0.88 times
+    assert first.std() == pytest.approx(0.88 * stddev, rel=0.1)
+    assert np.abs(first).max() <= 2 * stddev
+
+
+def test_layers_start_with_other_weights_than_each_other_and_than_another_seed_s() -> None:
+    alike = narrow("convolutional", skip="none", layers=2)
+    one, again, other = (built(settings_of("train", alike | {"seed": seed})).get_weights() for seed in (0, 0, 1))
+    assert not np.array_equal(one[2], one[4])  # two convolutions of the same shape
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.any())
+
+
+def test_a_network_that_starts_from_another_takes_the_layers_of_the_same_shape() -> None:
+    one, same, other_scale = (
+        built(settings_of("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))
+        for seed, scale in ((0, "3:2"), (1, "3:2"), (1, "2:1"))
+    )
+    with_weights = sum(bool(layer.weights) for layer in one.layers)
+    before = [layer.get_weights() for layer in other_scale.layers if layer.weights]
+    assert builder.start_from(same, one) == with_weights
+    assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), same.get_weights(), strict=True))
+    assert builder.start_from(other_scale, one) == 4  # two residual layers of two convolutions
+    after, theirs = ([layer.get_weights() for layer in model.layers if layer.weights] for model in (other_scale, one))
+    taken = [np.array_equal(a[0], b[0]) for a, b in zip(after, theirs, strict=True) if a[0].shape == b[0].shape]
+    assert taken == [True] * 4
+    assert any(not np.array_equal(a[0], b[0]) for a, b in zip(before, after, strict=True))
+
+
+def test_the_default_patch_of_every_scale_is_of_the_scale() -> None:
+    assert {scale: scale_of(":".join(reversed(patch.split(":")))) for scale, patch in DEFAULT_PATCHES.items()} == {
+        scale: scale for scale in TRAINED_SCALES
+    }

@@ -1,0 +1,172 @@
+"""Any way to ask for rows gives the picture that the whole gives; colours and alpha are what they should be."""
+
+from fractions import Fraction
+from unittest.mock import patch
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loupe.imaging import threads
+from loupe.photos import strips
+from loupe.photos.networks import bundled_networks
+from loupe.upscalers.baselines import Baseline
+from loupe.upscalers.tiling import Ensemble, enlarge, enlarge_rows
+
+SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
+NETWORKS = {("small", scale): bundled_networks("small") for scale in SCALES} | {
+    (size, Fraction(3, 2)): bundled_networks(size) for size in ("tiny", "base")
+}
+
+
+class Blocks:
+    """A stand-in for a perceptron on 4x4 patches: each block is shifted by its own mean, so that seams show."""
+
+    def __init__(self) -> None:
+        self.geometry = Baseline("bicubic", Fraction(3, 2)).geometry.__class__(4, 6, 4, 0, "rec601")
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        n, height, width, _ = pictures.shape
+        means = pictures.reshape(n, height // 4, 4, width // 4, 4).mean(axis=(2, 4))
+        ramp = np.linspace(-0.2, 0.2, 36, dtype="float32").reshape(6, 6)
+        large = means[:, :, None, :, None] + ramp[None, None, :, None, :]
+        return large.reshape(n, height * 6 // 4, width * 6 // 4, 1)
+
+
+def noise(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype("float32")
+
+
+@settings(max_examples=30)
+@given(
+    key=st.sampled_from(sorted(NETWORKS)),
+    height=st.integers(1, 90),
+    width=st.integers(1, 50),
+    cuts=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    tile=st.sampled_from([8, 24, 512]),
+)
+def test_rows_of_every_bundled_network_equal_the_whole(key, height, width, cuts, tile):
+    check_rows(NETWORKS[key](key[1]), height, width, cuts, tile)
+
+
+@settings(max_examples=20)
+@given(
+    model=st.sampled_from(
+        [Blocks(), Baseline("lanczos", Fraction(2)), Ensemble(Baseline("bicubic", Fraction(3, 2)))]
+    ),
+    height=st.integers(1, 70),
+    width=st.integers(1, 40),
+    cuts=st.lists(st.integers(1, 50), min_size=1, max_size=6),
+)
+def test_rows_of_overlapping_blocks_and_of_filters_equal_the_whole(model, height, width, cuts):
+    check_rows(model, height, width, cuts, 16)
+
+
+def check_rows(model, height, width, cuts, tile):
+    picture = noise(height * 100 + width, height, width)
+    whole = enlarge(model, picture[None, ..., None], "gaussian")[0, ..., 0]
+    asked, parts, top = [], [], 0
+
+    def small(begin, end):
+        asked.append(end - begin)
+        return picture[begin:end]
+
+    for cut in [*cuts, 10_000]:
+        bottom = min(top + cut, len(whole))
+        if bottom > top:
+            parts.append(enlarge_rows(model, small, height, top, bottom, tile))
+        top = bottom
+    assert np.abs(np.concatenate(parts) - whole).max() <= 1e-5
+    margin = 2 * (model.geometry.halo + 2 * model.geometry.q)
+    assert max(asked) <= max(max(cuts), len(whole)) / float(model.geometry.scale) + margin + 2
+
+
+@settings(max_examples=40)
+@given(
+    bands=st.integers(1, 4),
+    deep=st.booleans(),
+    height=st.integers(1, 80),
+    width=st.integers(1, 30),
+    factor=st.fractions(1, 8, max_denominator=20),
+    least=st.integers(1, 40),
+    most=st.integers(100, 9000),
+    cores=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_strips_of_pages_of_every_kind_equal_the_whole(bands, deep, height, width, factor, least, most, cores, seed):
+    full = 65535 if deep else 255
+    pixels = (
+        np.random.default_rng(seed)
+        .integers(0, full + 1, (height, width, bands))
+        .astype("uint16" if deep else "uint8")
+    )
+    if bands in (2, 4):
+        pixels[: height // 2, :, -1] = 0
+    size = int(width * factor + Fraction(1, 2)), int(height * factor + Fraction(1, 2))
+    model = Baseline("bicubic", [Fraction(3, 2), Fraction(2)][seed % 2])
+    with patch.multiple(strips, cores=lambda: 1, STRIP=10**6):
+        (whole,) = strips.strips(pixels, size, model)
+    with patch.multiple(strips, cores=lambda: cores, STRIP=least, IN_WORK=most):
+        parts = list(strips.strips(pixels, size, model))
+    assert whole.shape == (size[1], size[0], bands)
+    assert whole.dtype == pixels.dtype
+    assert len(parts) >= min(cores, height // (4 * (model.geometry.halo + model.geometry.q)))
+    difference = np.abs(np.concatenate(parts).astype(int) - whole.astype(int)).max()
+    assert difference <= (2 if deep else 1)  # a value on the edge between two
+
+
+def test_who_stops_asking_for_strips_does_not_wait_for_the_others():
+    asked = []
+
+    class Slow(Baseline):
+        def __call__(self, pictures):
+            asked.append(len(pictures))
+            return super().__call__(pictures)
+
+    pixels = np.zeros((3000, 30, 3), "uint8")
+    parts = strips.strips(pixels, (45, 4500), Slow("bicubic", Fraction(3, 2)))
+    next(parts)
+    parts.close()
+    assert len(asked) <= 4 * threads.cores()
+
+
+def test_grey_stays_grey_and_flat_stays_flat():
+    networks = bundled_networks("small")
+    flat = np.empty((40, 31, 3), "uint8")
+    flat[:] = (200, 60, 20)
+    grey = np.random.default_rng(0).integers(0, 256, (40, 31, 1)).astype("uint8").repeat(3, axis=2)
+    model = networks(Fraction(3, 2))
+    large = np.concatenate(list(strips.strips(flat, (47, 60), model)))
+    assert np.abs(large.astype(int) - (200, 60, 20)).max() <= 1
+    large = np.concatenate(list(strips.strips(grey, (47, 60), model))).astype(int)
+    assert np.ptp(large, axis=2).max() == 0
+    alone = np.concatenate(list(strips.strips(grey[..., :1], (47, 60), model))).astype(int)
+    assert np.abs(large - alone).max() <= 1
+
+
+def test_nothing_hidden_below_transparency_shines_through():
+    """A red disc on transparent black, and on transparent white: the same visible picture."""
+    y, x = np.mgrid[:60, :60]
+    inside = (y - 30) ** 2 + (x - 30) ** 2 < 400
+    pictures = []
+    for hidden in (0, 255):
+        disc = np.full((60, 60, 4), hidden, "uint8")
+        disc[..., 3] = 0
+        disc[inside] = (210, 30, 40, 255)
+        model = bundled_networks("small")(Fraction(2))
+        pictures.append(np.concatenate(list(strips.strips(disc, (120, 120), model))).astype(int))
+    black, white = pictures
+    visible = black[..., 3] > 0
+    assert np.abs(black - white)[visible].max() <= 1
+    assert np.abs(black[visible][:, :3] - (210, 30, 40)).max() <= 2
+    assert (black[50:70, 50:70, 3] == 255).all()
+    assert (black[:8, :8, 3] == 0).all()
+
+
+def test_the_colours_lie_where_the_luminance_does():
+    """An edge, enlarged to an odd size by a model alone, and to a size between by Lanczos, too: no fringe."""
+    picture = np.zeros((61, 61, 3), "uint8")
+    picture[:, 30:] = (255, 255, 255)
+    for size, model in (((92, 92), "lanczos"), ((75, 75), "lanczos")):
+        large = np.concatenate(list(strips.strips(picture, size, Baseline(model, Fraction(3, 2))))).astype(int)
+        assert np.ptp(large, axis=2).max() <= 1

@@ -1,0 +1,94 @@
+"""`from loupe import Upscaler`: PIL or numpy in, the same kind out."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import loupe
+from loupe import Upscaler
+from loupe.errors import UsageError
+from loupe.imaging.decoder import PhotoError
+from loupe.upscalers import bundled
+
+
+@pytest.fixture(scope="module")
+def upscaler():
+    return Upscaler.load()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_an_image_comes_back_as_an_image(upscaler, mode):
+    image = Image.fromarray(np.full((20, 31), 3000, "uint16")) if mode == "I;16" else Image.new(mode, (31, 20))
+    large = upscaler(image)
+    assert large.size == (47, 30)
+    assert large.mode == {"1": "L", "P": "RGB", "CMYK": "RGB"}.get(mode, mode)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("bands", [None, 1, 2, 3, 4])
+def test_an_array_comes_back_as_an_array(upscaler, dtype, bands):
+    pixels = np.full((20, 31) if bands is None else (20, 31, bands), 200, dtype)
+    large = upscaler(pixels, scale="3:2")
+    assert large.dtype == dtype
+    assert large.shape == (30, 47, *pixels.shape[2:])
+    assert np.abs(large.astype(int) - 200).max() <= (1 if dtype == "uint8" else 8)  # of 65535
+
+
+def test_the_scale_or_the_size_is_chosen(upscaler):
+    image = Image.new("RGB", (40, 30))
+    assert upscaler(image, scale=3.7).size == (148, 111)
+    assert upscaler(image, scale=1).size == (40, 30)
+    assert upscaler(image, size=(80, 60)).size == (80, 60)
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40), "uint8")
+    assert np.array_equal(upscaler(noise, size=[40, 30]), noise)  # its own size: as it is
+    assert {"of 2:1", "of 3:1"} <= {name[-6:] for name in upscaler.networks.used_names.split(", ")}
+
+
+def test_a_profile_stays_and_the_orientation_is_applied(upscaler):
+    image = Image.new("RGB", (40, 30))
+    image.getexif()[0x0112] = 6
+    image.info["icc_profile"] = b"bytes"
+    large = upscaler(image)
+    assert large.size == (45, 60)
+    assert large.info["icc_profile"] == b"bytes"
+
+
+def test_a_file_is_a_model_and_so_is_a_filter(tmp_path):
+    file = bundled.file("tiny", Fraction(3, 2))
+    assert Upscaler.load(str(file))(Image.new("L", (10, 10))).size == (15, 15)
+    grey = np.random.default_rng(0).integers(0, 256, (12, 16)).astype("uint8")
+    expected = Image.fromarray(grey.astype("float32")).resize((32, 24), Image.Resampling.LANCZOS)
+    by_filter = Upscaler.load("lanczos")(grey, scale=2)
+    assert np.abs(by_filter - np.clip(np.asarray(expected), 0, 255)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "kind", "word"),
+    [
+        ("photo.png", {}, TypeError, "PIL image or a numpy array, got str"),
+        (np.zeros((4, 4)), {}, TypeError, "uint8 or uint16, got float64"),
+        (np.zeros((4, 4, 5), "uint8"), {}, ValueError, r"got \(4, 4, 5\)"),
+        (np.zeros((0, 4), "uint8"), {}, PhotoError, "no pixels"),
+        (np.zeros((4, 4), "uint8"), {"scale": 9}, ValueError, "from 1 and up to 8"),
+        (np.zeros((4, 4), "uint8"), {"size": (8, 8), "scale": 2}, ValueError, "goes without scale"),
+        (np.zeros((4, 4), "uint8"), {"size": (9, 4)}, PhotoError, "another shape"),
+        (Image.new("F", (4, 4)), {}, PhotoError, "no known range"),
+    ],
+)
+def test_what_cannot_be_enlarged_is_refused(upscaler, image, options, kind, word):
+    with pytest.raises(kind, match=word):
+        upscaler(image, **options)
+
+
+@pytest.mark.parametrize("model", ["nowhere.onnx", "huge"])
+def test_a_model_that_is_not_there_is_refused(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=model):
+        Upscaler.load(model)
+
+
+def test_the_package_has_no_other_lazy_names():
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = loupe.nothing

@@ -1,0 +1,248 @@
+"""Diagnostics of pictures and curves whose answers are known beforehand."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from loupe.config import settings_of
+from loupe.data.dataset import Pairs
+from loupe.data.labels import input_of
+from loupe.training import diagnostics
+from loupe.upscalers.baselines import Baseline
+from loupe.upscalers.geometry import Geometry
+from loupe.upscalers.tiling import enlarge
+
+SCALE = Fraction(3, 2)
+CONVOLUTIONAL = settings_of("train", {})
+PERCEPTRON = settings_of("train", {"network": "perceptron"})
+
+
+def photo_pairs(name: str, rows: list[dict[str, Any]] | None = None) -> Pairs:
+    photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
+    labels = [photo[y : y + 60, x : x + 60] for y in range(0, 240, 80) for x in range(0, 240, 80)]
+    cut = settings_of("preprocess", {"label_size": 60})
+    inputs = [input_of(label, SCALE, cut) for label in labels]
+    return Pairs(rows or [{"sha256": f"{name} {number}"} for number in range(len(labels))], inputs, labels, SCALE)
+
+
+@pytest.fixture(scope="module")
+def train() -> Pairs:
+    return photo_pairs("camera.png")
+
+
+@pytest.fixture(scope="module")
+def validation() -> Pairs:
+    return photo_pairs("coins.png")
+
+
+class Remembered:
+    """A model that knows the labels of some inputs, and answers with what is made of them.
+
+    Args:
+        known: pairs that it may be asked for.
+        change: what becomes of a label (n, height, width, 1).
+        q: side of its blocks.
+    """
+
+    def __init__(self, known: list[Pairs], change: Any, q: int = 10) -> None:
+        self.geometry = Geometry(q, int(q * SCALE), q, 0, "rec601")
+        self._change = change
+        self._labels = {
+            small.tobytes(): large
+            for part in known
+            for inputs, labels in part.batches(16)
+            for small, large in zip(inputs, labels, strict=True)
+        }
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        labels = np.stack([self._labels[np.ascontiguousarray(picture).tobytes()] for picture in pictures])
+        return self._change(labels).astype("float32")
+
+
+def blurred(labels: np.ndarray) -> np.ndarray:
+    wide = np.pad(labels, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    side = labels.shape[1]
+    return np.mean([wide[:, y : y + side, x : x + side] for y in range(3) for x in range(3)], axis=0)
+
+
+def test_lanczos_as_the_model_neither_overfits_nor_gains_on_itself(train: Pairs, validation: Pairs) -> None:
+    found = diagnostics.of_network(Baseline("lanczos", SCALE), CONVOLUTIONAL, train, validation)
+    assert found["val/gap"] == pytest.approx(0, abs=1e-7)
+    assert found["val/best_mae"] == found["val/lanczos/mae"]
+    assert found["val/gain"] == pytest.approx(found["val/nearest/mae"] / found["val/lanczos/mae"])
+    assert found["val/gain"] > 1
+    assert found["val/nearest_wins"] == 0
+    assert "val/input_mae" not in found
+
+
+def test_nearest_as_the_model_gains_nothing_and_does_not_win_over_itself(train: Pairs, validation: Pairs) -> None:
+    found = diagnostics.of_network(Baseline("nearest", SCALE), CONVOLUTIONAL, train, validation)
+    assert found["val/gain"] == pytest.approx(1)
+    assert found["val/nearest_wins"] == 0
+
+
+def test_scores_are_means_over_the_validation_images(train: Pairs, validation: Pairs) -> None:
+    off = Remembered([train, validation], lambda labels: np.where(labels > 0, labels - 0.1, labels + 0.1))
+    found = diagnostics.of_network(off, PERCEPTRON, train, validation)
+    assert found["val/best_mae"] == pytest.approx(0.1, abs=1e-5)
+    assert found["val/best_mse"] == pytest.approx(0.01, abs=1e-5)
+    assert found["val/best_psnr"] == pytest.approx(10 * np.log10(4 / 0.01), abs=1e-3)
+    inputs, labels = next(validation.batches(100))
+    for name in ("nearest", "lanczos"):
+        error = np.abs(enlarge(Baseline(name, SCALE), inputs) - labels).mean()
+        assert found[f"val/{name}/mae"] == pytest.approx(error, abs=1e-6)
+
+
+def test_a_model_that_has_learnt_its_photos_by_heart_shows_a_gap(train: Pairs, validation: Pairs) -> None:
+    lanczos = Baseline("lanczos", SCALE)
+    seen = {small.tobytes() for inputs, _ in train.batches(16) for small in inputs}
+    by_heart = Remembered([train], lambda labels: labels)
+
+    class Overfitted:
+        geometry = by_heart.geometry
+
+        def __call__(self, pictures: np.ndarray) -> np.ndarray:
+            known = np.ascontiguousarray(pictures[0]).tobytes() in seen
+            return by_heart(pictures) if known else lanczos(pictures)
+
+    found = diagnostics.of_network(Overfitted(), PERCEPTRON, train, validation)
+    inputs, labels = next(train.batches(100))
+    assert found["val/gap"] == pytest.approx(np.abs(enlarge(lanczos, inputs) - labels).mean(), abs=1e-6)
+    assert found["val/gap"] > 0.01
+
+
+@pytest.mark.parametrize("before", ["bicubic", "lanczos", "nearest"])
+def test_the_input_s_error_is_that_of_the_filter_in_front(before: str, train: Pairs, validation: Pairs) -> None:
+    settings = settings_of("train", {"network": "perceptron", "pre_upscale": before})
+    found = diagnostics.of_network(Baseline(before, SCALE), settings, train, validation)
+    assert found["val/input_mae"] == found["val/best_mae"]
+
+
+def test_a_blurred_label_has_gradient_energy_below_1_and_the_label_itself_1(train: Pairs, validation: Pairs) -> None:
+    energies = {
+        name: diagnostics.of_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
+            "val/gradient_energy"
+        ]
+        for name, change in {"blurred": blurred, "shifted": lambda labels: 0.9 * labels + 0.05}.items()
+    }
+    assert 0 < energies["blurred"] < 0.7
+    assert energies["shifted"] == pytest.approx(0.81, abs=1e-3)
+
+
+def test_darks_are_lost_where_a_model_never_goes_below_0(train: Pairs, validation: Pairs) -> None:
+    lost = {
+        name: diagnostics.of_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
+            "val/dark_lost"
+        ]
+        for name, change in {"relu": lambda labels: np.maximum(labels, 0), "half": lambda labels: labels / 2}.items()
+    }
+    assert lost == {"relu": 1, "half": 0}
+
+
+@pytest.mark.parametrize(("q", "seams"), [(10, 1.0), (2, None)])
+def test_seams_are_seen_at_the_borders_of_the_model_s_own_blocks(
+    q: int, seams: float | None, train: Pairs, validation: Pairs
+) -> None:
+    def even(labels: np.ndarray) -> np.ndarray:
+        return np.where(labels > 0, labels - 0.1, labels + 0.1)
+
+    def at_seams(labels: np.ndarray) -> np.ndarray:
+        at = np.isin(np.arange(labels.shape[1]) % 15, (0, 14))
+        border = (at[:, None] | at[None, :])[None, ..., None]
+        return np.where(border, labels + np.where(labels > 0, -0.4, 0.4), even(labels))
+
+    found = {
+        change: diagnostics.of_network(Remembered([train, validation], change, q), PERCEPTRON, train, validation)
+        for change in (even, at_seams)
+    }
+    assert found[even]["val/seams"] == pytest.approx(1, abs=1e-4)
+    if seams:
+        assert found[at_seams]["val/seams"] == pytest.approx(4, abs=1e-3)
+    else:  # its blocks are smaller: what it is asked for are not its seams
+        assert found[at_seams]["val/seams"] < 2
+
+
+def test_perceptrons_are_put_together_as_they_say_and_others_side_by_side() -> None:
+    overlapping = settings_of("train", {"network": "perceptron", "recompose": "gaussian"})
+    ridge = settings_of("train", {"network": "ridge"})
+    assert diagnostics.recomposed(overlapping) == "gaussian"
+    assert {diagnostics.recomposed(one) for one in (PERCEPTRON, CONVOLUTIONAL, ridge)} == {"concatenate"}
+
+
+def test_a_recomposed_network_is_scored_as_it_is_recomposed(train: Pairs, validation: Pairs) -> None:
+    class Blocky:
+        """Each block has the mean of its input."""
+
+        geometry = Geometry(10, 15, 10, 0, "rec601")
+
+        def __call__(self, pictures: np.ndarray) -> np.ndarray:
+            n, height, width, _ = pictures.shape
+            means = pictures.reshape(n, height // 10, 10, width // 10, 10).mean(axis=(2, 4))
+            return means.repeat(15, axis=1).repeat(15, axis=2)[..., None].astype("float32")
+
+    overlapping = settings_of("train", {"network": "perceptron", "recompose": "gaussian"})
+    plain, smooth = (
+        diagnostics.of_network(Blocky(), settings, train, validation) for settings in (PERCEPTRON, overlapping)
+    )
+    assert smooth["val/best_mae"] < 0.95 * plain["val/best_mae"]
+    assert smooth["val/seams"] < plain["val/seams"]
+
+
+def rows_of(*names: str) -> Pairs:
+    picture = np.zeros((2, 2), "uint8")
+    return Pairs([{"sha256": name} for name in names], [picture] * len(names), [picture] * len(names), SCALE)
+
+
+@pytest.mark.parametrize(
+    ("photos", "wins", "share"),
+    [
+        ("abcd", [1, 0, 0, 0], 0.25),
+        ("abcd", [1, 1, 1, 1], 1),
+        ("aaab", [1, 1, 0, 0], 0.5),  # two of three of one photo, none of the other
+        ("aabb", [1, 0, 1, 0], 0),  # half is not most
+        ("abab", [1, 0, 1, 0], 0.5),
+    ],
+)
+def test_a_photo_counts_once_however_many_images_it_gave(photos: str, wins: list[int], share: float) -> None:
+    assert diagnostics.share_of_photos(np.array(wins, bool), rows_of(*photos)) == pytest.approx(share)
+
+
+def test_images_without_a_photo_s_hash_count_each() -> None:
+    plain = Pairs([{}] * 4, [np.zeros((2, 2), "uint8")] * 4, [np.zeros((3, 3), "uint8")] * 4, SCALE)
+    assert diagnostics.share_of_photos(np.array([True, False, False, False]), plain) == 0.25
+
+
+def curve(*maes: float) -> dict[str, float]:
+    return diagnostics.of_curve([{"step": at, "metrics": {"val/mae": mae}} for at, mae in enumerate(maes)])
+
+
+@pytest.mark.parametrize(
+    ("maes", "saturated", "lowest"),
+    [
+        ([1.0, 0.5, 0.4, 0.3], 0.3, 0.3),  # never saturated
+        ([1.0, 0.5, 0.499, 0.498, 0.1], 0.498, 0.1),  # two points of 0.2 %, then a fall that came too late
+        ([1.0, 0.5, 0.499, 0.4, 0.399, 0.3], 0.3, 0.3),  # one such point alone is none
+        ([1.0, 0.5, 0.6, 0.7, 0.1], 0.5, 0.1),  # worse points bring nothing either
+        ([1.0, 1.1, 1.2], 1.0, 1.0),
+        ([1.0, 0.995, 0.990], 0.990, 0.990),  # each below 1 %, both together not: each point counts by itself
+        ([1.0, 0.98, 0.96, 0.94], 0.94, 0.94),
+        ([0.7], 0.7, 0.7),
+    ],
+)
+def test_saturation_is_the_second_point_in_a_row_that_brings_less_than_1_percent(
+    maes: list[float], saturated: float, lowest: float
+) -> None:
+    found = curve(*maes)
+    assert (found["val/saturated_mae"], found["val/lowest_mae"]) == (saturated, lowest)
+
+
+def test_roughness_is_the_spread_of_the_differences_in_the_second_half() -> None:
+    assert curve(9, 1, 5, 3, 0.4, 0.3, 0.2, 0.1)["val/roughness"] == pytest.approx(0, abs=1e-12)
+    found = curve(0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.5, 0.3)  # differences of -0.2, 0.2, -0.2
+    assert found["val/roughness"] == pytest.approx(np.std([-0.2, 0.2, -0.2]))
+    assert "val/roughness" not in curve(1.0, 0.5, 0.4)  # one difference has no spread

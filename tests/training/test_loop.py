@@ -1,0 +1,351 @@
+"""Training: what is resumed equals what was never broken off, and the best is what is kept."""
+
+import itertools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from loupe.config import settings_of
+from loupe.config.fields import text_of
+from loupe.config.training import Trained
+from loupe.data.dataset import Pairs
+from loupe.data.labels import input_of
+from loupe.errors import LoupeError, UsageError
+from loupe.models import builder
+from loupe.models.builder import KerasEnlarger
+from loupe.training import loop
+from loupe.training.loop import Checkpoint, Point, Progress
+from loupe.upscalers import ridge
+from loupe.upscalers.geometry import Geometry
+
+PERCEPTRON = {
+    "network": "perceptron",
+    "hidden": "16,8",
+    "mirror": False,
+    "batch_size": 16,
+    "steps": 9,
+    "eval_every": 3,
+}
+CONVOLUTIONAL = {"filters": 4, "layers": 1, "crop": 8, "batch_size": 4, "steps": 6, "eval_every": 2}
+DEMANDING = {
+    "perceptron": PERCEPTRON
+    | {
+        "optimizer": "rmsprop", "momentum": 0.9, "learning_rate": 1e-3, "schedule": "exponential", "decay_rate": 0.7,
+        "decay_steps": 2, "keep_prob": 0.5, "augment": True, "patience": 3, "initializer": "gaussian", "seed": 7,
+    },
+    "convolutional": CONVOLUTIONAL | {"optimizer": "adam", "augment": True, "skip": "ridge", "schedule": "cosine"},
+    "convolutional in bfloat16": CONVOLUTIONAL | {"precision": "bfloat16", "learning_rate": 2e-3},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos() -> dict[str, Pairs]:
+    """Pairs of 3:2 in memory, of two bundled photographs."""
+    cut = settings_of("preprocess", {"label_size": 48})
+    splits = {}
+    for split, name in (("train", "camera.png"), ("validation", "coins.png")):
+        photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
+        labels = [photo[y : y + 48, x : x + 48] for y in range(0, 240, 80) for x in range(0, 240, 80)]
+        scale = settings_of("train", {}).scale
+        inputs = [input_of(label, scale, cut) for label in labels]
+        splits[split] = Pairs([{}] * len(labels), inputs, labels, scale)
+    return splits
+
+
+class Run:
+    """One training with all that it reported."""
+
+    def __init__(self, photos: dict[str, Pairs], given: dict[str, Any], resume: Checkpoint | None = None) -> None:
+        self.settings: Trained = settings_of("train", given | {"quiet": True})
+        weights = ridge.fit(photos["train"])
+        self.model = builder.build(self.settings, 32, "rec601", weights)
+        self.points: list[Point] = []
+        self.checkpoints: dict[int, Checkpoint] = {}
+        self.progress: Progress = loop.fit(
+            self.model, self.settings, photos["train"], photos["validation"], self._report, resume
+        )
+
+    def _report(self, point: Point, checkpoint: Checkpoint) -> None:
+        self.points.append(point)
+        self.checkpoints[point.step] = {name: np.array(value) for name, value in checkpoint.items()}
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        return self.model.get_weights()
+
+    @property
+    def steps(self) -> list[int]:
+        return [point.step for point in self.points]
+
+
+def but_for_speed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"step": point["step"]}
+        | {key: value for key, value in point["metrics"].items() if key != "patches_per_second"}
+        for point in points
+    ]
+
+
+def assert_bitwise_equal(one: list[np.ndarray], other: list[np.ndarray]) -> None:
+    for value, again in zip(one, other, strict=True):
+        assert value.tobytes() == again.tobytes()
+
+
+@pytest.fixture(scope="module", params=DEMANDING)
+def unbroken(request: pytest.FixtureRequest, photos: dict[str, Pairs]) -> tuple[dict[str, Any], Run]:
+    given = DEMANDING[request.param]
+    return given, Run(photos, given)
+
+
+def test_a_training_resumed_from_any_checkpoint_ends_with_the_same_bits(
+    unbroken: tuple[dict[str, Any], Run], photos: dict[str, Pairs]
+) -> None:
+    given, whole = unbroken
+    assert len(whole.checkpoints) == 4
+    last = max(whole.checkpoints)
+    assert any(
+        not np.array_equal(whole.checkpoints[0][f"weights/{number}"], whole.checkpoints[last][f"weights/{number}"])
+        for number in range(len(whole.weights))
+    )
+    for step, checkpoint in whole.checkpoints.items():
+        again = Run(photos, given, checkpoint)
+        assert again.steps == [at for at in whole.steps if at > step]
+        assert_bitwise_equal(again.weights, whole.weights)
+        assert but_for_speed(again.progress.points) == but_for_speed(whole.progress.points)
+        for name in ("step", "best_mae", "best_step", "waited"):
+            assert getattr(again.progress, name) == getattr(whole.progress, name)
+        if step != last:
+            end, expected = again.checkpoints[last], whole.checkpoints[last]
+            assert end.keys() == expected.keys()
+            names = end.keys() - {"progress"}
+            assert_bitwise_equal([end[name] for name in names], [expected[name] for name in names])
+
+
+def test_dropout_derives_from_seed_and_step(photos: dict[str, Pairs]) -> None:
+    # with one picture, no crops and no augmentation, dropout is all that differs from step to step
+    alone = {split: part.spread(1) for split, part in photos.items()}
+    given = DEMANDING["perceptron"] | {"patch": "whole", "hidden": "8", "augment": False, "steps": 4, "eval_every": 1}
+    given |= {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1e-30, "patience": 0}
+    given = {name: value for name, value in given.items() if not name.startswith("decay")}
+    losses = [
+        [point.metrics["train/patch_loss"] for point in Run(alone, given | {"seed": seed}).points[1:]]
+        for seed in (7, 7, 8)
+    ]
+    assert len(set(losses[0])) == 4
+    assert losses[0] == losses[1]
+    assert not set(losses[0]) & set(losses[2])
+
+
+@pytest.mark.parametrize("rate", [1e-3, 3.0])
+def test_the_best_on_validation_is_what_is_kept(rate: float, photos: dict[str, Pairs]) -> None:
+    run = Run(photos, CONVOLUTIONAL | {"learning_rate": rate, "schedule": "constant", "skip": "ridge"})
+    by_step = {point.step: point.metrics["val/mae"] for point in run.points}
+    best = min(by_step, key=lambda step: by_step[step])
+    assert (run.progress.best_step, run.progress.best_mae) == (best, by_step[best])
+    if rate > 1:
+        assert best < max(by_step)  # else the last would be the best, and nothing be shown
+    kept = [run.checkpoints[best][f"weights/{number}"] for number in range(len(run.weights))]
+    assert_bitwise_equal(run.weights, kept)
+    again = loop.whole_scores(KerasEnlarger(run.model), photos["validation"], 256)
+    assert again["mae"] == pytest.approx(by_step[best], abs=1e-7)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_stops_where_validation_no_longer_falls(patience: int, photos: dict[str, Pairs]) -> None:
+    # skip=ridge starts well, and steps of this size only lead away
+    spoiling = CONVOLUTIONAL | {"learning_rate": 10.0, "skip": "ridge", "steps": 40, "schedule": "constant"}
+    run = Run(photos, spoiling | {"patience": patience})
+    assert run.progress.best_step == 0
+    assert run.steps == [2 * number for number in range(patience + 1)]
+    assert run.progress.waited == patience
+
+
+def test_without_patience_all_steps_are_taken(photos: dict[str, Pairs]) -> None:
+    run = Run(photos, CONVOLUTIONAL | {"learning_rate": 10.0, "skip": "ridge", "schedule": "constant"})
+    assert run.progress.best_step == 0
+    assert run.progress.step == 6
+
+
+def test_a_training_that_patience_ended_does_not_go_on_when_it_is_resumed(photos: dict[str, Pairs]) -> None:
+    given = CONVOLUTIONAL | {
+        "learning_rate": 10.0,
+        "skip": "ridge",
+        "steps": 40,
+        "patience": 1,
+        "schedule": "constant",
+    }
+    whole = Run(photos, given)
+    again = Run(photos, given, whole.checkpoints[2])
+    assert again.steps == []
+    assert_bitwise_equal(again.weights, whole.weights)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_its_step(photos: dict[str, Pairs]) -> None:
+    exploding = PERCEPTRON | {"optimizer": "sgd", "learning_rate": 100, "loss": "mse", "schedule": "constant"}
+    with pytest.raises(LoupeError, match=r"training: the loss is (nan|inf) at step \d+; .*learning_rate") as ended:
+        Run(photos, exploding | {"steps": 60, "eval_every": 20})
+    assert not isinstance(ended.value, UsageError)
+    assert "\n" not in str(ended.value)
+    step = re.search(r"step (\d+)", str(ended.value))
+    assert step
+    assert 0 < int(step[1]) <= 60
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "points"),
+    [(7, 3, [0, 3, 6, 7]), (6, 3, [0, 3, 6]), (2, 5, [0, 2]), (1, 1, [0, 1])],
+)
+def test_points_stand_at_step_0_every_eval_every_and_the_end(
+    steps: int, every: int, points: list[int], photos: dict[str, Pairs]
+) -> None:
+    run = Run(photos, CONVOLUTIONAL | {"steps": steps, "eval_every": every})
+    assert run.steps == points
+    assert [point["step"] for point in run.progress.points] == points
+    assert [point.metrics for point in run.points] == [point["metrics"] for point in run.progress.points]
+
+
+def test_every_point_has_the_metrics_that_others_rely_on(photos: dict[str, Pairs]) -> None:
+    run = Run(photos, PERCEPTRON)
+    named = {f"{split}/{score}" for split in ("train", "val") for score in ("mse", "mae", "psnr")}
+    for point in run.points:
+        more = {"patches_per_second", "train/patch_loss"} if point.step else set()
+        assert point.metrics.keys() == named | {"learning_rate", "loss"} | more
+        assert all(math.isfinite(value) for value in point.metrics.values())
+    assert run.points[0].metrics["loss"] == run.points[0].metrics["train/mae"]
+    assert run.points[1].metrics["loss"] == run.points[1].metrics["train/patch_loss"]
+    assert loop.points_of(run.checkpoints[3]) == run.progress.points[:2]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rate_at"),
+    [
+        ({"schedule": "constant"}, lambda step: 1.0),
+        ({"schedule": "cosine"}, lambda step: (1 + math.cos(math.pi * step / 8)) / 2),
+        ({"schedule": "exponential", "decay_rate": 0.5, "decay_steps": 4}, lambda step: 0.5 ** (step / 4)),
+    ],
+    ids=["constant", "cosine", "exponential"],
+)
+def test_the_learning_rate_of_a_step_is_the_schedule_s(
+    schedule: dict[str, Any], rate_at: Any, photos: dict[str, Pairs]
+) -> None:
+    given = CONVOLUTIONAL | {"steps": 8, "eval_every": 1, "learning_rate": 0.003} | schedule
+    run = Run(photos, given)
+    for point in run.points:
+        assert point.metrics["learning_rate"] == pytest.approx(0.003 * rate_at(point.step), abs=1e-8)
+    assert run.steps == list(range(9))
+
+
+def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_steps() -> None:
+    settings = settings_of("train", {"schedule": "exponential", "steps": 2_000_000, "learning_rate": 1.0})
+    rate = loop.learning_rate(settings)
+    for times in (0, 1, 10):
+        assert float(keras.ops.convert_to_numpy(rate(times * 30_000))) == pytest.approx(0.96**times, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "side", "count"),
+    [
+        ({"network": "perceptron", "batch_size": 64}, 10, 64),
+        ({"network": "perceptron", "batch_size": 64, "patch": "2:3"}, 2, 64),
+        ({"network": "perceptron", "batch_size": 64, "patch": "2:3", "skip": "ridge"}, 8, 4),
+        ({"network": "perceptron", "batch_size": 64, "entry_convolutions": 2}, 30, 7),
+        ({"network": "perceptron", "batch_size": 4, "patch": "whole", "pre_upscale": "bicubic"}, 32, 4),
+        ({"network": "convolutional", "batch_size": 5, "crop": 12}, 12, 5),
+    ],
+    ids=text_of,
+)
+def test_a_step_trains_on_so_many_pictures_of_such_a_side(given: dict[str, Any], side: int, count: int) -> None:
+    settings = settings_of("train", given)
+    assert loop.pictures_of_a_step(settings, builder.geometry(settings, 32, "rec601"), 32) == (side, count)
+
+
+def test_pictures_that_do_not_fit_into_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
+    with pytest.raises(UsageError, match="32, got 34"):
+        Run(photos, CONVOLUTIONAL | {"crop": 34})
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_training_lowers_the_loss(loss: str, photos: dict[str, Pairs]) -> None:
+    given = PERCEPTRON | {"optimizer": "adam", "learning_rate": 3e-3, "steps": 60, "eval_every": 20, "loss": loss}
+    run = Run(photos, given)
+    losses = [point.metrics[f"train/{loss}"] for point in run.points]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_bfloat16_is_for_the_steps_alone_and_ends_near_float32(photos: dict[str, Pairs]) -> None:
+    given = CONVOLUTIONAL | {"filters": 8, "steps": 40, "eval_every": 40}
+    exact, rounded = (Run(photos, given | {"precision": precision}) for precision in ("float32", "bfloat16"))
+    assert exact.points[0].metrics == rounded.points[0].metrics  # scored in float32 before the first step
+    losses = [run.points[1].metrics["train/patch_loss"] for run in (exact, rounded)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert {layer.compute_dtype for layer in rounded.model.layers} == {"float32"}
+    assert all(weights.dtype == "float32" for weights in rounded.weights)
+    with loop.computed_in(rounded.model, rounded.settings):
+        lowered = [layer.name for layer in rounded.model.layers if layer.compute_dtype == "bfloat16"]
+    assert lowered
+    assert not set(lowered) & {"skip", "blocks"}
+
+
+TIMED = {"seconds": 0.2, "quiet": True}
+UNTIMED = {
+    name: {
+        key: value for key, value in given.items() if key not in ("steps", "eval_every", "decay_steps", "patience")
+    }
+    for name, given in DEMANDING.items()
+}
+
+
+@pytest.mark.parametrize("network", DEMANDING)
+def test_a_budget_in_seconds_becomes_steps_once_and_leaves_the_network_as_it_was(
+    network: str, photos: dict[str, Pairs]
+) -> None:
+    given = UNTIMED[network]
+    timed = Run(photos, given | TIMED)
+    steps = timed.progress.steps
+    assert steps > 1
+    assert timed.steps == [*range(0, steps, max(1, round(steps // 16))), steps][: len(timed.steps)]
+    assert timed.steps[-1] == timed.progress.step == steps
+    whole = Run(photos, given | {"steps": steps})
+    starts = [
+        [run.checkpoints[0][f"weights/{number}"] for number in range(len(run.weights))] for run in (timed, whole)
+    ]
+    assert_bitwise_equal(*starts)
+    assert_bitwise_equal(timed.weights, whole.weights)
+    assert but_for_speed(timed.progress.points) == but_for_speed(whole.progress.points)
+    middle = timed.steps[len(timed.steps) // 2]
+    again = Run(photos, given | TIMED | {"seconds": 400}, timed.checkpoints[middle])  # it does not measure anew
+    assert again.progress.steps == steps
+    assert again.steps == [at for at in timed.steps if at > middle]
+    assert_bitwise_equal(again.weights, timed.weights)
+
+
+def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Trained = settings_of("train", UNTIMED["convolutional"] | TIMED)
+    model = builder.build(settings, 32, "rec601")
+    patches, count = loop.patches_of(settings, photos["train"], Geometry.of_name(model.name))
+    before = model.get_weights()
+    clock = itertools.count()
+    monkeypatch.setattr(loop.time, "process_time", lambda: next(clock) / 64)  # a step takes a 64th of a second
+    found = [loop.steps_within(seconds, model, settings, patches, count) for seconds in (0.001, 2, 1000)]
+    assert found == [1, 128, 64000]
+    assert_bitwise_equal(model.get_weights(), before)
+
+
+def test_points_score_so_many_validation_pictures(photos: dict[str, Pairs]) -> None:
+    for pictures in (1, 4, 256):
+        run = Run(photos, CONVOLUTIONAL | {"eval_pictures": pictures, "steps": 1})
+        scored = loop.whole_scores(KerasEnlarger(run.model), photos["validation"].spread(pictures), 256)
+        assert run.progress.best_mae == pytest.approx(scored["mae"], abs=1e-7)
+    everything = loop.whole_scores(KerasEnlarger(run.model), photos["validation"], 256)
+    assert run.progress.best_mae == pytest.approx(everything["mae"], abs=1e-7)
+    few = loop.whole_scores(KerasEnlarger(run.model), photos["validation"], 1)
+    assert abs(few["mae"] - everything["mae"]) > 1e-4

@@ -1,0 +1,60 @@
+"""What is known of a model survives in its name."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loupe.errors import UsageError
+from loupe.upscalers.geometry import Geometry
+
+GEOMETRY = st.builds(
+    lambda q, more, sides, halos, luminance: Geometry(q, q + more, q * sides, q * halos, luminance),
+    st.integers(1, 999),
+    st.integers(1, 3000),
+    st.integers(1, 10),
+    st.integers(0, 10),
+    st.sampled_from(["rec601", "rec709", "relative"]),
+)
+
+
+@given(geometry=GEOMETRY)
+def test_a_geometry_comes_back_from_its_name(geometry: Geometry) -> None:
+    assert Geometry.of_name(geometry.name) == geometry
+
+
+@given(one=GEOMETRY, other=GEOMETRY)
+def test_two_geometries_have_two_names(one: Geometry, other: Geometry) -> None:
+    assert (one.name == other.name) == (one == other)
+
+
+def test_the_scale_is_the_exact_ratio() -> None:
+    assert Geometry(10, 15, 10, 0, "rec601").scale == Fraction(3, 2)
+    assert Geometry(10, 15, 20, 4, "rec601").name == "loupe.q10.p15.side20.halo4.rec601"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "functional_1", "loupe", "loupe.q2.p3.side4.halo4", "loupe.q2.p3.side4.halo4.rec601 ",
+        "xloupe.q2.p3.side4.halo4.l", "loupe.q-2.p3.side4.halo4.rec601", "loupe.q2.p3.side4.halo4.rec601.more",
+        "loupe.q2.p3.side4000000000.halo4.rec601", "loupe.q２.p3.side4.halo4.rec601",
+    ],
+)  # fmt: skip
+def test_a_name_of_another_program_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"model: .*was not made by loupe") as refused:
+        Geometry.of_name(name)
+    assert repr(name) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "loupe.q0.p3.side4.halo4.rec601", "loupe.q2.p2.side4.halo4.rec601", "loupe.q2.p3.side0.halo4.rec601",
+        "loupe.q2.p3.side3.halo4.rec601", "loupe.q2.p3.side4.halo3.rec601",
+    ],
+)  # fmt: skip
+def test_a_name_that_no_model_can_have_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"model: '{name}' has no scale, or its side and halo"):
+        Geometry.of_name(name)

@@ -1,0 +1,51 @@
+"""A network as ONNX is the one that Keras has, without the copies that the converter makes of mirrored borders."""
+
+from collections import Counter
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import pytest
+
+from loupe.config import settings_of
+from loupe.models import builder
+from loupe.models import onnx_export as exporting
+from loupe.models.builder import KerasEnlarger
+from loupe.models.onnx_export import export
+from loupe.upscalers.onnx import OnnxEnlarger
+from loupe.upscalers.tiling import enlarge
+
+LAYERS = 2
+
+
+@pytest.mark.parametrize("scale", ["3:2", "2:1", "3:1"])
+def test_a_network_is_the_same_and_one_node_mirrors_the_border_of_a_layer(scale: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    given = {"network": "convolutional", "filters": 8, "layers": LAYERS, "skip": "none", "scale": scale}
+    settings = settings_of("train", given)
+    model = builder.build(settings, 32, "rec601")
+    assert export(model, builder.geometry(settings, 32, "rec601"), tmp_path / "model.onnx") <= 1e-5
+    nodes = Counter(node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node)
+    assert nodes["Pad"] == nodes["Conv"] - LAYERS - 1  # each layer ends with 1x1, as does the network: no border
+    assert nodes["Compress"] == 0
+    picture = np.random.default_rng(0).uniform(-1, 1, (1, 38, 51, 1)).astype("float32")
+    found = enlarge(OnnxEnlarger(tmp_path / "model.onnx"), picture)
+    assert found.shape[1] == 38 * settings.scale
+    np.testing.assert_allclose(found, enlarge(KerasEnlarger(model), picture), atol=1e-5)
+
+
+def test_an_export_that_differs_from_the_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loupe.errors import LoupeError
+
+    def twice_the_weights(network: onnx.ModelProto) -> onnx.ModelProto:
+        for part in network.graph.initializer:
+            if len(part.dims) == 4:
+                part.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(part), part.name))
+        return network
+
+    monkeypatch.setattr(exporting, "_mirrored_at_once", twice_the_weights)
+    settings = settings_of("train", {"network": "convolutional", "filters": 8, "layers": 1, "skip": "none"})
+    model = builder.build(settings, 32, "rec601")
+    with pytest.raises(LoupeError, match="ONNX and Keras differ by"):
+        export(model, builder.geometry(settings, 32, "rec601"), tmp_path / "model.onnx")
