@@ -13,7 +13,7 @@ from loupe.data.places import beside
 from loupe.errors import LoupeError, UsageError
 from loupe.fields import text_of
 from loupe.progress import say, say_lines
-from loupe.steps.train import metrics_of
+from loupe.steps.train import metric_part, metrics_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe.enlarging import Ensemble
     from loupe.tracking import records, runs
 
+    labels = labels_of(settings)
     for name in ("out", "sheet"):
         file = getattr(settings, name)
         if file and not Path(file).resolve().parent.is_dir():
@@ -54,7 +55,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     scale = model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
         raise UsageError(f"scale: {shown} enlarges {text_of(scale)}, got {text_of(settings.scale)}")
-    others = _beside(settings, scale)
+    others = _beside(settings, scale, labels)
     pairs, where = _pictures(settings, scale, model.geometry.luminance)
     methods = {
         "model": Ensemble(model) if settings.ensemble else model,
@@ -70,7 +71,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
             table = evaluation.score(methods, pairs, settings.recompose, border=shaved)
             records.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
             if settings.sheet and isinstance(pairs, Pairs):
-                figures.write(figures.story(_sheet_order(methods, settings.model), pairs), Path(settings.sheet))
+                ordered = _sheet_order(methods, labels[settings.model])
+                figures.write(figures.story(ordered, pairs), Path(settings.sheet))
         scores = evaluation.summarise(table)
         summary = {
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
@@ -121,21 +123,44 @@ def named(name: str, settings: Evaluate, load: "Callable[[Found], Enlarger]") ->
     return f"the bundled network {name}", OnnxEnlarger(networks.file(name, scale), threads=0), None
 
 
-def _beside(settings: Evaluate, scale: "Fraction") -> dict[str, "Enlarger"]:
-    """The further models of `beside`, by the names that they were given with."""
+def labels_of(settings: Evaluate) -> dict[str, str]:
+    """A unique label per network: the last part of its name if that is unique, otherwise the whole name.
+
+    Args:
+        settings: with `model` and `beside`. Baselines in `beside` get no label: every table has them.
+
+    Raises:
+        UsageError: two networks have the same name, or a network has the name of a row of the table.
+    """
+    from loupe.baselines import FILTERS
+
+    baselines = {*FILTERS, "ridge"}
+    others = [name for name in settings.beside if name not in baselines]
+    names = [settings.model, *others]
+    for labels in ([name if ":/" in name else Path(name).stem for name in names], names):
+        parts = [metric_part(label) for label in labels]
+        if len(set(parts)) == len(names) and not {"model", *baselines} & set(parts[1:]):
+            return dict(zip(names, labels, strict=True))
+    raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
+
+
+def _beside(settings: Evaluate, scale: "Fraction", labels: dict[str, str]) -> dict[str, "Enlarger"]:
+    """Load the networks of `beside`; returns them by their labels."""
     found = {}
     for name in settings.beside:
+        if name not in labels:  # a baseline
+            continue
         shown, model, _ = named(name, settings.model_copy(update={"scale": scale}), _with_keras)
         if model.geometry.scale != scale:
             raise UsageError(f"beside: {shown} enlarges {text_of(model.geometry.scale)}, not {text_of(scale)}")
-        found[Path(name).stem] = model
+        found[labels[name]] = model
     return found
 
 
-def _sheet_order(methods: dict[str, "Enlarger"], model: str) -> dict[str, "Enlarger"]:
-    """The methods of a sheet from worst to best as a rule: nearest, Lanczos, ridge, what stands beside, the model."""
+def _sheet_order(methods: dict[str, "Enlarger"], label: str) -> dict[str, "Enlarger"]:
+    """The methods of a sheet, usually from worst to best: nearest, Lanczos, ridge, networks, and the model last."""
     shown = {name: method for name, method in methods.items() if name not in ("model", "bilinear", "bicubic")}
-    return shown | {Path(model).stem: methods["model"]}
+    return shown | {label: methods["model"]}
 
 
 def _with_keras(found: "Found") -> "Enlarger":

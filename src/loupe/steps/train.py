@@ -1,6 +1,7 @@
 """One variant of a network, trained on a prepared dataset."""
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -224,10 +225,15 @@ def log_result(
 def metrics_of(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
     """A summary as metrics: `test/mae` of the model, `test/lanczos/mae` of a baseline."""
     return {
-        f"{split}/{score}" if name == "model" else f"{split}/{name}/{score}": means[score]
+        f"{split}/{score}" if name == "model" else f"{split}/{metric_part(name)}/{score}": means[score]
         for name, means in summary.items()
         for score in ("mae", "psnr", "ssim", "mse")
     }
+
+
+def metric_part(name: str) -> str:
+    """A name without the characters that MLflow refuses in metric names, and without slashes."""
+    return re.sub(r"[^\w. -]+", "-", name, flags=re.ASCII)
 
 
 if __name__ == "__main__":
