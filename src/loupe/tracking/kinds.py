@@ -1,5 +1,6 @@
 """The kinds of things that are told of a run, each with how MLflow takes it; telling twice does no harm."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
 CHECKPOINT = "loupe.checkpoint"
 
@@ -43,10 +44,14 @@ def _file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    import pandas as pd
-
-    table = pd.read_json(file, orient="split", dtype=False, convert_dates=False)
-    mlflow.log_table(table, body["name"], run_id=run_id)
+    """Replace the table of this name: `mlflow.log_table` would append the rows to it."""
+    client, name = mlflow.MlflowClient(), body["name"]
+    folder, _, _ = name.rpartition("/")
+    client.log_artifact(run_id, str(file), folder or None)
+    tables = json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    entry = {"path": name, "type": "table"}
+    if entry not in tables:  # MLflow's pages show the tables that this tag lists
+        client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
 
 
 def _input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
