@@ -68,6 +68,7 @@ def run(settings: Train) -> Result:
         records.log_metrics({"training_seconds": seconds})
         summary = log_result(model, settings, dataset, weights, points)
         models.log_keras_model(model, Geometry.of_name(model.name))
+        models.log_model_metrics(points)
         say_lines(evaluation.as_text(summary), settings.quiet)
         checkpoints.drop()
     say(

@@ -12,6 +12,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
 CHECKPOINT = "loupe.checkpoint"
+NO_STEP = -1  # has no metrics: MLflow copies those of the step that a model is logged at, without their dataset
 
 
 def now() -> int:
@@ -76,7 +77,27 @@ def _model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
         signature=mlflow.models.ModelSignature(pictures, pictures),
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
         metadata=body,
+        step=NO_STEP,
     )
+
+
+def _model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    """Copy the final metrics of the run to its model: those of the best step, and those that have one value only."""
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
+    dataset = run.inputs.dataset_inputs[0].dataset
+    linked = {metric.key for metric in model.metrics or ()}
+    found = []
+    for name in run.data.metrics:
+        if name in linked or name.startswith("system/"):
+            continue
+        points = {point.step: point for point in client.get_metric_history(run_id, name)}
+        point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
+        if point is not None:  # with its own time and step, the run keeps it once
+            of_model = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
+            found.append(Metric(name, point.value, point.timestamp, point.step, **of_model, run_id=run_id))
+    client.log_batch(run_id, metrics=found)
 
 
 def _checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
@@ -111,6 +132,7 @@ KINDS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "table": _table,
     "input": _input,
     "model": _model,
+    "model metrics": _model_metrics,
     "checkpoint": _checkpoint,
     "no checkpoint": _no_checkpoint,
     "end": _end,
