@@ -80,6 +80,9 @@ def has_all(url, run_id, steps):
     assert run.inputs.dataset_inputs
     model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
     assert model.status == "READY"
+    linked = {metric.key: metric.value for metric in model.metrics}
+    assert linked["val/mae"] == min(point.value for point in client.get_metric_history(run_id, "val/mae"))
+    assert linked["test/mae"] == run.data.metrics["test/mae"]
 
 
 def test_a_server_that_is_away_for_a_while_is_told_everything_afterwards(place, tmp_path):

@@ -54,7 +54,10 @@ def test_a_train_run_holds_settings_dataset_curves_scores_and_pictures(finished_
     files = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"curves.png", "predictions.png", "test.json", "ridge-3x2.npy"} <= files
     assert not [item.path for item in client.list_artifacts(run.info.run_id, "checkpoint")]
-    assert run.outputs.model_outputs
+    model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
+    linked = {metric.key: metric.value for metric in model.metrics if metric.dataset_digest == dataset.digest}
+    assert linked["val/mae"] == min(point.value for point in client.get_metric_history(run.info.run_id, "val/mae"))
+    assert linked["test/mae"] == run.data.metrics["test/mae"]
 
 
 def test_a_preprocess_run_holds_manifest_counts_statistics_and_pictures(finished_main):

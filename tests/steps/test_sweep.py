@@ -213,6 +213,13 @@ def test_only_the_best_is_kept_scored_on_test_and_registered(smoke):
     best = parent.data.tags["best_run"]  # smoke.toml keeps one
     assert kept_networks(smoke) == [best]
     assert [run.info.run_id for run in children if "test/mae" in run.data.metrics] == [best]
+    kept = store(smoke).get_run(best)
+    model = store(smoke).get_logged_model(kept.outputs.model_outputs[-1].model_id)
+    linked = {metric.key: metric.value for metric in model.metrics}
+    assert [linked[name] for name in ("val/best_mae", "test/mae")] == [
+        kept.data.metrics[name] for name in ("val/best_mae", "test/mae")
+    ]
+    assert len(linked) == len(model.metrics)
     version = store(smoke).get_model_version_by_alias("loupe", "champion")
     assert (int(version.version), version.run_id) == (1, best)
     assert not [run for run in children if files_of(smoke, run, "checkpoint")]

@@ -83,7 +83,9 @@ class Evaluate(Prepares, Pairing):
         "champion",
         "registry or run URI, file, bundled network (tiny, small, base) or baseline; without a champion yet, small",
     )
-    beside: Names = field((), "more models to score, each as model", rule="none, or models, comma-separated")
+    beside: Names = field(
+        (), "more models to score, each as model", rule="none, or different models, comma-separated"
+    )
     scale: Scale = field(Fraction(3, 2), "of the champion or baseline", rule="3:2, 2:1 or 3:1")
     dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
     split: Literal["test", "validation", "train", "all"] = field("test", "photos of the dataset to score on")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from loupe.upscalers.tiling import Enlarger, enlarge
 SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 ROWS = 6
 DPI = 120
+TITLE_WIDTH = 22  # characters above a column
 STORIES, LOOKED_AT = 4, 500
 
 
@@ -130,7 +132,8 @@ def comparison_sheet(methods: Mapping[str, Enlarger], pairs: Pairs | WholePhotos
             whole, inset = grid[2 * number, column], grid[2 * number + 1, column]
             error = np.abs(picture - label).mean()
             whole.imshow(picture, **SHOWN)
-            whole.set_title(name if name == "label" else f"{name}\nmae {error:.4f}", fontsize=8)
+            title = fill(name, TITLE_WIDTH)
+            whole.set_title(name if name == "label" else f"{title}\nmae {error:.4f}", fontsize=8)
             inset.imshow(picture[place], **SHOWN)
             whole.axis("off")
             inset.axis("off")
@@ -157,7 +160,7 @@ def story(methods: Mapping[str, Enlarger], pairs: Pairs) -> Figure:
         crops = {"input": inputs[number, y:, x:, 0][:side, :side]}
         for name, pictures in large.items():
             error = np.abs(pictures[number] - labels[number]).mean()
-            crops[f"{name}\nmae {error:.4f}"] = pictures[number, ..., 0][place]
+            crops[f"{fill(name, TITLE_WIDTH)}\nmae {error:.4f}"] = pictures[number, ..., 0][place]
         for axes, (title, crop) in zip(
             axes_row, (crops | {"label": labels[number, ..., 0][place]}).items(), strict=True
         ):

@@ -1,5 +1,6 @@
 """Methods times pictures: a table of scores, one row an image and method, and its summary with intervals."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -163,11 +164,12 @@ def paired(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.n
 
 def as_text(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:
     """The summary as a table for people, best mae last; `seconds` are training times by method."""
-    header = f"{'method':<16}{'mae':>9}{'psnr':>9}{'ssim':>9}{'gain over nearest':>20}"
+    width = max(16, 1 + max(map(len, summary)))
+    header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'ssim':>9}{'gain over nearest':>20}"
     lines = [header + (f"{'training':>12}" if seconds else "")]
     for name, means in sorted(summary.items(), key=lambda item: -item[1]["mae"]):
         gain = means.get("over", {}).get("nearest", {}).get("gain")
-        line = f"{name:<16}{means['mae']:>9.4f}{means['psnr']:>9.2f}{means['ssim']:>9.4f}"
+        line = f"{name:<{width}}{means['mae']:>9.4f}{means['psnr']:>9.2f}{means['ssim']:>9.4f}"
         line += f"{gain:>19.2f}x" if gain is not None else f"{'':>20}"
         if seconds:
             line += f"{seconds[name]:>10.1f} s" if name in seconds else f"{'-':>12}"
@@ -178,7 +180,12 @@ def as_text(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None
 def metrics_of(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
     """A summary as metrics: `test/mae` of the model, `test/lanczos/mae` of a baseline."""
     return {
-        f"{split}/{score}" if name == "model" else f"{split}/{name}/{score}": means[score]
+        f"{split}/{score}" if name == "model" else f"{split}/{metric_part(name)}/{score}": means[score]
         for name, means in summary.items()
         for score in ("mae", "psnr", "ssim", "mse")
     }
+
+
+def metric_part(name: str) -> str:
+    """Return a name without slashes and without the characters that MLflow refuses in metric names."""
+    return re.sub(r"[^\w. -]+", "-", name, flags=re.ASCII)

@@ -135,7 +135,7 @@ def _trained(
                 points = _fitted(trial, held, model, settings, pairs, checkpoint, clock)
                 value = training_runs.log_diagnostics(model, settings, points, *pairs)[held.sweep.value]
             if held.is_among_the_best(value):
-                trials.log_model(model)
+                trials.log_model(model, points)
             state = TrialState.COMPLETE
         except PrunedError:
             state, value = TrialState.PRUNED, None

@@ -37,6 +37,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe.tracking import records, runs
     from loupe.upscalers.tiling import Ensemble
 
+    labels = labels_of(settings)
     for name in ("out", "sheet"):
         file = getattr(settings, name)
         if file and not Path(file).resolve().parent.is_dir():
@@ -53,7 +54,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     scale = model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
         raise UsageError(f"scale: {shown} enlarges {text_of(scale)}, got {text_of(settings.scale)}")
-    others = _beside(settings, scale)
+    others = _beside(settings, scale, labels)
     pairs, where = _pictures(settings, scale, model.geometry.luminance)
     methods = {
         "model": Ensemble(model) if settings.ensemble else model,
@@ -69,7 +70,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
             table = scoring.score(methods, pairs, settings.recompose, border=shaved)
             records.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
             if settings.sheet and isinstance(pairs, Pairs):
-                figures.write(figures.story(_sheet_order(methods, settings.model), pairs), Path(settings.sheet))
+                ordered = _sheet_order(methods, labels[settings.model])
+                figures.write(figures.story(ordered, pairs), Path(settings.sheet))
         scores = scoring.summarise(table)
         summary = {
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
@@ -94,22 +96,46 @@ def _load(settings: Evaluate, name: str, scale: "Fraction | None" = None) -> "Lo
     return networks.get(scale or settings.scale)
 
 
-def _beside(settings: Evaluate, scale: "Fraction") -> dict[str, "Enlarger"]:
-    """The further models of `beside`, by the names that they were given with."""
+def labels_of(settings: Evaluate) -> dict[str, str]:
+    """A unique label per network: the last part of its name if that is unique, otherwise the whole name.
+
+    Args:
+        settings: with `model` and `beside`. Baselines in `beside` get no label: every table has them.
+
+    Raises:
+        UsageError: two networks have the same name, or a network has the name of a row of the table.
+    """
+    from loupe.evaluation.scoring import metric_part
+    from loupe.upscalers.baselines import FILTERS
+
+    baselines = {*FILTERS, "ridge"}
+    others = [name for name in settings.beside if name not in baselines]
+    names = [settings.model, *others]
+    for labels in ([name if ":/" in name else Path(name).stem for name in names], names):
+        parts = [metric_part(label) for label in labels]
+        if len(set(parts)) == len(names) and not {"model", *baselines} & set(parts[1:]):
+            return dict(zip(names, labels, strict=True))
+    raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
+
+
+def _beside(settings: Evaluate, scale: "Fraction", labels: dict[str, str]) -> dict[str, "Enlarger"]:
+    """Load the networks of `beside`; returns them by their labels."""
     found = {}
     for name in settings.beside:
+        if name not in labels:  # a baseline
+            continue
         loaded = _load(settings, name, scale)
         if loaded.model.geometry.scale != scale:
             own = text_of(loaded.model.geometry.scale)
             raise UsageError(f"beside: {loaded.name} enlarges {own}, not {text_of(scale)}")
-        found[Path(name).stem] = loaded.model
+        found[labels[name]] = loaded.model
     return found
 
 
-def _sheet_order(methods: dict[str, "Enlarger"], model: str) -> dict[str, "Enlarger"]:
-    """The methods of a sheet from worst to best as a rule: nearest, Lanczos, ridge, what stands beside, the model."""
+def _sheet_order(methods: dict[str, "Enlarger"], label: str) -> dict[str, "Enlarger"]:
+    """The methods of a sheet, usually from worst to best: nearest, Lanczos, ridge, networks, and the model last."""
     shown = {name: method for name, method in methods.items() if name not in ("model", "bilinear", "bicubic")}
-    return shown | {Path(model).stem: methods["model"]}
+    return shown | {label: methods["model"]}
 
 
 def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.ndarray":

@@ -200,7 +200,9 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
         model = models.load_keras(models.Found(run_id, f"runs:/{run_id}/model", run_id))
         weights = ridge.kept(dataset, given.scale)
         with records.at(run_id):
-            training_runs.log_result(model, given, dataset, weights, trials.points_of(run_id))
+            points = trials.points_of(run_id)
+            training_runs.log_result(model, given, dataset, weights, points)
+            models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
     verdict = register.run(settings_of("register", {"run": best, "quiet": True} | shared))

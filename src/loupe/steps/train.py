@@ -65,6 +65,7 @@ def run(settings: Train) -> Result:
         records.log_metrics({"training_seconds": seconds})
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
         models.log_keras_model(model, Geometry.of_name(model.name))
+        models.log_model_metrics(fit.points)
         say_lines(scoring.as_text(summary), settings.quiet)
         checkpoints.drop()
     say(

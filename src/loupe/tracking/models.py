@@ -39,6 +39,16 @@ def log_keras_model(model: Any, geometry: Geometry) -> None:
         records.tell("model", facts(geometry), file)
 
 
+def log_model_metrics(points: list[dict[str, Any]]) -> None:
+    """Link the final metrics of the run to the model that it logged last, and to its dataset.
+
+    Args:
+        points: of the learning curve, each with its step and its metrics, val/mae among them; [] without a curve.
+    """
+    best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
+    records.tell("model metrics", {"step": best})
+
+
 def facts(geometry: Geometry) -> dict[str, str]:
     """What must be known of a model to use it, as tags."""
     return {name: str(getattr(geometry, name)) for name in ("q", "p", "min_side", "halo", "luminance")}

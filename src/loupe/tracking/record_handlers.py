@@ -1,5 +1,6 @@
 """The kinds of things that are told of a run, each with how MLflow takes it; telling twice does no harm."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
 CHECKPOINT = "loupe.checkpoint"
+NO_STEP = -1  # has no metrics: MLflow copies those of the step that a model is logged at, without their dataset
 
 
 def now() -> int:
@@ -43,10 +45,14 @@ def _file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    import pandas as pd
-
-    table = pd.read_json(file, orient="split", dtype=False, convert_dates=False)
-    mlflow.log_table(table, body["name"], run_id=run_id)
+    """Replace the table of this name: `mlflow.log_table` would append the rows to it."""
+    client, name = mlflow.MlflowClient(), body["name"]
+    folder, _, _ = name.rpartition("/")
+    client.log_artifact(run_id, str(file), folder or None)
+    tables = json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    entry = {"path": name, "type": "table"}
+    if entry not in tables:  # MLflow's pages show the tables that this tag lists
+        client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
 
 
 def _input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
@@ -71,7 +77,27 @@ def _model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
         signature=mlflow.models.ModelSignature(pictures, pictures),
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
         metadata=body,
+        step=NO_STEP,
     )
+
+
+def _model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    """Copy the final metrics of the run to its model: those of the best step, and those that have one value only."""
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
+    dataset = run.inputs.dataset_inputs[0].dataset
+    linked = {metric.key for metric in model.metrics or ()}
+    found = []
+    for name in run.data.metrics:
+        if name in linked or name.startswith("system/"):
+            continue
+        points = {point.step: point for point in client.get_metric_history(run_id, name)}
+        point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
+        if point is not None:  # with its own time and step, the run keeps it once
+            of_model = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
+            found.append(Metric(name, point.value, point.timestamp, point.step, **of_model, run_id=run_id))
+    client.log_batch(run_id, metrics=found)
 
 
 def _checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
@@ -106,6 +132,7 @@ KINDS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "table": _table,
     "input": _input,
     "model": _model,
+    "model metrics": _model_metrics,
     "checkpoint": _checkpoint,
     "no checkpoint": _no_checkpoint,
     "end": _end,

@@ -102,9 +102,10 @@ def checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
     return checkpoints.load(run_id) if checkpoints.has(run_id) else None
 
 
-def log_model(model: Any) -> None:
-    """Keep the network of the open run."""
+def log_model(model: Any, points: list[dict[str, Any]]) -> None:
+    """Log the network of the open run, with the metrics of the best of these points of its curve."""
     models.log_keras_model(model, Geometry.of_name(model.name))
+    models.log_model_metrics(points)
 
 
 def curve(run_id: str, metric: str) -> list[tuple[int, float]]:

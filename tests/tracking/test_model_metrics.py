@@ -1,0 +1,84 @@
+"""A logged model has the final metrics of its run, linked to the dataset, so that a search finds the right one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import mlflow
+import pytest
+
+from loupe.tracking import models, records
+from loupe.upscalers.geometry import Geometry
+
+DATASET = {"name": "photos-1f", "digest": "1f", "source_type": "local", "source": "{}", "context": "training"}
+MAES = (0.5, 0.2, 0.1, 0.3)  # of validation, at steps 0, 10, 20, 30
+
+
+@pytest.fixture
+def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield str(mlflow.MlflowClient().create_run("0").info.run_id)
+    mlflow.set_tracking_uri(before)
+
+
+def log(run_id: str, maes: tuple[float, ...], final: dict[str, float]) -> None:
+    """Log what a training with these validation scores and final metrics logs."""
+    points = [{"step": 10 * number, "metrics": {"val/mae": mae}} for number, mae in enumerate(maes)]
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 1)])
+    with records.at(run_id):
+        records.tell("input", DATASET)
+        for point in points:
+            records.log_metrics(point["metrics"] | ({"loss": 1.0} if point["step"] else {}), point["step"])
+        records.log_metrics(final)
+        models.log_keras_model(model, Geometry(q=1, p=1, min_side=1, halo=0, luminance="rec601"))
+        models.log_model_metrics(points)
+
+
+def metrics_of_model(run_id: str) -> dict[str, list[float]]:
+    """The values of each metric that is linked to the last model of the run and to the dataset."""
+    client = mlflow.MlflowClient()
+    model = client.get_logged_model(client.get_run(run_id).outputs.model_outputs[-1].model_id)
+    found: dict[str, list[float]] = {}
+    for metric in model.metrics:
+        assert (metric.dataset_name, metric.dataset_digest) == ("photos-1f", "1f")
+        found.setdefault(metric.key, []).append(metric.value)
+    return found
+
+
+def test_a_model_has_the_metrics_of_the_best_step_and_the_final_ones(run_id: str) -> None:
+    log(run_id, MAES, {"test/mae": 0.11})
+    assert metrics_of_model(run_id) == {"val/mae": [0.1], "loss": [1.0], "test/mae": [0.11]}
+    history = mlflow.MlflowClient().get_metric_history(run_id, "val/mae")
+    assert [point.value for point in history] == list(MAES)
+
+
+def test_a_model_that_is_not_trained_by_steps_has_its_metrics(run_id: str) -> None:
+    log(run_id, MAES[:1], {"val/best_mae": 0.5})
+    assert metrics_of_model(run_id) == {"val/mae": [0.5], "val/best_mae": [0.5]}
+
+
+def test_metrics_that_are_linked_again_are_linked_once_with_those_that_came_later(run_id: str) -> None:
+    log(run_id, MAES, {"val/best_mae": 0.1})
+    with records.at(run_id):
+        records.log_metrics({"test/mae": 0.11})
+        for _ in range(2):
+            records.tell("model metrics", {"step": 20})
+    assert metrics_of_model(run_id) == {"val/mae": [0.1], "loss": [1.0], "val/best_mae": [0.1], "test/mae": [0.11]}
+    assert len(mlflow.MlflowClient().get_metric_history(run_id, "test/mae")) == 1
+
+
+def test_a_search_by_metric_and_dataset_finds_the_better_model_first(run_id: str) -> None:
+    other = str(mlflow.MlflowClient().create_run("0").info.run_id)
+    log(run_id, (0.9, 0.1), {"test/mae": 0.12})
+    log(other, (0.3, 0.2), {"test/mae": 0.22})
+    dataset = {"dataset_name": "photos-1f", "dataset_digest": "1f"}
+    found = mlflow.search_logged_models(
+        experiment_ids=["0"],
+        filter_string="metrics.`val/mae` < 0.25",
+        datasets=[dataset],
+        order_by=[{"field_name": "metrics.val/mae", **dataset}],
+        output_format="list",
+    )
+    assert [model.source_run_id for model in found] == [run_id, other]

@@ -1,0 +1,49 @@
+"""A table that is logged twice has its rows once: a resumed step and a buffered record both log again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from loupe.tracking import delivery, records
+from loupe.tracking.buffer import Journal
+
+FIRST = pd.DataFrame({"method": ["model", "nearest"], "mae": [0.1, 0.2]})
+SECOND = pd.DataFrame({"method": ["model", "nearest", "ridge"], "mae": [0.3, 0.2, float("nan")]})
+
+
+@pytest.fixture
+def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield str(mlflow.MlflowClient().create_run("0").info.run_id)
+    mlflow.set_tracking_uri(before)
+
+
+def table_of(run_id: str, name: str) -> pd.DataFrame:
+    return mlflow.load_table(name, run_ids=[run_id])
+
+
+def test_a_table_that_is_logged_again_replaces_the_one_of_its_name_only(run_id: str) -> None:
+    with records.at(run_id):
+        for name, table in (("a.json", FIRST), ("more/b.json", FIRST), ("a.json", FIRST), ("more/b.json", SECOND)):
+            records.log_table(table, name)
+    pd.testing.assert_frame_equal(table_of(run_id, "a.json"), FIRST)
+    pd.testing.assert_frame_equal(table_of(run_id, "more/b.json"), SECOND)
+    listed = json.loads(mlflow.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert listed == [{"path": "a.json", "type": "table"}, {"path": "more/b.json", "type": "table"}]
+
+
+def test_a_buffered_table_that_is_sent_again_has_its_rows_once(run_id: str, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "buffer" / run_id)
+    journal.run = {"run_id": run_id}
+    FIRST.to_json(tmp_path / "test.json", orient="split", index=False)
+    journal.append("table", {"name": "test.json"}, tmp_path / "test.json")
+    for _ in range(2):
+        journal.note_told(0)  # the process died after the server had taken the table
+        delivery.send(journal)
+    pd.testing.assert_frame_equal(table_of(run_id, "test.json"), FIRST)
