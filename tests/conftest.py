@@ -43,10 +43,10 @@ CROPS = {
 }
 
 
-def encoded(picture, suffix, **options):
-    """The bytes of a picture as a file of this suffix."""
+def encoded(image, suffix, **options):
+    """The bytes of a image as a file of this suffix."""
     stream = io.BytesIO()
-    picture.save(stream, Image.registered_extensions()[suffix], **options)
+    image.save(stream, Image.registered_extensions()[suffix], **options)
     return stream.getvalue()
 
 

@@ -32,7 +32,7 @@ network = "perceptron"
 hidden = "16,8"
 seconds = {seconds}
 batch_size = 16
-eval_pictures = 4
+eval_images = 4
 
 [search]
 activation = ["tanh", "relu"]

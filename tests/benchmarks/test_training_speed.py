@@ -23,7 +23,7 @@ from loupe.training import loop
 from loupe.upscalers.geometry import Geometry
 
 STRICT = os.environ.get("LOUPE_STRICT_TIMINGS") == "1"
-INPUT_SIDE, LABEL_SIDE, PICTURES = 100, 150, 256
+INPUT_SIDE, LABEL_SIDE, IMAGES = 100, 150, 256
 INPUT_SHARE = 0.05  # of a step that cutting its batch may take
 MATRIX = 2048
 PASSES = 3  # forward, back to the weights, back to the inputs
@@ -59,10 +59,10 @@ def operations_a_second():
 def pairs():
     rng = np.random.default_rng(0)
     inputs, labels = (
-        list(rng.integers(0, 256, (PICTURES, side, side), dtype="uint8")) for side in (INPUT_SIDE, LABEL_SIDE)
+        list(rng.integers(0, 256, (IMAGES, side, side), dtype="uint8")) for side in (INPUT_SIDE, LABEL_SIDE)
     )
     scale = settings_of("train", {}).scale
-    return Pairs([{"path": str(number)} for number in range(PICTURES)], inputs, labels, scale)
+    return Pairs([{"path": str(number)} for number in range(IMAGES)], inputs, labels, scale)
 
 
 def operations(model, side, count):

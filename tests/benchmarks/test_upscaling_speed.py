@@ -1,4 +1,4 @@
-"""Enlarging against the arithmetic floor of this machine, and against a peer.
+"""Upscaling against the arithmetic floor of this machine, and against a peer.
 
     pytest tests/benchmarks/test_upscaling_speed.py -s
 
@@ -44,7 +44,7 @@ def picture():
     return image.resize(SMALL, Image.Resampling.LANCZOS)
 
 
-def test_a_picture_in_a_warm_process(picture):
+def test_a_image_in_a_warm_process(picture):
     matrix = np.random.default_rng(0).standard_normal((2048, 2048), "float32")
     rate = 2 * 2048**3 / median_of(lambda: matrix @ matrix, 20)
     model = onnx.load(bundled.file("small", Fraction(3, 2)))

@@ -175,7 +175,7 @@ def test_help_without_a_step_ends_well() -> None:
         (["upscale", "--resume", "--overwrite"], "resume: goes without overwrite"),
         (["upscale", "--model", "nothing.onnx"], "model: .*'nothing.onnx'"),
         (["upscale", "--compare", "page.txt"], "compare: .*'page.txt'"),
-        (["upscale", "--out", "picture.xyz"], "out: .*'picture.xyz'"),
+        (["upscale", "--out", "image.xyz"], "out: .*'image.xyz'"),
         (["evaluate", "--smoke", "perhaps"], "smoke: .*'perhaps'"),
     ],
     ids=" ".join,

@@ -39,7 +39,7 @@ hidden = "24,16"
 batch_size = 16
 steps = 200
 eval_every = 100
-eval_pictures = 2
+eval_images = 2
 [search]
 activation = ["tanh", "relu"]
 """

@@ -145,7 +145,7 @@ def test_limit_takes_all_labels_of_the_photos_with_the_smallest_hashes(prepared)
 def test_a_limited_training_split_is_a_part_of_the_whole_one_and_of_that_of_a_higher_limit(prepared):
     dataset = Dataset(prepared)
     whole = dataset.pairs("train", Fraction(2))
-    pictures = {(row["path"], row["x"], row["y"]): whole[index] for index, row in enumerate(whole.rows)}
+    images = {(row["path"], row["x"], row["y"]): whole[index] for index, row in enumerate(whole.rows)}
     photos = len({row["sha256"] for row in whole.rows})
     assert photos > 2
     before = set()
@@ -153,11 +153,11 @@ def test_a_limited_training_split_is_a_part_of_the_whole_one_and_of_that_of_a_hi
         part = dataset.pairs("train", Fraction(2), limit)
         assert len({row["sha256"] for row in part.rows}) == min(limit, photos)
         names = [(row["path"], row["x"], row["y"]) for row in part.rows]
-        assert before <= set(names) <= pictures.keys()
+        assert before <= set(names) <= images.keys()
         for index, name in enumerate(names):
-            assert all(map(np.array_equal, part[index], pictures[name]))
+            assert all(map(np.array_equal, part[index], images[name]))
         before = set(names)
-    assert before == pictures.keys()
+    assert before == images.keys()
 
 
 def test_batches_are_all_pairs_in_order_as_floats(prepared):

@@ -16,8 +16,8 @@ from loupe.imaging.decoder import as_bytes
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 
 
-def pairs_of(*pictures, scale=Fraction(3, 2)):
-    inputs, labels = zip(*pictures, strict=True)
+def pairs_of(*images, scale=Fraction(3, 2)):
+    inputs, labels = zip(*images, strict=True)
     return Pairs([{}] * len(inputs), list(inputs), list(labels), scale)
 
 
@@ -26,14 +26,14 @@ def photos(scale, count=3, side=24):
     rng = np.random.default_rng(1)
     large = int(side * scale)
     sizes = [side, large] * count
-    pictures = [rng.integers(0, 256, (size, size), dtype="uint8") for size in sizes]
-    return pairs_of(*zip(pictures[::2], pictures[1::2], strict=True), scale=scale)
+    images = [rng.integers(0, 256, (size, size), dtype="uint8") for size in sizes]
+    return pairs_of(*zip(images[::2], images[1::2], strict=True), scale=scale)
 
 
 def rulers(scale, side=24, across=False):
     """A pair whose pixels say how far down (or across) they lie, in pixels of the input and of the label."""
-    pictures = [np.repeat(np.arange(size, dtype="uint8")[:, None], size, 1) for size in (side, int(side * scale))]
-    return pairs_of([picture.T if across else picture for picture in pictures], scale=scale)
+    images = [np.repeat(np.arange(size, dtype="uint8")[:, None], size, 1) for size in (side, int(side * scale))]
+    return pairs_of([image.T if across else image for image in images], scale=scale)
 
 
 def same(batch, other):
@@ -89,15 +89,15 @@ def test_any_takes_every_offset_and_the_label_from_the_place_rounded_down():
     assert starts == {start: start * 3 // 2 for start in range(17)}
 
 
-def eight_ways(picture):
+def eight_ways(image):
     """All flips and turns of a square, written down once more."""
-    return [np.rot90(way, quarter) for way in (picture, np.fliplr(picture)) for quarter in range(4)]
+    return [np.rot90(way, quarter) for way in (image, np.fliplr(image)) for quarter in range(4)]
 
 
 def test_the_eight_turns_are_all_different_flips_and_turns():
-    picture = np.arange(9).reshape(3, 3)
-    found = {turned(picture, turn).tobytes() for turn in range(8)}
-    assert found == {np.ascontiguousarray(way).tobytes() for way in eight_ways(picture)}
+    image = np.arange(9).reshape(3, 3)
+    found = {turned(image, turn).tobytes() for turn in range(8)}
+    assert found == {np.ascontiguousarray(way).tobytes() for way in eight_ways(image)}
     assert len(found) == 8
 
 
@@ -176,7 +176,7 @@ def test_patches_from_memory_and_from_the_maps_are_the_same(scale, crops, augmen
 
 
 @pytest.mark.parametrize(("over", "held"), [(0, True), (1, False)])
-def test_pictures_are_held_up_to_a_limit_only(over, held, monkeypatch):
+def test_images_are_held_up_to_a_limit_only(over, held, monkeypatch):
     pairs = photos(Fraction(3, 2), count=4)
     taken = []
     pairs.stacked, stacked = lambda: taken.append(1) or stacked(), pairs.stacked
@@ -185,9 +185,9 @@ def test_pictures_are_held_up_to_a_limit_only(over, held, monkeypatch):
     assert bool(taken) == held
 
 
-def test_a_batch_changes_no_picture_that_is_held():
+def test_a_batch_changes_no_image_that_is_held():
     pairs = photos(Fraction(3, 2), count=2, side=8)
-    patches = Patches(pairs, 8, "aligned", True, seed=0)  # whole pictures, turned
+    patches = Patches(pairs, 8, "aligned", True, seed=0)  # whole images, turned
     before = patches.batch(0, 50)
     patches.batch(1, 50)
     assert same(patches.batch(0, 50), before)
@@ -197,9 +197,9 @@ def test_a_batch_changes_no_picture_that_is_held():
 @settings(max_examples=30)
 @given(data=st.data(), side=st.integers(1, 12), height=st.integers(12, 20))
 def test_cut_takes_squares_where_they_are_asked_for(data, side, height):
-    pictures = np.random.default_rng(0).integers(0, 256, (3, height, height + 1), dtype="uint8")
+    images = np.random.default_rng(0).integers(0, 256, (3, height, height + 1), dtype="uint8")
     place = st.tuples(st.integers(0, 2), st.integers(0, height - side), st.integers(0, height + 1 - side))
     places = data.draw(st.lists(place, min_size=1, max_size=5))
     chosen, corners = np.array([at[0] for at in places]), np.array([at[1:] for at in places])
-    expected = [pictures[number, y : y + side, x : x + side] for number, y, x in places]
-    np.testing.assert_array_equal(cut(pictures, chosen, corners, side), expected)
+    expected = [images[number, y : y + side, x : x + side] for number, y, x in places]
+    np.testing.assert_array_equal(cut(images, chosen, corners, side), expected)

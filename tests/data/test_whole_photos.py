@@ -13,7 +13,7 @@ from loupe.data.whole_photos import WholePhotos, border, shrunk
 from loupe.errors import UsageError
 from loupe.evaluation import scoring
 from loupe.imaging.decoder import luminance_of
-from loupe.upscalers.baselines import Baseline
+from loupe.upscalers.baselines import FilterUpscaler
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 
@@ -75,7 +75,7 @@ def test_shrinking_is_cubic_convolution_widened_and_mirrored(scale):
 @pytest.mark.parametrize("scale", SCALES, ids=str)
 def test_bicubic_scores_what_is_computed_by_hand(photos, scale):
     pairs = WholePhotos(photos, scale)
-    table = scoring.score({"bicubic": Baseline("bicubic", scale)}, pairs, border=border(scale))
+    table = scoring.score({"bicubic": FilterUpscaler("bicubic", scale)}, pairs, border=border(scale))
     assert list(table["path"]) == ["a.png", "b.png"]
     for path, found in zip(table["path"], table["psnr"], strict=True):
         photo = next(photo for photo in photos if photo.path == path)

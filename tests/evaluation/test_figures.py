@@ -1,4 +1,4 @@
-"""The story's pictures: which crops are shown, and by whom."""
+"""The story's images: which crops are shown, and by whom."""
 
 from fractions import Fraction
 
@@ -7,7 +7,7 @@ import pytest
 
 from loupe.data.dataset import Pairs
 from loupe.evaluation import figures
-from loupe.upscalers.baselines import Baseline
+from loupe.upscalers.baselines import FilterUpscaler
 
 SIDE = 30  # of a label; an input has 20
 
@@ -24,7 +24,7 @@ def pairs() -> Pairs:
 
 def test_the_story_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pairs) -> None:
     scale = pairs.scale
-    methods = {"plain": Baseline("nearest", scale), "final": Baseline("bicubic", scale)}
+    methods = {"plain": FilterUpscaler("nearest", scale), "final": FilterUpscaler("bicubic", scale)}
     figure = figures.story(methods, pairs)
     titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
     assert titles == ["input", "plain", "final", "label"] * figures.STORIES

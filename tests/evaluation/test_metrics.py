@@ -8,7 +8,7 @@ from loupe.evaluation import metrics
 
 
 @pytest.fixture
-def pictures() -> tuple[np.ndarray, np.ndarray]:
+def images() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     labels = rng.uniform(-1, 1, (3, 16, 20, 1)).astype("float32")
     return np.clip(labels + rng.normal(0, 0.2, labels.shape), -1, 1).astype("float32"), labels
@@ -16,47 +16,45 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
 
 def test_scores_are_those_of_a_hand_computation() -> None:
     label = np.array([[0.0, 0.5], [-1.0, 1.0]]).reshape(1, 2, 2, 1)
-    picture = np.array([[0.1, 0.5], [-0.8, 0.6]]).reshape(1, 2, 2, 1)  # off by 0.1, 0, 0.2, 0.4
-    assert metrics.mae(picture, label) == pytest.approx([0.7 / 4])
-    assert metrics.mse(picture, label) == pytest.approx([0.21 / 4])
-    assert metrics.psnr(picture, label) == pytest.approx([10 * np.log10(4 / (0.21 / 4))])
+    image = np.array([[0.1, 0.5], [-0.8, 0.6]]).reshape(1, 2, 2, 1)  # off by 0.1, 0, 0.2, 0.4
+    assert metrics.mae(image, label) == pytest.approx([0.7 / 4])
+    assert metrics.mse(image, label) == pytest.approx([0.21 / 4])
+    assert metrics.psnr(image, label) == pytest.approx([10 * np.log10(4 / (0.21 / 4))])
 
 
-def test_scores_are_those_of_scikit_image(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    found = metrics.scores(*pictures)
-    for number, (picture, label) in enumerate(
-        zip(*(part[..., 0].astype("float64") for part in pictures), strict=True)
-    ):
-        assert found["mse"][number] == pytest.approx(mean_squared_error(label, picture))
-        assert found["psnr"][number] == pytest.approx(peak_signal_noise_ratio(label, picture, data_range=2))
+def test_scores_are_those_of_scikit_image(images: tuple[np.ndarray, np.ndarray]) -> None:
+    found = metrics.scores(*images)
+    for number, (image, label) in enumerate(zip(*(part[..., 0].astype("float64") for part in images), strict=True)):
+        assert found["mse"][number] == pytest.approx(mean_squared_error(label, image))
+        assert found["psnr"][number] == pytest.approx(peak_signal_noise_ratio(label, image, data_range=2))
         expected = structural_similarity(
-            label, picture, data_range=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            label, image, data_range=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
         assert found["ssim"][number] == pytest.approx(expected, abs=1e-5)
-        assert found["mae"][number] == pytest.approx(np.abs(label - picture).mean())
+        assert found["mae"][number] == pytest.approx(np.abs(label - image).mean())
 
 
-def test_there_is_one_value_an_image_for_every_score(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    found = metrics.scores(*pictures)
+def test_there_is_one_value_an_image_for_every_score(images: tuple[np.ndarray, np.ndarray]) -> None:
+    found = metrics.scores(*images)
     assert tuple(found) == metrics.SCORES
-    alone = [metrics.scores(*(part[number : number + 1] for part in pictures)) for number in range(3)]
+    alone = [metrics.scores(*(part[number : number + 1] for part in images)) for number in range(3)]
     for name, values in found.items():
         assert values.shape == (3,)
         assert len(set(values)) == 3
         np.testing.assert_allclose(values, [one[name][0] for one in alone])
 
 
-def test_scores_are_of_the_clipped_picture(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    picture, label = pictures
-    beyond = np.where(picture > 0.9, 7.0, np.where(picture < -0.9, -5.0, picture))
+def test_scores_are_of_the_clipped_image(images: tuple[np.ndarray, np.ndarray]) -> None:
+    image, label = images
+    beyond = np.where(image > 0.9, 7.0, np.where(image < -0.9, -5.0, image))
     assert np.abs(beyond).max() > 1
     clipped = metrics.scores(np.clip(beyond, -1, 1), label)
     for name, values in metrics.scores(beyond, label).items():
         np.testing.assert_array_equal(values, clipped[name])
 
 
-def test_a_picture_that_equals_its_label_scores_best_and_finite(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    found = metrics.scores(pictures[1], pictures[1])
+def test_a_image_that_equals_its_label_scores_best_and_finite(images: tuple[np.ndarray, np.ndarray]) -> None:
+    found = metrics.scores(images[1], images[1])
     np.testing.assert_array_equal(found["mae"], 0)
     np.testing.assert_array_equal(found["mse"], 0)
     np.testing.assert_allclose(found["psnr"], 10 * np.log10(4 / 1e-9))
@@ -69,17 +67,17 @@ def test_white_against_black_has_psnr_zero() -> None:
 
 
 @pytest.mark.parametrize(("side", "known"), [(10, False), (11, True)])
-def test_ssim_of_a_picture_below_its_window_is_unknown(side: int, known: bool) -> None:
+def test_ssim_of_a_image_below_its_window_is_unknown(side: int, known: bool) -> None:
     rng = np.random.default_rng(1)
-    picture, label = rng.uniform(-1, 1, (2, 2, side, 30, 1)).astype("float32")
-    assert (np.isfinite(metrics.ssim(picture, label)) == known).all()
-    assert metrics.ssim(picture, label).shape == (2,)
+    image, label = rng.uniform(-1, 1, (2, 2, side, 30, 1)).astype("float32")
+    assert (np.isfinite(metrics.ssim(image, label)) == known).all()
+    assert metrics.ssim(image, label).shape == (2,)
 
 
-def test_dark_pixels_are_lost_where_the_picture_has_them_at_or_above_0() -> None:
+def test_dark_pixels_are_lost_where_the_image_has_them_at_or_above_0() -> None:
     label = np.array([[-0.5, -0.1, 0.0], [0.3, -1.0, -0.2]]).reshape(1, 2, 3, 1)
-    picture = np.array([[0.0, -0.1, -1.0], [-1.0, 0.4, -0.001]]).reshape(1, 2, 3, 1)
-    assert metrics.dark_lost(picture, label) == pytest.approx([2 / 4])  # 0.0 and 0.4; labels from 0 on do not count
+    image = np.array([[0.0, -0.1, -1.0], [-1.0, 0.4, -0.001]]).reshape(1, 2, 3, 1)
+    assert metrics.dark_lost(image, label) == pytest.approx([2 / 4])  # 0.0 and 0.4; labels from 0 on do not count
     assert metrics.dark_lost(label, label) == pytest.approx([0])
 
 
@@ -91,12 +89,12 @@ def test_a_label_without_dark_pixels_tells_nothing_of_them() -> None:
 
 
 def test_gradient_energy_is_that_of_a_hand_computation() -> None:
-    picture = np.array([[0.0, 0.5], [-0.5, 1.0]]).reshape(1, 2, 2, 1)
-    assert metrics.gradient_energy(picture) == pytest.approx([0.5**2 + 0.5**2 + 0.5**2 + 1.5**2])
+    image = np.array([[0.0, 0.5], [-0.5, 1.0]]).reshape(1, 2, 2, 1)
+    assert metrics.gradient_energy(image) == pytest.approx([0.5**2 + 0.5**2 + 0.5**2 + 1.5**2])
 
 
-def test_gradient_energy_knows_contrast_and_not_brightness(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    label = pictures[1]
+def test_gradient_energy_knows_contrast_and_not_brightness(images: tuple[np.ndarray, np.ndarray]) -> None:
+    label = images[1]
     np.testing.assert_allclose(
         metrics.gradient_energy(label / 2 + 0.25), metrics.gradient_energy(label) / 4, rtol=1e-5
     )
@@ -104,8 +102,8 @@ def test_gradient_energy_knows_contrast_and_not_brightness(pictures: tuple[np.nd
     np.testing.assert_allclose(metrics.gradient_energy(label.swapaxes(1, 2)), metrics.gradient_energy(label))
 
 
-def test_gradient_energy_falls_by_blur(pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    label = pictures[1]
+def test_gradient_energy_falls_by_blur(images: tuple[np.ndarray, np.ndarray]) -> None:
+    label = images[1]
     blurred = (label[:, 1:, 1:] + label[:, :-1, 1:] + label[:, 1:, :-1] + label[:, :-1, :-1]) / 4
     assert (metrics.gradient_energy(blurred) < 0.5 * metrics.gradient_energy(label[:, 1:, 1:])).all()
 
@@ -114,21 +112,21 @@ def test_gradient_energy_falls_by_blur(pictures: tuple[np.ndarray, np.ndarray]) 
 def test_errors_at_the_borders_of_blocks_are_told_from_those_inside(block: int) -> None:
     height, width = 2 * block, 3 * block
     label = np.zeros((2, height, width, 1))
-    picture = np.full_like(label, 0.1)
-    picture[1] = 0.0
+    image = np.full_like(label, 0.1)
+    image[1] = 0.0
     for start in range(0, width, block):  # each block drawn by hand
         for top in range(0, height, block):
             for y, x in ((top, start), (top + block - 1, start)):
-                picture[:, y, x : x + block] = 0.5
+                image[:, y, x : x + block] = 0.5
             for y, x in ((top, start), (top, start + block - 1)):
-                picture[:, y : y + block, x] = 0.5
-    border, inside = metrics.seam_errors(picture, label, block)
+                image[:, y : y + block, x] = 0.5
+    border, inside = metrics.seam_errors(image, label, block)
     assert border == pytest.approx([0.5, 0.5])
     assert inside == pytest.approx([0.1, 0.0])
 
 
 @pytest.mark.parametrize("block", [1, 2])
-def test_a_block_below_3_has_no_inside(block: int, pictures: tuple[np.ndarray, np.ndarray]) -> None:
-    border, inside = metrics.seam_errors(*pictures, block)
-    np.testing.assert_allclose(border, metrics.mae(*pictures))
+def test_a_block_below_3_has_no_inside(block: int, images: tuple[np.ndarray, np.ndarray]) -> None:
+    border, inside = metrics.seam_errors(*images, block)
+    np.testing.assert_allclose(border, metrics.mae(*images))
     assert np.isnan(inside).all()

@@ -32,7 +32,7 @@ def scored(maes: dict[str, list[float]], photos: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).sample(frac=1, random_state=0)
 
 
-def test_a_method_is_compared_with_the_baselines_picture_by_picture():
+def test_a_method_is_compared_with_the_baselines_image_by_image():
     table = scored({"model": [0.1, 0.2, 0.5], "nearest": [0.2, 0.3, 0.4]}, ["a", "a", "b"])
     over = scoring.summarise(table)["model"]["over"]
     assert over.keys() == {"nearest"}

@@ -75,12 +75,12 @@ def photos(folder: Path, count: int = 24) -> None:
     names = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")
     whole = [Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB") for name in names]
     for number in range(count):
-        picture = whole[number % len(whole)]
+        image = whole[number % len(whole)]
         side = int(rng.integers(60, 200))
-        x, y = (int(rng.integers(edge - side)) for edge in picture.size)
+        x, y = (int(rng.integers(edge - side)) for edge in image.size)
         file = folder / "photos" / f"{number % 3}" / f"{number:03d}{'.png' if number % 2 else '.jpg'}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture.crop((x, y, x + side, y + side)).save(file)
+        image.crop((x, y, x + side, y + side)).save(file)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking server")]
 EVERY = 100
 TRAINING = (
     *("train", "--dataset", "set", "--network", "perceptron", "--hidden", "24,16", "--threads", "1"),
-    *("--batch_size", "64", "--eval_every", str(EVERY), "--eval_pictures", "1"),
+    *("--batch_size", "64", "--eval_every", str(EVERY), "--eval_images", "1"),
 )
 
 
@@ -69,7 +69,7 @@ def wait_for_steps(url, process, step):
 
 
 def has_all(url, run_id, steps):
-    """The run has each point of its curves once, its model, pictures and table, and no checkpoint any more."""
+    """The run has each point of its curves once, its model, images and table, and no checkpoint any more."""
     run, client = client_of(url).get_run(run_id), client_of(url)
     for metric in ("val/mae", "loss", "learning_rate"):
         assert steps_of(url, run_id, metric) == list(range(0, steps + 1, EVERY)), metric

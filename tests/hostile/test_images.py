@@ -54,7 +54,7 @@ BOMBS = {
     "huge.tif": (tiff((60_000, 60_000)), 3_600_000_000),
     "half.webp": (webp(16_383, 11_000), 180_213_000),
 }
-# what only `upscale` looks at: the other steps take the first picture of a file
+# what only `upscale` looks at: the other steps take the first image of a file
 OF_FRAMES = {
     "frames.png": (png(4000, 4000, chunk(b"acTL", struct.pack(">II", 10**9, 0))), 4000 * 4000 * (10**9 + 1)),
     "pages.tif": (tiff((8, 8), (13_400, 13_400)), 179_560_000),
@@ -106,7 +106,7 @@ def test_upscale_goes_on_with_the_others(work, photo):
     done = loupe("upscale", "photos", "--out", "large", "--model", "tiny", "--quiet", cwd=work, status=1)
     lines = done.stderr.splitlines()
     assert {line.partition(": ")[0] for line in lines[:-1]} == {f"photos/{name}" for name in BOMBS}
-    assert lines[-1] == f"loupe upscale: error: {len(BOMBS)} of {len(BOMBS) + 1} photos could not be enlarged"
+    assert lines[-1] == f"loupe upscale: error: {len(BOMBS)} of {len(BOMBS) + 1} photos could not be upscaled"
     assert [file.name for file in (work / "large").iterdir()] == ["good.png"]
 
 

@@ -82,11 +82,11 @@ ONNX = {
     "weights above": (adding("../outside/secret.txt"), "is no ONNX network: .*[Ee]xternal data path"),
     "weights behind a link": (adding("link"), "is no ONNX network: .*[Ee]xternal data path"),
     "another input": ({"inputs": [(7, [1, None, None, 1])]}, "Type Error"),
-    "two inputs, one of another kind": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "takes no grey pictures: "),
-    "colour": ({"inputs": [(1, [1, None, None, 3])]}, "takes no grey pictures: "),
+    "two inputs, one of another kind": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "takes no grey images: "),
+    "colour": ({"inputs": [(1, [1, None, None, 3])]}, "takes no grey images: "),
     "no input": (filling(1, 2) | {"inputs": []}, "gives float32"),
     "a result of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "gives float32"),
-    "a result that fills any memory": (filling(10**6, 10**6, 10**6), "takes no grey pictures: "),
+    "a result that fills any memory": (filling(10**6, 10**6, 10**6), "takes no grey images: "),
     "an unknown operation": (
         {"nodes": [helper.make_node("Evil", ["x0"], ["y"], domain="evil")]},
         "is no ONNX network",
@@ -128,10 +128,10 @@ def test_a_network_of_that_kind_is_taken(work, photo):
 def network(*layers, name=NAME, shape=(None, None, 1)):
     import keras
 
-    picture = large = keras.Input(shape)
+    image = large = keras.Input(shape)
     for layer in (*layers, keras.layers.UpSampling2D()) if len(shape) == 3 else layers:
         large = layer(large)
-    return keras.Model(picture, large, name=name)
+    return keras.Model(image, large, name=name)
 
 
 def lambda_of(canary):
@@ -139,7 +139,7 @@ def lambda_of(canary):
     import keras
 
     place = str(canary)
-    return keras.layers.Lambda(lambda picture: (__import__("os").makedirs(place, exist_ok=True), picture)[1])
+    return keras.layers.Lambda(lambda image: (__import__("os").makedirs(place, exist_ok=True), image)[1])
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ KERAS = {
     "lambda.keras": "[Ll]ambda",
     "lambda.h5": "must be a .keras or .onnx file",
     "h5.keras": "not a zip file",
-    "vector.keras": r"it does not take pictures, \(n, h, w, 1\)",
+    "vector.keras": r"it does not take images, \(n, h, w, 1\)",
     "pickle.keras": "not a zip file",
     "empty.keras": "not a zip file",
     "outside.keras": r"holds '\.\./\.\./canary', which is no part of a network",
@@ -247,12 +247,12 @@ def kept(tmp_path_factory, keras_files, canary, photo):
     experiment = mlflow.get_experiment_by_name("loupe").experiment_id
     given = {"pip_requirements": ["keras"], "name": "model"}
     schema = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
-    pictures = mlflow.models.ModelSignature(schema, schema)
+    images = mlflow.models.ModelSignature(schema, schema)
     good, harmful = network(), network(lambda_of(canary))
     log = {
         "lambda": lambda: mlflow.keras.log_model(harmful, **given),
         "pickles": lambda: mlflow.tensorflow.log_model(good, custom_objects={"x": Payload(canary)}, **given),
-        "graph": lambda: mlflow.keras.log_model(good, save_exported_model=True, signature=pictures, **given),
+        "graph": lambda: mlflow.keras.log_model(good, save_exported_model=True, signature=images, **given),
         "pyfunc": lambda: mlflow.pyfunc.log_model(python_model=Predictor(canary), **given),
     }
     runs = {}

@@ -90,7 +90,7 @@ def test_a_dry_run_tells_a_line_a_photo(work, folder):
     assert r"\u202egnp.png" in shown
 
 
-def test_a_photo_of_such_a_name_that_cannot_be_enlarged_is_told_in_a_line(work, folder):
+def test_a_photo_of_such_a_name_that_cannot_be_upscaled_is_told_in_a_line(work, folder):
     for name in NAMES:
         (folder / name).write_bytes(b"no photo")
     shown = printed("upscale", "photos", "--out", "large", "--model", "tiny", cwd=work, status=1)
@@ -114,7 +114,7 @@ def test_preprocess_lists_them_as_they_are_and_names_its_folder_plainly(work, fo
 @pytest.mark.slow
 def test_evaluate_takes_a_folder_of_them(work, folder):
     shown = printed("evaluate", "--photos", "photos", "--label_size", "30", "--model", "bicubic", cwd=work)
-    assert f"on photos, {len(NAMES)} pictures" in shown
+    assert f"on photos, {len(NAMES)} images" in shown
 
 
 def test_what_is_escaped_is_what_nobody_sees():

@@ -31,7 +31,7 @@ def seeds() -> list[bytes]:
     soft = np.stack([x * 7, y * 9, x + y], axis=-1).astype("uint8")
     photo = Image.fromarray(soft + rng.integers(0, 20, soft.shape).astype("uint8"))
     tags = Image.Exif()
-    tags[0x0112], tags[0x010E] = 6, "A picture"
+    tags[0x0112], tags[0x010E] = 6, "A image"
     tags.get_ifd(0x8769)[0xA002] = 32
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt("XML:com.adobe.xmp", "<x tiff:Orientation='6'/>")

@@ -60,7 +60,7 @@ def test_black_and_white_becomes_0_and_255(photo, encode):
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".tif", 0), (".jpg", 3)])
-def test_cmyk_becomes_the_same_picture_in_rgb(photo, encode, suffix, tolerance):
+def test_cmyk_becomes_the_same_image_in_rgb(photo, encode, suffix, tolerance):
     opened = open_photo(encode(photo.convert("CMYK"), suffix, quality=95))
     assert opened.mode == "RGB"
     assert np.abs(np.asarray(opened, int) - np.asarray(photo, int)).mean() <= tolerance
@@ -86,7 +86,7 @@ def test_an_animation_gives_its_first_frame(photo, encode):
     assert np.array_equal(luminance_of(opened, "rec601"), photo.convert("L"))
 
 
-STORED = {  # EXIF orientation -> how the upright picture lies in the file
+STORED = {  # EXIF orientation -> how the upright image lies in the file
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -100,7 +100,7 @@ STORED = {  # EXIF orientation -> how the upright picture lies in the file
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "I;16"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_exif_orientation_gives_the_same_upright_picture(photo, encode, orientation, mode):
+def test_every_exif_orientation_gives_the_same_upright_image(photo, encode, orientation, mode):
     upright = photo.convert("L" if mode in ("I;16", "P") else mode)
     pixels = np.asarray(upright).astype("uint16") * 257 if mode == "I;16" else np.asarray(upright)
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](pixels)))
@@ -228,7 +228,7 @@ def test_floats_beyond_black_and_white_are_clipped():
     assert as_bytes(np.array([-3.0, -1.001, 0.9999, 1.2], "float32")).tolist() == [0, 0, 255, 255]
 
 
-def test_a_lower_jpeg_quality_gives_a_worse_picture(photo):
+def test_a_lower_jpeg_quality_gives_a_worse_image(photo):
     grey = np.asarray(photo.convert("L"))
     losses = [np.abs(through_jpeg(grey, quality).astype(int) - grey).mean() for quality in (95, 75, 20, 1)]
     assert losses == sorted(losses)

@@ -147,7 +147,7 @@ def test_sixteen_bits_become_eight_where_the_format_has_no_more(photo, tmp_path)
 
 def exif(orientation: int = 1) -> Image.Exif:
     tags = Image.Exif()
-    tags[0x010E], tags[0x8298], tags[0x0112] = "A picture", "Somebody", orientation
+    tags[0x010E], tags[0x8298], tags[0x0112] = "A image", "Somebody", orientation
     inner = tags.get_ifd(0x8769)
     inner[0x9003], inner[0xA002], inner[0xA003], inner[0x927C] = "2026:01:02 03:04:05", 45, 31, b"a maker's note"
     place = tags.get_ifd(0x8825)
@@ -175,7 +175,7 @@ def test_metadata_stay_and_tell_the_new_size(photo, tmp_path, monkeypatch, suffi
         options["pnginfo"] = chunks
     if suffix == "tif":
         tags = TiffImagePlugin.ImageFileDirectory_v2()
-        tags[0x010E], tags[0x8298], tags[700] = "A picture", "Somebody", XMP
+        tags[0x010E], tags[0x8298], tags[700] = "A image", "Somebody", XMP
         tags.tagtype[700] = 1
         tags[0x8769] = dict(exif().get_ifd(0x8769))
         tags[0x8825] = dict(exif().get_ifd(0x8825))
@@ -184,7 +184,7 @@ def test_metadata_stay_and_tell_the_new_size(photo, tmp_path, monkeypatch, suffi
     result = upscaled(file, out)
     assert result.info["icc_profile"] == SRGB
     tags = result.getexif()
-    assert tags[0x010E] == "A picture"
+    assert tags[0x010E] == "A image"
     assert tags[0x8298] == "Somebody"
     inner = tags.get_ifd(0x8769)
     assert inner[0x9003] == "2026:01:02 03:04:05"
@@ -260,7 +260,7 @@ def test_a_transparent_animation_stays_transparent(tmp_path):
         assert pixels[14:26, : 2 * at - 4, 3].max(initial=0) == 0
 
 
-def test_every_page_of_a_tiff_is_enlarged_with_its_own_size_and_mode(photo, tmp_path):
+def test_every_page_of_a_tiff_is_upscaled_with_its_own_size_and_mode(photo, tmp_path):
     several = [photo.convert("L"), photo.convert("RGB").resize((20, 30)), of_mode(photo, "I;16")]
     several[0].save(tmp_path / "small.tif", save_all=True, append_images=several[1:])
     large = upscaled(tmp_path / "small.tif", tmp_path / "large.tif")
@@ -573,8 +573,8 @@ def test_what_is_too_long_for_a_jpeg_is_left_out_and_told(photo, tmp_path, monke
 
 
 def outcome_of(job: Job) -> processing.Outcome:
-    """Of enlarging a photo by 3:2."""
-    make = upscaling.enlarging(Fraction(3, 2), None, NETWORKS)
+    """Of upscaling a photo by 3:2."""
+    make = upscaling.page_upscaler(Fraction(3, 2), None, NETWORKS)
     order = processing.Order(lambda size: upscaling.size_of(size, Fraction(3, 2), None, NETWORKS), make)
     (outcome,) = processing.results([job], order, lambda share: None)
     return outcome

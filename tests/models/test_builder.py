@@ -32,7 +32,7 @@ from loupe.training import loop
 from loupe.training.diagnostics import recomposed
 from loupe.upscalers import ridge
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.tiling import enlarge
+from loupe.upscalers.tiling import upscale
 
 Given = dict[str, Any]
 TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]
@@ -180,7 +180,7 @@ def trained(settings: Trained) -> keras.Model:
     return model
 
 
-def picture_for(geometry: Geometry) -> np.ndarray:
+def image_for(geometry: Geometry) -> np.ndarray:
     sides = (2, geometry.min_side, geometry.min_side + geometry.q, 1)
     return np.random.default_rng(0).uniform(-1, 1, sides).astype("float32")
 
@@ -191,17 +191,17 @@ def test_any_valid_settings_train_save_load_and_predict_the_same(network: str, g
     settings = settings_of("train", narrow(network) | given)
     model = trained(settings)
     geometry = Geometry.of_name(model.name)
-    picture = picture_for(geometry)
-    large = builder.KerasEnlarger(model)(picture)
+    image = image_for(geometry)
+    large = builder.KerasUpscaler(model)(image)
     file = tmp_path / "model.keras"
     model.save(file)
     loaded = keras.saving.load_model(file, compile=False)
     assert Geometry.of_name(loaded.name) == geometry
     assert (geometry.scale, geometry.luminance) == (settings.scale, "rec709")
-    assert large.shape == (2, *(int(side * settings.scale) for side in picture.shape[1:3]), 1)
+    assert large.shape == (2, *(int(side * settings.scale) for side in image.shape[1:3]), 1)
     assert np.isfinite(large).all()
     assert large.std() > 0
-    np.testing.assert_allclose(builder.KerasEnlarger(loaded)(picture), large, atol=1e-6)
+    np.testing.assert_allclose(builder.KerasUpscaler(loaded)(image), large, atol=1e-6)
 
 
 def test_models_load_where_nothing_is_known_of_this_package(tmp_path: Path) -> None:
@@ -217,10 +217,10 @@ def test_models_load_where_nothing_is_known_of_this_package(tmp_path: Path) -> N
     for network in TRAINED:
         own = {name: value for name, value in extremes.items() if name in NETWORKS[network].model_fields}
         model = built(settings_of("train", narrow(network) | own))
-        small = picture_for(Geometry.of_name(model.name))
+        small = image_for(Geometry.of_name(model.name))
         np.save(tmp_path / f"{network}-small.npy", small)
         model.save(tmp_path / f"{network}.keras")
-        expected[network] = builder.KerasEnlarger(model)(small)
+        expected[network] = builder.KerasUpscaler(model)(small)
     subprocess.run([sys.executable, "-c", code, *TRAINED], cwd=tmp_path, check=True, capture_output=True)
     for network, large in expected.items():
         np.testing.assert_allclose(np.load(tmp_path / f"{network}-large.npy"), large, atol=1e-6)
@@ -244,16 +244,16 @@ def condition(network: str, name: str) -> Given:
 
 
 def fingerprint(given: Given) -> str:
-    """All that settings can change: the graph, its weights, the optimizer, the loss, the batches, the enlarged."""
+    """All that settings can change: the graph, its weights, the optimizer, the loss, the batches, the upscaled."""
     settings = settings_of("train", given)
     model = built(settings)
     loop.compile_model(model, settings)
-    pictures = photo_pairs(settings.scale)
-    side, count = loop.pictures_of_a_step(settings, Geometry.of_name(model.name), pictures.sides[0])
-    patches = Patches(pictures, side, settings.crops, settings.augment, settings.seed)
+    images = photo_pairs(settings.scale)
+    side, count = loop.images_of_a_step(settings, Geometry.of_name(model.name), images.sides[0])
+    patches = Patches(images, side, settings.crops, settings.augment, settings.seed)
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.batch(step, count))]
-    picture = picture_for(Geometry.of_name(model.name))
-    arrays.append(enlarge(builder.KerasEnlarger(model), picture, recomposed(settings)))
+    image = image_for(Geometry.of_name(model.name))
+    arrays.append(upscale(builder.KerasUpscaler(model), image, recomposed(settings)))
     with loop.computed_in(model, settings):
         described = [model.get_config(), model.get_compile_config(), side, count]
     digest = sha256(json.dumps(described, sort_keys=True, default=str).encode())
@@ -303,9 +303,9 @@ def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Frac
     settings = settings_of("train", narrow(network, scale=scale, skip="ridge", pre_upscale="none"))
     model = built(settings)
     side = 5 * 24  # whole blocks of every default
-    picture = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 1)).astype("float32")
-    expected = ridge.RidgeEnlarger(ridge_weights(scale), scale, "rec709")(picture)
-    np.testing.assert_allclose(builder.KerasEnlarger(model)(picture), expected, atol=1e-5)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 1)).astype("float32")
+    expected = ridge.RidgeUpscaler(ridge_weights(scale), scale, "rec709")(image)
+    np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("network", TRAINED)
@@ -351,7 +351,7 @@ def test_a_block_depends_on_nothing_beyond_the_halo(network: str, given: Given) 
     reach = slice(start - halo, start + q + halo)
     other[:, reach, reach] = one[:, reach, reach]
     block = slice(start * p // q, start * p // q + p)
-    large, again = (builder.KerasEnlarger(model)(picture)[:, block, block] for picture in (one, other))
+    large, again = (builder.KerasUpscaler(model)(image)[:, block, block] for image in (one, other))
     np.testing.assert_allclose(large, again, atol=1e-5)
 
 

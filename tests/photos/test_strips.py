@@ -1,4 +1,4 @@
-"""Any way to ask for rows gives the picture that the whole gives; colours and alpha are what they should be."""
+"""Any way to ask for rows gives the image that the whole gives; colours and alpha are what they should be."""
 
 from fractions import Fraction
 from unittest.mock import patch
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from loupe.imaging import threads
 from loupe.photos import strips
 from loupe.photos.networks import bundled_networks
-from loupe.upscalers.baselines import Baseline
-from loupe.upscalers.tiling import Ensemble, enlarge, enlarge_rows
+from loupe.upscalers.baselines import FilterUpscaler
+from loupe.upscalers.tiling import SelfEnsemble, upscale, upscale_rows
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 NETWORKS = {("small", scale): bundled_networks("small") for scale in SCALES} | {
@@ -23,11 +23,11 @@ class Blocks:
     """A stand-in for a perceptron on 4x4 patches: each block is shifted by its own mean, so that seams show."""
 
     def __init__(self) -> None:
-        self.geometry = Baseline("bicubic", Fraction(3, 2)).geometry.__class__(4, 6, 4, 0, "rec601")
+        self.geometry = FilterUpscaler("bicubic", Fraction(3, 2)).geometry.__class__(4, 6, 4, 0, "rec601")
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        n, height, width, _ = pictures.shape
-        means = pictures.reshape(n, height // 4, 4, width // 4, 4).mean(axis=(2, 4))
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        n, height, width, _ = images.shape
+        means = images.reshape(n, height // 4, 4, width // 4, 4).mean(axis=(2, 4))
         ramp = np.linspace(-0.2, 0.2, 36, dtype="float32").reshape(6, 6)
         large = means[:, :, None, :, None] + ramp[None, None, :, None, :]
         return large.reshape(n, height * 6 // 4, width * 6 // 4, 1)
@@ -52,7 +52,7 @@ def test_rows_of_every_bundled_network_equal_the_whole(key, height, width, cuts,
 @settings(max_examples=20)
 @given(
     model=st.sampled_from(
-        [Blocks(), Baseline("lanczos", Fraction(2)), Ensemble(Baseline("bicubic", Fraction(3, 2)))]
+        [Blocks(), FilterUpscaler("lanczos", Fraction(2)), SelfEnsemble(FilterUpscaler("bicubic", Fraction(3, 2)))]
     ),
     height=st.integers(1, 70),
     width=st.integers(1, 40),
@@ -63,18 +63,18 @@ def test_rows_of_overlapping_blocks_and_of_filters_equal_the_whole(model, height
 
 
 def check_rows(model, height, width, cuts, tile):
-    picture = noise(height * 100 + width, height, width)
-    whole = enlarge(model, picture[None, ..., None], "gaussian")[0, ..., 0]
+    image = noise(height * 100 + width, height, width)
+    whole = upscale(model, image[None, ..., None], "gaussian")[0, ..., 0]
     asked, parts, top = [], [], 0
 
     def small(begin, end):
         asked.append(end - begin)
-        return picture[begin:end]
+        return image[begin:end]
 
     for cut in [*cuts, 10_000]:
         bottom = min(top + cut, len(whole))
         if bottom > top:
-            parts.append(enlarge_rows(model, small, height, top, bottom, tile))
+            parts.append(upscale_rows(model, small, height, top, bottom, tile))
         top = bottom
     assert np.abs(np.concatenate(parts) - whole).max() <= 1e-5
     margin = 2 * (model.geometry.halo + 2 * model.geometry.q)
@@ -103,7 +103,7 @@ def test_strips_of_pages_of_every_kind_equal_the_whole(bands, deep, height, widt
     if bands in (2, 4):
         pixels[: height // 2, :, -1] = 0
     size = int(width * factor + Fraction(1, 2)), int(height * factor + Fraction(1, 2))
-    model = Baseline("bicubic", [Fraction(3, 2), Fraction(2)][seed % 2])
+    model = FilterUpscaler("bicubic", [Fraction(3, 2), Fraction(2)][seed % 2])
     with patch.multiple(strips, cores=lambda: 1, STRIP=10**6):
         (whole,) = strips.strips(pixels, size, model)
     with patch.multiple(strips, cores=lambda: cores, STRIP=least, IN_WORK=most):
@@ -118,10 +118,10 @@ def test_strips_of_pages_of_every_kind_equal_the_whole(bands, deep, height, widt
 def test_who_stops_asking_for_strips_does_not_wait_for_the_others():
     asked = []
 
-    class Slow(Baseline):
-        def __call__(self, pictures):
-            asked.append(len(pictures))
-            return super().__call__(pictures)
+    class Slow(FilterUpscaler):
+        def __call__(self, images):
+            asked.append(len(images))
+            return super().__call__(images)
 
     pixels = np.zeros((3000, 30, 3), "uint8")
     parts = strips.strips(pixels, (45, 4500), Slow("bicubic", Fraction(3, 2)))
@@ -145,17 +145,17 @@ def test_grey_stays_grey_and_flat_stays_flat():
 
 
 def test_nothing_hidden_below_transparency_shines_through():
-    """A red disc on transparent black, and on transparent white: the same visible picture."""
+    """A red disc on transparent black, and on transparent white: the same visible image."""
     y, x = np.mgrid[:60, :60]
     inside = (y - 30) ** 2 + (x - 30) ** 2 < 400
-    pictures = []
+    images = []
     for hidden in (0, 255):
         disc = np.full((60, 60, 4), hidden, "uint8")
         disc[..., 3] = 0
         disc[inside] = (210, 30, 40, 255)
         model = bundled_networks("small")(Fraction(2))
-        pictures.append(np.concatenate(list(strips.strips(disc, (120, 120), model))).astype(int))
-    black, white = pictures
+        images.append(np.concatenate(list(strips.strips(disc, (120, 120), model))).astype(int))
+    black, white = images
     visible = black[..., 3] > 0
     assert np.abs(black - white)[visible].max() <= 1
     assert np.abs(black[visible][:, :3] - (210, 30, 40)).max() <= 2
@@ -164,9 +164,9 @@ def test_nothing_hidden_below_transparency_shines_through():
 
 
 def test_the_colours_lie_where_the_luminance_does():
-    """An edge, enlarged to an odd size by a model alone, and to a size between by Lanczos, too: no fringe."""
-    picture = np.zeros((61, 61, 3), "uint8")
-    picture[:, 30:] = (255, 255, 255)
+    """An edge, upscaled to an odd size by a model alone, and to a size between by Lanczos, too: no fringe."""
+    image = np.zeros((61, 61, 3), "uint8")
+    image[:, 30:] = (255, 255, 255)
     for size, model in (((92, 92), "lanczos"), ((75, 75), "lanczos")):
-        large = np.concatenate(list(strips.strips(picture, size, Baseline(model, Fraction(3, 2))))).astype(int)
+        large = np.concatenate(list(strips.strips(image, size, FilterUpscaler(model, Fraction(3, 2))))).astype(int)
         assert np.ptp(large, axis=2).max() <= 1

@@ -17,5 +17,5 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def report(table):
-    """The report on them, with a picture of the story."""
+    """The report on them, with a image of the story."""
     return report_of(table, FILES, story=Picture("story", b"\x89PNG", "Crops & text"))

@@ -83,7 +83,7 @@ def test_a_report_without_claims_or_test_scores_is_still_one(table):
 def test_the_box_of_the_studys_numbers_has_ours_beside_them(report):
     rows = {row[0]: row for row in report.study.rows}
     mae = float(next(row[1] for row in report.test.rows if row[0] == "the best network"))
-    assert rows["0.064, «6 %»"][3] == f"mae {mae:.5f} on whole pictures: {50 * mae:.1f} % of full scale"
+    assert rows["0.064, «6 %»"][3] == f"mae {mae:.5f} on whole images: {50 * mae:.1f} % of full scale"
     assert rows["bicubic 0.052, nearest 0.105"][3] == "bicubic 0.03600, nearest 0.05000"
     assert rows["0.064, «6 %»"][2] == "–"  # no run by the study's protocol
     assert report.theirs == ""

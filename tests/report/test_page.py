@@ -94,9 +94,9 @@ def test_each_claim_stands_on_both_pages_with_what_the_judge_said(report: Report
     assert report.summary in markdown
 
 
-def test_markdown_names_a_file_for_each_picture(report: Report) -> None:
-    named = re.findall(r"!\[[^]]+\]\(pictures/([\w-]+)\.png\)", page.markdown(report))
-    assert sorted(named) == sorted(picture.name for picture in report.pictures)
+def test_markdown_names_a_file_for_each_image(report: Report) -> None:
+    named = re.findall(r"!\[[^]]+\]\(images/([\w-]+)\.png\)", page.markdown(report))
+    assert sorted(named) == sorted(image.name for image in report.images)
     assert {"story", "leaders", "claim-6"} <= set(named)
     assert len(set(named)) == len(named)
 

@@ -19,14 +19,14 @@ README = "# Title\n<!-- report: summary -->\n<!-- report: end -->\n<!-- report: 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> Path:
-    """A folder such as docs: a table, and a picture that no table can give."""
+    """A folder such as docs: a table, and a image that no table can give."""
     folder = tmp_path_factory.mktemp("docs")
     results.write(table_of([SWEEPS / "dropout.toml"]), folder / "results.parquet")
-    for name in ("sweeps", "pictures"):
+    for name in ("sweeps", "images"):
         (folder / name).mkdir()
     for name in ("dropout", "loss", "crops"):
         shutil.copy(SWEEPS / f"{name}.toml", folder / "sweeps")
-    (folder / "pictures" / "story.png").write_bytes(b"\x89PNG story")
+    (folder / "images" / "story.png").write_bytes(b"\x89PNG story")
     return folder
 
 
@@ -42,9 +42,9 @@ def test_a_table_is_enough_for_the_pages_and_for_readme(kept, tmp_path):
     readme.write_text(README)
     markdown = from_table(kept / "results.parquet", tmp_path / "out", readme=str(readme))
     out = tmp_path / "out"
-    assert (out / "pictures" / "story.png").read_bytes() == b"\x89PNG story"
-    named = set(re.findall(r"\(pictures/([\w-]+)\.png\)", markdown))
-    assert named == {path.stem for path in (out / "pictures").iterdir()}
+    assert (out / "images" / "story.png").read_bytes() == b"\x89PNG story"
+    named = set(re.findall(r"\(images/([\w-]+)\.png\)", markdown))
+    assert named == {path.stem for path in (out / "images").iterdir()}
     assert (out / "results.parquet").read_bytes() == (kept / "results.parquet").read_bytes()
     claims = [line for line in readme.read_text().splitlines() if line.startswith("| 18 ")]
     assert len(claims) == 1

@@ -57,10 +57,10 @@ def test_seconds_grow_with_the_steps(network):
 )  # fmt: skip
 def test_seconds_grow_with_what_is_computed_in_a_step(small, large, times):
     def of_steps(given):
-        scored_once = {"eval_every": 1000, "eval_pictures": 1}
+        scored_once = {"eval_every": 1000, "eval_images": 1}
         once, twice = (seconds(given | {"steps": steps} | scored_once) for steps in (1000, 2000))
         each = 1000 * 1e-3  # what a step costs, whatever is computed
-        a_point = twice - seconds(given | {"steps": 2000, "eval_every": 2000, "eval_pictures": 1})
+        a_point = twice - seconds(given | {"steps": 2000, "eval_every": 2000, "eval_images": 1})
         return (twice - once - a_point) / 10 - each
 
     assert 0 < of_steps(small) < of_steps(large)
@@ -72,12 +72,12 @@ def test_seconds_grow_with_what_is_scored():
     few, many, often = (
         seconds({"steps": 1000} | given)
         for given in (
-            {"eval_pictures": 10, "eval_every": 1000},
-            {"eval_pictures": 10 + 42, "eval_every": 1000},
-            {"eval_pictures": 10, "eval_every": 334},
+            {"eval_images": 10, "eval_every": 1000},
+            {"eval_images": 10 + 42, "eval_every": 1000},
+            {"eval_images": 10, "eval_every": 334},
         )
     )
-    assert cost.TRAIN_PICTURES == loop.TRAIN_PICTURES == 32
+    assert cost.TRAIN_IMAGES == loop.TRAIN_IMAGES == 32
     two_points_of_42 = many - few
     assert two_points_of_42 > 1
     assert often - few == pytest.approx(two_points_of_42)  # four points instead of two

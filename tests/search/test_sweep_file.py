@@ -235,9 +235,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         with pytest.raises(UsageError, match=why) as refused:
             read(tmp_path / file)
         assert str(refused.value).startswith(f"sweep: {str(tmp_path / file)!r} cannot be read: ")
-    (tmp_path / "picture.toml").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(UsageError, match=r"picture\.toml is no TOML: "):
-        read(tmp_path / "picture.toml")
+    (tmp_path / "image.toml").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(UsageError, match=r"image\.toml is no TOML: "):
+        read(tmp_path / "image.toml")
 
 
 def test_a_name_that_is_missing_is_not_made_up_by_smoke(refusal):

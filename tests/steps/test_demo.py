@@ -52,8 +52,8 @@ def photo(tmp_path) -> Path:
 
     exif = Image.Exif()
     exif[MODEL], exif[TAKEN] = "Loupe 1", "2016:05:04 03:02:01"
-    picture = Image.open(Path(skimage.__file__).parent / "data" / "chelsea.png").resize((300, 200))
-    picture.save(tmp_path / "photo.jpg", exif=exif)
+    image = Image.open(Path(skimage.__file__).parent / "data" / "chelsea.png").resize((300, 200))
+    image.save(tmp_path / "photo.jpg", exif=exif)
     return tmp_path / "photo.jpg"
 
 
@@ -108,7 +108,7 @@ def press(page, name):
 
 
 def line(page):
-    return page.locator(".pictures").evaluate("element => element.style.getPropertyValue('--at')")
+    return page.locator(".images").evaluate("element => element.style.getPropertyValue('--at')")
 
 
 def move_line_and_change_ways(page):
@@ -120,21 +120,21 @@ def move_line_and_change_ways(page):
     pixels.wait_for()
     assert lanczos.count() == 0
     go_to(page, page.get_by_role("slider", name="Place of the line"))
-    before = page.locator(".pictures").screenshot()
+    before = page.locator(".images").screenshot()
     assert line(page) == "50%"
     for _ in range(20):
         page.keyboard.press("ArrowRight")
     assert line(page) == "60%"
-    assert page.locator(".pictures").screenshot() != before
+    assert page.locator(".images").screenshot() != before
     page.keyboard.press("Home")
     assert line(page) == "0%"
 
 
-def test_a_photo_is_enlarged_by_keyboard_alone_and_taken_away_with_its_metadata(server, page, photo, tmp_path):
+def test_a_photo_is_upscaled_by_keyboard_alone_and_taken_away_with_its_metadata(server, page, photo, tmp_path):
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server)
     page.goto(server)
     choose(page, photo)
-    press(page, "Enlarge")
+    press(page, "Upscale")
     page.locator("figure").wait_for()
     assert "photo.jpg: 300×200 to 450×300, by the bundled network small of 3:2" in page.locator("figure").inner_text()
     with page.expect_download() as download:
@@ -153,13 +153,13 @@ def test_a_photo_is_enlarged_by_keyboard_alone_and_taken_away_with_its_metadata(
     assert not [control for control in controls if control.evaluate(unnamed)]
 
 
-def test_what_cannot_be_enlarged_is_told_in_a_line_and_the_server_lives_on(server, page, photo, tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture at all")
+def test_what_cannot_be_upscaled_is_told_in_a_line_and_the_server_lives_on(server, page, photo, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image at all")
     (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:5000])
     Image.new("1", (6000, 5100)).save(tmp_path / "large.png")
     Image.new("1", (3000, 3000)).save(tmp_path / "grows.png")
     page.goto(server)
-    press(page, "Enlarge")
+    press(page, "Upscale")
     told = page.get_by_role("alert")
     told.wait_for()
     assert told.inner_text() == "photo: choose one first"
@@ -172,14 +172,14 @@ def test_what_cannot_be_enlarged_is_told_in_a_line_and_the_server_lives_on(serve
     }.items():
         choose(page, tmp_path / name)
         told.wait_for(state="detached")  # of the file before
-        press(page, "Enlarge")
+        press(page, "Upscale")
         told.wait_for()
         assert told.inner_text().startswith(line)
         assert "\n" not in told.inner_text()
         assert page.get_by_role("button", name="Download").is_disabled()
         press(page, "Clear")
     choose(page, photo)
-    press(page, "Enlarge")
+    press(page, "Upscale")
     page.locator("figure").wait_for()
     assert "300×200 to 2400×1600, by the bundled network small of 3:1" in page.locator("figure").inner_text()
 
@@ -188,10 +188,10 @@ def test_only_what_was_uploaded_is_read(photo, tmp_path):
     httpx = pytest.importorskip("httpx", reason="gradio, which brings it, is not installed")
     file = {"path": str(photo), "meta": {"_type": "gradio.FileData"}}
     with serving(tmp_path, "Traceback.* it was not uploaded by a user\\.\n") as server:
-        event = httpx.post(f"{server}/gradio_api/call/enlarged", json={"data": [file, 2]}, timeout=60).json()[
+        event = httpx.post(f"{server}/gradio_api/call/upscaled", json={"data": [file, 2]}, timeout=60).json()[
             "event_id"
         ]
-        assert httpx.get(f"{server}/gradio_api/call/enlarged/{event}", timeout=60).text.startswith("event: error")
+        assert httpx.get(f"{server}/gradio_api/call/upscaled/{event}", timeout=60).text.startswith("event: error")
         assert httpx.get(f"{server}/gradio_api/file={photo}", timeout=60).status_code == 403
 
 

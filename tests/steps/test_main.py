@@ -37,7 +37,7 @@ def test_main_ends_by_telling_what_to_look_at(finished_main):
     assert Image.open(finished_main / "upscaled.png").size == (677, 450)  # 451x300 by 3:2
 
 
-def test_a_train_run_holds_settings_dataset_curves_scores_and_pictures(finished_main):
+def test_a_train_run_holds_settings_dataset_curves_scores_and_images(finished_main):
     client = store(finished_main)
     run = next(run for run in all_runs(finished_main) if run.data.params.get("network") == "convolutional")
     assert run.data.params["filters"] == "8"
@@ -60,10 +60,10 @@ def test_a_train_run_holds_settings_dataset_curves_scores_and_pictures(finished_
     assert linked["test/mae"] == run.data.metrics["test/mae"]
 
 
-def test_a_preprocess_run_holds_manifest_counts_statistics_and_pictures(finished_main):
+def test_a_preprocess_run_holds_manifest_counts_statistics_and_images(finished_main):
     run = steps_of(finished_main)["preprocess"]
     files = {item.path for item in store(finished_main).list_artifacts(run.info.run_id)}
-    assert {"manifest.parquet", "pairs.png", "spread-values.png", "spread-pictures.png"} <= files
+    assert {"manifest.parquet", "pairs.png", "spread-values.png", "spread-images.png"} <= files
     assert run.data.metrics["labels"] == 12
     assert {"labels/mean", "labels/std", "inputs-3x2/mean", "inputs-2x1/std"} <= run.data.metrics.keys()
 
@@ -89,9 +89,9 @@ class Hidden:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hidden())
 import mlflow, numpy as np
-pictures = np.random.default_rng(0).uniform(-1, 1, (1, 80, 160, 1)).astype("float32")
-large = mlflow.keras.load_model("models:/loupe@champion").predict(pictures, verbose=0)
-also = mlflow.pyfunc.load_model("models:/loupe@champion").predict(pictures)
+images = np.random.default_rng(0).uniform(-1, 1, (1, 80, 160, 1)).astype("float32")
+large = mlflow.keras.load_model("models:/loupe@champion").predict(images, verbose=0)
+also = mlflow.pyfunc.load_model("models:/loupe@champion").predict(images)
 assert large.shape == (1, 120, 240, 1), large.shape
 assert np.allclose(large, also, atol=1e-5)
 assert "loupe" not in sys.modules
@@ -189,8 +189,8 @@ def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished
         ("preprocess", ["--source", "empty"], "no image"),
         ("register", ["--run", "0" * 32], "0" * 32),
         ("upscale", ["nowhere.jpg"], "nowhere.jpg"),
-        ("upscale", ["--out", "picture.xyz"], "picture.xyz"),
-        ("main", ["--out", "picture.xyz"], "picture.xyz"),
+        ("upscale", ["--out", "image.xyz"], "image.xyz"),
+        ("main", ["--out", "image.xyz"], "image.xyz"),
         ("train", ["--network", "perceptron", "--patch", "200:300", "--smoke", "true"], "got 200"),
         ("main", ["--dataset", "nowhere"], "nowhere"),
     ],
@@ -208,7 +208,7 @@ def test_what_is_not_there_is_refused_in_one_line_before_anything_starts(finishe
     assert not [run for run in runs if run.info.status == "RUNNING"]
 
 
-def test_upscale_keeps_modes_and_enlarges_by_three_halves(finished_main, tmp_path):
+def test_upscale_keeps_modes_and_upscales_by_three_halves(finished_main, tmp_path):
     for mode, suffix in (("L", "png"), ("RGB", "jpg"), ("RGBA", "png"), ("P", "png"), ("CMYK", "jpg")):
         photo, out = tmp_path / f"{mode}.{suffix}", tmp_path / f"large-{mode}.{suffix}"
         Image.open(finished_main / "upscaled.png").convert(mode).resize((61, 1 if mode == "L" else 37)).save(photo)

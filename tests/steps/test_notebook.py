@@ -23,7 +23,7 @@ def test_its_cells_carry_no_outputs():
     assert not [cell for cell in code_cells() if cell["outputs"] or cell["execution_count"]]
 
 
-def test_it_enlarges_a_patch_by_the_champion_and_by_lanczos(finished_main):
+def test_it_upscales_a_patch_by_the_champion_and_by_lanczos(finished_main):
     code = "\n".join("".join(cell["source"]) for cell in code_cells())
     checks = """
 import sys

@@ -17,7 +17,7 @@ network = "perceptron"
 skip = "ridge"
 steps = 4
 eval_every = 2
-eval_pictures = 4
+eval_images = 4
 batch_size = 16
 [search]
 hidden = ["none", "16"]
@@ -46,7 +46,7 @@ def test_where_there_is_nothing_to_read_it_says_so_in_one_line(tmp_path, argumen
 
 
 @pytest.mark.slow
-def test_a_store_gives_the_pages_with_pictures_and_the_table_that_gives_them_again(tmp_path):
+def test_a_store_gives_the_pages_with_images_and_the_table_that_gives_them_again(tmp_path):
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "tiny.toml").write_text(TINY)
     loupe("sweep", "--sweep", "sweeps/tiny.toml", cwd=tmp_path)
@@ -55,8 +55,8 @@ def test_a_store_gives_the_pages_with_pictures_and_the_table_that_gives_them_aga
     run = next(run for run in all_runs(tmp_path) if run.data.tags.get("loupe.step") == "report")
     assert [item.path for item in store(tmp_path).list_artifacts(run.info.run_id)] == ["report.html"]
     assert run.info.status == "FINISHED"
-    pictures = {path.stem for path in (tmp_path / "report" / "pictures").iterdir()}
-    assert pictures == {"claim-1", "leaders", "comparison", "story"}
+    images = {path.stem for path in (tmp_path / "report" / "images").iterdir()}
+    assert images == {"claim-1", "leaders", "comparison", "story"}
     assert len(results.read(tmp_path / "report" / "results.parquet")) == 4
     before = {path: path.read_bytes() for path in (page, page.with_suffix(".md"))}
     loupe("report", "--from", "report/results.parquet", "--out", "again", cwd=tmp_path)

@@ -29,7 +29,7 @@ PATIENCE = 300  # seconds until something must have happened
 REAL = ("activation", "best", "patch")  # sweep files that are run as a person does; the others in one process
 TINY = {
     "network": "perceptron", "hidden": "16,8", "patch": "10:15", "loss": "mse", "batch_size": 16,
-    "steps": 12, "eval_every": 4, "eval_pictures": 1,
+    "steps": 12, "eval_every": 4, "eval_images": 1,
 }  # fmt: skip
 # Runs sweeps one after the other in this process, their workers too: TensorFlow starts once, and a checkpoint is
 # kept at each point of a curve.

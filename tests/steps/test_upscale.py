@@ -54,7 +54,7 @@ def damage(folder: Path, real: Image.Image) -> list[str]:
     real.save(stream, "JPEG")
     (folder / "truncated.jpg").write_bytes(stream.getvalue()[:5000])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.jpg").write_text("no picture at all")
+    (folder / "text.jpg").write_text("no image at all")
     (folder / "bomb.png").write_bytes(png(60_000, 60_000, zlib.compress(b"\0" * 1_000_000)))
     (folder / "suffix.png").write_bytes(stream.getvalue())
     (folder / "locked.jpg").write_bytes(stream.getvalue())
@@ -105,7 +105,7 @@ def test_bad_files_are_told_each_and_the_others_go_on_and_what_is_killed_goes_on
     assert sorted(told) == bad
     assert len({line.partition(": ")[2] for line in told.values()}) >= 7  # a reason each, not one for all
     print(*told.values(), sep="\n")
-    assert lines[-1] == f"loupe upscale: error: 10 of {GOOD + 10} photos could not be enlarged"
+    assert lines[-1] == f"loupe upscale: error: 10 of {GOOD + 10} photos could not be upscaled"
     assert "Traceback" not in whole.stderr
     expected = results(out)
     assert len(expected) == GOOD
@@ -284,7 +284,7 @@ def test_a_name_that_is_too_long_stops_no_others(real, tmp_path):
         real.resize((30, 20)).save(tmp_path / "in" / name)
     for _ in range(2):
         failed = loupe("upscale", "in", "--out", "out", "--format", "webp", "--resume", cwd=tmp_path, status=1)
-        assert "1 of 2 photos could not be enlarged" in failed.stderr
+        assert "1 of 2 photos could not be upscaled" in failed.stderr
         assert os.listdir(tmp_path / "out") == ["b.webp"]
 
 

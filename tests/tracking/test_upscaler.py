@@ -77,7 +77,7 @@ def test_a_file_is_a_model_and_so_is_a_filter(tmp_path):
         (Image.new("F", (4, 4)), {}, PhotoError, "no known range"),
     ],
 )
-def test_what_cannot_be_enlarged_is_refused(upscaler, image, options, kind, word):
+def test_what_cannot_be_upscaled_is_refused(upscaler, image, options, kind, word):
     with pytest.raises(kind, match=word):
         upscaler(image, **options)
 

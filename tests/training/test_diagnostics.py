@@ -1,4 +1,4 @@
-"""Diagnostics of pictures and curves whose answers are known beforehand."""
+"""Diagnostics of images and curves whose answers are known beforehand."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -13,9 +13,9 @@ from loupe.config import settings_of
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.training import diagnostics
-from loupe.upscalers.baselines import Baseline
+from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.tiling import enlarge
+from loupe.upscalers.tiling import upscale
 
 SCALE = Fraction(3, 2)
 CONVOLUTIONAL = settings_of("train", {})
@@ -59,8 +59,8 @@ class Remembered:
             for small, large in zip(inputs, labels, strict=True)
         }
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        labels = np.stack([self._labels[np.ascontiguousarray(picture).tobytes()] for picture in pictures])
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        labels = np.stack([self._labels[np.ascontiguousarray(image).tobytes()] for image in images])
         return self._change(labels).astype("float32")
 
 
@@ -71,7 +71,7 @@ def blurred(labels: np.ndarray) -> np.ndarray:
 
 
 def test_lanczos_as_the_model_neither_overfits_nor_gains_on_itself(train: Pairs, validation: Pairs) -> None:
-    found = diagnostics.of_network(Baseline("lanczos", SCALE), CONVOLUTIONAL, train, validation)
+    found = diagnostics.of_network(FilterUpscaler("lanczos", SCALE), CONVOLUTIONAL, train, validation)
     assert found["val/gap"] == pytest.approx(0, abs=1e-7)
     assert found["val/best_mae"] == found["val/lanczos/mae"]
     assert found["val/gain"] == pytest.approx(found["val/nearest/mae"] / found["val/lanczos/mae"])
@@ -81,7 +81,7 @@ def test_lanczos_as_the_model_neither_overfits_nor_gains_on_itself(train: Pairs,
 
 
 def test_nearest_as_the_model_gains_nothing_and_does_not_win_over_itself(train: Pairs, validation: Pairs) -> None:
-    found = diagnostics.of_network(Baseline("nearest", SCALE), CONVOLUTIONAL, train, validation)
+    found = diagnostics.of_network(FilterUpscaler("nearest", SCALE), CONVOLUTIONAL, train, validation)
     assert found["val/gain"] == pytest.approx(1)
     assert found["val/nearest_wins"] == 0
 
@@ -94,32 +94,32 @@ def test_scores_are_means_over_the_validation_images(train: Pairs, validation: P
     assert found["val/best_psnr"] == pytest.approx(10 * np.log10(4 / 0.01), abs=1e-3)
     inputs, labels = next(validation.batches(100))
     for name in ("nearest", "lanczos"):
-        error = np.abs(enlarge(Baseline(name, SCALE), inputs) - labels).mean()
+        error = np.abs(upscale(FilterUpscaler(name, SCALE), inputs) - labels).mean()
         assert found[f"val/{name}/mae"] == pytest.approx(error, abs=1e-6)
 
 
 def test_a_model_that_has_learnt_its_photos_by_heart_shows_a_gap(train: Pairs, validation: Pairs) -> None:
-    lanczos = Baseline("lanczos", SCALE)
+    lanczos = FilterUpscaler("lanczos", SCALE)
     seen = {small.tobytes() for inputs, _ in train.batches(16) for small in inputs}
     by_heart = Remembered([train], lambda labels: labels)
 
     class Overfitted:
         geometry = by_heart.geometry
 
-        def __call__(self, pictures: np.ndarray) -> np.ndarray:
-            known = np.ascontiguousarray(pictures[0]).tobytes() in seen
-            return by_heart(pictures) if known else lanczos(pictures)
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            known = np.ascontiguousarray(images[0]).tobytes() in seen
+            return by_heart(images) if known else lanczos(images)
 
     found = diagnostics.of_network(Overfitted(), PERCEPTRON, train, validation)
     inputs, labels = next(train.batches(100))
-    assert found["val/gap"] == pytest.approx(np.abs(enlarge(lanczos, inputs) - labels).mean(), abs=1e-6)
+    assert found["val/gap"] == pytest.approx(np.abs(upscale(lanczos, inputs) - labels).mean(), abs=1e-6)
     assert found["val/gap"] > 0.01
 
 
 @pytest.mark.parametrize("before", ["bicubic", "lanczos", "nearest"])
 def test_the_input_s_error_is_that_of_the_filter_in_front(before: str, train: Pairs, validation: Pairs) -> None:
     settings = settings_of("train", {"network": "perceptron", "pre_upscale": before})
-    found = diagnostics.of_network(Baseline(before, SCALE), settings, train, validation)
+    found = diagnostics.of_network(FilterUpscaler(before, SCALE), settings, train, validation)
     assert found["val/input_mae"] == found["val/best_mae"]
 
 
@@ -180,9 +180,9 @@ def test_a_recomposed_network_is_scored_as_it_is_recomposed(train: Pairs, valida
 
         geometry = Geometry(10, 15, 10, 0, "rec601")
 
-        def __call__(self, pictures: np.ndarray) -> np.ndarray:
-            n, height, width, _ = pictures.shape
-            means = pictures.reshape(n, height // 10, 10, width // 10, 10).mean(axis=(2, 4))
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            n, height, width, _ = images.shape
+            means = images.reshape(n, height // 10, 10, width // 10, 10).mean(axis=(2, 4))
             return means.repeat(15, axis=1).repeat(15, axis=2)[..., None].astype("float32")
 
     overlapping = settings_of("train", {"network": "perceptron", "recompose": "gaussian"})
@@ -194,8 +194,8 @@ def test_a_recomposed_network_is_scored_as_it_is_recomposed(train: Pairs, valida
 
 
 def rows_of(*names: str) -> Pairs:
-    picture = np.zeros((2, 2), "uint8")
-    return Pairs([{"sha256": name} for name in names], [picture] * len(names), [picture] * len(names), SCALE)
+    image = np.zeros((2, 2), "uint8")
+    return Pairs([{"sha256": name} for name in names], [image] * len(names), [image] * len(names), SCALE)
 
 
 @pytest.mark.parametrize(

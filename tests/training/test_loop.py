@@ -19,7 +19,7 @@ from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.errors import LoupeError, UsageError
 from loupe.models import builder
-from loupe.models.builder import KerasEnlarger
+from loupe.models.builder import KerasUpscaler
 from loupe.training import loop
 from loupe.training.loop import Checkpoint, Point, Progress
 from loupe.upscalers import ridge
@@ -129,7 +129,7 @@ def test_a_training_resumed_from_any_checkpoint_ends_with_the_same_bits(
 
 
 def test_dropout_derives_from_seed_and_step(photos: dict[str, Pairs]) -> None:
-    # with one picture, no crops and no augmentation, dropout is all that differs from step to step
+    # with one image, no crops and no augmentation, dropout is all that differs from step to step
     alone = {split: part.spread(1) for split, part in photos.items()}
     given = DEMANDING["perceptron"] | {"patch": "whole", "hidden": "8", "augment": False, "steps": 4, "eval_every": 1}
     given |= {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1e-30, "patience": 0}
@@ -153,7 +153,7 @@ def test_the_best_on_validation_is_what_is_kept(rate: float, photos: dict[str, P
         assert best < max(by_step)  # else the last would be the best, and nothing be shown
     kept = [run.checkpoints[best][f"weights/{number}"] for number in range(len(run.weights))]
     assert_bitwise_equal(run.weights, kept)
-    again = loop.whole_scores(KerasEnlarger(run.model), photos["validation"], 256)
+    again = loop.whole_scores(KerasUpscaler(run.model), photos["validation"], 256)
     assert again["mae"] == pytest.approx(by_step[best], abs=1e-7)
 
 
@@ -261,12 +261,12 @@ def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_s
     ],
     ids=text_of,
 )
-def test_a_step_trains_on_so_many_pictures_of_such_a_side(given: dict[str, Any], side: int, count: int) -> None:
+def test_a_step_trains_on_so_many_images_of_such_a_side(given: dict[str, Any], side: int, count: int) -> None:
     settings = settings_of("train", given)
-    assert loop.pictures_of_a_step(settings, builder.geometry(settings, 32, "rec601"), 32) == (side, count)
+    assert loop.images_of_a_step(settings, builder.geometry(settings, 32, "rec601"), 32) == (side, count)
 
 
-def test_pictures_that_do_not_fit_into_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
+def test_images_that_do_not_fit_into_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
     with pytest.raises(UsageError, match="32, got 34"):
         Run(photos, CONVOLUTIONAL | {"crop": 34})
 
@@ -340,12 +340,12 @@ def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeyp
     assert_bitwise_equal(model.get_weights(), before)
 
 
-def test_points_score_so_many_validation_pictures(photos: dict[str, Pairs]) -> None:
-    for pictures in (1, 4, 256):
-        run = Run(photos, CONVOLUTIONAL | {"eval_pictures": pictures, "steps": 1})
-        scored = loop.whole_scores(KerasEnlarger(run.model), photos["validation"].spread(pictures), 256)
+def test_points_score_so_many_validation_images(photos: dict[str, Pairs]) -> None:
+    for images in (1, 4, 256):
+        run = Run(photos, CONVOLUTIONAL | {"eval_images": images, "steps": 1})
+        scored = loop.whole_scores(KerasUpscaler(run.model), photos["validation"].spread(images), 256)
         assert run.progress.best_mae == pytest.approx(scored["mae"], abs=1e-7)
-    everything = loop.whole_scores(KerasEnlarger(run.model), photos["validation"], 256)
+    everything = loop.whole_scores(KerasUpscaler(run.model), photos["validation"], 256)
     assert run.progress.best_mae == pytest.approx(everything["mae"], abs=1e-7)
-    few = loop.whole_scores(KerasEnlarger(run.model), photos["validation"], 1)
+    few = loop.whole_scores(KerasUpscaler(run.model), photos["validation"], 1)
     assert abs(few["mae"] - everything["mae"]) > 1e-4

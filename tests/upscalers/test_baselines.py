@@ -9,8 +9,8 @@ from PIL import Image
 from loupe.config.fields import text_of
 from loupe.config.training import TRAINED_SCALES
 from loupe.imaging.decoder import as_bytes, as_floats
-from loupe.upscalers.baselines import FILTERS, MARGIN, Baseline, block_weights
-from loupe.upscalers.ridge import RidgeEnlarger
+from loupe.upscalers.baselines import FILTERS, MARGIN, FilterUpscaler, block_weights
+from loupe.upscalers.ridge import RidgeUpscaler
 
 CASES = [(name, scale) for name in FILTERS for scale in TRAINED_SCALES]
 
@@ -22,13 +22,13 @@ def grey() -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
 def test_a_baseline_is_pillow_s_resize_in_float(name: str, scale: Fraction, grey: np.ndarray) -> None:
-    pictures = as_floats(grey)[..., None]
-    large = Baseline(name, scale)(pictures)
+    images = as_floats(grey)[..., None]
+    large = FilterUpscaler(name, scale)(images)
     assert large.shape == (3, int(24 * scale), int(30 * scale), 1)
     assert large.dtype == "float32"
     size = int(30 * scale), int(24 * scale)
     for number in range(3):
-        image = Image.fromarray(pictures[number, ..., 0])
+        image = Image.fromarray(images[number, ..., 0])
         assert image.mode == "F"
         expected = np.asarray(image.resize(size, Image.Resampling[name.upper()]))
         np.testing.assert_array_equal(large[number, ..., 0], expected)
@@ -36,8 +36,8 @@ def test_a_baseline_is_pillow_s_resize_in_float(name: str, scale: Fraction, grey
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
 def test_a_baseline_agrees_with_pillow_s_resize_of_8_bits(name: str, scale: Fraction, grey: np.ndarray) -> None:
-    soft = grey[0] // 4 + 96  # Pillow clips and rounds 8-bit pictures between its two passes
-    large = Baseline(name, scale)(as_floats(soft)[None, ..., None])
+    soft = grey[0] // 4 + 96  # Pillow clips and rounds 8-bit images between its two passes
+    large = FilterUpscaler(name, scale)(as_floats(soft)[None, ..., None])
     size = int(30 * scale), int(24 * scale)
     expected = np.asarray(Image.fromarray(soft).resize(size, Image.Resampling[name.upper()]))
     assert np.abs(as_bytes(large[0, ..., 0]).astype(int) - expected).max() <= 1
@@ -46,13 +46,13 @@ def test_a_baseline_agrees_with_pillow_s_resize_of_8_bits(name: str, scale: Frac
 def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:
     edge = np.where(np.arange(16) < 8, -1.0, 1.0).astype("float32") * np.ones((1, 16, 1), "float32")
     for name, beyond in (("nearest", False), ("bilinear", False), ("bicubic", True), ("lanczos", True)):
-        large = Baseline(name, Fraction(2))(edge[..., None])
+        large = FilterUpscaler(name, Fraction(2))(edge[..., None])
         assert (np.abs(large).max() > 1.01) == beyond
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
 def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> None:
-    geometry = Baseline("lanczos", scale, "rec709").geometry
+    geometry = FilterUpscaler("lanczos", scale, "rec709").geometry
     assert (geometry.q, geometry.p, geometry.scale) == (scale.denominator, scale.numerator, scale)
     assert geometry.luminance == "rec709"
     assert geometry.halo >= MARGIN
@@ -62,15 +62,15 @@ def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> Non
 # Nearest at 3:2 is left out: the middle of every third pixel falls between two pixels, and which of the
 # two Pillow takes depends on how its sums round at that place.
 @pytest.mark.parametrize(("name", "scale"), [case for case in CASES if case != ("nearest", Fraction(3, 2))], ids=str)
-def test_block_weights_enlarge_as_the_baseline_does_in_the_interior(
+def test_block_weights_upscale_as_the_baseline_does_in_the_interior(
     name: str, scale: Fraction, grey: np.ndarray
 ) -> None:
-    pictures = as_floats(grey)[..., None]
+    images = as_floats(grey)[..., None]
     weights = block_weights(name, scale)
     assert weights.shape == ((scale.denominator + 2 * MARGIN) ** 2, scale.numerator**2)
     edge = int(MARGIN * scale)
     inside = np.s_[:, edge:-edge, edge:-edge]
-    large, expected = RidgeEnlarger(weights, scale, "rec601")(pictures), Baseline(name, scale)(pictures)
+    large, expected = RidgeUpscaler(weights, scale, "rec601")(images), FilterUpscaler(name, scale)(images)
     assert large.shape == expected.shape
     np.testing.assert_allclose(large[inside], expected[inside], atol=1e-5)
 

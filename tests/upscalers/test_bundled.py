@@ -12,15 +12,15 @@ from loupe.data.dataset import Pairs
 from loupe.data.preparation import pairs_in_memory
 from loupe.errors import UsageError
 from loupe.upscalers import bundled
-from loupe.upscalers.baselines import Baseline
-from loupe.upscalers.onnx import OnnxEnlarger
-from loupe.upscalers.tiling import enlarge
+from loupe.upscalers.baselines import FilterUpscaler
+from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.tiling import upscale
 
 FILES = sorted(bundled.FOLDER.glob("*.onnx"))
 WEIGHTS = {"tiny": 20_000, "small": 65_000, "base": 400_000}
 BYTES = {"tiny": 100_000, "small": 300_000, "base": 1_500_000}
 TOGETHER = 2_000_000  # bytes of one of each size
-BORDER = 8  # pixels of the large picture
+BORDER = 8  # pixels of the large image
 
 
 def scale_of_file(file: Path) -> Fraction:
@@ -45,7 +45,7 @@ def test_there_is_one_of_every_size_at_3_2_and_a_small_one_at_every_scale() -> N
 def test_a_network_is_of_its_scale_and_size(file: Path) -> None:
     size = file.stem.partition("-")[0]
     assert bundled.file(size, scale_of_file(file)) == file
-    geometry = OnnxEnlarger(file).geometry
+    geometry = OnnxUpscaler(file).geometry
     assert (geometry.scale, geometry.luminance) == (scale_of_file(file), "rec601")
     weights = sum(int(np.prod(array.dims)) for array in onnx.load(file).graph.initializer if len(array.dims) == 4)
     assert WEIGHTS[size] / 2 < weights <= WEIGHTS[size]
@@ -59,7 +59,8 @@ def test_a_network_beats_lanczos_and_its_border_is_as_good_as_its_inside(
     scale = scale_of_file(file)
     inputs, labels = next(sample[scale].batches(len(sample[scale])))
     ours, lanczos = (
-        np.abs(enlarge(model, inputs) - labels)[..., 0] for model in (OnnxEnlarger(file), Baseline("lanczos", scale))
+        np.abs(upscale(model, inputs) - labels)[..., 0]
+        for model in (OnnxUpscaler(file), FilterUpscaler("lanczos", scale))
     )
     assert (ours.mean(axis=(1, 2)) < lanczos.mean(axis=(1, 2))).mean() > 0.8  # not where a photo is noise or a blur
     assert ours.mean() < 0.9 * lanczos.mean()

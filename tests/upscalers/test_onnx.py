@@ -11,10 +11,10 @@ import pytest
 from loupe.config import settings_of
 from loupe.models import builder
 from loupe.models import onnx_export as exporting
-from loupe.models.builder import KerasEnlarger
+from loupe.models.builder import KerasUpscaler
 from loupe.models.onnx_export import export
-from loupe.upscalers.onnx import OnnxEnlarger
-from loupe.upscalers.tiling import enlarge
+from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.tiling import upscale
 
 LAYERS = 2
 
@@ -29,10 +29,10 @@ def test_a_network_is_the_same_and_one_node_mirrors_the_border_of_a_layer(scale:
     nodes = Counter(node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node)
     assert nodes["Pad"] == nodes["Conv"] - LAYERS - 1  # each layer ends with 1x1, as does the network: no border
     assert nodes["Compress"] == 0
-    picture = np.random.default_rng(0).uniform(-1, 1, (1, 38, 51, 1)).astype("float32")
-    found = enlarge(OnnxEnlarger(tmp_path / "model.onnx"), picture)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 38, 51, 1)).astype("float32")
+    found = upscale(OnnxUpscaler(tmp_path / "model.onnx"), image)
     assert found.shape[1] == 38 * settings.scale
-    np.testing.assert_allclose(found, enlarge(KerasEnlarger(model), picture), atol=1e-5)
+    np.testing.assert_allclose(found, upscale(KerasUpscaler(model), image), atol=1e-5)
 
 
 def test_an_export_that_differs_from_the_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Any picture through any model."""
+"""Any image through any model."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -20,11 +20,11 @@ from loupe.config.training import TRAINED_SCALES
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.models import blocks, builder
-from loupe.models.builder import KerasEnlarger
+from loupe.models.builder import KerasUpscaler
 from loupe.upscalers import ridge
-from loupe.upscalers.baselines import FILTERS, Baseline
+from loupe.upscalers.baselines import FILTERS, FilterUpscaler
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.tiling import Enlarger, Ensemble, enlarge
+from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel, upscale
 
 few = settings(max_examples=25)
 SIDE = st.integers(1, 45)
@@ -36,7 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "perceptron-whole": {"hidden": "8", "patch": "whole", "stddev": 0.05},
     "perceptron-entry": {"hidden": "8", "entry_convolutions": 2, "skip": "ridge", "stddev": 0.1},
     "convolutional": {"filters": 4, "layers": 1, "skip": "none", "stddev": 0.2},
-    "convolutional-enlarged": {"filters": 4, "layers": 1, "pre_upscale": "bicubic", "skip": "ridge", "stddev": 0.1},
+    "convolutional-upscaled": {"filters": 4, "layers": 1, "pre_upscale": "bicubic", "skip": "ridge", "stddev": 0.1},
 }
 
 
@@ -48,8 +48,8 @@ class Blocked:
         self.geometry = Geometry(q, p, q, q, "rec601")
         self._model = model
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        return self._model(pictures)
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self._model(images)
 
 
 def noise(seed: int, *sides: int, count: int = 1) -> np.ndarray:
@@ -69,12 +69,12 @@ def photo_pairs(scale: Fraction) -> Pairs:
 
 
 @cache
-def ridge_enlarger(scale: Fraction) -> ridge.RidgeEnlarger:
-    return ridge.RidgeEnlarger(ridge.fit(photo_pairs(scale)), scale, "rec601")
+def ridge_upscaler(scale: Fraction) -> ridge.RidgeUpscaler:
+    return ridge.RidgeUpscaler(ridge.fit(photo_pairs(scale)), scale, "rec601")
 
 
 @cache
-def network(name: str, scale: Fraction) -> KerasEnlarger:
+def network(name: str, scale: Fraction) -> KerasUpscaler:
     given = {
         "network": name.split("-")[0],
         "scale": scale,
@@ -87,13 +87,13 @@ def network(name: str, scale: Fraction) -> KerasEnlarger:
     for variable in model.trainable_variables:  # skip=ridge starts its body at zero: nothing would be tested
         if not np.any(variable):
             variable.assign(rng.normal(0, 0.1, variable.shape))
-    return KerasEnlarger(model)
+    return KerasUpscaler(model)
 
 
-def model_of(name: str, scale: Fraction) -> Enlarger:
+def model_of(name: str, scale: Fraction) -> UpscalingModel:
     if name in FILTERS:
-        return Baseline(name, scale)
-    return ridge_enlarger(scale) if name == "ridge" else network(name, scale)
+        return FilterUpscaler(name, scale)
+    return ridge_upscaler(scale) if name == "ridge" else network(name, scale)
 
 
 @pytest.mark.parametrize("name", [*FILTERS, "ridge"])
@@ -102,7 +102,7 @@ def model_of(name: str, scale: Fraction) -> Enlarger:
 def test_the_result_s_sides_are_rounded_half_up(
     name: str, scale: Fraction, height: int, width: int, seed: int
 ) -> None:
-    large = enlarge(model_of(name, scale), noise(seed, height, width, count=2))
+    large = upscale(model_of(name, scale), noise(seed, height, width, count=2))
     assert large.shape == (2, expected_side(height, scale), expected_side(width, scale), 1)
     assert large.dtype == "float32"
     assert np.abs(large).max() <= 1
@@ -113,16 +113,16 @@ def test_the_result_s_sides_are_rounded_half_up(
 @pytest.mark.parametrize("recompose", ["concatenate", "gaussian"])
 def test_the_result_s_sides_are_rounded_half_up_at_other_scales(scale: Fraction, recompose: str) -> None:
     for side in range(1, 30):
-        large = enlarge(Blocked(Baseline("bicubic", scale), scale, 4), noise(side, side, 31 - side), recompose)
+        large = upscale(Blocked(FilterUpscaler("bicubic", scale), scale, 4), noise(side, side, 31 - side), recompose)
         assert large.shape == (1, expected_side(side, scale), expected_side(31 - side, scale), 1)
 
 
 @pytest.mark.parametrize("recompose", ["concatenate", "gaussian"])
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_takes_pictures_from_1x1_on(name: str, scale: Fraction, recompose: str) -> None:
+def test_a_network_takes_images_from_1x1_on(name: str, scale: Fraction, recompose: str) -> None:
     for height, width in ((1, 1), (1, 7), (2, 1), (5, 13)):
-        large = enlarge(network(name, scale), noise(0, height, width), recompose)
+        large = upscale(network(name, scale), noise(0, height, width), recompose)
         assert large.shape == (1, expected_side(height, scale), expected_side(width, scale), 1)
         assert np.isfinite(large).all()
         assert np.abs(large).max() <= 1
@@ -135,9 +135,9 @@ def test_tiled_equals_whole_for_baselines_inside_and_at_the_border(
     name: str, scale: Fraction, height: int, width: int, tile: int, seed: int
 ) -> None:
     assume((name, scale) != ("nearest", Fraction(3, 2)))  # Pillow's ties: see Baseline
-    pictures = noise(seed, height, width)
+    images = noise(seed, height, width)
     model = model_of(name, scale)
-    np.testing.assert_allclose(enlarge(model, pictures, tile=tile), enlarge(model, pictures, tile=4096), atol=1e-5)
+    np.testing.assert_allclose(upscale(model, images, tile=tile), upscale(model, images, tile=4096), atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
@@ -148,22 +148,22 @@ def test_tiled_equals_whole_for_networks(
     name: str, scale: Fraction, height: int, width: int, tile: int, seed: int
 ) -> None:
     model = network(name, scale)
-    pictures = noise(seed, height, width) / 2
-    whole = enlarge(model, pictures, tile=4096)
+    images = noise(seed, height, width) / 2
+    whole = upscale(model, images, tile=4096)
     assert np.mean(np.abs(whole) < 1) > 0.5  # not all of it clipped
-    np.testing.assert_allclose(enlarge(model, pictures, tile=tile), whole, atol=1e-5)
+    np.testing.assert_allclose(upscale(model, images, tile=tile), whole, atol=1e-5)
 
 
 def test_a_model_is_given_tiles_no_larger_than_asked_and_its_halo() -> None:
     seen = []
 
-    def recorded(pictures: np.ndarray) -> np.ndarray:
-        seen.append(pictures.shape[1:3])
-        return pictures.repeat(2, 1).repeat(2, 2)
+    def recorded(images: np.ndarray) -> np.ndarray:
+        seen.append(images.shape[1:3])
+        return images.repeat(2, 1).repeat(2, 2)
 
     model = Blocked(recorded, Fraction(2), 4)
-    picture = noise(0, 50, 30)
-    np.testing.assert_array_equal(enlarge(model, picture, tile=16), picture.repeat(2, 1).repeat(2, 2))
+    image = noise(0, 50, 30)
+    np.testing.assert_array_equal(upscale(model, image, tile=16), image.repeat(2, 1).repeat(2, 2))
     assert len(seen) == 4 * 2
     for sides in seen:
         assert all(side <= 16 + 2 * model.geometry.halo for side in sides)
@@ -176,37 +176,37 @@ def test_a_model_is_given_tiles_no_larger_than_asked_and_its_halo() -> None:
 def test_gaussian_changes_nothing_of_a_model_that_does_not_know_its_blocks(
     factor: int, height: int, width: int, seed: int
 ) -> None:
-    model = Blocked(lambda pictures: pictures.repeat(2, 1).repeat(2, 2), Fraction(2), factor)
-    picture = noise(seed, height, width)
-    np.testing.assert_allclose(enlarge(model, picture, "gaussian"), picture.repeat(2, 1).repeat(2, 2), atol=1e-5)
+    model = Blocked(lambda images: images.repeat(2, 1).repeat(2, 2), Fraction(2), factor)
+    image = noise(seed, height, width)
+    np.testing.assert_allclose(upscale(model, image, "gaussian"), image.repeat(2, 1).repeat(2, 2), atol=1e-5)
 
 
 @few
 @given(scale=SCALE, height=SIDE, width=SIDE, grey=st.floats(-1, 1, width=32), factor=st.sampled_from([2, 4, 5, 8]))
-def test_gaussian_leaves_a_constant_picture_constant(
+def test_gaussian_leaves_a_constant_image_constant(
     scale: Fraction, height: int, width: int, grey: float, factor: int
 ) -> None:
     constant = np.full((1, height, width, 1), grey, "float32")
-    large = enlarge(Blocked(Baseline("bilinear", scale), scale, factor), constant, "gaussian")
+    large = upscale(Blocked(FilterUpscaler("bilinear", scale), scale, factor), constant, "gaussian")
     np.testing.assert_allclose(large, grey, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
 def test_gaussian_changes_nothing_of_ridge_in_blocks_beyond_the_reach_of_the_border(scale: Fraction) -> None:
-    # At the border a shifted block mirrors a picture that is mirrored already.
-    picture = noise(3, 40, 50)
-    plain = enlarge(ridge_enlarger(scale), picture)
-    np.testing.assert_array_equal(enlarge(ridge_enlarger(scale), picture, "gaussian"), plain)
+    # At the border a shifted block mirrors a image that is mirrored already.
+    image = noise(3, 40, 50)
+    plain = upscale(ridge_upscaler(scale), image)
+    np.testing.assert_array_equal(upscale(ridge_upscaler(scale), image, "gaussian"), plain)
     edge = int(blocks.MARGIN * scale)
     inside = np.s_[:, edge:-edge, edge:-edge]
-    large = enlarge(Blocked(ridge_enlarger(scale), scale, 5 * 4), picture, "gaussian")
+    large = upscale(Blocked(ridge_upscaler(scale), scale, 5 * 4), image, "gaussian")
     np.testing.assert_allclose(large[inside], plain[inside], atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
 def test_gaussian_differs_from_concatenate_for_a_perceptron(scale: Fraction) -> None:
-    picture = noise(0, 40, 40) / 2
-    plain, smooth = (enlarge(network("perceptron", scale), picture, way) for way in ("concatenate", "gaussian"))
+    image = noise(0, 40, 40) / 2
+    plain, smooth = (upscale(network("perceptron", scale), image, way) for way in ("concatenate", "gaussian"))
     assert plain.shape == smooth.shape
     assert np.abs(plain - smooth).mean() > 0.01
 
@@ -245,12 +245,12 @@ def test_pad_mirrors_the_border_itself_included(height: int, width: int, margin:
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
 def test_ridge_in_numpy_equals_ridge_in_keras(scale: Fraction) -> None:
     weights = ridge.fit(photo_pairs(scale))
-    in_keras = KerasEnlarger(builder.build_ridge(weights, scale, "rec601"))
-    in_numpy = ridge.RidgeEnlarger(weights, scale, "rec601")
+    in_keras = KerasUpscaler(builder.build_ridge(weights, scale, "rec601"))
+    in_numpy = ridge.RidgeUpscaler(weights, scale, "rec601")
     assert in_keras.geometry == in_numpy.geometry
     for height, width in ((4, 4), (4, 10), (24, 36)):
-        picture = noise(height, height, width, count=2)
-        np.testing.assert_allclose(in_keras(picture), in_numpy(picture), atol=1e-5)
+        image = noise(height, height, width, count=2)
+        np.testing.assert_allclose(in_keras(image), in_numpy(image), atol=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.01, 10.0])
@@ -274,7 +274,7 @@ def test_ridge_is_scikit_learn_s(scale: Fraction, alpha: float) -> None:
 def test_ridge_beats_lanczos_on_what_it_was_fitted_on() -> None:
     inputs, labels = next(photo_pairs(Fraction(2)).batches(16))
     errors = [
-        np.abs(enlarge(model_of(name, Fraction(2)), inputs) - labels).mean()
+        np.abs(upscale(model_of(name, Fraction(2)), inputs) - labels).mean()
         for name in ("ridge", "lanczos", "nearest")
     ]
     assert errors == sorted(errors)
@@ -282,21 +282,21 @@ def test_ridge_beats_lanczos_on_what_it_was_fitted_on() -> None:
 
 @few
 @given(rows=st.integers(2, 9), columns=st.integers(2, 9), scale=SCALE, seed=SEED, quarters=st.integers(0, 3))
-def test_an_ensemble_makes_of_a_turned_picture_the_turned_result(
+def test_an_ensemble_makes_of_a_turned_image_the_turned_result(
     rows: int, columns: int, scale: Fraction, seed: int, quarters: int
 ) -> None:
     alone = network("convolutional", scale)
     least = -(-alone.geometry.min_side // scale.denominator)
-    picture = noise(seed, *((least + side) * scale.denominator for side in (rows, columns)))
-    ensemble = Ensemble(alone)
-    turned = np.ascontiguousarray(np.rot90(picture, quarters, axes=(1, 2))[:, ::-1])
-    expected = np.rot90(enlarge(ensemble, picture), quarters, axes=(1, 2))[:, ::-1]
-    np.testing.assert_allclose(enlarge(ensemble, turned), expected, atol=1e-5)
+    image = noise(seed, *((least + side) * scale.denominator for side in (rows, columns)))
+    ensemble = SelfEnsemble(alone)
+    turned = np.ascontiguousarray(np.rot90(image, quarters, axes=(1, 2))[:, ::-1])
+    expected = np.rot90(upscale(ensemble, image), quarters, axes=(1, 2))[:, ::-1]
+    np.testing.assert_allclose(upscale(ensemble, turned), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
 def test_an_ensemble_of_what_knows_no_direction_changes_nothing(scale: Fraction) -> None:
-    picture = noise(0, 12, 18)
-    filtered = Baseline("bicubic", scale)
-    np.testing.assert_allclose(enlarge(Ensemble(filtered), picture), enlarge(filtered, picture), atol=1e-5)
-    assert np.abs(enlarge(Ensemble(network("convolutional", scale)), picture)).max() <= 1
+    image = noise(0, 12, 18)
+    filtered = FilterUpscaler("bicubic", scale)
+    np.testing.assert_allclose(upscale(SelfEnsemble(filtered), image), upscale(filtered, image), atol=1e-5)
+    assert np.abs(upscale(SelfEnsemble(network("convolutional", scale)), image)).max() <= 1

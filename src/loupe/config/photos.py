@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from loupe.config.base import GIVEN, Prepares, Settings
 from loupe.config.fields import Factor, Paths, Size, Text, Unset, field
 
-ENSEMBLE = "the mean over eight turns and flips of a picture: a little better, eight times as long"
+ENSEMBLE = "the mean over eight turns and flips of a image: a little better, eight times as long"
 MODEL = (
     "registry or run URI, .onnx file, bundled network (bundled, tiny, small, base) or baseline; without a champion "
     "of the scale, the bundled one"
@@ -52,10 +52,10 @@ class Files(Settings):
 
 
 class Upscale(Files, Prepares):
-    """Enlarge photos: luminance by the champion, colour by Lanczos."""
+    """Upscale photos: luminance by the champion, colour by Lanczos."""
 
     STEP = "upscale"
-    VERB = "enlarged"
+    VERB = "upscaled"
     DEFAULTS = {"out": "upscaled"}
     scale: Factor = field(
         None, "large side over small side", rule="1 to 8, or none: the model's own, 3:2 of the champion"
@@ -97,7 +97,7 @@ class Restore(Files):
 
 
 class Demo(Settings):
-    """Serve a page in the browser, on which photos are enlarged."""
+    """Serve a page in the browser, on which photos are upscaled."""
 
     STEP = "demo"
     model: str = field("champion", MODEL)

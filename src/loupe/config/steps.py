@@ -108,9 +108,7 @@ class Evaluate(Prepares, Pairing):
     )
     ensemble: bool = field(False, ENSEMBLE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
-    sheet: Text = field(
-        None, "write a picture to this file: the busiest crops by every method", rule="none or a path"
-    )
+    sheet: Text = field(None, "write a image to this file: the busiest crops by every method", rule="none or a path")
     SMOKE = {"limit": 6}
     DEPENDS = {
         "recompose": {"protocol": frozenset({"photos", "classical"})},
@@ -186,9 +184,9 @@ class Sync(Settings):
 
 
 class Main(Prepares):
-    """Prepare, train, compare, register, enlarge: the whole job, as nested runs under one."""
+    """Prepare, train, compare, register, upscale: the whole job, as nested runs under one."""
 
     STEP = "main"
     dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
     threads: int = field(0, "cores that train; 0 is all", ge=0, le=1024)
-    out: str = field("upscaled.png", "the enlarged photo")
+    out: str = field("upscaled.png", "the upscaled photo")

@@ -53,7 +53,7 @@ class Trained(Train):
         rule="none, or a registry or run URI or a file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
-        "none", "enlarge by this filter inside the graph first; the network then works at scale 1"
+        "none", "upscale by this filter inside the graph first; the network then works at scale 1"
     )
     crops: Literal["aligned", "any"] = field(
         "aligned", "offsets on whole label pixels; any: the study's, half a pixel off for odd ones at 3:2"
@@ -68,7 +68,7 @@ class Trained(Train):
     learning_rate: float = field(1e-3, "at the first step", gt=0, le=100)
     schedule: Literal["constant", "exponential", "cosine"] = field("cosine", "of the learning rate")
     loss: Literal["mse", "mae"] = field("mae", "that the optimizer lowers")
-    batch_size: int = field(8, "training pictures a step: crops, or patches", ge=1, le=65536)
+    batch_size: int = field(8, "training images a step: crops, or patches", ge=1, le=65536)
     steps: int = field(3500, "of the optimizer", ge=1, le=100_000_000)
     decay_rate: float = field(0.96, "factor of schedule=exponential, every decay_steps", gt=0, le=1)
     seconds: Seconds = field(
@@ -82,7 +82,7 @@ class Trained(Train):
     eval_every: Count = field(
         _of_steps(lambda steps: steps // 16), "steps between points of the curves; a 16th", rule=">= 1"
     )
-    eval_pictures: int = field(256, "validation pictures at most at each point of the curves", ge=1, le=10**9)
+    eval_images: int = field(256, "validation images at most at each point of the curves", ge=1, le=10**9)
     patience: int = field(0, "stop after so many points without a lower validation mae; 0 never", ge=0, le=10**9)
     augment: bool = field(True, "flips and quarter turns")
     DEPENDS = {

@@ -1,4 +1,4 @@
-"""A prepared dataset, opened: its manifest, and the pairs of small pictures and labels in its shards."""
+"""A prepared dataset, opened: its manifest, and the pairs of small images and labels in its shards."""
 
 import json
 from collections.abc import Iterator
@@ -133,7 +133,7 @@ class Dataset:
 
 
 class Pairs:
-    """Small pictures with their labels, as memory maps; a photo's pair never comes apart.
+    """Small images with their labels, as memory maps; a photo's pair never comes apart.
 
     Args:
         rows: of the manifest, one a pair.

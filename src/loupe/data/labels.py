@@ -1,4 +1,4 @@
-"""Turns the luminance of a photo into labels, and a label into the small input that a network enlarges."""
+"""Turns the luminance of a photo into labels, and a label into the small input that a network upscales."""
 
 from dataclasses import dataclass
 from fractions import Fraction

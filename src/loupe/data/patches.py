@@ -6,14 +6,14 @@ from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
 from loupe.imaging.decoder import as_floats
 
-HELD = 2**31  # bytes of pictures that are held in memory, since cutting from there is ten times as fast
+HELD = 2**31  # bytes of images that are held in memory, since cutting from there is ten times as fast
 
 
 class Patches:
     """Draws the batch of any step anew, so that a resumed training sees what an unbroken one would have.
 
     Args:
-        pairs: pictures to cut from.
+        pairs: images to cut from.
         side: of a crop of the input, in pixels.
         crops: `aligned`: only offsets that fall on whole label pixels. `any`: every offset, with the label
             from the rounded-down place (the study's; at 3:2 odd ones are half a pixel off).
@@ -53,8 +53,8 @@ class Patches:
         corners = (offsets * scale.numerator) // scale.denominator
         if self._held is not None:
             inputs, labels = (
-                cut(pictures, chosen, at, side)
-                for pictures, at, side in zip(self._held, (offsets, corners), (side, large), strict=True)
+                cut(images, chosen, at, side)
+                for images, at, side in zip(self._held, (offsets, corners), (side, large), strict=True)
             )
         else:
             pairs = [self._pairs[index] for index in chosen]
@@ -68,14 +68,14 @@ class Patches:
         return as_floats(inputs)[..., None], as_floats(labels)[..., None]
 
 
-def cut(pictures: np.ndarray, chosen: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Squares of pictures (count, height, width): of picture chosen[i] from corners[i] on; (n, side, side)."""
-    views = np.lib.stride_tricks.sliding_window_view(pictures, (side, side), axis=(1, 2))
+def cut(images: np.ndarray, chosen: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """Squares of images (count, height, width): of image chosen[i] from corners[i] on; (n, side, side)."""
+    views = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
     return views[chosen, corners[:, 0], corners[:, 1]]
 
 
-def turned(pictures: np.ndarray, turn: int) -> np.ndarray:
+def turned(images: np.ndarray, turn: int) -> np.ndarray:
     """Squares (…, side, side), turned by `turn` % 4 quarters, and flipped from 4 on: 8 ways in all."""
     if turn >= 4:
-        pictures = pictures[..., ::-1]
-    return np.rot90(pictures, turn % 4, axes=(-2, -1))
+        images = images[..., ::-1]
+    return np.rot90(images, turn % 4, axes=(-2, -1))

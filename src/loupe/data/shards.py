@@ -44,9 +44,9 @@ def make_shard(
         small = [input_of(label, scale, settings) for label in labels]
         arrays[input_name(scale)] = small
     shards, sums = {}, {}
-    for name, pictures in arrays.items():
-        if pictures:
-            stacked = np.stack(pictures)
+    for name, images in arrays.items():
+        if images:
+            stacked = np.stack(images)
             with storage.written(place, shard_name(name, number)) as file:
                 write_shard(file, stacked)
                 shards[file.name] = sha256_of(file)
@@ -98,11 +98,11 @@ def shard_name(name: str, number: int) -> str:
     return f"{name}-{number:05d}.npy"
 
 
-def write_shard(file: Path, pictures: np.ndarray) -> None:
-    """Write uint8 pictures (n, side, side) as np.save does, which does not tell when the disk is full."""
+def write_shard(file: Path, images: np.ndarray) -> None:
+    """Write uint8 images (n, side, side) as np.save does, which does not tell when the disk is full."""
     with file.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(pictures))
-        stream.write(np.ascontiguousarray(pictures).data)
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(images))
+        stream.write(np.ascontiguousarray(images).data)
 
 
 def sha256_of(file: Path) -> str:

@@ -13,7 +13,7 @@ from loupe.imaging.threads import cores
 
 AT_A_TIME = 64  # tasks that are given out, unless there are more cores
 # What Dask does beside the work, unless it is told not to: look at each thread every 10 ms, at each event loop every
-# 20 ms and at each process every 500 ms, remember thousands of steps of each task, and give a picture's memory back
+# 20 ms and at each process every 500 ms, remember thousands of steps of each task, and give a image's memory back
 # to the system at once, to ask for it again.
 QUIET = {
     "distributed.worker.profile.enabled": False,

@@ -16,7 +16,7 @@ LEAST = 11  # pixels a side of what is left inside the border: the window of ssi
 
 
 def border(scale: Fraction) -> int:
-    """Pixels of a large picture's border that do not count: the scale, rounded up."""
+    """Pixels of a large image's border that do not count: the scale, rounded up."""
     return -(-scale.numerator // scale.denominator)
 
 

@@ -1,4 +1,4 @@
-"""The pictures that runs are logged with: pairs, spread, curves, prediction rows, comparisons."""
+"""The images that runs are logged with: pairs, spread, curves, prediction rows, comparisons."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from loupe.data.whole_photos import WholePhotos
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import beside
 from loupe.imaging.decoder import as_floats
-from loupe.upscalers.tiling import Enlarger, enlarge
+from loupe.upscalers.tiling import UpscalingModel, upscale
 
 SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 ROWS = 6
@@ -50,9 +50,9 @@ def pairs_sheet(pairs: Pairs) -> Figure:
     grid = figure.subplots(2, len(some), squeeze=False)
     for column in range(len(some)):
         small, label = some[column]
-        for axes, picture, name in ((grid[0, column], label, "label"), (grid[1, column], small, "input")):
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_title(f"{name} {picture.shape[1]}x{picture.shape[0]}", fontsize=8)
+        for axes, image, name in ((grid[0, column], label, "label"), (grid[1, column], small, "input")):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_title(f"{name} {image.shape[1]}x{image.shape[0]}", fontsize=8)
             axes.axis("off")
     return figure
 
@@ -73,14 +73,14 @@ def spread_of_values(pairs: Pairs) -> Figure:
     return figure
 
 
-def spread_of_pictures(pairs: Pairs) -> Figure:
-    """Mean and standard deviation of each label: how different the pictures are."""
+def spread_of_images(pairs: Pairs) -> Figure:
+    """Mean and standard deviation of each label: how different the images are."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.spread(300).batches(16)]
     means, deviations = map(np.concatenate, zip(*found, strict=True))
     axes.scatter(means, deviations, s=8, alpha=0.5)
-    axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Spread of the pictures")
+    axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Spread of the images")
     axes.set(xlim=(-1, 1), ylim=(0, 1))
     return figure
 
@@ -93,7 +93,7 @@ def learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str,
     for axes, score in ((left, "mae"), (right, "psnr")):
         for split in ("train", "val"):
             axes.plot(steps, [point["metrics"][f"{split}/{score}"] for point in points], label=split, marker=".")
-        axes.set(xlabel="step", ylabel=score, title=f"{score} of whole pictures")
+        axes.set(xlabel="step", ylabel=score, title=f"{score} of whole images")
     for number, (name, value) in enumerate(baselines.items()):
         left.axhline(value, label=name, linestyle=":", color=f"C{2 + number}")
     left.set_yscale("log")
@@ -103,23 +103,23 @@ def learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str,
     return figure
 
 
-def prediction_rows(model: Enlarger, pairs: Pairs) -> Figure:
-    """Dataset, Label, Predicted, a row a picture, as the study showed its results."""
+def prediction_rows(model: UpscalingModel, pairs: Pairs) -> Figure:
+    """Dataset, Label, Predicted, a row a image, as the study showed its results."""
     some = pairs.spread(ROWS)
     figure = Figure(figsize=(6, 2.1 * len(some)), layout="constrained")
     grid = figure.subplots(len(some), 3, squeeze=False)
     inputs, labels = next(some.batches(ROWS))
-    columns = {"Dataset": inputs, "Label": labels, "Predicted": enlarge(model, inputs)}
+    columns = {"Dataset": inputs, "Label": labels, "Predicted": upscale(model, inputs)}
     for axes_row, number in zip(grid, range(len(some)), strict=True):
-        for axes, (title, pictures) in zip(axes_row, columns.items(), strict=True):
-            axes.imshow(pictures[number, ..., 0], **SHOWN)
+        for axes, (title, images) in zip(axes_row, columns.items(), strict=True):
+            axes.imshow(images[number, ..., 0], **SHOWN)
             axes.set_title(title if number == 0 else "", fontsize=9)
             axes.axis("off")
     return figure
 
 
-def comparison_sheet(methods: Mapping[str, Enlarger], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """A few pictures by every method beside the label, with the busiest quarter zoomed below each."""
+def comparison_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
+    """A few images by every method beside the label, with the busiest quarter zoomed below each."""
     some = pairs.spread(3)
     columns = len(methods) + 1
     figure = Figure(figsize=(2 * columns, 4.2 * len(some)), layout="constrained")
@@ -127,21 +127,21 @@ def comparison_sheet(methods: Mapping[str, Enlarger], pairs: Pairs | WholePhotos
     for number, (inputs, labels) in enumerate(some.batches(1)):
         label = labels[0, ..., 0]
         place = _busiest(label)
-        shown = {name: enlarge(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
-        for column, (name, picture) in enumerate((shown | {"label": label}).items()):
+        shown = {name: upscale(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
+        for column, (name, image) in enumerate((shown | {"label": label}).items()):
             whole, inset = grid[2 * number, column], grid[2 * number + 1, column]
-            error = np.abs(picture - label).mean()
-            whole.imshow(picture, **SHOWN)
+            error = np.abs(image - label).mean()
+            whole.imshow(image, **SHOWN)
             title = fill(name, TITLE_WIDTH)
             whole.set_title(name if name == "label" else f"{title}\nmae {error:.4f}", fontsize=8)
-            inset.imshow(picture[place], **SHOWN)
+            inset.imshow(image[place], **SHOWN)
             whole.axis("off")
             inset.axis("off")
     return figure
 
 
-def story(methods: Mapping[str, Enlarger], pairs: Pairs) -> Figure:
-    """The busiest crop of the busiest pictures, such as text: input, one method after the other, label.
+def story(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
+    """The busiest crop of the busiest images, such as text: input, one method after the other, label.
 
     Args:
         methods: networks by what they are called, in the order they are shown in.
@@ -149,7 +149,7 @@ def story(methods: Mapping[str, Enlarger], pairs: Pairs) -> Figure:
     """
     some = _busiest_pairs(pairs.one_a_photo().spread(LOOKED_AT), STORIES)
     inputs, labels = next(some.batches(STORIES))
-    large = {name: enlarge(method, inputs) for name, method in methods.items()}
+    large = {name: upscale(method, inputs) for name, method in methods.items()}
     figure = Figure(figsize=(1.9 * (len(large) + 2), 2.2 * len(some)), layout="constrained")
     grid = figure.subplots(len(some), len(large) + 2, squeeze=False)
     for number, axes_row in enumerate(grid):
@@ -158,9 +158,9 @@ def story(methods: Mapping[str, Enlarger], pairs: Pairs) -> Figure:
             int(part / pairs.scale) for part in (place[0].start, place[1].start, place[0].stop - place[0].start)
         )
         crops = {"input": inputs[number, y:, x:, 0][:side, :side]}
-        for name, pictures in large.items():
-            error = np.abs(pictures[number] - labels[number]).mean()
-            crops[f"{fill(name, TITLE_WIDTH)}\nmae {error:.4f}"] = pictures[number, ..., 0][place]
+        for name, images in large.items():
+            error = np.abs(images[number] - labels[number]).mean()
+            crops[f"{fill(name, TITLE_WIDTH)}\nmae {error:.4f}"] = images[number, ..., 0][place]
         for axes, (title, crop) in zip(
             axes_row, (crops | {"label": labels[number, ..., 0][place]}).items(), strict=True
         ):
@@ -183,7 +183,7 @@ def _busiest_pairs(pairs: Pairs, count: int) -> Pairs:
 
 
 def _busiest(label: np.ndarray) -> tuple[slice, slice]:
-    """The quarter of a picture, a third of its side, where neighbouring pixels differ most."""
+    """The quarter of a image, a third of its side, where neighbouring pixels differ most."""
     side = max(1, label.shape[0] // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
     starts = range(0, label.shape[0] - side + 1, max(1, side // 2))

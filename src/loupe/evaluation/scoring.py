@@ -1,4 +1,4 @@
-"""Methods times pictures: a table of scores, one row an image and method, and its summary with intervals."""
+"""Methods times images: a table of scores, one row an image and method, and its summary with intervals."""
 
 import re
 from collections.abc import Mapping
@@ -13,34 +13,34 @@ from loupe.data.patches import Patches
 from loupe.data.whole_photos import WholePhotos
 from loupe.evaluation import metrics
 from loupe.imaging.decoder import as_bytes, as_floats
-from loupe.upscalers.baselines import FILTERS, Baseline
-from loupe.upscalers.ridge import RidgeEnlarger
-from loupe.upscalers.tiling import Enlarger, enlarge
+from loupe.upscalers.baselines import FILTERS, FilterUpscaler
+from loupe.upscalers.ridge import RidgeUpscaler
+from loupe.upscalers.tiling import UpscalingModel, upscale
 
 RESAMPLES = 2000
 DRAWS = 20
 LOW, HIGH = 2.5, 97.5  # percentiles of a 95 % interval
 
 
-def baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, Enlarger]:
+def baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, UpscalingModel]:
     """What every score stands beside: the classical filters, and ridge with these weights."""
-    methods: dict[str, Enlarger] = {name: Baseline(name, pairs.scale, luminance) for name in FILTERS}
-    return methods | {"ridge": RidgeEnlarger(ridge, pairs.scale, luminance)}
+    methods: dict[str, UpscalingModel] = {name: FilterUpscaler(name, pairs.scale, luminance) for name in FILTERS}
+    return methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
 
 
 def score(
-    methods: Mapping[str, Enlarger],
+    methods: Mapping[str, UpscalingModel],
     pairs: Pairs | WholePhotos,
     recompose: str = "concatenate",
     names: tuple[str, ...] = metrics.SCORES,
     border: int | None = None,
 ) -> pd.DataFrame:
-    """Score methods on whole pictures.
+    """Score methods on whole images.
 
     Args:
         methods: by the names that the table shows.
-        pairs: pictures to score on.
-        recompose: as `enlarge` takes it.
+        pairs: images to score on.
+        recompose: as `upscale` takes it.
         names: of the scores.
         border: where it is given, so many pixels of each side do not count, and what a method makes is rounded
             to 8 bits first, as in papers.
@@ -52,7 +52,7 @@ def score(
     for inputs, labels in pairs.batches(16):
         rows = pairs.rows[start : start + len(inputs)]
         for name, method in methods.items():
-            large, labels_inside = enlarge(method, inputs, recompose), labels
+            large, labels_inside = upscale(method, inputs, recompose), labels
             if border is not None:
                 inside = np.s_[:, border:-border, border:-border]
                 large, labels_inside = as_floats(as_bytes(large[inside])), labels[inside]
@@ -71,8 +71,8 @@ def score(
     return pd.concat(tables, ignore_index=True)
 
 
-def score_patches(methods: Mapping[str, Enlarger], pairs: Pairs, seed: int) -> pd.DataFrame:
-    """The study's protocol: one random patch of each photo, at any offset, enlarged alone; 20 draws.
+def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
+    """The study's protocol: one random patch of each photo, at any offset, upscaled alone; 20 draws.
 
     A patch is the model's own block where that is 8 pixels or more, else the study's size for the scale.
 
@@ -86,7 +86,7 @@ def score_patches(methods: Mapping[str, Enlarger], pairs: Pairs, seed: int) -> p
     for draw in range(DRAWS):
         inputs, labels = patches.one_of_each(draw)
         for name, method in methods.items():
-            found = metrics.scores(enlarge(method, inputs), labels)
+            found = metrics.scores(upscale(method, inputs), labels)
             rows.append({"draw": draw, "method": name} | {key: value.mean() for key, value in found.items()})
     return pd.DataFrame(rows)
 

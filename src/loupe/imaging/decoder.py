@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from loupe.errors import LoupeError
 
 BITS = 258  # a TIFF's tag: of each sample of a pixel
-LARGEST = 178_956_970  # pixels of a picture; Pillow itself refuses more in the first of a file
+LARGEST = 178_956_970  # pixels of a image; Pillow itself refuses more in the first of a file
 STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times 0.299, 0.587, 0.114
 REC_601 = np.array([0.299, 0.587, 0.114], "float32")
 REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
@@ -53,7 +53,7 @@ def open_photo(source: bytes | Path) -> Image.Image:
 
 
 def too_many(pixels: int | Image.DecompressionBombError) -> PhotoError:
-    """Why a picture of so many pixels, or of those that Pillow's error tells, is not decoded."""
+    """Why a image of so many pixels, or of those that Pillow's error tells, is not decoded."""
     found = re.search(r"\d+", str(pixels))
     shown = f"{int(found[0]):,}" if found else "more than can be told"
     return PhotoError(f"too many pixels: {shown}, at most {LARGEST:,}")
@@ -147,7 +147,7 @@ def as_bytes(picture: np.ndarray) -> np.ndarray:
 
 
 def through_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
-    """A grey picture, uint8 (height, width), as JPEG of this quality (1..95) gives it back."""
+    """A grey image, uint8 (height, width), as JPEG of this quality (1..95) gives it back."""
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "JPEG", quality=quality)
     return np.asarray(Image.open(stream))

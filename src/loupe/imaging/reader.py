@@ -24,7 +24,7 @@ EXTRA_SAMPLES = 338  # a TIFF's tag: what bands beyond the colours mean
 
 @dataclass(frozen=True)
 class Page:
-    """One picture of a file.
+    """One image of a file.
 
     Args:
         pixels: upright, uint8 or uint16, (height, width, bands): grey, grey and alpha, RGB, or RGB and alpha.

@@ -24,11 +24,11 @@ def pad(x: Any, margin: int) -> Any:
     return keras.ops.pad(x, [[0, 0], [margin, margin], [margin, margin], [0, 0]], mode="symmetric")
 
 
-def linear_blocks(picture: Any, scale: Fraction, name: str, trainable: bool) -> Any:
-    """Every p x p block of the result is linear in the window around its q x q block of the picture.
+def linear_blocks(image: Any, scale: Fraction, name: str, trainable: bool) -> Any:
+    """Every p x p block of the result is linear in the window around its q x q block of the image.
 
     Args:
-        picture: (n, h, w, 1).
+        image: (n, h, w, 1).
         scale: p/q, in lowest terms.
         name: of the layer; `set_block_weights` finds it by this name.
         trainable: whether training may change the weights.
@@ -37,7 +37,7 @@ def linear_blocks(picture: Any, scale: Fraction, name: str, trainable: bool) -> 
         (n, h p/q, w p/q, 1).
     """
     q, p = scale.denominator, scale.numerator
-    blocks = fold(pad(picture, MARGIN), q)  # (n, h/q + 2 MARGIN/q, …, q*q)
+    blocks = fold(pad(image, MARGIN), q)  # (n, h/q + 2 MARGIN/q, …, q*q)
     layer = keras.layers.Conv2D(
         p * p, 1 + 2 * MARGIN // q, padding="valid", use_bias=False, kernel_initializer="zeros",
         trainable=trainable, name=name,

@@ -30,15 +30,15 @@ def build(settings: Trained, input_side: int, luminance: str, ridge: np.ndarray 
     """
     scale = settings.scale
     facts = geometry(settings, input_side, luminance)
-    picture = keras.Input((None, None, 1), name="picture")
-    enlarged, q = picture, facts.q
+    image = keras.Input((None, None, 1), name="picture")
+    upscaled, q = image, facts.q
     if settings.pre_upscale != "none":
-        enlarged, q = linear_blocks(picture, scale, "pre_upscale", trainable=False), facts.p
+        upscaled, q = linear_blocks(image, scale, "pre_upscale", trainable=False), facts.p
     add_body: Any = perceptron.body if isinstance(settings, Perceptron) else convolutional.body
-    large = add_body(enlarged, settings, q, facts.p, _initializers(settings))
+    large = add_body(upscaled, settings, q, facts.p, _initializers(settings))
     if settings.skip == "ridge":
-        large = large + linear_blocks(picture, scale, "skip", trainable=True)
-    model = keras.Model(picture, large, name=facts.name)
+        large = large + linear_blocks(image, scale, "skip", trainable=True)
+    model = keras.Model(image, large, name=facts.name)
     if settings.pre_upscale != "none":
         set_block_weights(model, "pre_upscale", block_weights(settings.pre_upscale, scale), scale)
     if settings.skip == "ridge" and ridge is not None:
@@ -50,9 +50,9 @@ def build(settings: Trained, input_side: int, luminance: str, ridge: np.ndarray 
 
 def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.Model:
     """A fitted ridge as a Keras model like any other."""
-    picture = keras.Input((None, None, 1), name="picture")
-    large = linear_blocks(picture, scale, "ridge", trainable=True)
-    model = keras.Model(picture, large, name=ridge_geometry(scale, luminance).name)
+    image = keras.Input((None, None, 1), name="picture")
+    large = linear_blocks(image, scale, "ridge", trainable=True)
+    model = keras.Model(image, large, name=ridge_geometry(scale, luminance).name)
     set_block_weights(model, "ridge", weights, scale)
     return model
 
@@ -73,7 +73,7 @@ def start_from(model: keras.Model, other: keras.Model) -> int:
 
 
 def geometry(settings: Trained, input_side: int, luminance: str) -> Geometry:
-    """What the network of these settings needs of a picture; see Geometry."""
+    """What the network of these settings needs of a image; see Geometry."""
     scale: Fraction = settings.scale
     if isinstance(settings, Convolutional):
         q, reach = scale.denominator, convolutional.reach(settings) * scale.denominator
@@ -90,8 +90,8 @@ def geometry(settings: Trained, input_side: int, luminance: str) -> Geometry:
     return Geometry(q, int(q * scale), -(-least // q) * q, -(-reach // q) * q, luminance)
 
 
-class KerasEnlarger:
-    """A Keras model with the face that `enlarge` asks for.
+class KerasUpscaler:
+    """A Keras model with the face that `upscale` asks for.
 
     Args:
         model: built here, or loaded from where such a model was saved.
@@ -101,9 +101,9 @@ class KerasEnlarger:
         self.geometry = Geometry.of_name(model.name)
         self._model = model
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
-        large = self._model(pictures, training=False)  # compiling for each size costs more than it gains
+        large = self._model(images, training=False)  # compiling for each size costs more than it gains
         return keras.ops.convert_to_numpy(large)
 
 

@@ -10,7 +10,7 @@ from loupe.models.blocks import fold, pad, unfold
 
 
 def body(
-    picture: Any, settings: Convolutional, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]
+    image: Any, settings: Convolutional, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]
 ) -> Any:
     """A 3x3 convolution to `filters` channels, `layers` residual layers, and a 1x1 convolution to p*p channels.
 
@@ -19,9 +19,9 @@ def body(
     Super-Resolution», here with the 3x3 kernel first).
 
     Args:
-        picture: (n, h, w, 1), h and w multiples of q.
+        image: (n, h, w, 1), h and w multiples of q.
         settings: filters, layers, expansion, activation.
-        q: side of a block of the picture.
+        q: side of a block of the image.
         p: side of a block of the result.
         initializer: (inputs, outputs) of a layer -> its initializers, as keyword arguments.
 
@@ -36,7 +36,7 @@ def body(
         return layer(pad(x, side // 2) if side > 1 else x)
 
     filters, activation = settings.filters, settings.activation
-    x = convolution(fold(picture, q), filters, 3, activation)  # (n, h/q, w/q, filters)
+    x = convolution(fold(image, q), filters, 3, activation)  # (n, h/q, w/q, filters)
     for _ in range(settings.layers):
         wide = convolution(x, settings.expansion * filters, 3, activation)
         x = x + convolution(wide, filters, 1, None)

@@ -13,7 +13,7 @@ def load(file: Path) -> keras.Model:
     """The network, uncompiled; by Keras' safe mode, which builds its own layers only, and none that hold code.
 
     Raises:
-        ValueError: it is no such file, holds anything else, or takes no grey pictures. A file that was made to do
+        ValueError: it is no such file, holds anything else, or takes no grey images. A file that was made to do
             harm raises whatever else it leads Keras to.
     """
     if file.suffix != ".keras":
@@ -28,5 +28,5 @@ def load(file: Path) -> keras.Model:
         raise ValueError(f"holds {size} bytes, at most {LARGEST}")
     model = keras.saving.load_model(file, compile=False, safe_mode=True)
     if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, 1)]:
-        raise ValueError("it does not take pictures, (n, h, w, 1)")
+        raise ValueError("it does not take images, (n, h, w, 1)")
     return model

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from loupe.errors import LoupeError
-from loupe.models.builder import KerasEnlarger
+from loupe.models.builder import KerasUpscaler
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.onnx import OnnxEnlarger
+from loupe.upscalers.onnx import OnnxUpscaler
 
-# What tf2onnx makes of a mirrored border: of a layer's, and of the picture's.
+# What tf2onnx makes of a mirrored border: of a layer's, and of the image's.
 MIRRORING = [["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"], ["Pad", "Pad", "Compress", "Compress"]]
 
 
@@ -29,7 +29,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
 
     side = 3 * geometry.min_side
     noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, 1)).astype("float32")
-    expected = KerasEnlarger(model)(noise)
+    expected = KerasUpscaler(model)(noise)
     model(noise)  # type: ignore[operator] # Keras exports only models that have been called
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of numpy's, inside Keras' exporter
@@ -38,7 +38,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     _drop_leading_axes(network)
     onnx.helper.set_model_props(network, {"loupe": geometry.name})
     onnx.save(network, file)
-    found = OnnxEnlarger(file)(noise)
+    found = OnnxUpscaler(file)(noise)
     if found.shape != expected.shape:
         raise LoupeError(f"ONNX gives {found.shape} where Keras gives {expected.shape}")
     difference = float(np.abs(found - expected).max())

@@ -1,4 +1,4 @@
-"""The study's networks: dense layers from q x q blocks of the picture to p x p blocks."""
+"""The study's networks: dense layers from q x q blocks of the image to p x p blocks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,22 +11,20 @@ from loupe.models.blocks import fold, pad, unfold
 ENTRY_FILTERS = 8
 
 
-def body(
-    picture: Any, settings: Perceptron, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]
-) -> Any:
+def body(image: Any, settings: Perceptron, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]) -> Any:
     """Blocks through dense layers.
 
     Args:
-        picture: (n, h, w, 1), h and w multiples of q.
+        image: (n, h, w, 1), h and w multiples of q.
         settings: hidden widths, activation and so on.
-        q: side of a block of the picture.
+        q: side of a block of the image.
         p: side of a block of the result.
         initializer: (inputs, outputs) of a layer -> its initializers, as keyword arguments.
 
     Returns:
         (n, h p/q, w p/q, 1).
     """
-    x = picture
+    x = image
     for _ in range(settings.entry_convolutions):
         x = keras.layers.Conv2D(
             ENTRY_FILTERS, 3, activation=settings.activation, **initializer(9 * x.shape[-1], ENTRY_FILTERS)

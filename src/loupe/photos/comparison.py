@@ -18,36 +18,36 @@ from loupe.photos.inputs import Job
 SHOWN = 12  # photos at most
 SIDES = 1600, 1200  # of what is shown of a photo: its middle
 
-# The slider lies over the whole picture, unseen: one drags the line itself; keys and screen readers have a slider.
-# It is a thumb's width wider than the picture, because a thumb's middle never reaches the ends of its slider.
+# The slider lies over the whole image, unseen: one drags the line itself; keys and screen readers have a slider.
+# It is a thumb's width wider than the image, because a thumb's middle never reaches the ends of its slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
 .compared legend { float: left; padding: 0; }
 .compared input[type=radio] { margin: 0 .25rem 0 0; appearance: auto; }
-.pictures { position: relative; display: inline-block; overflow: hidden; max-width: 100%; vertical-align: top;
+.images { position: relative; display: inline-block; overflow: hidden; max-width: 100%; vertical-align: top;
   background: #fff repeating-conic-gradient(#ddd 0 25%, #fff 0 50%) 0 0 / 20px 20px; }
-.pictures:has(:focus-visible) { outline: 3px solid #28f; outline-offset: 2px; }
-.pictures img { display: block; max-width: 100%; height: auto; margin: 0; }
-.pictures .after { clip-path: inset(0 0 0 var(--at)); }
-.pictures .before { position: absolute; inset: 0; width: 100%; height: 100%;
+.images:has(:focus-visible) { outline: 3px solid #28f; outline-offset: 2px; }
+.images img { display: block; max-width: 100%; height: auto; margin: 0; }
+.images .after { clip-path: inset(0 0 0 var(--at)); }
+.images .before { position: absolute; inset: 0; width: 100%; height: 100%;
   clip-path: inset(0 calc(100% - var(--at)) 0 0); }
 .compared:has([value=lanczos]:checked) [data-way=pixels], .compared:has([value=pixels]:checked) [data-way=lanczos] {
   display: none; }
-.pictures span { position: absolute; top: .5rem; padding: 0 .5rem; border-radius: 4px; font-size: 14px; color: #fff;
+.images span { position: absolute; top: .5rem; padding: 0 .5rem; border-radius: 4px; font-size: 14px; color: #fff;
   background: #000a; }
-.pictures .left { left: .5rem; }
-.pictures .right { right: .5rem; }
-.pictures .line { position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px;
+.images .left { left: .5rem; }
+.images .right { right: .5rem; }
+.images .line { position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px;
   background: #fff; box-shadow: 0 0 3px #000; }
-.pictures .line::after { content: "◂ ▸"; position: absolute; top: 50%; left: -17px; width: 36px; margin-top: -18px;
+.images .line::after { content: "◂ ▸"; position: absolute; top: 50%; left: -17px; width: 36px; margin-top: -18px;
   border-radius: 18px; font: 16px/36px sans-serif; text-align: center; color: #222; background: #fff;
   box-shadow: 0 0 3px #000; }
-.pictures input { position: absolute; top: 0; left: -22px; width: calc(100% + 44px); height: 100%; margin: 0;
+.images input { position: absolute; top: 0; left: -22px; width: calc(100% + 44px); height: 100%; margin: 0;
   opacity: 0; cursor: ew-resize; touch-action: pan-y; appearance: none; -webkit-appearance: none; }
-.pictures input::-webkit-slider-runnable-track { height: 100%; }
-.pictures input::-webkit-slider-thumb { width: 44px; height: 100%; -webkit-appearance: none; }
-.pictures input::-moz-range-thumb { width: 44px; height: 100%; border: 0; }
+.images input::-webkit-slider-runnable-track { height: 100%; }
+.images input::-webkit-slider-thumb { width: 44px; height: 100%; -webkit-appearance: none; }
+.images input::-moz-range-thumb { width: 44px; height: 100%; border: 0; }
 """
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -73,7 +73,7 @@ FIGURE = """<figure class="compared">
 <label><input type="radio" name="way{number}" value="lanczos" autocomplete="off" checked>Lanczos</label>
 <label><input type="radio" name="way{number}" value="pixels" autocomplete="off">the photo's pixels</label>
 </fieldset>
-<div class="pictures" style="--at: 50%">
+<div class="images" style="--at: 50%">
 <img class="after" alt="{name} by Loupe" src="{large}">
 <img class="before" data-way="lanczos" alt="{name} by Lanczos" src="{lanczos}">
 <img class="before" data-way="pixels" alt="{name} before" src="{small}">

@@ -62,10 +62,10 @@ def cleaned(page: Page, cleaning: Cleaning) -> LargePage:
 
 
 def noise_of(grey: np.ndarray) -> float:
-    """Standard deviation of the noise of a picture, (height, width), on its own scale.
+    """Standard deviation of the noise of a image, (height, width), on its own scale.
 
     The mean answer to a mask that is blind to flat and evenly sloped parts (Immerkær 1996, Fast Noise Variance
-    Estimation). Texture counts as noise, too, so that a low one of 64 parts of the picture is taken; where it answers
+    Estimation). Texture counts as noise, too, so that a low one of 64 parts of the image is taken; where it answers
     nothing, as in a white border, it says nothing of the noise elsewhere.
     """
     if min(grey.shape) < 3:

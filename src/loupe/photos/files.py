@@ -103,7 +103,7 @@ def _is_short(settings: Files, jobs: "Sequence[Job]") -> bool:
 
 
 def _tell(settings: Files, found: "Found", outcomes: "Sequence[Outcome]", by: str) -> None:
-    """The results, and a line to standard error for each photo that could not be enlarged; then the failure."""
+    """The results, and a line to standard error for each photo that could not be upscaled; then the failure."""
     failures = [*found.failures, *((outcome.job.photo, outcome.reason) for outcome in outcomes if outcome.reason)]
     done = [outcome for outcome in outcomes if outcome.size]
     for outcome in done:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from loupe.upscalers import bundled
-from loupe.upscalers.onnx import OnnxEnlarger
-from loupe.upscalers.tiling import Enlarger, Ensemble
+from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class LoadedModel:
     """
 
     name: str
-    model: Enlarger
+    model: UpscalingModel
     run_id: str | None = None
 
 
@@ -41,7 +41,7 @@ class Networks:
         self._loaded: dict[Fraction, LoadedModel] = {}
         self._used: dict[Fraction, str] = {}
 
-    def __call__(self, scale: Fraction) -> Enlarger:
+    def __call__(self, scale: Fraction) -> UpscalingModel:
         """Return the network of a scale factor and count it as used.
 
         Raises:
@@ -55,7 +55,7 @@ class Networks:
         """Return the network of a scale factor without counting it as used; raises UsageError as a call does."""
         if scale not in self._loaded:
             loaded = self._load(scale)
-            model = Ensemble(loaded.model) if self._ensemble else loaded.model
+            model = SelfEnsemble(loaded.model) if self._ensemble else loaded.model
             self._loaded[scale] = LoadedModel(loaded.name, model, loaded.run_id)
         return self._loaded[scale]
 
@@ -84,7 +84,7 @@ def load_bundled(size: str, scale: Fraction, threads: int = 1) -> LoadedModel:
     """Load a network that ships with the package; raises UsageError if there is none of this size and scale."""
     file = bundled.file(size, scale)
     return LoadedModel(
-        f"the bundled network {size} of {scale.numerator}:{scale.denominator}", OnnxEnlarger(file, threads)
+        f"the bundled network {size} of {scale.numerator}:{scale.denominator}", OnnxUpscaler(file, threads)
     )
 
 

@@ -109,7 +109,7 @@ class _Work:
             raise
         except OSError as error:
             return Outcome(job, None, f"{job.out} cannot be written: {error.strerror or error}")
-        except Exception as error:  # encoders raise whatever a picture leads them to, and the others go on
+        except Exception as error:  # encoders raise whatever a image leads them to, and the others go on
             return Outcome(job, None, f"{job.out} cannot be made: {type(error).__name__}: {error}")
         finally:
             self._tell(job, 1)

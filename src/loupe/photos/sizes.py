@@ -37,7 +37,7 @@ def fitted(size: Size, wanted: Size) -> Size:
 
 
 def network_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fraction | None:
-    """The scale of the network whose result Lanczos then shrinks, or enlarges further.
+    """The scale of the network whose result Lanczos then shrinks, or upscales further.
 
     That of the smallest network that reaches the size, else the largest. A second pass does not pay: at 4:1 on
     kodak24 (shrunk by Lanczos; Lanczos alone 25.50 dB) 3:1 and Lanczos reach 26.36 dB, 2:1 twice 26.33, 3:1 and 3:2

@@ -1,6 +1,6 @@
-"""Rows of an enlarged page, computed when they are asked for: a page of any size in bounded memory.
+"""Rows of an upscaled page, computed when they are asked for: a page of any size in bounded memory.
 
-Each class is a picture of which only the rows that somebody asks for exist; it asks the one below it for what it
+Each class is a image of which only the rows that somebody asks for exist; it asks the one below it for what it
 needs, with the margin that its filter or network looks at. The result does not depend on how the rows are asked for.
 """
 
@@ -15,16 +15,16 @@ from PIL import Image
 from loupe.imaging.decoder import REC_601, REC_709
 from loupe.imaging.threads import cores, in_order
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.tiling import Enlarger, enlarge_rows
+from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
-SUPPORT = 3  # source pixels that Lanczos looks at to each side when it enlarges
-STRIP = 128  # rows of the photo that a thread enlarges at once: few enough to stay in the cache of its core
+SUPPORT = 3  # source pixels that Lanczos looks at to each side when it upscales
+STRIP = 128  # rows of the photo that a thread upscales at once: few enough to stay in the cache of its core
 IN_WORK = 8_000_000  # pixels of the result that all threads together have in work at most, where photos are wide
 LEVELS = 5  # halvings over which visible colour spreads below what is transparent: 32 pixels, twice a halo
 
 
 class Rows(Protocol):
-    """A grey picture, float32 in [-1, 1].
+    """A grey image, float32 in [-1, 1].
 
     Args:
         size: width and height.
@@ -125,7 +125,7 @@ class Chroma:
 class Enlarged:
     """What a network makes of the rows below it."""
 
-    def __init__(self, below: Rows, model: Enlarger) -> None:
+    def __init__(self, below: Rows, model: UpscalingModel) -> None:
         self._below, self._model = below, model
         scale = model.geometry.scale
         self.size = int(below.size[0] * scale + 0.5), int(below.size[1] * scale + 0.5)
@@ -135,11 +135,11 @@ class Enlarged:
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         """As `Rows`."""
-        return enlarge_rows(self._model, self._below, self._below.size[1], top, bottom)
+        return upscale_rows(self._model, self._below, self._below.size[1], top, bottom)
 
 
 class Resized:
-    """The rows below, shrunk or enlarged by Lanczos to another size."""
+    """The rows below, shrunk or upscaled by Lanczos to another size."""
 
     def __init__(self, below: Rows, size: tuple[int, int]) -> None:
         self._below, self.size = below, size
@@ -154,10 +154,10 @@ class Resized:
         return np.asarray(image.resize((self.size[0], bottom - top), Image.Resampling.LANCZOS, box=box))
 
 
-def strips(pixels: np.ndarray, size: tuple[int, int], model: Enlarger | None) -> Iterator[np.ndarray]:
-    """A page enlarged, from top to bottom: luminance by a network, colour and alpha by Lanczos.
+def strips(pixels: np.ndarray, size: tuple[int, int], model: UpscalingModel | None) -> Iterator[np.ndarray]:
+    """A page upscaled, from top to bottom: luminance by a network, colour and alpha by Lanczos.
 
-    Two differences of colours are enlarged, which with the luminance tell all three: what is grey stays grey.
+    Two differences of colours are upscaled, which with the luminance tell all three: what is grey stays grey.
 
     Args:
         pixels: uint8 or uint16, (height, width, 1..4): grey, grey and alpha, RGB, or RGB and alpha.

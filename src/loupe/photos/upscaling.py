@@ -26,26 +26,28 @@ def size_of(size: sizes.Size, scale: Fraction | None, wanted: sizes.Size | None,
 
 
 def large_page(page: Page, size: sizes.Size, networks: Networks) -> LargePage:
-    """A page enlarged to a size, its rows computed when they are asked for."""
+    """A page upscaled to a size, its rows computed when they are asked for."""
     height, width = page.pixels.shape[:2]
     scale = sizes.network_scale((width, height), size, networks.scales)
     model = None if scale is None else networks(scale)
     return LargePage(size, strips.strips(page.pixels, size, model), with_size(page, *size))
 
 
-def enlarging(scale: Fraction | None, wanted: sizes.Size | None, networks: Networks) -> Callable[[Page], LargePage]:
+def page_upscaler(
+    scale: Fraction | None, wanted: sizes.Size | None, networks: Networks
+) -> Callable[[Page], LargePage]:
     """What makes large pages of pages; arguments as `size_of` takes them."""
 
-    def enlarged(page: Page) -> LargePage:
+    def upscaled(page: Page) -> LargePage:
         height, width = page.pixels.shape[:2]
         return large_page(page, size_of((width, height), scale, wanted, networks), networks)
 
-    return enlarged
+    return upscaled
 
 
 def large_pages(
     photo: Photo, scale: Fraction | None, wanted: sizes.Size | None, networks: Networks
 ) -> "map[LargePage]":
-    """The pages of a photo, enlarged one after another; the pages of a TIFF may differ in size."""
+    """The pages of a photo, upscaled one after another; the pages of a TIFF may differ in size."""
 
-    return map(enlarging(scale, wanted, networks), photo.pages)
+    return map(page_upscaler(scale, wanted, networks), photo.pages)

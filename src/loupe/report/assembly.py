@@ -57,7 +57,7 @@ def gathered(table: pd.DataFrame, here: pd.DataFrame, cases: Iterable[Case], mad
         table: of all runs.
         here: of the runs on the dataset that is judged on.
         cases: the claims with their runs.
-        made: the pictures that need models, `comparison` and `story`, where there are any.
+        made: the images that need models, `comparison` and `story`, where there are any.
 
     Raises:
         UsageError: two claims have one number.

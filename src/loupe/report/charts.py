@@ -1,4 +1,4 @@
-"""Validation mae over the budget: of a claim's arms, and of the leaders; as pictures and as sentences."""
+"""Validation mae over the budget: of a claim's arms, and of the leaders; as images and as sentences."""
 
 import io
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def trend(verdict: Verdict, runs: Mapping[str, pd.DataFrame]) -> Picture | None:
         runs: the rows of each arm, by its name.
 
     Returns:
-        The picture, or None where no run has a curve.
+        The image, or None where no run has a curve.
     """
     curves = {name: found for name, rows in runs.items() if (found := _curves(rows)) is not None}
     if not curves:

@@ -1,4 +1,4 @@
-"""What a report says, before it is a page: verdicts, tables and pictures."""
+"""What a report says, before it is a page: verdicts, tables and images."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: the stem of its file, its bytes as PNG, and what it shows."""
+    """A image: the stem of its file, its bytes as PNG, and what it shows."""
 
     name: str
     png: bytes
@@ -59,7 +59,7 @@ class Report:
         study: the study's numbers, read correctly, and ours.
         theirs: the network whose numbers stand there by the study's protocol; empty where there is none.
         leaders: learning curves.
-        comparison: the best network's pictures beside the baselines'.
+        comparison: the best network's images beside the baselines'.
         story: crops by the study's networks, one after the other.
     """
 
@@ -89,7 +89,7 @@ class Report:
         return f"{len(self.judged)} claim{'' if len(self.judged) == 1 else 's'}: {', '.join(parts)}."
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """Every picture that the page shows."""
+    def images(self) -> tuple[Picture, ...]:
+        """Every image that the page shows."""
         found = [part.trend for part in self.judged] + [self.leaders, self.comparison, self.story]
-        return tuple(picture for picture in found if picture is not None)
+        return tuple(image for image in found if image is not None)

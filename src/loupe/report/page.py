@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page, and as a Markdown page with its pictures beside it."""
+"""A report as one self-contained HTML page, and as a Markdown page with its images beside it."""
 
 import base64
 from typing import Any
@@ -11,11 +11,11 @@ from loupe.report.interval_plot import interval_plot
 from loupe.report.tables import arms_table, as_markdown, claims_table, comparisons_table, without_html
 from loupe.report.verdicts import Verdict
 
-PICTURES = "pictures"  # the folder beside the Markdown page
+IMAGES = "images"  # the folder beside the Markdown page
 
 
 def html(report: Report) -> str:
-    """One page that needs nothing beside it: pictures are inside, and nothing is fetched."""
+    """One page that needs nothing beside it: images are inside, and nothing is fetched."""
     page = _templates(escape=True)
     page.filters["inside"] = _inside
     page.filters["plot"] = interval_plot  # of numbers and our own words: safe
@@ -23,10 +23,10 @@ def html(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The same for a repository's pages; pictures are files in `pictures/`."""
+    """The same for a repository's pages; images are files in `images/`."""
     page = _templates(escape=False)
     page.filters["markdown"] = as_markdown
-    page.globals["folder"] = PICTURES
+    page.globals["folder"] = IMAGES
     return page.get_template("page.md.jinja").render(report=report, claims=claims_table(report))
 
 
@@ -62,6 +62,6 @@ def _kind(verdict: Verdict) -> str:
     return verdict.verdict.replace(" ", "-")
 
 
-def _inside(picture: Picture) -> str:
-    """A picture as the address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
+def _inside(image: Picture) -> str:
+    """A image as the address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(image.png).decode()}"

@@ -10,30 +10,30 @@ from loupe.report.formatting import NOTHING, number, percent
 FULL_SCALE = 2.0  # the largest difference on [-1, 1]
 HEADER = ("the study's number", "read correctly", "ours by its protocol", "ours by an honest one")
 
-# The study's number, how it has to be read, and ours: by the study's protocol, and on whole pictures.
+# The study's number, how it has to be read, and ours: by the study's protocol, and on whole images.
 READINGS = (
     (
         "0.064, «6 %»",
         "On [-1, 1] a difference can reach 2: 0.064 is 3.2 % of full scale.",
         "mae {patches_mae} on random patches: {patches_percent} % of full scale",
-        "mae {mae} on whole pictures: {percent} % of full scale",
+        "mae {mae} on whole images: {percent} % of full scale",
     ),
     (
         "«R2»",
         "Mean squared error where it is the loss, mean absolute error where it is printed.",
-        "mse {mse}, mae {mae} on whole pictures",
-        "mse {mse}, mae {mae} on whole pictures",
+        "mse {mse}, mae {mae} on whole images",
+        "mse {mse}, mae {mae} on whole images",
     ),
     (
         "0.064 / 0.063 on test",
         "Random patches at any offset, three in four half a pixel off, of photos that went through JPEG quality 75 "
         "twice.",
         "mae {patches_mae} on random patches; two draws differ by {draws} %",
-        "mae {mae} on whole pictures",
+        "mae {mae} on whole images",
     ),
     (
         "0.092 against nearest's 0.120",
-        "One random picture: a gain of 1.30. Others that it printed: 0.108 against 0.126, 1.17.",
+        "One random image: a gain of 1.30. Others that it printed: 0.108 against 0.126, 1.17.",
         "gain {gain} over nearest on all test photos; nearest wins on {wins} % of them",
         "gain {gain} over nearest on all test photos; nearest wins on {wins} % of them",
     ),
@@ -44,8 +44,8 @@ READINGS = (
         "bicubic {bicubic}, nearest {nearest}",
     ),
     (
-        "0.060 with pre-enlarged input",
-        "Lanczos stood for «bicubic», and on its picture the network (0.110) lost to its own input (0.089).",
+        "0.060 with pre-upscaled input",
+        "Lanczos stood for «bicubic», and on its image the network (0.110) lost to its own input (0.089).",
         NOTHING,
         "on validation: network {entered}, its input by {filter} {input}",
     ),

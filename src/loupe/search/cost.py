@@ -12,8 +12,8 @@ from loupe.search.sweep_file import SweepFile
 SCORING = 20.0  # seconds at the end: test scores of the best few, registering
 BESIDES = 4.0  # seconds of a trial beside its training: building, scoring, MLflow
 START = 8.0  # seconds of a worker until its first trial
-INPUT_SIDE = 100  # of patch=whole, and of the pictures scored: the study's
-TRAIN_PICTURES = 32  # scored at each point beside the validation's; as in `training`, which would load Keras
+INPUT_SIDE = 100  # of patch=whole, and of the images scored: the study's
+TRAIN_IMAGES = 32  # scored at each point beside the validation's; as in `training`, which would load Keras
 FORTH, BACK_AND_FORTH = 2, 6  # operations for each weight and place that it is used at: scoring, training
 # Shares of a matrix product's speed that training reaches: perceptrons; convolutions, for each filter and at most.
 OF_THE_PEAK, A_FILTER, CONVOLVING = 0.6, 1 / 70, 0.8
@@ -46,7 +46,7 @@ def _trial_seconds(settings: Train, speed: float) -> float:
         return settings.seconds
     assert settings.eval_every is not None
     points = 1 + math.ceil(settings.steps / settings.eval_every)
-    scored = points * (settings.eval_pictures + TRAIN_PICTURES) * INPUT_SIDE**2
+    scored = points * (settings.eval_images + TRAIN_IMAGES) * INPUT_SIDE**2
     operations = BACK_AND_FORTH * settings.steps * _pixels_a_step(settings) + FORTH * scored
     share = min(CONVOLVING, A_FILTER * settings.filters) if isinstance(settings, Convolutional) else OF_THE_PEAK
     return settings.steps * 1e-3 + operations * _uses_a_pixel(settings) / (share * speed)

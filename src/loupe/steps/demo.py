@@ -1,4 +1,4 @@
-"""A page in the browser, on which photos are enlarged."""
+"""A page in the browser, on which photos are upscaled."""
 
 import logging
 import os

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loupe.data.dataset import Pairs
     from loupe.data.whole_photos import WholePhotos
     from loupe.photos.networks import LoadedModel
-    from loupe.upscalers.tiling import Enlarger
+    from loupe.upscalers.tiling import UpscalingModel
 
 
 # As metrics are called: what `train` logs of the validation split is val/mae, too.
@@ -35,7 +35,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe.data.dataset import Pairs
     from loupe.evaluation import figures, scoring
     from loupe.tracking import records, runs
-    from loupe.upscalers.tiling import Ensemble
+    from loupe.upscalers.tiling import SelfEnsemble
 
     labels = labels_of(settings)
     for name in ("out", "sheet"):
@@ -53,11 +53,11 @@ def run(settings: Evaluate) -> dict[str, Any]:
     shown, model = loaded.name, loaded.model
     scale = model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
-        raise UsageError(f"scale: {shown} enlarges {text_of(scale)}, got {text_of(settings.scale)}")
+        raise UsageError(f"scale: {shown} upscales {text_of(scale)}, got {text_of(settings.scale)}")
     others = _beside(settings, scale, labels)
-    pairs, where = _pictures(settings, scale, model.geometry.luminance)
+    pairs, where = _images(settings, scale, model.geometry.luminance)
     methods = {
-        "model": Ensemble(model) if settings.ensemble else model,
+        "model": SelfEnsemble(model) if settings.ensemble else model,
         **scoring.baselines(pairs, _ridge_of(loaded.run_id, settings, scale), model.geometry.luminance),
         **others,
     }
@@ -81,7 +81,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         records.log_metrics(scoring.metrics_of(scores, _kind(settings)))
     if settings.out:
         _write(Path(settings.out), summary)
-    say(f"{shown} on {where}, {len(pairs)} pictures ({settings.protocol})", settings.quiet)
+    say(f"{shown} on {where}, {len(pairs)} images ({settings.protocol})", settings.quiet)
     say_lines(scoring.as_text(scores), settings.quiet)
     return summary
 
@@ -118,7 +118,7 @@ def labels_of(settings: Evaluate) -> dict[str, str]:
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
 
 
-def _beside(settings: Evaluate, scale: "Fraction", labels: dict[str, str]) -> dict[str, "Enlarger"]:
+def _beside(settings: Evaluate, scale: "Fraction", labels: dict[str, str]) -> dict[str, "UpscalingModel"]:
     """Load the networks of `beside`; returns them by their labels."""
     found = {}
     for name in settings.beside:
@@ -127,12 +127,12 @@ def _beside(settings: Evaluate, scale: "Fraction", labels: dict[str, str]) -> di
         loaded = _load(settings, name, scale)
         if loaded.model.geometry.scale != scale:
             own = text_of(loaded.model.geometry.scale)
-            raise UsageError(f"beside: {loaded.name} enlarges {own}, not {text_of(scale)}")
+            raise UsageError(f"beside: {loaded.name} upscales {own}, not {text_of(scale)}")
         found[labels[name]] = loaded.model
     return found
 
 
-def _sheet_order(methods: dict[str, "Enlarger"], label: str) -> dict[str, "Enlarger"]:
+def _sheet_order(methods: dict[str, "UpscalingModel"], label: str) -> dict[str, "UpscalingModel"]:
     """The methods of a sheet, usually from worst to best: nearest, Lanczos, ridge, networks, and the model last."""
     shown = {name: method for name, method in methods.items() if name not in ("model", "bilinear", "bicubic")}
     return shown | {label: methods["model"]}
@@ -163,8 +163,8 @@ def _kind(settings: Evaluate) -> str:
     return "photos" if settings.photos else SPLITS[settings.split]
 
 
-def _pictures(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pairs | WholePhotos", str]:
-    """The pictures to score on, and what to call them."""
+def _images(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pairs | WholePhotos", str]:
+    """The images to score on, and what to call them."""
     from loupe.data import preparation
 
     if settings.protocol == "classical":
@@ -187,7 +187,7 @@ def _shared(settings: Evaluate) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON has no word for, such as the ssim of tiny pictures."""
+    """The same with null for numbers that JSON has no word for, such as the ssim of tiny images."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The whole job: prepare, train three networks, compare, register the best, enlarge a photo with it."""
+"""The whole job: prepare, train three networks, compare, register the best, upscale a photo with it."""
 
 from pathlib import Path
 from typing import Any

@@ -12,7 +12,7 @@ from loupe.data.manifest import MANIFEST
 from loupe.data.storage import absolute
 from loupe.imaging.atomic import beside, remove_leftovers
 
-SHOWN = 300  # photos that the pictures are drawn of
+SHOWN = 300  # photos that the images are drawn of
 
 
 def run(settings: Preprocess) -> Dataset:
@@ -26,7 +26,7 @@ def run(settings: Preprocess) -> Dataset:
         opening = meanwhile.submit(_open_store)
         dataset = preparation.prepare(settings, photos)
         del photos  # the list of a large collection
-        pictures = _pictures(dataset)
+        images = _images(dataset)
         seconds = time.perf_counter() - started
         opening.result()
     from loupe.tracking import records, runs
@@ -38,8 +38,8 @@ def run(settings: Preprocess) -> Dataset:
         records.log_json(dataset.settings, "settings.json")
         numbers = {f"{name}/{key}": value for name, of in dataset.statistics.items() for key, value in of.items()}
         records.log_metrics({**counts, **numbers, "preparing_seconds": seconds})
-        for picture in pictures:
-            records.log_file(picture)
+        for image in images:
+            records.log_file(image)
         records.log_tags({"loupe.folder": absolute(dataset.place)})
     skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.reasons().items()))
     say(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
@@ -53,10 +53,10 @@ def _open_store() -> None:
     runs.open_store()
 
 
-def _pictures(dataset: Dataset) -> list[Path]:
+def _images(dataset: Dataset) -> list[Path]:
     """The sheet of pairs and the spread plots, drawn once and kept beside the shards."""
     names = {"pairs.png": "pairs_sheet", "spread-values.png": "spread_of_values",
-             "spread-pictures.png": "spread_of_pictures"}  # fmt: skip
+             "spread-images.png": "spread_of_pictures"}  # fmt: skip
     files = [dataset.folder / name for name in names]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

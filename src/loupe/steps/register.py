@@ -31,7 +31,7 @@ class Verdict:
 def run(settings: Register) -> Verdict:
     """Register the run's model, keep it as ONNX too, and make it champion if it passes the gate."""
     from loupe.data import preparation
-    from loupe.models.builder import KerasEnlarger
+    from loupe.models.builder import KerasUpscaler
     from loupe.models.onnx_export import export
     from loupe.tracking import models, records, runs
 
@@ -44,25 +44,25 @@ def run(settings: Register) -> Verdict:
     scale = scale_of(given["scale"])
     dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], given["dataset"])
     model = models.load_keras(models.Found(best, f"runs:/{best}/model", best))
-    enlarger = KerasEnlarger(model)
+    upscaler = KerasUpscaler(model)
     champion = models.champion(scale)
     again = champion is not None and champion.run_id == best
     with (
         runs.step_run(settings, f"register {challenger.info.run_name}"),
         tempfile.TemporaryDirectory() as folder,
     ):
-        verdict = gate(enlarger, _defender(champion, scale), dataset.pairs("validation", scale))
+        verdict = gate(upscaler, _defender(champion, scale), dataset.pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX).name
-        difference = export(model, enlarger.geometry, onnx)
+        difference = export(model, upscaler.geometry, onnx)
         kept = models.log_onnx(onnx, best)
         licence = "; ".join(LICENCES.get(name, f"{name}: the terms of that source") for name in
                             dataset.settings["source"].split(","))  # fmt: skip
         description = (
             f"{challenger.info.run_name}, trained on {dataset.folder.name}. "
-            f"Pictures (n, h, w, 1), float32 in [-1, 1], sides multiples of {enlarger.geometry.q}, "
-            f"at least {enlarger.geometry.min_side}. Data: {licence}."
+            f"Images (n, h, w, 1), float32 in [-1, 1], sides multiples of {upscaler.geometry.q}, "
+            f"at least {upscaler.geometry.min_side}. Data: {licence}."
         )
-        facts = models.facts(enlarger.geometry) | {
+        facts = models.facts(upscaler.geometry) | {
             "digest": dataset.digest,
             "commit": tags.get("loupe.commit", ""),
             "data_licence": licence,
@@ -140,14 +140,14 @@ def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, An
 
 
 def _defender(champion: Any, scale: Any) -> tuple[str, Any]:
-    from loupe.models.builder import KerasEnlarger
+    from loupe.models.builder import KerasUpscaler
     from loupe.tracking import models
-    from loupe.upscalers.baselines import Baseline
+    from loupe.upscalers.baselines import FilterUpscaler
 
     if champion is None:
-        return "nearest", Baseline("nearest", scale)
+        return "nearest", FilterUpscaler("nearest", scale)
     name = f"{champion.name} version {champion.version}"
-    return name, KerasEnlarger(models.load_keras(models.Found(name, f"models:/{champion.name}/{champion.version}")))
+    return name, KerasUpscaler(models.load_keras(models.Found(name, f"models:/{champion.name}/{champion.version}")))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from loupe.report.contents import Picture
-    from loupe.upscalers.tiling import Enlarger
+    from loupe.upscalers.tiling import UpscalingModel
 
 TABLE = "results.parquet"
-# Pictures that need models; a report from a table takes them from the folder beside it.
+# Images that need models; a report from a table takes them from the folder beside it.
 CAPTIONS = {
     "comparison": "The best network beside the baselines, on test photos; below each, its busiest part.",
-    "story": "The study's networks one after the other, on the busiest crops of test photos; mae of whole pictures. "
+    "story": "The study's networks one after the other, on the busiest crops of test photos; mae of whole images. "
     "Plain: no hidden layer. Dropout: half of the units. Tanh: weights of one fixed spread. Xavier: by the layers' "
     "widths. Final: the best network of all.",
 }
@@ -39,7 +39,7 @@ def run(settings: Report) -> Path:
     here = assembly.on_dataset(table, settings.dataset)
     cases = _cases(settings, here)
     out = Path(settings.out)
-    (out / page.PICTURES).mkdir(parents=True, exist_ok=True)
+    (out / page.IMAGES).mkdir(parents=True, exist_ok=True)
     made = _kept(settings) if settings.from_ else _made(settings, here)
     report = assembly.gathered(table, here, cases, made)
     if settings.readme:
@@ -47,8 +47,8 @@ def run(settings: Report) -> Path:
     results.write(table, out / TABLE)
     (out / "report.html").write_text(page.html(report))
     (out / "report.md").write_text(page.markdown(report))
-    for picture in report.pictures:
-        (out / page.PICTURES / f"{picture.name}.png").write_bytes(picture.png)
+    for image in report.images:
+        (out / page.IMAGES / f"{image.name}.png").write_bytes(image.png)
     if not settings.from_:
         _log(settings, out / "report.html", report)
     say(report.summary, settings.quiet)
@@ -96,17 +96,17 @@ def _cases(settings: Report, here: "pd.DataFrame") -> list[Any]:
 
 
 def _kept(settings: Report) -> dict[str, "Picture"]:
-    """The pictures that an earlier report wrote beside its table."""
+    """The images that an earlier report wrote beside its table."""
     from loupe.report.contents import Picture
-    from loupe.report.page import PICTURES
+    from loupe.report.page import IMAGES
 
-    folder = Path(str(settings.from_)).parent / PICTURES
+    folder = Path(str(settings.from_)).parent / IMAGES
     files = {name: folder / f"{name}.png" for name in CAPTIONS}
     return {name: Picture(name, file.read_bytes(), CAPTIONS[name]) for name, file in files.items() if file.is_file()}
 
 
 def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
-    """The pictures drawn anew by the kept networks, on the test photos of their dataset."""
+    """The images drawn anew by the kept networks, on the test photos of their dataset."""
     from loupe.config.fields import scale_of
     from loupe.data import preparation
     from loupe.data.dataset import Dataset
@@ -120,13 +120,13 @@ def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     place = None if best is None else preparation.prepared_place(settings, best["dataset"])
     if place is None:
         why = "no run has a kept model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
-        say(f"without the pictures that need models: {why}", settings.quiet)
+        say(f"without the images that need models: {why}", settings.quiet)
         return {}
     dataset, scale = Dataset(place), scale_of(best["settings.scale"])
     pairs = dataset.pairs("test", scale)
-    final = _enlarger(best)
+    final = _upscaler(best)
     others = scoring.baselines(pairs, ridge.kept(dataset, scale), dataset.settings["luminance"])
-    told = {name: _enlarger(row) for name, row in _storied(here).items()} | {"final": final}
+    told = {name: _upscaler(row) for name, row in _storied(here).items()} | {"final": final}
     drawn = {
         "comparison": figures.comparison_sheet(others | {"the best network": final}, pairs, "concatenate"),
         "story": figures.story(told, pairs),
@@ -155,13 +155,13 @@ def _storied(here: "pd.DataFrame") -> dict[str, "pd.Series"]:
     return found
 
 
-def _enlarger(row: "pd.Series") -> "Enlarger":
+def _upscaler(row: "pd.Series") -> "UpscalingModel":
     """The kept network of a run."""
-    from loupe.models.builder import KerasEnlarger
+    from loupe.models.builder import KerasUpscaler
     from loupe.tracking import models
 
     run_id = row["run_id"]
-    return KerasEnlarger(
+    return KerasUpscaler(
         models.load_keras(models.Found(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
     )
 

@@ -29,7 +29,7 @@ def run(settings: Upscale) -> list[Path]:
         order = files.order(
             settings,
             lambda size: upscaling.size_of(size, scale, wanted, networks),
-            upscaling.enlarging(scale, wanted, networks),
+            upscaling.page_upscaler(scale, wanted, networks),
         )
         outcomes = files.make(settings, found, order)
         photo_runs.log_outcomes(settings, outcomes, networks.used_names)

@@ -61,7 +61,7 @@ def load_keras(found: Found) -> Any:
     too, which may hold operations that write files.
 
     Raises:
-        UsageError: it cannot be loaded, holds code, or takes no grey pictures.
+        UsageError: it cannot be loaded, holds code, or takes no grey images.
     """
     from loupe.models import keras_file
 
@@ -144,7 +144,7 @@ def register(run_id: str, scale: Fraction, description: str, tags: dict[str, str
     client, name = mlflow.MlflowClient(), REGISTERED[scale]
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(
-            name, description=f"Enlarges grey pictures in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
+            name, description=f"Upscales grey images in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
         )
     there = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
     if not there:
@@ -198,7 +198,7 @@ def serve_photos(onnx: dict[Fraction, Path], description: str) -> str:
         )
     client = mlflow.MlflowClient()
     if not client.search_registered_models(f"name = '{PHOTO}'"):
-        client.create_registered_model(PHOTO, description="Enlarges photos: an image file in base64 in, one out.")
+        client.create_registered_model(PHOTO, description="Upscales photos: an image file in base64 in, one out.")
     made = client.create_model_version(
         PHOTO, logged.model_uri, mlflow.active_run().info.run_id, description=description
     )

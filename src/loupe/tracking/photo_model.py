@@ -21,7 +21,7 @@ from loupe.imaging import reader, writer
 from loupe.imaging.decoder import PhotoError
 from loupe.photos import upscaling
 from loupe.photos.networks import LoadedModel, Networks
-from loupe.upscalers.onnx import OnnxEnlarger
+from loupe.upscalers.onnx import OnnxUpscaler
 
 LARGEST_FILE = 32_000_000  # bytes of a photo, before base64
 LARGEST_RESULT = 64_000_000  # pixels of all its pages together
@@ -61,12 +61,12 @@ class PhotoModel(PythonModel):
         """Find the networks: an artifact a scale, named as `3x2`."""
         files = {Fraction(name.replace("x", "/")): Path(path) for name, path in context.artifacts.items()}
         self._networks = Networks(
-            sorted(files), lambda scale: LoadedModel(files[scale].name, OnnxEnlarger(files[scale]))
+            sorted(files), lambda scale: LoadedModel(files[scale].name, OnnxUpscaler(files[scale]))
         )
         self._turns = threading.Semaphore(AT_ONCE)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would read hints
-        """Enlarge photos.
+        """Upscale photos.
 
         Args:
             context: of the model.
@@ -84,9 +84,9 @@ class PhotoModel(PythonModel):
         suffix = _suffix(given.get("format", "same"))
         if list(model_input) != ["photo"]:
             raise RefusedError(f"input: must have the one column photo, got {', '.join(map(str, model_input))}")
-        return [self._enlarged(number, text, scale, suffix) for number, text in enumerate(model_input["photo"])]
+        return [self._upscaled(number, text, scale, suffix) for number, text in enumerate(model_input["photo"])]
 
-    def _enlarged(self, number: int, text: Any, scale: Fraction, suffix: str | None) -> str:
+    def _upscaled(self, number: int, text: Any, scale: Fraction, suffix: str | None) -> str:
         try:
             with self._turns, tempfile.TemporaryDirectory() as folder:
                 photo = reader.read(_decoded(text))
@@ -101,7 +101,7 @@ class PhotoModel(PythonModel):
         except (PhotoError, UsageError) as error:
             raise RefusedError(f"photo {number + 1}: {error}") from None
         except (OSError, ValueError, MemoryError) as error:
-            raise RefusedError(f"photo {number + 1}: cannot be enlarged: {' '.join(str(error).split())}") from None
+            raise RefusedError(f"photo {number + 1}: cannot be upscaled: {' '.join(str(error).split())}") from None
 
 
 def _decoded(text: Any) -> bytes:

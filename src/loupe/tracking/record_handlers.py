@@ -67,14 +67,14 @@ def _model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
     import keras
 
-    pictures = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
+    images = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
     mlflow.models.Model.log(
         artifact_path=None,
         name="model",
         flavor=mlflow.keras,
         run_id=run_id,
         model=keras.saving.load_model(file, compile=False),
-        signature=mlflow.models.ModelSignature(pictures, pictures),
+        signature=mlflow.models.ModelSignature(images, images),
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
         metadata=body,
         step=NO_STEP,

@@ -1,4 +1,4 @@
-"""What a step tells of its run: numbers, tags, files, pictures, tables, and the dataset that it worked on."""
+"""What a step tells of its run: numbers, tags, files, images, tables, and the dataset that it worked on."""
 
 import json
 import tempfile
@@ -38,7 +38,7 @@ def tell(kind: str, body: dict[str, Any], file: Path | None = None) -> None:
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log numbers under their names; those that are no number (ssim of tiny pictures) are left out."""
+    """Log numbers under their names; those that are no number (ssim of tiny images) are left out."""
     found = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if found:
         tell("metrics", {"values": found, "step": step or 0, "time": now()})

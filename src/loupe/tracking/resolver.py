@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from loupe.errors import UsageError
 from loupe.photos.networks import LoadedModel, Networks, bundled_networks, load_bundled, single_network
 from loupe.upscalers import bundled
-from loupe.upscalers.baselines import FILTERS, Baseline
-from loupe.upscalers.onnx import OnnxEnlarger
+from loupe.upscalers.baselines import FILTERS, FilterUpscaler
+from loupe.upscalers.onnx import OnnxUpscaler
 
 if TYPE_CHECKING:
     from loupe.tracking.models import Found
@@ -65,7 +65,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     if name == CHAMPION:
         return Networks(SCALES, lambda scale: _load_champion(scale, options), options.ensemble)
     if name in FILTERS:
-        return Networks(SCALES, lambda scale: LoadedModel(name, Baseline(name, scale)), options.ensemble)
+        return Networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)), options.ensemble)
     if name == RIDGE:
         return Networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir), options.ensemble)
     if name.startswith(REGISTRY_SCHEMES):
@@ -96,7 +96,7 @@ def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
     from loupe.upscalers import ridge
 
     weights = ridge.kept(open_sample(data_dir), scale)
-    return LoadedModel(RIDGE, ridge.RidgeEnlarger(weights, scale, "rec601"))
+    return LoadedModel(RIDGE, ridge.RidgeUpscaler(weights, scale, "rec601"))
 
 
 def _load_from_mlflow(name: str, options: ResolveOptions) -> LoadedModel:
@@ -117,7 +117,7 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
             f"got {name!r}"
         )
     if file.suffix == ".onnx":
-        return LoadedModel(name, OnnxEnlarger(file, options.threads))
+        return LoadedModel(name, OnnxUpscaler(file, options.threads))
     from loupe.tracking import models
 
     return _load_found(models.Found(name, name), options)
@@ -130,7 +130,7 @@ def _load_found(found: "Found", options: ResolveOptions) -> LoadedModel:
         with tempfile.TemporaryDirectory() as folder:
             file = models.artifact(found.run_id, models.ONNX, folder)
             if file is not None:
-                return LoadedModel(found.shown, OnnxEnlarger(file, options.threads), found.run_id)
-    from loupe.models.builder import KerasEnlarger
+                return LoadedModel(found.shown, OnnxUpscaler(file, options.threads), found.run_id)
+    from loupe.models.builder import KerasUpscaler
 
-    return LoadedModel(found.shown, KerasEnlarger(models.load_keras(found)), found.run_id)
+    return LoadedModel(found.shown, KerasUpscaler(models.load_keras(found)), found.run_id)

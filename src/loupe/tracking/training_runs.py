@@ -10,7 +10,7 @@ from loupe.config.training import Train, Trained
 from loupe.data.dataset import Dataset, Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import figures, scoring
-from loupe.models.builder import KerasEnlarger
+from loupe.models.builder import KerasUpscaler
 from loupe.tracking import checkpoints, models, records, trials
 from loupe.training import diagnostics, loop
 
@@ -84,14 +84,14 @@ def log_diagnostics(
         train: what it was trained on.
         validation: what it was chosen on.
     """
-    enlarger = KerasEnlarger(model)
-    found = diagnostics.of_network(enlarger, settings, train, validation)
+    upscaler = KerasUpscaler(model)
+    found = diagnostics.of_network(upscaler, settings, train, validation)
     if points:
         found |= diagnostics.of_curve(points) | {"training_steps": points[-1]["step"]}
         trials.keep_curve(points)
     else:  # so that curves of runs can be compared in one chart
-        for name, pairs, limit in (("train", train, loop.TRAIN_PICTURES), ("val", validation, len(validation))):
-            scores = loop.whole_scores(enlarger, pairs, limit)
+        for name, pairs, limit in (("train", train, loop.TRAIN_IMAGES), ("val", validation, len(validation))):
+            scores = loop.whole_scores(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
     records.log_metrics(found)
     return found
@@ -100,15 +100,15 @@ def log_diagnostics(
 def log_result(
     model: keras.Model, settings: Train, dataset: Dataset, weights: np.ndarray, points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Log the network's test scores beside the baselines', the study's protocol, and pictures; gives the summary."""
+    """Log the network's test scores beside the baselines', the study's protocol, and images; gives the summary."""
 
-    enlarger, recompose = KerasEnlarger(model), diagnostics.recomposed(settings)
+    upscaler, recompose = KerasUpscaler(model), diagnostics.recomposed(settings)
     test, validation = (dataset.pairs(split, settings.scale) for split in ("test", "validation"))
     others = scoring.baselines(test, weights, dataset.settings["luminance"])
-    table = scoring.score({"model": enlarger, **others}, test, recompose)
+    table = scoring.score({"model": upscaler, **others}, test, recompose)
     summary = scoring.summarise(table)
     nearest = summary["model"]["over"]["nearest"]
-    draws = scoring.score_patches({"model": enlarger}, test, settings.seed)["mae"]
+    draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
         scoring.metrics_of(summary)
         | {"test/gain": nearest["gain"], "test/nearest_wins": nearest["baseline_wins"]}
@@ -119,5 +119,5 @@ def log_result(
     if points:
         on_validation = scoring.score(others, validation, names=("mae",)).groupby("method")["mae"].mean()
         records.log_figure(figures.learning_curves(points, on_validation.to_dict()), "curves.png")
-    records.log_figure(figures.prediction_rows(enlarger, test), "predictions.png")
+    records.log_figure(figures.prediction_rows(upscaler, test), "predictions.png")
     return summary

@@ -170,7 +170,7 @@ def tags_of(run_id: str | None) -> dict[str, str]:
 
 
 def points_of(run_id: str) -> list[dict[str, Any]]:
-    """The points of a run's curve as `training` has them: step, and metrics of whole pictures."""
+    """The points of a run's curve as `training` has them: step, and metrics of whole images."""
     names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
     curves = {name: dict(curve(run_id, name)) for name in names}
     return [

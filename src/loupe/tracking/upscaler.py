@@ -16,7 +16,7 @@ from loupe.tracking.resolver import BUNDLED, ResolveOptions, resolve_model
 
 
 class Upscaler:
-    """Enlarges pictures in memory: luminance by a network, colour and alpha by Lanczos.
+    """Upscales images in memory: luminance by a network, colour and alpha by Lanczos.
 
         large = Upscaler.load("models:/loupe@champion")(Image.open("photo.jpg"))
 
@@ -43,13 +43,13 @@ class Upscaler:
     def __call__(
         self, image: Any, scale: float | str | Fraction | None = None, size: Sequence[int] | None = None
     ) -> Any:
-        """Enlarge one picture.
+        """Upscale one image.
 
         Args:
             image: a PIL image of any mode, or an array of uint8 or uint16, (height, width) or (height, width, 1..4):
                 grey, grey and alpha, RGB, RGB and alpha, in the encoding of their file.
             scale: from 1 to 8; the network's own, or 1.5, where neither it nor the size is given.
-            size: width and height of the result instead, in the shape of the picture.
+            size: width and height of the result instead, in the shape of the image.
 
         Returns:
             The same kind, upright, floor(side scale + 1/2) pixels a side: a PIL image (L, LA, RGB, RGBA or I;16)
@@ -58,7 +58,7 @@ class Upscaler:
         Raises:
             TypeError: it is neither, or an array of other types.
             ValueError: the scale or the array's shape is out of range.
-            PhotoError: the picture has no pixels, or the size has another shape than the picture.
+            PhotoError: the image has no pixels, or the size has another shape than the image.
         """
         if isinstance(image, Image.Image):
             page = read_image(image)

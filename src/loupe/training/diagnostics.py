@@ -11,22 +11,22 @@ import numpy as np
 from loupe.config.training import Perceptron, Train, Trained
 from loupe.data.dataset import Pairs
 from loupe.evaluation import metrics
-from loupe.upscalers.baselines import Baseline
-from loupe.upscalers.tiling import Enlarger, enlarge
+from loupe.upscalers.baselines import FilterUpscaler
+from loupe.upscalers.tiling import UpscalingModel, upscale
 
-TRAIN_PICTURES = 128
+TRAIN_IMAGES = 128
 BATCH = 16
 LEAST_GAIN = 0.01  # of the validation mae, that a point of the curve brings before saturation
 SATURATED = 2  # points in a row that bring less
 
 
 def recomposed(settings: Train) -> str:
-    """How the pictures of this network are put together: perceptrons may overlap their patches."""
+    """How the images of this network are put together: perceptrons may overlap their patches."""
     return settings.recompose if isinstance(settings, Perceptron) else "concatenate"
 
 
-def of_network(model: Enlarger, settings: Train, train: Pairs, validation: Pairs) -> dict[str, float]:
-    """Diagnostics of a network on whole pictures.
+def of_network(model: UpscalingModel, settings: Train, train: Pairs, validation: Pairs) -> dict[str, float]:
+    """Diagnostics of a network on whole images.
 
     Args:
         model: the network as it is kept.
@@ -36,7 +36,7 @@ def of_network(model: Enlarger, settings: Train, train: Pairs, validation: Pairs
 
     Returns:
         val/best_mae, val/best_mse, val/best_psnr: means over images;
-        val/nearest/mae, val/lanczos/mae: of the same pictures;
+        val/nearest/mae, val/lanczos/mae: of the same images;
         val/gain: nearest's mae over ours; val/nearest_wins: share of photos where nearest's mae is lower;
         val/gap: validation minus training mae, less the same difference of Lanczos, which is that of the photos;
         val/dark_lost; val/gradient_energy: over that of the labels; val/seams: error at the borders of blocks over
@@ -45,15 +45,15 @@ def of_network(model: Enlarger, settings: Train, train: Pairs, validation: Pairs
     """
     before = settings.pre_upscale if isinstance(settings, Trained) else "none"
     names = ["nearest", "lanczos", *([before] if before not in ("none", "nearest", "lanczos") else [])]
-    others = {name: Baseline(name, validation.scale) for name in names}
+    others = {name: FilterUpscaler(name, validation.scale) for name in names}
     parts: dict[str, list[np.ndarray]] = {}
     for inputs, labels in validation.batches(BATCH):
-        large = enlarge(model, inputs, recomposed(settings))
+        large = upscale(model, inputs, recomposed(settings))
         border, inside = metrics.seam_errors(large, labels, model.geometry.p)
         values = metrics.scores(large, labels, ("mae", "mse", "psnr")) | {
             "dark": metrics.dark_lost(large, labels), "border": border, "inside": inside,
             "energy": metrics.gradient_energy(large), "whole": metrics.gradient_energy(labels),
-        } | {name: metrics.mae(enlarge(other, inputs), labels) for name, other in others.items()}  # fmt: skip
+        } | {name: metrics.mae(upscale(other, inputs), labels) for name, other in others.items()}  # fmt: skip
         for name, value in values.items():
             parts.setdefault(name, []).append(value)
     images = {name: np.concatenate(values) for name, values in parts.items()}
@@ -107,10 +107,10 @@ def _ratio(value: float, other: float) -> float:
     return value / other if other else np.nan
 
 
-def _over_lanczos(model: Enlarger, settings: Train, pairs: Pairs) -> float:
-    """Mean mae of the network less that of Lanczos, over some training pictures."""
-    lanczos, over = Baseline("lanczos", pairs.scale), []
-    for inputs, labels in pairs.spread(TRAIN_PICTURES).batches(BATCH):
-        ours = metrics.mae(enlarge(model, inputs, recomposed(settings)), labels)
-        over.append(ours - metrics.mae(enlarge(lanczos, inputs), labels))
+def _over_lanczos(model: UpscalingModel, settings: Train, pairs: Pairs) -> float:
+    """Mean mae of the network less that of Lanczos, over some training images."""
+    lanczos, over = FilterUpscaler("lanczos", pairs.scale), []
+    for inputs, labels in pairs.spread(TRAIN_IMAGES).batches(BATCH):
+        ours = metrics.mae(upscale(model, inputs, recomposed(settings)), labels)
+        over.append(ours - metrics.mae(upscale(lanczos, inputs), labels))
     return float(np.concatenate(over).mean())

@@ -22,17 +22,17 @@ from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches
 from loupe.errors import LoupeError
 from loupe.evaluation import metrics
-from loupe.models.builder import KerasEnlarger
+from loupe.models.builder import KerasUpscaler
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.tiling import enlarge
+from loupe.upscalers.tiling import upscale
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
-TRAIN_PICTURES = 32  # of the training split, scored whole at each point beside the validation split
+TRAIN_IMAGES = 32  # of the training split, scored whole at each point beside the validation split
 MEASURED = 0.05  # share of `seconds`, and seconds at most, in which the cost of a step is measured first
 MEASURED_SECONDS = 1.0
 WARMING = 3  # steps before that, the first of which compiles
 EXACT_LAYERS = ("skip", "blocks", "pre_upscale")
-BLOCKS_A_SIDE = 4  # of a training picture of a perceptron that looks beyond its block
+BLOCKS_A_SIDE = 4  # of a training image of a perceptron that looks beyond its block
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def fit(
         model: from `models.build`, with its starting weights.
         settings: optimizer, schedule, steps and so on.
         train: pairs that batches are drawn from.
-        validation: whole pictures that choose the best point.
+        validation: whole images that choose the best point.
         report: called at step 0, every eval_every steps and at the end, with a point and the checkpoint.
         resume: a checkpoint to go on from.
 
@@ -93,7 +93,7 @@ def fit(
     progress.steps = settings.steps
     compile_model(model, settings)
     best = _weights(model, resume)
-    evaluator = KerasEnlarger(model)
+    evaluator = KerasUpscaler(model)
     if not resume:
         best = _point(model, evaluator, settings, progress, train, validation, {}, report, best)
     with Bar(f"training {settings.network}", settings.steps, settings.quiet) as bar:
@@ -131,11 +131,11 @@ def _steps(model: keras.Model, settings: Trained, batch: Callable[[int], Any], s
     return float(np.mean(losses))
 
 
-def pictures_of_a_step(settings: Trained, geometry: Geometry, input_side: int) -> tuple[int, int]:
+def images_of_a_step(settings: Trained, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """The side and number of a step's training inputs: crops, or patches.
 
     A perceptron that looks beyond its patch (skip, pre_upscale, entry_convolutions) gets squares of up to
-    4x4 patches that share their surroundings, as they do in a whole picture; batch_size counts patches.
+    4x4 patches that share their surroundings, as they do in a whole image; batch_size counts patches.
     """
     if isinstance(settings, Convolutional):
         return settings.crop, settings.batch_size
@@ -144,8 +144,8 @@ def pictures_of_a_step(settings: Trained, geometry: Geometry, input_side: int) -
 
 
 def patches_of(settings: Trained, train: Pairs, geometry: Geometry) -> tuple[Patches, int]:
-    """What training pictures are drawn from, and how many a step; raises UsageError where they do not fit."""
-    side, count = pictures_of_a_step(settings, geometry, train.sides[0])
+    """What training images are drawn from, and how many a step; raises UsageError where they do not fit."""
+    side, count = images_of_a_step(settings, geometry, train.sides[0])
     return Patches(train, side, settings.crops, settings.augment, settings.seed), count
 
 
@@ -252,7 +252,7 @@ def _patience_is_over(settings: Trained, progress: Progress) -> bool:
 
 def _point(
     model: keras.Model,
-    evaluator: KerasEnlarger,
+    evaluator: KerasUpscaler,
     settings: Trained,
     progress: Progress,
     train: Pairs,
@@ -265,8 +265,8 @@ def _point(
     values = dict(more)
     values["learning_rate"] = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
     for name, pairs, limit in (
-        ("train", train, TRAIN_PICTURES),
-        ("val", validation, settings.eval_pictures),
+        ("train", train, TRAIN_IMAGES),
+        ("val", validation, settings.eval_images),
     ):
         values |= {f"{name}/{score}": value for score, value in whole_scores(evaluator, pairs, limit).items()}
     if values["val/mae"] < progress.best_mae:
@@ -280,11 +280,11 @@ def _point(
     return best
 
 
-def whole_scores(model: KerasEnlarger, pairs: Pairs, limit: int) -> dict[str, float]:
-    """Mean mse, mae and psnr of up to `limit` whole pictures, spread evenly over the pairs' order."""
+def whole_scores(model: KerasUpscaler, pairs: Pairs, limit: int) -> dict[str, float]:
+    """Mean mse, mae and psnr of up to `limit` whole images, spread evenly over the pairs' order."""
     found: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
     for inputs, labels in pairs.spread(limit).batches(32):
-        large = enlarge(model, inputs)
+        large = upscale(model, inputs)
         for name, values in found.items():
             values.append(getattr(metrics, name)(large, labels))
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}

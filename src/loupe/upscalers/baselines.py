@@ -1,4 +1,4 @@
-"""Classical enlarging with the face of a model: nearest, bilinear, bicubic, Lanczos."""
+"""Classical upscaling with the face of a model: nearest, bilinear, bicubic, Lanczos."""
 
 from fractions import Fraction
 
@@ -13,14 +13,14 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-MARGIN = 4  # pixels of the small picture around a block that the widest filter, Lanczos, may look at
+MARGIN = 4  # pixels of the small image around a block that the widest filter, Lanczos, may look at
 
 
-class Baseline:
+class FilterUpscaler:
     """A filter of Pillow, in floating point.
 
     By nearest at 3:2 the middle of every third large pixel lies between two small ones, and Pillow rounds to
-    either side, differently along a picture: there alone tiles may differ from the whole, as Pillow does.
+    either side, differently along a image: there alone tiles may differ from the whole, as Pillow does.
 
     Args:
         name: a key of FILTERS.
@@ -33,12 +33,12 @@ class Baseline:
         self.geometry = Geometry(q, scale.numerator, q, -(-MARGIN // q) * q, luminance)
         self._filter = FILTERS[name]
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1), not clipped; h, w multiples of q."""
-        height, width = (int(side * self.geometry.scale) for side in pictures.shape[1:3])
+        height, width = (int(side * self.geometry.scale) for side in images.shape[1:3])
         large = [
-            np.asarray(Image.fromarray(picture[..., 0]).resize((width, height), self._filter))
-            for picture in pictures.astype("float32")
+            np.asarray(Image.fromarray(image[..., 0]).resize((width, height), self._filter))
+            for image in images.astype("float32")
         ]
         return np.stack(large)[..., None]
 
@@ -59,7 +59,7 @@ def block_weights(name: str, scale: Fraction) -> np.ndarray:
     around = -(-MARGIN // q)  # whole blocks that hold the margin
     side = (2 * around + 3) * q  # one block more on each side: the border is out of reach
     start = (around + 1) * q
-    baseline = Baseline(name, scale)
+    baseline = FilterUpscaler(name, scale)
     weights = np.zeros((window, window, p, p), "float32")
     for y in range(window):
         for x in range(window):

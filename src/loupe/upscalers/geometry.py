@@ -1,4 +1,4 @@
-"""What has to be known of a model to use it on any picture, and the name by which every file format keeps it."""
+"""What has to be known of a model to use it on any image, and the name by which every file format keeps it."""
 
 import re
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ _NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER
 
 @dataclass(frozen=True)
 class Geometry:
-    """A model turns q x q blocks of the small picture into p x p blocks of the large one.
+    """A model turns q x q blocks of the small image into p x p blocks of the large one.
 
     Args:
-        q: sides of the pictures that the model takes are multiples of it.
-        p: the large picture's sides are p/q times those of the small one.
+        q: sides of the images that the model takes are multiples of it.
+        p: the large image's sides are p/q times those of the small one.
         min_side: the least side that the model takes, a multiple of q.
-        halo: pixels of the small picture beyond a block that the block's result depends on, a multiple of q.
+        halo: pixels of the small image beyond a block that the block's result depends on, a multiple of q.
         luminance: how the grey that it was trained on was made of colour.
     """
 

@@ -8,16 +8,16 @@ from loupe.errors import UsageError, first_line
 from loupe.upscalers.geometry import Geometry
 
 
-class OnnxEnlarger:
-    """A network as ONNX, with the face that `enlarge` asks for.
+class OnnxUpscaler:
+    """A network as ONNX, with the face that `upscale` asks for.
 
     Args:
         file: with the geometry in its metadata, as `export` wrote it.
-        threads: that work on one picture; 0 is one a core. Several pictures, or strips of one, are done sooner by
+        threads: that work on one image; 0 is one a core. Several images, or strips of one, are done sooner by
             one each, asked for from as many threads.
 
     Raises:
-        UsageError: it is no such file, or its result on a grey picture is not as large as the geometry says.
+        UsageError: it is no such file, or its result on a grey image is not as large as the geometry says.
     """
 
     def __init__(self, file: Path, threads: int = 1) -> None:
@@ -26,7 +26,7 @@ class OnnxEnlarger:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, too
         options.intra_op_num_threads = threads
-        # Threads that wait busily for the next picture would hold the cores that colour this one.
+        # Threads that wait busily for the next image would hold the cores that colour this one.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -36,16 +36,16 @@ class OnnxEnlarger:
         self._inputs = [part.name for part in self._session.get_inputs()]
         self._refuse_another(file)
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
-        return np.asarray(self._session.run(None, dict.fromkeys(self._inputs, pictures))[0])
+        return np.asarray(self._session.run(None, dict.fromkeys(self._inputs, images))[0])
 
     def _refuse_another(self, file: Path) -> None:
         side, scale = self.geometry.min_side, self.geometry.scale
         try:
             found = self(np.zeros((1, side, side, 1), "float32"))
         except Exception as error:  # as above
-            raise UsageError(f"model: {str(file)!r} takes no grey pictures: {first_line(error)}") from None
+            raise UsageError(f"model: {str(file)!r} takes no grey images: {first_line(error)}") from None
         expected = (1, int(side * scale), int(side * scale), 1)
         if found.shape != expected or found.dtype != np.float32:
             raise UsageError(f"model: {str(file)!r} gives {found.dtype} {found.shape}, must give float32 {expected}")

@@ -12,17 +12,17 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01
-FITTED_ON = 2048  # pictures at most, evenly spread: millions of rows for the 81 or 100 pixels of a window
+FITTED_ON = 2048  # images at most, evenly spread: millions of rows for the 81 or 100 pixels of a window
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     """Fit on all blocks of up to FITTED_ON pairs, without an intercept.
 
-    The normal equations (X'X + alpha) W = X'Y are summed up picture by picture, since X has a row a block:
-    the same solution as scikit-learn's Ridge, in memory that does not grow with the pictures.
+    The normal equations (X'X + alpha) W = X'Y are summed up image by image, since X has a row a block:
+    the same solution as scikit-learn's Ridge, in memory that does not grow with the images.
 
     Args:
-        pairs: pictures to fit on.
+        pairs: images to fit on.
         alpha: weight of the squared coefficients, at least 0.
 
     Returns:
@@ -42,7 +42,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         products += x.T @ y
     try:
         return np.linalg.solve(squares, products).astype("float32")
-    except np.linalg.LinAlgError:  # alpha 0 on pictures that are all alike
+    except np.linalg.LinAlgError:  # alpha 0 on images that are all alike
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
@@ -69,36 +69,36 @@ def read(file: Path, scale: Fraction) -> np.ndarray:
     return weights
 
 
-def windows(pictures: np.ndarray, q: int) -> np.ndarray:
+def windows(images: np.ndarray, q: int) -> np.ndarray:
     """The window around each block: (n, h, w, 1) to (n, h/q, w/q, window * window), mirrored at the border."""
     side = q + 2 * MARGIN
-    padded = np.pad(pictures[..., 0], ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="symmetric")
+    padded = np.pad(images[..., 0], ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="symmetric")
     views = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))[:, ::q, ::q]
     return views.reshape(*views.shape[:3], side * side)
 
 
-class RidgeEnlarger:
+class RidgeUpscaler:
     """Fitted weights with the face of a model, in numpy.
 
     Args:
         weights: what `fit` gives, (window * window, p * p).
         scale: p/q, in lowest terms.
-        luminance: of the pictures that it was fitted on.
+        luminance: of the images that it was fitted on.
     """
 
     def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:
         self.geometry = geometry(scale, luminance)
         self._weights = weights
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
         q, p = self.geometry.q, self.geometry.p
         large = []
-        for picture in pictures:
-            blocks = windows(picture[None], q)[0] @ self._weights  # (h/q, w/q, p*p)
+        for image in images:
+            blocks = windows(image[None], q)[0] @ self._weights  # (h/q, w/q, p*p)
             rows, columns = blocks.shape[:2]
-            picture = blocks.reshape(rows, columns, p, p).transpose(0, 2, 1, 3)
-            large.append(picture.reshape(rows * p, columns * p, 1))
+            image = blocks.reshape(rows, columns, p, p).transpose(0, 2, 1, 3)
+            large.append(image.reshape(rows * p, columns * p, 1))
         return np.stack(large)
 
 

@@ -1,4 +1,4 @@
-"""Any picture through any model: pad, tile, overlap, cut, clip."""
+"""Any image through any model: pad, tile, overlap, cut, clip."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,18 +8,18 @@ import numpy as np
 from loupe.upscalers.geometry import Geometry
 
 
-class Enlarger(Protocol):
+class UpscalingModel(Protocol):
     """The face of a model: what it must be given, and what it makes of it."""
 
     geometry: Geometry
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1], h and w multiples of q, to (n, h p/q, w p/q, 1)."""
         ...
 
 
-class Ensemble:
-    """The mean of what a model makes of the eight turns and flips of a picture, each turned back.
+class SelfEnsemble:
+    """The mean of what a model makes of the eight turns and flips of a image, each turned back.
 
     The errors that depend on the direction cancel out, in eight times the time (Timofte et al. 2016, enhanced
     prediction; «self-ensemble»).
@@ -28,28 +28,28 @@ class Ensemble:
         model: that is asked eight times.
     """
 
-    def __init__(self, model: Enlarger) -> None:
+    def __init__(self, model: UpscalingModel) -> None:
         self.geometry = model.geometry
         self._model = model
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
         total = np.zeros((), "float32")
         for flipped in (False, True):
             for quarters in range(4):
-                turned = np.rot90(pictures[:, :, ::-1] if flipped else pictures, quarters, axes=(1, 2))
+                turned = np.rot90(images[:, :, ::-1] if flipped else images, quarters, axes=(1, 2))
                 large = np.rot90(self._model(np.ascontiguousarray(turned)), -quarters, axes=(1, 2))
                 total = total + (large[:, :, ::-1] if flipped else large)
         return total / 8
 
 
-def enlarge(model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate", tile: int = 256) -> np.ndarray:
-    """Enlarge pictures of any size, from 1x1.
+def upscale(model: UpscalingModel, images: np.ndarray, recompose: str = "concatenate", tile: int = 256) -> np.ndarray:
+    """Upscale images of any size, from 1x1.
 
     Args:
         model: a network, by Keras or onnxruntime, or a baseline.
-        pictures: float32, (n, h, w, 1) in [-1, 1].
-        recompose: `concatenate`: blocks side by side. `gaussian`: the picture is enlarged once for every
+        images: float32, (n, h, w, 1) in [-1, 1].
+        recompose: `concatenate`: blocks side by side. `gaussian`: the image is upscaled once for every
             aligned shift of the blocks, and each block counts by a Gaussian around its middle, so that no
             seam is left; a model whose blocks are the smallest of the scale has nothing to overlap.
         tile: side, in small pixels, of what the model is given at once beside its halo. The result does not
@@ -59,36 +59,36 @@ def enlarge(model: Enlarger, pictures: np.ndarray, recompose: str = "concatenate
         float32, (n, floor(h scale + 1/2), floor(w scale + 1/2), 1), clipped to [-1, 1].
     """
     geometry = model.geometry
-    height, width = pictures.shape[1:3]
-    pictures = pictures.astype("float32", copy=False)
+    height, width = images.shape[1:3]
+    images = images.astype("float32", copy=False)
     shifts = _shifts(geometry) if recompose == "gaussian" else [0]
     if len(shifts) == 1:
-        large = _padded(model, pictures, 0, 0, tile)
+        large = _padded(model, images, 0, 0, tile)
     else:
         large = np.zeros((), "float32")
         total = np.zeros((), "float32")
         for down in shifts:
             for right in shifts:
                 weights = _block_gaussian(geometry, height, width, down, right)
-                large = large + weights * _padded(model, pictures, down, right, tile)
+                large = large + weights * _padded(model, images, down, right, tile)
                 total = total + weights
         large = large / total
     rows, columns = (int(side * geometry.scale + 0.5) for side in (height, width))
     return np.clip(large[:, :rows, :columns], -1, 1)
 
 
-def enlarge_rows(
-    model: Enlarger, rows: Callable[[int, int], np.ndarray], height: int, top: int, bottom: int, tile: int = 256
+def upscale_rows(
+    model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, top: int, bottom: int, tile: int = 256
 ) -> np.ndarray:
-    """Some rows of an enlarged picture, equal to those of the whole; blocks overlap where they can.
+    """Some rows of an upscaled image, equal to those of the whole; blocks overlap where they can.
 
     Args:
-        model: as `enlarge` takes it.
-        rows: gives rows of the small picture from one to before another, float32 (rows, width) in [-1, 1].
-        height: of the small picture.
-        top: the first row of the large picture to make.
+        model: as `upscale` takes it.
+        rows: gives rows of the small image from one to before another, float32 (rows, width) in [-1, 1].
+        height: of the small image.
+        top: the first row of the large image to make.
         bottom: the row behind the last.
-        tile: as `enlarge` takes it.
+        tile: as `upscale` takes it.
 
     Returns:
         float32, (bottom - top, floor(width scale + 1/2)), clipped to [-1, 1].
@@ -97,7 +97,7 @@ def enlarge_rows(
     margin = geometry.halo + geometry.q  # a block shifted against the others begins a block further out
     begin = max(0, int(top / geometry.scale) - margin) // geometry.q * geometry.q
     end = min(height, int(bottom / geometry.scale) + 1 + margin)
-    large = enlarge(model, rows(begin, end)[None, ..., None], "gaussian", tile)[0, ..., 0]
+    large = upscale(model, rows(begin, end)[None, ..., None], "gaussian", tile)[0, ..., 0]
     above = int(begin * geometry.scale)
     return large[top - above : bottom - above]
 
@@ -110,37 +110,37 @@ def _shifts(geometry: Geometry) -> list[int]:
 
 
 def _covered(side: int, shift: int, geometry: Geometry) -> int:
-    """The padded side: whole blocks that cover `shift` pixels in front and the picture."""
+    """The padded side: whole blocks that cover `shift` pixels in front and the image."""
     return max(-(-(side + shift) // geometry.q) * geometry.q, geometry.min_side)
 
 
-def _padded(model: Enlarger, pictures: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Enlarge with `down` rows and `right` columns mirrored in front, and cut those off again.
+def _padded(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
+    """Upscale with `down` rows and `right` columns mirrored in front, and cut those off again.
 
     Returns at least (n, ceil(h scale), ceil(w scale), 1), cut to the same size for every shift.
     """
     geometry = model.geometry
-    _, height, width, _ = pictures.shape
+    _, height, width, _ = images.shape
     rows, columns = _covered(height, down, geometry), _covered(width, right, geometry)
     beyond = ((0, 0), (down, rows - height - down), (right, columns - width - right), (0, 0))
-    large = _tiled(model, np.pad(pictures, beyond, mode="symmetric"), tile)
+    large = _tiled(model, np.pad(images, beyond, mode="symmetric"), tile)
     top, left = (int(shift * geometry.scale) for shift in (down, right))
     bottom, end = (-int(-side * geometry.scale // 1) for side in (height, width))  # rounded up
     return large[:, top : top + bottom, left : left + end]
 
 
-def _tiled(model: Enlarger, pictures: np.ndarray, tile: int) -> np.ndarray:
+def _tiled(model: UpscalingModel, images: np.ndarray, tile: int) -> np.ndarray:
     geometry = model.geometry
-    count, height, width, _ = pictures.shape
+    count, height, width, _ = images.shape
     core = max(geometry.min_side, tile // geometry.q * geometry.q)
     core = -(-core // geometry.q) * geometry.q
     if height <= core and width <= core:
-        return model(pictures)
+        return model(images)
     scale = geometry.scale
     large = np.empty((count, int(height * scale), int(width * scale), 1), "float32")
     for y, from_y, to_y in _spans(height, core, geometry):
         for x, from_x, to_x in _spans(width, core, geometry):
-            part = model(pictures[:, from_y:to_y, from_x:to_x])
+            part = model(images[:, from_y:to_y, from_x:to_x])
             at_y, at_x, side = int(y * scale), int(x * scale), int(core * scale)
             inner_y, inner_x = int((y - from_y) * scale), int((x - from_x) * scale)
             part = part[:, inner_y : inner_y + side, inner_x : inner_x + side]

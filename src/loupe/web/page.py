@@ -21,12 +21,12 @@ MOST_PIXELS = 30_000_000  # of a photo, all its pages together
 MOST_LARGE = reader.LARGEST  # of a result: what can be read again to be shown
 SIDES = 870, 660  # of what is shown: pixel by pixel beside the controls on a screen of 1280
 
-TITLE = "Loupe: a photo, enlarged"
+TITLE = "Loupe: a photo, upscaled"
 ABOUT = f"""# Loupe
-Enlarges a photo by a trained network, and keeps its format and metadata. The photo goes to the machine that serves
+Upscales a photo by a trained network, and keeps its format and metadata. The photo goes to the machine that serves
 this page, and no further. At most {MOST_PIXELS // 10**6} megapixels and {MOST_BYTES // 2**20} MB, of the formats
 {", ".join(reader.SUFFIXES)}."""
-EMPTY = "<p>The enlarged photo appears here, beside what Lanczos makes of it.</p>"
+EMPTY = "<p>The upscaled photo appears here, beside what Lanczos makes of it.</p>"
 # fonts of the visitor's machine, so that none are loaded
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 STYLE = f"""{comparison.STYLE}
@@ -38,7 +38,7 @@ STYLE = f"""{comparison.STYLE}
 
 
 def page(networks: Networks, folder: Path) -> gr.Blocks:
-    """The page, on which one photo is enlarged at a time.
+    """The page, on which one photo is upscaled at a time.
 
     Args:
         networks: that photos go through.
@@ -46,7 +46,7 @@ def page(networks: Networks, folder: Path) -> gr.Blocks:
     """
     bar = gr.Progress()
 
-    def enlarged(file: str | None, scale: float, progress: gr.Progress = bar) -> tuple[str, gr.DownloadButton]:
+    def upscaled(file: str | None, scale: float, progress: gr.Progress = bar) -> tuple[str, gr.DownloadButton]:
         if file is None:
             return _refused("photo: choose one first")
         photo = Path(file)
@@ -56,10 +56,10 @@ def page(networks: Networks, folder: Path) -> gr.Blocks:
             job, network = _planned(photo, factor, networks, folder)
             order = processing.Order(
                 lambda size: upscaling.size_of(size, factor, None, networks),
-                upscaling.enlarging(factor, None, networks),
+                upscaling.page_upscaler(factor, None, networks),
             )
             for outcome in processing.results(
-                [job], order, lambda share: context.run(progress, share, desc="enlarging")
+                [job], order, lambda share: context.run(progress, share, desc="upscaling")
             ):
                 if outcome.reason:
                     raise PhotoError(outcome.reason)
@@ -77,11 +77,11 @@ def page(networks: Networks, folder: Path) -> gr.Blocks:
             with gr.Column(scale=1, min_width=280):
                 photo = gr.File(label="Photo", file_types=["image"], height=160)
                 scale = gr.Slider(1, sizes.LARGEST, 1.5, step=0.1, label="Scale", buttons=[])
-                button = gr.Button("Enlarge", variant="primary")
+                button = gr.Button("Upscale", variant="primary")
                 download = gr.DownloadButton("Download", interactive=False)
             with gr.Column(scale=3, min_width=320):
                 result = gr.HTML(EMPTY, apply_default_css=False, min_height=160)
-        button.click(enlarged, [photo, scale], [result, download], show_progress_on=result)
+        button.click(upscaled, [photo, scale], [result, download], show_progress_on=result)
         photo.change(lambda: (EMPTY, _no_download()), None, [result, download], queue=False, show_progress="hidden")
     return blocks
 
