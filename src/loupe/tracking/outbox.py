@@ -26,6 +26,7 @@ from loupe.progress import say
 from loupe.tracking import owners
 from loupe.tracking.journal import RUN, Journal
 from loupe.tracking.kinds import KINDS, now
+from loupe.tracking.store import create_store
 
 PAUSES = (1.0, 30.0)  # seconds between looks at a server that does not answer: the first, the longest
 PROBE = 5.0  # seconds in which a server must answer a look
@@ -249,6 +250,7 @@ def _facts(run_id: str) -> dict[str, Any]:
 
 def _found_or_made(journal: Journal) -> str:
     """The run of a journal on the server, which is made anew where it is not there."""
+    create_store()
     facts, client = journal.run, mlflow.MlflowClient()
     run_id = str(facts["run_id"])
     try:
