@@ -95,10 +95,7 @@ def started(folder, file, *arguments):
 
 
 def in_background(folder, *arguments, **more):
-    """A Python process in a group of its own; its store is made first: who looks into one being made breaks it."""
-    if not (folder / "mlflow.db").exists():
-        make = [sys.executable, "-c", "import mlflow; mlflow.search_experiments()"]
-        subprocess.run(make, cwd=folder, env=environment(), check=True, capture_output=True)
+    """A Python process in a group of its own."""
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=folder, env=environment(**more), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
