@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from loupe.data import pages
-from loupe.data.photos import PhotoError
+from loupe.data.photos import PhotoError, as_eight_bits
 from loupe.data.places import beside
 from loupe.errors import LoupeError, UsageError
 from loupe.upscaling.batch import Job
@@ -152,7 +152,7 @@ def _shown(number: int, job: Job) -> str:
 
 def _image(pixels: np.ndarray) -> Image.Image:
     """Pixels, uint8 or uint16, (height, width, 1..4), in 8 bits."""
-    eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    eight = as_eight_bits(pixels)
     return Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
 
 
