@@ -13,8 +13,8 @@ import psutil
 from loupe import machine
 from loupe.config.steps import Sweep
 from loupe.data.cluster import client
-from loupe.errors import LoupeError
-from loupe.progress import Bar, say
+from loupe.errors import LoupeError, first_line
+from loupe.progress import Bar, say_lines
 from loupe.search import jobs, storages
 from loupe.search.jobs import Job
 from loupe.search.studies import ATTEMPTS, OWNER, RUN, Trials
@@ -65,9 +65,9 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
                     deaths, left = 0, left + share - done.result()
                     continue
                 deaths, left = deaths + 1, left + share
-                say(f"sweep {held.sweep.name}: {error}", settings.quiet)
+                say_lines(f"sweep {held.sweep.name}: {error}", settings.quiet)
                 if deaths == DEATHS:
-                    raise LoupeError(f"workers: {DEATHS} died in a row; the last: {error}")
+                    raise LoupeError(f"workers: {DEATHS} died in a row; the last: {first_line(error)}")
             if not crew:
                 time.sleep(LOOK)
 
