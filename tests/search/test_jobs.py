@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from loupe.errors import LoupeError
-from loupe.search import crew, jobs, storages
+from loupe.search import crew, jobs, storages, worker
+from loupe.tracking import owners
 
 SWEEP = {
     "study": {"name": "seen", "metric": "val/mae", "sampler": "grid"},
@@ -88,6 +90,24 @@ def test_a_sweep_prints_the_last_lines_of_each_worker_that_died(job, monkeypatch
     assert str(caught.value).endswith("the last: a worker died with status 1: out of memory")
     shown = "sweep seen: a worker died with status 1: out of memory\n  Traceback\n  out of memory\n"
     assert capsys.readouterr().out == shown * crew.DEATHS
+
+
+def test_heartbeats_go_on_after_any_exception(monkeypatch):
+    raised, beats = [ValueError("no answer")], threading.Event()
+
+    def beat(run_id):
+        if raised:
+            raise raised.pop()
+        beats.set()
+
+    monkeypatch.setattr(owners, "beat", beat)
+    monkeypatch.setattr(worker, "BEAT", 0.0)
+    life = worker.Life(os.getppid())
+    life.of("run")
+    try:
+        assert beats.wait(20)
+    finally:
+        life.end()
 
 
 LIVES_ON = """
