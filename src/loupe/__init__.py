@@ -1,8 +1,14 @@
 """Loupe turns small photos into large ones with networks that it trains, compares and registers."""
 
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# The one place that runs before onnxruntime and MLflow are imported in every process: steps, sweep and Dask workers,
+# notebooks, served models. onnxruntime reads its switch once, when it is imported; a value of the user's is kept.
+for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
+    os.environ.setdefault(_name, _value)
 
 
 def __getattr__(name: str) -> Any:

@@ -264,6 +264,16 @@ def test_a_crop_must_be_of_whole_blocks() -> None:
     assert refusal("train", {"crop": "9"}) == "crop: must be a multiple of 2 at scale 3:2, got 9"
 
 
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_an_output_that_cannot_start_at_the_ridge_is_refused(activation: str) -> None:
+    given = {"network": "perceptron", "skip": "ridge", "activation": activation, "output_activation": "same"}
+    assert refusal("train", given) == (
+        f"output_activation: must be linear with skip=ridge and activation={activation}, got same"
+    )
+    for change in ({"skip": "none"}, {"activation": "tanh"}, {"output_activation": "linear"}):
+        settings_of("train", given | change)
+
+
 def test_a_scale_that_no_network_has_is_refused() -> None:
     assert refusal("train", {"scale": "4:3"}) == "scale: must be 3:2, 2:1 or 3:1, got 4:3"
 

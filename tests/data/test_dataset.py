@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections import Counter
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.config import settings_of
+from loupe.data import dataset as data
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST, table_of, with_splits
 from loupe.data.preparation import prepare
@@ -197,6 +199,30 @@ def test_a_shard_that_is_not_what_was_written_is_refused_by_name(copy, name, har
         Dataset(copy).pairs("all", Fraction(2))
     assert not isinstance(caught.value, UsageError)
     assert "\n" not in str(caught.value)
+
+
+def test_a_process_hashes_each_shard_once_until_it_changes(copy):
+    hashed = Counter()
+
+    def counted(file):
+        hashed[file.name] += 1
+        return sha256_of(file)
+
+    with patch.object(data, "sha256_of", counted):
+        for _ in range(2):
+            dataset = Dataset(copy)
+            for split in ("train", "validation", "test", "all"):
+                dataset.pairs(split, Fraction(2))
+        names = {shard_name(name, 0) for name in ("labels", input_name(Fraction(2)))}
+        assert names <= hashed.keys()
+        assert set(hashed.values()) == {1}
+        with (copy / "labels-00000.npy").open("r+b") as file:  # in place: neither its name nor its size changes
+            file.seek(-1, 2)
+            last = file.read(1)[0]
+            file.seek(-1, 2)
+            file.write(bytes([last ^ 1]))
+        with pytest.raises(LoupeError, match="labels-00000"):
+            dataset.pairs("all", Fraction(2))
 
 
 def test_a_damaged_shard_of_another_scale_does_no_harm(copy):

@@ -43,3 +43,17 @@ def test_the_story_shows_a_photo_once(pairs: Pairs) -> None:
     rows = [row | {"sha256": str(number // 3)} for number, row in enumerate(pairs.rows)]
     twice = Pairs(rows, [pairs[index][0] for index in range(6)], [pairs[index][1] for index in range(6)], pairs.scale)
     assert len(figures.story({}, twice).axes) == 2 * 2  # two photos, input and label
+
+
+@pytest.mark.parametrize("sides", [(30, 90), (90, 30), (1, 7), (2, 2), (31, 64)])
+def test_the_busiest_crop_is_found_anywhere_in_an_image_of_any_aspect_ratio(sides: tuple[int, int]) -> None:
+    height, width = sides
+    flat = np.zeros(sides, "float32")
+    for y, x in ((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (height // 2, width // 2)):
+        image = flat.copy()
+        image[y, x] = 1
+        rows, columns = figures._busiest(image)
+        side = max(1, min(sides) // 3)
+        assert image[rows, columns].shape == (side, side)
+        assert rows.start - 1 <= y <= rows.stop  # a neighbour of the changed pixel at least
+        assert columns.start - 1 <= x <= columns.stop

@@ -126,7 +126,7 @@ def test_a_server_that_is_gone_for_good_is_told_by_sync_or_a_new_one_is(place, t
             assert found in told
             has_all(url, found, steps)
             assert not (place / kept).exists()
-            assert "nothing is kept" in loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
+            assert "no run to upload" in loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
 
 
 def test_a_step_whose_server_does_not_answer_says_so_at_once_and_does_nothing(place):

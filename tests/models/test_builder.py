@@ -23,7 +23,15 @@ from PIL import Image
 from loupe.config import settings_of
 from loupe.config.base import Prepares, Settings, SettingsError, choices_of
 from loupe.config.fields import scale_of, text_of
-from loupe.config.training import DEFAULT_PATCHES, NETWORKS, OPTIMIZERS, TRAINED_SCALES, Trained, train_class
+from loupe.config.training import (
+    DEFAULT_PATCHES,
+    NETWORKS,
+    OPTIMIZERS,
+    TRAINED_SCALES,
+    Perceptron,
+    Trained,
+    train_class,
+)
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.data.patches import Patches
@@ -306,6 +314,23 @@ def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Frac
     image = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 1)).astype("float32")
     expected = ridge.RidgeUpscaler(ridge_weights(scale), scale, "rec709")(image)
     np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("output_activation", choices_of(Perceptron.model_fields["output_activation"].annotation))
+@pytest.mark.parametrize("activation", choices_of(Perceptron.model_fields["activation"].annotation))
+def test_a_perceptron_with_skip_ridge_starts_as_the_ridge_and_learns(activation: str, output_activation: str) -> None:
+    given = {"skip": "ridge", "activation": activation, "output_activation": output_activation}
+    try:
+        settings = settings_of("train", narrow("perceptron") | given)
+    except SettingsError as error:
+        pytest.skip(f"refused, as test_config.py asserts: {error}")
+    model = built(settings)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 40, 40, 1)).astype("float32")
+    expected = ridge.RidgeUpscaler(ridge_weights(settings.scale), settings.scale, "rec709")(image)
+    np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
+    loop.compile_model(model, settings)
+    model.train_on_batch(image, np.ones_like(expected))
+    assert any(np.any(weights) for weights in model.get_layer("blocks").get_weights())
 
 
 @pytest.mark.parametrize("network", TRAINED)

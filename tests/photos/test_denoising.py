@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from loupe.errors import UsageError
-from loupe.imaging.decoder import PhotoError
+from loupe.imaging.decoder import PhotoError, as_eight_bits
 from loupe.imaging.reader import Page
-from loupe.photos import denoising
+from loupe.photos import comparison, denoising
 from loupe.photos.denoising import Cleaning, cleaned, mask_of, noise_of
 
 
@@ -51,6 +51,15 @@ def test_a_flat_border_says_nothing_of_the_noise(photo):
     rough = np.pad(noisy(photo, 15), ((60, 60), (60, 60), (0, 0)), constant_values=255)
     inner = made(rough, Cleaning(1))[60:-60, 60:-60]
     assert error(inner, photo) < 0.6 * error(rough[60:-60, 60:-60], photo)
+
+
+def test_16_bits_become_8_by_one_rounding_everywhere(tmp_path):
+    deep = np.arange(0, 65536, 7, dtype="uint16")[None]
+    eight = as_eight_bits(deep)
+    assert np.array_equal(eight, np.rint(deep / 257))
+    Image.fromarray(deep).save(tmp_path / "mask.png")
+    assert np.array_equal(mask_of(tmp_path / "mask.png", 0), eight)
+    assert np.array_equal(comparison._image(deep[..., None]), eight)
 
 
 def test_strength_0_and_a_black_mask_change_nothing(photo):

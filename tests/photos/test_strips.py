@@ -1,13 +1,18 @@
 """Any way to ask for rows gives the image that the whole gives; colours and alpha are what they should be."""
 
 from fractions import Fraction
+from typing import get_args
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from loupe.config.steps import Luminance
 from loupe.imaging import threads
+from loupe.imaging.decoder import as_bytes, as_floats, luminance_of
 from loupe.photos import strips
 from loupe.photos.networks import bundled_networks
 from loupe.upscalers.baselines import FilterUpscaler
@@ -142,6 +147,38 @@ def test_grey_stays_grey_and_flat_stays_flat():
     assert np.ptp(large, axis=2).max() == 0
     alone = np.concatenate(list(strips.strips(grey[..., :1], (47, 60), model))).astype(int)
     assert np.abs(large - alone).max() <= 1
+
+
+class LowContrast(FilterUpscaler):
+    """Changes the luminance, and records what it is given."""
+
+    def __call__(self, images):
+        self.seen = images[0, ..., 0]
+        return 0.7 * super().__call__(images)
+
+
+@pytest.mark.parametrize("luminance", get_args(Luminance))
+def test_a_model_gets_and_sets_the_luminance_that_it_was_trained_on(luminance):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype("uint8")
+    colours = np.asarray(Image.fromarray(noise).resize((36, 32), Image.Resampling.BILINEAR))
+    colours = (40 + 0.6 * colours).astype("uint8")  # so that nothing is clipped
+    model = LowContrast("lanczos", Fraction(3, 2), luminance)
+    with patch.object(strips, "cores", lambda: 1):
+        (large,) = strips.strips(colours, (54, 48), model)
+    trained_on = as_floats(luminance_of(Image.fromarray(colours), luminance))
+    assert np.abs(model.seen - trained_on).max() < 0.6 / 127.5
+    expected = as_bytes(upscale(model, trained_on[None, ..., None])[0, ..., 0]).astype(int)
+    assert np.abs(luminance_of(Image.fromarray(large), luminance) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("luminance", get_args(Luminance))
+def test_colours_that_the_model_leaves_alone_stay(luminance):
+    corners = [tuple(255 * (number >> bit & 1) for bit in range(3)) for number in range(8)]
+    for colour in (*corners, (200, 60, 20), (3, 0, 1), (77, 77, 77)):
+        flat = np.empty((20, 21, 3), "uint8")
+        flat[:] = colour
+        (large,) = strips.strips(flat, (32, 30), FilterUpscaler("lanczos", Fraction(3, 2), luminance))
+        assert np.abs(large.astype(int) - colour).max() <= 1
 
 
 def test_nothing_hidden_below_transparency_shines_through():

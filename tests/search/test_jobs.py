@@ -4,11 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
-from loupe.search import jobs, study_storage
+from loupe.errors import LoupeError
+from loupe.search import jobs, study_storage, worker, worker_pool
+from loupe.tracking import liveness
 
 SWEEP = {
     "study": {"name": "seen", "metric": "val/mae", "sampler": "grid"},
@@ -43,6 +49,65 @@ def test_a_dataset_that_a_machine_neither_sees_nor_can_prepare_is_refused_before
         RuntimeError, match=r"dataset: '/nowhere/photos-0123456789ab' is neither seen by .* at an add"
     ):
         jobs.start(job)
+
+
+def test_the_error_of_a_worker_shows_its_last_lines(job, tmp_path, monkeypatch):
+    os.unlink(job.storage)
+    with pytest.raises(RuntimeError) as caught:
+        jobs.start(job)
+    summary, *lines = str(caught.value).splitlines()
+    assert summary == f"a worker died with status 1: {lines[-1].strip()}"
+    assert "Traceback (most recent call last):" in lines[0]
+    assert any("worker.py" in line for line in lines)
+    noisy = tmp_path / "noisy"
+    noisy.write_text("#!/bin/sh\nseq 1000 >&2\nexit 3\n")
+    noisy.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(noisy))
+    with pytest.raises(RuntimeError, match="a worker died with status 3: 1000") as caught:
+        jobs.start(job)
+    assert str(caught.value).splitlines()[1:] == [
+        f"  {1001 - jobs.STDERR_LINES + n}" for n in range(jobs.STDERR_LINES)
+    ]
+
+
+def test_a_sweep_prints_the_last_lines_of_each_worker_that_died(job, monkeypatch, capsys):
+    @contextmanager
+    def executor(settings, workers):
+        with ThreadPoolExecutor(workers) as threads:
+            yield threads, lambda: workers
+
+    def start(job):
+        raise RuntimeError("a worker died with status 1: out of memory\n  Traceback\n  out of memory")
+
+    monkeypatch.setattr(worker_pool, "_executor", executor)
+    monkeypatch.setattr(worker_pool, "_reap", lambda *given: None)
+    monkeypatch.setattr(worker_pool, "_open_trials", lambda *given: 1)
+    monkeypatch.setattr(jobs, "start", start)
+    settings = SimpleNamespace(workers=1, quiet=False)
+    held = SimpleNamespace(sweep=SimpleNamespace(name="seen", trials=lambda: 1))
+    with pytest.raises(LoupeError) as caught:
+        worker_pool.supervise(settings, held, job, 1)
+    assert str(caught.value).endswith("the last: a worker died with status 1: out of memory")
+    shown = "sweep seen: a worker died with status 1: out of memory\n  Traceback\n  out of memory\n"
+    assert capsys.readouterr().out == shown * worker_pool.DEATHS
+
+
+def test_heartbeats_go_on_after_any_exception(monkeypatch):
+    raised, beats = [ValueError("no answer")], threading.Event()
+
+    def beat(run_id):
+        if raised:
+            raise raised.pop()
+        beats.set()
+
+    monkeypatch.setattr(liveness, "beat", beat)
+    monkeypatch.setattr(worker, "BEAT", 0.0)
+    life = worker.Life(os.getppid())
+    life.of("run")
+    try:
+        assert beats.wait(20)
+    finally:
+        life.end()
 
 
 LIVES_ON = """

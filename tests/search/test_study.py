@@ -19,6 +19,7 @@ from loupe.search import sampling, study, study_storage
 from loupe.search.study import ENDED, FAILED, ITEM, ORPHAN, OWNER, PARENT, RESUME, RUN, WHY, Trials
 from loupe.search.sweep_file import SweepFile
 
+RECORD = b'{"op_code":0,"worker_id":"1"}\n'
 HERE = {"loupe.host": "here", "loupe.pid": "1"}
 VALUES = {"tanh": 0.1, "relu": 0.2}
 
@@ -665,10 +666,36 @@ def test_a_line_that_somebody_is_still_writing_is_not_cut(whole_journal, tmp_pat
 
 def test_a_half_line_longer_than_what_is_read_at_once_is_cut_whole(tmp_path, impatient):
     file = tmp_path / "long.log"
-    for whole in (b"", b"{}\n", b"{}\n" * 50_000):
-        file.write_bytes(whole + b"x" * 200_000)
+    for whole in (b"", RECORD, RECORD * 5000):
+        file.write_bytes(whole + RECORD[:-3] + b"x" * 200_000)
         study_storage.cut_half_line(file)
         assert file.read_bytes() == whole
+
+
+OTHER_FILES = {
+    "SQLite": b"SQLite format 3\x00" + b"\x10\n" * 500 + b"\x00" * 500,
+    "JPEG": b"\xff\xd8\xff\xe0" + b"\x01\n" * 500 + b"\xff\xd9",
+    "one line": b"\xff\xd8\xff\xe0 without a newline",
+    "text": b"first\nsecond",
+    "JSON lines": b'{"a": 1}\n{"b": 2}\n{"c"',
+    "a record without a worker": b'{"op_code":0}\nhalf',
+    "a newline": b"\n",
+    "a record, then another file": RECORD + b"photo\n" * 9 + b"half",
+    "no record, but its first bytes": RECORD[:-3] + b"\nhalf",
+}
+
+
+@pytest.mark.parametrize("content", OTHER_FILES.values(), ids=OTHER_FILES)
+def test_a_file_that_is_not_a_journal_is_refused_and_stays_as_it_is(content, tmp_path, impatient):
+    file = tmp_path / "other"
+    file.write_bytes(content)
+    for refuses in (study_storage.cut_half_line, lambda path: study_storage.opened(str(path))):
+        with pytest.raises(UsageError, match=r"^storage: ") as refused:
+            refuses(file)
+        assert str(file) in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert file.read_bytes() == content
+        assert list(tmp_path.iterdir()) == [file]
 
 
 def test_no_more_trials_wait_than_are_asked_for_and_none_is_left_out(place):

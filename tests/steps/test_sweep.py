@@ -95,10 +95,7 @@ def started(folder, file, *arguments):
 
 
 def in_background(folder, *arguments, **more):
-    """A Python process in a group of its own; its store is made first: who looks into one being made breaks it."""
-    if not (folder / "mlflow.db").exists():
-        make = [sys.executable, "-c", "import mlflow; mlflow.search_experiments()"]
-        subprocess.run(make, cwd=folder, env=environment(), check=True, capture_output=True)
+    """A Python process in a group of its own."""
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=folder, env=environment(**more), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -332,10 +329,11 @@ def test_another_search_under_a_name_that_is_taken_is_refused(searched, dataset)
             ["storage", "loupe:***@127.0.0.1"],
         ),
         ('activation = ["tanh"]', ["--storage", "nodatabase://host/studies"], ["storage", "nodatabase"]),
+        ('activation = ["tanh"]', ["--storage", "refused.toml"], ["storage: must be", "'refused.toml'"]),
         ('activation = ["tanh"]', ["--scheduler", "tcp://127.0.0.1:1"], ["scheduler", "tcp://127.0.0.1:1"]),
         ('activation = ["tanh"]', ["--dataset", "nowhere"], ["dataset", "nowhere"]),
     ],
-    ids=["field", "range", "value", "condition", "file", "day", "seed", "storage", "driver", "scheduler", "dataset"],
+    ids=["field", "range", "value", "rule", "file", "day", "seed", "storage", "driver", "journal", "dask", "dataset"],
 )
 def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_nothing(tmp_path, write, search, arguments, words):
     files = [] if search is None else [write("refused", search)]

@@ -162,6 +162,15 @@ class Perceptron(Trained):
                 raise ValueError(f"patch: must be q:p of the scale {text_of(self.scale)}, got {self.patch}")
         return self
 
+    @model_validator(mode="after")
+    def _can_start_at_the_ridge(self) -> "Perceptron":
+        """Weights of 0 must give 0 with a gradient: sigmoid gives 1/2, and ReLU has no gradient there."""
+        if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":
+            raise ValueError(
+                f"output_activation: must be linear with skip=ridge and activation={self.activation}, got same"
+            )
+        return self
+
 
 class Ridge(Train):
     """Linear regression in closed form."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,19 @@ class Dataset:
         return file
 
     def _is_whole(self, file: Path) -> bool:
-        return file.exists() and sha256_of(file) == self._shards[file.name]
+        return file.exists() and _sha256_once(file, _state_of(file)) == self._shards[file.name]
+
+
+def _state_of(file: Path) -> tuple[int, ...]:
+    """Numbers that change whenever a file is written or replaced."""
+    state = file.stat()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+@cache
+def _sha256_once(file: Path, state: tuple[int, ...]) -> str:
+    """The content hash of a file in this state: a step opens a dataset of gigabytes several times."""
+    return sha256_of(file)
 
 
 class Pairs:

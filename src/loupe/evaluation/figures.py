@@ -119,7 +119,7 @@ def prediction_rows(model: UpscalingModel, pairs: Pairs) -> Figure:
 
 
 def comparison_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """A few images by every method beside the label, with the busiest quarter zoomed below each."""
+    """A few images by every method next to the label, with the busiest part zoomed below each."""
     some = pairs.spread(3)
     columns = len(methods) + 1
     figure = Figure(figsize=(2 * columns, 4.2 * len(some)), layout="constrained")
@@ -183,11 +183,11 @@ def _busiest_pairs(pairs: Pairs, count: int) -> Pairs:
 
 
 def _busiest(label: np.ndarray) -> tuple[slice, slice]:
-    """The quarter of a image, a third of its side, where neighbouring pixels differ most."""
-    side = max(1, label.shape[0] // 3)
+    """The square, a third of the shorter side wide, in which neighbouring pixels of an image differ most."""
+    side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
-    starts = range(0, label.shape[0] - side + 1, max(1, side // 2))
-    y, x = max(((y, x) for y in starts for x in starts), key=lambda at: change[at[0] :, at[1] :][:side, :side].sum())
+    rows, columns = (sorted({*range(0, end - side, max(1, side // 2)), end - side}) for end in label.shape)
+    y, x = max(((y, x) for y in rows for x in columns), key=lambda at: change[at[0] :, at[1] :][:side, :side].sum())
     return slice(y, y + side), slice(x, x + side)
 
 

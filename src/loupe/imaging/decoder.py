@@ -125,10 +125,23 @@ def luminance_of(image: Image.Image, luminance: str) -> np.ndarray:
     elif luminance == "studio":
         grey = (16 + encoded @ STUDIO) / 255
     else:
-        linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-        light = linear.astype("float32") @ REC_709
-        grey = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+        grey = relative_luminance(encoded)
     return np.rint(grey * 255).clip(0, 255).astype("uint8")
+
+
+def relative_luminance(encoded: np.ndarray) -> np.ndarray:
+    """Rec. 709 luminance in linear light (IEC 61966-2-1), encoded again.
+
+    Args:
+        encoded: float32 red, green and blue, (height, width, 3); 0 is black, 1 is white. The two curves go on
+            beyond them.
+
+    Returns:
+        float32, (height, width), on the same scale.
+    """
+    curve = ((np.maximum(encoded, 0) + 0.055) / 1.055) ** 2.4
+    light = np.where(encoded <= 0.04045, encoded / 12.92, curve).astype("float32") @ REC_709
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 0) ** (1 / 2.4) - 0.055)
 
 
 def _la_on_white(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from PIL import Image
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging import reader
 from loupe.imaging.atomic import beside
-from loupe.imaging.decoder import PhotoError
+from loupe.imaging.decoder import PhotoError, as_eight_bits
 from loupe.photos.inputs import Job
 
 SHOWN = 12  # photos at most
@@ -152,7 +152,7 @@ def _shown(number: int, job: Job) -> str:
 
 def _image(pixels: np.ndarray) -> Image.Image:
     """Pixels, uint8 or uint16, (height, width, 1..4), in 8 bits."""
-    eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    eight = as_eight_bits(pixels)
     return Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from loupe.errors import UsageError
-from loupe.imaging.decoder import PhotoError, luminance_of
+from loupe.imaging.decoder import PhotoError, as_eight_bits, luminance_of
 from loupe.imaging.reader import LargePage, Page, read
 
 PATCH, REACH = 5, 6  # sides of what is compared, and how far around it, in pixels
@@ -42,7 +42,7 @@ def mask_of(file: Path, feather: float) -> np.ndarray:
         page = next(read(file, strip=True).pages)
     except PhotoError as error:
         raise UsageError(f"mask: {str(file)!r} cannot be used: {error}") from None
-    pixels = page.pixels if page.pixels.dtype == np.uint8 else (page.pixels // 257).astype(np.uint8)
+    pixels = as_eight_bits(page.pixels)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     grey = Image.fromarray(luminance_of(image, "rec601"))
     return np.asarray(grey.filter(ImageFilter.GaussianBlur(feather / 2)))

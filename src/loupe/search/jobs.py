@@ -7,6 +7,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+STDERR_LINES = 40  # of a worker that died: enough for a traceback of Keras
+
 
 @dataclass(frozen=True)
 class Job:
@@ -30,7 +32,7 @@ def start(job: Job) -> int:
     """Run a worker process to its end, here or on a Dask worker; gives how many trials it ran.
 
     Raises:
-        RuntimeError: it died; with the last line that it printed.
+        RuntimeError: it died. The first line of the text is a summary; the end of its standard error follows.
     """
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     if job.place["threads"]:
@@ -44,6 +46,7 @@ def start(job: Job) -> int:
         env=environment,
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise RuntimeError(f"a worker died with status {done.returncode}: {last}")
+        lines = done.stderr.strip().splitlines()[-STDERR_LINES:] or ["it printed nothing"]
+        summary = f"a worker died with status {done.returncode}: {lines[-1]}"
+        raise RuntimeError("\n  ".join([summary, *lines]))
     return int(done.stdout.split()[-1])

@@ -1,8 +1,10 @@
 """Where studies are kept: a database that several workers may share, or a journal file that was cut by a kill."""
 
+import json
 import os
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ from loupe.errors import UsageError
 WRITING = 2.0  # seconds in which the workers of a dead sweep notice, and end
 LOCKED = 60.0  # seconds that a worker waits for the others' turns at a SQLite database
 AWAY = 120.0  # seconds that a sweep which is under way waits for a database that is being restarted
+JOURNAL = b'{"op_code":0,"worker_id":"'  # the first bytes of a journal, whose first record creates a study
 T = TypeVar("T")
 
 
@@ -40,8 +43,11 @@ def opened(where: str, patience: float = 0.0) -> BaseStorage:
             storage = RDBStorage(where, {"connect_args": {"timeout": LOCKED}})
             event.listen(storage.engine, "begin", _lock)
             return storage
+        check_journal(Path(where))
         Path(where).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(where))
+    except UsageError:
+        raise
     except Exception as error:  # of any database's driver
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(without_password(f"storage: {where!r} cannot be opened: {why}")) from None
@@ -64,9 +70,44 @@ def _lock(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def check_journal(file: Path, lines: int | None = 1) -> None:
+    """Check that a file is an Optuna journal, empty or missing; the file is only read.
+
+    Args:
+        file: of any kind.
+        lines: the number of lines to check after the first bytes; None checks all lines. An incomplete last
+            line is accepted: a kill leaves one.
+
+    Raises:
+        UsageError: it is another file.
+    """
+    if not file.is_file():
+        return
+    with file.open("rb") as stream:
+        is_journal = JOURNAL.startswith(stream.read(len(JOURNAL)))
+        stream.seek(0)
+        if is_journal and all(_is_record(line) for line in islice(stream, lines) if line.endswith(b"\n")):
+            return
+    raise UsageError(f"storage: must be an Optuna journal, a new file or a database URL, got {str(file)!r}")
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and {"op_code", "worker_id"} <= record.keys()
+
+
 def cut_half_line(journal: Path) -> None:
-    """Cut what stands behind the last newline of a journal, unless somebody still writes there."""
+    """Cut the incomplete last line of a journal, unless a process still writes it.
+
+    Raises:
+        UsageError: the file is not a journal; it stays as it is.
+    """
+    check_journal(journal)
     if _behind_newline(journal):
+        check_journal(journal, lines=None)
         time.sleep(WRITING)
         half = _behind_newline(journal)
         if half:

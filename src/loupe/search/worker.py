@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 
 BEAT = 30.0  # seconds between heartbeats
 MERCY = 10.0  # seconds in which an interrupted worker may end by itself
@@ -76,8 +77,11 @@ class Life:
             if self._run_id and time.monotonic() - last > BEAT:
                 from loupe.tracking import liveness
 
-                liveness.beat(self._run_id)
                 last = time.monotonic()
+                try:
+                    liveness.beat(self._run_id)
+                except Exception:  # the run counts as dead only after several that failed: the next one may succeed
+                    traceback.print_exc()
 
 
 if __name__ == "__main__":

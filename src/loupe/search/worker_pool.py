@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 
-from loupe.cli.progress import Bar, say
+from loupe.cli.progress import Bar, say_lines
 from loupe.config.steps import Sweep
 from loupe.data.tasks import client
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, first_line
 from loupe.imaging import threads
 from loupe.search import jobs, study_storage
 from loupe.search.jobs import Job
@@ -67,9 +67,9 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
                     deaths, left = 0, left + share - done.result()
                     continue
                 deaths, left = deaths + 1, left + share
-                say(f"sweep {held.sweep.name}: {error}", settings.quiet)
+                say_lines(f"sweep {held.sweep.name}: {error}", settings.quiet)
                 if deaths == DEATHS:
-                    raise LoupeError(f"workers: {DEATHS} died in a row; the last: {error}")
+                    raise LoupeError(f"workers: {DEATHS} died in a row; the last: {first_line(error)}")
             if not crew:
                 time.sleep(LOOK)
 

@@ -46,6 +46,8 @@ def run(settings: Sweep) -> str | None:
     if min(expected, settings.timeout or expected) > DAY and not settings.yes:
         raise UsageError(f"yes: must be true for a sweep of more than a day ({cost.shown(expected)})")
     database = study_storage.opened(place) if "://" in place else None
+    if database is None:
+        study_storage.check_journal(Path(place))
     dataset = _dataset(settings, sweep)
     _refuse_beside_another(sweep.name)
     held = study.Trials(sweep, database or _journal(place), dataset.digest, "")

@@ -12,7 +12,7 @@ def run(settings: Sync) -> int:
 
     told = delivery.bring_in(Path(settings.folder), settings.quiet)
     if not told:
-        say(f"nothing is kept in {settings.folder}", settings.quiet)
+        say(f"no run to upload in {settings.folder}", settings.quiet)
     return told
 
 

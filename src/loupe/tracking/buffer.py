@@ -5,13 +5,16 @@ the run, or another one, can be told all of it.
 """
 
 import json
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RUN = "run.json"
+RUN, TOLD = "run.json", "told.json"
+FACTS = {"run_id": str, "experiment": str, "name": str, "start_time": int, "tags": dict, "params": dict}
+RECORD = re.compile(r"(\d{6}|[1-9]\d{6,})\.json(\.part)?")
 CHECKPOINT = "checkpoint"
 ATTEMPTS = 1000  # to make a folder that others remove
 
@@ -31,32 +34,48 @@ class Journal:
 
     Args:
         folder: is made where it does not exist.
+
+    Raises:
+        ValueError: the folder has a file of this name that a journal does not write.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         _make(folder)
         self._count = max(self._numbers(), default=0)
-        self._told = int(self._read("told.json").get("number", 0))
+        self._told = int(_read(folder / TOLD).get("number", 0))
 
     @property
     def run(self) -> dict[str, Any]:
         """What the run was opened with: id, experiment, name, start, tags, params."""
-        return self._read(RUN)
+        return _read(self.folder / RUN)
 
     @run.setter
     def run(self, facts: dict[str, Any]) -> None:
         self._write(RUN, facts)
 
+    def check(self) -> None:
+        """Check that a process can upload the run from this folder.
+
+        Raises:
+            ValueError: a fact of the run is missing, or a record cannot be read.
+        """
+        facts = self.run
+        for name, kind in FACTS.items():
+            if not isinstance(facts.get(name), kind):
+                raise ValueError(f"{RUN}: {name} must be of type {kind.__name__}, got {facts.get(name)!r}")
+        self.unsent()
+
     def append(self, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
         """Keep a record; a file is copied."""
-        number = self._count + 1
-        if file is not None:
-            copy = self.folder / f"{number:06d}" / file.name
+        name = f"{self._count + 1:06d}"
+        part = self._write_part(f"{name}.json", {"kind": kind, "body": body, "file": file.name if file else None})
+        if file is not None:  # after the part, by which `remove` finds the copy if the process is killed here
+            copy = self.folder / name / file.name
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)
-        self._write(f"{number:06d}.json", {"kind": kind, "body": body, "file": file.name if file else None})
-        self._count = number
+        part.rename(part.with_suffix(""))
+        self._count += 1
 
     def unsent(self) -> list[Record]:
         """The records that the server does not know, in order."""
@@ -65,7 +84,7 @@ class Journal:
     def note_told(self, number: int) -> None:
         """Note that the server knows the records up to this one; 0: none."""
         self._told = number
-        self._write("told.json", {"number": number})
+        self._write(TOLD, {"number": number})
 
     def all_told(self) -> bool:
         """Whether the server knows all that was appended."""
@@ -76,32 +95,74 @@ class Journal:
         found = [number for number in self._numbers() if (self.folder / f"{number:06d}").is_dir()]
         old = [number for number in found if self._record(number).kind == CHECKPOINT][:-1]
         for number in old:
-            (self.folder / f"{number:06d}.json").unlink()
-            shutil.rmtree(self.folder / f"{number:06d}", ignore_errors=True)
+            record = self.folder / f"{number:06d}.json"
+            self._remove_record(record.rename(f"{record}.part"))
 
     def remove(self) -> None:
-        """Away with the folder, and with that of all journals where it was the last."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # it holds others
+        """Delete the files that a journal writes, then the folders that are empty; all other files stay."""
+        for record in filter(_is_record, self.folder.glob("*")):
+            self._remove_record(record)
+        for name in (TOLD, f"{TOLD}.part", f"{RUN}.part", RUN):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            self.folder.rmdir()
             self.folder.parent.rmdir()
 
+    def _remove_record(self, record: Path) -> None:
+        """Delete the copy that a record, or the part of one, names; then the record."""
+        try:
+            file = self._parse(record).file
+        except FileNotFoundError:  # another process removes it too
+            return
+        except ValueError:
+            if record.suffix != ".part":  # not of a journal
+                return
+            file = None  # the process was killed while it wrote the part, before it made the copy
+        if file is not None:
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, or the copy was not made
+                file.parent.rmdir()
+        record.unlink(missing_ok=True)
+
     def _numbers(self) -> list[int]:
-        return sorted(int(file.stem) for file in self.folder.glob("[0-9]*.json"))
+        return sorted(int(file.stem) for file in self.folder.glob("*.json") if _is_record(file))
 
     def _record(self, number: int) -> Record:
-        kept = self._read(f"{number:06d}.json")
-        file = self.folder / f"{number:06d}" / kept["file"] if kept["file"] else None
-        return Record(number, kept["kind"], kept["body"], file)
+        return self._parse(self.folder / f"{number:06d}.json")
 
-    def _read(self, name: str) -> dict[str, Any]:
-        file = self.folder / name
-        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        return found
+    def _parse(self, record: Path) -> Record:
+        """Read a record or a part of one; raises ValueError where a journal does not write such a file."""
+        number, kept = record.name.partition(".")[0], json.loads(record.read_text())
+        match kept:
+            case {"kind": str(kind), "body": dict(body), "file": None}:
+                return Record(int(number), kind, body, None)
+            case {"kind": str(kind), "body": dict(body), "file": str(name)} if _is_plain(name):
+                return Record(int(number), kind, body, self.folder / number / name)
+        raise ValueError(f"{record.name} is not a record")
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
+        part = self._write_part(name, content)
+        part.rename(part.with_suffix(""))
+
+    def _write_part(self, name: str, content: dict[str, Any]) -> Path:
         part = self.folder / f"{name}.part"
         part.write_text(json.dumps(content))
-        part.rename(self.folder / name)
+        return part
+
+
+def _is_record(file: Path) -> bool:
+    return RECORD.fullmatch(file.name) is not None
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", "..") and Path(name).name == name
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{file.name} is not a JSON object")
+    return found
 
 
 def _make(folder: Path) -> None:

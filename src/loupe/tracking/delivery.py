@@ -22,10 +22,11 @@ from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import say
 from loupe.config.steps import UNSENT
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, first_line
 from loupe.tracking import liveness
 from loupe.tracking.buffer import RUN, Journal
 from loupe.tracking.record_handlers import KINDS, now
+from loupe.tracking.store import create_store
 
 PAUSES = (1.0, 30.0)  # seconds between looks at a server that does not answer: the first, the longest
 PROBE = 5.0  # seconds in which a server must answer a look
@@ -130,7 +131,8 @@ def end(run_id: str, status: str) -> None:
 def bring_in(folder: Path, quiet: bool) -> int:
     """Tell the server of the runs whose record was kept in this folder and whose process is gone; gives their number.
 
-    A run that the server does not have any more is made anew there, whole.
+    A run that the server does not have any more is made anew there, whole. A folder that no journal wrote stays as
+    it is, and a line says so.
 
     Raises:
         LoupeError: the server does not answer.
@@ -138,11 +140,10 @@ def bring_in(folder: Path, quiet: bool) -> int:
     told = 0
     for place in sorted(folder.glob(f"*/{RUN}")):
         with suppress(FileNotFoundError):  # another process was faster
-            journal = Journal(place.parent)
-            facts = journal.run
-            if not facts:
-                journal.remove()
+            journal = _readable(place.parent, quiet)
+            if journal is None:
                 continue
+            facts = journal.run
             if facts["tags"].get("loupe.host") == socket.gethostname() and liveness.is_alive(facts["tags"]):
                 continue
             if not answers():
@@ -157,6 +158,25 @@ def bring_in(folder: Path, quiet: bool) -> int:
             if count:
                 say(f"run {run_id} ({facts['name']}): {count} kept records are told", quiet)
     return told
+
+
+def _readable(folder: Path, quiet: bool) -> Journal | None:
+    """The journal in a folder; None if another process removed it, or, after a line, if it cannot be uploaded."""
+    try:
+        journal = Journal(folder)
+        if not (folder / RUN).exists():
+            journal.remove()
+            return None
+        journal.check()
+        unknown = {record.kind for record in journal.unsent()} - KINDS.keys()
+        if unknown:
+            raise ValueError(f"no record has the kind {min(unknown)!r}")
+    except FileNotFoundError:
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        say(f"tracking: {folder} is not uploaded and stays as it is: {first_line(error)}", quiet)
+        return None
+    return journal
 
 
 def send(journal: Journal) -> None:
@@ -249,6 +269,7 @@ def _facts(run_id: str) -> dict[str, Any]:
 
 def _found_or_made(journal: Journal) -> str:
     """The run of a journal on the server, which is made anew where it is not there."""
+    create_store()
     facts, client = journal.run, mlflow.MlflowClient()
     run_id = str(facts["run_id"])
     try:

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from loupe.config.fields import text_of
 from loupe.errors import UsageError, first_line
 from loupe.tracking import records
+from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
 CHAMPION = "champion"
@@ -99,6 +100,7 @@ def find(model: str, scale: Fraction) -> Found | None:
             return None
         return Found(f"models:/{version.name}@{CHAMPION} (version {version.version})", version.source, version.run_id)
     if model.startswith(("runs:/", "models:/")):
+        create_store()
         try:
             info = mlflow.models.get_model_info(model)
             name = mlflow.get_run(info.run_id).info.run_name
@@ -112,6 +114,7 @@ def find(model: str, scale: Fraction) -> Found | None:
 
 def champion(scale: Fraction) -> Any:
     """The version of the scale's registered model that is champion, or None."""
+    create_store()
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED[scale], CHAMPION)
     except KeyError:

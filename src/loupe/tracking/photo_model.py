@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import mlflow.telemetry
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
@@ -133,4 +134,5 @@ def _suffix(value: Any) -> str | None:
 
 
 if __name__ != "loupe.tracking.photo_model":  # MLflow loads the file as a model; an import only reads it
+    mlflow.telemetry.set_telemetry_client()  # MLflow read its switch before this file, and so `loupe`, was imported
     mlflow.models.set_model(PhotoModel())

@@ -20,6 +20,7 @@ from loupe.config.base import Settings
 from loupe.config.steps import UNSENT
 from loupe.errors import LoupeError, UsageError
 from loupe.tracking import delivery, liveness
+from loupe.tracking.store import create_store
 
 EXPERIMENT = "loupe"
 SETTINGS = "loupe.settings"
@@ -98,6 +99,8 @@ def open_store(quiet: bool = True) -> None:
         time.sleep(1.0)
     if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen both
         _find_the_store()
+    create_store()
+    if "MLFLOW_EXPERIMENT_ID" in os.environ:
         claim()
     else:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
@@ -158,6 +161,7 @@ def commit() -> str:
 
 def run_of(run_id: str, field: str) -> Any:
     """A run by its id; raises UsageError, naming the field that it was given in."""
+    create_store()
     try:
         return mlflow.get_run(run_id)
     except MlflowException:
@@ -171,6 +175,7 @@ def best_run(scale: str, smoke: bool) -> str:
         scale: its text.
         smoke: whether runs that were shrunk by smoke=true count.
     """
+    create_store()
     shrunk = "" if smoke else " and tags.`loupe.smoke` = 'false'"
     found = mlflow.search_runs(
         filter_string="attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"

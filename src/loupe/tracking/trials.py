@@ -18,6 +18,7 @@ from loupe.cli import signals
 from loupe.config.base import Settings
 from loupe.tracking import checkpoints, liveness, models, records, runs
 from loupe.tracking.record_handlers import remove_artifact
+from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
 TRIAL, SWEEP, KEY, CODE, STATE = "loupe.trial", "loupe.sweep", "loupe.key", "loupe.code", "trial.state"
@@ -134,6 +135,7 @@ def _kept_curve(run: Any) -> list[tuple[int, float]]:
 
 def parents(sweep: str) -> list[Any]:
     """The runs of this sweep, newest first."""
+    create_store()
     return list(
         mlflow.search_runs(
             filter_string=f"tags.`loupe.step` = 'sweep' and tags.`{SWEEP}` = '{sweep}'",
@@ -208,6 +210,7 @@ def results() -> pd.DataFrame:
         digest, code, commit; settings.<field>: texts; metrics.<name>: last values; curve.step and
         curve.val/mae: lists. Runs that were shrunk by smoke=true are left out.
     """
+    create_store()
     client = mlflow.MlflowClient()
     rows: list[dict[str, Any]] = []
     experiments = [found.experiment_id for found in client.search_experiments()]

@@ -1,0 +1,48 @@
+"""Creates the SQLite store, once and as a whole."""
+
+import fcntl
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+import sqlalchemy
+
+
+def create_store() -> None:
+    """Create the SQLite file that the tracking URI names, if it is missing or empty; else do nothing.
+
+    MLflow migrates a new file in dozens of transactions. A process that is killed during these, or a second
+    process that does the same, leaves tables with which no later process can work. Therefore one process at a
+    time creates the file, under another name until the last migration.
+    """
+    uri = mlflow.get_tracking_uri()
+    database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite") else None
+    if not database or database.startswith((":memory:", "file:")):
+        return
+    file = Path(database)
+    if _is_complete(file):
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = file.with_name(f"{file.name}.lock")
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # the system releases the lock of a killed process
+        if not _is_complete(file):
+            _create(file)
+        lock.unlink(missing_ok=True)  # a process that makes a new lock file after this finds the complete store
+
+
+def _is_complete(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
+def _create(file: Path) -> None:
+    prefix = f"{file.name}.part-"
+    for old in file.parent.iterdir():
+        if old.name.startswith(prefix):  # of a killed process: a live one has the lock
+            shutil.rmtree(old)
+    with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
+        part = file.parent / Path(folder).name / file.name
+        escaped = str(part).replace("%", "%25")  # as SQLAlchemy reads a URL
+        mlflow.MlflowClient(f"sqlite:///{escaped}").search_experiments()  # creates the file
+        part.rename(file)
