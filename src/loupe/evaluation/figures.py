@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from loupe.data.dataset import Pairs
 from loupe.data.whole_photos import WholePhotos
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import beside
+from loupe.imaging.atomic import write_atomically
 from loupe.imaging.decoder import as_floats
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
@@ -37,7 +37,7 @@ def write(figure: Figure, file: Path) -> None:
         LoupeError: it cannot be written.
     """
     try:
-        with beside(file) as partial:
+        with write_atomically(file) as partial:
             figure.savefig(partial, dpi=DPI, format=file.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise LoupeError(f"sheet: {str(file)!r} cannot be written: {error}") from None

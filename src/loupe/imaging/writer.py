@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from loupe.errors import UsageError
-from loupe.imaging.atomic import beside
+from loupe.imaging.atomic import write_atomically
 from loupe.imaging.decoder import PhotoError, as_eight_bits
 from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE
 from loupe.imaging.png import chunks_of, write_png
@@ -83,7 +83,7 @@ def write(
     """
     coding = coding or Coding()
     name = format_of(out)
-    with beside(out) as partial:
+    with write_atomically(out) as partial:
         rest = iter(pages)
         first = next(rest)
         left_out: list[str] = []

@@ -11,7 +11,7 @@ from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging import reader
-from loupe.imaging.atomic import beside
+from loupe.imaging.atomic import write_atomically
 from loupe.imaging.decoder import PhotoError, as_eight_bits
 from loupe.photos.inputs import Job
 
@@ -104,7 +104,7 @@ def write(page: Path, jobs: Sequence[Job]) -> None:
     """
     figures = [_shown(number, job) for number, job in enumerate(jobs[:SHOWN])]
     try:
-        with beside(page) as partial:
+        with write_atomically(page) as partial:
             text = PAGE.format(style=STYLE, figures="\n".join(figures))
             partial.write_text(text, encoding="utf-8", errors="replace")  # names of files need not be text
     except OSError as error:
