@@ -1,8 +1,11 @@
 """How tests run whole steps, in folders of their own, and read the stores that those leave."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -17,11 +20,50 @@ def environment(**more):
 
 
 def loupe(*arguments, cwd, status=0, timeout=900, **more):
-    """Run `python -m loupe` in a folder; returns the finished process, whose status is as expected."""
-    command = [sys.executable, "-m", "loupe", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=timeout)
+    """Run `loupe` with these arguments in a folder, in a fork of the step server.
+
+    Args:
+        arguments: of the command line.
+        cwd: the folder.
+        status: the expected exit status.
+        timeout: seconds until the step is killed.
+        more: environment variables.
+
+    Returns:
+        The finished process with `stdout` and `stderr`.
+    """
+    arguments = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory() as out:
+        request = {"arguments": arguments, "cwd": str(cwd), "timeout": timeout, "out": out}
+        request["environment"] = environment(TF_CPP_MIN_LOG_LEVEL="3", **more)
+        found = step_server().request(request)
+        printed = [Path(out, name).read_text(errors="surrogateescape") for name in ("stdout", "stderr")]
+    done = subprocess.CompletedProcess(arguments, found, *printed)
     assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done
+
+
+@functools.cache
+def step_server():
+    """The step server of this test process, which ends with it."""
+    return StepServer()
+
+
+class StepServer:
+    """A process of `step_server.py`."""
+
+    def __init__(self):
+        command = [sys.executable, Path(__file__).with_name("step_server.py")]
+        self._process = subprocess.Popen(
+            command, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def request(self, request):
+        """Run one step; returns its exit status."""
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        assert answer, "the step server has ended"
+        return int(answer)
 
 
 def complaint(done):

@@ -134,7 +134,7 @@ def test_evaluate_scores_further_models_beside_and_draws_a_sheet_of_all(finished
     given = ["--photos", photos, "--label_size", "90", "--model", "small", "--beside", "tiny,champion,bicubic"]
     loupe("evaluate", *given, "--out", "scores.json", "--sheet", "sheet.png", cwd=finished_main)
     summary = json.loads((finished_main / "scores.json").read_text())
-    assert summary["model"] == "the bundled network small"
+    assert summary["model"] == "the bundled network small of 3:2"
     assert summary["scores"].keys() == {"model", *BASELINES, "tiny", "champion"}
     assert summary["scores"]["tiny"]["mae"] < summary["scores"]["lanczos"]["mae"]
     with Image.open(finished_main / "sheet.png") as sheet:
@@ -177,7 +177,7 @@ def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished
         ("evaluate", ["--model", "models:/nothing@champion"], "models:/nothing"),
         ("evaluate", ["--model", "no-such-file.keras"], "no-such-file.keras"),
         ("evaluate", ["--beside", "no-such-file.onnx"], "no-such-file.onnx"),
-        ("evaluate", ["--model", "base", "--scale", "2:1"], "base is for 3:2, got 2:1"),
+        ("evaluate", ["--model", "base", "--scale", "2:1"], "base of 3:2 upscales 3:2, got 2:1"),
         ("evaluate", ["--sheet", "nowhere/sheet.png"], "nowhere/sheet.png"),
         ("evaluate", ["--sheet", "sheet.xyz"], "sheet: must end in one of"),
         ("evaluate", ["--out", "."], "out: must be a file, got the folder '.'"),
