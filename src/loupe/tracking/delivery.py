@@ -87,7 +87,7 @@ def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None =
     if box is None:
         RECORD_HANDLERS[kind](run_id, body, file)
     else:
-        box.tell(kind, body, file)
+        box.log_record(kind, body, file)
 
 
 def start_buffering(run_id: str, quiet: bool) -> None:
