@@ -48,7 +48,7 @@ IMPATIENT = """
 import sys
 from loupe.cli.main import run_step
 from loupe.tracking import liveness
-liveness.SILENCE = 90.0
+liveness.HEARTBEAT_TIMEOUT_S = 90.0
 sys.exit(run_step(sys.argv[1], sys.argv[2:]))
 """
 

@@ -44,7 +44,7 @@ def start(job):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         worker.main(os.getppid())
     return int(printed.getvalue().split()[-1])
-jobs.start, worker.LINGER, trials.CHECKPOINT_SECONDS = start, 0.0, 0.0
+jobs.start, worker.LINGER, trials.CHECKPOINT_INTERVAL_S = start, 0.0, 0.0
 shared = {"champion": "false", "workers": 1, "quiet": "true"} | json.loads(sys.argv[1])
 for file in sys.argv[2:]:
     try:

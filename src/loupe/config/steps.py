@@ -27,7 +27,7 @@ from loupe.config.training import TRAINED_SCALES, Recompose
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
-UNSENT = "unsent-runs"  # folder of runs that their server could not be told of
+UNSENT_RUNS_FOLDER = "unsent-runs"  # folder of runs that their server could not be told of
 OF_PAIRS = frozenset({"photos", "study-patches"})  # protocols that take labels and inputs as they were cut
 
 
@@ -179,7 +179,7 @@ class Sync(Settings):
     """Bring in runs whose tracking server did not answer when they ended."""
 
     STEP = "sync"
-    folder: str = field(UNSENT, "where they were kept: in the folder that the step was started in")
+    folder: str = field(UNSENT_RUNS_FOLDER, "where they were kept: in the folder that the step was started in")
 
 
 class Main(Prepares):

@@ -47,7 +47,7 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
         while True:
             workers = settings.workers or cores_now()
             if time.monotonic() - reaped > REAP:
-                delivery.patiently(
+                delivery.retry_while_unreachable(
                     lambda: study_storage.patiently(lambda: _reap(held, job.parent)), AWAY, settings.quiet
                 )
                 reaped = time.monotonic()
@@ -85,14 +85,15 @@ def _reap(held: Trials, parent: str) -> None:
     """Close what dead workers left open, in MLflow and in Optuna."""
 
     def is_alive(trial: Any) -> bool:
-        taken = {liveness.HEARTBEAT: str(trial.datetime_start.timestamp())}  # the sign of a trial without a run yet
-        return liveness.is_alive(taken | trials.tags_of(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
+        # a trial without a run has no heartbeat yet: its start counts
+        taken = {liveness.HEARTBEAT_TAG: str(trial.datetime_start.timestamp())}
+        return liveness.is_alive(taken | trials.get_tags(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
 
-    liveness.beat(parent)
+    liveness.send_heartbeat(parent)
     for trial in held.reap(is_alive):
         if RUN in trial.user_attrs:
-            liveness.kill(trial.user_attrs[RUN])
-    liveness.close_orphans()
+            liveness.mark_killed(trial.user_attrs[RUN])
+    liveness.close_orphaned_runs()
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         figures.refuse(Path(settings.sheet))
     if settings.photos and not Path(settings.photos).exists():
         raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
-    runs.claim()
+    runs.tag_project_run()
     loaded = _load(settings, settings.model)
     shown, model = loaded.name, loaded.model
     scale = model.geometry.scale
@@ -144,7 +144,7 @@ def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.
     from loupe.upscalers import ridge
 
     with tempfile.TemporaryDirectory() as folder:
-        file = models.artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
+        file = models.download_artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
         return _sample_ridge(settings, scale) if file is None else ridge.read(file, scale)
 
 

@@ -66,8 +66,8 @@ def _table(settings: Report) -> "pd.DataFrame":
         return results.read(Path(settings.from_))
     from loupe.tracking import runs, trials
 
-    runs.claim()
-    table = trials.results()
+    runs.tag_project_run()
+    table = trials.load_results()
     if table.empty:
         raise UsageError(
             "there is no finished run in the store yet; first: loupe sweep --sweep sweeps/activation.toml"
@@ -162,7 +162,7 @@ def _upscaler(row: "pd.Series") -> "UpscalingModel":
 
     run_id = row["run_id"]
     return KerasUpscaler(
-        models.load_keras(models.Found(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
+        models.load_keras(models.ModelReference(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
     )
 
 

@@ -25,9 +25,9 @@ def run(settings: Sweep) -> str | None:
     from loupe.search import study, study_storage, sweep_loader, worker_pool
     from loupe.tracking import records, runs, trials
 
-    runs.claim()
+    runs.tag_project_run()
     sweep = sweep_loader.read(settings.sweep, settings)
-    place = settings.storage or str(runs.store_folder() / "optuna.journal")
+    place = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
         say(_dashboard(place), settings.quiet)
         return None
@@ -43,7 +43,7 @@ def run(settings: Sweep) -> str | None:
     _refuse_beside_another(sweep.name)
     held = study.Trials(sweep, database or _journal(place), dataset.digest, "")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
-        records.log_tags({trials.SWEEP: sweep.name, trials.SPACE: sweep.space(dataset.digest)})
+        records.log_tags({trials.SWEEP_TAG: sweep.name, trials.SPACE_TAG: sweep.space(dataset.digest)})
         records.log_file(Path(settings.sweep))
         records.log_dataset(dataset, "training")
         held.parent = run_id
@@ -62,7 +62,7 @@ def run(settings: Sweep) -> str | None:
 def _refuse_beside_another(name: str) -> None:
     from loupe.tracking import liveness, trials
 
-    for other in trials.parents(name):
+    for other in trials.find_sweep_runs(name):
         if other.info.status == "RUNNING" and liveness.is_alive(other.data.tags):
             raise UsageError(
                 f"sweep: {name!r} is being run already, by process {other.data.tags['loupe.pid']} of "
@@ -94,10 +94,10 @@ def _take_over(sweep: "SweepFile", digest: str, run_id: str) -> None:
     """What an earlier start of this sweep, broken off, has done is this one's."""
     from loupe.tracking import trials
 
-    for other in trials.parents(sweep.name):
+    for other in trials.find_sweep_runs(sweep.name):
         unfinished = other.info.run_id != run_id and other.info.status != "FINISHED"
-        if unfinished and other.data.tags.get(trials.SPACE) == sweep.space(digest):
-            trials.take_over(other.info.run_id, run_id)
+        if unfinished and other.data.tags.get(trials.SPACE_TAG) == sweep.space(digest):
+            trials.adopt_trials(other.info.run_id, run_id)
 
 
 def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", run_id: str, count: int) -> "Job":
@@ -105,7 +105,7 @@ def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", ru
     from loupe.search.jobs import Job
     from loupe.tracking import runs
 
-    uri, experiment = runs.where(run_id)
+    uri, experiment = runs.locate_run(run_id)
     return Job(
         sweep=sweep.model_dump(mode="json", exclude_unset=True),
         storage=storage.absolute(place),
@@ -167,9 +167,9 @@ def _kept(held: "Trials") -> list[str]:
 
     ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in held.best_first()))
     kept = ranked[: held.sweep.study.keep]
-    for run in trials.children_of(held.parent):
+    for run in trials.find_trials(held.parent):
         if run.info.run_id not in kept:
-            trials.drop_model(run.info.run_id)
+            trials.delete_model(run.info.run_id)
     return kept
 
 
@@ -180,8 +180,8 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
     from loupe.upscalers import ridge
 
     for run_id in kept:
-        run = runs.run_of(run_id, "run")
-        given = settings_of("train", runs.settings_of(run) | {"quiet": True})
+        run = runs.get_run(run_id, "run")
+        given = settings_of("train", runs.read_settings(run) | {"quiet": True})
         if not trials.has_model(run_id):
             if run_id == best:  # taken from another sweep, which did not keep it
                 trained = train.run(given)
@@ -190,10 +190,10 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
             continue
         if "test/mae" in run.data.metrics:
             continue
-        model = models.load_keras(models.Found(run_id, f"runs:/{run_id}/model", run_id))
+        model = models.load_keras(models.ModelReference(run_id, f"runs:/{run_id}/model", run_id))
         weights = ridge.kept(dataset, given.scale)
-        with records.at(run_id):
-            points = trials.points_of(run_id)
+        with records.log_to_run(run_id):
+            points = trials.load_points(run_id)
             training_runs.log_result(model, given, dataset, weights, points)
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)

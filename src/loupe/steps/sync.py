@@ -10,7 +10,7 @@ def run(settings: Sync) -> int:
     """Tell the server of every run that was kept; gives their number."""
     from loupe.tracking import delivery
 
-    told = delivery.bring_in(Path(settings.folder), settings.quiet)
+    told = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)
     if not told:
         say(f"no run to upload in {settings.folder}", settings.quiet)
     return told

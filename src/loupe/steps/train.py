@@ -28,7 +28,7 @@ def run(settings: Train) -> Result:
     from loupe.data import preparation
     from loupe.tracking import runs
 
-    runs.claim()
+    runs.tag_project_run()
     if settings.resume:
         settings = continued(settings)
     if settings.threads:  # read by TensorFlow when it is first imported
@@ -40,8 +40,8 @@ def run(settings: Train) -> Result:
     from loupe.upscalers.geometry import Geometry
 
     if settings.resume:
-        before = runs.run_of(str(settings.resume), "resume").data
-        checkpoint = checkpoints.load(str(settings.resume))
+        before = runs.get_run(str(settings.resume), "resume").data
+        checkpoint = checkpoints.load_checkpoint(str(settings.resume))
         dataset = preparation.reopen(
             settings, before.tags["loupe.dataset"], before.tags["loupe.digest"], settings.dataset
         )
@@ -67,7 +67,7 @@ def run(settings: Train) -> Result:
         models.log_keras_model(model, Geometry.of_name(model.name))
         models.log_model_metrics(fit.points)
         say_lines(scoring.as_text(summary), settings.quiet)
-        checkpoints.drop()
+        checkpoints.remove_checkpoint()
     say(
         f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",
         settings.quiet,
@@ -83,12 +83,12 @@ def continued(settings: Train) -> Any:
     """
     from loupe.tracking import liveness, runs
 
-    run = runs.run_of(str(settings.resume), "resume")
+    run = runs.get_run(str(settings.resume), "resume")
     if run.data.tags.get("loupe.step") != "train":
         raise UsageError(f"resume: run {settings.resume} is no train run")
     if run.info.status == "RUNNING" and liveness.is_alive(run.data.tags):
         raise UsageError(f"resume: run {settings.resume} is still running")
-    before = runs.settings_of(run)
+    before = runs.read_settings(run)
     free = {"resume", "data_dir", "scheduler", "quiet"}
     given = {name: text_of(getattr(settings, name)) for name in settings.model_fields_set}
     for name in sorted(given.keys() - free):
