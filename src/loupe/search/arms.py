@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import text_of
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile

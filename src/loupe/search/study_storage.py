@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from loupe.config.fields import without_password
+from loupe.config.fields import hide_password
 from loupe.errors import UsageError
 
 WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time

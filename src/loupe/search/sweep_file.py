@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from loupe.config import settings_of
-from loupe.config.fields import refused, text_of
+from loupe.config import parse_settings
+from loupe.config.fields import format_value, quote_value
 from loupe.config.training import NETWORKS, OPTIMIZERS, Train, train_class
 from loupe.report.claims import Claim
 
@@ -63,7 +63,7 @@ def _check_values(given: Any) -> Any:
     if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
         raise ValueError(f'a key with a dot must be in quotes, "….{next(iter(given), "")}"')
     if not isinstance(given, (dict, list, Range)):
-        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {refused(given)}")
+        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {quote_value(given)}")
     return given
 
 
@@ -140,7 +140,7 @@ class SweepFile(BaseModel):
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]
-        return [text_of(tuple(value)) if isinstance(value, list) else value for value in values]
+        return [format_value(tuple(value)) if isinstance(value, list) else value for value in values]
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
         """Return whether the condition of a key holds for the parameters that are already chosen."""
@@ -153,8 +153,8 @@ class SweepFile(BaseModel):
         if field not in given:
             network = str(given.get("network", Train.model_fields["network"].default))
             fields = train_class(network, given.get("optimizer") if field != "optimizer" else None).model_fields
-            return text_of(fields[field].default) if field in fields else None
-        return text_of(given[field])
+            return format_value(fields[field].default) if field in fields else None
+        return format_value(given[field])
 
     def iterate_points(self, keys: Sequence[str] | None = None, params: Params | None = None) -> Iterator[Params]:
         """Yield every point of a grid, without seeds.

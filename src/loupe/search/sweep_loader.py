@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loupe.config.fields import refused, text_of
+from loupe.config.fields import format_value, quote_value
 from loupe.config.steps import Sweep
 from loupe.config.training import NETWORKS, OPTIMIZERS, Trained
 from loupe.errors import UsageError
@@ -39,7 +39,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        shown = "" if first["type"] == "value_error" else f", got {refused(first['input'])}"
+        shown = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
         raise UsageError(f"sweep: {file}: {place}: {rule}{shown}") from None
     except (UsageError, ValueError, OverflowError) as error:  # ValueError, OverflowError: extreme numbers
         raise UsageError(f"sweep: {file}: {error}") from None

@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 import loupe
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.config.training import Train, Trained
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset

@@ -13,7 +13,7 @@ from typing import Any
 from loupe.cli.progress import Bar, say_lines
 from loupe.config.steps import Sweep
 from loupe.data.tasks import client
-from loupe.errors import LoupeError, first_line
+from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
 from loupe.search.study import MAX_ATTEMPTS, OWNER, RUN, SweepStudy
 from loupe.search.study_storage import retry_database
@@ -98,8 +98,8 @@ def _close_orphans(study: SweepStudy, parent: str) -> None:
     liveness.beat(parent)
     for trial in study.fail_orphans(is_alive):
         if RUN in trial.user_attrs:
-            liveness.kill(trial.user_attrs[RUN])
-    liveness.close_orphans()
+            liveness.mark_killed(trial.user_attrs[RUN])
+    liveness.close_orphaned_runs()
 
 
 class LocalWorkers:

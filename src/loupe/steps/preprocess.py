@@ -5,12 +5,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.steps import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.storage import absolute
-from loupe.imaging.atomic import beside, remove_leftovers
+from loupe.imaging.atomic import remove_leftovers, write_atomically
 
 SHOWN = 300  # photos that the images are drawn of
 
@@ -42,7 +42,7 @@ def run(settings: Preprocess) -> Dataset:
             records.log_file(image)
         records.log_tags({"loupe.folder": absolute(dataset.place)})
     skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.reasons().items()))
-    say(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
+    print_line(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
         f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
     return dataset
 
@@ -66,7 +66,7 @@ def _images(dataset: Dataset) -> list[Path]:
         for file, draw in zip(files, names.values(), strict=True):
             drawn = io.BytesIO()
             getattr(figures, draw)(pairs).savefig(drawn, dpi=100)
-            with beside(file) as partial:
+            with write_atomically(file) as partial:
                 partial.write_bytes(drawn.getvalue())
     return files
 

@@ -45,7 +45,7 @@ def fit_network(
 
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         records.log_metrics(point.metrics, point.step)
-        checkpoints.save(arrays, point.step)
+        checkpoints.save_checkpoint(arrays, point.step)
 
     for point in loop.points_of(checkpoint):  # the new run shows the whole curves
         records.log_metrics(point["metrics"], point["step"])
@@ -61,7 +61,7 @@ def load_start(settings: Train) -> keras.Model | None:
     """
     if not isinstance(settings, Trained) or settings.start is None:
         return None
-    found = models.find(settings.start, settings.scale)
+    found = models.find_model(settings.start, settings.scale)
     if found is None:
         raise UsageError(f"start: there is no champion of this scale yet, got {settings.start!r}")
     return models.load_keras(found)
@@ -88,7 +88,7 @@ def log_diagnostics(
     found = diagnostics.of_network(upscaler, settings, train, validation)
     if points:
         found |= diagnostics.of_curve(points) | {"training_steps": points[-1]["step"]}
-        trials.keep_curve(points)
+        trials.log_curve(points)
     else:  # so that curves of runs can be compared in one chart
         for name, pairs, limit in (("train", train, loop.TRAIN_IMAGES), ("val", validation, len(validation))):
             scores = loop.whole_scores(upscaler, pairs, limit)
