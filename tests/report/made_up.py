@@ -23,11 +23,11 @@ def table_of(files: Iterable[Path], seeds: int = 3) -> pd.DataFrame:
     """A row for each point and seed of grids, as the store would give it."""
     rows: dict[str, dict[str, Any]] = {}
     for file in files:
-        sweep = sweep_loader.read(file)
+        sweep = sweep_loader.load_sweep(file)
         metrics = {name for claim in sweep.claims for name in (claim.metric, claim.other_metric) if name}
-        for chosen in sweep.points():
+        for chosen in sweep.iterate_points():
             for seed in range(seeds):
-                row = _row(sweep.settings(chosen, seed=seed), metrics)
+                row = _row(sweep.create_settings(chosen, seed=seed), metrics)
                 rows.setdefault(row["run_id"], row | {"sweep": sweep.name}).update(row)
     for number, row in enumerate(rows.values()):
         row["started"] = f"2026-01-01T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}"
@@ -65,7 +65,7 @@ def report_of(table: pd.DataFrame, files: Iterable[Path], **made: Any) -> Any:
     here = on_dataset(table, None)
     cases = []
     for file in files:
-        sweep = sweep_loader.read(file)
-        arms = found_arms.of_sweep(sweep, here)
+        sweep = sweep_loader.load_sweep(file)
+        arms = found_arms.find_runs(sweep, here)
         cases += [Case(f"sweeps/{file.name}", claim, arms) for claim in sweep.claims]
     return gathered(table, here, cases, made)

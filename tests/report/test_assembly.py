@@ -12,13 +12,13 @@ from loupe.report.verdicts import NOT_RUN, judge, runs_of
 from loupe.search import arms as found_arms
 from loupe.search import sweep_loader
 
-WITH_CLAIMS = [file for file in sorted(SWEEPS.glob("*.toml")) if sweep_loader.read(file).claims]
+WITH_CLAIMS = [file for file in sorted(SWEEPS.glob("*.toml")) if sweep_loader.load_sweep(file).claims]
 
 
 @pytest.mark.parametrize("file", WITH_CLAIMS, ids=lambda file: file.stem)
 def test_every_claim_of_a_sweep_file_is_decided_by_its_own_points(file):
-    sweep, table = sweep_loader.read(file), table_of([file], seeds=2)
-    arms = found_arms.of_sweep(sweep, table)
+    sweep, table = sweep_loader.load_sweep(file), table_of([file], seeds=2)
+    arms = found_arms.find_runs(sweep, table)
     for claim in sweep.claims:
         found = judge(claim, arms)
         assert found.verdict != NOT_RUN, found.reason
@@ -28,12 +28,12 @@ def test_every_claim_of_a_sweep_file_is_decided_by_its_own_points(file):
 def test_the_order_of_the_table_changes_no_verdict(report, table):
     shuffled = table.sample(frac=1, random_state=0, ignore_index=True)
     assert [part.verdict for part in report_of(shuffled, FILES).judged] == [part.verdict for part in report.judged]
-    arms = found_arms.of_sweep(sweep_loader.read(FILES[0]), shuffled)
+    arms = found_arms.find_runs(sweep_loader.load_sweep(FILES[0]), shuffled)
     assert (arms["activation"] == arms["settings.activation"]).all()
 
 
 def test_no_two_files_have_a_claim_of_one_number():
-    numbers = [claim.number for file in WITH_CLAIMS for claim in sweep_loader.read(file).claims]
+    numbers = [claim.number for file in WITH_CLAIMS for claim in sweep_loader.load_sweep(file).claims]
     assert len(set(numbers)) == len(numbers)
     claims = {int(number.rstrip("abcdef")) for number in numbers}
     assert claims == set(range(1, 32))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from loupe.config import parse_settings
 from loupe.config.base import SettingsError
-from loupe.config.fields import text_of
+from loupe.config.fields import format_value
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
 
 
@@ -34,10 +34,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
     found: list[dict[str, Any]] = []
     for arm in sweep.group_arms():
         for params, runs in _select_points(sweep, arm, by_key):
-            fields = {key: text_of(params[key]) if key in params else None for key in sweep.search}
-            found += [
-                row.to_dict() | fields | {"seed": int(row["settings.seed"])} for _, row in runs.iterrows()
-            ]  # fmt: skip
+            fields = {key: format_value(params[key]) if key in params else None for key in sweep.search}
+            for _, row in runs.iterrows():
+                found.append(row.to_dict() | fields | {"seed": int(row["settings.seed"])})
     return pd.DataFrame(found)
 
 
@@ -49,7 +48,7 @@ def _select_points(
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []
     for params in arm:
-        runs = by_key.get(_join_settings(sweep.create_settings(params).texts()))
+        runs = by_key.get(_join_settings(sweep.create_settings(params).to_texts()))
         if runs is not None:
             by_seed = runs.drop_duplicates("settings.seed").set_index("settings.seed", drop=False)
             value = sign * by_seed.loc[first, metric] if first in by_seed.index else math.nan
@@ -74,7 +73,7 @@ def _key_of_run(row: pd.Series) -> str:
 def _key_of_texts(texts: frozenset[tuple[str, str]]) -> str:
     """Return the key of a run's settings; a field that was added after the run has its default value."""
     try:
-        return _join_settings(settings_of("train", dict(texts)).texts())
+        return _join_settings(parse_settings("train", dict(texts)).to_texts())
     except SettingsError:  # a field or value that was removed after the run
         return _join_settings(dict(texts))
 

@@ -28,11 +28,12 @@ from loupe.search.sweep_file import Params, SweepFile
 ITEM, RESUMED_RUN, RUN, OWNER, PARENT = "item", "resume", "run", "owner", "parent"
 FAILURE, REASON, REUSED, WORK_SECONDS = "ended", "why", "reused", "work"
 FAILED, ORPHANED = "error", "orphan"
-SPACE = "loupe.space"  # an attribute of the study and a tag of the sweep's run
+SPACE_TAG = "loupe.space"  # an attribute of the study and a tag of the sweep's run
 MAX_ATTEMPTS = 3  # per item whose workers crash, within one start of the sweep
 CLAIM_TIMEOUT_S = 20.0  # after which a running trial without an owner is an orphan
 MAX_WAITING = 64
 MAX_REASON_LENGTH = 500
+ByItem = dict[str, list[FrozenTrial]]
 
 
 class SweepStudy:
@@ -66,9 +67,9 @@ class SweepStudy:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def _check_space(self, space: str) -> None:
-        existing = self.optuna_study.user_attrs.get(SPACE)
+        existing = self.optuna_study.user_attrs.get(SPACE_TAG)
         if existing is None and not self._list_trials():
-            self.optuna_study.set_user_attr(SPACE, space)
+            self.optuna_study.set_user_attr(SPACE_TAG, space)
         elif existing != space:
             raise UsageError(
                 f"study.name: {self.sweep.name!r} is a study of another space (settings, search or dataset); "
@@ -119,7 +120,7 @@ class SweepStudy:
         return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in ours)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per trial: number, state, value, seconds, run, reused, why (of a failure), and its parameters."""
+        """Return a row per trial: number, state, value, seconds, run, reused, why it failed, and its parameters."""
         rows = []
         for trial in self._list_trials():
             is_orphan = trial.user_attrs.get(FAILURE) == ORPHANED
@@ -190,7 +191,7 @@ class SweepStudy:
         return orphans
 
     def rank_trials(self) -> list[FrozenTrial]:
-        """Return the complete trials, best first: by value, or for a grid by number of seeds, then mean, then value."""
+        """Return the complete trials, best first: those of a grid by number of seeds, mean, and value."""
         values: dict[object, list[float]] = {}
         complete = self._list_trials(TrialState.COMPLETE)
         for trial in complete:
@@ -224,13 +225,13 @@ class SweepStudy:
     def _find_id(self, trial: Trial | FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
 
-    def _group_by_item(self) -> dict[str, list[FrozenTrial]]:
-        by_item: dict[str, list[FrozenTrial]] = {}
+    def _group_by_item(self) -> ByItem:
+        by_item: ByItem = {}
         for trial in self._list_trials():
             by_item.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
         return by_item
 
-    def _iterate_items(self, by_item: dict[str, list[FrozenTrial]]) -> Iterator[tuple[str, Params]]:
+    def _iterate_items(self, by_item: ByItem) -> Iterator[tuple[str, Params]]:
         """Yield all items in their order; of a tuned grid, the other seeds only of arms that are tuned already."""
         if not self.sweep.is_grid:
             for slot in range(self.sweep.study.trials):
@@ -241,9 +242,7 @@ class SweepStudy:
         best = [self._find_tuned_point(arm, first, by_item) for arm in self._arms]
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
-    def _find_tuned_point(
-        self, arm: list[Params], first: int, by_item: dict[str, list[FrozenTrial]]
-    ) -> Params | None:  # fmt: skip
+    def _find_tuned_point(self, arm: list[Params], first: int, by_item: ByItem) -> Params | None:
         """Return the best point of an arm by its first seed; None if one has not ended, or none has a value."""
         trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self._has_ended, trials)):

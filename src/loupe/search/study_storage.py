@@ -52,7 +52,7 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
         raise
     except Exception as error:  # each database driver has its own exceptions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(without_password(f"storage: {location!r} cannot be opened: {reason}")) from None
+        raise UsageError(hide_password(f"storage: {location!r} cannot be opened: {reason}")) from None
 
 
 def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T:

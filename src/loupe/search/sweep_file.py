@@ -126,6 +126,10 @@ class SweepFile(BaseModel):
         first = int(self.train.get("seed", 0))
         return list(range(first, first + self.study.repeats))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the file as JSON that `SweepFile.model_validate` reads."""
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+
     def order_keys(self) -> list[str]:
         """Return the keys of [search], each after the keys that its condition may depend on."""
 
@@ -180,7 +184,9 @@ class SweepFile(BaseModel):
             for key in self.order_keys():
                 if self.is_active(key, params):
                     values = self.search[key]
-                    params[key] = values.draw(rng) if isinstance(values, Range) else rng.choice(self.list_choices(key))
+                    params[key] = (
+                        values.draw(rng) if isinstance(values, Range) else rng.choice(self.list_choices(key))
+                    )
             yield params
 
     def create_settings(self, params: Mapping[str, Any], **more: Any) -> Any:
@@ -195,13 +201,15 @@ class SweepFile(BaseModel):
         """
         given = {parse_field(key): value for key, value in self.train.items() if self.is_active(key, params)}
         given |= {parse_field(key): value for key, value in params.items()} | more
-        return settings_of("train", given)
+        return parse_settings("train", given)
 
     def group_arms(self) -> list[list[Params]]:
         """Return the points of a grid by arm. The points of one arm differ in their tuned fields only."""
         arms: dict[str, list[Params]] = {}
         for params in self.iterate_points():
-            fixed = {key: text_of(value) for key, value in params.items() if parse_field(key) not in self.study.tune}
+            fixed = {
+                key: format_value(value) for key, value in params.items() if parse_field(key) not in self.study.tune
+            }
             arms.setdefault(json.dumps(fixed, sort_keys=True), []).append(params)
         return list(arms.values())
 

@@ -90,7 +90,9 @@ def _check_keys(sweep: SweepFile) -> None:
         if condition and not (condition[1] and (condition[0] in ("network", "optimizer") or _is_field(condition[0]))):
             raise UsageError(f"{place}: the condition must be a network, an optimizer or field=value")
     for key, values in sweep.search.items():
-        if isinstance(values, list) and (not values or len(set(map(text_of, sweep.list_choices(key)))) < len(values)):
+        if isinstance(values, list) and (
+            not values or len(set(map(format_value, sweep.list_choices(key)))) < len(values)
+        ):
             raise UsageError(f"search.{key}: must be a list of different values, got {str(values)[:200]}")
         if isinstance(values, Range) and sweep.is_grid:
             raise UsageError(f"search.{key}: must be a list of values with sampler=grid, got a range")

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import itertools
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ class TrialContext:
     @property
     def key(self) -> str:
         """A hash of everything that the result depends on."""
-        return trials.key_of(self.settings, self.job.digest, hash_training_code())
+        return trials.compute_key(self.settings, self.job.digest, hash_training_code())
 
 
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob, watch_run: Callable[[str | None], None]) -> None:
@@ -118,9 +119,9 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob, watch_run: Callab
 
 
 def _find_result(context: TrialContext) -> Any:
-    """Find the finished run of the same trial, or of an equal one unless the sweep is fresh; None if there is none."""
-    ended = trials.ended(context.resumed_run) if context.resumed_run else None
-    return ended if ended or context.job.fresh else trials.finished(context.key)
+    """Return the finished run of this trial, or of an equal one unless `fresh` is set; None if there is none."""
+    ended = trials.get_ended(context.resumed_run) if context.resumed_run else None
+    return ended if ended or context.job.fresh else trials.find_finished(context.key)
 
 
 def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | None]:
@@ -128,9 +129,9 @@ def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | 
     trial, sweep = context.trial, context.study.sweep
     trial.set_user_attr(RUN, run.info.run_id)
     trial.set_user_attr(REUSED, run.data.tags.get("mlflow.parentRunId") != context.job.parent)
-    for number, (step, value) in enumerate(trials.curve(run.info.run_id, sweep.study.metric)):
+    for number, (step, value) in enumerate(trials.load_curve(run.info.run_id, sweep.study.metric)):
         _report_point(trial, number, step, value)
-    return TrialState[run.data.tags[trials.STATE]], run.data.metrics.get(sweep.objective)
+    return TrialState[run.data.tags[trials.STATE_TAG]], run.data.metrics.get(sweep.objective)
 
 
 def _train(context: TrialContext) -> tuple[TrialState, float | None]:
@@ -138,7 +139,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     from loupe.upscalers import ridge
 
     trial, study, settings = context.trial, context.study, context.settings
-    checkpoint = trials.checkpoint(context.resumed_run) if context.resumed_run else None
+    checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
     with context.stopwatch:
         dataset = open_dataset(context.job)
         pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
@@ -146,8 +147,8 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
         start = training_runs.load_start(settings)
         model = build_network(settings, pairs[0], dataset.settings["luminance"], weights, start)
     name = f"{study.sweep.name} {trial.number}: {describe(settings)}"
-    tags = {trials.SWEEP: study.sweep.name, trials.TRIAL: str(trial.number), trials.KEY: context.key}
-    tags |= {trials.CODE: hash_training_code()}
+    tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
+    tags |= {trials.CODE_TAG: hash_training_code()}
     continued = context.resumed_run if checkpoint else None
     with (
         trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id,
@@ -155,7 +156,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     ):
         trial.set_user_attr(RUN, run_id)
         context.watch_run(run_id)
-        state, value = TrialState.COMPLETE, None
+        state, value = TrialState.COMPLETE, math.nan
         try:
             records.log_dataset(dataset, "training")
             with context.stopwatch:
@@ -168,9 +169,9 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
         finally:
             context.watch_run(None)
         trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)
-        records.log_tags({trials.STATE: state.name})
-        checkpoints.drop()
-    return state, value
+        records.log_tags({trials.STATE_TAG: state.name})
+        checkpoints.remove_checkpoint()
+    return state, value if state == TrialState.COMPLETE else None
 
 
 @contextmanager
@@ -199,7 +200,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     trial, settings = context.trial, context.settings
     if not isinstance(settings, Trained):
         return []
-    kept, numbers = trials.Checkpoints(), itertools.count()
+    kept, numbers = trials.PeriodicCheckpoint(), itertools.count()
 
     def log_point(step: int, metrics: dict[str, float]) -> None:
         records.log_metrics(metrics, step)
@@ -261,7 +262,7 @@ def open_dataset(job: WorkerJob) -> Dataset:
     """
     if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _fetch_dataset(job.dataset)
-    settings = settings_of("train", job.source | {"data_dir": job.data_dir})
+    settings = parse_settings("train", job.source | {"data_dir": job.data_dir})
     try:
         return preparation.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"])
     except UsageError as error:

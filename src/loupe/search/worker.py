@@ -25,7 +25,6 @@ def main(parent_pid: int) -> None:
     from loupe.search.study import SweepStudy
     from loupe.search.study_storage import RETRY_TIMEOUT_S, open_storage, retry_database
     from loupe.search.sweep_file import SweepFile
-    from loupe.search.trial import open_dataset, run_trial
     from loupe.search.worker_job import WorkerJob
     from loupe.tracking import liveness, runs
 
@@ -33,13 +32,15 @@ def main(parent_pid: int) -> None:
     job = WorkerJob(**json.load(sys.stdin))
     if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create an empty journal
         raise UsageError(f"storage: must be a database URL, {socket.gethostname()} cannot read {job.storage!r}")
+    from loupe.search.trial import open_dataset, run_trial  # after the check: the import takes seconds
+
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
     open_dataset(job)  # before a trial is claimed: its heartbeats must start soon after
     done, active = 0, time.monotonic()
-    while done < job.max_trials and not _is_over(job.deadline) and liveness.is_open(job.parent):
-        trial = retry_database(lambda: study.claim_trial(liveness.owner()))
+    while done < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
+        trial = retry_database(lambda: study.claim_trial(liveness.process_tags()))
         if trial is not None:
             run_trial(trial, study, job, heartbeat.watch_run)
             done += 1
@@ -86,7 +87,7 @@ class Heartbeat:
 
                 last = time.monotonic()
                 try:
-                    liveness.beat(self._run_id)
+                    liveness.send_heartbeat(self._run_id)
                 except Exception:  # one lost heartbeat is harmless: a run counts as dead after several
                     traceback.print_exc()
 

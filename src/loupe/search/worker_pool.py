@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from loupe.cli.progress import Bar, say_lines
+from loupe.cli.progress import ProgressBar, print_lines
 from loupe.config.steps import Sweep
 from loupe.data.tasks import client
 from loupe.errors import LoupeError, describe_error
@@ -48,14 +48,13 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     running: dict[Future[int], tuple[int, float]] = {}  # to the number of trials and the start time of a worker
     remaining, crashes, checked, seconds = job.max_trials, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
-    bar = Bar(title, study.sweep.count_trials(), settings.quiet)
+    bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
     with _open_executor(settings, workers) as (executor, run, count_cores), bar:
         while True:
             workers = settings.workers or count_cores()
             if time.monotonic() - checked > ORPHAN_CHECK_INTERVAL_S:
-                delivery.patiently(
-                    lambda: retry_database(lambda: _close_orphans(study, job.parent)), SERVER_TIMEOUT_S, settings.quiet
-                )
+                close = partial(retry_database, partial(_close_orphans, study, job.parent))
+                delivery.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
                 checked = time.monotonic()
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
             may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)
@@ -72,18 +71,18 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
                 remaining += share - (0 if error else future.result())
                 crashes = crashes + 1 if error else 0
                 if error:
-                    say_lines(f"{title}: {error}", settings.quiet)
+                    print_lines(f"{title}: {error}", settings.quiet)
                 if error and crashes == MAX_CRASHES:
-                    raise LoupeError(f"workers: {crashes} crashed in a row; the last: {first_line(error)}")
+                    raise LoupeError(f"workers: {crashes} crashed in a row; the last: {describe_error(error)}")
             if not running:
                 time.sleep(POLL_INTERVAL_S)
 
 
-def _enqueue_trials(study: SweepStudy, bar: Bar, max_waiting: int) -> int:
+def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> int:
     """Enqueue missing trials, show the progress, and return the number of trials that wait or run."""
     study.enqueue_missing(max_waiting)
     best = study.find_best()
-    bar.at(study.count_ended(), f"best {study.sweep.study.metric} {best.value:.5f}" if best else "")
+    bar.update(study.count_ended(), f"best {study.sweep.study.metric} {best.value:.5f}" if best else "")
     return study.count_running() + study.count_waiting()
 
 
@@ -92,10 +91,10 @@ def _close_orphans(study: SweepStudy, parent: str) -> None:
 
     def is_alive(trial: Any) -> bool:
         # A trial that has no run yet has no heartbeat either: the time of its start counts as the first one.
-        started = {liveness.HEARTBEAT: str(trial.datetime_start.timestamp())}
-        return liveness.is_alive(started | trials.tags_of(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
+        started = {liveness.HEARTBEAT_TAG: str(trial.datetime_start.timestamp())}
+        return liveness.is_alive(started | trials.get_tags(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
 
-    liveness.beat(parent)
+    liveness.send_heartbeat(parent)
     for trial in study.fail_orphans(is_alive):
         if RUN in trial.user_attrs:
             liveness.mark_killed(trial.user_attrs[RUN])
@@ -157,7 +156,7 @@ def count_cores(scheduler: str | None) -> int:
     if scheduler:
         with client(scheduler) as cluster:
             return _count_cluster_cores(cluster)
-    return threads.cores()
+    return threads.count_cores()
 
 
 def _count_cluster_cores(cluster: Any) -> int:

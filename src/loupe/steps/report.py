@@ -88,9 +88,9 @@ def _cases(settings: Report, here: "pd.DataFrame") -> list[Any]:
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
     cases = []
     for file in files:
-        sweep = sweep_loader.read(file)
+        sweep = sweep_loader.load_sweep(file)
         if sweep.claims:
-            found = arms.of_sweep(sweep, here)
+            found = arms.find_runs(sweep, here)
             cases += [Case(file.as_posix(), claim, found) for claim in sweep.claims]
     return cases
 
