@@ -32,7 +32,7 @@ from loupe.config import settings_of
 from loupe.data import preparation, tasks
 from loupe.data.labels import input_of, labels_of
 from loupe.data.sources import list_photos
-from loupe.imaging import decoder
+from loupe.imaging import decoder, luminance
 
 PROCESSES = 2
 CHUNK = 64
@@ -75,7 +75,7 @@ def bare(chunk):
             content = stream.read(size)
             digest = hashlib.sha256(content).hexdigest()
             try:
-                grey = decoder.luminance_of(decoder.open_photo(content), settings.luminance)
+                grey = luminance.compute_luminance(decoder.open_photo(content), settings.luminance)
                 for label in labels_of(grey, settings, "centre", 0, digest):
                     for scale in settings.scales:
                         input_of(label.pixels, scale, settings)

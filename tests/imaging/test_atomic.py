@@ -11,12 +11,12 @@ from loupe.imaging import atomic
 
 
 def test_what_is_written_beside_has_its_name_at_the_end_or_is_gone(tmp_path):
-    with atomic.beside(tmp_path / "file.txt") as partial:
+    with atomic.write_atomically(tmp_path / "file.txt") as partial:
         partial.write_text("all of it")
         assert not (tmp_path / "file.txt").exists()
 
     def half() -> None:
-        with atomic.beside(tmp_path / "other.txt") as partial:
+        with atomic.write_atomically(tmp_path / "other.txt") as partial:
             partial.write_text("half of")
             raise OSError("no more")
 

@@ -321,7 +321,6 @@ def test_another_search_under_a_name_that_is_taken_is_refused(searched, dataset)
         ("keep_prob = [0.5, 2.0]", [], ["keep_prob", "less than or equal to 1", "2.0"]),
         ('"sgd.epsilon" = [1e-7]\noptimizer = ["sgd"]', [], ["epsilon"]),
         (None, ["nowhere.toml"], ["nowhere.toml"]),
-        (None, [ROOT / "sweeps" / "study.toml"], ["yes: must be true", "more than a day", "days"]),
         ("seed = [1]", [], ["seed", "study.repeats"]),
         (
             'activation = ["tanh"]',
@@ -333,7 +332,7 @@ def test_another_search_under_a_name_that_is_taken_is_refused(searched, dataset)
         ('activation = ["tanh"]', ["--scheduler", "tcp://127.0.0.1:1"], ["scheduler", "tcp://127.0.0.1:1"]),
         ('activation = ["tanh"]', ["--dataset", "nowhere"], ["dataset", "nowhere"]),
     ],
-    ids=["field", "range", "value", "rule", "file", "day", "seed", "storage", "driver", "journal", "dask", "dataset"],
+    ids=["field", "range", "value", "rule", "file", "seed", "storage", "driver", "journal", "dask", "dataset"],
 )
 def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_nothing(tmp_path, write, search, arguments, words):
     files = [] if search is None else [write("refused", search)]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from loupe.config.fields import text_of
 from loupe.config.training import TRAINED_SCALES
-from loupe.imaging.decoder import as_bytes, as_floats
+from loupe.imaging.conversion import to_bytes, to_floats
 from loupe.upscalers.baselines import FILTERS, MARGIN, FilterUpscaler, block_weights
 from loupe.upscalers.ridge import RidgeUpscaler
 
@@ -22,7 +22,7 @@ def grey() -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
 def test_a_baseline_is_pillow_s_resize_in_float(name: str, scale: Fraction, grey: np.ndarray) -> None:
-    images = as_floats(grey)[..., None]
+    images = to_floats(grey)[..., None]
     large = FilterUpscaler(name, scale)(images)
     assert large.shape == (3, int(24 * scale), int(30 * scale), 1)
     assert large.dtype == "float32"
@@ -37,10 +37,10 @@ def test_a_baseline_is_pillow_s_resize_in_float(name: str, scale: Fraction, grey
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
 def test_a_baseline_agrees_with_pillow_s_resize_of_8_bits(name: str, scale: Fraction, grey: np.ndarray) -> None:
     soft = grey[0] // 4 + 96  # Pillow clips and rounds 8-bit images between its two passes
-    large = FilterUpscaler(name, scale)(as_floats(soft)[None, ..., None])
+    large = FilterUpscaler(name, scale)(to_floats(soft)[None, ..., None])
     size = int(30 * scale), int(24 * scale)
     expected = np.asarray(Image.fromarray(soft).resize(size, Image.Resampling[name.upper()]))
-    assert np.abs(as_bytes(large[0, ..., 0]).astype(int) - expected).max() <= 1
+    assert np.abs(to_bytes(large[0, ..., 0]).astype(int) - expected).max() <= 1
 
 
 def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:
@@ -65,7 +65,7 @@ def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> Non
 def test_block_weights_upscale_as_the_baseline_does_in_the_interior(
     name: str, scale: Fraction, grey: np.ndarray
 ) -> None:
-    images = as_floats(grey)[..., None]
+    images = to_floats(grey)[..., None]
     weights = block_weights(name, scale)
     assert weights.shape == ((scale.denominator + 2 * MARGIN) ** 2, scale.numerator**2)
     edge = int(MARGIN * scale)

@@ -156,7 +156,6 @@ class Sweep(Prepares):
     timeout: Seconds = field(None, "seconds after which no trial starts", rule="none or > 0")
     fresh: bool = field(False, "train what the store has a result of, too")
     champion: bool = field(True, "at the end, score the best networks on test and register the best")
-    yes: bool = field(False, "go on, though it takes more than a day")
     dashboard: bool = field(False, "only tell how to open optuna-dashboard on the study")
     SMOKE = {"max_trials": 2}
 

@@ -17,7 +17,7 @@ from loupe.data.labels import Label, input_of, labels_of
 from loupe.data.manifest import Row
 from loupe.data.sources import SourcePhoto
 from loupe.errors import LoupeError
-from loupe.imaging import decoder
+from loupe.imaging import decoder, luminance
 
 
 def make_shard(
@@ -66,7 +66,7 @@ def cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[Row, list[
     try:
         image = decoder.open_photo(_as_listed(photo))
         row = replace(row, width=image.width, height=image.height)
-        grey = decoder.luminance_of(image, settings.luminance)
+        grey = luminance.compute_luminance(image, settings.luminance)
         return row, labels_of(grey, settings, crop, settings.seed, photo.sha256)
     except decoder.PhotoError as error:
         return replace(row, reason=str(error)), []

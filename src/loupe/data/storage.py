@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import beside
+from loupe.imaging.atomic import write_atomically
 
 # So that a store that does not answer is told within seconds; s3fs tries again what may succeed then.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
@@ -58,7 +58,7 @@ def fetched(place: str, file: Path) -> bool:
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with beside(file) as partial, _reached(inside(place, file.name), "data_dir") as (store, path):
+        with write_atomically(file) as partial, _reached(inside(place, file.name), "data_dir") as (store, path):
             store.get_file(path, str(partial))
     except _MissingError:
         return False

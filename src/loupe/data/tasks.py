@@ -9,7 +9,7 @@ from typing import Any
 
 from loupe.cli import signals
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.threads import cores
+from loupe.imaging.threads import count_cores
 
 AT_A_TIME = 64  # tasks that are given out, unless there are more cores
 # What Dask does beside the work, unless it is told not to: look at each thread every 10 ms, at each event loop every
@@ -67,7 +67,11 @@ def _of_this_machine() -> Iterator[Any]:
 
     with signals.held():
         cluster = LocalCluster(
-            n_workers=cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
+            n_workers=count_cores(),
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+            memory_limit=0,
         )
     try:
         yield cluster

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from loupe.data.dataset import Pairs
 from loupe.data.whole_photos import WholePhotos
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import beside
-from loupe.imaging.decoder import as_floats
+from loupe.imaging.atomic import write_atomically
+from loupe.imaging.conversion import to_floats
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
 SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
@@ -37,7 +37,7 @@ def write(figure: Figure, file: Path) -> None:
         LoupeError: it cannot be written.
     """
     try:
-        with beside(file) as partial:
+        with write_atomically(file) as partial:
             figure.savefig(partial, dpi=DPI, format=file.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise LoupeError(f"sheet: {str(file)!r} cannot be written: {error}") from None
@@ -61,7 +61,7 @@ def spread_of_values(pairs: Pairs) -> Figure:
     """How the values of inputs and labels are spread over [-1, 1]."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    some, values = pairs.spread(100), as_floats(np.arange(256, dtype="uint8"))
+    some, values = pairs.spread(100), to_floats(np.arange(256, dtype="uint8"))
     for index, name in enumerate(("inputs", "labels")):
         counts = sum(np.bincount(some[number][index].ravel(), minlength=256) for number in range(len(some)))
         mean = np.average(values, weights=counts)

@@ -12,7 +12,7 @@ from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches
 from loupe.data.whole_photos import WholePhotos
 from loupe.evaluation import metrics
-from loupe.imaging.decoder import as_bytes, as_floats
+from loupe.imaging.conversion import to_bytes, to_floats
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
 from loupe.upscalers.ridge import RidgeUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
@@ -55,7 +55,7 @@ def score(
             large, labels_inside = upscale(method, inputs, recompose), labels
             if border is not None:
                 inside = np.s_[:, border:-border, border:-border]
-                large, labels_inside = as_floats(as_bytes(large[inside])), labels[inside]
+                large, labels_inside = to_floats(to_bytes(large[inside])), labels[inside]
             tables.append(
                 pd.DataFrame(
                     {

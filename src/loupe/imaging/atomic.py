@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def beside(file: Path) -> Iterator[Path]:
+def write_atomically(file: Path) -> Iterator[Path]:
     """A name in the same folder that nobody else writes to, renamed to `file` at the end, or removed."""
     partial = file.with_name(f".loupe-{os.getpid()}-{threading.get_ident()}-{socket.gethostname()}.part")
     try:

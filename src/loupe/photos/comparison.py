@@ -11,8 +11,9 @@ from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging import reader
-from loupe.imaging.atomic import beside
-from loupe.imaging.decoder import PhotoError, as_eight_bits
+from loupe.imaging.atomic import write_atomically
+from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.decoder import PhotoError
 from loupe.photos.inputs import Job
 
 SHOWN = 12  # photos at most
@@ -104,7 +105,7 @@ def write(page: Path, jobs: Sequence[Job]) -> None:
     """
     figures = [_shown(number, job) for number, job in enumerate(jobs[:SHOWN])]
     try:
-        with beside(page) as partial:
+        with write_atomically(page) as partial:
             text = PAGE.format(style=STYLE, figures="\n".join(figures))
             partial.write_text(text, encoding="utf-8", errors="replace")  # names of files need not be text
     except OSError as error:
@@ -152,7 +153,7 @@ def _shown(number: int, job: Job) -> str:
 
 def _image(pixels: np.ndarray) -> Image.Image:
     """Pixels, uint8 or uint16, (height, width, 1..4), in 8 bits."""
-    eight = as_eight_bits(pixels)
+    eight = to_8_bits(pixels)
     return Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from loupe.errors import UsageError
-from loupe.imaging.decoder import PhotoError, as_eight_bits, luminance_of
+from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.luminance import compute_luminance
 from loupe.imaging.reader import LargePage, Page, read
 
 PATCH, REACH = 5, 6  # sides of what is compared, and how far around it, in pixels
@@ -42,9 +44,9 @@ def mask_of(file: Path, feather: float) -> np.ndarray:
         page = next(read(file, strip=True).pages)
     except PhotoError as error:
         raise UsageError(f"mask: {str(file)!r} cannot be used: {error}") from None
-    pixels = as_eight_bits(page.pixels)
+    pixels = to_8_bits(page.pixels)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    grey = Image.fromarray(luminance_of(image, "rec601"))
+    grey = Image.fromarray(compute_luminance(image, "rec601"))
     return np.asarray(grey.filter(ImageFilter.GaussianBlur(feather / 2)))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from loupe.errors import UsageError
-from loupe.imaging.atomic import beside
+from loupe.imaging.atomic import write_atomically
 from loupe.report.contents import Report
 from loupe.report.tables import as_markdown, claims_table
 
@@ -36,7 +36,7 @@ def write_readme(path: Path, tables: Mapping[str, str]) -> None:
     except OSError as error:
         raise UsageError(f"readme: {str(path)!r} cannot be read: {error.strerror}") from None
     filled = fill(text, tables, str(path))
-    with beside(path) as partial:
+    with write_atomically(path) as partial:
         partial.write_text(filled)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from loupe.errors import UsageError
-from loupe.imaging.atomic import beside
+from loupe.imaging.atomic import write_atomically
 
 FACTS = ("run_id", "name", "kind", "sweep", "state", "started", "dataset", "digest", "code", "commit")
 SETTING, METRIC, CURVE, STEP = "settings.", "metrics.", "curve.", "curve.step"
@@ -35,7 +35,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
         )
         fields.append(pa.field(name, pa.list_(pa.int64()) if name == STEP else kind))
         columns.append(pa.array([_plain(value) for value in ordered[name]], fields[-1].type))
-    with beside(path) as partial:
+    with write_atomically(path) as partial:
         pyarrow.parquet.write_table(pa.table(columns, schema=pa.schema(fields)), partial, compression="zstd")
 
 

@@ -121,7 +121,7 @@ def cores(scheduler: str | None) -> int:
     if scheduler:
         with client(scheduler) as cluster:
             return _cores_of(cluster)
-    return threads.cores()
+    return threads.count_cores()
 
 
 def _cores_of(cluster: Any) -> int:

@@ -12,7 +12,7 @@ from loupe.config.base import Prepares
 from loupe.config.fields import text_of
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import beside
+from loupe.imaging.atomic import write_atomically
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -197,7 +197,7 @@ def _finite(value: Any) -> Any:
 
 def _write(out: Path, summary: dict[str, Any]) -> None:
     try:
-        with beside(out) as partial:
+        with write_atomically(out) as partial:
             partial.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise LoupeError(f"out: {str(out)!r} cannot be written: {error.strerror}") from None

@@ -10,7 +10,7 @@ from loupe.config.steps import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.storage import absolute
-from loupe.imaging.atomic import beside, remove_leftovers
+from loupe.imaging.atomic import remove_leftovers, write_atomically
 
 SHOWN = 300  # photos that the images are drawn of
 
@@ -66,7 +66,7 @@ def _images(dataset: Dataset) -> list[Path]:
         for file, draw in zip(files, names.values(), strict=True):
             drawn = io.BytesIO()
             getattr(figures, draw)(pairs).savefig(drawn, dpi=100)
-            with beside(file) as partial:
+            with write_atomically(file) as partial:
                 partial.write_bytes(drawn.getvalue())
     return files
 

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from loupe.search.study import Trials
     from loupe.search.sweep_file import SweepFile
 
-DAY = 86400.0
-
 
 def run(settings: Sweep) -> str | None:
     """Search; gives the id of the best trial's run, or None where no trial has a value."""
-    from loupe.search import cost, study, study_storage, sweep_loader, worker_pool
+    from loupe.search import study, study_storage, sweep_loader, worker_pool
     from loupe.tracking import records, runs, trials
 
     runs.claim()
@@ -33,18 +31,11 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         say(_dashboard(place), settings.quiet)
         return None
-    cores = worker_pool.cores(settings.scheduler)  # a scheduler that does not answer is told before anything is left
+    cores = worker_pool.cores(settings.scheduler)  # fails before anything is written if the scheduler is unreachable
     workers = settings.workers or cores
     count = min(sweep.trials(), settings.max_trials or sweep.trials())
-    at_once = min(workers, cores)
-    expected = cost.seconds(sweep, at_once, count, min(settings.threads or cores, cores // at_once))
-    say(
-        f"sweep {sweep.name}: {len(sweep.arms()) if sweep.study.sampler == 'grid' else sweep.trials()} points, "
-        f"{sweep.trials()} trials, up to {cost.shown(expected)} with {workers} at a time",
-        settings.quiet,
-    )
-    if min(expected, settings.timeout or expected) > DAY and not settings.yes:
-        raise UsageError(f"yes: must be true for a sweep of more than a day ({cost.shown(expected)})")
+    points = len(sweep.arms()) if sweep.study.sampler == "grid" else sweep.trials()
+    say(f"sweep {sweep.name}: {points} points, {sweep.trials()} trials, {workers} workers", settings.quiet)
     database = study_storage.opened(place) if "://" in place else None
     if database is None:
         study_storage.check_journal(Path(place))

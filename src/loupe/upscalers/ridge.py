@@ -7,7 +7,7 @@ import numpy as np
 
 from loupe.data.dataset import Dataset, Pairs
 from loupe.errors import LoupeError, first_line
-from loupe.imaging.atomic import beside, remove_leftovers
+from loupe.imaging.atomic import remove_leftovers, write_atomically
 from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
@@ -52,7 +52,7 @@ def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
     if not file.exists():
         remove_leftovers(dataset.folder)
         weights = fit(dataset.pairs("train", scale))
-        with beside(file) as partial, partial.open("wb") as stream:
+        with write_atomically(file) as partial, partial.open("wb") as stream:
             np.save(stream, weights)
     return read(file, scale)
 

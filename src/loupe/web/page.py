@@ -18,7 +18,7 @@ from loupe.photos.networks import Networks
 
 MOST_BYTES = 100 * 2**20  # of a file
 MOST_PIXELS = 30_000_000  # of a photo, all its pages together
-MOST_LARGE = reader.LARGEST  # of a result: what can be read again to be shown
+MOST_LARGE = reader.MAX_PIXELS  # of a result: what can be read again to be shown
 SIDES = 870, 660  # of what is shown: pixel by pixel beside the controls on a screen of 1280
 
 TITLE = "Loupe: a photo, upscaled"
