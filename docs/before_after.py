@@ -2,8 +2,8 @@
 
     python docs/before_after.py
 
-`images/budgie.png` is a region of "budgie-branch" from BuddiesOfBudgie/budgie-backgrounds (CC0 1.0), shrunk 3 times by
-Lanczos. No network of the package was trained on this photo.
+`images/budgie.png` is a region of the photo "budgie-branch" from BuddiesOfBudgie/budgie-backgrounds (CC0 1.0), shrunk
+3 times by Lanczos. No network of the package was trained on this photo.
 """
 
 from pathlib import Path
@@ -32,7 +32,9 @@ def draw_comparison(small: Image.Image) -> Image.Image:
     for index, (name, image) in enumerate(images.items()):
         left = index * (width + GAP)
         sheet.paste(image.crop((edge, edge, edge + width, edge + height)), (left, 0))
-        draw.text((left + 10, height - 34), name, "white", ImageFont.load_default(24), stroke_width=2, stroke_fill="black")
+        draw.text(
+            (left + 10, height - 34), name, "white", ImageFont.load_default(24), stroke_width=2, stroke_fill="black"
+        )
     return sheet
 
 

@@ -1,6 +1,6 @@
 """Measures `loupe restore`: PSNR of photos with Gaussian noise, before and after.
 
-    python tests/benchmarks/denoising.py --photos kodak24
+python tests/benchmarks/denoising.py --photos kodak24
 """
 
 import argparse
