@@ -11,7 +11,7 @@ from loupe.cli.main import run_step
 from loupe.config import settings_of
 from loupe.config.base import SettingsError
 from loupe.config.fields import field
-from loupe.config.training import OPTIMIZERS, Optimizer, owners, train_class
+from loupe.config.training import OPTIMIZERS, Optimizer, build_train_class, owners
 from loupe.errors import UsageError
 from loupe.models import builder
 from loupe.search import sweep_loader
@@ -43,7 +43,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The one edit."""
     monkeypatch.setitem(OPTIMIZERS, "ftrl", Ftrl)
     yield
-    train_class.cache_clear()
+    build_train_class.cache_clear()
 
 
 def contract(name: str) -> ModuleType:

@@ -51,10 +51,10 @@ def measure(folder, size):
     model = builder.build(settings, pairs.sides[0], "rec601")
     loop.compile_model(model, settings)
     started = time.perf_counter()
-    patches, count = loop.patches_of(settings, pairs, Geometry.of_name(model.name))
+    patches, count = loop.open_patches(settings, pairs, Geometry.from_name(model.name))
     held = time.perf_counter() - started
     cutting, stepping = [], []
-    with loop.computed_in(model, settings):
+    with loop.training_precision(model, settings):
         for step in range(STEPS):
             started = time.perf_counter()
             inputs, labels = patches.batch(step, count)

@@ -67,7 +67,7 @@ def pairs():
 
 def operations(model, side, count):
     """Of a step on so many squares of this side: every weight works once a block and pass."""
-    places = count * (side // Geometry.of_name(model.name).q) ** 2
+    places = count * (side // Geometry.from_name(model.name).q) ** 2
     weights = sum(np.prod(layer.kernel.shape) for layer in model.layers if hasattr(layer, "kernel"))
     return int(2 * PASSES * weights * places)
 
@@ -78,9 +78,9 @@ def test_a_step_takes_little_more_than_its_arithmetic(name, benchmark, operation
     settings = settings_of("train", {"quiet": True} | given)
     model = builder.build(settings, INPUT_SIDE, "rec601")
     loop.compile_model(model, settings)
-    patches, count = loop.patches_of(settings, pairs, Geometry.of_name(model.name))
+    patches, count = loop.open_patches(settings, pairs, Geometry.from_name(model.name))
     inputs, labels = patches.batch(0, count)
-    with loop.computed_in(model, settings):
+    with loop.training_precision(model, settings):
         benchmark.pedantic(model.train_on_batch, (inputs, labels), rounds=100, warmup_rounds=5)
     if benchmark.stats is None:
         return  # beside other tests nothing is timed

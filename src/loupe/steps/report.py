@@ -125,11 +125,11 @@ def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     dataset, scale = Dataset(place), scale_of(best["settings.scale"])
     pairs = dataset.pairs("test", scale)
     final = _upscaler(best)
-    others = scoring.baselines(pairs, ridge.kept(dataset, scale), dataset.settings["luminance"])
+    others = scoring.build_baselines(pairs, ridge.load_or_fit(dataset, scale), dataset.settings["luminance"])
     told = {name: _upscaler(row) for name, row in _storied(here).items()} | {"final": final}
     drawn = {
-        "comparison": figures.comparison_sheet(others | {"the best network": final}, pairs, "concatenate"),
-        "story": figures.story(told, pairs),
+        "comparison": figures.plot_comparison(others | {"the best network": final}, pairs, "concatenate"),
+        "story": figures.plot_sheet(told, pairs),
     }
     return {name: Picture(name, png(figure), CAPTIONS[name]) for name, figure in drawn.items()}
 
