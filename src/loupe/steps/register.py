@@ -6,8 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from loupe.cli.progress import say
-from loupe.config.fields import scale_of, text_of
+from loupe.cli.progress import print_line
+from loupe.config.fields import format_value, parse_scale
 from loupe.config.steps import Register
 from loupe.errors import UsageError
 
@@ -36,12 +36,14 @@ def run(settings: Register) -> Verdict:
     from loupe.tracking import models, records, runs
 
     runs.tag_project_run()
-    best = runs.find_best_run(text_of(settings.scale), settings.smoke) if settings.run == "best" else settings.run
+    best = (
+        runs.find_best_run(format_value(settings.scale), settings.smoke) if settings.run == "best" else settings.run
+    )
     challenger = runs.get_run(best, "run")
     if challenger.data.tags.get("loupe.step") not in ("train", "trial") or challenger.info.status != "FINISHED":
         raise UsageError(f"run: {best} is no finished train run or trial")
     given, tags = runs.read_settings(challenger), challenger.data.tags
-    scale = scale_of(given["scale"])
+    scale = parse_scale(given["scale"])
     dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], given["dataset"])
     model = models.load_keras(models.ModelReference(best, f"runs:/{best}/model", best))
     upscaler = KerasUpscaler(model)
@@ -81,7 +83,7 @@ def run(settings: Register) -> Verdict:
         records.log_metrics(verdict["numbers"])
     why = "it is the champion already" if again else verdict["tags"]["why"]
     won = verdict["won"] or again
-    say(
+    print_line(
         f"{version.name} version {version.version}: {'champion' if won else 'not champion'}: {why}",
         settings.quiet,
     )
@@ -102,7 +104,9 @@ def _networks(scale: Fraction, onnx: Path, name: str, folder: str) -> tuple[dict
             else None
         )
         files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
-        names.append(f"{there.name} version {there.version}" if file else f"the bundled network of {text_of(other)}")
+        names.append(
+            f"{there.name} version {there.version}" if file else f"the bundled network of {format_value(other)}"
+        )
     return files, f"Photos by {', '.join(names)}."
 
 

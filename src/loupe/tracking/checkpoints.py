@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 
-from loupe.errors import UsageError, first_line
+from loupe.errors import UsageError, describe_error
 from loupe.tracking import records, runs
 from loupe.tracking.record_handlers import CHECKPOINT_TAG
 
@@ -35,7 +35,7 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except Exception as error:  # what is no archive of arrays raises whatever it leads numpy to
-            why = first_line(error)
+            why = describe_error(error)
             raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {why}") from None
 
 

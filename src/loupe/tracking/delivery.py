@@ -20,9 +20,9 @@ from mlflow.entities import RunStatus
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.steps import UNSENT_RUNS_FOLDER
-from loupe.errors import LoupeError, first_line
+from loupe.errors import LoupeError, describe_error
 from loupe.tracking import liveness
 from loupe.tracking.buffer import RUN, RunBuffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS, now
@@ -69,7 +69,7 @@ def retry_while_unreachable(work: Callable[[], Any], seconds: float, quiet: bool
             if not is_server() or not is_unreachable_error(error) or time.monotonic() > until:
                 raise
             if not told:
-                say(f"tracking: {mlflow.get_tracking_uri()} does not answer; waiting", quiet)
+                print_line(f"tracking: {mlflow.get_tracking_uri()} does not answer; waiting", quiet)
             told = True
             time.sleep(PAUSES[0])
 
@@ -125,7 +125,7 @@ def end_run(run_id: str, status: str) -> None:
     message += ": `loupe sync` brings it in"
     if finished:
         raise LoupeError(message)
-    say(message, box.quiet)
+    print_line(message, box.quiet)
 
 
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
@@ -156,7 +156,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
             journal.remove()
             told += 1
             if count:
-                say(f"run {run_id} ({facts['name']}): {count} kept records are told", quiet)
+                print_line(f"run {run_id} ({facts['name']}): {count} kept records are told", quiet)
     return told
 
 
@@ -174,7 +174,7 @@ def _readable(folder: Path, quiet: bool) -> RunBuffer | None:
     except FileNotFoundError:
         raise
     except (ValueError, TypeError, OSError) as error:
-        say(f"tracking: {folder} is not uploaded and stays as it is: {first_line(error)}", quiet)
+        print_line(f"tracking: {folder} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         return None
     return journal
 
@@ -248,7 +248,7 @@ class RunUploader:
                 continue
             if not pause and not is_reachable():
                 address = mlflow.get_tracking_uri()
-                say(f"tracking: {address} does not answer; kept in {self.journal.folder}", self.quiet)
+                print_line(f"tracking: {address} does not answer; kept in {self.journal.folder}", self.quiet)
             pause = min(PAUSES[1], max(PAUSES[0], 2 * pause))
             self._closing.wait(pause)
             self._news.set()

@@ -10,8 +10,8 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from loupe.config.fields import text_of
-from loupe.errors import UsageError, first_line
+from loupe.config.fields import format_value
+from loupe.errors import UsageError, describe_error
 from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
@@ -73,7 +73,7 @@ def load_keras(found: ModelReference) -> Any:
             return keras_file.load(_copy(found.uri, folder))
     except Exception as error:  # whatever the file leads Keras to
         within = str(error).rpartition("Exception encountered: ")[2]  # Keras tells the cause last
-        raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(ValueError(within))}") from None
+        raise UsageError(f"model: {found.shown} cannot be loaded: {describe_error(ValueError(within))}") from None
 
 
 def _copy(uri: str, folder: str) -> Path:
@@ -107,7 +107,7 @@ def find_model(model: str, scale: Fraction) -> ModelReference | None:
             info = mlflow.models.get_model_info(model)
             name = mlflow.get_run(info.run_id).info.run_name
         except Exception as error:  # an MLmodel may hold anything
-            raise UsageError(f"model: no model {model!r}: {first_line(error)}") from None
+            raise UsageError(f"model: no model {model!r}: {describe_error(error)}") from None
         return ModelReference(f"{name} ({model})", model, info.run_id)
     if Path(model).is_file():
         return ModelReference(model, model)
@@ -149,7 +149,8 @@ def register_model(run_id: str, scale: Fraction, description: str, tags: dict[st
     client, name = mlflow.MlflowClient(), REGISTERED_NAMES[scale]
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(
-            name, description=f"Upscales grey images in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
+            name,
+            description=f"Upscales grey images in [-1, 1], (n, h, w, 1), {format_value(scale)}; trained by Loupe.",
         )
     there = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
     if not there:

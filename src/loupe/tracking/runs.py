@@ -51,7 +51,7 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     reopened = continues if continues and not joined else None
     if reopened:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
-    texts = settings.texts()
+    texts = settings.to_texts()
     tags = build_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
     run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, tags=tags, log_system_metrics=True)
     mlflow.set_tag("mlflow.runName", name)  # of a run that was joined, too
@@ -61,7 +61,7 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
     """What a run is opened with: what it does, with which code and settings, and who owns it."""
-    texts = settings.texts()
+    texts = settings.to_texts()
     tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS: json.dumps(texts), **liveness.process_tags()}
     return tags | {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
 
