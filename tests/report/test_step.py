@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made_up import SWEEPS, make_table
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.report import results
 from loupe.steps import report
@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 def write_report(table: Path, out: Path, **settings: str) -> str:
     """Write a report from a table with the sweep files next to it; return the Markdown page."""
     defaults = {"from_": str(table), "out": str(out), "sweeps": str(table.parent / "sweeps"), "quiet": True}
-    report.run(settings_of("report", defaults | settings))
+    report.run(parse_settings("report", defaults | settings))
     return (out / "report.md").read_text()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.steps import Report
 from loupe.errors import UsageError
 
@@ -50,8 +50,8 @@ def run(settings: Report) -> Path:
         (out / page.IMAGE_FOLDER / f"{image.name}.png").write_bytes(image.png)
     if not settings.from_:
         _log_report(settings, out / "report.html", report)
-    say(report.summary, settings.quiet)
-    say(f"open: {out / 'report.html'}", settings.quiet)
+    print_line(report.summary, settings.quiet)
+    print_line(f"open: {out / 'report.html'}", settings.quiet)
     return out / "report.html"
 
 
@@ -65,8 +65,8 @@ def _read_table(settings: Report) -> "pd.DataFrame":
         return results.read(Path(settings.from_))
     from loupe.tracking import runs, trials
 
-    runs.claim()
-    table = trials.results()
+    runs.tag_project_run()
+    table = trials.load_results()
     if table.empty:
         raise UsageError("report needs finished runs, got none in MLflow; first: loupe sweep sweeps/activation.toml")
     with tempfile.TemporaryDirectory() as folder:  # the same values as in a report from the file
@@ -105,7 +105,7 @@ def _read_images(settings: Report) -> "dict[str, ReportImage]":
 
 def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportImage]":
     """Draw the images with the stored networks on the test photos of their dataset."""
-    from loupe.config.fields import scale_of
+    from loupe.config.fields import parse_scale
     from loupe.data import preparation
     from loupe.data.dataset import Dataset
     from loupe.evaluation import figures, scoring
@@ -118,16 +118,16 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
     place = None if best is None else preparation.prepared_place(settings, best["dataset"])
     if place is None:
         reason = "no run has a model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
-        say(f"the report has no images of networks: {reason}", settings.quiet)
+        print_line(f"the report has no images of networks: {reason}", settings.quiet)
         return {}
-    dataset, scale = Dataset(place), scale_of(best["settings.scale"])
+    dataset, scale = Dataset(place), parse_scale(best["settings.scale"])
     pairs = dataset.pairs("test", scale)
     final = _load_network(best)
-    methods = scoring.baselines(pairs, ridge.kept(dataset, scale), dataset.settings["luminance"])
+    methods = scoring.build_baselines(pairs, ridge.load_or_fit(dataset, scale), dataset.settings["luminance"])
     networks = {name: _load_network(row) for name, row in _find_story_runs(rows).items()} | {"final": final}
     drawings = {
-        "comparison": figures.comparison_sheet(methods | {"the best network": final}, pairs, "concatenate"),
-        "story": figures.story(networks, pairs),
+        "comparison": figures.plot_comparison(methods | {"the best network": final}, pairs, "concatenate"),
+        "story": figures.plot_sheet(networks, pairs),
     }
     return {name: ReportImage(name, encode_png(figure), CAPTIONS[name]) for name, figure in drawings.items()}
 
@@ -160,7 +160,7 @@ def _load_network(row: "pd.Series") -> "UpscalingModel":
 
     run_id = row["run_id"]
     return KerasUpscaler(
-        models.load_keras(models.Found(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
+        models.load_keras(models.ModelReference(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
     )
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from loupe.cli.progress import Bar
+from loupe.cli.progress import ProgressBar
 from loupe.config.base import Settings
-from loupe.config.training import OPTIMIZERS, Convolutional, Trained
+from loupe.config.training import OPTIMIZERS, Convolutional, GradientTrain
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches
 from loupe.errors import LoupeError
@@ -27,7 +27,7 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import upscale
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
-TRAIN_IMAGES = 32  # of the training split, scored whole at each point beside the validation split
+CURVE_TRAIN_IMAGES = 32  # of the training split, scored whole at each point beside the validation split
 MEASURED = 0.05  # share of `seconds`, and seconds at most, in which the cost of a step is measured first
 MEASURED_SECONDS = 1.0
 WARMING = 3  # steps before that, the first of which compiles
@@ -62,7 +62,7 @@ Report = Callable[[Point, Checkpoint], None]
 
 def fit(
     model: keras.Model,
-    settings: Trained,
+    settings: GradientTrain,
     train: Pairs,
     validation: Pairs,
     report: Report,
@@ -84,11 +84,11 @@ def fit(
     Raises:
         LoupeError: the loss is no longer a number.
     """
-    patches, count = patches_of(settings, train, Geometry.of_name(model.name))
+    patches, count = open_patches(settings, train, Geometry.from_name(model.name))
     progress = _progress(resume)
     if settings.seconds is not None:
-        progress.steps = progress.steps or steps_within(settings.seconds, model, settings, patches, count)
-        settings = settings.of_steps(progress.steps)
+        progress.steps = progress.steps or measure_steps(settings.seconds, model, settings, patches, count)
+        settings = settings.with_steps(progress.steps)
     assert settings.eval_every is not None
     progress.steps = settings.steps
     compile_model(model, settings)
@@ -96,8 +96,8 @@ def fit(
     evaluator = KerasUpscaler(model)
     if not resume:
         best = _point(model, evaluator, settings, progress, train, validation, {}, report, best)
-    with Bar(f"training {settings.network}", settings.steps, settings.quiet) as bar:
-        bar.at(progress.step)
+    with ProgressBar(f"training {settings.network}", settings.steps, settings.quiet) as bar:
+        bar.update(progress.step)
         while progress.step < settings.steps and not _patience_is_over(settings, progress):
             stop = min(settings.steps, (progress.step // settings.eval_every + 1) * settings.eval_every)
             started = time.perf_counter()
@@ -107,17 +107,19 @@ def fit(
             progress.step, progress.seconds = stop, progress.seconds + seconds
             more = {"train/patch_loss": loss, "patches_per_second": shown}
             best = _point(model, evaluator, settings, progress, train, validation, more, report, best)
-            bar.at(stop, f"validation mae {progress.points[-1]['metrics']['val/mae']:.4f}")
+            bar.update(stop, f"validation mae {progress.points[-1]['metrics']['val/mae']:.4f}")
     for variable, value in zip(model.weights, best, strict=True):
         variable.assign(value)
     return progress
 
 
-def _steps(model: keras.Model, settings: Trained, batch: Callable[[int], Any], steps: range, bar: Bar) -> float:
+def _steps(
+    model: keras.Model, settings: GradientTrain, batch: Callable[[int], Any], steps: range, bar: ProgressBar
+) -> float:
     """Train so many steps, each on its own batch; gives the mean loss. Raises LoupeError where it is no number."""
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     losses = []
-    with computed_in(model, settings):
+    with training_precision(model, settings):
         for step in steps:
             for number, layer in enumerate(dropouts):
                 layer.seed_generator.state.assign([settings.seed * 1009 + number, step])
@@ -127,11 +129,11 @@ def _steps(model: keras.Model, settings: Trained, batch: Callable[[int], Any], s
                     f"training: the loss is {losses[-1]} at step {step + 1}; "
                     f"the last good checkpoint is of step {steps.start}; lower learning_rate"
                 )
-            bar.at(step + 1)
+            bar.update(step + 1)
     return float(np.mean(losses))
 
 
-def images_of_a_step(settings: Trained, geometry: Geometry, input_side: int) -> tuple[int, int]:
+def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """The side and number of a step's training inputs: crops, or patches.
 
     A perceptron that looks beyond its patch (skip, pre_upscale, entry_convolutions) gets squares of up to
@@ -143,20 +145,20 @@ def images_of_a_step(settings: Trained, geometry: Geometry, input_side: int) -> 
     return geometry.q * blocks, max(1, settings.batch_size // blocks**2)
 
 
-def patches_of(settings: Trained, train: Pairs, geometry: Geometry) -> tuple[Patches, int]:
+def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> tuple[Patches, int]:
     """What training images are drawn from, and how many a step; raises UsageError where they do not fit."""
-    side, count = images_of_a_step(settings, geometry, train.sides[0])
+    side, count = compute_batch_shape(settings, geometry, train.sides[0])
     return Patches(train, side, settings.crops, settings.augment, settings.seed), count
 
 
-def steps_within(seconds: float, model: keras.Model, settings: Trained, patches: Patches, count: int) -> int:
+def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, patches: Patches, count: int) -> int:
     """How many steps fit into so many seconds of one core; the model is left as it was.
 
     Processor time is what counts, of all cores together, so that other work on the machine changes little.
     """
     before = model.get_weights()
-    compile_model(model, settings.of_steps(1))
-    with computed_in(model, settings):
+    compile_model(model, settings.with_steps(1))
+    with training_precision(model, settings):
         for step in range(WARMING):
             model.train_on_batch(*patches.batch(step, count))
         started, done, spent = time.process_time(), 0, 0.0
@@ -167,7 +169,7 @@ def steps_within(seconds: float, model: keras.Model, settings: Trained, patches:
     return max(1, round(seconds * done / spent))
 
 
-def compile_model(model: keras.Model, settings: Trained) -> None:
+def compile_model(model: keras.Model, settings: GradientTrain) -> None:
     """Give the model its optimizer, schedule and loss.
 
     On a CPU, XLA takes half off a perceptron's step; large convolutions are faster as TensorFlow has them, by oneDNN.
@@ -175,14 +177,14 @@ def compile_model(model: keras.Model, settings: Trained) -> None:
     own = Settings.model_fields.keys() | {"learning_rate"}
     chosen = OPTIMIZERS[settings.optimizer]
     fields = {name: getattr(settings, name) for name in chosen.model_fields if name not in own}
-    optimizer = _keras_object(chosen.KERAS)(learning_rate=learning_rate(settings), **fields)
+    optimizer = _keras_object(chosen.KERAS)(learning_rate=build_learning_rate(settings), **fields)
     optimizer.build(model.trainable_variables)
     compiled = keras.backend.backend() != "tensorflow" or not isinstance(settings, Convolutional)
     model.compile(optimizer=optimizer, loss=LOSSES[settings.loss], jit_compile=compiled)
 
 
 @contextmanager
-def computed_in(model: keras.Model, settings: Trained) -> Iterator[None]:
+def training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
     """While it lasts, the body's convolutions compute in the precision of the settings; weights stay float32.
 
     The linear branch and the layer of the result, whose sums are pixels, compute in float32 always, and so does
@@ -201,7 +203,7 @@ def computed_in(model: keras.Model, settings: Trained) -> Iterator[None]:
             layer.dtype_policy = "float32"
 
 
-def learning_rate(settings: Trained) -> Any:
+def build_learning_rate(settings: GradientTrain) -> Any:
     """The learning rate of any step, as Keras takes it: a number, or a schedule."""
     schedules = keras.optimizers.schedules
     rate = settings.learning_rate
@@ -246,14 +248,14 @@ def _checkpoint(model: keras.Model, best: list[np.ndarray], progress: Progress) 
     return arrays | {"progress": np.array(json.dumps(asdict(progress)))}
 
 
-def _patience_is_over(settings: Trained, progress: Progress) -> bool:
+def _patience_is_over(settings: GradientTrain, progress: Progress) -> bool:
     return bool(settings.patience) and progress.waited >= settings.patience
 
 
 def _point(
     model: keras.Model,
     evaluator: KerasUpscaler,
-    settings: Trained,
+    settings: GradientTrain,
     progress: Progress,
     train: Pairs,
     validation: Pairs,
@@ -265,10 +267,10 @@ def _point(
     values = dict(more)
     values["learning_rate"] = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
     for name, pairs, limit in (
-        ("train", train, TRAIN_IMAGES),
+        ("train", train, CURVE_TRAIN_IMAGES),
         ("val", validation, settings.eval_images),
     ):
-        values |= {f"{name}/{score}": value for score, value in whole_scores(evaluator, pairs, limit).items()}
+        values |= {f"{name}/{score}": value for score, value in score_whole_images(evaluator, pairs, limit).items()}
     if values["val/mae"] < progress.best_mae:
         progress.best_mae, progress.best_step, progress.waited = values["val/mae"], progress.step, 0
         best = [np.asarray(value) for value in model.get_weights()]
@@ -280,7 +282,7 @@ def _point(
     return best
 
 
-def whole_scores(model: KerasUpscaler, pairs: Pairs, limit: int) -> dict[str, float]:
+def score_whole_images(model: KerasUpscaler, pairs: Pairs, limit: int) -> dict[str, float]:
     """Mean mse, mae and psnr of up to `limit` whole images, spread evenly over the pairs' order."""
     found: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
     for inputs, labels in pairs.spread(limit).batches(32):
@@ -290,6 +292,6 @@ def whole_scores(model: KerasUpscaler, pairs: Pairs, limit: int) -> dict[str, fl
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
 
 
-def points_of(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
+def load_points(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
     """The points of the curves that came before a checkpoint."""
     return _progress(checkpoint).points
