@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 
 import loupe
 from loupe.config import parse_settings
-from loupe.config.training import Train, Trained
+from loupe.config.training import GradientTrain, Train
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
@@ -143,7 +143,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     with context.stopwatch:
         dataset = open_dataset(context.job)
         pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
-        weights = ridge.kept(dataset, settings.scale)
+        weights = ridge.load_or_fit(dataset, settings.scale)
         start = training_runs.load_start(settings)
         model = build_network(settings, pairs[0], dataset.settings["luminance"], weights, start)
     name = f"{study.sweep.name} {trial.number}: {describe(settings)}"
@@ -198,7 +198,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     from loupe.training import loop
 
     trial, settings = context.trial, context.settings
-    if not isinstance(settings, Trained):
+    if not isinstance(settings, GradientTrain):
         return []
     kept, numbers = trials.PeriodicCheckpoint(), itertools.count()
 
@@ -213,10 +213,10 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-    for earlier in loop.points_of(checkpoint):
+    for earlier in loop.load_points(checkpoint):
         log_point(earlier["step"], earlier["metrics"])
     try:
-        progress = loop.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
+        progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
     except LoupeError:  # the training diverged
         kept.keep()
         raise

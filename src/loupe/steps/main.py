@@ -76,7 +76,7 @@ def _report(
     standing = "champion" if verdict.won else "not champion"
     return f"""
 The test photos of {Path(dataset).name} at {format_value(longer.scale)} (* trained here):
-{scoring.as_text(scores, seconds)}
+{scoring.format_scores(scores, seconds)}
 
 {standing}: {best.name}, models:/{verdict.name}/{verdict.version}: {verdict.why}
 look at: {out} (beside {bundled_photo()})

@@ -103,7 +103,7 @@ def _networks(scale: Fraction, onnx: Path, name: str, folder: str) -> tuple[dict
             if there
             else None
         )
-        files[other] = file or bundled.file(bundled.DEFAULT_SIZE, other)
+        files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
         names.append(
             f"{there.name} version {there.version}" if file else f"the bundled network of {format_value(other)}"
         )
@@ -125,8 +125,8 @@ def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, An
 
     name, face = defender
     table = scoring.score({"challenger": challenger, "defender": face}, pairs, names=("mae",))
-    difference, photos = scoring.paired(table, "challenger", "defender")
-    low, high = scoring.interval(difference[:, None], photos)[0].tolist()
+    difference, photos = scoring.compute_mae_differences(table, "challenger", "defender")
+    low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()
     mean, count = float(difference.mean()), len(set(photos))
     weak = count < ENOUGH_PHOTOS
     won = mean < 0 if weak else high < 0

@@ -150,7 +150,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
     Returns:
         The id of the best trial's run, or None.
     """
-    from loupe.evaluation import figures
+    from loupe.search import plots
     from loupe.search.study import RUN
     from loupe.tracking import records
 
@@ -160,7 +160,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
     records.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
     overhead = {"overhead": 1 - study.sum_work_seconds() / worker_seconds} if worker_seconds else {}
     records.log_metrics({"sweep_seconds": seconds} | overhead)
-    for name, figure in figures.of_study(study.optuna_study, study.sweep.order_keys()).items():
+    for name, figure in plots.plot_study(study.optuna_study, study.sweep.order_keys()).items():
         records.log_figure(figure, f"plots/{name}.png")
     best = study.find_best()
     if best is None:
@@ -211,7 +211,7 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
         if "test/mae" in run.data.metrics:
             continue
         model = models.load_keras(models.ModelReference(run_id, f"runs:/{run_id}/model", run_id))
-        weights = ridge.kept(dataset, given.scale)
+        weights = ridge.load_or_fit(dataset, given.scale)
         with records.log_to_run(run_id):
             points = trials.load_points(run_id)
             training_runs.log_result(model, given, dataset, weights, points)

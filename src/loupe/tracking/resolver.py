@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BUNDLED, CHAMPION, RIDGE = "bundled", "champion", "ridge"
 NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
-SCALES = bundled.scales(bundled.DEFAULT_SIZE)
+SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 
 
@@ -95,7 +95,7 @@ def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
     from loupe.data.preparation import open_sample
     from loupe.upscalers import ridge
 
-    weights = ridge.kept(open_sample(data_dir), scale)
+    weights = ridge.load_or_fit(open_sample(data_dir), scale)
     return LoadedModel(RIDGE, ridge.RidgeUpscaler(weights, scale, "rec601"))
 
 

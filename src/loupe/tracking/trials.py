@@ -109,7 +109,7 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
     """Log the network of the open run, with the metrics of the best of these points of its curve."""
-    models.log_keras_model(model, Geometry.of_name(model.name))
+    models.log_keras_model(model, Geometry.from_name(model.name))
     models.log_model_metrics(points)
 
 

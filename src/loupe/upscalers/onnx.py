@@ -32,7 +32,7 @@ class OnnxUpscaler:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every way a file can be wrong
             raise UsageError(f"model: {str(file)!r} is no ONNX network: {describe_error(error)}") from None
-        self.geometry = Geometry.of_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
+        self.geometry = Geometry.from_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
         self._inputs = [part.name for part in self._session.get_inputs()]
         self._refuse_another(file)
 
