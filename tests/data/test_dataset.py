@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data import dataset as data
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST, table_of, with_splits
 from loupe.data.preparation import prepare
 from loupe.data.shards import input_name, sha256_of, shard_name
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.decoder import as_floats
+from loupe.imaging.conversion import to_floats
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 SHARES = {"train": 0.75, "validation": 0.125, "test": 0.125}
@@ -93,7 +93,7 @@ def prepared(tmp_path_factory, crops, write_folder):
     extra = {"notes.txt": b"no photo"}
     source = write_folder(place / "photos", crops | extra)
     given = {"source": str(source), "data_dir": str(place), "quiet": "true"}
-    return prepare(settings_of("preprocess", given | {"label_size": 24, "crop": "tiles"})).folder
+    return prepare(parse_settings("preprocess", given | {"label_size": 24, "crop": "tiles"})).folder
 
 
 @pytest.fixture
@@ -171,8 +171,8 @@ def test_batches_are_all_pairs_in_order_as_floats(prepared):
     assert labels.shape == (len(pairs), 24, 24, 1)
     assert inputs.dtype == labels.dtype == np.float32
     for index in range(len(pairs)):
-        assert np.array_equal(inputs[index, ..., 0], as_floats(pairs[index][0]))
-        assert np.array_equal(labels[index, ..., 0], as_floats(pairs[index][1]))
+        assert np.array_equal(inputs[index, ..., 0], to_floats(pairs[index][0]))
+        assert np.array_equal(labels[index, ..., 0], to_floats(pairs[index][1]))
 
 
 def test_spread_keeps_pairs_together_from_first_to_last(prepared):

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.labels import input_of, labels_of
-from loupe.imaging.decoder import PhotoError, through_jpeg
+from loupe.imaging.conversion import compress_jpeg
+from loupe.imaging.decoder import PhotoError
 
 SIZE = 24
 SHA = "0123456789abcdef" * 4
@@ -19,7 +20,7 @@ BY_SIZES = settings(max_examples=30)
 
 
 def pairing(**given):
-    return settings_of("preprocess", {"label_size": SIZE} | given)
+    return parse_settings("preprocess", {"label_size": SIZE} | given)
 
 
 def noise(height, width):
@@ -141,7 +142,7 @@ def test_a_photo_of_exactly_a_label_is_the_label(crop):
 def test_inputs_have_the_side_of_the_label_over_the_scale(blocks, scale):
     ratio = Fraction(scale.replace(":", "/"))
     side = 2 * ratio.numerator * blocks
-    given = settings_of("preprocess", {"label_size": side, "scales": scale})
+    given = parse_settings("preprocess", {"label_size": side, "scales": scale})
     small = input_of(noise(side, side), ratio, given)
     assert small.shape == (2 * ratio.denominator * blocks,) * 2
     assert small.dtype == np.uint8
@@ -172,7 +173,7 @@ def test_recompress_sends_labels_through_jpeg(real_crop, crop):
     plain, recompressed = cut(grey, crop), cut(grey, crop, recompress=75)
     assert places(plain) == places(recompressed)
     for before, after in zip(plain, recompressed, strict=True):
-        assert np.array_equal(after.pixels, through_jpeg(before.pixels, 75))
+        assert np.array_equal(after.pixels, compress_jpeg(before.pixels, 75))
         assert not np.array_equal(after.pixels, before.pixels)
 
 
@@ -180,5 +181,5 @@ def test_recompress_sends_inputs_through_jpeg(real_crop):
     label = np.asarray(real_crop("camera.png", 200, 80, SIZE, SIZE))
     plain = input_of(label, Fraction(3, 2), pairing())
     recompressed = input_of(label, Fraction(3, 2), pairing(recompress=75))
-    assert np.array_equal(recompressed, through_jpeg(plain, 75))
+    assert np.array_equal(recompressed, compress_jpeg(plain, 75))
     assert not np.array_equal(recompressed, plain)

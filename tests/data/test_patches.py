@@ -11,7 +11,7 @@ from loupe.data import patches as module
 from loupe.data.dataset import Pairs
 from loupe.data.patches import Patches, cut, turned
 from loupe.errors import UsageError
-from loupe.imaging.decoder import as_bytes
+from loupe.imaging.conversion import to_bytes
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 
@@ -68,7 +68,7 @@ def test_other_steps_and_other_seeds_give_other_batches():
 def test_aligned_patches_are_cut_from_the_same_place_of_input_and_label(scale, across):
     patches = Patches(rulers(scale, across=across), 8, "aligned", False, seed=0)
     starts = set()
-    for small, label in zip(*map(as_bytes, patches.batch(0, 200)), strict=True):
+    for small, label in zip(*map(to_bytes, patches.batch(0, 200)), strict=True):
         if across:
             small, label = small.swapaxes(0, 1), label.swapaxes(0, 1)
         start = int(small[0, 0, 0])
@@ -83,7 +83,7 @@ def test_aligned_patches_are_cut_from_the_same_place_of_input_and_label(scale, a
 def test_any_takes_every_offset_and_the_label_from_the_place_rounded_down():
     patches = Patches(rulers(Fraction(3, 2)), 8, "any", False, seed=0)
     starts = {}
-    for small, label in zip(*map(as_bytes, patches.batch(0, 300)), strict=True):
+    for small, label in zip(*map(to_bytes, patches.batch(0, 300)), strict=True):
         assert (label[:, :, 0] == np.arange(label[0, 0, 0], label[0, 0, 0] + 12)[:, None]).all()
         starts[int(small[0, 0, 0])] = int(label[0, 0, 0])
     assert starts == {start: start * 3 // 2 for start in range(17)}
@@ -106,7 +106,7 @@ def test_augment_turns_input_and_label_alike_in_all_eight_ways():
     small, label = pairs[0]
     ways = {a.tobytes(): b for a, b in zip(eight_ways(small), eight_ways(label), strict=True)}
     seen = set()
-    for crop, larger in zip(*map(as_bytes, Patches(pairs, 8, "aligned", True, seed=0).batch(0, 100)), strict=True):
+    for crop, larger in zip(*map(to_bytes, Patches(pairs, 8, "aligned", True, seed=0).batch(0, 100)), strict=True):
         assert np.array_equal(larger[..., 0], ways[crop.tobytes()])
         seen.add(crop.tobytes())
     assert seen == set(ways)
@@ -114,7 +114,7 @@ def test_augment_turns_input_and_label_alike_in_all_eight_ways():
 
 def test_without_augment_nothing_is_turned():
     pairs = photos(Fraction(3, 2), count=1, side=8)
-    inputs, labels = map(as_bytes, Patches(pairs, 8, "aligned", False, seed=0).batch(0, 20))
+    inputs, labels = map(to_bytes, Patches(pairs, 8, "aligned", False, seed=0).batch(0, 20))
     assert (inputs[..., 0] == pairs[0][0]).all()
     assert (labels[..., 0] == pairs[0][1]).all()
 
@@ -122,15 +122,15 @@ def test_without_augment_nothing_is_turned():
 def test_a_batch_takes_every_pair_in_time():
     pairs = photos(Fraction(2), count=6, side=8)
     inputs, _ = Patches(pairs, 8, "aligned", False, seed=0).batch(0, 100)
-    assert {crop.tobytes() for crop in as_bytes(inputs)} == {pairs[index][0].tobytes() for index in range(6)}
+    assert {crop.tobytes() for crop in to_bytes(inputs)} == {pairs[index][0].tobytes() for index in range(6)}
 
 
 def test_one_of_each_is_a_patch_of_every_pair_in_order():
     pairs = photos(Fraction(3, 2), count=6, side=8)
     inputs, labels = Patches(pairs, 8, "aligned", False, seed=0).one_of_each(3)
     for index in range(6):
-        assert np.array_equal(as_bytes(inputs)[index, ..., 0], pairs[index][0])
-        assert np.array_equal(as_bytes(labels)[index, ..., 0], pairs[index][1])
+        assert np.array_equal(to_bytes(inputs)[index, ..., 0], pairs[index][0])
+        assert np.array_equal(to_bytes(labels)[index, ..., 0], pairs[index][1])
 
 
 def test_one_of_each_depends_on_seed_and_draw_only():
@@ -191,7 +191,7 @@ def test_a_batch_changes_no_image_that_is_held():
     before = patches.batch(0, 50)
     patches.batch(1, 50)
     assert same(patches.batch(0, 50), before)
-    assert {as_bytes(crop).sum() for crop in before[0]} <= {int(pair[0].sum()) for pair in (pairs[0], pairs[1])}
+    assert {to_bytes(crop).sum() for crop in before[0]} <= {int(pair[0].sum()) for pair in (pairs[0], pairs[1])}
 
 
 @settings(max_examples=30)

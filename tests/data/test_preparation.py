@@ -22,7 +22,8 @@ from loupe.data.manifest import MANIFEST
 from loupe.data.preparation import listed, open_or_prepare, pairs_in_memory, prepare, reopen
 from loupe.data.shards import sha256_of
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.decoder import luminance_of, open_photo
+from loupe.imaging.decoder import open_photo
+from loupe.imaging.luminance import compute_luminance
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +84,7 @@ def test_rows_say_where_each_label_was_cut(photo_folder, preprocess, crops):
     dataset = prepare(settings)
     assert {row["path"] for row in dataset.rows} == set(crops)
     for row in dataset.rows:
-        grey = luminance_of(open_photo(crops[row["path"]]), "rec601")
+        grey = compute_luminance(open_photo(crops[row["path"]]), "rec601")
         assert (row["height"], row["width"]) == grey.shape
         assert row["category"] == row["path"].split("/")[0]
         label = np.load(dataset.folder / f"labels-{row['shard']:05d}.npy")[row["row"]]
@@ -229,9 +230,9 @@ def test_a_scheduler_that_does_not_answer_is_refused_and_leaves_nothing(photo_fo
 
 PREPARE = """
 import sys
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.preparation import prepare
-prepare(settings_of("preprocess", dict(pair.split("=") for pair in sys.argv[1:])))
+prepare(parse_settings("preprocess", dict(pair.split("=") for pair in sys.argv[1:])))
 """
 
 

@@ -12,7 +12,7 @@ from loupe.data.sources import list_photos
 from loupe.data.whole_photos import WholePhotos, border, shrunk
 from loupe.errors import UsageError
 from loupe.evaluation import scoring
-from loupe.imaging.decoder import luminance_of
+from loupe.imaging.luminance import compute_luminance
 from loupe.upscalers.baselines import FilterUpscaler
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
@@ -59,11 +59,11 @@ def photos(tmp_path, real_crop, write_folder, encode):
 def test_studio_luma_is_that_of_scikit_image_and_grey_stays(real_crop):
     colour = real_crop("coffee.png", 100, 100, 60, 50)
     expected = rgb2ycbcr(np.asarray(colour))[..., 0]
-    assert np.abs(luminance_of(colour, "studio") - expected).max() <= 0.5 + 1e-3
-    assert luminance_of(Image.new("RGB", (1, 1), "black"), "studio")[0, 0] == 16
-    assert luminance_of(Image.new("RGB", (1, 1), "white"), "studio")[0, 0] == 235
+    assert np.abs(compute_luminance(colour, "studio") - expected).max() <= 0.5 + 1e-3
+    assert compute_luminance(Image.new("RGB", (1, 1), "black"), "studio")[0, 0] == 16
+    assert compute_luminance(Image.new("RGB", (1, 1), "white"), "studio")[0, 0] == 235
     grey = real_crop("camera.png", 0, 0, 30, 30)
-    np.testing.assert_array_equal(luminance_of(grey, "studio"), np.asarray(grey))
+    np.testing.assert_array_equal(compute_luminance(grey, "studio"), np.asarray(grey))
 
 
 @pytest.mark.parametrize("scale", SCALES, ids=str)

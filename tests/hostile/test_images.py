@@ -9,7 +9,7 @@ from jobs import loupe
 
 from loupe.imaging.decoder import PhotoError, open_photo
 
-TOO_MANY = "too many pixels: {:,}, at most 178,956,970"
+TOO_MANY = "too many pixels: must be at most 178,956,970, got {:,}"
 
 
 def chunk(kind, data):
@@ -83,7 +83,7 @@ def test_postscript_is_a_program_and_is_not_run(tmp_path):
     program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n({canary}) (w) file closefile\nshowpage\n"
     for name in ("photo.eps", "photo.jpg"):
         (tmp_path / name).write_text(program)
-        with pytest.raises(PhotoError, match="a program in PostScript, no photo: not run"):
+        with pytest.raises(PhotoError, match="a PostScript program, not a photo"):
             open_photo(tmp_path / name)
     assert not canary.exists()
 

@@ -96,7 +96,7 @@ def run(count: int, seed: int = 0) -> dict[str, float]:
     Raises:
         AssertionError: another error than PhotoError, or one file took longer than SLOW.
     """
-    reader.LARGEST = Image.MAX_IMAGE_PIXELS = LIMIT
+    reader.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = LIMIT
     warnings.simplefilter("ignore")
     chance, whole = random.Random(seed), seeds()
     for data in whole:

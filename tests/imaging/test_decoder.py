@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from loupe.imaging.decoder import PhotoError, as_bytes, as_floats, luminance_of, open_photo, through_jpeg
+from loupe.imaging.conversion import compress_jpeg, to_bytes, to_floats
+from loupe.imaging.decoder import PhotoError, open_photo
+from loupe.imaging.luminance import compute_luminance
 
 LUMINANCES = ["rec601", "rec709", "relative"]
 
@@ -83,7 +85,7 @@ def test_16_bit_grey_is_rounded(encode):
 def test_an_animation_gives_its_first_frame(photo, encode):
     frames = [photo.convert("L").quantize(256), Image.new("P", photo.size, 0)]
     opened = open_photo(encode(frames[0], ".gif", save_all=True, append_images=frames[1:], duration=50))
-    assert np.array_equal(luminance_of(opened, "rec601"), photo.convert("L"))
+    assert np.array_equal(compute_luminance(opened, "rec601"), photo.convert("L"))
 
 
 STORED = {  # EXIF orientation -> how the upright image lies in the file
@@ -109,7 +111,7 @@ def test_every_exif_orientation_gives_the_same_upright_image(photo, encode, orie
     exif[0x0112] = orientation
     opened = open_photo(encode(stored, ".png", exif=exif))
     assert opened.size == upright.size
-    assert np.array_equal(luminance_of(opened, "rec601"), upright.convert("L"))
+    assert np.array_equal(compute_luminance(opened, "rec601"), upright.convert("L"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -161,7 +163,7 @@ def test_any_damage_ends_in_a_photo_or_in_a_reason(photo, encode, suffix, keep, 
 @given(arrays("uint8", (5, 7, 3)))
 def test_rec601_is_exactly_the_l_of_pillow(pixels):
     image = Image.fromarray(pixels)
-    assert np.array_equal(luminance_of(image, "rec601"), np.asarray(image.convert("L")))
+    assert np.array_equal(compute_luminance(image, "rec601"), np.asarray(image.convert("L")))
 
 
 @pytest.mark.parametrize(
@@ -175,14 +177,14 @@ def test_rec601_is_exactly_the_l_of_pillow(pixels):
     ],
 )  # fmt: skip
 def test_pure_colours_have_the_grey_of_the_formula(luminance, colour, grey):
-    assert luminance_of(Image.new("RGB", (2, 3), colour), luminance).tolist() == [[grey] * 2] * 3
+    assert compute_luminance(Image.new("RGB", (2, 3), colour), luminance).tolist() == [[grey] * 2] * 3
 
 
 @pytest.mark.parametrize("luminance", LUMINANCES)
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA"])
 def test_grey_stays_as_it_is_by_every_luminance(luminance, mode):
     greys = np.arange(256, dtype="uint8").reshape(16, 16)
-    grey = luminance_of(Image.fromarray(greys).convert(mode), luminance)
+    grey = compute_luminance(Image.fromarray(greys).convert(mode), luminance)
     assert grey.dtype == np.uint8
     assert np.array_equal(grey, greys)
 
@@ -193,7 +195,7 @@ def test_transparent_parts_lie_on_white(encode, luminance, mode):
     image = Image.new(mode, (3, 1), 0)
     for x, alpha in enumerate((255, 128, 0)):
         image.putpixel((x, 0), (0,) * (len(mode) - 1) + (alpha,))
-    grey = luminance_of(open_photo(encode(image, ".png")), luminance)
+    grey = compute_luminance(open_photo(encode(image, ".png")), luminance)
     assert grey.tolist() == [[0, 127, 255]]
 
 
@@ -204,7 +206,7 @@ def test_a_transparent_colour_of_a_palette_lies_on_white(encode, suffix):
     image.putpixel((1, 0), 1)
     opened = open_photo(encode(image, suffix, transparency=1))
     assert opened.mode == "RGBA"
-    assert luminance_of(opened, "rec601").tolist() == [[0, 255]]
+    assert compute_luminance(opened, "rec601").tolist() == [[0, 255]]
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("RGB", (10, 20, 30)), ("L", 20)])
@@ -212,24 +214,24 @@ def test_a_transparent_colour_of_a_png_without_alpha_lies_on_white(encode, mode,
     image = Image.new(mode, (2, 1), 0)
     image.putpixel((1, 0), colour)
     opened = open_photo(encode(image, ".png", transparency=colour))
-    assert luminance_of(opened, "rec601").tolist() == [[0, 255]]
+    assert compute_luminance(opened, "rec601").tolist() == [[0, 255]]
 
 
 def test_bytes_become_floats_and_come_back_unchanged():
     every = np.arange(256, dtype="uint8")
-    floats = as_floats(every)
+    floats = to_floats(every)
     assert floats.dtype == np.float32
     assert (floats[0], floats[255]) == (-1, 1)
-    assert np.array_equal(as_bytes(floats), every)
-    assert as_bytes(floats).dtype == np.uint8
+    assert np.array_equal(to_bytes(floats), every)
+    assert to_bytes(floats).dtype == np.uint8
 
 
 def test_floats_beyond_black_and_white_are_clipped():
-    assert as_bytes(np.array([-3.0, -1.001, 0.9999, 1.2], "float32")).tolist() == [0, 0, 255, 255]
+    assert to_bytes(np.array([-3.0, -1.001, 0.9999, 1.2], "float32")).tolist() == [0, 0, 255, 255]
 
 
 def test_a_lower_jpeg_quality_gives_a_worse_image(photo):
     grey = np.asarray(photo.convert("L"))
-    losses = [np.abs(through_jpeg(grey, quality).astype(int) - grey).mean() for quality in (95, 75, 20, 1)]
+    losses = [np.abs(compress_jpeg(grey, quality).astype(int) - grey).mean() for quality in (95, 75, 20, 1)]
     assert losses == sorted(losses)
     assert 0 < losses[0] < 3 < losses[3]

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from loupe.errors import UsageError
-from loupe.imaging.decoder import PhotoError, as_eight_bits
+from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.decoder import PhotoError
 from loupe.imaging.reader import Page
 from loupe.photos import comparison, denoising
 from loupe.photos.denoising import Cleaning, cleaned, mask_of, noise_of
@@ -55,7 +56,7 @@ def test_a_flat_border_says_nothing_of_the_noise(photo):
 
 def test_16_bits_become_8_by_one_rounding_everywhere(tmp_path):
     deep = np.arange(0, 65536, 7, dtype="uint16")[None]
-    eight = as_eight_bits(deep)
+    eight = to_8_bits(deep)
     assert np.array_equal(eight, np.rint(deep / 257))
     Image.fromarray(deep).save(tmp_path / "mask.png")
     assert np.array_equal(mask_of(tmp_path / "mask.png", 0), eight)

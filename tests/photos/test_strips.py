@@ -12,7 +12,8 @@ from PIL import Image
 
 from loupe.config.steps import Luminance
 from loupe.imaging import threads
-from loupe.imaging.decoder import as_bytes, as_floats, luminance_of
+from loupe.imaging.conversion import to_bytes, to_floats
+from loupe.imaging.luminance import compute_luminance
 from loupe.photos import strips
 from loupe.photos.networks import bundled_networks
 from loupe.upscalers.baselines import FilterUpscaler
@@ -109,9 +110,9 @@ def test_strips_of_pages_of_every_kind_equal_the_whole(bands, deep, height, widt
         pixels[: height // 2, :, -1] = 0
     size = int(width * factor + Fraction(1, 2)), int(height * factor + Fraction(1, 2))
     model = FilterUpscaler("bicubic", [Fraction(3, 2), Fraction(2)][seed % 2])
-    with patch.multiple(strips, cores=lambda: 1, STRIP=10**6):
+    with patch.multiple(strips, count_cores=lambda: 1, STRIP=10**6):
         (whole,) = strips.strips(pixels, size, model)
-    with patch.multiple(strips, cores=lambda: cores, STRIP=least, IN_WORK=most):
+    with patch.multiple(strips, count_cores=lambda: cores, STRIP=least, IN_WORK=most):
         parts = list(strips.strips(pixels, size, model))
     assert whole.shape == (size[1], size[0], bands)
     assert whole.dtype == pixels.dtype
@@ -132,7 +133,7 @@ def test_who_stops_asking_for_strips_does_not_wait_for_the_others():
     parts = strips.strips(pixels, (45, 4500), Slow("bicubic", Fraction(3, 2)))
     next(parts)
     parts.close()
-    assert len(asked) <= 4 * threads.cores()
+    assert len(asked) <= 4 * threads.count_cores()
 
 
 def test_grey_stays_grey_and_flat_stays_flat():
@@ -163,12 +164,12 @@ def test_a_model_gets_and_sets_the_luminance_that_it_was_trained_on(luminance):
     colours = np.asarray(Image.fromarray(noise).resize((36, 32), Image.Resampling.BILINEAR))
     colours = (40 + 0.6 * colours).astype("uint8")  # so that nothing is clipped
     model = LowContrast("lanczos", Fraction(3, 2), luminance)
-    with patch.object(strips, "cores", lambda: 1):
+    with patch.object(strips, "count_cores", lambda: 1):
         (large,) = strips.strips(colours, (54, 48), model)
-    trained_on = as_floats(luminance_of(Image.fromarray(colours), luminance))
+    trained_on = to_floats(compute_luminance(Image.fromarray(colours), luminance))
     assert np.abs(model.seen - trained_on).max() < 0.6 / 127.5
-    expected = as_bytes(upscale(model, trained_on[None, ..., None])[0, ..., 0]).astype(int)
-    assert np.abs(luminance_of(Image.fromarray(large), luminance) - expected).max() <= 1
+    expected = to_bytes(upscale(model, trained_on[None, ..., None])[0, ..., 0]).astype(int)
+    assert np.abs(compute_luminance(Image.fromarray(large), luminance) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("luminance", get_args(Luminance))

@@ -10,8 +10,8 @@ import mlflow
 import pytest
 from jobs import environment
 
-from loupe.photos.networks import networks
 from loupe.tracking import photo_model
+from loupe.upscalers import bundled
 
 RESOLVER = """
 import os, socket
@@ -91,7 +91,7 @@ def test_a_loaded_photo_model_sends_nothing(traced, photos, tmp_path):
     mlflow.pyfunc.save_model(
         str(model),
         python_model=photo_model.__file__,
-        artifacts={"3x2": str(networks.FOLDER / "tiny-3x2.onnx")},
+        artifacts={"3x2": str(bundled.FOLDER / "tiny-3x2.onnx")},
         code_paths=[str(Path(photo_model.__file__).parents[1])],
         pip_requirements=[],
     )

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loupe.config.fields import text_of
+from loupe.config.fields import format_value
 from loupe.config.training import TRAINED_SCALES
-from loupe.imaging.decoder import as_bytes, as_floats
-from loupe.upscalers.baselines import FILTERS, MARGIN, FilterUpscaler, block_weights
+from loupe.imaging.conversion import to_bytes, to_floats
+from loupe.upscalers.baselines import FILTERS, MARGIN, FilterUpscaler, compute_filter_weights
 from loupe.upscalers.ridge import RidgeUpscaler
 
 CASES = [(name, scale) for name in FILTERS for scale in TRAINED_SCALES]
@@ -22,7 +22,7 @@ def grey() -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
 def test_a_baseline_is_pillow_s_resize_in_float(name: str, scale: Fraction, grey: np.ndarray) -> None:
-    images = as_floats(grey)[..., None]
+    images = to_floats(grey)[..., None]
     large = FilterUpscaler(name, scale)(images)
     assert large.shape == (3, int(24 * scale), int(30 * scale), 1)
     assert large.dtype == "float32"
@@ -37,10 +37,10 @@ def test_a_baseline_is_pillow_s_resize_in_float(name: str, scale: Fraction, grey
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
 def test_a_baseline_agrees_with_pillow_s_resize_of_8_bits(name: str, scale: Fraction, grey: np.ndarray) -> None:
     soft = grey[0] // 4 + 96  # Pillow clips and rounds 8-bit images between its two passes
-    large = FilterUpscaler(name, scale)(as_floats(soft)[None, ..., None])
+    large = FilterUpscaler(name, scale)(to_floats(soft)[None, ..., None])
     size = int(30 * scale), int(24 * scale)
     expected = np.asarray(Image.fromarray(soft).resize(size, Image.Resampling[name.upper()]))
-    assert np.abs(as_bytes(large[0, ..., 0]).astype(int) - expected).max() <= 1
+    assert np.abs(to_bytes(large[0, ..., 0]).astype(int) - expected).max() <= 1
 
 
 def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:
@@ -50,7 +50,7 @@ def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:
         assert (np.abs(large).max() > 1.01) == beyond
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> None:
     geometry = FilterUpscaler("lanczos", scale, "rec709").geometry
     assert (geometry.q, geometry.p, geometry.scale) == (scale.denominator, scale.numerator, scale)
@@ -65,8 +65,8 @@ def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> Non
 def test_block_weights_upscale_as_the_baseline_does_in_the_interior(
     name: str, scale: Fraction, grey: np.ndarray
 ) -> None:
-    images = as_floats(grey)[..., None]
-    weights = block_weights(name, scale)
+    images = to_floats(grey)[..., None]
+    weights = compute_filter_weights(name, scale)
     assert weights.shape == ((scale.denominator + 2 * MARGIN) ** 2, scale.numerator**2)
     edge = int(MARGIN * scale)
     inside = np.s_[:, edge:-edge, edge:-edge]
@@ -77,4 +77,4 @@ def test_block_weights_upscale_as_the_baseline_does_in_the_interior(
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
 def test_block_weights_of_every_pixel_sum_to_one(name: str, scale: Fraction) -> None:
-    np.testing.assert_allclose(block_weights(name, scale).sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(compute_filter_weights(name, scale).sum(axis=0), 1, atol=1e-5)

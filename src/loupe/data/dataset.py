@@ -13,7 +13,7 @@ from loupe.data import storage
 from loupe.data.manifest import MANIFEST, SPLITS
 from loupe.data.shards import input_name, sha256_of, shard_name
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.decoder import as_floats
+from loupe.imaging.conversion import to_floats
 
 
 class Dataset:
@@ -182,8 +182,8 @@ class Pairs:
         """In order, up to `size` at a time: float32 in [-1, 1], (n, input side, input side, 1) and labels."""
         for start in range(0, len(self), size):
             yield (
-                as_floats(np.stack(self._inputs[start : start + size]))[..., None],
-                as_floats(np.stack(self._labels[start : start + size]))[..., None],
+                to_floats(np.stack(self._inputs[start : start + size]))[..., None],
+                to_floats(np.stack(self._labels[start : start + size]))[..., None],
             )
 
     def spread(self, limit: int) -> "Pairs":

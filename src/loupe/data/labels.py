@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from loupe.config.steps import Pairing
-from loupe.imaging.decoder import PhotoError, through_jpeg
+from loupe.imaging.conversion import compress_jpeg
+from loupe.imaging.decoder import PhotoError
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -59,7 +60,7 @@ def labels_of(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256:
     if settings.recompress is None:
         return labels
     return [
-        Label(through_jpeg(label.pixels, settings.recompress), label.x, label.y, label.shrunk) for label in labels
+        Label(compress_jpeg(label.pixels, settings.recompress), label.x, label.y, label.shrunk) for label in labels
     ]
 
 
@@ -90,4 +91,4 @@ def input_of(label: np.ndarray, scale: Fraction, settings: Pairing) -> np.ndarra
     """
     side = int(label.shape[0] / scale)
     small = np.asarray(Image.fromarray(label).resize((side, side), FILTERS[settings.shrink]))
-    return small if settings.recompress is None else through_jpeg(small, settings.recompress)
+    return small if settings.recompress is None else compress_jpeg(small, settings.recompress)

@@ -4,7 +4,7 @@ import numpy as np
 
 from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
-from loupe.imaging.decoder import as_floats
+from loupe.imaging.conversion import to_floats
 
 HELD = 2**31  # bytes of images that are held in memory, since cutting from there is ten times as fast
 
@@ -65,7 +65,7 @@ class Patches:
         for turn in np.unique(turns[turns > 0]):
             those = turns == turn
             inputs[those], labels[those] = turned(inputs[those], turn), turned(labels[those], turn)
-        return as_floats(inputs)[..., None], as_floats(labels)[..., None]
+        return to_floats(inputs)[..., None], to_floats(labels)[..., None]
 
 
 def cut(images: np.ndarray, chosen: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.config.steps import Preprocess
 from loupe.data import storage
 from loupe.data.labels import Label, input_of, labels_of
 from loupe.data.manifest import Row
 from loupe.data.sources import SourcePhoto
 from loupe.errors import LoupeError
-from loupe.imaging import decoder
+from loupe.imaging import decoder, luminance
 
 
 def make_shard(
@@ -28,7 +28,7 @@ def make_shard(
     Raises:
         LoupeError: a photo is not, here, what it was where it was listed.
     """
-    settings = settings_of("preprocess", given)
+    settings = parse_settings("preprocess", given)
     rows: list[dict[str, Any]] = []
     labels: list[np.ndarray] = []
     for photo in listed:
@@ -66,7 +66,7 @@ def cut(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[Row, list[
     try:
         image = decoder.open_photo(_as_listed(photo))
         row = replace(row, width=image.width, height=image.height)
-        grey = decoder.luminance_of(image, settings.luminance)
+        grey = luminance.compute_luminance(image, settings.luminance)
         return row, labels_of(grey, settings, crop, settings.seed, photo.sha256)
     except decoder.PhotoError as error:
         return replace(row, reason=str(error)), []

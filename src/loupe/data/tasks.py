@@ -14,7 +14,7 @@ from typing import Any
 
 from loupe.data import scheduler
 from loupe.errors import LoupeError
-from loupe.imaging.threads import cores
+from loupe.imaging.threads import count_cores
 
 DASK_TASKS = 64  # submitted in advance, at least: a scheduler answers more slowly than a local process
 IDLE_TIMEOUT_S = 10  # after which a local process without tasks exits
@@ -64,7 +64,7 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
         # joblib warns when results are not consumed, and when it replaces a process that holds much memory
         warnings.filterwarnings("ignore", module="joblib")
         with _block_ctrl_c(), parallel_config("loky", initializer=_watch_parent, initargs=(os.getpid(),)):
-            results = Parallel(cores(), **options)(calls)
+            results = Parallel(count_cores(), **options)(calls)
         with closing(results):
             try:
                 yield from results

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from loupe.cli.progress import say_left_out
+from loupe.cli.progress import print_left_out
 from loupe.data.sources import SourcePhoto
 from loupe.errors import UsageError
-from loupe.imaging.decoder import PhotoError, as_floats, luminance_of, open_photo
+from loupe.imaging.conversion import to_floats
+from loupe.imaging.decoder import PhotoError, open_photo
+from loupe.imaging.luminance import compute_luminance
 
 LEAST = 11  # pixels a side of what is left inside the border: the window of ssim
 
@@ -52,7 +54,7 @@ class WholePhotos:
         if not self.rows:
             first = reasons[0] if reasons else "there is none"
             raise UsageError(f"photos: not one of {len(photos)} can be used; the first: {first}")
-        say_left_out(reasons, len(photos), quiet)
+        print_left_out(reasons, len(photos), quiet)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,7 +62,7 @@ class WholePhotos:
     def batches(self, size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """One at a time, since each has its own size: input (1, h, w, 1) and label, float32 in [-1, 1]."""
         for photo in self._photos:
-            label = as_floats(_label(photo, self.scale))
+            label = to_floats(_label(photo, self.scale))
             yield shrunk(label, self.scale)[None, ..., None], label[None, ..., None]
 
     def spread(self, limit: int) -> "WholePhotos":
@@ -82,7 +84,7 @@ def shrunk(label: np.ndarray, scale: Fraction) -> np.ndarray:
 def _label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
     if photo.reason:
         raise PhotoError(photo.reason)
-    luma = luminance_of(open_photo(photo.opened()), "studio")
+    luma = compute_luminance(open_photo(photo.opened()), "studio")
     height, width = (side // scale.numerator * scale.numerator for side in luma.shape)
     least = LEAST + 2 * border(scale)
     if min(height, width) < least:

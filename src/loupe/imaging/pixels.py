@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from loupe.imaging.decoder import BITS, PhotoError, eight_bits, full_range
+from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError, expand_12_bit_grey, to_8_bit_mode
 
 MADE = slice(24, 36)  # date and time in the header of a profile (ICC.1:2022, 7.2.10)
 
@@ -19,7 +19,7 @@ def has_deep_colour(image: Image.Image) -> bool:
     To be asked before it is decoded. Frames of an animated PNG are read by Pillow, which alone knows them.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 16 in image.tag_v2.get(BITS, ()) and image.mode != "F"
+        return 16 in image.tag_v2.get(BITS_PER_SAMPLE, ()) and image.mode != "F"
     tiles: list[Any] = getattr(image, "tile", [])
     moves = getattr(image, "n_frames", 1) > 1
     return not moves and len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
@@ -68,7 +68,7 @@ def _is_text(path: Path) -> bool:
 def by_pillow(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.ndarray, bytes]:
     """Decoded pixels, and the profile that they are in: CMYK and Lab become sRGB."""
     profile = _profile(icc, ignore_faults)
-    image = full_range(image)
+    image = expand_12_bit_grey(image)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint16)[..., None]
         hidden = image.info.get("transparency")
@@ -87,7 +87,7 @@ def by_pillow(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.n
             converted = ImageCms.profileToProfile(image, profile, srgb, renderingIntent=intent, outputMode="RGB")
             assert converted is not None  # it would be changed in place only if asked to
             image = converted
-    pixels = np.asarray(eight_bits(image))
+    pixels = np.asarray(to_8_bit_mode(image))
     return pixels.reshape(*pixels.shape[:2], -1), icc
 
 

@@ -10,9 +10,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from loupe.imaging.decoder import as_eight_bits
+from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.reader import LargePage, Page
-from loupe.imaging.threads import in_order
+from loupe.imaging.threads import run_in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # bands to colour type
@@ -39,7 +39,7 @@ def write_png(stream: IO[bytes], page: LargePage, deep: bool, compress_level: in
     _write(stream, b"IHDR", struct.pack(">IIBBBBB", *page.size, bits, COLOURS[bands], 0, 0, 0))
     stream.write(in_front)
     checksum, data = zlib.adler32(b""), ZLIB
-    for filtered, deflated in in_order(_tasks(page, deep, compress_level)):
+    for filtered, deflated in run_in_order(_tasks(page, deep, compress_level)):
         for part in filtered:
             checksum = zlib.adler32(part.data, checksum)
         _write(stream, b"IDAT", data + deflated)
@@ -67,7 +67,7 @@ def _tasks(
     """Work for each strip of a page, which needs of the one above no more than its last row."""
     above = None
     for strip in page.strips:
-        pixels = strip.astype(">u2") if deep else as_eight_bits(strip)
+        pixels = strip.astype(">u2") if deep else to_8_bits(strip)
         rows = pixels.reshape(len(pixels), -1).view(np.uint8)
         above = np.zeros_like(rows[0]) if above is None else above
         yield partial(_encoded, rows, above, rows.shape[1] // page.size[0], compress_level)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging import metadata
-from loupe.imaging.decoder import LARGEST, PhotoError, scale_transparent_value, too_many
+from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels
 from loupe.imaging.pixels import by_pillow, by_vips, has_deep_colour, upright
 
 SUFFIXES = {
@@ -112,8 +112,8 @@ def read(source: bytes | Path, strip: bool = False) -> Photo:
         first = 1 if image.info.get("default_image") else 0  # of an APNG: for who knows no animations, no frame
         moves = count > 1 and image.format != "TIFF"
         pixels = image.width * image.height * (count if moves else 1)
-        if pixels > LARGEST:
-            raise too_many(pixels)
+        if pixels > MAX_PIXELS:
+            raise too_many_pixels(pixels)
         # Pillow tells the upright size of a TIFF, and the stored one of others
         turned = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if turned else image.size
@@ -151,8 +151,8 @@ def _pages(image: Image.Image, source: bytes | Path, numbers: range, strip: bool
                 if number:
                     image.seek(number)
                     deep = has_deep_colour(image)
-                if image.width * image.height > LARGEST:
-                    raise too_many(image.width * image.height)
+                if image.width * image.height > MAX_PIXELS:
+                    raise too_many_pixels(image.width * image.height)
                 page = _page(image, source, number, strip, deep)
             if number == numbers[-1]:
                 image.close()  # its pixels are held twice else
@@ -169,7 +169,7 @@ def _faults() -> Iterator[None]:
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image, or one that is damaged in its first bytes") from None
     except Image.DecompressionBombError as error:
-        raise too_many(error) from None
+        raise too_many_pixels(error) from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None

@@ -9,19 +9,19 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Cores that this process may run on, which in a container are fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """What tasks give, in their order, by a thread a core; only a few are begun ahead of who asks.
 
     Args:
         tasks: asked for one after another; they should spend their time where Python lets other threads run, in
             numpy, Pillow, zlib or onnxruntime.
     """
-    at_once = cores()
+    at_once = count_cores()
     waiting: deque[Future[Result]] = deque()
     threads = ThreadPoolExecutor(at_once)
     try:

@@ -4,7 +4,8 @@ from typing import IO
 
 from PIL import TiffImagePlugin
 
-from loupe.imaging.decoder import PhotoError, as_eight_bits
+from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.decoder import PhotoError
 from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, AsRead
 from loupe.imaging.reader import LargePage, Page
 
@@ -40,7 +41,7 @@ def write_tiff(stream: IO[bytes], page: LargePage, deep: bool) -> None:
     tags.tagtype[273] = 4
     tags.save(stream)
     for strip in page.strips:
-        stream.write((strip if deep else as_eight_bits(strip)).astype("<u2" if deep else "u1").tobytes())
+        stream.write((strip if deep else to_8_bits(strip)).astype("<u2" if deep else "u1").tobytes())
 
 
 def tags_of(about: Page) -> TiffImagePlugin.ImageFileDirectory_v2:

@@ -11,7 +11,8 @@ from PIL import Image, TiffImagePlugin
 
 from loupe.errors import UsageError
 from loupe.imaging.atomic import write_atomically
-from loupe.imaging.decoder import PhotoError, as_eight_bits
+from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.decoder import PhotoError
 from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE
 from loupe.imaging.png import chunks_of, write_png
 from loupe.imaging.reader import FORMATS, LargePage, Page
@@ -113,7 +114,7 @@ def write(
 def _image(page: LargePage, name: str) -> Image.Image:
     pixels = _whole(page)
     if pixels.dtype == np.uint16 and (name not in SIXTEEN_BITS or pixels.shape[2] > 1):
-        pixels = as_eight_bits(pixels)
+        pixels = to_8_bits(pixels)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # Pillow drops the alpha else
 

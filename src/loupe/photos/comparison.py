@@ -12,7 +12,8 @@ from PIL import Image
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging import reader
 from loupe.imaging.atomic import write_atomically
-from loupe.imaging.decoder import PhotoError, as_eight_bits
+from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.decoder import PhotoError
 from loupe.photos.inputs import Job
 
 SHOWN = 12  # photos at most
@@ -152,7 +153,7 @@ def _shown(number: int, job: Job) -> str:
 
 def _image(pixels: np.ndarray) -> Image.Image:
     """Pixels, uint8 or uint16, (height, width, 1..4), in 8 bits."""
-    eight = as_eight_bits(pixels)
+    eight = to_8_bits(pixels)
     return Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
 
 

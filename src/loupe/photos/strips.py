@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from loupe.imaging.decoder import REC_601, REC_709, relative_luminance
-from loupe.imaging.threads import cores, in_order
+from loupe.imaging.luminance import REC_601, REC_709, relative_luminance
+from loupe.imaging.threads import count_cores, run_in_order
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
@@ -90,7 +90,7 @@ def _spread(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.ndarray:
 
 
 class Luminance:
-    """Luminance of a page's colours, in the encoding of its file, as `luminance_of` makes it for training.
+    """Luminance of a page's colours, in the encoding of its file, as `compute_luminance` makes it for training.
 
     Args:
         visible: the colours.
@@ -197,8 +197,8 @@ def strips(pixels: np.ndarray, size: tuple[int, int], model: UpscalingModel | No
             large[..., number] = np.clip(np.rint(band, out=band), 0, full, out=band)
         return large
 
-    rows = _rows_of_a_strip(size, visible.height, model.geometry, cores())
-    yield from in_order(partial(strip, top, min(top + rows, size[1])) for top in range(0, size[1], rows))
+    rows = _rows_of_a_strip(size, visible.height, model.geometry, count_cores())
+    yield from run_in_order(partial(strip, top, min(top + rows, size[1])) for top in range(0, size[1], rows))
 
 
 def _rows_of_a_strip(size: tuple[int, int], height: int, geometry: Geometry, at_once: int) -> int:

@@ -1,0 +1,58 @@
+"""Luminance of colour images."""
+
+import numpy as np
+from PIL import Image
+
+STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times 0.299, 0.587, 0.114
+REC_601 = np.array([0.299, 0.587, 0.114], "float32")
+REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
+
+
+def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
+    """Convert an image to grey. Transparent pixels are blended with white.
+
+    Args:
+        image: mode `L`, `RGB`, `LA` or `RGBA`. Grey images keep their values.
+        luminance: the formula.
+            `rec601`: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of the encoded values, as Pillow's mode L.
+            `rec709`: 0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709) of the encoded values.
+            `relative`: the Rec. 709 weights in linear light (IEC 61966-2-1), then encoded again.
+            `studio`: 16 + 219 times unrounded rec601, as MATLAB's rgb2ycbcr; papers report scores on it.
+
+    Returns:
+        uint8, (height, width).
+    """
+    if image.mode in ("LA", "RGBA"):
+        image = _blend_with_white(image)
+    if luminance == "rec601" or image.mode == "L":
+        return np.asarray(image.convert("L"))
+    encoded = np.asarray(image, "float32") / 255
+    if luminance == "rec709":
+        grey = encoded @ REC_709
+    elif luminance == "studio":
+        grey = (16 + encoded @ STUDIO) / 255
+    else:
+        grey = relative_luminance(encoded)
+    return np.rint(grey * 255).clip(0, 255).astype("uint8")
+
+
+def relative_luminance(encoded: np.ndarray) -> np.ndarray:
+    """Compute Rec. 709 luminance in linear light and encode it again (IEC 61966-2-1).
+
+    Args:
+        encoded: float32 red, green and blue, (height, width, 3). 0 is black, 1 is white. Values outside are
+            allowed: the curves continue beyond both ends.
+
+    Returns:
+        float32, (height, width), on the same scale.
+    """
+    curve = ((np.maximum(encoded, 0) + 0.055) / 1.055) ** 2.4
+    light = np.where(encoded <= 0.04045, encoded / 12.92, curve).astype("float32") @ REC_709
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 0) ** (1 / 2.4) - 0.055)
+
+
+def _blend_with_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    grey, alpha = image.split()  # Pillow's alpha_composite does not support LA
+    return Image.composite(grey, Image.new("L", image.size, 255), alpha)
