@@ -212,7 +212,7 @@ def test_range_with_an_invalid_value_is_refused(old, new, line, refusal):
         ("number = 6", "number = 'six'", "claim.0.number: String should match pattern"),
         ("number = 6\n", "", "claim.0.number: Field required"),
         ('{activation = "tanh"}', '"tanh"', "claim.0.arm: must be a valid dictionary, got 'tanh'"),
-        ('beats = [{activation = "relu"}]', "", "claim.0: must have one of beats, "),
+        ('beats = [{activation = "relu"}]', "", "claim.0: must have exactly one of beats, "),
         ("beats", "beat", "claim.0.beat: Extra inputs are not permitted"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from loupe.cli.progress import ProgressBar, print_lines
 from loupe.config.steps import Sweep
-from loupe.data.tasks import client
+from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
 from loupe.search.study import MAX_ATTEMPTS, OWNER, RUN, SweepStudy
@@ -136,7 +136,7 @@ class LocalWorkers:
 def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, RunWorker, Callable[[], int]]]:
     """Yield an executor, the function that runs a worker in it, and a function that counts its cores."""
     if settings.scheduler:
-        with client(settings.scheduler) as cluster:
+        with connect(settings.scheduler) as cluster:
             yield cluster.get_executor(pure=False), run_worker, lambda: _count_cluster_cores(cluster)
         return
     local = LocalWorkers()
@@ -154,7 +154,7 @@ def count_cores(scheduler: str | None) -> int:
         UsageError: the scheduler does not answer.
     """
     if scheduler:
-        with client(scheduler) as cluster:
+        with connect(scheduler) as cluster:
             return _count_cluster_cores(cluster)
     return threads.count_cores()
 
