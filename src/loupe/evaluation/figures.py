@@ -45,7 +45,7 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 def plot_pairs(pairs: Pairs) -> Figure:
     """Labels above their inputs, evenly from all pairs."""
-    some = pairs.spread(8)
+    some = pairs.subsample(8)
     figure = Figure(figsize=(1.7 * len(some), 3.6), layout="constrained")
     grid = figure.subplots(2, len(some), squeeze=False)
     for column in range(len(some)):
@@ -61,7 +61,7 @@ def plot_value_distribution(pairs: Pairs) -> Figure:
     """How the values of inputs and labels are spread over [-1, 1]."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    some, values = pairs.spread(100), to_floats(np.arange(256, dtype="uint8"))
+    some, values = pairs.subsample(100), to_floats(np.arange(256, dtype="uint8"))
     for index, name in enumerate(("inputs", "labels")):
         counts = sum(np.bincount(some[number][index].ravel(), minlength=256) for number in range(len(some)))
         mean = np.average(values, weights=counts)
@@ -77,7 +77,7 @@ def plot_image_statistics(pairs: Pairs) -> Figure:
     """Mean and standard deviation of each label: how different the images are."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.spread(300).batches(16)]
+    found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.subsample(300).batches(16)]
     means, deviations = map(np.concatenate, zip(*found, strict=True))
     axes.scatter(means, deviations, s=8, alpha=0.5)
     axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Spread of the images")
@@ -105,7 +105,7 @@ def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping
 
 def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
     """Dataset, Label, Predicted, a row a image, as the study showed its results."""
-    some = pairs.spread(ROWS)
+    some = pairs.subsample(ROWS)
     figure = Figure(figsize=(6, 2.1 * len(some)), layout="constrained")
     grid = figure.subplots(len(some), 3, squeeze=False)
     inputs, labels = next(some.batches(ROWS))
@@ -120,7 +120,7 @@ def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
     """A few images by every method next to the label, with the busiest part zoomed below each."""
-    some = pairs.spread(3)
+    some = pairs.subsample(3)
     columns = len(methods) + 1
     figure = Figure(figsize=(2 * columns, 4.2 * len(some)), layout="constrained")
     grid = figure.subplots(2 * len(some), columns, squeeze=False)
@@ -147,7 +147,7 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
         methods: networks by what they are called, in the order they are shown in.
         pairs: of which the few with the sharpest edges are shown, one a photo.
     """
-    some = _select_detailed_pairs(pairs.one_a_photo().spread(SHEET_CANDIDATES), SHEET_IMAGES)
+    some = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_IMAGES)
     inputs, labels = next(some.batches(SHEET_IMAGES))
     large = {name: upscale(method, inputs) for name, method in methods.items()}
     figure = Figure(figsize=(1.9 * (len(large) + 2), 2.2 * len(some)), layout="constrained")

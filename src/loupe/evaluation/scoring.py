@@ -81,10 +81,10 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     """
     first = next(iter(methods.values())).geometry
     side = first.q if first.q >= 8 else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
-    patches = Patches(pairs.one_a_photo(), side, "any", augment=False, seed=seed)
+    patches = Patches(pairs.first_per_photo(), side, "any", augment=False, seed=seed)
     rows = []
     for draw in range(DRAWS):
-        inputs, labels = patches.one_of_each(draw)
+        inputs, labels = patches.draw_from_each(draw)
         for name, method in methods.items():
             found = metrics.scores(upscale(method, inputs), labels)
             rows.append({"draw": draw, "method": name} | {key: value.mean() for key, value in found.items()})

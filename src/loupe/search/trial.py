@@ -119,7 +119,10 @@ def _trained(
     clock = Clock()
     with clock:
         dataset = dataset_of(job)
-        pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
+        pairs = (
+            dataset.load_pairs("train", settings.scale, settings.limit),
+            dataset.load_pairs("validation", settings.scale),
+        )
         weights = ridge.load_or_fit(dataset, settings.scale)
         model = build_network(
             settings, pairs[0], dataset.settings["luminance"], weights, training_runs.load_start(settings)
@@ -239,5 +242,5 @@ def dataset_of(job: Job) -> Dataset:
 @cache
 def _opened(place: str) -> Dataset:
     dataset = Dataset(place)
-    dataset.fetch()
+    dataset.fetch_shards()
     return dataset

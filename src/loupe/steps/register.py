@@ -53,7 +53,7 @@ def run(settings: Register) -> Verdict:
         runs.step_run(settings, f"register {challenger.info.run_name}"),
         tempfile.TemporaryDirectory() as folder,
     ):
-        verdict = gate(upscaler, _defender(champion, scale), dataset.pairs("validation", scale))
+        verdict = gate(upscaler, _defender(champion, scale), dataset.load_pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)
         kept = models.log_onnx(onnx, best)

@@ -108,11 +108,11 @@ def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", ru
     uri, experiment = runs.locate_run(run_id)
     return Job(
         sweep=sweep.model_dump(mode="json", exclude_unset=True),
-        storage=storage.absolute(place),
+        storage=storage.make_absolute(place),
         tracking_uri=uri,
         experiment_id=experiment,
         parent=run_id,
-        dataset=storage.absolute(dataset.place),
+        dataset=storage.make_absolute(dataset.location),
         digest=dataset.digest,
         source=_source(settings, sweep),
         place={name: getattr(settings, name) for name in ("data_dir", "threads")},

@@ -110,7 +110,7 @@ def _ratio(value: float, other: float) -> float:
 def _over_lanczos(model: UpscalingModel, settings: Train, pairs: Pairs) -> float:
     """Mean mae of the network less that of Lanczos, over some training images."""
     lanczos, over = FilterUpscaler("lanczos", pairs.scale), []
-    for inputs, labels in pairs.spread(GAP_TRAIN_IMAGES).batches(BATCH):
+    for inputs, labels in pairs.subsample(GAP_TRAIN_IMAGES).batches(BATCH):
         ours = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)
         over.append(ours - metrics.mae(upscale(lanczos, inputs), labels))
     return float(np.concatenate(over).mean())
