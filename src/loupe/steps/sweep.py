@@ -198,11 +198,8 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
-    verdict = register.run(settings_of("register", {"run": best, "quiet": True} | shared))
-    say(
-        f"models:/{verdict.name}/{verdict.version}: {'champion' if verdict.won else 'not champion'}: {verdict.why}",
-        settings.quiet,
-    )
+    registered = register.run(settings_of("register", {"run": best, "quiet": True} | shared))
+    say(str(registered), settings.quiet)
 
 
 def _tell(settings: Sweep, held: "Trials", best: str | None, place: str) -> None:

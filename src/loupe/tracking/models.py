@@ -1,7 +1,6 @@
 """Networks in MLflow: logged with their run, found by what a user calls them, registered, promoted."""
 
 import tempfile
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -136,83 +135,3 @@ def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None
     if name not in [item.path for item in there]:
         return None
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder))
-
-
-def log_onnx(file: Path, run_id: str) -> str:
-    """Keep the network as ONNX with the run that trained it; returns its artifact URI."""
-    mlflow.MlflowClient().log_artifact(run_id, str(file), str(Path(ONNX_FILE).parent))
-    return f"runs:/{run_id}/{ONNX_FILE}"
-
-
-def register_model(run_id: str, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
-    """Make the run's model a version of its scale's registered model; the same run gets one version only."""
-    client, name = mlflow.MlflowClient(), REGISTERED_NAMES[scale]
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(
-            name, description=f"Upscales grey images in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
-        )
-    there = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
-    if not there:
-        source = client.get_logged_model(_model_id(run_id))
-        made = client.create_model_version(name, source.artifact_location, run_id, model_id=source.model_id)
-        there = [made]
-    client.update_model_version(name, there[0].version, description)
-    for key, value in tags.items():
-        client.set_model_version_tag(name, there[0].version, key, value)
-    return there[0]
-
-
-def _model_id(run_id: str) -> str:
-    """The id of the network that a run logged; raises UsageError where it has none."""
-    outputs = mlflow.get_run(run_id).outputs
-    if outputs is None or not outputs.model_outputs:
-        raise UsageError(f"run: {run_id} has no model")
-    return str(outputs.model_outputs[-1].model_id)
-
-
-def register_photo_model(onnx: dict[Fraction, Path], description: str) -> str:
-    """Make the networks the champion of `loupe-photo`, which takes photos and gives photos; returns its URI.
-
-    Args:
-        onnx: a network as ONNX for each scale.
-        description: of the version.
-    """
-    from importlib.metadata import version
-
-    import loupe
-
-    schema = mlflow.types.Schema([mlflow.types.ColSpec("string", "photo")])
-    params = mlflow.types.ParamSchema(
-        [mlflow.types.ParamSpec("scale", "double", 1.5), mlflow.types.ParamSpec("format", "string", "same")]
-    )
-    with warnings.catch_warnings():
-        # of type hints and examples, which a signature makes needless; MLflow sets the filters back
-        warnings.showwarning = lambda *_, **__: None
-        from loupe.tracking import photo_model
-
-        logged = mlflow.pyfunc.log_model(
-            name="photo",
-            python_model=photo_model.__file__,
-            code_paths=[str(Path(loupe.__file__).parent)],
-            artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in onnx.items()},
-            signature=mlflow.models.ModelSignature(
-                schema, mlflow.types.Schema([mlflow.types.ColSpec("string")]), params
-            ),
-            pip_requirements=[f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "pillow")],
-            metadata={"largest_file": photo_model.LARGEST_FILE, "largest_result": photo_model.LARGEST_RESULT},
-        )
-    client = mlflow.MlflowClient()
-    if not client.search_registered_models(f"name = '{PHOTO_MODEL}'"):
-        client.create_registered_model(
-            PHOTO_MODEL, description="Upscales photos: an image file in base64 in, one out."
-        )
-    made = client.create_model_version(
-        PHOTO_MODEL, logged.model_uri, mlflow.active_run().info.run_id, description=description
-    )
-    client.set_registered_model_alias(PHOTO_MODEL, CHAMPION, made.version)
-    return f"models:/{PHOTO_MODEL}/{made.version}"
-
-
-def set_champion(scale: Fraction, version: str) -> None:
-    """Make this version the champion of its scale."""
-    mlflow.MlflowClient().set_registered_model_alias(REGISTERED_NAMES[scale], CHAMPION, version)
