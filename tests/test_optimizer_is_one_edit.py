@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from loupe.cli.main import run_step
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import field
 from loupe.config.training import OPTIMIZERS, Optimizer, owners, train_class
@@ -73,20 +73,20 @@ def test_it_stands_in_the_help_of_train_with_its_field_range_and_rate(capsys: py
 
 @pytest.mark.parametrize("network", ["convolutional", "perceptron"])
 def test_it_is_a_choice_of_every_trained_network_with_its_own_default_rate(network: str) -> None:
-    settings = settings_of("train", {"network": network, "optimizer": "ftrl", OWN: "0.5"})
+    settings = parse_settings("train", {"network": network, "optimizer": "ftrl", OWN: "0.5"})
     assert isinstance(settings, Ftrl)
     assert (settings.l1_regularization_strength, settings.learning_rate) == (0.5, 0.02)
-    assert settings_of("train", settings.texts()).model_dump() == settings.model_dump()
+    assert parse_settings("train", settings.to_texts()).model_dump() == settings.model_dump()
     assert owners(OWN) == ["optimizer=ftrl"]
 
 
 def test_its_field_is_checked_and_refused_elsewhere() -> None:
     with pytest.raises(SettingsError, match=rf"{OWN}: must be less than 1, got '1'"):
-        settings_of("train", {"optimizer": "ftrl", OWN: "1"})
+        parse_settings("train", {"optimizer": "ftrl", OWN: "1"})
     with pytest.raises(SettingsError, match=rf"{OWN}: is a field of optimizer=ftrl only, got '0.5'"):
-        settings_of("train", {"optimizer": "adam", OWN: "0.5"})
+        parse_settings("train", {"optimizer": "adam", OWN: "0.5"})
     with pytest.raises(SettingsError, match=r"optimizer: must be one of .*adamw, ftrl, got 'nadam'"):
-        settings_of("train", {"optimizer": "nadam"})
+        parse_settings("train", {"optimizer": "nadam"})
 
 
 def test_a_sweep_may_search_it_and_its_field(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_sweep_may_search_it_and_its_field(tmp_path: Path) -> None:
 
 
 def test_a_network_is_trained_by_it() -> None:
-    settings = settings_of(
+    settings = parse_settings(
         "train", {"optimizer": "ftrl", OWN: 0.25, "filters": 4, "layers": 0, "schedule": "constant"}
     )
     model = builder.build(settings, 32, "rec601")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data import manifest, preparation
 from loupe.data.dataset import Dataset
 from loupe.models import builder
@@ -44,7 +44,7 @@ def repeated(small, folder, size):
 
 def measure(folder, size):
     """A row of the table, as a dict."""
-    settings = settings_of("train", {"network": "convolutional", "quiet": True})
+    settings = parse_settings("train", {"network": "convolutional", "quiet": True})
     started = time.perf_counter()
     pairs = Dataset(folder).pairs("train", settings.scale)
     opened = time.perf_counter() - started
@@ -78,7 +78,7 @@ def main():
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        prepared = preparation.prepare(settings_of("preprocess", {"source": given.photos, "data_dir": folder}))
+        prepared = preparation.prepare(parse_settings("preprocess", {"source": given.photos, "data_dir": folder}))
         for size in map(int, given.sizes.split(",")):
             rows.append(measure(repeated(prepared, Path(folder) / str(size), size), size))
     print(" | ".join(rows[0]))

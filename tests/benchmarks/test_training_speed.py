@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
 from loupe.models import builder
 from loupe.training import loop
@@ -61,7 +61,7 @@ def pairs():
     inputs, labels = (
         list(rng.integers(0, 256, (IMAGES, side, side), dtype="uint8")) for side in (INPUT_SIDE, LABEL_SIDE)
     )
-    scale = settings_of("train", {}).scale
+    scale = parse_settings("train", {}).scale
     return Pairs([{"path": str(number)} for number in range(IMAGES)], inputs, labels, scale)
 
 
@@ -75,7 +75,7 @@ def operations(model, side, count):
 @pytest.mark.parametrize("name", TIMED)
 def test_a_step_takes_little_more_than_its_arithmetic(name, benchmark, operations_a_second, pairs, capsys):
     given, at_most = TIMED[name]
-    settings = settings_of("train", {"quiet": True} | given)
+    settings = parse_settings("train", {"quiet": True} | given)
     model = builder.build(settings, INPUT_SIDE, "rec601")
     loop.compile_model(model, settings)
     patches, count = loop.patches_of(settings, pairs, Geometry.of_name(model.name))

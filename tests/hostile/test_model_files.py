@@ -15,7 +15,7 @@ import pytest
 from jobs import loupe, store
 from onnx import TensorProto, helper
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 
 NAME = "loupe.q1.p2.side4.halo4.rec601"
@@ -336,7 +336,7 @@ def a_train_run(kept, run_id, status):
     """Make a run one of `train` on the small dataset."""
     dataset = next((kept[0] / "data").glob("photos-*")).name
     client = store(kept[0])
-    given = settings_of("train", {"dataset": dataset, "smoke": True, "crop": 8, "quiet": True}).texts()
+    given = parse_settings("train", {"dataset": dataset, "smoke": True, "crop": 8, "quiet": True}).to_texts()
     tags = {"step": "train", "settings": json.dumps(given), "dataset": dataset, "digest": dataset.split("-")[-1]}
     for name, value in tags.items():
         client.set_tag(run_id, f"loupe.{name}", value)

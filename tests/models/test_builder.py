@@ -20,9 +20,9 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe.config import settings_of
-from loupe.config.base import Prepares, Settings, SettingsError, choices_of
-from loupe.config.fields import scale_of, text_of
+from loupe.config import parse_settings
+from loupe.config.base import DatasetSettings, Settings, SettingsError, list_choices
+from loupe.config.fields import format_value, parse_scale
 from loupe.config.training import (
     DEFAULT_PATCHES,
     NETWORKS,
@@ -49,7 +49,7 @@ NARROW = {
 }  # fmt: skip
 # Values of fields that are no choices, where they change what is built; None: not given.
 FEW: dict[str, tuple[str | None, ...]] = {
-    "scale": tuple(map(text_of, TRAINED_SCALES)),
+    "scale": tuple(map(format_value, TRAINED_SCALES)),
     "optimizer": tuple(OPTIMIZERS),
     "patch": (None, "whole", "2:3", "1:3"),
     "hidden": ("none", "8", "8,4"),
@@ -72,9 +72,9 @@ def values_of(network: str) -> dict[str, tuple[Any, ...]]:
         for name, info in train_class(network, optimizer).model_fields.items():
             if name in FEW:
                 values[name] = FEW[name]
-            elif name not in Prepares.model_fields and len(choices_of(info.annotation)) > 1:
-                values[name] = choices_of(info.annotation)
-            elif name not in Prepares.model_fields and info.annotation is bool:
+            elif name not in DatasetSettings.model_fields and len(list_choices(info.annotation)) > 1:
+                values[name] = list_choices(info.annotation)
+            elif name not in DatasetSettings.model_fields and info.annotation is bool:
                 values[name] = (True, False)
     return values
 
@@ -135,7 +135,7 @@ class AllPairs:
         if key not in self._complaints:
             try:
                 checked = {name: value for name, value in row.items() if value is not None}
-                settings_of("train", narrow(self._network) | checked)
+                parse_settings("train", narrow(self._network) | checked)
                 self._complaints[key] = ""
             except SettingsError as error:
                 self._complaints[key] = str(error)
@@ -155,7 +155,7 @@ def photo_pairs(scale: Fraction) -> Pairs:
     """Labels of 24x24 pixels: patch=whole stays small, and every other patch and crop fits."""
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 24, x : x + 24] for y in range(0, 480, 80) for x in range(0, 480, 80)]
-    cut = settings_of("preprocess", {"label_size": 24})
+    cut = parse_settings("preprocess", {"label_size": 24})
     return Pairs([{}] * len(labels), [input_of(label, scale, cut) for label in labels], labels, scale)
 
 
@@ -196,7 +196,7 @@ def image_for(geometry: Geometry) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "given"), CASES)
 def test_any_valid_settings_train_save_load_and_predict_the_same(network: str, given: Given, tmp_path: Path) -> None:
-    settings = settings_of("train", narrow(network) | given)
+    settings = parse_settings("train", narrow(network) | given)
     model = trained(settings)
     geometry = Geometry.of_name(model.name)
     image = image_for(geometry)
@@ -224,7 +224,7 @@ def test_models_load_where_nothing_is_known_of_this_package(tmp_path: Path) -> N
     extremes = {"skip": "ridge", "pre_upscale": "bicubic", "entry_convolutions": 2, "keep_prob": 0.5}
     for network in TRAINED:
         own = {name: value for name, value in extremes.items() if name in NETWORKS[network].model_fields}
-        model = built(settings_of("train", narrow(network) | own))
+        model = built(parse_settings("train", narrow(network) | own))
         small = image_for(Geometry.of_name(model.name))
         np.save(tmp_path / f"{network}-small.npy", small)
         model.save(tmp_path / f"{network}.keras")
@@ -253,7 +253,7 @@ def condition(network: str, name: str) -> Given:
 
 def fingerprint(given: Given) -> str:
     """All that settings can change: the graph, its weights, the optimizer, the loss, the batches, the upscaled."""
-    settings = settings_of("train", given)
+    settings = parse_settings("train", given)
     model = built(settings)
     loop.compile_model(model, settings)
     images = photo_pairs(settings.scale)
@@ -274,8 +274,8 @@ CHOICES = [
     (network, name)
     for network in TRAINED
     for name, info in train_class(network).model_fields.items()
-    if name not in Prepares.model_fields
-    and (name in ("optimizer", "scale") or info.annotation is bool or len(choices_of(info.annotation)) > 1)
+    if name not in DatasetSettings.model_fields
+    and (name in ("optimizer", "scale") or info.annotation is bool or len(list_choices(info.annotation)) > 1)
 ]
 
 
@@ -297,7 +297,7 @@ def test_every_field_of_an_optimizer_reaches_keras(optimizer: str) -> None:
     own = sorted(OPTIMIZERS[optimizer].model_fields.keys() - Settings.model_fields.keys())
     assert own
     given = {name: 0.25 + number / 100 for number, name in enumerate(own)}
-    settings = settings_of("train", narrow("convolutional", optimizer=optimizer, **given))
+    settings = parse_settings("train", narrow("convolutional", optimizer=optimizer, **given))
     model = built(settings)
     loop.compile_model(model, settings)
     shown = model.optimizer.get_config()
@@ -305,10 +305,10 @@ def test_every_field_of_an_optimizer_reaches_keras(optimizer: str) -> None:
     assert type(model.optimizer).__name__.lower() == optimizer
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 @pytest.mark.parametrize("network", TRAINED)
 def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Fraction) -> None:
-    settings = settings_of("train", narrow(network, scale=scale, skip="ridge", pre_upscale="none"))
+    settings = parse_settings("train", narrow(network, scale=scale, skip="ridge", pre_upscale="none"))
     model = built(settings)
     side = 5 * 24  # whole blocks of every default
     image = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 1)).astype("float32")
@@ -316,12 +316,12 @@ def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Frac
     np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("output_activation", choices_of(Perceptron.model_fields["output_activation"].annotation))
-@pytest.mark.parametrize("activation", choices_of(Perceptron.model_fields["activation"].annotation))
+@pytest.mark.parametrize("output_activation", list_choices(Perceptron.model_fields["output_activation"].annotation))
+@pytest.mark.parametrize("activation", list_choices(Perceptron.model_fields["activation"].annotation))
 def test_a_perceptron_with_skip_ridge_starts_as_the_ridge_and_learns(activation: str, output_activation: str) -> None:
     given = {"skip": "ridge", "activation": activation, "output_activation": output_activation}
     try:
-        settings = settings_of("train", narrow("perceptron") | given)
+        settings = parse_settings("train", narrow("perceptron") | given)
     except SettingsError as error:
         pytest.skip(f"refused, as test_config.py asserts: {error}")
     model = built(settings)
@@ -335,7 +335,7 @@ def test_a_perceptron_with_skip_ridge_starts_as_the_ridge_and_learns(activation:
 
 @pytest.mark.parametrize("network", TRAINED)
 def test_a_branch_of_a_filter_is_not_trained_and_that_of_the_ridge_is(network: str) -> None:
-    model = built(settings_of("train", narrow(network, skip="ridge", pre_upscale="bicubic")))
+    model = built(parse_settings("train", narrow(network, skip="ridge", pre_upscale="bicubic")))
     trainable = {variable.path for variable in model.trainable_variables}
     assert any("skip" in path for path in trainable)
     assert not any("pre_upscale" in path for path in trainable)
@@ -357,14 +357,14 @@ def test_a_branch_of_a_filter_is_not_trained_and_that_of_the_ridge_is(network: s
     ids=str,
 )
 def test_the_geometry_of_a_network_is_what_its_settings_say(network: str, given: Given, expected: Geometry) -> None:
-    settings = settings_of("train", narrow(network) | given)
+    settings = parse_settings("train", narrow(network) | given)
     assert builder.geometry(settings, 16, "rec709") == expected
     assert Geometry.of_name(built(settings).name) == expected
 
 
 @pytest.mark.parametrize(("network", "given"), [case for case in CASES if int(str(case.id)[-2:]) < 8])
 def test_a_block_depends_on_nothing_beyond_the_halo(network: str, given: Given) -> None:
-    settings = settings_of("train", narrow(network) | given)
+    settings = parse_settings("train", narrow(network) | given)
     model = built(settings)
     rng = np.random.default_rng(0)
     model.set_weights([weights + rng.normal(0, 0.02, weights.shape) for weights in model.get_weights()])
@@ -386,7 +386,7 @@ def test_a_block_depends_on_nothing_beyond_the_halo(network: str, given: Given) 
 )
 def test_weights_start_with_the_stated_spread(initializer: str, inputs: int, outputs: int, stddev: float) -> None:
     given = {"stddev": stddev} if initializer == "gaussian" else {}
-    settings = settings_of("train", narrow("perceptron", initializer=initializer, hidden=outputs, **given))
+    settings = parse_settings("train", narrow("perceptron", initializer=initializer, hidden=outputs, **given))
     first, bias = built(settings).get_weights()[:2]
     assert first.shape == (inputs, outputs)
     assert not bias.any()
@@ -397,7 +397,7 @@ def test_weights_start_with_the_stated_spread(initializer: str, inputs: int, out
 
 def test_layers_start_with_other_weights_than_each_other_and_than_another_seed_s() -> None:
     alike = narrow("convolutional", skip="none", layers=2)
-    one, again, other = (built(settings_of("train", alike | {"seed": seed})).get_weights() for seed in (0, 0, 1))
+    one, again, other = (built(parse_settings("train", alike | {"seed": seed})).get_weights() for seed in (0, 0, 1))
     assert not np.array_equal(one[2], one[4])  # two convolutions of the same shape
     assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.any())
@@ -405,7 +405,7 @@ def test_layers_start_with_other_weights_than_each_other_and_than_another_seed_s
 
 def test_a_network_that_starts_from_another_takes_the_layers_of_the_same_shape() -> None:
     one, same, other_scale = (
-        built(settings_of("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))
+        built(parse_settings("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))
         for seed, scale in ((0, "3:2"), (1, "3:2"), (1, "2:1"))
     )
     with_weights = sum(bool(layer.weights) for layer in one.layers)
@@ -420,6 +420,6 @@ def test_a_network_that_starts_from_another_takes_the_layers_of_the_same_shape()
 
 
 def test_the_default_patch_of_every_scale_is_of_the_scale() -> None:
-    assert {scale: scale_of(":".join(reversed(patch.split(":")))) for scale, patch in DEFAULT_PATCHES.items()} == {
+    assert {scale: parse_scale(":".join(reversed(patch.split(":")))) for scale, patch in DEFAULT_PATCHES.items()} == {
         scale: scale for scale in TRAINED_SCALES
     }

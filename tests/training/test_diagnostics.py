@@ -9,7 +9,7 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.training import diagnostics
@@ -18,14 +18,14 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import upscale
 
 SCALE = Fraction(3, 2)
-CONVOLUTIONAL = settings_of("train", {})
-PERCEPTRON = settings_of("train", {"network": "perceptron"})
+CONVOLUTIONAL = parse_settings("train", {})
+PERCEPTRON = parse_settings("train", {"network": "perceptron"})
 
 
 def photo_pairs(name: str, rows: list[dict[str, Any]] | None = None) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
     labels = [photo[y : y + 60, x : x + 60] for y in range(0, 240, 80) for x in range(0, 240, 80)]
-    cut = settings_of("preprocess", {"label_size": 60})
+    cut = parse_settings("preprocess", {"label_size": 60})
     inputs = [input_of(label, SCALE, cut) for label in labels]
     return Pairs(rows or [{"sha256": f"{name} {number}"} for number in range(len(labels))], inputs, labels, SCALE)
 
@@ -118,7 +118,7 @@ def test_a_model_that_has_learnt_its_photos_by_heart_shows_a_gap(train: Pairs, v
 
 @pytest.mark.parametrize("before", ["bicubic", "lanczos", "nearest"])
 def test_the_input_s_error_is_that_of_the_filter_in_front(before: str, train: Pairs, validation: Pairs) -> None:
-    settings = settings_of("train", {"network": "perceptron", "pre_upscale": before})
+    settings = parse_settings("train", {"network": "perceptron", "pre_upscale": before})
     found = diagnostics.of_network(FilterUpscaler(before, SCALE), settings, train, validation)
     assert found["val/input_mae"] == found["val/best_mae"]
 
@@ -168,8 +168,8 @@ def test_seams_are_seen_at_the_borders_of_the_model_s_own_blocks(
 
 
 def test_perceptrons_are_put_together_as_they_say_and_others_side_by_side() -> None:
-    overlapping = settings_of("train", {"network": "perceptron", "recompose": "gaussian"})
-    ridge = settings_of("train", {"network": "ridge"})
+    overlapping = parse_settings("train", {"network": "perceptron", "recompose": "gaussian"})
+    ridge = parse_settings("train", {"network": "ridge"})
     assert diagnostics.recomposed(overlapping) == "gaussian"
     assert {diagnostics.recomposed(one) for one in (PERCEPTRON, CONVOLUTIONAL, ridge)} == {"concatenate"}
 
@@ -185,7 +185,7 @@ def test_a_recomposed_network_is_scored_as_it_is_recomposed(train: Pairs, valida
             means = images.reshape(n, height // 10, 10, width // 10, 10).mean(axis=(2, 4))
             return means.repeat(15, axis=1).repeat(15, axis=2)[..., None].astype("float32")
 
-    overlapping = settings_of("train", {"network": "perceptron", "recompose": "gaussian"})
+    overlapping = parse_settings("train", {"network": "perceptron", "recompose": "gaussian"})
     plain, smooth = (
         diagnostics.of_network(Blocky(), settings, train, validation) for settings in (PERCEPTRON, overlapping)
     )

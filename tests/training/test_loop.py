@@ -12,8 +12,8 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe.config import settings_of
-from loupe.config.fields import text_of
+from loupe.config import parse_settings
+from loupe.config.fields import format_value
 from loupe.config.training import Trained
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
@@ -48,12 +48,12 @@ DEMANDING = {
 @pytest.fixture(scope="module")
 def photos() -> dict[str, Pairs]:
     """Pairs of 3:2 in memory, of two bundled photographs."""
-    cut = settings_of("preprocess", {"label_size": 48})
+    cut = parse_settings("preprocess", {"label_size": 48})
     splits = {}
     for split, name in (("train", "camera.png"), ("validation", "coins.png")):
         photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
         labels = [photo[y : y + 48, x : x + 48] for y in range(0, 240, 80) for x in range(0, 240, 80)]
-        scale = settings_of("train", {}).scale
+        scale = parse_settings("train", {}).scale
         inputs = [input_of(label, scale, cut) for label in labels]
         splits[split] = Pairs([{}] * len(labels), inputs, labels, scale)
     return splits
@@ -63,7 +63,7 @@ class Run:
     """One training with all that it reported."""
 
     def __init__(self, photos: dict[str, Pairs], given: dict[str, Any], resume: Checkpoint | None = None) -> None:
-        self.settings: Trained = settings_of("train", given | {"quiet": True})
+        self.settings: Trained = parse_settings("train", given | {"quiet": True})
         weights = ridge.fit(photos["train"])
         self.model = builder.build(self.settings, 32, "rec601", weights)
         self.points: list[Point] = []
@@ -243,7 +243,7 @@ def test_the_learning_rate_of_a_step_is_the_schedule_s(
 
 
 def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_steps() -> None:
-    settings = settings_of("train", {"schedule": "exponential", "steps": 2_000_000, "learning_rate": 1.0})
+    settings = parse_settings("train", {"schedule": "exponential", "steps": 2_000_000, "learning_rate": 1.0})
     rate = loop.learning_rate(settings)
     for times in (0, 1, 10):
         assert float(keras.ops.convert_to_numpy(rate(times * 30_000))) == pytest.approx(0.96**times, rel=1e-5)
@@ -259,10 +259,10 @@ def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_s
         ({"network": "perceptron", "batch_size": 4, "patch": "whole", "pre_upscale": "bicubic"}, 32, 4),
         ({"network": "convolutional", "batch_size": 5, "crop": 12}, 12, 5),
     ],
-    ids=text_of,
+    ids=format_value,
 )
 def test_a_step_trains_on_so_many_images_of_such_a_side(given: dict[str, Any], side: int, count: int) -> None:
-    settings = settings_of("train", given)
+    settings = parse_settings("train", given)
     assert loop.images_of_a_step(settings, builder.geometry(settings, 32, "rec601"), 32) == (side, count)
 
 
@@ -329,7 +329,7 @@ def test_a_budget_in_seconds_becomes_steps_once_and_leaves_the_network_as_it_was
 
 
 def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: Trained = settings_of("train", UNTIMED["convolutional"] | TIMED)
+    settings: Trained = parse_settings("train", UNTIMED["convolutional"] | TIMED)
     model = builder.build(settings, 32, "rec601")
     patches, count = loop.patches_of(settings, photos["train"], Geometry.of_name(model.name))
     before = model.get_weights()

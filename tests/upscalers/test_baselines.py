@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loupe.config.fields import text_of
+from loupe.config.fields import format_value
 from loupe.config.training import TRAINED_SCALES
 from loupe.imaging.conversion import to_bytes, to_floats
 from loupe.upscalers.baselines import FILTERS, MARGIN, FilterUpscaler, block_weights
@@ -50,7 +50,7 @@ def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:
         assert (np.abs(large).max() > 1.01) == beyond
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> None:
     geometry = FilterUpscaler("lanczos", scale, "rec709").geometry
     assert (geometry.q, geometry.p, geometry.scale) == (scale.denominator, scale.numerator, scale)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from loupe.config.base import Prepares, Settings, SettingsError
-from loupe.config.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, refused, text_of
+from loupe.config.base import DatasetSettings, Settings, SettingsError
+from loupe.config.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, format_value, quote_value
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 CROP_BLOCKS = 32  # of a training input, a side: fewer would see too much of a mirrored border
@@ -23,7 +23,7 @@ def _of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int |
     return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
-class Train(Prepares):
+class Train(DatasetSettings):
     """Fit one network; the fields of a network stand under its name."""
 
     STEP = "train"
@@ -39,7 +39,7 @@ class Train(Prepares):
     @model_validator(mode="after")
     def _known_scale(self) -> "Train":
         if self.scale not in TRAINED_SCALES:
-            raise ValueError(f"scale: must be 3:2, 2:1 or 3:1, got {text_of(self.scale)}")
+            raise ValueError(f"scale: must be 3:2, 2:1 or 3:1, got {format_value(self.scale)}")
         return self
 
 
@@ -159,7 +159,7 @@ class Perceptron(Trained):
         if self.patch != "whole":
             q, p = map(int, self.patch.split(":"))
             if Fraction(p, q) != self.scale:
-                raise ValueError(f"patch: must be q:p of the scale {text_of(self.scale)}, got {self.patch}")
+                raise ValueError(f"patch: must be q:p of the scale {format_value(self.scale)}, got {self.patch}")
         return self
 
     @model_validator(mode="after")
@@ -264,5 +264,5 @@ def owners(name: str) -> list[str]:
 
 def _named(kind: str, name: str, table: dict[str, Any]) -> Any:
     if name not in table:
-        raise SettingsError(f"{kind}: must be one of {', '.join(table)}, got {refused(name)}")
+        raise SettingsError(f"{kind}: must be one of {', '.join(table)}, got {quote_value(name)}")
     return table[name]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loupe.config.fields import refused, text_of
+from loupe.config.fields import format_value, quote_value
 from loupe.config.steps import Sweep
 from loupe.config.training import NETWORKS, OPTIMIZERS, Trained
 from loupe.errors import UsageError
@@ -38,7 +38,7 @@ def read(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        shown = "" if first["type"] == "value_error" else f", got {refused(first['input'])}"
+        shown = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
         raise UsageError(f"sweep: {file}: {place}: {rule}{shown}") from None
     except (UsageError, ValueError, OverflowError) as error:  # the latter two: of numbers beyond all bounds
         raise UsageError(f"sweep: {file}: {error}") from None
@@ -92,7 +92,7 @@ def _check(sweep: SweepFile) -> None:
         if condition and (not condition[1] or not (condition[0] in ("network", "optimizer") or _known(condition[0]))):
             raise UsageError(f"{place}: the condition must be a network, an optimizer or field=value")
     for key, values in sweep.search.items():
-        if isinstance(values, list) and (not values or len(set(map(text_of, sweep.choices(key)))) < len(values)):
+        if isinstance(values, list) and (not values or len(set(map(format_value, sweep.choices(key)))) < len(values)):
             raise UsageError(f"search.{key}: must hold values, each once, got {str(values)[:200]}")
         if isinstance(values, Range) and sweep.study.sampler == "grid":
             raise UsageError(f"search.{key}: a grid needs a list of values, got a range")

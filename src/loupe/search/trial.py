@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 import loupe
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.config.training import Train, Trained
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
@@ -226,7 +226,7 @@ def dataset_of(job: Job) -> Dataset:
     """
     if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _opened(job.dataset)
-    settings = settings_of("train", job.source | {"data_dir": job.place["data_dir"]})
+    settings = parse_settings("train", job.source | {"data_dir": job.place["data_dir"]})
     try:
         return preparation.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"])
     except UsageError as error:

@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.cli.progress import say, say_lines
-from loupe.config import settings_of
-from loupe.config.base import Prepares
-from loupe.config.fields import text_of
+from loupe.cli.progress import print_line, print_lines
+from loupe.config import parse_settings
+from loupe.config.base import DatasetSettings
+from loupe.config.fields import format_value
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_atomically
@@ -53,7 +53,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     shown, model = loaded.name, loaded.model
     scale = model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
-        raise UsageError(f"scale: {shown} upscales {text_of(scale)}, got {text_of(settings.scale)}")
+        raise UsageError(f"scale: {shown} upscales {format_value(scale)}, got {format_value(settings.scale)}")
     others = _beside(settings, scale, labels)
     pairs, where = _images(settings, scale, model.geometry.luminance)
     methods = {
@@ -81,8 +81,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
         records.log_metrics(scoring.metrics_of(scores, _kind(settings)))
     if settings.out:
         _write(Path(settings.out), summary)
-    say(f"{shown} on {where}, {len(pairs)} images ({settings.protocol})", settings.quiet)
-    say_lines(scoring.as_text(scores), settings.quiet)
+    print_line(f"{shown} on {where}, {len(pairs)} images ({settings.protocol})", settings.quiet)
+    print_lines(scoring.as_text(scores), settings.quiet)
     return summary
 
 
@@ -126,8 +126,8 @@ def _beside(settings: Evaluate, scale: "Fraction", labels: dict[str, str]) -> di
             continue
         loaded = _load(settings, name, scale)
         if loaded.model.geometry.scale != scale:
-            own = text_of(loaded.model.geometry.scale)
-            raise UsageError(f"beside: {loaded.name} upscales {own}, not {text_of(scale)}")
+            own = format_value(loaded.model.geometry.scale)
+            raise UsageError(f"beside: {loaded.name} upscales {own}, not {format_value(scale)}")
         found[labels[name]] = loaded.model
     return found
 
@@ -148,7 +148,7 @@ def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.
         return _sample_ridge(settings, scale) if file is None else ridge.read(file, scale)
 
 
-def _sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":
+def _sample_ridge(settings: DatasetSettings, scale: "Fraction") -> "np.ndarray":
     """The ridge of the bundled sample."""
     from loupe.data.preparation import open_or_prepare
     from loupe.upscalers import ridge
@@ -171,7 +171,7 @@ def _images(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pai
         from loupe.data.whole_photos import WholePhotos
 
         source = settings.photos or "sample"
-        listed = preparation.listed(settings_of("preprocess", {"source": source} | _shared(settings)))
+        listed = preparation.listed(parse_settings("preprocess", {"source": source} | _shared(settings)))
         return WholePhotos(listed, scale, settings.quiet), source
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
@@ -179,7 +179,7 @@ def _images(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pai
     cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
     cut |= _shared(settings)
-    return preparation.pairs_in_memory(settings_of("preprocess", cut), scale), str(settings.photos)
+    return preparation.pairs_in_memory(parse_settings("preprocess", cut), scale), str(settings.photos)
 
 
 def _shared(settings: Evaluate) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.steps import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
@@ -42,7 +42,7 @@ def run(settings: Preprocess) -> Dataset:
             records.log_file(image)
         records.log_tags({"loupe.folder": absolute(dataset.place)})
     skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.reasons().items()))
-    say(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
+    print_line(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
         f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
     return dataset
 

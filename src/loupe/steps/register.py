@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loupe.cli.progress import say
-from loupe.config.fields import scale_of, text_of
+from loupe.cli.progress import print_line
+from loupe.config.fields import format_value, parse_scale
 from loupe.config.steps import Register
 from loupe.errors import UsageError
 
@@ -56,14 +56,16 @@ def run(settings: Register) -> Registration:
     from loupe.tracking import models, records, registration, runs
 
     runs.tag_project_run()
-    run_id = runs.find_best_run(text_of(settings.scale), settings.smoke) if settings.run == "best" else settings.run
+    run_id = (
+        runs.find_best_run(format_value(settings.scale), settings.smoke) if settings.run == "best" else settings.run
+    )
     trained = runs.get_run(run_id, "run")
     tags, trained_with = trained.data.tags, runs.read_settings(trained)
     if tags.get("loupe.step") not in ("train", "trial") or trained.info.status != "FINISHED":
         raise UsageError(f"run: must be the id of a finished train run or trial, got {run_id!r}")
-    scale = scale_of(trained_with["scale"])
+    scale = parse_scale(trained_with["scale"])
     dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], trained_with["dataset"])
-    model = models.load_keras(models.ModelReference(run_id, f"runs:/{run_id}/model", run_id))
+    model = models.load_keras(models.ModelReference.of_run(run_id))
     upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
     is_champion = champion is not None and champion.run_id == run_id
     with (
@@ -99,7 +101,7 @@ def run(settings: Register) -> Registration:
         records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **gate.tags})
         records.log_metrics(gate.metrics)
     result = Registration(version.name, str(version.version), is_champion, reason)
-    say(str(result), settings.quiet)
+    print_line(str(result), settings.quiet)
     return result
 
 

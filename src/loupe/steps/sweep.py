@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.cli.progress import say
-from loupe.config import settings_of
-from loupe.config.fields import without_password
+from loupe.cli.progress import print_line
+from loupe.config import parse_settings
+from loupe.config.fields import hide_password
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError, UsageError
 
@@ -29,13 +29,13 @@ def run(settings: Sweep) -> str | None:
     sweep = sweep_loader.read(settings.sweep, settings)
     place = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
-        say(_dashboard(place), settings.quiet)
+        print_line(_dashboard(place), settings.quiet)
         return None
     cores = worker_pool.cores(settings.scheduler)  # fails before anything is written if the scheduler is unreachable
     workers = settings.workers or cores
     count = min(sweep.trials(), settings.max_trials or sweep.trials())
     points = len(sweep.arms()) if sweep.study.sampler == "grid" else sweep.trials()
-    say(f"sweep {sweep.name}: {points} points, {sweep.trials()} trials, {workers} workers", settings.quiet)
+    print_line(f"sweep {sweep.name}: {points} points, {sweep.trials()} trials, {workers} workers", settings.quiet)
     database = study_storage.opened(place) if "://" in place else None
     if database is None:
         study_storage.check_journal(Path(place))
@@ -75,7 +75,7 @@ def _dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
     shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
     source = _source(settings, sweep)
-    return preparation.open_or_prepare(settings_of("train", source | shared), source["dataset"])
+    return preparation.open_or_prepare(parse_settings("train", source | shared), source["dataset"])
 
 
 def _source(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
 
     for run_id in kept:
         run = runs.get_run(run_id, "run")
-        given = settings_of("train", runs.read_settings(run) | {"quiet": True})
+        given = parse_settings("train", runs.read_settings(run) | {"quiet": True})
         if not trials.has_model(run_id):
             if run_id == best:  # taken from another sweep, which did not keep it
                 trained = train.run(given)
@@ -190,7 +190,7 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
             continue
         if "test/mae" in run.data.metrics:
             continue
-        model = models.load_keras(models.ModelReference(run_id, f"runs:/{run_id}/model", run_id))
+        model = models.load_keras(models.ModelReference.of_run(run_id))
         weights = ridge.kept(dataset, given.scale)
         with records.log_to_run(run_id):
             points = trials.load_points(run_id)
@@ -198,8 +198,8 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
-    registered = register.run(settings_of("register", {"run": best, "quiet": True} | shared))
-    say(str(registered), settings.quiet)
+    registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
+    print_line(str(registered), settings.quiet)
 
 
 def _tell(settings: Sweep, held: "Trials", best: str | None, place: str) -> None:
@@ -208,16 +208,16 @@ def _tell(settings: Sweep, held: "Trials", best: str | None, place: str) -> None
     table = held.table()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
     taken = int(table[REUSED].sum()) if len(table) else 0
-    say(f"sweep {held.sweep.name}: {states}; {taken} taken from earlier runs", settings.quiet)
+    print_line(f"sweep {held.sweep.name}: {states}; {taken} taken from earlier runs", settings.quiet)
     first = held.best_first()
     if first:
         fields = ", ".join(f"{name}={value}" for name, value in first[0].params.items())
-        say(f"best: {held.sweep.study.metric} {first[0].value:.5f}, run {best}: {fields}", settings.quiet)
-    say(f"compare the trials: mlflow ui; the study: {_dashboard(place)}", settings.quiet)
+        print_line(f"best: {held.sweep.study.metric} {first[0].value:.5f}, run {best}: {fields}", settings.quiet)
+    print_line(f"compare the trials: mlflow ui; the study: {_dashboard(place)}", settings.quiet)
 
 
 def _dashboard(place: str) -> str:
-    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(without_password(place))}"
+    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(hide_password(place))}"
 
 
 if __name__ == "__main__":

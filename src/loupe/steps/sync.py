@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.steps import Sync
 
 
@@ -16,7 +16,7 @@ def run(settings: Sync) -> int:
 
     uploaded = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)
     if not uploaded:
-        say(f"no run to upload in {settings.folder}", settings.quiet)
+        print_line(f"no run to upload in {settings.folder}", settings.quiet)
     return uploaded
 
 

@@ -5,9 +5,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from loupe.cli.progress import say, say_lines
-from loupe.config import settings_of
-from loupe.config.fields import text_of
+from loupe.cli.progress import print_line, print_lines
+from loupe.config import parse_settings
+from loupe.config.fields import format_value
 from loupe.config.training import Train
 from loupe.errors import UsageError
 
@@ -66,9 +66,9 @@ def run(settings: Train) -> Result:
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
         models.log_keras_model(model, Geometry.of_name(model.name))
         models.log_model_metrics(fit.points)
-        say_lines(scoring.as_text(summary), settings.quiet)
+        print_lines(scoring.as_text(summary), settings.quiet)
         checkpoints.remove_checkpoint()
-    say(
+    print_line(
         f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",
         settings.quiet,
     )
@@ -90,13 +90,13 @@ def continued(settings: Train) -> Any:
         raise UsageError(f"resume: run {settings.resume} is still running")
     before = runs.read_settings(run)
     free = {"resume", "data_dir", "scheduler", "quiet"}
-    given = {name: text_of(getattr(settings, name)) for name in settings.model_fields_set}
+    given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
     for name in sorted(given.keys() - free):
         default = type(settings).model_fields[name].default
-        if given[name] not in (before.get(name), text_of(default)):
+        if given[name] not in (before.get(name), format_value(default)):
             raise UsageError(f"{name}: run {settings.resume} was started with {before.get(name)}, got {given[name]}")
     old = {name: value for name, value in before.items() if name not in free}
-    return settings_of("train", old | {name: value for name, value in given.items() if name in free})
+    return parse_settings("train", old | {name: value for name, value in given.items() if name in free})
 
 
 if __name__ == "__main__":

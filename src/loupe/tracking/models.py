@@ -1,4 +1,4 @@
-"""Networks in MLflow: logged with their run, found by what a user calls them, registered, promoted."""
+"""Logs models to MLflow, finds them by name, and loads them."""
 
 import tempfile
 from dataclasses import dataclass
@@ -9,14 +9,13 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from loupe.config.fields import text_of
-from loupe.errors import UsageError, first_line
+from loupe.config.fields import CHAMPION
+from loupe.errors import UsageError, describe_error
 from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
-CHAMPION = "champion"
-KERAS_FILE = "data/model.keras"  # in what MLflow's Keras flavour logs
+KERAS_FILE = "data/model.keras"  # where MLflow's Keras flavour saves the model
 ONNX_FILE = "onnx/model.onnx"
 PHOTO_MODEL = "loupe-photo"
 REGISTERED_NAMES = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
@@ -24,15 +23,26 @@ REGISTERED_NAMES = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A network that a user named: where it can be loaded from, and the run that made it, where known."""
+    """Says where a model can be loaded from.
 
-    shown: str  # for people
-    uri: str  # of MLflow, or a file
+    Args:
+        name: shown to the user.
+        uri: a URI of MLflow or the path of a `.keras` file.
+        run_id: the run that trained it; None if unknown.
+    """
+
+    name: str
+    uri: str
     run_id: str | None = None
+
+    @classmethod
+    def of_run(cls, run_id: str, name: str | None = None) -> "ModelReference":
+        """Refer to the model that a run logged."""
+        return cls(name or run_id, f"runs:/{run_id}/model", run_id)
 
 
 def log_keras_model(model: Any, geometry: Geometry) -> None:
-    """Log a Keras model with the open run, uncompiled, with its geometry."""
+    """Log a Keras model, uncompiled, to the open run."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         model.save(file)
@@ -40,98 +50,97 @@ def log_keras_model(model: Any, geometry: Geometry) -> None:
 
 
 def log_model_metrics(points: list[dict[str, Any]]) -> None:
-    """Link the final metrics of the run to the model that it logged last, and to its dataset.
+    """Link the final metrics of the run to its last logged model and to its dataset.
 
     Args:
-        points: of the learning curve, each with its step and its metrics, val/mae among them; [] without a curve.
+        points: the points of the learning curve; each has a step and metrics, with val/mae. [] without a curve.
     """
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
 
 
 def geometry_tags(geometry: Geometry) -> dict[str, str]:
-    """What must be known of a model to use it, as tags."""
+    """Return the properties that a caller of the model needs, as tags."""
     return {name: str(getattr(geometry, name)) for name in ("q", "p", "min_side", "halo", "luminance")}
 
 
-def load_keras(found: ModelReference) -> Any:
-    """The Keras model of a .keras file, or of what `log_keras_model` has logged.
+def load_keras(reference: ModelReference) -> Any:
+    """Load the Keras model of a `.keras` file or of a model that `log_keras_model` logged.
 
-    That one file is all that is read. MLflow's own loader would take whatever its MLmodel names, graphs of TensorFlow
-    too, which may hold operations that write files.
+    Only this one file is read. MLflow's own loader runs whatever loader an MLmodel names, and TensorFlow graphs can
+    write files.
 
     Raises:
-        UsageError: it cannot be loaded, holds code, or takes no grey images.
+        UsageError: the file cannot be loaded, contains code, or its model does not take grey images.
     """
     from loupe.models import keras_file
 
     try:
-        if Path(found.uri).is_file():
-            return keras_file.load(Path(found.uri))
+        if Path(reference.uri).is_file():
+            return keras_file.load(Path(reference.uri))
         with tempfile.TemporaryDirectory() as folder:
-            return keras_file.load(_copy(found.uri, folder))
-    except Exception as error:  # whatever the file leads Keras to
-        within = str(error).rpartition("Exception encountered: ")[2]  # Keras tells the cause last
-        raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(ValueError(within))}") from None
+            return keras_file.load(_download_keras_file(reference.uri, folder))
+    except Exception as error:  # Keras raises any class for a damaged file
+        cause = str(error).rpartition("Exception encountered: ")[2]  # at the end of Keras's message
+        raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
 
 
-def _copy(uri: str, folder: str) -> Path:
-    """A copy in `folder` of the .keras file of what MLflow keeps at a URI; raises ValueError where it has none."""
-    try:
-        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS_FILE}", dst_path=folder))
-    except (MlflowException, OSError):
-        raise ValueError(f"there is no {KERAS_FILE} in it, or it cannot be read") from None
-
-
-def find_model(model: str, scale: Fraction) -> ModelReference | None:
-    """Find a network by what a user calls it; None where the champion is asked for and there is none yet.
+def find_model(name: str) -> ModelReference:
+    """Find a model by a URI of MLflow or a file name.
 
     Args:
-        model: `champion`, `models:/…`, `runs:/<id>/model`, or a file.
-        scale: of the champion.
+        name: `models:/…`, `runs:/<id>/model`, or a file.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: no such model.
     """
-    if model == CHAMPION:
-        version = get_champion(scale)
-        if version is None:
-            return None
-        return ModelReference(
-            f"models:/{version.name}@{CHAMPION} (version {version.version})", version.source, version.run_id
-        )
-    if model.startswith(("runs:/", "models:/")):
+    if name.startswith(("runs:/", "models:/")):
         create_store()
         try:
-            info = mlflow.models.get_model_info(model)
-            name = mlflow.get_run(info.run_id).info.run_name
-        except Exception as error:  # an MLmodel may hold anything
-            raise UsageError(f"model: no model {model!r}: {first_line(error)}") from None
-        return ModelReference(f"{name} ({model})", model, info.run_id)
-    if Path(model).is_file():
-        return ModelReference(model, model)
-    raise UsageError(f"model: must be champion, a registry or run URI, a file or a baseline, got {model!r}")
+            run_id = mlflow.models.get_model_info(name).run_id
+            return ModelReference(f"{mlflow.get_run(run_id).info.run_name} ({name})", name, run_id)
+        except Exception as error:  # a damaged MLmodel raises any class
+            raise UsageError(f"model: no model {name!r}: {describe_error(error)}") from None
+    if Path(name).is_file():
+        return ModelReference(name, name)
+    raise UsageError(f"model: must be {CHAMPION}, a registry or run URI, or a file that exists, got {name!r}")
+
+
+def find_champion(scale: Fraction) -> ModelReference | None:
+    """Find the champion of a scale factor; None if there is none yet."""
+    version = get_champion(scale)
+    if version is None:
+        return None
+    name = f"models:/{version.name}@{CHAMPION} (version {version.version})"
+    return ModelReference(name, version.source, version.run_id)
 
 
 def get_champion(scale: Fraction) -> Any:
-    """The version of the scale's registered model that is champion, or None."""
+    """Return the model version that is the champion of a scale factor; None if there is none yet."""
     create_store()
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED_NAMES[scale], CHAMPION)
     except KeyError:
         return None
-    except MlflowException as error:  # a server that does not answer is no sign that there is none
+    except MlflowException as error:  # other codes say nothing about the champion, such as an unreachable server
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
 
 
 def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None:
-    """A copy in `folder` of a run's artifact, or None where the run has none of this name."""
-    above = str(Path(name).parent)
+    """Download an artifact of a run to a folder; returns None if the run does not have it."""
     if run_id is None:
         return None
-    there = mlflow.MlflowClient().list_artifacts(run_id, None if above == "." else above)
-    if name not in [item.path for item in there]:
+    parent = str(Path(name).parent)
+    artifacts = mlflow.MlflowClient().list_artifacts(run_id, None if parent == "." else parent)
+    if name not in [artifact.path for artifact in artifacts]:
         return None
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder))
+
+
+def _download_keras_file(uri: str, folder: str) -> Path:
+    try:
+        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS_FILE}", dst_path=folder))
+    except (MlflowException, OSError):
+        raise ValueError(f"there is no {KERAS_FILE} in it, or it cannot be read") from None

@@ -9,7 +9,7 @@ from typing import Any
 import mlflow
 
 import loupe
-from loupe.config.fields import text_of
+from loupe.config.fields import CHAMPION, format_value
 from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import scoring
@@ -85,6 +85,7 @@ def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pair
         champion: the model version of the champion, or None.
         pairs: the validation split of the challenger's dataset.
     """
+    defender: UpscalingModel
     if champion is None:
         name, defender = "nearest", FilterUpscaler("nearest", challenger.geometry.scale)
     else:
@@ -117,7 +118,7 @@ def register_model(run_id: str, scale: Fraction, description: str, tags: dict[st
     """
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     _create_registered_model(
-        name, f"Upscales grey images in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
+        name, f"Upscales grey images in [-1, 1], (n, h, w, 1), {format_value(scale)}; trained by Loupe."
     )
     versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
     if not versions:
@@ -131,7 +132,7 @@ def register_model(run_id: str, scale: Fraction, description: str, tags: dict[st
 
 def set_champion(scale: Fraction, version: str) -> None:
     """Make a version the champion of its scale factor."""
-    mlflow.MlflowClient().set_registered_model_alias(models.REGISTERED_NAMES[scale], models.CHAMPION, version)
+    mlflow.MlflowClient().set_registered_model_alias(models.REGISTERED_NAMES[scale], CHAMPION, version)
 
 
 def register_photo_model(scale: Fraction, onnx: Path, name: str) -> str:
@@ -155,7 +156,7 @@ def register_photo_model(scale: Fraction, onnx: Path, name: str) -> str:
             file = models.download_artifact(version.run_id, models.ONNX_FILE, str(folder))
         files[other] = file or bundled.file(bundled.DEFAULT_SIZE, other)
         names.append(
-            f"{version.name} version {version.version}" if file else f"the bundled network of {text_of(other)}"
+            f"{version.name} version {version.version}" if file else f"the bundled network of {format_value(other)}"
         )
     model_uri = _log_photo_model(files)
     _create_registered_model(models.PHOTO_MODEL, "Upscales photos: an image file in base64 in, one out.")
@@ -163,7 +164,7 @@ def register_photo_model(scale: Fraction, onnx: Path, name: str) -> str:
     made = client.create_model_version(
         models.PHOTO_MODEL, model_uri, run_id, description=f"Photos by {', '.join(names)}."
     )
-    client.set_registered_model_alias(models.PHOTO_MODEL, models.CHAMPION, made.version)
+    client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, made.version)
     return f"models:/{models.PHOTO_MODEL}/{made.version}"
 
 

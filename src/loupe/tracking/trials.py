@@ -38,7 +38,7 @@ ASKING = 8  # requests at a time
 def compute_key(settings: Settings, digest: str, code: str) -> str:
     """What a result depends on: settings with the seed, the dataset's digest, the code; as a hash."""
     place = ("dataset", "data_dir", "scheduler", "threads", "resume")
-    texts = {name: text for name, text in settings.texts().items() if name not in place}
+    texts = {name: text for name, text in settings.to_texts().items() if name not in place}
     return hashlib.sha256(json.dumps([texts, digest, code], sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -61,7 +61,7 @@ def trial_run(
     tags = runs.build_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
     with signals.as_exits():
         run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
-        with runs.close_run_at_exit(settings.texts(), settings.quiet):
+        with runs.close_run_at_exit(settings.to_texts(), settings.quiet):
             yield run.info.run_id
 
 

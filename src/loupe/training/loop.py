@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from loupe.cli.progress import Bar
+from loupe.cli.progress import ProgressBar
 from loupe.config.base import Settings
 from loupe.config.training import OPTIMIZERS, Convolutional, Trained
 from loupe.data.dataset import Pairs
@@ -96,8 +96,8 @@ def fit(
     evaluator = KerasUpscaler(model)
     if not resume:
         best = _point(model, evaluator, settings, progress, train, validation, {}, report, best)
-    with Bar(f"training {settings.network}", settings.steps, settings.quiet) as bar:
-        bar.at(progress.step)
+    with ProgressBar(f"training {settings.network}", settings.steps, settings.quiet) as bar:
+        bar.update(progress.step)
         while progress.step < settings.steps and not _patience_is_over(settings, progress):
             stop = min(settings.steps, (progress.step // settings.eval_every + 1) * settings.eval_every)
             started = time.perf_counter()
@@ -107,13 +107,15 @@ def fit(
             progress.step, progress.seconds = stop, progress.seconds + seconds
             more = {"train/patch_loss": loss, "patches_per_second": shown}
             best = _point(model, evaluator, settings, progress, train, validation, more, report, best)
-            bar.at(stop, f"validation mae {progress.points[-1]['metrics']['val/mae']:.4f}")
+            bar.update(stop, f"validation mae {progress.points[-1]['metrics']['val/mae']:.4f}")
     for variable, value in zip(model.weights, best, strict=True):
         variable.assign(value)
     return progress
 
 
-def _steps(model: keras.Model, settings: Trained, batch: Callable[[int], Any], steps: range, bar: Bar) -> float:
+def _steps(
+    model: keras.Model, settings: Trained, batch: Callable[[int], Any], steps: range, bar: ProgressBar
+) -> float:
     """Train so many steps, each on its own batch; gives the mean loss. Raises LoupeError where it is no number."""
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     losses = []
@@ -127,7 +129,7 @@ def _steps(model: keras.Model, settings: Trained, batch: Callable[[int], Any], s
                     f"training: the loss is {losses[-1]} at step {step + 1}; "
                     f"the last good checkpoint is of step {steps.start}; lower learning_rate"
                 )
-            bar.at(step + 1)
+            bar.update(step + 1)
     return float(np.mean(losses))
 
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from loupe.config.fields import text_of
+from loupe.config.fields import format_value
 from loupe.config.training import Ridge, Train, Trained
 from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
@@ -42,10 +42,10 @@ def build_network(
 def describe(settings: Train) -> str:
     """Return a short name of the variant for run lists: `perceptron 10:15 2048,1024 tanh rmsprop`."""
     if not isinstance(settings, Trained):
-        return f"{settings.network} {text_of(settings.scale)}"
+        return f"{settings.network} {format_value(settings.scale)}"
     parts = {
         "perceptron": ("patch", "hidden", "activation", "optimizer"),
         "convolutional": ("scale", "filters", "layers", "optimizer"),
     }
-    chosen = [text_of(getattr(settings, name)) for name in parts[settings.network]]
+    chosen = [format_value(getattr(settings, name)) for name in parts[settings.network]]
     return " ".join([settings.network, *chosen, *(["skip"] if settings.skip == "ridge" else [])])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.data.dataset import Dataset, Pairs
-from loupe.errors import LoupeError, first_line
+from loupe.errors import LoupeError, describe_error
 from loupe.imaging.atomic import remove_leftovers, write_atomically
 from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
@@ -65,7 +65,7 @@ def read(file: Path, scale: Fraction) -> np.ndarray:
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
             raise ValueError(f"it holds {weights.dtype} {weights.shape}")
     except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:  # AttributeError: of an archive
-        raise LoupeError(f"ridge: {str(file)!r} is no ridge of {p}:{q}: {first_line(error)}") from None
+        raise LoupeError(f"ridge: {str(file)!r} is no ridge of {p}:{q}: {describe_error(error)}") from None
     return weights
 
 
