@@ -7,19 +7,19 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SUFFIX = ".run.sqlite"
 APPLICATION_ID = 0x4C6F7570  # marks the files of this class
+# record 0 describes the run
 TABLE = """
 CREATE TABLE IF NOT EXISTS records (
     number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body TEXT NOT NULL, file_name TEXT, content BLOB
 )
 """
-RUN = 0  # the number of the record that describes the run
 LOCK_TIMEOUT_S = 60.0
 ATTEMPTS = 1000  # to create a file in a folder that other processes remove when it is empty
 
@@ -56,13 +56,14 @@ class RunBuffer:
         if not file.exists():
             raise FileNotFoundError(file)
         self.file = file
-        self._database = _connect(file)
         try:
+            # two threads can share the connection, since no transaction spans statements
+            self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             if self._execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raise ValueError(f"{file.name} is not a buffered run")
-            self.description  # noqa: B018 # raises for a damaged file
-        except (OSError, ValueError) as error:
-            self._database.close()
+            self.unsent()
+            self.description  # noqa: B018 # raises ValueError for a damaged file
+        except (sqlite3.DatabaseError, OSError) as error:
             raise ValueError(str(error)) from None
 
     @classmethod
@@ -74,30 +75,28 @@ class RunBuffer:
             description: run_id, experiment, name, start_time, tags and params of the run.
         """
         text = json.dumps(description)
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             with suppress(FileNotFoundError, FileExistsError):
                 file.parent.mkdir(parents=True, exist_ok=True)
-            database = _connect(file)
             try:
-                database.execute("BEGIN IMMEDIATE")  # a killed process leaves the whole table or none
-                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                database.execute(TABLE)
-                database.execute(
-                    "INSERT OR REPLACE INTO records (number, kind, body) VALUES (?, 'run', ?)", (RUN, text)
-                )
-                database.execute("COMMIT")
-                return cls(file)
+                with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
+                    database.execute("BEGIN IMMEDIATE")  # a killed process leaves the whole table or none
+                    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    database.execute(TABLE)
+                    database.execute(
+                        "INSERT OR REPLACE INTO records (number, kind, body) VALUES (0, 'run', ?)", [text]
+                    )
+                    database.execute("COMMIT")
+                break
             except sqlite3.OperationalError as error:
-                if file.parent.is_dir():
+                if attempt == ATTEMPTS - 1:
                     raise OSError(f"{file}: {error}") from None
-            finally:
-                database.close()
-        raise OSError(f"{file}: cannot be created")
+        return cls(file)
 
     @property
     def description(self) -> dict[str, Any]:
         """The description that `create` got, with the changes of `describe`."""
-        row = self._execute("SELECT body FROM records WHERE number = ?", RUN).fetchone()
+        row = self._execute("SELECT body FROM records WHERE number = 0").fetchone()
         if row is None:
             raise ValueError(f"{self.file.name} does not describe a run")
         found: dict[str, Any] = json.loads(row[0])
@@ -105,7 +104,7 @@ class RunBuffer:
 
     def describe(self, description: dict[str, Any]) -> None:
         """Replace the description of the run."""
-        self._execute("UPDATE records SET body = ? WHERE number = ?", json.dumps(description), RUN)
+        self._execute("UPDATE records SET body = ? WHERE number = 0", json.dumps(description))
 
     def append(self, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
         """Add a record with a copy of its file."""
@@ -164,8 +163,3 @@ class RunBuffer:
             return self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:  # such as a full disk
             raise OSError(f"{self.file}: {error}") from None
-
-
-def _connect(file: Path) -> sqlite3.Connection:
-    # without transactions that span statements, two threads can share the connection
-    return sqlite3.connect(file, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
