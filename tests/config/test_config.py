@@ -15,13 +15,13 @@ from loupe.config.training import (
     NETWORKS,
     OPTIMIZERS,
     TRAINED_SCALES,
+    GradientTrain,
     Optimizer,
-    Trained,
+    build_train_class,
     owners,
-    train_class,
 )
 
-TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]
+TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, GradientTrain)]
 TRAIN = [
     *({"network": network, "optimizer": optimizer} for network in TRAINED for optimizer in OPTIMIZERS),
     *({"network": network} for network in NETWORKS if network not in TRAINED),
@@ -31,7 +31,11 @@ CLASSES = [*((step, {}) for step in STEPS), *(("train", given) for given in TRAI
 # Every field once: (step, what has to be given to get its class, name).
 FIELDS = [
     *((step, {}, name) for step, settings in STEPS.items() if step != "train" for name in settings.model_fields),
-    *(("train", {"network": network}, name) for network in NETWORKS for name in train_class(network).model_fields),
+    *(
+        ("train", {"network": network}, name)
+        for network in NETWORKS
+        for name in build_train_class(network).model_fields
+    ),
     *(
         ("train", {"network": TRAINED[0], "optimizer": optimizer}, name)
         for optimizer, settings in OPTIMIZERS.items()
@@ -42,7 +46,7 @@ BOUNDS = {"ge": -1, "le": 1, "gt": 0, "lt": 0}  # kind -> which way the nearest 
 
 
 def field_of(step: str, given: dict[str, str], name: str) -> Any:
-    return (train_class(**given) if step == "train" else STEPS[step]).model_fields[name]
+    return (build_train_class(**given) if step == "train" else STEPS[step]).model_fields[name]
 
 
 def bounds_of(info: Any) -> list[tuple[str, Any]]:
@@ -145,7 +149,7 @@ def test_an_unknown_field_is_refused_by_its_name(step: str) -> None:
 
 @pytest.mark.parametrize("given", TRAIN, ids=named)
 def test_a_field_of_another_network_or_optimizer_is_refused_with_its_owner(given: dict[str, str]) -> None:
-    own = train_class(**given).model_fields
+    own = build_train_class(**given).model_fields
     foreign = {
         name: f"{kind}={key}"
         for kind, table in (("network", NETWORKS), ("optimizer", OPTIMIZERS))
@@ -192,7 +196,7 @@ def test_every_settings_class_is_reachable() -> None:
 
 
 def written_below(settings: type[Settings]) -> list[type[Settings]]:
-    """The subclasses that modules of Loupe define, without those that train_class puts together."""
+    """The subclasses that modules of Loupe define, without those that build_train_class puts together."""
     ours = [sub for sub in settings.__subclasses__() if sub.__module__.startswith("loupe.")]
     below = [sub for sub in ours if getattr(sys.modules[sub.__module__], sub.__name__, None) is sub]
     return [*below, *(deeper for sub in below for deeper in written_below(sub))]
@@ -335,13 +339,13 @@ def test_smoke_with_seconds_sets_no_steps() -> None:
 def test_steps_that_were_measured_bring_what_follows_from_them(network: str, smoke: str) -> None:
     given = {"network": network, "schedule": "exponential", "smoke": smoke, "learning_rate": "0.01"}
     timed = parse_settings("train", given | {"seconds": "30"})
-    assert timed.of_steps(3200).model_dump() == parse_settings("train", given | {"steps": "3200"}).model_dump()
-    assert (timed.of_steps(3200).decay_steps, timed.of_steps(3200).eval_every) == (48, 200)
-    assert timed.of_steps(1).eval_every == 1
-    assert type(timed.of_steps(9)) is type(timed)
-    own = parse_settings("train", given | {"seconds": "30", "eval_every": "5", "decay_steps": "6"}).of_steps(3200)
+    assert timed.with_steps(3200).model_dump() == parse_settings("train", given | {"steps": "3200"}).model_dump()
+    assert (timed.with_steps(3200).decay_steps, timed.with_steps(3200).eval_every) == (48, 200)
+    assert timed.with_steps(1).eval_every == 1
+    assert type(timed.with_steps(9)) is type(timed)
+    own = parse_settings("train", given | {"seconds": "30", "eval_every": "5", "decay_steps": "6"}).with_steps(3200)
     assert (own.eval_every, own.decay_steps, own.seconds) == (5, 6, None)
-    assert parse_settings("train", given | {"steps": "7"}).of_steps(3200).steps == 3200
+    assert parse_settings("train", given | {"steps": "7"}).with_steps(3200).steps == 3200
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch, photos):
     shutil.copytree(photos, "photos")
     for file, size in (("a/model.onnx", "tiny"), ("b/model.onnx", "base"), ("c/lanczos.onnx", "tiny")):
         (tmp_path / file).parent.mkdir()
-        shutil.copyfile(bundled.file(size, Fraction(3, 2)), file)
+        shutil.copyfile(bundled.find_file(size, Fraction(3, 2)), file)
     yield tmp_path
     mlflow.set_tracking_uri(before)
 

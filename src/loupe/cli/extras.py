@@ -4,8 +4,8 @@ PACKAGE = "loupe-upscale"
 # The packages of each extra, as in pyproject.toml. Its metadata is not used: a checkout need not be installed.
 EXTRAS = {
     "train": (
-        "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "pyarrow", "pandas",
-        "requests", "matplotlib", "scipy", "jinja2", "sqlalchemy", "psutil", "onnx", "tf2onnx",
+        "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "joblib", "pyarrow",
+        "pandas", "requests", "matplotlib", "scipy", "jinja2", "sqlalchemy", "psutil", "onnx", "tf2onnx",
     ),
     "cluster": ("distributed", "psycopg", "s3fs"),
     "demo": ("gradio",),

@@ -112,7 +112,7 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        with signals.as_exits():
+        with signals.raise_on_signals():
             importlib.import_module(f"loupe.steps.{step}").run(settings)
     except UsageError as error:
         return _complain(f"loupe {step}", str(error), 2)
@@ -123,9 +123,9 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
             raise  # a fault of ours
         return _complain(f"loupe {step}", (str(error) or type(error).__name__).splitlines()[0], 1)
     except KeyboardInterrupt:
-        return _complain(f"loupe {step}", "interrupted", signals.SIGNALLED + signal.SIGINT)
+        return _complain(f"loupe {step}", "interrupted", signals.SIGNAL_STATUS + signal.SIGINT)
     except signals.Terminated:
-        return _complain(f"loupe {step}", "terminated", signals.SIGNALLED + signal.SIGTERM)
+        return _complain(f"loupe {step}", "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     return 0
 
 

@@ -53,12 +53,12 @@ def parse_settings(step: str, given: dict[str, Any]) -> Any:
     """
     settings = STEPS[step]
     if step == "train":
-        from loupe.config.training import train_class
+        from loupe.config.training import build_train_class
 
         for name in ("network", "optimizer"):
             if not isinstance(given.get(name, ""), str):
                 raise SettingsError(f"{name}: must be a name, got {quote_value(given[name])}")
-        settings = train_class(given.get("network", "convolutional"), given.get("optimizer"))
+        settings = build_train_class(given.get("network", "convolutional"), given.get("optimizer"))
     try:
         return settings.model_validate(given)
     except ValidationError as error:

@@ -172,7 +172,6 @@ class Report(DatasetSettings):
     out: str = field("report", "the folder to write report.html, report.md and results.parquet to")
     sweeps: str = field("sweeps", "folder of the sweep files with the claims")
     dataset: Text = field(None, "judge by runs on this dataset", rule="none, a name or digest; that of most trials")
-    readme: Text = field(None, "rewrite the report's tables in this file", rule="none or a file")
 
 
 class Sync(Settings):

@@ -43,7 +43,7 @@ class Train(DatasetSettings):
         return self
 
 
-class Trained(Train):
+class GradientTrain(Train):
     """A network that is trained by steps of an optimizer."""
 
     skip: Literal["none", "ridge"] = field("none", "ridge: a trainable linear branch that starts as the ridge")
@@ -94,19 +94,19 @@ class Trained(Train):
     SMOKE = {"steps": 12}
 
     @model_validator(mode="after")
-    def _steps_are_known(self) -> "Trained":
+    def _steps_are_known(self) -> "GradientTrain":
         for name in ("decay_steps", "eval_every"):
             if self.seconds is None and getattr(self, name) is None:
                 raise ValueError(f"{name}: must be >= 1, got none")
         return self
 
-    def of_steps(self, steps: int) -> "Trained":
+    def with_steps(self, steps: int) -> "GradientTrain":
         """The same with `seconds` replaced by so many steps, and what follows from them."""
         given = {name: getattr(self, name) for name in self.model_fields_set - {"seconds"}}
         return type(self).model_validate(given | {"steps": steps})
 
 
-class Convolutional(Trained):
+class Convolutional(GradientTrain):
     """Convolutions between fold and unfold: small blocks, a wide view."""
 
     network: Literal["convolutional"] = field("convolutional", "this network")
@@ -131,7 +131,7 @@ class Convolutional(Trained):
         return self
 
 
-class Perceptron(Trained):
+class Perceptron(GradientTrain):
     """The study's networks: dense layers from a patch of the input to its patch of the label."""
 
     network: Literal["perceptron"] = field("perceptron", "this network")
@@ -235,14 +235,14 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 
 @cache
-def train_class(network: str, optimizer: str | None = None) -> type[Train]:
+def build_train_class(network: str, optimizer: str | None = None) -> type[Train]:
     """The settings class of `train` for one network and, where it is trained by steps, one optimizer.
 
     Raises:
         SettingsError: one of the names is unknown.
     """
     chosen = _named("network", network, NETWORKS)
-    if not issubclass(chosen, Trained):
+    if not issubclass(chosen, GradientTrain):
         return chosen
     optimizer = optimizer or chosen.model_fields["optimizer"].default
     added = _named("optimizer", optimizer, OPTIMIZERS)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from loupe.config import parse_settings
 from loupe.config.fields import format_value, quote_value
-from loupe.config.training import NETWORKS, OPTIMIZERS, Train, train_class
+from loupe.config.training import NETWORKS, OPTIMIZERS, Train, build_train_class
 from loupe.report.claims import Claim
 
 Chosen = dict[str, Any]  # a key of [search] -> one of its values
@@ -148,7 +148,7 @@ class SweepFile(BaseModel):
         given |= {field_of(key): value for key, value in chosen.items()}
         if field not in given:
             network = str(given.get("network", Train.model_fields["network"].default))
-            fields = train_class(network, given.get("optimizer") if field != "optimizer" else None).model_fields
+            fields = build_train_class(network, given.get("optimizer") if field != "optimizer" else None).model_fields
             return format_value(fields[field].default) if field in fields else None
         return format_value(given[field])
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from loupe.config.fields import format_value, quote_value
 from loupe.config.steps import Sweep
-from loupe.config.training import NETWORKS, OPTIMIZERS, Trained
+from loupe.config.training import NETWORKS, OPTIMIZERS, GradientTrain
 from loupe.errors import UsageError
 from loupe.search.sweep_file import PLACE, Chosen, Range, SweepFile, condition_of, field_of
 
@@ -78,7 +78,7 @@ def _changed(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {field_of(key) for key in given.get("search", {})}
-        sizes = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (Trained, *NETWORKS.values())))
+        sizes = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         for name in sizes - searched:
             train = {key: value for key, value in train.items() if field_of(key) != name}
         train["smoke"] = True

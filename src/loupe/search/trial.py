@@ -15,7 +15,7 @@ from optuna.trial import Trial, TrialState
 
 import loupe
 from loupe.config import parse_settings
-from loupe.config.training import Train, Trained
+from loupe.config.training import GradientTrain, Train
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
@@ -120,7 +120,7 @@ def _trained(
     with clock:
         dataset = dataset_of(job)
         pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
-        weights = ridge.kept(dataset, settings.scale)
+        weights = ridge.load_or_fit(dataset, settings.scale)
         model = build_network(
             settings, pairs[0], dataset.settings["luminance"], weights, training_runs.load_start(settings)
         )
@@ -167,9 +167,9 @@ def _fitted(
     """Train, and tell MLflow and Optuna of each point; gives the points of the curve."""
     from loupe.training import loop
 
-    if not isinstance(settings, Trained):
+    if not isinstance(settings, GradientTrain):
         return []
-    kept, before = trials.PeriodicCheckpoint(), loop.points_of(checkpoint)
+    kept, before = trials.PeriodicCheckpoint(), loop.load_points(checkpoint)
     number = len(before)
     for at, point in enumerate(before):
         records.log_metrics(point["metrics"], point["step"])
@@ -186,7 +186,7 @@ def _fitted(
                 raise PrunedError
 
     try:
-        progress = loop.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
+        progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
     except LoupeError:  # it diverged
         kept.keep()
         raise

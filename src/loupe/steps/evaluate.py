@@ -45,7 +45,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         if file and Path(file).is_dir():
             raise UsageError(f"{name}: must be a file, got the folder {file!r}")
     if settings.sheet:
-        figures.refuse(Path(settings.sheet))
+        figures.validate_format(Path(settings.sheet))
     if settings.photos and not Path(settings.photos).exists():
         raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
     runs.tag_project_run()
@@ -58,7 +58,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     pairs, where = _images(settings, scale, model.geometry.luminance)
     methods = {
         "model": SelfEnsemble(model) if settings.ensemble else model,
-        **scoring.baselines(pairs, _ridge_of(loaded.run_id, settings, scale), model.geometry.luminance),
+        **scoring.build_baselines(pairs, _ridge_of(loaded.run_id, settings, scale), model.geometry.luminance),
         **others,
     }
     with runs.step_run(settings, f"evaluate {shown} on {where}"):
@@ -68,21 +68,21 @@ def run(settings: Evaluate) -> dict[str, Any]:
         else:
             shaved = whole_photos.border(scale) if settings.protocol == "classical" else None
             table = scoring.score(methods, pairs, settings.recompose, border=shaved)
-            records.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
+            records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
             if settings.sheet and isinstance(pairs, Pairs):
                 ordered = _sheet_order(methods, labels[settings.model])
-                figures.write(figures.story(ordered, pairs), Path(settings.sheet))
+                figures.save_figure(figures.plot_sheet(ordered, pairs), Path(settings.sheet))
         scores = scoring.summarise(table)
         summary = {
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
         }  # fmt: skip
         records.log_table(table, "scores.json")
         records.log_json(_finite(summary), "summary.json")
-        records.log_metrics(scoring.metrics_of(scores, _kind(settings)))
+        records.log_metrics(scoring.to_metrics(scores, _kind(settings)))
     if settings.out:
         _write(Path(settings.out), summary)
     print_line(f"{shown} on {where}, {len(pairs)} images ({settings.protocol})", settings.quiet)
-    print_lines(scoring.as_text(scores), settings.quiet)
+    print_lines(scoring.format_scores(scores), settings.quiet)
     return summary
 
 
@@ -105,14 +105,14 @@ def labels_of(settings: Evaluate) -> dict[str, str]:
     Raises:
         UsageError: two networks have the same name, or a network has the name of a row of the table.
     """
-    from loupe.evaluation.scoring import metric_part
+    from loupe.evaluation.scoring import to_metric_name
     from loupe.upscalers.baselines import FILTERS
 
     baselines = {*FILTERS, "ridge"}
     others = [name for name in settings.beside if name not in baselines]
     names = [settings.model, *others]
     for labels in ([name if ":/" in name else Path(name).stem for name in names], names):
-        parts = [metric_part(label) for label in labels]
+        parts = [to_metric_name(label) for label in labels]
         if len(set(parts)) == len(names) and not {"model", *baselines} & set(parts[1:]):
             return dict(zip(names, labels, strict=True))
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
@@ -145,7 +145,7 @@ def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.
 
     with tempfile.TemporaryDirectory() as folder:
         file = models.download_artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
-        return _sample_ridge(settings, scale) if file is None else ridge.read(file, scale)
+        return _sample_ridge(settings, scale) if file is None else ridge.load_weights(file, scale)
 
 
 def _sample_ridge(settings: DatasetSettings, scale: "Fraction") -> "np.ndarray":
@@ -153,7 +153,7 @@ def _sample_ridge(settings: DatasetSettings, scale: "Fraction") -> "np.ndarray":
     from loupe.data.preparation import open_or_prepare
     from loupe.upscalers import ridge
 
-    return ridge.kept(open_or_prepare(settings, "sample"), scale)
+    return ridge.load_or_fit(open_or_prepare(settings, "sample"), scale)
 
 
 def _kind(settings: Evaluate) -> str:

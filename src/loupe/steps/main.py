@@ -75,7 +75,7 @@ def _report(
     named = "" if settings.dataset == "sample" else f" --dataset {dataset}"
     return f"""
 The test photos of {Path(dataset).name} at {format_value(longer.scale)} (* trained here):
-{scoring.as_text(scores, seconds)}
+{scoring.format_scores(scores, seconds)}
 
 {registered.status}: {best.name}, models:/{registered.name}/{registered.version}: {registered.reason}
 look at: {out} (beside {bundled_photo()})

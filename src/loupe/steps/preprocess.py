@@ -55,8 +55,8 @@ def _open_store() -> None:
 
 def _images(dataset: Dataset) -> list[Path]:
     """The sheet of pairs and the spread plots, drawn once and kept beside the shards."""
-    names = {"pairs.png": "pairs_sheet", "spread-values.png": "spread_of_values",
-             "spread-images.png": "spread_of_images"}  # fmt: skip
+    names = {"pairs.png": "plot_pairs", "spread-values.png": "plot_value_distribution",
+             "spread-images.png": "plot_image_statistics"}  # fmt: skip
     files = [dataset.folder / name for name in names]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

@@ -130,7 +130,7 @@ def _log(held: "Trials", seconds: float, busy: float) -> str | None:
         seconds: that the sweep took until here.
         busy: that its workers lived, all together; what of it was not the trials' own work is overhead.
     """
-    from loupe.evaluation import figures
+    from loupe.search import plots
     from loupe.search.study import RUN
     from loupe.tracking import records
 
@@ -139,7 +139,7 @@ def _log(held: "Trials", seconds: float, busy: float) -> str | None:
     counts = table["state"].value_counts()
     records.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
     records.log_metrics({"sweep_seconds": seconds} | ({"overhead": 1 - held.work() / busy} if busy else {}))
-    for name, figure in figures.of_study(held.study, held.sweep.ordered()).items():
+    for name, figure in plots.plot_study(held.study, held.sweep.ordered()).items():
         records.log_figure(figure, f"plots/{name}.png")
     best = held.best_first()
     if not best:
@@ -191,7 +191,7 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
         if "test/mae" in run.data.metrics:
             continue
         model = models.load_keras(models.ModelReference.of_run(run_id))
-        weights = ridge.kept(dataset, given.scale)
+        weights = ridge.load_or_fit(dataset, given.scale)
         with records.log_to_run(run_id):
             points = trials.load_points(run_id)
             training_runs.log_result(model, given, dataset, weights, points)

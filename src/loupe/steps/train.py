@@ -51,7 +51,7 @@ def run(settings: Train) -> Result:
     validation = dataset.pairs("validation", settings.scale)
     dataset.pairs("test", settings.scale)  # where there is none, that is said before the training
     started = time.perf_counter()
-    weights = ridge.kept(dataset, settings.scale)
+    weights = ridge.load_or_fit(dataset, settings.scale)
     luminance = dataset.settings["luminance"]
     model = build_network(settings, train, luminance, weights, training_runs.load_start(settings))
     building_seconds = time.perf_counter() - started
@@ -64,9 +64,9 @@ def run(settings: Train) -> Result:
         best_mae = diagnostics["val/best_mae"]
         records.log_metrics({"training_seconds": seconds})
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
-        models.log_keras_model(model, Geometry.of_name(model.name))
+        models.log_keras_model(model, Geometry.from_name(model.name))
         models.log_model_metrics(fit.points)
-        print_lines(scoring.as_text(summary), settings.quiet)
+        print_lines(scoring.format_scores(summary), settings.quiet)
         checkpoints.remove_checkpoint()
     print_line(
         f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",

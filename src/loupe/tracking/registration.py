@@ -92,8 +92,8 @@ def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pair
         name, uri = f"{champion.name} version {champion.version}", f"models:/{champion.name}/{champion.version}"
         defender = KerasUpscaler(models.load_keras(models.ModelReference(name, uri)))
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    difference, photos = scoring.paired(table, "challenger", "defender")
-    low, high = scoring.interval(difference[:, None], photos)[0].tolist()
+    difference, photos = scoring.compute_mae_differences(table, "challenger", "defender")
+    low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()
     maes, count = table.groupby("method")["mae"].mean(), len(set(photos))
     interval = (low, high) if count >= MIN_PHOTOS else None
     return GateResult(maes["challenger"], name, maes["defender"], float(difference.mean()), interval, count)
@@ -154,7 +154,7 @@ def register_photo_model(scale: Fraction, onnx: Path, name: str) -> str:
         if version:
             folder = onnx.parent / models.REGISTERED_NAMES[other]
             file = models.download_artifact(version.run_id, models.ONNX_FILE, str(folder))
-        files[other] = file or bundled.file(bundled.DEFAULT_SIZE, other)
+        files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
         names.append(
             f"{version.name} version {version.version}" if file else f"the bundled network of {format_value(other)}"
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
-SCALES = bundled.scales(bundled.DEFAULT_SIZE)
+SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 MAX_RETRIES = 1  # of requests to the registry: MLflow's default makes a photographer wait minutes for a dead server
 
@@ -97,7 +97,7 @@ def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
     from loupe.data.preparation import open_sample
     from loupe.upscalers import ridge
 
-    weights = ridge.kept(open_sample(data_dir), scale)
+    weights = ridge.load_or_fit(open_sample(data_dir), scale)
     return LoadedModel(RIDGE, ridge.RidgeUpscaler(weights, scale, "rec601"))
 
 

@@ -59,7 +59,7 @@ def trial_run(
         The run's id.
     """
     tags = runs.build_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
-    with signals.as_exits():
+    with signals.raise_on_signals():
         run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
         with runs.close_run_at_exit(settings.to_texts(), settings.quiet):
             yield run.info.run_id
@@ -110,7 +110,7 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
     """Log the network of the open run, with the metrics of the best of these points of its curve."""
-    models.log_keras_model(model, Geometry.of_name(model.name))
+    models.log_keras_model(model, Geometry.from_name(model.name))
     models.log_model_metrics(points)
 
 
