@@ -153,10 +153,10 @@ def test_help_without_a_step_ends_well() -> None:
     [
         (["bogus"], "bogus"),
         (["bogus", "--seed", "1"], "--seed"),
-        (["preprocess", "--bogus", "1"], "bogus: is no field of preprocess"),
+        (["preprocess", "--bogus", "1"], "bogus: is not a field of preprocess"),
         (["preprocess", "stray"], "stray"),
         (["preprocess", "--seed"], "seed"),
-        (["preprocess", "--see", "1"], "see: is no field"),
+        (["preprocess", "--see", "1"], "see: is not a field"),
         (["preprocess", "--seed", "x"], "seed: must be .*'x'"),
         (["preprocess", "--label_size", "100"], "label_size: .*100"),
         (["preprocess", "--source", "nowhere"], "source: .*'nowhere'"),

@@ -143,7 +143,7 @@ def test_a_wrong_value_is_refused_with_field_rule_and_value(step: str, given: di
 @pytest.mark.parametrize("step", STEPS)
 def test_an_unknown_field_is_refused_by_its_name(step: str) -> None:
     line = refusal(step, {"bogus": "1"})
-    assert line.startswith(f"bogus: is no field of {step}")
+    assert line.startswith(f"bogus: is not a field of {step}")
     assert f"loupe {step} --help" in line
 
 

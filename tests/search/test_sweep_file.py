@@ -136,7 +136,7 @@ def test_a_worker_gets_the_same_file_as_json(file):
         ("repeats = 3", 'sampler = "tpe"\nrepeats = 3', "study: repeats: has no effect with sampler=tpe"),
         ("repeats = 3", 'sampler = "random"\ntune = []', "study: tune: has no effect with sampler=random"),
         ("repeats = 3", 'tune = ["hidden"]', "study.tune: hidden is not in [search]"),
-        ("steps = 20", "step = 20", "train.step: is no field of train; .*"),
+        ("steps = 20", "step = 20", "train.step: is not a field of train; .*"),
         ("steps = 20", "steps = 0", "train.steps: must be greater than or equal to 1, got '0'"),
         ("steps = 20", "steps = 'all'", "train.steps: must be a valid integer, .*, got 'all'"),
         ("steps = 20", "filters = 8", "train.filters: is a field of network=convolutional only, got '8'"),
@@ -164,7 +164,7 @@ def test_what_is_wrong_is_refused_with_table_field_rule_and_value(old, new, line
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ("kernel = [3]", "search.kernel: is no field of train; `loupe train --help` lists them"),
+        ("kernel = [3]", "search.kernel: is not a field of train; `loupe train --help` lists the fields"),
         ("seed = [0, 1]", "search.seed: cannot be searched; seeds come from study.repeats"),
         ('dataset = ["sample"]', "search.dataset: cannot be searched; seeds come from study.repeats"),
         ('"sgd.seed" = [0, 1]', "search.sgd.seed: cannot be searched; seeds come from study.repeats"),

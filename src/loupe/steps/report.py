@@ -117,7 +117,7 @@ def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     from loupe.upscalers import ridge
 
     best = assembly.best_run(here)
-    place = None if best is None else preparation.prepared_place(settings, best["dataset"])
+    place = None if best is None else preparation.prepared_place(settings.data_dir, best["dataset"])
     if place is None:
         why = "no run has a kept model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
         print_line(f"without the images that need models: {why}", settings.quiet)
