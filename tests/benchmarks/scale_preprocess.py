@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 from jobs import environment
 
 from loupe.config import parse_settings
-from loupe.data import preparation, tasks
+from loupe.data import preparation
 from loupe.data.labels import input_of, labels_of
 from loupe.data.sources import list_photos
 from loupe.imaging import decoder, luminance
@@ -120,10 +120,10 @@ def peaks_of_command(file):
     return peaks.pop(process.pid), max(peaks.values())
 
 
-def prepared(file, scheduler):
+def prepared(file):
     """Photos, and the seconds that listing and preparing took."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        given = {"source": str(file), "data_dir": folder, "scheduler": scheduler, "quiet": True}
+        given = {"source": str(file), "data_dir": folder, "quiet": True}
         settings = parse_settings("preprocess", given)
         started = time.perf_counter()
         found = list_photos(settings.source, (), None, folder, True)
@@ -135,10 +135,9 @@ def prepared(file, scheduler):
 
 
 def measure_loupe(file, answer):
-    """Once a small dataset has brought up all that is imported: counts, seconds, and those of listing."""
-    with tasks.client(None) as client:
-        prepared(write_tar(file, file.with_name("photos-256.tar"), 256), client.scheduler.address)
-        answer.put(prepared(file, client.scheduler.address))
+    """Counts, seconds and the seconds of listing, after a small dataset has started the worker processes."""
+    prepared(write_tar(file, file.with_name("photos-256.tar"), 256))
+    answer.put(prepared(file))
 
 
 def of_loupe(file):

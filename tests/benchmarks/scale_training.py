@@ -18,7 +18,7 @@ from loupe.config import parse_settings
 from loupe.data import manifest, preparation
 from loupe.data.dataset import Dataset
 from loupe.models import builder
-from loupe.training import loop
+from loupe.training import batches, optimization
 from loupe.upscalers.geometry import Geometry
 
 STEPS = 50
@@ -49,12 +49,12 @@ def measure(folder, size):
     pairs = Dataset(folder).pairs("train", settings.scale)
     opened = time.perf_counter() - started
     model = builder.build(settings, pairs.sides[0], "rec601")
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     started = time.perf_counter()
-    patches, count = loop.open_patches(settings, pairs, Geometry.from_name(model.name))
+    patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
     held = time.perf_counter() - started
     cutting, stepping = [], []
-    with loop.training_precision(model, settings):
+    with optimization.training_precision(model, settings):
         for step in range(STEPS):
             started = time.perf_counter()
             inputs, labels = patches.batch(step, count)

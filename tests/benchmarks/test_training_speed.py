@@ -19,7 +19,7 @@ import pytest
 from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
 from loupe.models import builder
-from loupe.training import loop
+from loupe.training import batches, optimization
 from loupe.upscalers.geometry import Geometry
 
 STRICT = os.environ.get("LOUPE_STRICT_TIMINGS") == "1"
@@ -77,10 +77,10 @@ def test_a_step_takes_little_more_than_its_arithmetic(name, benchmark, operation
     given, at_most = TIMED[name]
     settings = parse_settings("train", {"quiet": True} | given)
     model = builder.build(settings, INPUT_SIDE, "rec601")
-    loop.compile_model(model, settings)
-    patches, count = loop.open_patches(settings, pairs, Geometry.from_name(model.name))
+    optimization.compile_model(model, settings)
+    patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
     inputs, labels = patches.batch(0, count)
-    with loop.training_precision(model, settings):
+    with optimization.training_precision(model, settings):
         benchmark.pedantic(model.train_on_batch, (inputs, labels), rounds=100, warmup_rounds=5)
     if benchmark.stats is None:
         return  # beside other tests nothing is timed

@@ -58,8 +58,8 @@ def moments(folder):
     return {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
 
 
-def test_real_and_bad_files_are_prepared_on_a_cluster_of_its_own(mixed_folder, bad_files, preprocess, crops):
-    dataset = prepare(preprocess(source=str(mixed_folder), scheduler="none"))
+def test_real_and_bad_files_are_prepared(mixed_folder, bad_files, preprocess, crops):
+    dataset = prepare(preprocess(source=str(mixed_folder)))
     assert dataset.counts()["photos"] == dataset.counts()["labels"] == len(crops)
     assert dataset.counts()["skipped"] == len(bad_files)
     assert all(dataset.counts()[f"{split}_labels"] for split in ("train", "validation", "test"))
@@ -116,22 +116,23 @@ def test_the_same_call_again_changes_nothing(photo_folder, preprocess):
     assert len(list(first.folder.parent.iterdir())) == 1
 
 
-def test_the_same_call_again_starts_no_cluster(photo_folder, preprocess):
+def test_the_same_call_again_asks_no_scheduler(photo_folder, preprocess):
     first = prepare(preprocess(source=str(photo_folder)))
     again = prepare(preprocess(source=str(photo_folder), scheduler="tcp://127.0.0.1:9"))  # nobody answers there
     assert again.folder == first.folder
 
 
 @pytest.mark.parametrize("crop", ["tiles", "random"])
-def test_another_cluster_gives_the_same_digest_and_the_same_bytes(mixed_folder, preprocess, tmp_path, crop):
-    shared = prepare(preprocess(source=str(mixed_folder), crop=crop))
-    alone = prepare(
-        preprocess(source=str(mixed_folder), crop=crop, scheduler="none", data_dir=str(tmp_path / "elsewhere"))
-    )
-    assert alone.digest == shared.digest
-    assert shards(alone.folder) == shards(shared.folder)
-    assert facts(alone.folder)["statistics"] == facts(shared.folder)["statistics"]
-    assert alone.rows == shared.rows
+def test_a_dask_cluster_gives_the_same_digest_and_bytes_as_local_processes(
+    mixed_folder, preprocess, scheduler, tmp_path, crop
+):
+    local = prepare(preprocess(source=str(mixed_folder), crop=crop))
+    elsewhere = str(tmp_path / "elsewhere")
+    on_dask = prepare(preprocess(source=str(mixed_folder), crop=crop, scheduler=scheduler, data_dir=elsewhere))
+    assert on_dask.digest == local.digest
+    assert shards(on_dask.folder) == shards(local.folder)
+    assert facts(on_dask.folder)["statistics"] == facts(local.folder)["statistics"]
+    assert on_dask.rows == local.rows
 
 
 def test_a_tar_has_the_digest_and_the_bytes_of_its_folder(photo_folder, crops, preprocess, write_tar, tmp_path):

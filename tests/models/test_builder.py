@@ -36,7 +36,7 @@ from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.data.patches import Patches
 from loupe.models import builder
-from loupe.training import loop
+from loupe.training import batches, loop, optimization
 from loupe.training.diagnostics import choose_recompose
 from loupe.upscalers import ridge
 from loupe.upscalers.geometry import Geometry
@@ -179,7 +179,7 @@ def trained(settings: GradientTrain) -> keras.Model:
         checkpoints[point.step] = {name: np.array(value) for name, value in checkpoint.items()}
 
     photos = photo_pairs(settings.scale)
-    loop.fit(model, settings, photos, photos.spread(4), report)
+    loop.fit(model, settings, loop.Splits(photos, photos.spread(4)), report)
     assert list(checkpoints) == [0, 2]
     first, last = ([of[f"weights/{number}"] for number in range(len(model.weights))] for of in checkpoints.values())
     assert any(not np.array_equal(before, after) for before, after in zip(first, last, strict=True))
@@ -255,14 +255,14 @@ def fingerprint(given: Given) -> str:
     """All that settings can change: the graph, its weights, the optimizer, the loss, the batches, the upscaled."""
     settings = parse_settings("train", given)
     model = built(settings)
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     images = photo_pairs(settings.scale)
-    side, count = loop.compute_batch_shape(settings, Geometry.from_name(model.name), images.sides[0])
+    side, count = batches.compute_batch_shape(settings, Geometry.from_name(model.name), images.sides[0])
     patches = Patches(images, side, settings.crops, settings.augment, settings.seed)
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.batch(step, count))]
     image = image_for(Geometry.from_name(model.name))
     arrays.append(upscale(builder.KerasUpscaler(model), image, choose_recompose(settings)))
-    with loop.training_precision(model, settings):
+    with optimization.training_precision(model, settings):
         described = [model.get_config(), model.get_compile_config(), side, count]
     digest = sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for array in arrays:
@@ -299,7 +299,7 @@ def test_every_field_of_an_optimizer_reaches_keras(optimizer: str) -> None:
     given = {name: 0.25 + number / 100 for number, name in enumerate(own)}
     settings = parse_settings("train", narrow("convolutional", optimizer=optimizer, **given))
     model = built(settings)
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     shown = model.optimizer.get_config()
     assert {name: shown[name] for name in own} == pytest.approx(given)
     assert type(model.optimizer).__name__.lower() == optimizer
@@ -328,7 +328,7 @@ def test_a_perceptron_with_skip_ridge_starts_as_the_ridge_and_learns(activation:
     image = np.random.default_rng(0).uniform(-1, 1, (1, 40, 40, 1)).astype("float32")
     expected = ridge.RidgeUpscaler(ridge_weights(settings.scale), settings.scale, "rec709")(image)
     np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     model.train_on_batch(image, np.ones_like(expected))
     assert any(np.any(weights) for weights in model.get_layer("blocks").get_weights())
 

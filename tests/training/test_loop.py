@@ -20,8 +20,8 @@ from loupe.data.labels import input_of
 from loupe.errors import LoupeError, UsageError
 from loupe.models import builder
 from loupe.models.builder import KerasUpscaler
-from loupe.training import loop
-from loupe.training.loop import Checkpoint, Point, Progress
+from loupe.training import batches, loop, optimization
+from loupe.training.loop import Checkpoint, Point, Splits, TrainingState
 from loupe.upscalers import ridge
 from loupe.upscalers.geometry import Geometry
 
@@ -68,8 +68,8 @@ class Run:
         self.model = builder.build(self.settings, 32, "rec601", weights)
         self.points: list[Point] = []
         self.checkpoints: dict[int, Checkpoint] = {}
-        self.progress: Progress = loop.fit(
-            self.model, self.settings, photos["train"], photos["validation"], self._report, resume
+        self.progress: TrainingState = loop.fit(
+            self.model, self.settings, Splits(photos["train"], photos["validation"]), self._report, resume
         )
 
     def _report(self, point: Point, checkpoint: Checkpoint) -> None:
@@ -244,7 +244,7 @@ def test_the_learning_rate_of_a_step_is_the_schedule_s(
 
 def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_steps() -> None:
     settings = parse_settings("train", {"schedule": "exponential", "steps": 2_000_000, "learning_rate": 1.0})
-    rate = loop.build_learning_rate(settings)
+    rate = optimization.build_learning_rate(settings)
     for times in (0, 1, 10):
         assert float(keras.ops.convert_to_numpy(rate(times * 30_000))) == pytest.approx(0.96**times, rel=1e-5)
 
@@ -263,7 +263,10 @@ def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_s
 )
 def test_a_step_trains_on_so_many_images_of_such_a_side(given: dict[str, Any], side: int, count: int) -> None:
     settings = parse_settings("train", given)
-    assert loop.compute_batch_shape(settings, builder.compute_geometry(settings, 32, "rec601"), 32) == (side, count)
+    assert batches.compute_batch_shape(settings, builder.compute_geometry(settings, 32, "rec601"), 32) == (
+        side,
+        count,
+    )
 
 
 def test_images_that_do_not_fit_into_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
@@ -289,7 +292,7 @@ def test_bfloat16_is_for_the_steps_alone_and_ends_near_float32(photos: dict[str,
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert {layer.compute_dtype for layer in rounded.model.layers} == {"float32"}
     assert all(weights.dtype == "float32" for weights in rounded.weights)
-    with loop.training_precision(rounded.model, rounded.settings):
+    with optimization.training_precision(rounded.model, rounded.settings):
         lowered = [layer.name for layer in rounded.model.layers if layer.compute_dtype == "bfloat16"]
     assert lowered
     assert not set(lowered) & {"skip", "blocks"}
@@ -331,11 +334,11 @@ def test_a_budget_in_seconds_becomes_steps_once_and_leaves_the_network_as_it_was
 def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
     settings: GradientTrain = parse_settings("train", UNTIMED["convolutional"] | TIMED)
     model = builder.build(settings, 32, "rec601")
-    patches, count = loop.open_patches(settings, photos["train"], Geometry.from_name(model.name))
+    patches, count = batches.open_patches(settings, photos["train"], Geometry.from_name(model.name))
     before = model.get_weights()
     clock = itertools.count()
-    monkeypatch.setattr(loop.time, "process_time", lambda: next(clock) / 64)  # a step takes a 64th of a second
-    found = [loop.measure_steps(seconds, model, settings, patches, count) for seconds in (0.001, 2, 1000)]
+    monkeypatch.setattr(batches.time, "process_time", lambda: next(clock) / 64)  # a step takes a 64th of a second
+    found = [batches.measure_steps(seconds, model, settings, patches, count) for seconds in (0.001, 2, 1000)]
     assert found == [1, 128, 64000]
     assert_bitwise_equal(model.get_weights(), before)
 

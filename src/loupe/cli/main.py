@@ -90,12 +90,12 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
             print(step_help(step, POSITIONAL.get(step), step in MULTIPLE), end="")
             return 0
         settings = parse_settings(step, parse_arguments(step, words))
-        with signals.as_exits():
+        with signals.raise_on_signals():
             importlib.import_module(f"loupe.steps.{step}").run(settings)
     except KeyboardInterrupt:
-        return _fail(who, "interrupted", signals.SIGNALLED + signal.SIGINT)
+        return _fail(who, "interrupted", signals.SIGNAL_STATUS + signal.SIGINT)
     except signals.Terminated:
-        return _fail(who, "terminated", signals.SIGNALLED + signal.SIGTERM)
+        return _fail(who, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
         return _fail(who, *_describe_failure(error))
     return 0

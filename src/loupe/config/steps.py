@@ -182,7 +182,6 @@ class Sweep(DatasetSettings):
     timeout: Seconds = field(None, "start no trial after this many seconds", rule="none or > 0")
     fresh: bool = field(False, "train also the trials whose results exist in the store")
     champion: bool = field(True, "score the best models on the test split and register the best one")
-    yes: bool = field(False, "run a sweep of more than a day without asking for this flag")
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and stop")
     SMOKE = {"max_trials": 2}
 
@@ -204,7 +203,6 @@ class Report(Settings):
         None, "use only runs on this dataset; none: the dataset with most trials", rule="none, a name or a digest"
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets, for the report's images")
-    readme: Text = field(None, "update the tables of the report in this file", rule="none or a path")
     DEPENDS = {"data_dir": {"from_": None}}
 
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -103,13 +104,10 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, place: 
     parts: dict[int, Any] = {}  # of the manifest, by the number of their shard
     digests: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(shards.input_name, settings.scales)], np.zeros(3))
-    given = place, settings.to_texts()
-    with (
-        tasks.client(settings.scheduler) as client,
-        ProgressBar("preparing photos", len(listed), settings.quiet) as bar,
-    ):
+    results = tasks.run_tasks(shards.make_shard, _tasks(settings, listed, place), settings.scheduler)
+    with closing(results), ProgressBar("preparing photos", len(listed), settings.quiet) as bar:
         done = 0
-        for result in tasks.results(client, shards.make_shard, _tasks(settings, listed), *given):
+        for result in results:
             parts[result["number"]] = manifest.table_of(result["rows"])
             digests |= result["shards"]
             sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
@@ -144,13 +142,13 @@ def _in_order(parts: dict[int, Any]) -> list[Any]:
     return [pa.concat_tables(ordered).sort_by(keys)]
 
 
-def _tasks(settings: Preprocess, listed: list[SourcePhoto]) -> Iterator[tuple[int, list[SourcePhoto], str]]:
-    """The number of each shard, its photos, and their crop."""
+def _tasks(settings: Preprocess, listed: list[SourcePhoto], place: str) -> Iterator[tuple[Any, ...]]:
+    """The arguments of `shards.make_shard` for each shard."""
     numbers = itertools.count()
     for crop, step in PHOTOS_A_TASK.items():
         group = [photo for photo in listed if crop_of(settings, photo) == crop]
         for start in range(0, len(group), step):
-            yield next(numbers), group[start : start + step], crop
+            yield next(numbers), group[start : start + step], crop, place, settings.to_texts()
 
 
 def pairs_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:

@@ -186,7 +186,7 @@ def _fitted(
                 raise PrunedError
 
     try:
-        progress = loop.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
+        progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
     except LoupeError:  # it diverged
         kept.keep()
         raise

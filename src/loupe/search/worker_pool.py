@@ -12,7 +12,7 @@ import psutil
 
 from loupe.cli.progress import ProgressBar, print_lines
 from loupe.config.steps import Sweep
-from loupe.data.tasks import client
+from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
 from loupe.search import jobs, study_storage
@@ -100,7 +100,7 @@ def _reap(held: Trials, parent: str) -> None:
 def _executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, Callable[[], int]]]:
     """What starts workers, threads of this process or a Dask cluster, and its cores; what still runs ends with it."""
     if settings.scheduler:
-        with client(settings.scheduler) as cluster:
+        with connect(settings.scheduler) as cluster:
             yield cluster.get_executor(pure=False), lambda: _cores_of(cluster)
         return
     with ThreadPoolExecutor(workers) as executor:
@@ -120,7 +120,7 @@ def _best_so_far(held: Trials) -> str:
 def cores(scheduler: str | None) -> int:
     """The cores that trials may have, here or on a Dask cluster; raises UsageError where none answers."""
     if scheduler:
-        with client(scheduler) as cluster:
+        with connect(scheduler) as cluster:
             return _cores_of(cluster)
     return threads.count_cores()
 

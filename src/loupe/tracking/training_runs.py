@@ -49,7 +49,7 @@ def fit_network(
 
     for point in loop.load_points(checkpoint):  # the new run shows the whole curves
         records.log_metrics(point["metrics"], point["step"])
-    progress = loop.fit(model, settings, train, validation, report, checkpoint)
+    progress = loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
     return Fit(progress.points, progress.seconds)
 
 

@@ -59,7 +59,7 @@ def trial_run(
         The run's id.
     """
     tags = runs.build_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
-    with signals.as_exits():
+    with signals.raise_on_signals():
         run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
         with runs.close_run_at_exit(settings.to_texts(), settings.quiet):
             yield run.info.run_id

@@ -8,7 +8,7 @@ from loupe.config.training import GradientTrain, Ridge, Train
 from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
 from loupe.models import builder
-from loupe.training import loop
+from loupe.training import batches
 from loupe.upscalers import ridge
 
 
@@ -32,7 +32,7 @@ def build_network(
             weights = ridge.fit(train, settings.alpha)
         return builder.build_ridge(weights, settings.scale, luminance)
     assert isinstance(settings, GradientTrain)
-    loop.open_patches(settings, train, builder.compute_geometry(settings, train.sides[0], luminance))
+    batches.open_patches(settings, train, builder.compute_geometry(settings, train.sides[0], luminance))
     model = builder.build(settings, train.sides[0], luminance, weights)
     if start is not None and not builder.copy_matching_weights(model, start):
         raise UsageError(f"start: must be a network with layers of the same shapes, got {settings.start!r}")
