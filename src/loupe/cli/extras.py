@@ -5,7 +5,8 @@ PACKAGE = "loupe-upscale"
 EXTRAS = {
     "train": (
         "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "joblib", "pyarrow",
-        "pandas", "requests", "matplotlib", "scipy", "jinja2", "sqlalchemy", "psutil", "onnx", "tf2onnx",
+        "pandas", "requests", "matplotlib", "scipy", "jinja2", "markdown-it-py", "sqlalchemy", "psutil",
+        "onnx", "tf2onnx",
     ),
     "cluster": ("distributed", "psycopg", "s3fs"),
     "demo": ("gradio",),

@@ -141,7 +141,7 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
         positional: whether the step takes positional arguments. If not, every word after `--x` is its value.
     """
     normalized = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag.startswith("--"):
             flag = flag.replace("_", "-")
