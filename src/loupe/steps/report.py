@@ -84,9 +84,9 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
     claims = []
     for file in files:
-        sweep = sweep_loader.read(file)
+        sweep = sweep_loader.load_sweep(file)
         if sweep.claims:
-            table = arms.of_sweep(sweep, rows)
+            table = arms.find_runs(sweep, rows)
             claims += [ClaimRuns(file.as_posix(), claim, table) for claim in sweep.claims]
     return claims
 
