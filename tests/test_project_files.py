@@ -85,7 +85,7 @@ def test_a_declared_parameter_is_a_field_with_the_same_default(step: str) -> Non
 @pytest.mark.parametrize("step", STEPS)
 def test_a_command_starts_its_step_from_the_checkout_and_passes_what_is_declared(step: str) -> None:
     entry = PROJECT["entry_points"][step]
-    flags = " ".join(f"--{name} {{{name}}}" for name in entry["parameters"])
+    flags = " ".join(f"--{name.replace('_', '-')} {{{name}}}" for name in entry["parameters"])
     assert entry["command"] == f"PYTHONPATH=src python -m loupe.steps.{step} {flags}"
 
 
@@ -171,11 +171,11 @@ def test_the_import_rule_sees_imports_everywhere() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda file: file.stem)
 def test_a_sweep_file_holds_settings_of_train_and_says_how_to_run_it(file: Path) -> None:
     text = file.read_text()
-    sweep = sweep_loader.read(file)
+    sweep = sweep_loader.load_sweep(file)
     assert len({claim.number for claim in sweep.claims}) == len(sweep.claims)
     points = re.search(r"# Points: +([\d,]+)", text)
     assert points
     written = int(points[1].replace(",", ""))
-    assert written == (len(list(sweep.points())) if sweep.study.sampler == "grid" else sweep.trials())
+    assert written == (len(list(sweep.iterate_points())) if sweep.study.sampler == "grid" else sweep.count_trials())
     for word in ("# Command:", "# Points:", "# Time:", "# Expected:"):
         assert word in text

@@ -94,11 +94,11 @@ def test_its_field_is_validated_and_refused_with_other_optimizers() -> None:
 def test_a_sweep_can_search_the_optimizer_and_its_field(tmp_path: Path) -> None:
     file = tmp_path / "ftrl.toml"
     file.write_text(SWEEP)
-    points = list(sweep_loader.read(file).points())
+    points = list(sweep_loader.load_sweep(file).iterate_points())
     assert points == [{"optimizer": "ftrl", f"ftrl.{OWN}": value} for value in (0.0, 0.25)] + [{"optimizer": "adam"}]
     file.write_text(SWEEP.replace("0.25", "1.0"))
     with pytest.raises(UsageError, match=rf"search\.ftrl\.{OWN}: must be less than 1, got '1\.0'"):
-        sweep_loader.read(file)
+        sweep_loader.load_sweep(file)
 
 
 def test_a_network_is_compiled_with_the_optimizer() -> None:

@@ -23,11 +23,11 @@ def make_table(files: Iterable[Path], seeds: int = 3) -> pd.DataFrame:
     """Make one row per point and seed of grids, in the format of the table of runs."""
     rows: dict[str, dict[str, Any]] = {}
     for file in files:
-        sweep = sweep_loader.read(file)
+        sweep = sweep_loader.load_sweep(file)
         metrics = {name for claim in sweep.claims for name in (claim.metric, claim.other_metric) if name}
-        for chosen in sweep.points():
+        for chosen in sweep.iterate_points():
             for seed in range(seeds):
-                row = _make_row(sweep.settings(chosen, seed=seed), metrics)
+                row = _make_row(sweep.create_settings(chosen, seed=seed), metrics)
                 rows.setdefault(row["run_id"], row | {"sweep": sweep.name}).update(row)
     for number, row in enumerate(rows.values()):
         row["started"] = f"2026-01-01T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}"
@@ -65,7 +65,7 @@ def make_report(table: pd.DataFrame, files: Iterable[Path], **images: Any) -> An
     rows = select_dataset(table, None)
     claims = []
     for file in files:
-        sweep = sweep_loader.read(file)
-        arms = sweep_arms.of_sweep(sweep, rows)
+        sweep = sweep_loader.load_sweep(file)
+        arms = sweep_arms.find_runs(sweep, rows)
         claims += [ClaimRuns(f"sweeps/{file.name}", claim, arms) for claim in sweep.claims]
     return build_report(table, rows, claims, images)

@@ -12,13 +12,13 @@ from loupe.report.verdicts import NOT_RUN, check_claim, select_runs
 from loupe.search import arms as sweep_arms
 from loupe.search import sweep_loader
 
-WITH_CLAIMS = [file for file in sorted(SWEEPS.glob("*.toml")) if sweep_loader.read(file).claims]
+WITH_CLAIMS = [file for file in sorted(SWEEPS.glob("*.toml")) if sweep_loader.load_sweep(file).claims]
 
 
 @pytest.mark.parametrize("file", WITH_CLAIMS, ids=lambda file: file.stem)
 def test_points_of_a_sweep_decide_all_its_claims(file):
-    sweep, table = sweep_loader.read(file), make_table([file], seeds=2)
-    arms = sweep_arms.of_sweep(sweep, table)
+    sweep, table = sweep_loader.load_sweep(file), make_table([file], seeds=2)
+    arms = sweep_arms.find_runs(sweep, table)
     for claim in sweep.claims:
         verdict = check_claim(claim, arms)
         assert verdict.outcome != NOT_RUN, verdict.reason
@@ -29,12 +29,12 @@ def test_verdicts_do_not_depend_on_row_order(report, table):
     shuffled = table.sample(frac=1, random_state=0, ignore_index=True)
     verdicts = [result.verdict for result in report.claims]
     assert [result.verdict for result in make_report(shuffled, FILES).claims] == verdicts
-    arms = sweep_arms.of_sweep(sweep_loader.read(FILES[0]), shuffled)
+    arms = sweep_arms.find_runs(sweep_loader.load_sweep(FILES[0]), shuffled)
     assert (arms["activation"] == arms["settings.activation"]).all()
 
 
 def test_claim_numbers_are_unique_and_complete():
-    numbers = [claim.number for file in WITH_CLAIMS for claim in sweep_loader.read(file).claims]
+    numbers = [claim.number for file in WITH_CLAIMS for claim in sweep_loader.load_sweep(file).claims]
     assert len(set(numbers)) == len(numbers)
     claims = {int(number.rstrip("abcdef")) for number in numbers}
     assert claims == set(range(1, 32))

@@ -70,5 +70,5 @@ def test_a_network_beats_lanczos_and_its_border_is_as_good_as_its_inside(
 
 
 def test_what_does_not_ship_is_refused_with_what_does() -> None:
-    with pytest.raises(UsageError, match=r"^scale: the bundled network tiny is for 3:2, got 2:1$"):
+    with pytest.raises(UsageError, match=r"^scale: must be 3:2 for the bundled network tiny, got 2:1$"):
         bundled.find_file("tiny", Fraction(2))

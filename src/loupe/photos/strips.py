@@ -139,7 +139,7 @@ class Enlarged:
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         """As `Rows`."""
-        return upscale_rows(self._model, self._below, self._below.size[1], top, bottom)
+        return upscale_rows(self._model, self._below, self._below.size[1], range(top, bottom))
 
 
 class Resized:

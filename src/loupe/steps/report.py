@@ -84,9 +84,9 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
     claims = []
     for file in files:
-        sweep = sweep_loader.read(file)
+        sweep = sweep_loader.load_sweep(file)
         if sweep.claims:
-            table = arms.of_sweep(sweep, rows)
+            table = arms.find_runs(sweep, rows)
             claims += [ClaimRuns(file.as_posix(), claim, table) for claim in sweep.claims]
     return claims
 
@@ -115,7 +115,7 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
     from loupe.upscalers import ridge
 
     best = assembly.find_best_run(rows)
-    place = None if best is None else preparation.find_dataset(settings, best["dataset"])
+    place = None if best is None else preparation.find_dataset(settings.data_dir, best["dataset"])
     if place is None:
         reason = "no run has a model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
         print_line(f"the report has no images of networks: {reason}", settings.quiet)
@@ -159,9 +159,7 @@ def _load_network(row: "pd.Series") -> "UpscalingModel":
     from loupe.tracking import models
 
     run_id = row["run_id"]
-    return KerasUpscaler(
-        models.load_keras(models.ModelReference(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
-    )
+    return KerasUpscaler(models.load_keras(models.ModelReference.of_run(run_id, f"{row['name']} ({run_id})")))
 
 
 def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:

@@ -26,7 +26,6 @@ SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 STATE_TAG = "trial.state"
-SPACE_TAG = "loupe.space"
 CHECKPOINT_INTERVAL_S = 10.0  # of training that a killed trial may lose
 CURVE = "val/mae"
 CURVE_TAG = "loupe.curve"
