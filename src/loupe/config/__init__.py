@@ -70,9 +70,9 @@ def _line(error: ValidationError, step: str) -> str:
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         if step == "train":
-            from loupe.config.training import owners
+            from loupe.config.training import find_field_owners
 
-            if elsewhere := owners(name):
+            if elsewhere := find_field_owners(name):
                 return f"{name}: is a field of {' and '.join(elsewhere)} only, got {quote_value(first['input'])}"
         return f"{name}: is no field of {step}; `loupe {step} --help` lists them"
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
