@@ -61,13 +61,11 @@ def list_cases(test: object) -> list[object]:
     return [value for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize" for value in mark.args[1]]
 
 
-def test_help_of_train_lists_the_optimizer_and_its_field(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_help_of_train_lists_the_optimizer_and_its_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_step("train", ["--help"]) == 0
     text = capsys.readouterr().out
-    section = text.split("--optimizer ftrl (learning_rate 0.02 by default):")[1]
-    assert f"--{OWN}  weight of the absolute values" in section
+    section = text.split("--optimizer ftrl (default learning_rate: 0.02):")[1]
+    assert f"--{OWN.replace('_', '-')}  weight of the absolute values" in section
     assert ">= 0 and < 1" in section
     line = text.split("--optimizer  ")[1].split("  --")[0]
     assert "adamw, ftrl" in " ".join(line.split())

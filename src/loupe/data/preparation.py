@@ -174,18 +174,18 @@ def pairs_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     return Pairs(rows, inputs, labels, scale)
 
 
-def prepared_place(settings: DatasetSettings, name: str) -> str | None:
+def prepared_place(data_dir: str, name: str) -> str | None:
     """Where a prepared dataset is, by its folder or address or by its name in data_dir; None where it is not."""
-    named = [name] if storage.is_address(name) else [name, storage.inside(settings.data_dir, name)]
+    named = [name] if storage.is_address(name) else [name, storage.inside(data_dir, name)]
     return next((place for place in named if storage.exists(place, manifest.MANIFEST, "dataset")), None)
 
 
 def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
     """The dataset of a step: one that is prepared already, or a source that is prepared with defaults."""
-    place = prepared_place(settings, name)
+    place = prepared_place(settings.data_dir, name)
     if place is not None:
         return Dataset(place)
-    shared = {key: getattr(settings, key) for key in ("data_dir", "scheduler", "seed", "smoke", "quiet")}
+    shared = settings.select(DatasetSettings.model_fields)
     try:
         return prepare(parse_settings("preprocess", {"source": name} | shared))
     except UsageError as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 from loupe.cli.progress import print_lines
 from loupe.config import parse_settings
+from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Main
 from loupe.errors import UsageError
@@ -28,9 +29,9 @@ def run(settings: Main) -> None:
     writer.format_of(out)
     if not out.resolve().parent.is_dir():
         raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
-    shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
+    shared = settings.select(DatasetSettings.model_fields)
     prepared = parse_settings("preprocess", {"source": settings.dataset} | shared)
-    there = preparation.prepared_place(settings, settings.dataset)
+    there = preparation.prepared_place(settings.data_dir, settings.dataset)
     if there is None:  # a source that is not there is refused before anything starts
         preparation.listed(prepared)
     with runs.step_run(settings, f"main {settings.dataset}"):
@@ -47,7 +48,7 @@ def run(settings: Main) -> None:
             )
         )
         verdict = register.run(parse_settings("register", {"run": best.run_id} | shared | {"quiet": True}))
-        upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True} | shared | {"quiet": True}))
+        upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
         scores |= {f"{result.name} *": result.summary["model"] for result in trained}
         records.log_json(scores, "table.json")

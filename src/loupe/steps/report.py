@@ -115,7 +115,7 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
     from loupe.upscalers import ridge
 
     best = assembly.find_best_run(rows)
-    place = None if best is None else preparation.prepared_place(settings, best["dataset"])
+    place = None if best is None else preparation.prepared_place(settings.data_dir, best["dataset"])
     if place is None:
         reason = "no run has a model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
         print_line(f"the report has no images of networks: {reason}", settings.quiet)
