@@ -47,7 +47,7 @@ def run(settings: Main) -> None:
                 {"model": f"runs:/{best.run_id}/model", "dataset": dataset} | shared | {"quiet": True},
             )
         )
-        verdict = register.run(parse_settings("register", {"run": best.run_id} | shared | {"quiet": True}))
+        registered = register.run(parse_settings("register", {"run": best.run_id} | shared | {"quiet": True}))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
         scores |= {f"{result.name} *": result.summary["model"] for result in trained}
@@ -56,7 +56,7 @@ def run(settings: Main) -> None:
             {f"test/{result.name}/{score}": result.summary["model"][score]
              for result in trained for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
-    print_lines(_report(settings, scores, trained, best, verdict, out, dataset), settings.quiet)
+    print_lines(_report(settings, scores, trained, best, registered, out, dataset), settings.quiet)
 
 
 def _report(
@@ -64,7 +64,7 @@ def _report(
     scores: dict[str, Any],
     trained: list[Any],
     best: Any,
-    verdict: Any,
+    registered: Any,
     out: Path,
     dataset: str,
 ) -> str:
@@ -74,12 +74,11 @@ def _report(
     seconds = {f"{result.name} *": result.seconds for result in trained}
     longer = parse_settings("train", {"network": "perceptron" if best.name == "perceptron" else "convolutional"})
     named = "" if settings.dataset == "sample" else f" --dataset {dataset}"
-    standing = "champion" if verdict.won else "not champion"
     return f"""
 The test photos of {Path(dataset).name} at {format_value(longer.scale)} (* trained here):
 {scoring.format_scores(scores, seconds)}
 
-{standing}: {best.name}, models:/{verdict.name}/{verdict.version}: {verdict.why}
+{registered.status}: {best.name}, models:/{registered.name}/{registered.version}: {registered.reason}
 look at: {out} (beside {bundled_photo()})
 train it longer: loupe train --network {longer.network} --steps {10 * longer.steps}{named} && loupe register
 compare the runs: mlflow ui"""

@@ -159,9 +159,7 @@ def _load_network(row: "pd.Series") -> "UpscalingModel":
     from loupe.tracking import models
 
     run_id = row["run_id"]
-    return KerasUpscaler(
-        models.load_keras(models.ModelReference(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
-    )
+    return KerasUpscaler(models.load_keras(models.ModelReference.of_run(run_id, f"{row['name']} ({run_id})")))
 
 
 def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:

@@ -210,7 +210,7 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
             continue
         if "test/mae" in run.data.metrics:
             continue
-        model = models.load_keras(models.ModelReference(run_id, f"runs:/{run_id}/model", run_id))
+        model = models.load_keras(models.ModelReference.of_run(run_id))
         weights = ridge.load_or_fit(dataset, given.scale)
         with records.log_to_run(run_id):
             points = trials.load_points(run_id)
@@ -218,9 +218,8 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
-    verdict = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
-    outcome = "champion" if verdict.won else "not champion"
-    print_line(f"models:/{verdict.name}/{verdict.version}: {outcome}: {verdict.why}", settings.quiet)
+    registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
+    print_line(str(registered), settings.quiet)
     return best
 
 
