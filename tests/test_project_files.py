@@ -85,7 +85,7 @@ def test_a_declared_parameter_is_a_field_with_the_same_default(step: str) -> Non
 @pytest.mark.parametrize("step", STEPS)
 def test_a_command_starts_its_step_from_the_checkout_and_passes_what_is_declared(step: str) -> None:
     entry = PROJECT["entry_points"][step]
-    flags = " ".join(f"--{name} {{{name}}}" for name in entry["parameters"])
+    flags = " ".join(f"--{name.replace('_', '-')} {{{name}}}" for name in entry["parameters"])
     assert entry["command"] == f"PYTHONPATH=src python -m loupe.steps.{step} {flags}"
 
 

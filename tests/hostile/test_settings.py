@@ -112,7 +112,7 @@ TOML = {
     "10^12 points": (text(GRID, FIELDS), "a grid must have at most 100000 points"),
     "thousands of keys": (text("\n".join(f"x{number} = [1]" for number in range(1000))), "search: "),
     "control signs": (text(search='"\\u001B[31m" = ["\\u001B]0;title\\u0007"]'), ""),
-    "direction": (text(train='dataset = "\\u202Egnp"\nnetworks = 1'), "networks: is no field of train"),
+    "direction": (text(train='dataset = "\\u202Egnp"\nnetworks = 1'), "networks: is not a field of train"),
     "a list for a name": (text(train='optimizer = ["adam"]'), "train.optimizer: must be a name"),
     "a date": (text(train="steps = 1979-05-27"), "train.steps: "),
     "large": (b"# " + bytes(2**20).replace(b"\0", b"x"), "must be a file of at most 1048576 bytes"),

@@ -135,7 +135,7 @@ def test_sweep_file_survives_json(file):
         ("repeats = 3", 'sampler = "tpe"\nrepeats = 3', "study: repeats: has no effect with sampler=tpe"),
         ("repeats = 3", 'sampler = "random"\ntune = []', "study: tune: has no effect with sampler=random"),
         ("repeats = 3", 'tune = ["hidden"]', "study.tune: must be fields of [search], got hidden"),
-        ("steps = 20", "step = 20", "train.step: is no field of train; .*"),
+        ("steps = 20", "step = 20", "train.step: is not a field of train; .*"),
         ("steps = 20", "steps = 0", "train.steps: must be greater than or equal to 1, got '0'"),
         ("steps = 20", "steps = 'all'", "train.steps: must be a valid integer, .*, got 'all'"),
         ("steps = 20", "filters = 8", "train.filters: is a field of network=convolutional only, got '8'"),
@@ -163,7 +163,7 @@ def test_error_names_table_field_rule_and_value(old, new, line, refusal):
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ("kernel = [3]", "search.kernel: is no field of train; `loupe train --help` lists them"),
+        ("kernel = [3]", "search.kernel: is not a field of train; `loupe train --help` lists the fields"),
         ("seed = [0, 1]", "search.seed: cannot be searched; study.repeats sets the seeds"),
         ('dataset = ["sample"]', "search.dataset: cannot be searched; study.repeats sets the seeds"),
         ('"sgd.seed" = [0, 1]', "search.sgd.seed: cannot be searched; study.repeats sets the seeds"),

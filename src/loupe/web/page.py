@@ -52,7 +52,7 @@ def page(networks: Networks, folder: Path) -> gr.Blocks:
         photo = Path(file)
         context = contextvars.copy_context()  # by which Gradio finds whose progress it is, in the thread that works
         try:
-            factor = parse_scale(scale, least_itself=True)
+            factor = parse_scale(scale, allow_one=True)
             job, network = _planned(photo, factor, networks, folder)
             order = processing.Order(
                 lambda size: upscaling.size_of(size, factor, None, networks),
