@@ -64,7 +64,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         if isinstance(pairs, Pairs) and settings.protocol == "study-patches":
             table = scoring.score_patches(methods, pairs, settings.seed)
         else:
-            shaved = whole_photos.border(scale) if settings.protocol == "classical" else None
+            shaved = whole_photos.compute_border(scale) if settings.protocol == "classical" else None
             table = scoring.score(methods, pairs, settings.recompose, border=shaved)
             records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
             if settings.sheet and isinstance(pairs, Pairs):
@@ -169,15 +169,15 @@ def _images(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pai
         from loupe.data.whole_photos import WholePhotos
 
         source = settings.photos or "sample"
-        listed = preparation.listed(parse_settings("preprocess", {"source": source} | _shared(settings)))
+        listed = preparation.find_photos(parse_settings("preprocess", {"source": source} | _shared(settings)))
         return WholePhotos(listed, scale, settings.quiet), source
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
-        return dataset.pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
+        return dataset.load_pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
     cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
     cut |= _shared(settings)
-    return preparation.pairs_in_memory(parse_settings("preprocess", cut), scale), str(settings.photos)
+    return preparation.prepare_in_memory(parse_settings("preprocess", cut), scale), str(settings.photos)
 
 
 def _shared(settings: Evaluate) -> dict[str, Any]:

@@ -30,11 +30,11 @@ def run(settings: Main) -> None:
     validate_output_file("out", out)
     shared = settings.select(DatasetSettings.model_fields)
     prepared = parse_settings("preprocess", {"source": settings.dataset} | shared)
-    there = preparation.prepared_place(settings.data_dir, settings.dataset)
+    there = preparation.find_dataset(settings.data_dir, settings.dataset)
     if there is None:  # a source that is not there is refused before anything starts
-        preparation.listed(prepared)
+        preparation.find_photos(prepared)
     with runs.step_run(settings, f"main {settings.dataset}"):
-        dataset = there or preprocess.run(prepared).place
+        dataset = there or preprocess.run(prepared).location
         trained = [
             train.run(parse_settings("train", {"dataset": dataset, "threads": settings.threads} | given | shared))
             for given in TRAINED
@@ -67,7 +67,7 @@ def _report(
     out: Path,
     dataset: str,
 ) -> str:
-    from loupe.data.sources import bundled_photo
+    from loupe.data.sources import find_bundled_photo
     from loupe.evaluation import scoring
 
     seconds = {f"{result.name} *": result.seconds for result in trained}
@@ -78,7 +78,7 @@ The test photos of {Path(dataset).name} at {format_value(longer.scale)} (* train
 {scoring.format_scores(scores, seconds)}
 
 {registered.status}: {best.name}, models:/{registered.name}/{registered.version}: {registered.reason}
-look at: {out} (beside {bundled_photo()})
+look at: {out} (beside {find_bundled_photo()})
 train it longer: loupe train --network {longer.network} --steps {10 * longer.steps}{named} && loupe register
 compare the runs: mlflow ui"""
 

@@ -72,7 +72,7 @@ def run(settings: Register) -> Registration:
         runs.step_run(settings, f"register {trained.info.run_name}"),
         tempfile.TemporaryDirectory() as folder,
     ):
-        gate = registration.compare_with_champion(upscaler, champion, dataset.pairs("validation", scale))
+        gate = registration.compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)
         licence = _describe_licences(dataset.settings["source"])

@@ -124,11 +124,11 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
     total = study.sweep.count_trials()
     return WorkerJob(
         sweep=study.sweep.to_json(),
-        storage=storage.absolute(location),
+        storage=storage.make_absolute(location),
         tracking_uri=uri,
         experiment_id=experiment,
         parent=study.parent,
-        dataset=storage.absolute(dataset.place),
+        dataset=storage.make_absolute(dataset.location),
         digest=dataset.digest,
         source=_list_source_settings(settings, study.sweep),
         data_dir=settings.data_dir,

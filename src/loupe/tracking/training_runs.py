@@ -104,7 +104,7 @@ def log_result(
     """Log the network's test scores beside the baselines', the study's protocol, and images; gives the summary."""
 
     upscaler, recompose = KerasUpscaler(model), diagnostics.choose_recompose(settings)
-    test, validation = (dataset.pairs(split, settings.scale) for split in ("test", "validation"))
+    test, validation = (dataset.load_pairs(split, settings.scale) for split in ("test", "validation"))
     others = scoring.build_baselines(test, weights, dataset.settings["luminance"])
     table = scoring.score({"model": upscaler, **others}, test, recompose)
     summary = scoring.summarise(table)
