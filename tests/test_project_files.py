@@ -151,6 +151,34 @@ def test_the_command_line_is_imported_by_steps_only_when_they_are_run() -> None:
             assert "loupe.cli.main" not in own_imports(module) - guarded(module)
 
 
+def step_uses(tree: ast.AST) -> set[str]:
+    """What a file takes from step modules, such as `train.run`; from-imports count as `train.<name>`."""
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules = {alias.asname or alias.name for node in froms if node.module == "loupe.steps" for alias in node.names}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    uses = {
+        f"{node.value.id}.{node.attr}"
+        for node in attributes
+        if isinstance(node.value, ast.Name) and node.value.id in modules
+    }
+    return uses | {
+        f"{node.module.removeprefix('loupe.steps.')}.{alias.name}"
+        for node in froms
+        if node.module and node.module.startswith("loupe.steps.")
+        for alias in node.names
+    }
+
+
+def test_only_main_and_sweep_use_other_steps_and_only_their_run() -> None:
+    for module in FILES:
+        if module.startswith("loupe.steps."):
+            uses = step_uses(ast.parse(FILES[module].read_text()))
+            assert all(use.endswith(".run") for use in uses), module
+            assert not uses or module in ("loupe.steps.main", "loupe.steps.sweep")
+    code = "from loupe.steps import train as t\nfrom loupe.steps.register import Registration\nt.run, t.DEFAULT"
+    assert step_uses(ast.parse(code)) == {"t.run", "t.DEFAULT", "register.Registration"}
+
+
 def test_only_tracking_knows_mlflow_and_nothing_knows_tensorflow() -> None:
     roots = {module: {name.split(".")[0] for name in imports(module)} for module in FILES}
     knowing = {module for module, names in roots.items() if "mlflow" in names}

@@ -12,7 +12,7 @@ from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import write_atomically
+from loupe.imaging.atomic import validate_output_file, write_atomically
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -40,10 +40,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
     labels = labels_of(settings)
     for name in ("out", "sheet"):
         file = getattr(settings, name)
-        if file and not Path(file).resolve().parent.is_dir():
-            raise UsageError(f"{name}: must lie in a folder that exists, got {file!r}")
-        if file and Path(file).is_dir():
-            raise UsageError(f"{name}: must be a file, got the folder {file!r}")
+        if file:
+            validate_output_file(name, Path(file))
     if settings.sheet:
         figures.validate_format(Path(settings.sheet))
     if settings.photos and not Path(settings.photos).exists():

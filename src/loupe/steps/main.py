@@ -8,7 +8,7 @@ from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Main
-from loupe.errors import UsageError
+from loupe.imaging.atomic import validate_output_file
 
 # What is trained: the study's perceptron, the closed form, and a small convolutional network.
 TRAINED: tuple[dict[str, Any], ...] = (
@@ -27,8 +27,7 @@ def run(settings: Main) -> None:
 
     out = Path(settings.out)
     writer.format_of(out)
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
+    validate_output_file("out", out)
     shared = settings.select(DatasetSettings.model_fields)
     prepared = parse_settings("preprocess", {"source": settings.dataset} | shared)
     there = preparation.find_dataset(settings.data_dir, settings.dataset)
