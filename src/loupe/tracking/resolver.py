@@ -81,14 +81,17 @@ def has_store() -> bool:
 
 
 def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:
-    if has_store() and importlib.util.find_spec("mlflow") is not None:
+    reason = "no champion"
+    if has_store() and importlib.util.find_spec("mlflow") is None:
+        reason = "mlflow is not installed"
+    elif has_store():
         from loupe.tracking import models
 
         found = models.find_model(CHAMPION, scale)
         if found is not None:
             return _load_found(found, options)
     loaded = load_bundled(bundled.DEFAULT_SIZE, scale, options.threads)
-    return LoadedModel(f"{loaded.name} (no champion)", loaded.model)
+    return LoadedModel(f"{loaded.name} ({reason})", loaded.model)
 
 
 def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
