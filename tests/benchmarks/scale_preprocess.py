@@ -30,7 +30,7 @@ from jobs import environment
 
 from loupe.config import parse_settings
 from loupe.data import preparation
-from loupe.data.labels import input_of, labels_of
+from loupe.data.labels import cut_labels, shrink_label
 from loupe.data.sources import list_photos
 from loupe.imaging import decoder, luminance
 
@@ -76,9 +76,9 @@ def bare(chunk):
             digest = hashlib.sha256(content).hexdigest()
             try:
                 grey = luminance.compute_luminance(decoder.open_photo(content), settings.luminance)
-                for label in labels_of(grey, settings, "centre", 0, digest):
+                for label in cut_labels(grey, settings, "centre", 0, digest):
                     for scale in settings.scales:
-                        input_of(label.pixels, scale, settings)
+                        shrink_label(label.pixels, scale, settings)
                     done += 1
             except decoder.PhotoError:
                 continue
@@ -130,7 +130,7 @@ def prepared(file):
         listed = time.perf_counter() - started
         dataset = preparation.prepare(settings, found)
         seconds = time.perf_counter() - started
-        counts = dataset.counts()
+        counts = dataset.counts
         return counts, seconds, listed
 
 

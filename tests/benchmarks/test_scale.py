@@ -15,7 +15,7 @@ import scale_study
 import scale_sweep
 from PIL import Image
 
-from loupe.data.sources import bundled_photo
+from loupe.data.sources import find_bundled_photo
 from loupe.search import worker_pool
 
 AT_MOST = 1.1  # times the memory, for four times the photos
@@ -25,7 +25,7 @@ AT_MOST = 1.1  # times the memory, for four times the photos
 def some_photos(tmp_path_factory):
     """A tar of a dozen crops of a real photo."""
     file = tmp_path_factory.mktemp("photos") / "some.tar"
-    with Image.open(bundled_photo()) as photo, tarfile.open(file, "w") as tar:
+    with Image.open(find_bundled_photo()) as photo, tarfile.open(file, "w") as tar:
         for number in range(12):
             stream = io.BytesIO()
             photo.crop((20 * number, 10 * number, 20 * number + 190, 10 * number + 170)).save(stream, "JPEG")

@@ -21,7 +21,7 @@ from loupe.config.training import (
     GradientTrain,
     Optimizer,
     build_train_class,
-    owners,
+    find_field_owners,
 )
 
 TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, GradientTrain)]
@@ -166,7 +166,7 @@ def test_a_field_of_another_network_or_optimizer_is_refused_with_its_owner(given
         line = refusal("train", {**given, name: "1"})
         assert line.startswith(f"{name}: is a field of ")
         assert owner in line
-        assert owners(name)
+        assert find_field_owners(name)
         assert "'1'" in line
 
 

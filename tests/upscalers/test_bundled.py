@@ -9,7 +9,7 @@ import pytest
 
 from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
-from loupe.data.preparation import pairs_in_memory
+from loupe.data.preparation import prepare_in_memory
 from loupe.errors import UsageError
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
@@ -31,7 +31,7 @@ def scale_of_file(file: Path) -> Fraction:
 def sample() -> dict[Fraction, Pairs]:
     """The middle of each bundled photo, at every scale; trained on by the networks, so that no score counts."""
     cut = {"source": "sample", "crop": "centre", "scales": "3:2,2:1,3:1", "quiet": True}
-    return {scale: pairs_in_memory(parse_settings("preprocess", cut), scale) for scale in map(scale_of_file, FILES)}
+    return {scale: prepare_in_memory(parse_settings("preprocess", cut), scale) for scale in map(scale_of_file, FILES)}
 
 
 def test_there_is_one_of_every_size_at_3_2_and_a_small_one_at_every_scale() -> None:

@@ -119,8 +119,8 @@ def _describe_error(error: ValidationError, step: str) -> str:
 
 def _describe_unknown_field(name: str, step: str, value: str) -> str:
     if step == "train":
-        from loupe.config.training import owners
+        from loupe.config.training import find_field_owners
 
-        if elsewhere := owners(name):
+        if elsewhere := find_field_owners(name):
             return f"{name}: is a field of {' and '.join(elsewhere)} only, got {value}"
     return f"{name}: is not a field of {step}; `loupe {step} --help` lists the fields"

@@ -15,6 +15,8 @@ LARGEST_SCALE = 8
 LARGEST_LABEL_SIDE = 4096  # pixels
 LONGEST_QUOTE = 200  # characters of a refused value in an error
 
+CHAMPION = "champion"  # the name, and alias in MLflow, of the best registered model
+
 
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
     """Define a field.

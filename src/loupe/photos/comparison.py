@@ -11,7 +11,7 @@ from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging import reader
-from loupe.imaging.atomic import write_atomically
+from loupe.imaging.atomic import validate_output_file, write_atomically
 from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.decoder import PhotoError
 from loupe.photos.inputs import Job
@@ -93,8 +93,9 @@ def refuse(page: Path, overwrite: bool) -> None:
     """Raise UsageError where the page cannot be written, or must not."""
     if page.exists() and not overwrite:
         raise UsageError(f"compare: {str(page)!r} exists; --overwrite replaces it")
-    if page.suffix.lower() not in (".html", ".htm") or not page.resolve().parent.is_dir():
-        raise UsageError(f"compare: must be an .html file in a folder that exists, got {str(page)!r}")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"compare: must be an .html file, got {str(page)!r}")
+    validate_output_file("compare", page)
 
 
 def write(page: Path, jobs: Sequence[Job]) -> None:

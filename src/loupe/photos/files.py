@@ -91,9 +91,9 @@ def report(settings: Files, found: "Found", outcomes: "Sequence[Outcome]", by: s
 
 
 def _bundled() -> str:
-    from loupe.data.sources import bundled_photo
+    from loupe.data.sources import find_bundled_photo
 
-    return str(bundled_photo())
+    return str(find_bundled_photo())
 
 
 def _is_short(settings: Files, jobs: "Sequence[Job]") -> bool:

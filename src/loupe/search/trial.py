@@ -142,7 +142,10 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
     with context.stopwatch:
         dataset = open_dataset(context.job)
-        pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
+        pairs = (
+            dataset.load_pairs("train", settings.scale, settings.limit),
+            dataset.load_pairs("validation", settings.scale),
+        )
         weights = ridge.load_or_fit(dataset, settings.scale)
         start = training_runs.load_start(settings)
         model = build_network(settings, pairs[0], dataset.settings["luminance"], weights, start)
@@ -275,5 +278,5 @@ def open_dataset(job: WorkerJob) -> Dataset:
 @cache
 def _fetch_dataset(place: str) -> Dataset:
     dataset = Dataset(place)
-    dataset.fetch()
+    dataset.fetch_shards()
     return dataset

@@ -18,7 +18,7 @@ from loupe.imaging import threads
 from loupe.search.study import MAX_ATTEMPTS, OWNER, RUN, SweepStudy
 from loupe.search.study_storage import retry_database
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
-from loupe.tracking import delivery, liveness, trials
+from loupe.tracking import liveness, server, trials
 
 MAX_TRIALS_PER_WORKER = 25  # then its process exits: TensorFlow's memory grows with each trial
 POLL_INTERVAL_S = 0.5
@@ -54,7 +54,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
             workers = settings.workers or count_cores()
             if time.monotonic() - checked > ORPHAN_CHECK_INTERVAL_S:
                 close = partial(retry_database, partial(_close_orphans, study, job.parent))
-                delivery.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
+                server.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
                 checked = time.monotonic()
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
             may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)

@@ -115,13 +115,13 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
     from loupe.upscalers import ridge
 
     best = assembly.find_best_run(rows)
-    place = None if best is None else preparation.prepared_place(settings.data_dir, best["dataset"])
+    place = None if best is None else preparation.find_dataset(settings.data_dir, best["dataset"])
     if place is None:
         reason = "no run has a model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
         print_line(f"the report has no images of networks: {reason}", settings.quiet)
         return {}
     dataset, scale = Dataset(place), parse_scale(best["settings.scale"])
-    pairs = dataset.pairs("test", scale)
+    pairs = dataset.load_pairs("test", scale)
     final = _load_network(best)
     methods = scoring.build_baselines(pairs, ridge.load_or_fit(dataset, scale), dataset.settings["luminance"])
     networks = {name: _load_network(row) for name, row in _find_story_runs(rows).items()} | {"final": final}
@@ -159,9 +159,7 @@ def _load_network(row: "pd.Series") -> "UpscalingModel":
     from loupe.tracking import models
 
     run_id = row["run_id"]
-    return KerasUpscaler(
-        models.load_keras(models.ModelReference(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
-    )
+    return KerasUpscaler(models.load_keras(models.ModelReference.of_run(run_id, f"{row['name']} ({run_id})")))
 
 
 def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:

@@ -124,11 +124,11 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
     total = study.sweep.count_trials()
     return WorkerJob(
         sweep=study.sweep.to_json(),
-        storage=storage.absolute(location),
+        storage=storage.make_absolute(location),
         tracking_uri=uri,
         experiment_id=experiment,
         parent=study.parent,
-        dataset=storage.absolute(dataset.place),
+        dataset=storage.make_absolute(dataset.location),
         digest=dataset.digest,
         source=_list_source_settings(settings, study.sweep),
         data_dir=settings.data_dir,
@@ -210,7 +210,7 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
             continue
         if "test/mae" in run.data.metrics:
             continue
-        model = models.load_keras(models.ModelReference(run_id, f"runs:/{run_id}/model", run_id))
+        model = models.load_keras(models.ModelReference.of_run(run_id))
         weights = ridge.load_or_fit(dataset, given.scale)
         with records.log_to_run(run_id):
             points = trials.load_points(run_id)
@@ -218,9 +218,8 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
-    verdict = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
-    outcome = "champion" if verdict.won else "not champion"
-    print_line(f"models:/{verdict.name}/{verdict.version}: {outcome}: {verdict.why}", settings.quiet)
+    registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
+    print_line(str(registered), settings.quiet)
     return best
 
 

@@ -119,7 +119,7 @@ def _divide(value: float, other: float) -> float:
 def _compare_with_lanczos(model: UpscalingModel, settings: Train, train: Pairs) -> float:
     """Return the mean mae of the network minus that of Lanczos on up to GAP_TRAIN_IMAGES training images."""
     lanczos, differences = FilterUpscaler("lanczos", train.scale), []
-    for inputs, labels in train.spread(GAP_TRAIN_IMAGES).batches(BATCH):
+    for inputs, labels in train.subsample(GAP_TRAIN_IMAGES).batches(BATCH):
         own = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)
         differences.append(own - metrics.mae(upscale(lanczos, inputs), labels))
     return float(np.concatenate(differences).mean())

@@ -32,7 +32,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     window = q + 2 * MARGIN
     squares = alpha * np.eye(window * window)
     products = np.zeros((window * window, p * p))
-    for inputs, labels in pairs.spread(FIT_IMAGES).batches(16):
+    for inputs, labels in pairs.subsample(FIT_IMAGES).batches(16):
         rows, columns = (side // q * q for side in inputs.shape[1:3])
         x = extract_windows(inputs[:, :rows, :columns], q)
         large = labels[:, : rows * p // q, : columns * p // q, 0]
@@ -51,7 +51,7 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
         remove_leftovers(dataset.folder)
-        weights = fit(dataset.pairs("train", scale))
+        weights = fit(dataset.load_pairs("train", scale))
         with write_atomically(file) as partial, partial.open("wb") as stream:
             np.save(stream, weights)
     return load_weights(file, scale)
