@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The one place that runs before onnxruntime and MLflow are imported in every process: steps, sweep and Dask workers,
 # notebooks, served models. onnxruntime reads its switch once, when it is imported; a value of the user's is kept.

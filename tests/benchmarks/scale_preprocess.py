@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 
 from jobs import environment
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data import preparation, tasks
 from loupe.data.labels import input_of, labels_of
 from loupe.data.sources import list_photos
@@ -87,7 +87,7 @@ def bare(chunk):
 
 def bare_loop(file):
     """Labels, and the seconds that PROCESSES took for them, without their start and without the listing."""
-    settings = settings_of("preprocess", {"source": str(file)})
+    settings = parse_settings("preprocess", {"source": str(file)})
     with tarfile.open(file) as tar:
         places = [(member.offset_data, member.size) for member in tar if member.isreg()]
     chunks = [(str(file), places[start : start + CHUNK], settings) for start in range(0, len(places), CHUNK)]
@@ -124,7 +124,7 @@ def prepared(file, scheduler):
     """Photos, and the seconds that listing and preparing took."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         given = {"source": str(file), "data_dir": folder, "scheduler": scheduler, "quiet": True}
-        settings = settings_of("preprocess", given)
+        settings = parse_settings("preprocess", given)
         started = time.perf_counter()
         found = list_photos(settings.source, (), None, folder, True)
         listed = time.perf_counter() - started

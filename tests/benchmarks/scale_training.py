@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data import manifest, preparation
 from loupe.data.dataset import Dataset
 from loupe.models import builder
-from loupe.training import loop
+from loupe.training import batches, optimization
 from loupe.upscalers.geometry import Geometry
 
 STEPS = 50
@@ -44,17 +44,17 @@ def repeated(small, folder, size):
 
 def measure(folder, size):
     """A row of the table, as a dict."""
-    settings = settings_of("train", {"network": "convolutional", "quiet": True})
+    settings = parse_settings("train", {"network": "convolutional", "quiet": True})
     started = time.perf_counter()
     pairs = Dataset(folder).pairs("train", settings.scale)
     opened = time.perf_counter() - started
     model = builder.build(settings, pairs.sides[0], "rec601")
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     started = time.perf_counter()
-    patches, count = loop.patches_of(settings, pairs, Geometry.of_name(model.name))
+    patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
     held = time.perf_counter() - started
     cutting, stepping = [], []
-    with loop.computed_in(model, settings):
+    with optimization.training_precision(model, settings):
         for step in range(STEPS):
             started = time.perf_counter()
             inputs, labels = patches.batch(step, count)
@@ -78,7 +78,7 @@ def main():
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        prepared = preparation.prepare(settings_of("preprocess", {"source": given.photos, "data_dir": folder}))
+        prepared = preparation.prepare(parse_settings("preprocess", {"source": given.photos, "data_dir": folder}))
         for size in map(int, given.sizes.split(",")):
             rows.append(measure(repeated(prepared, Path(folder) / str(size), size), size))
     print(" | ".join(rows[0]))

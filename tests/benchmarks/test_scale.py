@@ -86,7 +86,7 @@ def test_a_report_asks_for_no_curve_that_stands_with_its_run(tmp_path, monkeypat
         uri = f"sqlite:///{tmp_path / name}.db"
         scale_report.fill(uri, 60, without_tags)
         mlflow.set_tracking_uri(uri)
-        tables.append(trials.results())
+        tables.append(trials.load_results())
         assert len(asked) == len(set(asked)) == (60 if without_tags else 0)
     mlflow.set_tracking_uri(None)
     pd.testing.assert_frame_equal(*tables)

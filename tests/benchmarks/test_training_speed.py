@@ -16,10 +16,10 @@ import keras
 import numpy as np
 import pytest
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
 from loupe.models import builder
-from loupe.training import loop
+from loupe.training import batches, optimization
 from loupe.upscalers.geometry import Geometry
 
 STRICT = os.environ.get("LOUPE_STRICT_TIMINGS") == "1"
@@ -61,13 +61,13 @@ def pairs():
     inputs, labels = (
         list(rng.integers(0, 256, (IMAGES, side, side), dtype="uint8")) for side in (INPUT_SIDE, LABEL_SIDE)
     )
-    scale = settings_of("train", {}).scale
+    scale = parse_settings("train", {}).scale
     return Pairs([{"path": str(number)} for number in range(IMAGES)], inputs, labels, scale)
 
 
 def operations(model, side, count):
     """Of a step on so many squares of this side: every weight works once a block and pass."""
-    places = count * (side // Geometry.of_name(model.name).q) ** 2
+    places = count * (side // Geometry.from_name(model.name).q) ** 2
     weights = sum(np.prod(layer.kernel.shape) for layer in model.layers if hasattr(layer, "kernel"))
     return int(2 * PASSES * weights * places)
 
@@ -75,12 +75,12 @@ def operations(model, side, count):
 @pytest.mark.parametrize("name", TIMED)
 def test_a_step_takes_little_more_than_its_arithmetic(name, benchmark, operations_a_second, pairs, capsys):
     given, at_most = TIMED[name]
-    settings = settings_of("train", {"quiet": True} | given)
+    settings = parse_settings("train", {"quiet": True} | given)
     model = builder.build(settings, INPUT_SIDE, "rec601")
-    loop.compile_model(model, settings)
-    patches, count = loop.patches_of(settings, pairs, Geometry.of_name(model.name))
+    optimization.compile_model(model, settings)
+    patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
     inputs, labels = patches.batch(0, count)
-    with loop.computed_in(model, settings):
+    with optimization.training_precision(model, settings):
         benchmark.pedantic(model.train_on_batch, (inputs, labels), rounds=100, warmup_rounds=5)
     if benchmark.stats is None:
         return  # beside other tests nothing is timed

@@ -47,7 +47,7 @@ def picture():
 def test_a_image_in_a_warm_process(picture):
     matrix = np.random.default_rng(0).standard_normal((2048, 2048), "float32")
     rate = 2 * 2048**3 / median_of(lambda: matrix @ matrix, 20)
-    model = onnx.load(bundled.file("small", Fraction(3, 2)))
+    model = onnx.load(bundled.find_file("small", Fraction(3, 2)))
     weights = sum(int(np.prod(part.dims)) for part in model.graph.initializer if len(part.dims) == 4)
     floor = 2 * weights * SMALL[0] * SMALL[1] / 4 / rate  # one position for every 2x2 block
     upscaler = Upscaler.load("small")

@@ -15,8 +15,8 @@ import pytest
 from loupe import __version__
 from loupe.cli.main import main, run_step
 from loupe.config import STEPS
-from loupe.config.base import Settings, choices_of
-from loupe.config.fields import text_of
+from loupe.config.base import Settings, list_choices
+from loupe.config.fields import format_value
 from loupe.config.training import NETWORKS, OPTIMIZERS, Train
 from loupe.errors import LoupeError, UsageError
 
@@ -109,9 +109,9 @@ def test_help_lists_every_field_with_default_and_range_in_under_a_second(step: s
                 assert "true,false" in allowed
             rule = (info.json_schema_extra or {}).get("rule", "")
             if not rule:
-                assert squeezed(", ".join(map(text_of, choices_of(info.annotation)))) in allowed
+                assert squeezed(", ".join(map(format_value, list_choices(info.annotation)))) in allowed
             if info.default_factory is None and info.default not in (None, ()):
-                assert f"default{squeezed(text_of(info.default))}]" in allowed
+                assert f"default{squeezed(format_value(info.default))}]" in allowed
 
 
 def test_help_of_train_gives_each_optimizer_its_learning_rate() -> None:
@@ -201,7 +201,7 @@ def test_flags_become_checked_settings(received: Any) -> None:
     kept = received("train")
     arguments = "--network perceptron --patch=8:16 --scale 2 --hidden 64,32 --mirror false --smoke"
     assert main(["train", *arguments.split()]) == 0
-    shown = kept[0].texts()
+    shown = kept[0].to_texts()
     expected = {
         "network": "perceptron", "patch": "8:16", "scale": "2:1", "hidden": "64,32", "mirror": "false",
         "smoke": "true",

@@ -14,7 +14,7 @@ import services
 from hosts import cut_off, hosts, trials_of
 from jobs import all_runs, environment, loupe
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
 from loupe.data.preparation import prepare
 from loupe.search.study import OWNER
@@ -48,7 +48,7 @@ IMPATIENT = """
 import sys
 from loupe.cli.main import run_step
 from loupe.tracking import liveness
-liveness.SILENCE = 90.0
+liveness.HEARTBEAT_TIMEOUT_S = 90.0
 sys.exit(run_step(sys.argv[1], sys.argv[2:]))
 """
 
@@ -124,7 +124,7 @@ def shards(folder):
 def alone(photo_folder, tmp_path_factory):
     """The dataset as this machine prepares it alone."""
     given = {"source": str(photo_folder), "data_dir": str(tmp_path_factory.mktemp("alone")), **FIELDS}
-    return prepare(settings_of("preprocess", given | {"quiet": "true"}))
+    return prepare(parse_settings("preprocess", given | {"quiet": "true"}))
 
 
 FIELDS = {"label_size": "30", "crop": "random", "crops": "16", "seed": "5"}

@@ -15,7 +15,7 @@ import pytest
 import services
 from jobs import environment, loupe
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.preparation import open_or_prepare, prepare, reopen
@@ -64,7 +64,7 @@ def set_all(patch, variables):
 
 
 def preprocess(**given):
-    return settings_of("preprocess", {"label_size": 30, "quiet": "true"} | {k: str(v) for k, v in given.items()})
+    return parse_settings("preprocess", {"label_size": 30, "quiet": "true"} | {k: str(v) for k, v in given.items()})
 
 
 def shards(dataset, store=None):
@@ -91,7 +91,7 @@ def test_a_local_cluster_writes_to_an_address_what_it_writes_to_a_folder(in_a_fo
     assert before == {
         path: about["LastModified"] for path, about in store.find(DATA, detail=True, refresh=True).items()
     }
-    assert open_or_prepare(settings_of("train", {"data_dir": DATA}), dataset.folder.name).place == dataset.place
+    assert open_or_prepare(parse_settings("train", {"data_dir": DATA}), dataset.folder.name).place == dataset.place
     assert reopen(settings, dataset.folder.name, dataset.digest, "sample").place == dataset.place
 
 

@@ -7,7 +7,7 @@ import pytest
 import services
 from distributed import Client
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.preparation import prepare
 from loupe.data.tasks import client
 from loupe.errors import LoupeError, UsageError
@@ -24,7 +24,7 @@ main()
 
 def settings(tmp_path, address):
     given = {"data_dir": str(tmp_path / "data"), "scheduler": address, "limit": "4", "label_size": "30"}
-    return settings_of("preprocess", given | {"quiet": "true"})
+    return parse_settings("preprocess", given | {"quiet": "true"})
 
 
 def wait_for_tasks(address, working):

@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from loupe.config import STEPS, settings_of
-from loupe.config.base import GIVEN, Settings, SettingsError, choices_of
-from loupe.config.fields import text_of
+from loupe.config import STEPS, parse_settings
+from loupe.config.base import GIVEN, Settings, SettingsError, list_choices
+from loupe.config.fields import format_value
 from loupe.config.training import (
     DEFAULT_PATCHES,
     NETWORKS,
     OPTIMIZERS,
     TRAINED_SCALES,
+    GradientTrain,
     Optimizer,
-    Trained,
+    build_train_class,
     owners,
-    train_class,
 )
 
-TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]
+TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, GradientTrain)]
 TRAIN = [
     *({"network": network, "optimizer": optimizer} for network in TRAINED for optimizer in OPTIMIZERS),
     *({"network": network} for network in NETWORKS if network not in TRAINED),
@@ -31,7 +31,11 @@ CLASSES = [*((step, {}) for step in STEPS), *(("train", given) for given in TRAI
 # Every field once: (step, what has to be given to get its class, name).
 FIELDS = [
     *((step, {}, name) for step, settings in STEPS.items() if step != "train" for name in settings.model_fields),
-    *(("train", {"network": network}, name) for network in NETWORKS for name in train_class(network).model_fields),
+    *(
+        ("train", {"network": network}, name)
+        for network in NETWORKS
+        for name in build_train_class(network).model_fields
+    ),
     *(
         ("train", {"network": TRAINED[0], "optimizer": optimizer}, name)
         for optimizer, settings in OPTIMIZERS.items()
@@ -42,7 +46,7 @@ BOUNDS = {"ge": -1, "le": 1, "gt": 0, "lt": 0}  # kind -> which way the nearest 
 
 
 def field_of(step: str, given: dict[str, str], name: str) -> Any:
-    return (train_class(**given) if step == "train" else STEPS[step]).model_fields[name]
+    return (build_train_class(**given) if step == "train" else STEPS[step]).model_fields[name]
 
 
 def bounds_of(info: Any) -> list[tuple[str, Any]]:
@@ -55,7 +59,7 @@ RULED = [
     case
     for case in FIELDS
     if field_of(*case).annotation in (bool, int, float)
-    or choices_of(field_of(*case).annotation)
+    or list_choices(field_of(*case).annotation)
     or case[2] in ("patch", "hidden", "scale", "scales", "limit", "recompress")
 ]
 
@@ -66,7 +70,7 @@ def named(case: Any) -> str:
 
 def refusal(step: str, given: dict[str, Any]) -> str:
     with pytest.raises(SettingsError) as refused:
-        settings_of(step, given)
+        parse_settings(step, given)
     text = str(refused.value)
     assert "\n" not in text
     return text
@@ -86,27 +90,27 @@ def condition(settings: type[Settings], name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
 def test_defaults_are_valid_and_come_back_from_their_texts(step: str, given: dict[str, str]) -> None:
-    settings = settings_of(step, given)
-    again = settings_of(step, settings.texts())
+    settings = parse_settings(step, given)
+    again = parse_settings(step, settings.to_texts())
     assert again.model_dump() == settings.model_dump()
-    assert again.texts() == settings.texts()
+    assert again.to_texts() == settings.to_texts()
 
 
 @pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
 def test_smoke_settings_come_back_from_their_texts(step: str, given: dict[str, str]) -> None:
-    settings = settings_of(step, {"smoke": True} | given)
-    assert settings_of(step, settings.texts()).model_dump() == settings.model_dump()
+    settings = parse_settings(step, {"smoke": True} | given)
+    assert parse_settings(step, settings.to_texts()).model_dump() == settings.model_dump()
 
 
 @pytest.mark.parametrize(("step", "given", "name"), FIELDS, ids=named)
 def test_every_choice_and_truth_value_is_read_from_its_text(step: str, given: dict[str, str], name: str) -> None:
-    settings = type(settings_of(step, given))
+    settings = type(parse_settings(step, given))
     info = settings.model_fields[name]
-    values: tuple[Any, ...] = (True, False) if info.annotation is bool else choices_of(info.annotation)
+    values: tuple[Any, ...] = (True, False) if info.annotation is bool else list_choices(info.annotation)
     if not values:
-        values = (getattr(settings_of(step, given | condition(settings, name)), name),)
+        values = (getattr(parse_settings(step, given | condition(settings, name)), name),)
     for value in values:
-        read = settings_of(step, given | condition(settings, name) | {name: text_of(value)})
+        read = parse_settings(step, given | condition(settings, name) | {name: format_value(value)})
         assert getattr(read, name) == value
         assert type(getattr(read, name)) is type(value)
 
@@ -131,7 +135,9 @@ def test_a_wrong_value_is_refused_with_field_rule_and_value(step: str, given: di
     assert line.startswith(f"{name}: must be ")
     assert line.endswith("got 'rubbish'")
     choices = {"network": tuple(NETWORKS), "optimizer": tuple(OPTIMIZERS)}.get(name)
-    assert all(text_of(choice) in line for choice in choices or choices_of(field_of(step, given, name).annotation))
+    assert all(
+        format_value(choice) in line for choice in choices or list_choices(field_of(step, given, name).annotation)
+    )
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -143,7 +149,7 @@ def test_an_unknown_field_is_refused_by_its_name(step: str) -> None:
 
 @pytest.mark.parametrize("given", TRAIN, ids=named)
 def test_a_field_of_another_network_or_optimizer_is_refused_with_its_owner(given: dict[str, str]) -> None:
-    own = train_class(**given).model_fields
+    own = build_train_class(**given).model_fields
     foreign = {
         name: f"{kind}={key}"
         for kind, table in (("network", NETWORKS), ("optimizer", OPTIMIZERS))
@@ -163,7 +169,7 @@ def test_a_field_of_another_network_or_optimizer_is_refused_with_its_owner(given
 @pytest.mark.parametrize("network", TRAINED)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_union_covers_every_network_with_every_optimizer(network: str, optimizer: str) -> None:
-    settings = settings_of("train", {"network": network, "optimizer": optimizer})
+    settings = parse_settings("train", {"network": network, "optimizer": optimizer})
     assert isinstance(settings, NETWORKS[network])
     assert isinstance(settings, OPTIMIZERS[optimizer])
     both = NETWORKS[network].model_fields.keys() | OPTIMIZERS[optimizer].model_fields.keys()
@@ -175,7 +181,7 @@ def test_the_union_covers_every_network_with_every_optimizer(network: str, optim
 
 @pytest.mark.parametrize("network", TRAINED)
 def test_a_network_without_a_named_optimizer_takes_its_own(network: str) -> None:
-    settings = settings_of("train", {"network": network})
+    settings = parse_settings("train", {"network": network})
     assert isinstance(settings, OPTIMIZERS[settings.optimizer])
     assert settings.optimizer == NETWORKS[network].model_fields["optimizer"].default
 
@@ -183,14 +189,14 @@ def test_a_network_without_a_named_optimizer_takes_its_own(network: str) -> None
 def test_every_settings_class_is_reachable() -> None:
     assert set(OPTIMIZERS.values()) == set(written_below(Optimizer))
     assert {step.STEP for step in written_below(Settings)} - {""} == set(STEPS)
-    assert {key: choices_of(network.model_fields["network"].annotation) for key, network in NETWORKS.items()} == {
+    assert {key: list_choices(network.model_fields["network"].annotation) for key, network in NETWORKS.items()} == {
         key: (key,) for key in NETWORKS
     }
     assert {key: step.STEP for key, step in STEPS.items()} == {key: key for key in STEPS}
 
 
 def written_below(settings: type[Settings]) -> list[type[Settings]]:
-    """The subclasses that modules of Loupe define, without those that train_class puts together."""
+    """The subclasses that modules of Loupe define, without those that build_train_class puts together."""
     ours = [sub for sub in settings.__subclasses__() if sub.__module__.startswith("loupe.")]
     below = [sub for sub in ours if getattr(sys.modules[sub.__module__], sub.__name__, None) is sub]
     return [*below, *(deeper for sub in below for deeper in written_below(sub))]
@@ -198,69 +204,69 @@ def written_below(settings: type[Settings]) -> list[type[Settings]]:
 
 @pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
 def test_smoke_shrinks_but_given_fields_stay(step: str, given: dict[str, str]) -> None:
-    whole = settings_of(step, given)
-    small = settings_of(step, given | {"smoke": "true"})
+    whole = parse_settings(step, given)
+    small = parse_settings(step, given | {"smoke": "true"})
     sizes: dict[str, Any] = {}
     for base in reversed(type(whole).__mro__):
         sizes |= vars(base).get("SMOKE", {})
     assert small.smoke
     for name in sizes:
         assert getattr(small, name) != getattr(whole, name)
-        assert getattr(settings_of(step, given | {"smoke": "true", name: text_of(getattr(whole, name))}), name) == (
-            getattr(whole, name)
-        )
+        assert getattr(
+            parse_settings(step, given | {"smoke": "true", name: format_value(getattr(whole, name))}), name
+        ) == (getattr(whole, name))
 
 
 @pytest.mark.parametrize("text", ["true", "True", "TRUE", "1", "yes", "on", "t", "y", "T", "Y", True, 1])
 def test_every_text_that_means_true_shrinks(text: Any) -> None:
-    settings = settings_of("train", {"smoke": text})
+    settings = parse_settings("train", {"smoke": text})
     assert settings.smoke
-    assert settings.steps < settings_of("train", {}).steps
+    assert settings.steps < parse_settings("train", {}).steps
 
 
 @pytest.mark.parametrize("text", ["false", "0", "no", "off", "f", "n", False, 0])
 def test_no_text_that_means_false_shrinks(text: Any) -> None:
-    assert settings_of("train", {"smoke": text}).steps == settings_of("train", {}).steps
+    assert parse_settings("train", {"smoke": text}).steps == parse_settings("train", {}).steps
 
 
 @pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
 def test_a_field_without_effect_is_refused_and_left_out_of_the_texts(step: str, given: dict[str, str]) -> None:
-    settings = settings_of(step, given)
-    for name, other in settings._without_effect().items():
-        value = text_of(getattr(settings, name))
+    settings = parse_settings(step, given)
+    for name, other in settings.list_unused_fields().items():
+        value = format_value(getattr(settings, name))
         line = refusal(step, {**given, name: value})
-        assert line == f"{name}: has no effect with {other}={text_of(getattr(settings, other))}, got {value}"
-        assert name not in settings.texts()
-        effective = settings_of(step, {**given, **condition(type(settings), name), name: value})
-        assert effective.texts()[name] == value
+        assert line == f"{name}: has no effect with {other}={format_value(getattr(settings, other))}, got {value}"
+        assert name not in settings.to_texts()
+        effective = parse_settings(step, {**given, **condition(type(settings), name), name: value})
+        assert effective.to_texts()[name] == value
 
 
 def test_fields_that_depend_on_another_exist() -> None:
-    assert {"stddev", "decay_rate", "decay_steps"} <= settings_of("train", {})._without_effect().keys()
-    assert "crops" in settings_of("preprocess", {})._without_effect()
+    assert {"stddev", "decay_rate", "decay_steps"} <= parse_settings("train", {}).list_unused_fields().keys()
+    assert "crops" in parse_settings("preprocess", {}).list_unused_fields()
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_a_patch_must_be_of_the_scale(scale: Fraction) -> None:
-    given = {"network": "perceptron", "scale": text_of(scale)}
-    assert settings_of("train", given).patch == DEFAULT_PATCHES[scale]
-    assert settings_of("train", given | {"patch": "whole"}).patch == "whole"
+    given = {"network": "perceptron", "scale": format_value(scale)}
+    assert parse_settings("train", given).patch == DEFAULT_PATCHES[scale]
+    assert parse_settings("train", given | {"patch": "whole"}).patch == "whole"
     for factor in (1, 4):
         patch = f"{factor * scale.denominator}:{factor * scale.numerator}"
-        assert settings_of("train", given | {"patch": patch}).patch == patch
+        assert parse_settings("train", given | {"patch": patch}).patch == patch
     line = refusal("train", given | {"patch": "5:6"})
-    assert line == f"patch: must be q:p of the scale {text_of(scale)}, got 5:6"
+    assert line == f"patch: must be q:p of the scale {format_value(scale)}, got 5:6"
 
 
 def test_a_label_size_must_divide_into_the_inputs_of_every_scale() -> None:
-    assert settings_of("preprocess", {"label_size": "100", "scales": "2:1"}).label_size == 100
+    assert parse_settings("preprocess", {"label_size": "100", "scales": "2:1"}).label_size == 100
     assert refusal("preprocess", {"label_size": "100", "scales": "2:1,3:2"}) == (
         "label_size: must be a multiple of 3 for scale 3:2, got 100"
     )
 
 
 def test_a_crop_must_be_of_whole_blocks() -> None:
-    assert settings_of("train", {"crop": "9", "scale": "2:1"}).crop == 9
+    assert parse_settings("train", {"crop": "9", "scale": "2:1"}).crop == 9
     assert refusal("train", {"crop": "9"}) == "crop: must be a multiple of 2 at scale 3:2, got 9"
 
 
@@ -271,7 +277,7 @@ def test_an_output_that_cannot_start_at_the_ridge_is_refused(activation: str) ->
         f"output_activation: must be linear with skip=ridge and activation={activation}, got same"
     )
     for change in ({"skip": "none"}, {"activation": "tanh"}, {"output_activation": "linear"}):
-        settings_of("train", given | change)
+        parse_settings("train", given | change)
 
 
 def test_a_scale_that_no_network_has_is_refused() -> None:
@@ -284,30 +290,30 @@ def test_a_number_must_be_finite(text: str) -> None:
 
 
 def test_settings_are_frozen() -> None:
-    settings = settings_of("train", {})
+    settings = parse_settings("train", {})
     with pytest.raises(ValueError, match="frozen"):
         settings.steps = 1
 
 
 def test_points_and_decay_follow_the_steps_unless_given() -> None:
     given = {"schedule": "exponential", "steps": "2000"}
-    settings = settings_of("train", given)
+    settings = parse_settings("train", given)
     assert (settings.decay_steps, settings.eval_every) == (30, 125)
-    settings = settings_of("train", given | {"decay_steps": "7", "eval_every": "9"})
+    settings = parse_settings("train", given | {"decay_steps": "7", "eval_every": "9"})
     assert (settings.decay_steps, settings.eval_every) == (7, 9)
-    settings = settings_of("train", given | {"steps": "1"})
+    settings = parse_settings("train", given | {"steps": "1"})
     assert (settings.decay_steps, settings.eval_every) == (1, 1)
 
 
 @pytest.mark.parametrize("network", TRAINED)
 def test_seconds_take_the_place_of_steps(network: str) -> None:
-    timed = settings_of("train", {"network": network, "seconds": "30", "schedule": "exponential"})
+    timed = parse_settings("train", {"network": network, "seconds": "30", "schedule": "exponential"})
     assert (timed.seconds, timed.decay_steps, timed.eval_every) == (30.0, None, None)
-    assert "steps" not in timed.texts()
-    assert timed.texts()["seconds"] == "30.0"
+    assert "steps" not in timed.to_texts()
+    assert timed.to_texts()["seconds"] == "30.0"
     line = refusal("train", {"network": network, "seconds": "30", "steps": "30"})
     assert line == "steps: has no effect with seconds=30.0, got 30"
-    assert settings_of("train", {"network": network, "seconds": "none", "steps": "30"}).steps == 30
+    assert parse_settings("train", {"network": network, "seconds": "none", "steps": "30"}).steps == 30
     for text in ("0", "-1", "nan", "inf", "soon"):
         assert refusal("train", {"network": network, "seconds": text}).startswith("seconds: must be ")
 
@@ -317,29 +323,29 @@ def test_what_follows_from_the_steps_is_none_with_seconds_only(name: str) -> Non
     schedule = {"schedule": "exponential"}
     assert refusal("train", schedule | {name: "none"}) == f"{name}: must be >= 1, got none"
     assert refusal("train", schedule | {name: "0"}).startswith(f"{name}: must be ")
-    assert getattr(settings_of("train", schedule | {"seconds": "9", name: "none"}), name) is None
-    assert getattr(settings_of("train", schedule | {"seconds": "9", name: "7"}), name) == 7
+    assert getattr(parse_settings("train", schedule | {"seconds": "9", name: "none"}), name) is None
+    assert getattr(parse_settings("train", schedule | {"seconds": "9", name: "7"}), name) == 7
 
 
 def test_smoke_with_seconds_sets_no_steps() -> None:
-    small = settings_of("train", {"network": "perceptron", "smoke": "true", "seconds": "9"})
+    small = parse_settings("train", {"network": "perceptron", "smoke": "true", "seconds": "9"})
     assert (small.seconds, small.hidden) == (9.0, (32, 16))
     assert "steps" not in small.model_fields_set
-    assert settings_of("train", small.texts()).model_dump() == small.model_dump()
+    assert parse_settings("train", small.to_texts()).model_dump() == small.model_dump()
 
 
 @pytest.mark.parametrize("smoke", ["false", "true"])
 @pytest.mark.parametrize("network", TRAINED)
 def test_steps_that_were_measured_bring_what_follows_from_them(network: str, smoke: str) -> None:
     given = {"network": network, "schedule": "exponential", "smoke": smoke, "learning_rate": "0.01"}
-    timed = settings_of("train", given | {"seconds": "30"})
-    assert timed.of_steps(3200).model_dump() == settings_of("train", given | {"steps": "3200"}).model_dump()
-    assert (timed.of_steps(3200).decay_steps, timed.of_steps(3200).eval_every) == (48, 200)
-    assert timed.of_steps(1).eval_every == 1
-    assert type(timed.of_steps(9)) is type(timed)
-    own = settings_of("train", given | {"seconds": "30", "eval_every": "5", "decay_steps": "6"}).of_steps(3200)
+    timed = parse_settings("train", given | {"seconds": "30"})
+    assert timed.with_steps(3200).model_dump() == parse_settings("train", given | {"steps": "3200"}).model_dump()
+    assert (timed.with_steps(3200).decay_steps, timed.with_steps(3200).eval_every) == (48, 200)
+    assert timed.with_steps(1).eval_every == 1
+    assert type(timed.with_steps(9)) is type(timed)
+    own = parse_settings("train", given | {"seconds": "30", "eval_every": "5", "decay_steps": "6"}).with_steps(3200)
     assert (own.eval_every, own.decay_steps, own.seconds) == (5, 6, None)
-    assert settings_of("train", given | {"steps": "7"}).of_steps(3200).steps == 3200
+    assert parse_settings("train", given | {"steps": "7"}).with_steps(3200).steps == 3200
 
 
 @pytest.mark.parametrize(
@@ -354,7 +360,7 @@ def test_steps_that_were_measured_bring_what_follows_from_them(network: str, smo
     ],
 )
 def test_the_texts_of_a_sweep_hide_a_password(storage: str, shown: str) -> None:
-    settings = settings_of("sweep", {"storage": storage})
+    settings = parse_settings("sweep", {"storage": storage})
     assert settings.storage == storage
-    assert settings.texts()["storage"] == shown
-    assert "s3" not in str(settings.texts())
+    assert settings.to_texts()["storage"] == shown
+    assert "s3" not in str(settings.to_texts())

@@ -19,8 +19,8 @@ from loupe.config.fields import (
     Scales,
     Sources,
     Text,
-    scale_of,
-    text_of,
+    format_value,
+    parse_scale,
 )
 
 SCALE = st.integers(1, 60).flatmap(lambda q: st.integers(q + 1, q * LARGEST_SCALE).map(lambda p: Fraction(p, q)))
@@ -52,18 +52,24 @@ def test_a_type_reads_its_own_text_and_its_own_value_back(kind: str, data: st.Da
     annotation, values = VALUES[kind]
     value = data.draw(values)
     adapter = TypeAdapter(annotation)
-    assert adapter.validate_python(text_of(value)) == value
+    assert adapter.validate_python(format_value(value)) == value
     assert adapter.validate_python(value) == value
 
 
 @given(value=SCALE)
 def test_a_scale_is_understood_as_ratio_fraction_and_number(value: Fraction) -> None:
     p, q = value.numerator, value.denominator
-    assert scale_of(f"{p}:{q}") == scale_of(f" {p}/{q} ") == scale_of(value) == scale_of(f"{7 * p}:{7 * q}") == value
+    assert (
+        parse_scale(f"{p}:{q}")
+        == parse_scale(f" {p}/{q} ")
+        == parse_scale(value)
+        == parse_scale(f"{7 * p}:{7 * q}")
+        == value
+    )
 
 
 def test_a_scale_is_understood_as_a_decimal_number() -> None:
-    assert [scale_of(text) for text in ("1.5", 1.5, "2", 2, "3.0", "1.333333333333")] == [
+    assert [parse_scale(text) for text in ("1.5", 1.5, "2", 2, "3.0", "1.333333333333")] == [
         Fraction(3, 2), Fraction(3, 2), 2, 2, 3, Fraction(4, 3),
     ]  # fmt: skip
 
@@ -77,7 +83,7 @@ def test_a_scale_is_understood_as_a_decimal_number() -> None:
     ],
 )  # fmt: skip
 def test_a_value_has_one_text(value: object, text: str) -> None:
-    assert text_of(value) == text
+    assert format_value(value) == text
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,6 @@ def preprocess(tmp_path, scheduler):
 
     def settings(**given):
         defaults = {"data_dir": str(tmp_path / "data"), "scheduler": scheduler, "label_size": "30", "quiet": "true"}
-        return settings_of("preprocess", defaults | given)
+        return parse_settings("preprocess", defaults | given)
 
     return settings

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data import dataset as data
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST, table_of, with_splits
@@ -93,7 +93,7 @@ def prepared(tmp_path_factory, scheduler, crops, write_folder):
     extra = {"notes.txt": b"no photo"}
     source = write_folder(place / "photos", crops | extra)
     given = {"source": str(source), "data_dir": str(place), "scheduler": scheduler, "quiet": "true"}
-    return prepare(settings_of("preprocess", given | {"label_size": 24, "crop": "tiles"})).folder
+    return prepare(parse_settings("preprocess", given | {"label_size": 24, "crop": "tiles"})).folder
 
 
 @pytest.fixture

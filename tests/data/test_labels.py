@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.labels import input_of, labels_of
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.decoder import PhotoError
@@ -20,7 +20,7 @@ BY_SIZES = settings(max_examples=30)
 
 
 def pairing(**given):
-    return settings_of("preprocess", {"label_size": SIZE} | given)
+    return parse_settings("preprocess", {"label_size": SIZE} | given)
 
 
 def noise(height, width):
@@ -142,7 +142,7 @@ def test_a_photo_of_exactly_a_label_is_the_label(crop):
 def test_inputs_have_the_side_of_the_label_over_the_scale(blocks, scale):
     ratio = Fraction(scale.replace(":", "/"))
     side = 2 * ratio.numerator * blocks
-    given = settings_of("preprocess", {"label_size": side, "scales": scale})
+    given = parse_settings("preprocess", {"label_size": side, "scales": scale})
     small = input_of(noise(side, side), ratio, given)
     assert small.shape == (2 * ratio.denominator * blocks,) * 2
     assert small.dtype == np.uint8

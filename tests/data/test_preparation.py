@@ -229,9 +229,9 @@ def test_a_scheduler_that_does_not_answer_is_refused_and_leaves_nothing(photo_fo
 
 PREPARE = """
 import sys
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.preparation import prepare
-prepare(settings_of("preprocess", dict(pair.split("=") for pair in sys.argv[1:])))
+prepare(parse_settings("preprocess", dict(pair.split("=") for pair in sys.argv[1:])))
 """
 
 

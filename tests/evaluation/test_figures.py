@@ -25,9 +25,9 @@ def pairs() -> Pairs:
 def test_the_story_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pairs) -> None:
     scale = pairs.scale
     methods = {"plain": FilterUpscaler("nearest", scale), "final": FilterUpscaler("bicubic", scale)}
-    figure = figures.story(methods, pairs)
+    figure = figures.plot_sheet(methods, pairs)
     titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
-    assert titles == ["input", "plain", "final", "label"] * figures.STORIES
+    assert titles == ["input", "plain", "final", "label"] * figures.SHEET_IMAGES
     shown = [axes.images[0].get_array() for axes in figure.axes]
     assert [crop.shape for crop in shown[:4]] == [(6, 6), (10, 10), (10, 10), (10, 10)]
     stripes, softer = shown[3], shown[7]
@@ -42,7 +42,7 @@ def test_the_story_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pair
 def test_the_story_shows_a_photo_once(pairs: Pairs) -> None:
     rows = [row | {"sha256": str(number // 3)} for number, row in enumerate(pairs.rows)]
     twice = Pairs(rows, [pairs[index][0] for index in range(6)], [pairs[index][1] for index in range(6)], pairs.scale)
-    assert len(figures.story({}, twice).axes) == 2 * 2  # two photos, input and label
+    assert len(figures.plot_sheet({}, twice).axes) == 2 * 2  # two photos, input and label
 
 
 @pytest.mark.parametrize("sides", [(30, 90), (90, 30), (1, 7), (2, 2), (31, 64)])
@@ -52,7 +52,7 @@ def test_the_busiest_crop_is_found_anywhere_in_an_image_of_any_aspect_ratio(side
     for y, x in ((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (height // 2, width // 2)):
         image = flat.copy()
         image[y, x] = 1
-        rows, columns = figures._busiest(image)
+        rows, columns = figures._find_detailed_crop(image)
         side = max(1, min(sides) // 3)
         assert image[rows, columns].shape == (side, side)
         assert rows.start - 1 <= y <= rows.stop  # a neighbour of the changed pixel at least

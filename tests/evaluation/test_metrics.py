@@ -77,13 +77,13 @@ def test_ssim_of_a_image_below_its_window_is_unknown(side: int, known: bool) -> 
 def test_dark_pixels_are_lost_where_the_image_has_them_at_or_above_0() -> None:
     label = np.array([[-0.5, -0.1, 0.0], [0.3, -1.0, -0.2]]).reshape(1, 2, 3, 1)
     image = np.array([[0.0, -0.1, -1.0], [-1.0, 0.4, -0.001]]).reshape(1, 2, 3, 1)
-    assert metrics.dark_lost(image, label) == pytest.approx([2 / 4])  # 0.0 and 0.4; labels from 0 on do not count
-    assert metrics.dark_lost(label, label) == pytest.approx([0])
+    assert metrics.lost_dark_share(image, label) == pytest.approx([2 / 4])  # 0.0 and 0.4; labels >= 0 are not dark
+    assert metrics.lost_dark_share(label, label) == pytest.approx([0])
 
 
 def test_a_label_without_dark_pixels_tells_nothing_of_them() -> None:
     labels = np.stack([np.full((2, 2, 1), 0.5), np.full((2, 2, 1), -0.5)])
-    found = metrics.dark_lost(np.ones_like(labels), labels)
+    found = metrics.lost_dark_share(np.ones_like(labels), labels)
     assert np.isnan(found[0])
     assert found[1] == 1
 

@@ -10,7 +10,7 @@ from loupe.evaluation import metrics, scoring
 def test_an_interval_is_as_wide_as_the_normal_distribution_says():
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)
     columns = np.stack([values, -2 * values], axis=1)
-    (low, high), (negative_low, negative_high) = scoring.interval(columns, np.arange(400))
+    (low, high), (negative_low, negative_high) = scoring.bootstrap_intervals(columns, np.arange(400))
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     assert (negative_low, negative_high) == pytest.approx((-2 * high, -2 * low))
@@ -18,8 +18,8 @@ def test_an_interval_is_as_wide_as_the_normal_distribution_says():
 
 def test_tiles_of_a_photo_make_an_interval_no_narrower():
     values = np.random.default_rng(1).normal(size=50)
-    once = scoring.interval(values[:, None], np.arange(50))
-    tiled = scoring.interval(np.repeat(values, 9)[:, None], np.repeat(np.arange(50), 9))
+    once = scoring.bootstrap_intervals(values[:, None], np.arange(50))
+    tiled = scoring.bootstrap_intervals(np.repeat(values, 9)[:, None], np.repeat(np.arange(50), 9))
     np.testing.assert_allclose(tiled, once)
 
 

@@ -15,7 +15,7 @@ import pytest
 from jobs import loupe, store
 from onnx import TensorProto, helper
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 
 NAME = "loupe.q1.p2.side4.halo4.rec601"
@@ -192,10 +192,10 @@ KERAS = {
 
 @pytest.mark.parametrize("name", KERAS)
 def test_a_keras_file_that_holds_anything_but_a_network_is_refused(name, keras_files):
-    from loupe.tracking.models import Found, load_keras
+    from loupe.tracking.models import ModelReference, load_keras
 
     with pytest.raises(UsageError, match=f"model: {name} cannot be loaded: .*{KERAS[name]}") as caught:
-        load_keras(Found(name, str(keras_files / name)))
+        load_keras(ModelReference(name, str(keras_files / name)))
     assert "\n" not in str(caught.value)
 
 
@@ -205,7 +205,7 @@ def test_a_keras_file_that_unpacks_to_more_than_any_network_is_refused(keras_fil
 
     monkeypatch.setattr(keras_file, "LARGEST", 1000)
     with pytest.raises(UsageError, match=r"model: good cannot be loaded: holds [0-9]+ bytes, at most 1000"):
-        models.load_keras(models.Found("good", str(keras_files / "good.keras")))
+        models.load_keras(models.ModelReference("good", str(keras_files / "good.keras")))
 
 
 def test_the_harm_is_done_where_it_is_let(keras_files, canary, tmp_path):
@@ -222,9 +222,9 @@ def test_the_harm_is_done_where_it_is_let(keras_files, canary, tmp_path):
 
 
 def test_a_network_is_loaded(keras_files):
-    from loupe.tracking.models import Found, load_keras
+    from loupe.tracking.models import ModelReference, load_keras
 
-    assert load_keras(Found("good", str(keras_files / "good.keras"))).name == NAME
+    assert load_keras(ModelReference("good", str(keras_files / "good.keras"))).name == NAME
 
 
 # --- the registry, and runs
@@ -305,12 +305,12 @@ def test_evaluate_refuses_a_registered_model_that_holds_code(name, why, kept):
 
 @pytest.mark.slow
 def test_what_is_pickled_beside_a_network_is_not_looked_at(kept):
-    from loupe.tracking.models import Found, load_keras
+    from loupe.tracking.models import ModelReference, load_keras
 
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{kept[0]}/mlflow.db")
     try:
-        assert load_keras(Found("pickles", f"models:/loupe/{VERSIONS['pickles']}")).name == NAME
+        assert load_keras(ModelReference("pickles", f"models:/loupe/{VERSIONS['pickles']}")).name == NAME
     finally:
         mlflow.set_tracking_uri(before)
 
@@ -336,7 +336,7 @@ def a_train_run(kept, run_id, status):
     """Make a run one of `train` on the small dataset."""
     dataset = next((kept[0] / "data").glob("photos-*")).name
     client = store(kept[0])
-    given = settings_of("train", {"dataset": dataset, "smoke": True, "crop": 8, "quiet": True}).texts()
+    given = parse_settings("train", {"dataset": dataset, "smoke": True, "crop": 8, "quiet": True}).to_texts()
     tags = {"step": "train", "settings": json.dumps(given), "dataset": dataset, "digest": dataset.split("-")[-1]}
     for name, value in tags.items():
         client.set_tag(run_id, f"loupe.{name}", value)

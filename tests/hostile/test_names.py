@@ -118,10 +118,10 @@ def test_evaluate_takes_a_folder_of_them(work, folder):
 
 
 def test_what_is_escaped_is_what_nobody_sees():
-    from loupe.cli.progress import visible
+    from loupe.cli.progress import escape_control_characters
 
     for number in range(0x20000):
         sign = chr(number)
         harmful = unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        assert (visible(sign) != sign) == harmful
-        assert is_harmless(visible(sign))
+        assert (escape_control_characters(sign) != sign) == harmful
+        assert is_harmless(escape_control_characters(sign))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from loupe.config import STEPS, settings_of
+from loupe.config import STEPS, parse_settings
 from loupe.config.training import NETWORKS, OPTIMIZERS
 from loupe.errors import UsageError
 from loupe.search import sweep_loader
@@ -26,7 +26,7 @@ COMBINATIONS = [(step, {}) for step in STEPS if step != "train"] + [
 def refusal(step, given):
     """Why settings are refused; None where they are taken, and can be told as texts."""
     try:
-        settings_of(step, given).texts()
+        parse_settings(step, given).to_texts()
     except UsageError as error:
         return str(error)
     return None
@@ -34,7 +34,7 @@ def refusal(step, given):
 
 @pytest.mark.parametrize(("step", "given"), COMBINATIONS)
 def test_every_field_takes_a_value_or_refuses_it_in_one_short_line(step, given):
-    for name in type(settings_of(step, dict(given))).model_fields:
+    for name in type(parse_settings(step, dict(given))).model_fields:
         for value in ABSURD:
             said = refusal(step, given | {name: value})
             assert said is None or said.startswith(f"{name.rstrip('_')}: ")

@@ -521,11 +521,11 @@ def test_text_of_any_language_stays_as_its_bytes_are(photo, tmp_path, monkeypatc
 def test_a_comment_stays_readable_whatever_its_encoding(photo, tmp_path, comment):
     encoding = "latin-1" if comment.isascii() or len(comment) == 5 else "utf-8"
     photo.convert("RGB").save(tmp_path / "small.jpg", comment=comment.encode(encoding))
-    for suffix, text_of in {
+    for suffix, format_value in {
         "jpg": lambda image: image.info["comment"].decode(), "png": lambda image: image.text["Comment"],
         "tif": lambda image: image.tag_v2[270].encode("latin-1").decode(),
     }.items():  # fmt: skip
-        assert text_of(upscaled(tmp_path / "small.jpg", tmp_path / f"large.{suffix}")) == comment
+        assert format_value(upscaled(tmp_path / "small.jpg", tmp_path / f"large.{suffix}")) == comment
 
 
 def test_grey_with_alpha_stays_transparent_in_a_gif(photo, tmp_path):

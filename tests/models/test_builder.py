@@ -20,36 +20,36 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe.config import settings_of
-from loupe.config.base import Prepares, Settings, SettingsError, choices_of
-from loupe.config.fields import scale_of, text_of
+from loupe.config import parse_settings
+from loupe.config.base import DatasetSettings, Settings, SettingsError, list_choices
+from loupe.config.fields import format_value, parse_scale
 from loupe.config.training import (
     DEFAULT_PATCHES,
     NETWORKS,
     OPTIMIZERS,
     TRAINED_SCALES,
+    GradientTrain,
     Perceptron,
-    Trained,
-    train_class,
+    build_train_class,
 )
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.data.patches import Patches
 from loupe.models import builder
-from loupe.training import loop
-from loupe.training.diagnostics import recomposed
+from loupe.training import batches, loop, optimization
+from loupe.training.diagnostics import choose_recompose
 from loupe.upscalers import ridge
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import upscale
 
 Given = dict[str, Any]
-TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Trained)]
+TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, GradientTrain)]
 NARROW = {
     "hidden": "8", "filters": 4, "layers": 1, "crop": 8, "batch_size": 4, "steps": 2, "eval_every": 2, "quiet": True,
 }  # fmt: skip
 # Values of fields that are no choices, where they change what is built; None: not given.
 FEW: dict[str, tuple[str | None, ...]] = {
-    "scale": tuple(map(text_of, TRAINED_SCALES)),
+    "scale": tuple(map(format_value, TRAINED_SCALES)),
     "optimizer": tuple(OPTIMIZERS),
     "patch": (None, "whole", "2:3", "1:3"),
     "hidden": ("none", "8", "8,4"),
@@ -69,12 +69,12 @@ def values_of(network: str) -> dict[str, tuple[Any, ...]]:
     """Every field of a network, with any optimizer, that has more than one value to try."""
     values: dict[str, tuple[Any, ...]] = {}
     for optimizer in OPTIMIZERS:
-        for name, info in train_class(network, optimizer).model_fields.items():
+        for name, info in build_train_class(network, optimizer).model_fields.items():
             if name in FEW:
                 values[name] = FEW[name]
-            elif name not in Prepares.model_fields and len(choices_of(info.annotation)) > 1:
-                values[name] = choices_of(info.annotation)
-            elif name not in Prepares.model_fields and info.annotation is bool:
+            elif name not in DatasetSettings.model_fields and len(list_choices(info.annotation)) > 1:
+                values[name] = list_choices(info.annotation)
+            elif name not in DatasetSettings.model_fields and info.annotation is bool:
                 values[name] = (True, False)
     return values
 
@@ -135,7 +135,7 @@ class AllPairs:
         if key not in self._complaints:
             try:
                 checked = {name: value for name, value in row.items() if value is not None}
-                settings_of("train", narrow(self._network) | checked)
+                parse_settings("train", narrow(self._network) | checked)
                 self._complaints[key] = ""
             except SettingsError as error:
                 self._complaints[key] = str(error)
@@ -155,7 +155,7 @@ def photo_pairs(scale: Fraction) -> Pairs:
     """Labels of 24x24 pixels: patch=whole stays small, and every other patch and crop fits."""
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 24, x : x + 24] for y in range(0, 480, 80) for x in range(0, 480, 80)]
-    cut = settings_of("preprocess", {"label_size": 24})
+    cut = parse_settings("preprocess", {"label_size": 24})
     return Pairs([{}] * len(labels), [input_of(label, scale, cut) for label in labels], labels, scale)
 
 
@@ -164,13 +164,13 @@ def ridge_weights(scale: Fraction) -> np.ndarray:
     return ridge.fit(photo_pairs(scale))
 
 
-def built(settings: Trained) -> keras.Model:
+def built(settings: GradientTrain) -> keras.Model:
     keras.utils.clear_session()  # the names of layers start anew
     side = photo_pairs(settings.scale).sides[0]
     return builder.build(settings, side, "rec709", ridge_weights(settings.scale))
 
 
-def trained(settings: Trained) -> keras.Model:
+def trained(settings: GradientTrain) -> keras.Model:
     """After two steps: with the weights that they led to, be they better or not."""
     model = built(settings)
     checkpoints: dict[int, loop.Checkpoint] = {}
@@ -179,7 +179,7 @@ def trained(settings: Trained) -> keras.Model:
         checkpoints[point.step] = {name: np.array(value) for name, value in checkpoint.items()}
 
     photos = photo_pairs(settings.scale)
-    loop.fit(model, settings, photos, photos.spread(4), report)
+    loop.fit(model, settings, loop.Splits(photos, photos.spread(4)), report)
     assert list(checkpoints) == [0, 2]
     first, last = ([of[f"weights/{number}"] for number in range(len(model.weights))] for of in checkpoints.values())
     assert any(not np.array_equal(before, after) for before, after in zip(first, last, strict=True))
@@ -196,15 +196,15 @@ def image_for(geometry: Geometry) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "given"), CASES)
 def test_any_valid_settings_train_save_load_and_predict_the_same(network: str, given: Given, tmp_path: Path) -> None:
-    settings = settings_of("train", narrow(network) | given)
+    settings = parse_settings("train", narrow(network) | given)
     model = trained(settings)
-    geometry = Geometry.of_name(model.name)
+    geometry = Geometry.from_name(model.name)
     image = image_for(geometry)
     large = builder.KerasUpscaler(model)(image)
     file = tmp_path / "model.keras"
     model.save(file)
     loaded = keras.saving.load_model(file, compile=False)
-    assert Geometry.of_name(loaded.name) == geometry
+    assert Geometry.from_name(loaded.name) == geometry
     assert (geometry.scale, geometry.luminance) == (settings.scale, "rec709")
     assert large.shape == (2, *(int(side * settings.scale) for side in image.shape[1:3]), 1)
     assert np.isfinite(large).all()
@@ -224,8 +224,8 @@ def test_models_load_where_nothing_is_known_of_this_package(tmp_path: Path) -> N
     extremes = {"skip": "ridge", "pre_upscale": "bicubic", "entry_convolutions": 2, "keep_prob": 0.5}
     for network in TRAINED:
         own = {name: value for name, value in extremes.items() if name in NETWORKS[network].model_fields}
-        model = built(settings_of("train", narrow(network) | own))
-        small = image_for(Geometry.of_name(model.name))
+        model = built(parse_settings("train", narrow(network) | own))
+        small = image_for(Geometry.from_name(model.name))
         np.save(tmp_path / f"{network}-small.npy", small)
         model.save(tmp_path / f"{network}.keras")
         expected[network] = builder.KerasUpscaler(model)(small)
@@ -253,16 +253,16 @@ def condition(network: str, name: str) -> Given:
 
 def fingerprint(given: Given) -> str:
     """All that settings can change: the graph, its weights, the optimizer, the loss, the batches, the upscaled."""
-    settings = settings_of("train", given)
+    settings = parse_settings("train", given)
     model = built(settings)
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     images = photo_pairs(settings.scale)
-    side, count = loop.images_of_a_step(settings, Geometry.of_name(model.name), images.sides[0])
+    side, count = batches.compute_batch_shape(settings, Geometry.from_name(model.name), images.sides[0])
     patches = Patches(images, side, settings.crops, settings.augment, settings.seed)
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.batch(step, count))]
-    image = image_for(Geometry.of_name(model.name))
-    arrays.append(upscale(builder.KerasUpscaler(model), image, recomposed(settings)))
-    with loop.computed_in(model, settings):
+    image = image_for(Geometry.from_name(model.name))
+    arrays.append(upscale(builder.KerasUpscaler(model), image, choose_recompose(settings)))
+    with optimization.training_precision(model, settings):
         described = [model.get_config(), model.get_compile_config(), side, count]
     digest = sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for array in arrays:
@@ -273,9 +273,9 @@ def fingerprint(given: Given) -> str:
 CHOICES = [
     (network, name)
     for network in TRAINED
-    for name, info in train_class(network).model_fields.items()
-    if name not in Prepares.model_fields
-    and (name in ("optimizer", "scale") or info.annotation is bool or len(choices_of(info.annotation)) > 1)
+    for name, info in build_train_class(network).model_fields.items()
+    if name not in DatasetSettings.model_fields
+    and (name in ("optimizer", "scale") or info.annotation is bool or len(list_choices(info.annotation)) > 1)
 ]
 
 
@@ -297,18 +297,18 @@ def test_every_field_of_an_optimizer_reaches_keras(optimizer: str) -> None:
     own = sorted(OPTIMIZERS[optimizer].model_fields.keys() - Settings.model_fields.keys())
     assert own
     given = {name: 0.25 + number / 100 for number, name in enumerate(own)}
-    settings = settings_of("train", narrow("convolutional", optimizer=optimizer, **given))
+    settings = parse_settings("train", narrow("convolutional", optimizer=optimizer, **given))
     model = built(settings)
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     shown = model.optimizer.get_config()
     assert {name: shown[name] for name in own} == pytest.approx(given)
     assert type(model.optimizer).__name__.lower() == optimizer
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 @pytest.mark.parametrize("network", TRAINED)
 def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Fraction) -> None:
-    settings = settings_of("train", narrow(network, scale=scale, skip="ridge", pre_upscale="none"))
+    settings = parse_settings("train", narrow(network, scale=scale, skip="ridge", pre_upscale="none"))
     model = built(settings)
     side = 5 * 24  # whole blocks of every default
     image = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 1)).astype("float32")
@@ -316,26 +316,26 @@ def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Frac
     np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("output_activation", choices_of(Perceptron.model_fields["output_activation"].annotation))
-@pytest.mark.parametrize("activation", choices_of(Perceptron.model_fields["activation"].annotation))
+@pytest.mark.parametrize("output_activation", list_choices(Perceptron.model_fields["output_activation"].annotation))
+@pytest.mark.parametrize("activation", list_choices(Perceptron.model_fields["activation"].annotation))
 def test_a_perceptron_with_skip_ridge_starts_as_the_ridge_and_learns(activation: str, output_activation: str) -> None:
     given = {"skip": "ridge", "activation": activation, "output_activation": output_activation}
     try:
-        settings = settings_of("train", narrow("perceptron") | given)
+        settings = parse_settings("train", narrow("perceptron") | given)
     except SettingsError as error:
         pytest.skip(f"refused, as test_config.py asserts: {error}")
     model = built(settings)
     image = np.random.default_rng(0).uniform(-1, 1, (1, 40, 40, 1)).astype("float32")
     expected = ridge.RidgeUpscaler(ridge_weights(settings.scale), settings.scale, "rec709")(image)
     np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     model.train_on_batch(image, np.ones_like(expected))
     assert any(np.any(weights) for weights in model.get_layer("blocks").get_weights())
 
 
 @pytest.mark.parametrize("network", TRAINED)
 def test_a_branch_of_a_filter_is_not_trained_and_that_of_the_ridge_is(network: str) -> None:
-    model = built(settings_of("train", narrow(network, skip="ridge", pre_upscale="bicubic")))
+    model = built(parse_settings("train", narrow(network, skip="ridge", pre_upscale="bicubic")))
     trainable = {variable.path for variable in model.trainable_variables}
     assert any("skip" in path for path in trainable)
     assert not any("pre_upscale" in path for path in trainable)
@@ -357,18 +357,18 @@ def test_a_branch_of_a_filter_is_not_trained_and_that_of_the_ridge_is(network: s
     ids=str,
 )
 def test_the_geometry_of_a_network_is_what_its_settings_say(network: str, given: Given, expected: Geometry) -> None:
-    settings = settings_of("train", narrow(network) | given)
-    assert builder.geometry(settings, 16, "rec709") == expected
-    assert Geometry.of_name(built(settings).name) == expected
+    settings = parse_settings("train", narrow(network) | given)
+    assert builder.compute_geometry(settings, 16, "rec709") == expected
+    assert Geometry.from_name(built(settings).name) == expected
 
 
 @pytest.mark.parametrize(("network", "given"), [case for case in CASES if int(str(case.id)[-2:]) < 8])
 def test_a_block_depends_on_nothing_beyond_the_halo(network: str, given: Given) -> None:
-    settings = settings_of("train", narrow(network) | given)
+    settings = parse_settings("train", narrow(network) | given)
     model = built(settings)
     rng = np.random.default_rng(0)
     model.set_weights([weights + rng.normal(0, 0.02, weights.shape) for weights in model.get_weights()])
-    geometry = Geometry.of_name(model.name)
+    geometry = Geometry.from_name(model.name)
     q, p, halo = geometry.q, geometry.p, geometry.halo
     start = 2 * (halo + geometry.min_side)
     side = 2 * start + q
@@ -386,7 +386,7 @@ def test_a_block_depends_on_nothing_beyond_the_halo(network: str, given: Given) 
 )
 def test_weights_start_with_the_stated_spread(initializer: str, inputs: int, outputs: int, stddev: float) -> None:
     given = {"stddev": stddev} if initializer == "gaussian" else {}
-    settings = settings_of("train", narrow("perceptron", initializer=initializer, hidden=outputs, **given))
+    settings = parse_settings("train", narrow("perceptron", initializer=initializer, hidden=outputs, **given))
     first, bias = built(settings).get_weights()[:2]
     assert first.shape == (inputs, outputs)
     assert not bias.any()
@@ -397,7 +397,7 @@ def test_weights_start_with_the_stated_spread(initializer: str, inputs: int, out
 
 def test_layers_start_with_other_weights_than_each_other_and_than_another_seed_s() -> None:
     alike = narrow("convolutional", skip="none", layers=2)
-    one, again, other = (built(settings_of("train", alike | {"seed": seed})).get_weights() for seed in (0, 0, 1))
+    one, again, other = (built(parse_settings("train", alike | {"seed": seed})).get_weights() for seed in (0, 0, 1))
     assert not np.array_equal(one[2], one[4])  # two convolutions of the same shape
     assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.any())
@@ -405,14 +405,14 @@ def test_layers_start_with_other_weights_than_each_other_and_than_another_seed_s
 
 def test_a_network_that_starts_from_another_takes_the_layers_of_the_same_shape() -> None:
     one, same, other_scale = (
-        built(settings_of("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))
+        built(parse_settings("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))
         for seed, scale in ((0, "3:2"), (1, "3:2"), (1, "2:1"))
     )
     with_weights = sum(bool(layer.weights) for layer in one.layers)
     before = [layer.get_weights() for layer in other_scale.layers if layer.weights]
-    assert builder.start_from(same, one) == with_weights
+    assert builder.copy_matching_weights(same, one) == with_weights
     assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), same.get_weights(), strict=True))
-    assert builder.start_from(other_scale, one) == 4  # two residual layers of two convolutions
+    assert builder.copy_matching_weights(other_scale, one) == 4  # two residual layers of two convolutions
     after, theirs = ([layer.get_weights() for layer in model.layers if layer.weights] for model in (other_scale, one))
     taken = [np.array_equal(a[0], b[0]) for a, b in zip(after, theirs, strict=True) if a[0].shape == b[0].shape]
     assert taken == [True] * 4
@@ -420,6 +420,6 @@ def test_a_network_that_starts_from_another_takes_the_layers_of_the_same_shape()
 
 
 def test_the_default_patch_of_every_scale_is_of_the_scale() -> None:
-    assert {scale: scale_of(":".join(reversed(patch.split(":")))) for scale, patch in DEFAULT_PATCHES.items()} == {
+    assert {scale: parse_scale(":".join(reversed(patch.split(":")))) for scale, patch in DEFAULT_PATCHES.items()} == {
         scale: scale for scale in TRAINED_SCALES
     }

@@ -35,7 +35,7 @@ def table_of(files: Iterable[Path], seeds: int = 3) -> pd.DataFrame:
 
 
 def _row(settings: Any, metrics: set[str]) -> dict[str, Any]:
-    texts = settings.texts()
+    texts = settings.to_texts()
     run_id = hashlib.sha256(str(texts).encode()).hexdigest()[:32]
     rng = np.random.default_rng(int(run_id[:8], 16))
     mae = 0.03 + 0.01 * rng.random()

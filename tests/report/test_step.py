@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_up import SWEEPS, table_of
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.report import results
 from loupe.report.readme import MARKER
@@ -33,7 +33,7 @@ def kept(tmp_path_factory) -> Path:
 def from_table(table: Path, out: Path, **more: str) -> str:
     """The Markdown page of a report from a table, by the sweep files beside it."""
     given = {"from_": str(table), "out": str(out), "sweeps": str(table.parent / "sweeps"), "quiet": True}
-    report.run(settings_of("report", given | more))
+    report.run(parse_settings("report", given | more))
     return (out / "report.md").read_text()
 
 

@@ -100,7 +100,7 @@ def test_heartbeats_go_on_after_any_exception(monkeypatch):
             raise raised.pop()
         beats.set()
 
-    monkeypatch.setattr(liveness, "beat", beat)
+    monkeypatch.setattr(liveness, "send_heartbeat", beat)
     monkeypatch.setattr(worker, "BEAT", 0.0)
     life = worker.Life(os.getppid())
     life.of("run")

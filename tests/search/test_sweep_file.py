@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loupe.config import settings_of
-from loupe.config.fields import text_of
+from loupe.config import parse_settings
+from loupe.config.fields import format_value
 from loupe.errors import UsageError
 from loupe.search import arms as found_arms
 from loupe.search.sweep_file import Range, SweepFile, condition_of, field_of
@@ -74,7 +74,7 @@ def write(tmp_path):
     def of(text, **given):
         file = tmp_path / "given.toml"
         file.write_text(text)
-        return read(file, settings_of("sweep", given) if given else None)
+        return read(file, parse_settings("sweep", given) if given else None)
 
     return of
 
@@ -287,7 +287,7 @@ def test_a_conditional_key_counts_where_its_condition_holds(write):
         assert trained.schedule == ("constant" if sgd else "cosine")
         assert trained.initializer == chosen["initializer"]
         if perceptron:
-            assert text_of(trained.hidden) == chosen["perceptron.hidden"]
+            assert format_value(trained.hidden) == chosen["perceptron.hidden"]
     assert {chosen.get("perceptron.hidden") for chosen in points} == {None, "8", "8,4"}
 
 
@@ -340,7 +340,7 @@ def expected_points(search):
     for values in itertools.product(*search.values()):
         row = dict(zip(search, values, strict=True))
         texts = {
-            key: text_of(tuple(value) if isinstance(value, list) else value)
+            key: format_value(tuple(value) if isinstance(value, list) else value)
             for key, value in row.items()
             if AXES[key][0] is None or row[AXES[key][0][0]] == AXES[key][0][1]
         }
@@ -360,10 +360,10 @@ def test_the_points_of_a_grid_are_complete_unique_and_valid(search, repeats, tun
         }
     )
     points = list(sweep.points())
-    texts = [json.dumps({key: text_of(value) for key, value in row.items()}, sort_keys=True) for row in points]
+    texts = [json.dumps({key: format_value(value) for key, value in row.items()}, sort_keys=True) for row in points]
     assert len(set(texts)) == len(texts)
     assert set(texts) == expected_points(search)
-    trained = {json.dumps(sweep.settings(chosen).texts(), sort_keys=True) for chosen in points}
+    trained = {json.dumps(sweep.settings(chosen).to_texts(), sort_keys=True) for chosen in points}
     assert len(trained) == len(points)
     arms = sweep.arms()
     assert sorted(map(str, itertools.chain(*arms.values()))) == sorted(map(str, points))
@@ -452,7 +452,7 @@ def test_smoke_shrinks_the_trainings_but_not_what_is_searched(write):
 
 @pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.toml")), ids=lambda file: file.stem)
 def test_every_sweep_file_is_valid_shrunk_too(file):
-    sweep = read(file, settings_of("sweep", {"smoke": True}))
+    sweep = read(file, parse_settings("sweep", {"smoke": True}))
     assert sweep.name.endswith("-smoke")
     points = sweep.points() if sweep.study.sampler == "grid" else sweep.drawn()
     for chosen in itertools.islice(points, 50):
@@ -484,7 +484,7 @@ def test_a_space_is_what_results_depend_on(old, new, same, write):
 
 def row_of(of, chosen, seed, value, started, **more):
     """A row of the table of runs, of a trial at a point."""
-    texts = of.settings(chosen, seed=seed).texts()
+    texts = of.settings(chosen, seed=seed).to_texts()
     return (
         {"run_id": f"{started} {seed}", "kind": "trial", "sweep": of.name, "state": "COMPLETE", "started": started}
         | {f"settings.{name}": text for name, text in texts.items()}

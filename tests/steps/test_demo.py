@@ -211,7 +211,7 @@ def test_without_gradio_it_says_what_to_install(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "loupe demo: error: demo: needs Gradio: pip install 'loupe-upscale[demo]'\n"
+    assert done.stderr == "loupe demo: error: needs gradio: pip install 'loupe-upscale[demo]'\n"
 
 
 def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line(tmp_path):

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from PIL import Image
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.steps import evaluate
 from loupe.upscalers import bundled
@@ -25,14 +25,14 @@ def folder(tmp_path, monkeypatch, photos):
     shutil.copytree(photos, "photos")
     for file, size in (("a/model.onnx", "tiny"), ("b/model.onnx", "base"), ("c/lanczos.onnx", "tiny")):
         (tmp_path / file).parent.mkdir()
-        shutil.copyfile(bundled.file(size, Fraction(3, 2)), file)
+        shutil.copyfile(bundled.find_file(size, Fraction(3, 2)), file)
     yield tmp_path
     mlflow.set_tracking_uri(before)
 
 
 def evaluated(**given):
     shared = {"photos": "photos", "label_size": 90, "quiet": True}
-    return evaluate.run(settings_of("evaluate", shared | given))["scores"]
+    return evaluate.run(parse_settings("evaluate", shared | given))["scores"]
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_models_whose_files_share_a_name_have_a_row_and_metrics_each(folder):
     ],
 )
 def test_the_label_of_a_model_is_short_where_that_is_unique(model, beside, labels):
-    found = evaluate.labels_of(settings_of("evaluate", {"model": model, "beside": beside}))
+    found = evaluate.labels_of(parse_settings("evaluate", {"model": model, "beside": beside}))
     assert [found[name] for name in beside if name in found] == labels
 
 

@@ -142,7 +142,7 @@ def test_evaluate_scores_further_models_beside_and_draws_a_sheet_of_all(finished
 
 
 def test_evaluate_takes_an_onnx_file(finished_main, tmp_path, photos):
-    file = bundled.file("tiny", Fraction(3, 2))
+    file = bundled.find_file("tiny", Fraction(3, 2))
     out = tmp_path / "scores.json"
     loupe("evaluate", "--photos", photos, "--label_size", "90", "--model", file, "--out", out, cwd=finished_main)
     assert json.loads(out.read_text())["model"] == str(file)

@@ -35,7 +35,7 @@ TINY = {
 # kept at each point of a curve.
 IN_ONE_PROCESS = """
 import contextlib, dataclasses, io, json, os, sys, traceback
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.search import jobs, worker
 from loupe.steps import sweep
 from loupe.tracking import trials
@@ -44,11 +44,11 @@ def start(job):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         worker.main(os.getppid())
     return int(printed.getvalue().split()[-1])
-jobs.start, worker.LINGER, trials.CHECKPOINT_SECONDS = start, 0.0, 0.0
+jobs.start, worker.LINGER, trials.CHECKPOINT_INTERVAL_S = start, 0.0, 0.0
 shared = {"champion": "false", "workers": 1, "quiet": "true"} | json.loads(sys.argv[1])
 for file in sys.argv[2:]:
     try:
-        sweep.run(settings_of("sweep", shared | {"sweep": file}))
+        sweep.run(parse_settings("sweep", shared | {"sweep": file}))
     except Exception:
         traceback.print_exc()
 """
@@ -176,7 +176,7 @@ def test_trials_are_children_of_the_sweep_and_linked_with_optuna_both_ways(smoke
 def test_a_trial_has_every_setting_and_whole_curves(smoke, dataset):
     file = sweep_loader.read(ROOT / "sweeps" / "smoke.toml")
     place = {"dataset", "data_dir", "threads", "scheduler", "resume"}
-    expected = [file.settings(point, seed=0).texts() for point in file.points()]
+    expected = [file.settings(point, seed=0).to_texts() for point in file.points()]
     found = [run.data.params for run in runs_of(smoke, "trial")]
     assert all(texts.keys() == given.keys() for texts, given in zip(expected, found, strict=True))
     for texts in expected:

@@ -10,10 +10,10 @@ import mlflow
 import pytest
 
 from loupe.tracking import delivery
-from loupe.tracking.buffer import Journal
+from loupe.tracking.buffer import RunBuffer
 
 
-def told(journal: Journal) -> list[object]:
+def told(journal: RunBuffer) -> list[object]:
     """What would be told now, in order; nothing of it is left to tell then."""
     found = journal.unsent()
     if found:
@@ -22,17 +22,17 @@ def told(journal: Journal) -> list[object]:
 
 
 def test_records_are_told_once_and_in_order_also_by_a_later_process(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "run")
+    journal = RunBuffer(tmp_path / "run")
     for value in range(12):
         journal.append("metrics", {"value": value})
         if value == 4:
             assert told(journal) == [0, 1, 2, 3, 4]
     assert not journal.all_told()
-    again = Journal(tmp_path / "run")
+    again = RunBuffer(tmp_path / "run")
     assert told(again) == list(range(5, 12))
     assert again.all_told()
     again.append("metrics", {"value": 12})
-    assert told(Journal(tmp_path / "run")) == [12]
+    assert told(RunBuffer(tmp_path / "run")) == [12]
     again.note_told(0)
     assert told(again) == list(range(13))
 
@@ -40,7 +40,7 @@ def test_records_are_told_once_and_in_order_also_by_a_later_process(tmp_path: Pa
 def test_a_file_is_kept_as_it_was_when_it_was_told_of(tmp_path: Path) -> None:
     file = tmp_path / "table.json"
     file.write_text("before")
-    journal = Journal(tmp_path / "run")
+    journal = RunBuffer(tmp_path / "run")
     journal.append("file", {}, file)
     file.write_text("after")
     (record,) = journal.unsent()
@@ -51,7 +51,7 @@ def test_a_file_is_kept_as_it_was_when_it_was_told_of(tmp_path: Path) -> None:
 def test_of_checkpoints_the_newest_stays_and_nothing_else_goes(tmp_path: Path) -> None:
     file = tmp_path / "1.npz"
     file.write_bytes(b"arrays")
-    journal = Journal(tmp_path / "run")
+    journal = RunBuffer(tmp_path / "run")
     for value in range(3):
         journal.append("checkpoint", {"value": value}, file)
         journal.append("file", {"value": 10 + value}, file)
@@ -62,7 +62,7 @@ def test_of_checkpoints_the_newest_stays_and_nothing_else_goes(tmp_path: Path) -
 
 def test_journals_of_many_runs_share_a_folder_that_goes_with_the_last(tmp_path: Path) -> None:
     def one(number: int) -> None:
-        journal = Journal(tmp_path / "all" / str(number))
+        journal = RunBuffer(tmp_path / "all" / str(number))
         journal.append("tags", {"value": number})
         assert told(journal) == [number]
         journal.remove()
@@ -75,17 +75,17 @@ def test_journals_of_many_runs_share_a_folder_that_goes_with_the_last(tmp_path: 
 def test_a_folder_that_cannot_be_made_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
     (tmp_path / "all").symlink_to(tmp_path / "gone")
     with pytest.raises(FileExistsError):
-        Journal(tmp_path / "all" / "run")
+        RunBuffer(tmp_path / "all" / "run")
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
-        Journal(tmp_path / "file" / "run")
+        RunBuffer(tmp_path / "file" / "run")
 
 
 def test_a_run_is_described_whole_or_not_at_all(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "run")
+    journal = RunBuffer(tmp_path / "run")
     assert journal.run == {}
     journal.run = {"run_id": "a", "tags": {"one": "two"}}
-    assert Journal(tmp_path / "run").run == {"run_id": "a", "tags": {"one": "two"}}
+    assert RunBuffer(tmp_path / "run").run == {"run_id": "a", "tags": {"one": "two"}}
     with pytest.raises(TypeError):
         journal.run = {"run_id": object()}
     assert journal.run["run_id"] == "a"
@@ -94,14 +94,14 @@ def test_a_run_is_described_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_record_that_another_process_brings_in_meanwhile_is_not_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Late(Journal):
+    class Late(RunBuffer):
         def __init__(self, folder: Path) -> None:
             shutil.rmtree(folder)
             super().__init__(folder)
 
-    Journal(tmp_path / "unsent" / "run").run = {"tags": {}}
-    monkeypatch.setattr(delivery, "Journal", Late)
-    assert delivery.bring_in(tmp_path / "unsent", quiet=True) == 0
+    RunBuffer(tmp_path / "unsent" / "run").run = {"tags": {}}
+    monkeypatch.setattr(delivery, "RunBuffer", Late)
+    assert delivery.upload_buffered_runs(tmp_path / "unsent", quiet=True) == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,9 +121,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def journal_of_a_run(folder: Path) -> Journal:
+def journal_of_a_run(folder: Path) -> RunBuffer:
     """Of a run with metrics, that no server has."""
-    journal = Journal(folder)
+    journal = RunBuffer(folder)
     journal.run = FACTS
     journal.append("metrics", {"values": {"mae": 0.5}, "time": 1, "step": 0})
     return journal
@@ -164,7 +164,7 @@ def test_a_folder_that_no_journal_wrote_stays_as_it_is_and_a_line_says_so(
     for name in ("photo.jpg", "000001/photo.jpg", "2024.json"):
         (odd / name).write_bytes(b"not of Loupe")
     before = contents(tmp_path)
-    assert delivery.bring_in(tmp_path / "all", quiet=False) == 0
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 0
     assert contents(tmp_path) == before
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"tracking: {odd} is not uploaded and stays as it is: ")
@@ -180,7 +180,7 @@ def test_of_an_uploaded_run_only_the_files_of_the_journal_are_deleted(
     others = {"mixed/photo.jpg": b"1", "mixed/000002/photo.jpg": b"2", "mixed/2024.json": b"{}", "photo.jpg": b"3"}
     for name, content in others.items():
         (tmp_path / "all" / name).write_bytes(content)
-    assert delivery.bring_in(tmp_path / "all", quiet=True) == 2
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 2
     assert contents(tmp_path / "all") == others
     assert not (tmp_path / "all" / "pure").exists()
     (kept,) = [found for found in local_store.search_experiments() if found.name == "kept"]
@@ -200,7 +200,7 @@ def test_a_record_whose_copy_was_interrupted_is_removed_with_the_copy(
     monkeypatch.setattr(shutil, "copyfile", interrupt)
     with pytest.raises(KeyboardInterrupt):
         journal.append("checkpoint", {}, file)
-    again = Journal(tmp_path / "all" / "run")
+    again = RunBuffer(tmp_path / "all" / "run")
     assert [record.kind for record in again.unsent()] == ["metrics"]
     again.remove()
     assert list(tmp_path.iterdir()) == [file]

@@ -27,8 +27,8 @@ def log(run_id: str, maes: tuple[float, ...], final: dict[str, float]) -> None:
     """Log what a training with these validation scores and final metrics logs."""
     points = [{"step": 10 * number, "metrics": {"val/mae": mae}} for number, mae in enumerate(maes)]
     model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 1)])
-    with records.at(run_id):
-        records.tell("input", DATASET)
+    with records.log_to_run(run_id):
+        records.log_record("input", DATASET)
         for point in points:
             records.log_metrics(point["metrics"] | ({"loss": 1.0} if point["step"] else {}), point["step"])
         records.log_metrics(final)
@@ -61,10 +61,10 @@ def test_a_model_that_is_not_trained_by_steps_has_its_metrics(run_id: str) -> No
 
 def test_metrics_that_are_linked_again_are_linked_once_with_those_that_came_later(run_id: str) -> None:
     log(run_id, MAES, {"val/best_mae": 0.1})
-    with records.at(run_id):
+    with records.log_to_run(run_id):
         records.log_metrics({"test/mae": 0.11})
         for _ in range(2):
-            records.tell("model metrics", {"step": 20})
+            records.log_record("model metrics", {"step": 20})
     assert metrics_of_model(run_id) == {"val/mae": [0.1], "loss": [1.0], "val/best_mae": [0.1], "test/mae": [0.11]}
     assert len(mlflow.MlflowClient().get_metric_history(run_id, "test/mae")) == 1
 

@@ -44,34 +44,34 @@ def test_a_run_that_mlflow_run_made_is_closed_where_its_process_died_before_it_s
     # another `mlflow run` on this machine, such as a test beside this one, might be the maker of any of them
     monkeypatch.setattr(psutil, "process_iter", lambda: [psutil.Process(step.pid)])
     try:
-        liveness.close_orphans()
+        liveness.close_orphaned_runs()
         assert [status(client, run) for run in (died, works, by_hand)] == ["KILLED", "RUNNING", "RUNNING"]
     finally:
         step.communicate(b"\n")
     monkeypatch.setattr(psutil, "process_iter", lambda: [])
-    liveness.close_orphans()
+    liveness.close_orphaned_runs()
     assert status(client, works) == "KILLED"
 
 
 def test_a_run_of_another_machine_is_dead_after_a_long_silence(client: mlflow.MlflowClient) -> None:
-    ages = {"silent": 2 * liveness.SILENCE, "lively": 0.0}
+    ages = {"silent": 2 * liveness.HEARTBEAT_TIMEOUT_S, "lively": 0.0}
     found = {
         name: opened(client, loupe_host="elsewhere", loupe_pid="1", loupe_heartbeat=f"{time.time() - age:.0f}")
         for name, age in ages.items()
     }
     found["mute"] = opened(client, loupe_host="elsewhere", loupe_pid="1")
-    liveness.close_orphans()
+    liveness.close_orphaned_runs()
     assert {name: status(client, run) for name, run in found.items()} == {
         "silent": "KILLED", "lively": "RUNNING", "mute": "RUNNING",
     }  # fmt: skip
-    liveness.beat(found["mute"])
+    liveness.send_heartbeat(found["mute"])
     assert liveness.is_alive(client.get_run(found["mute"]).data.tags)
 
 
 def test_what_is_logged_at_an_ended_run_leaves_it_ended(client: mlflow.MlflowClient) -> None:
     run = opened(client)
     client.set_terminated(run, "FINISHED")
-    with records.at(run):
+    with records.log_to_run(run):
         records.log_metrics({"test/mae": 0.1, "test/ssim": float("nan")})
         records.log_tags({"kept": "yes"})
         records.log_json({"a": 1}, "a.json")
@@ -85,7 +85,7 @@ def test_a_signal_closes_the_run_as_killed(
     number: int, raised: type[BaseException], client: mlflow.MlflowClient
 ) -> None:
     def work() -> None:
-        with signals.as_exits(), runs.filled_and_closed({}, quiet=True):
+        with signals.as_exits(), runs.close_run_at_exit({}, quiet=True):
             os.kill(os.getpid(), number)
             time.sleep(5)
 
@@ -104,5 +104,5 @@ def test_a_run_that_ends_well_while_orphans_are_looked_for_stays_finished(
         return False  # and its process is gone
 
     monkeypatch.setattr(liveness, "is_alive", ends)
-    liveness.close_orphans()
+    liveness.close_orphaned_runs()
     assert status(client, run) == "FINISHED"

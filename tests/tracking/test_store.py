@@ -112,12 +112,12 @@ def test_files_of_a_killed_process_are_removed_and_an_empty_store_is_created(new
     "first",
     [
         runs.open_store,
-        lambda: runs.run_of("none", "run"),
-        lambda: runs.best_run("3:2", smoke=False),
-        lambda: models.find("runs:/none/model", Fraction(3, 2)),
-        lambda: models.champion(Fraction(3, 2)),
-        lambda: trials.parents("none"),
-        trials.results,
+        lambda: runs.get_run("none", "run"),
+        lambda: runs.find_best_run("3:2", smoke=False),
+        lambda: models.find_model("runs:/none/model", Fraction(3, 2)),
+        lambda: models.get_champion(Fraction(3, 2)),
+        lambda: trials.find_sweep_runs("none"),
+        trials.load_results,
     ],
 )
 def test_whatever_a_step_asks_first_the_store_is_created_under_the_lock(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from loupe.tracking import delivery, records
-from loupe.tracking.buffer import Journal
+from loupe.tracking.buffer import RunBuffer
 
 FIRST = pd.DataFrame({"method": ["model", "nearest"], "mae": [0.1, 0.2]})
 SECOND = pd.DataFrame({"method": ["model", "nearest", "ridge"], "mae": [0.3, 0.2, float("nan")]})
@@ -29,7 +29,7 @@ def table_of(run_id: str, name: str) -> pd.DataFrame:
 
 
 def test_a_table_that_is_logged_again_replaces_the_one_of_its_name_only(run_id: str) -> None:
-    with records.at(run_id):
+    with records.log_to_run(run_id):
         for name, table in (("a.json", FIRST), ("more/b.json", FIRST), ("a.json", FIRST), ("more/b.json", SECOND)):
             records.log_table(table, name)
     pd.testing.assert_frame_equal(table_of(run_id, "a.json"), FIRST)
@@ -39,11 +39,11 @@ def test_a_table_that_is_logged_again_replaces_the_one_of_its_name_only(run_id: 
 
 
 def test_a_buffered_table_that_is_sent_again_has_its_rows_once(run_id: str, tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "buffer" / run_id)
+    journal = RunBuffer(tmp_path / "buffer" / run_id)
     journal.run = {"run_id": run_id}
     FIRST.to_json(tmp_path / "test.json", orient="split", index=False)
     journal.append("table", {"name": "test.json"}, tmp_path / "test.json")
     for _ in range(2):
         journal.note_told(0)  # the process died after the server had taken the table
-        delivery.send(journal)
+        delivery.upload_records(journal)
     pd.testing.assert_frame_equal(table_of(run_id, "test.json"), FIRST)

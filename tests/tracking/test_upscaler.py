@@ -56,7 +56,7 @@ def test_a_profile_stays_and_the_orientation_is_applied(upscaler):
 
 
 def test_a_file_is_a_model_and_so_is_a_filter(tmp_path):
-    file = bundled.file("tiny", Fraction(3, 2))
+    file = bundled.find_file("tiny", Fraction(3, 2))
     assert Upscaler.load(str(file))(Image.new("L", (10, 10))).size == (15, 15)
     grey = np.random.default_rng(0).integers(0, 256, (12, 16)).astype("uint8")
     expected = Image.fromarray(grey.astype("float32")).resize((32, 24), Image.Resampling.LANCZOS)

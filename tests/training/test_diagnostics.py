@@ -9,7 +9,7 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.training import diagnostics
@@ -18,14 +18,14 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import upscale
 
 SCALE = Fraction(3, 2)
-CONVOLUTIONAL = settings_of("train", {})
-PERCEPTRON = settings_of("train", {"network": "perceptron"})
+CONVOLUTIONAL = parse_settings("train", {})
+PERCEPTRON = parse_settings("train", {"network": "perceptron"})
 
 
 def photo_pairs(name: str, rows: list[dict[str, Any]] | None = None) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
     labels = [photo[y : y + 60, x : x + 60] for y in range(0, 240, 80) for x in range(0, 240, 80)]
-    cut = settings_of("preprocess", {"label_size": 60})
+    cut = parse_settings("preprocess", {"label_size": 60})
     inputs = [input_of(label, SCALE, cut) for label in labels]
     return Pairs(rows or [{"sha256": f"{name} {number}"} for number in range(len(labels))], inputs, labels, SCALE)
 
@@ -71,7 +71,7 @@ def blurred(labels: np.ndarray) -> np.ndarray:
 
 
 def test_lanczos_as_the_model_neither_overfits_nor_gains_on_itself(train: Pairs, validation: Pairs) -> None:
-    found = diagnostics.of_network(FilterUpscaler("lanczos", SCALE), CONVOLUTIONAL, train, validation)
+    found = diagnostics.diagnose_network(FilterUpscaler("lanczos", SCALE), CONVOLUTIONAL, train, validation)
     assert found["val/gap"] == pytest.approx(0, abs=1e-7)
     assert found["val/best_mae"] == found["val/lanczos/mae"]
     assert found["val/gain"] == pytest.approx(found["val/nearest/mae"] / found["val/lanczos/mae"])
@@ -81,14 +81,14 @@ def test_lanczos_as_the_model_neither_overfits_nor_gains_on_itself(train: Pairs,
 
 
 def test_nearest_as_the_model_gains_nothing_and_does_not_win_over_itself(train: Pairs, validation: Pairs) -> None:
-    found = diagnostics.of_network(FilterUpscaler("nearest", SCALE), CONVOLUTIONAL, train, validation)
+    found = diagnostics.diagnose_network(FilterUpscaler("nearest", SCALE), CONVOLUTIONAL, train, validation)
     assert found["val/gain"] == pytest.approx(1)
     assert found["val/nearest_wins"] == 0
 
 
 def test_scores_are_means_over_the_validation_images(train: Pairs, validation: Pairs) -> None:
     off = Remembered([train, validation], lambda labels: np.where(labels > 0, labels - 0.1, labels + 0.1))
-    found = diagnostics.of_network(off, PERCEPTRON, train, validation)
+    found = diagnostics.diagnose_network(off, PERCEPTRON, train, validation)
     assert found["val/best_mae"] == pytest.approx(0.1, abs=1e-5)
     assert found["val/best_mse"] == pytest.approx(0.01, abs=1e-5)
     assert found["val/best_psnr"] == pytest.approx(10 * np.log10(4 / 0.01), abs=1e-3)
@@ -110,7 +110,7 @@ def test_a_model_that_has_learnt_its_photos_by_heart_shows_a_gap(train: Pairs, v
             known = np.ascontiguousarray(images[0]).tobytes() in seen
             return by_heart(images) if known else lanczos(images)
 
-    found = diagnostics.of_network(Overfitted(), PERCEPTRON, train, validation)
+    found = diagnostics.diagnose_network(Overfitted(), PERCEPTRON, train, validation)
     inputs, labels = next(train.batches(100))
     assert found["val/gap"] == pytest.approx(np.abs(upscale(lanczos, inputs) - labels).mean(), abs=1e-6)
     assert found["val/gap"] > 0.01
@@ -118,14 +118,14 @@ def test_a_model_that_has_learnt_its_photos_by_heart_shows_a_gap(train: Pairs, v
 
 @pytest.mark.parametrize("before", ["bicubic", "lanczos", "nearest"])
 def test_the_input_s_error_is_that_of_the_filter_in_front(before: str, train: Pairs, validation: Pairs) -> None:
-    settings = settings_of("train", {"network": "perceptron", "pre_upscale": before})
-    found = diagnostics.of_network(FilterUpscaler(before, SCALE), settings, train, validation)
+    settings = parse_settings("train", {"network": "perceptron", "pre_upscale": before})
+    found = diagnostics.diagnose_network(FilterUpscaler(before, SCALE), settings, train, validation)
     assert found["val/input_mae"] == found["val/best_mae"]
 
 
 def test_a_blurred_label_has_gradient_energy_below_1_and_the_label_itself_1(train: Pairs, validation: Pairs) -> None:
     energies = {
-        name: diagnostics.of_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
+        name: diagnostics.diagnose_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
             "val/gradient_energy"
         ]
         for name, change in {"blurred": blurred, "shifted": lambda labels: 0.9 * labels + 0.05}.items()
@@ -136,7 +136,7 @@ def test_a_blurred_label_has_gradient_energy_below_1_and_the_label_itself_1(trai
 
 def test_darks_are_lost_where_a_model_never_goes_below_0(train: Pairs, validation: Pairs) -> None:
     lost = {
-        name: diagnostics.of_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
+        name: diagnostics.diagnose_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
             "val/dark_lost"
         ]
         for name, change in {"relu": lambda labels: np.maximum(labels, 0), "half": lambda labels: labels / 2}.items()
@@ -157,7 +157,9 @@ def test_seams_are_seen_at_the_borders_of_the_model_s_own_blocks(
         return np.where(border, labels + np.where(labels > 0, -0.4, 0.4), even(labels))
 
     found = {
-        change: diagnostics.of_network(Remembered([train, validation], change, q), PERCEPTRON, train, validation)
+        change: diagnostics.diagnose_network(
+            Remembered([train, validation], change, q), PERCEPTRON, train, validation
+        )
         for change in (even, at_seams)
     }
     assert found[even]["val/seams"] == pytest.approx(1, abs=1e-4)
@@ -168,10 +170,10 @@ def test_seams_are_seen_at_the_borders_of_the_model_s_own_blocks(
 
 
 def test_perceptrons_are_put_together_as_they_say_and_others_side_by_side() -> None:
-    overlapping = settings_of("train", {"network": "perceptron", "recompose": "gaussian"})
-    ridge = settings_of("train", {"network": "ridge"})
-    assert diagnostics.recomposed(overlapping) == "gaussian"
-    assert {diagnostics.recomposed(one) for one in (PERCEPTRON, CONVOLUTIONAL, ridge)} == {"concatenate"}
+    overlapping = parse_settings("train", {"network": "perceptron", "recompose": "gaussian"})
+    ridge = parse_settings("train", {"network": "ridge"})
+    assert diagnostics.choose_recompose(overlapping) == "gaussian"
+    assert {diagnostics.choose_recompose(one) for one in (PERCEPTRON, CONVOLUTIONAL, ridge)} == {"concatenate"}
 
 
 def test_a_recomposed_network_is_scored_as_it_is_recomposed(train: Pairs, validation: Pairs) -> None:
@@ -185,9 +187,9 @@ def test_a_recomposed_network_is_scored_as_it_is_recomposed(train: Pairs, valida
             means = images.reshape(n, height // 10, 10, width // 10, 10).mean(axis=(2, 4))
             return means.repeat(15, axis=1).repeat(15, axis=2)[..., None].astype("float32")
 
-    overlapping = settings_of("train", {"network": "perceptron", "recompose": "gaussian"})
+    overlapping = parse_settings("train", {"network": "perceptron", "recompose": "gaussian"})
     plain, smooth = (
-        diagnostics.of_network(Blocky(), settings, train, validation) for settings in (PERCEPTRON, overlapping)
+        diagnostics.diagnose_network(Blocky(), settings, train, validation) for settings in (PERCEPTRON, overlapping)
     )
     assert smooth["val/best_mae"] < 0.95 * plain["val/best_mae"]
     assert smooth["val/seams"] < plain["val/seams"]
@@ -209,16 +211,16 @@ def rows_of(*names: str) -> Pairs:
     ],
 )
 def test_a_photo_counts_once_however_many_images_it_gave(photos: str, wins: list[int], share: float) -> None:
-    assert diagnostics.share_of_photos(np.array(wins, bool), rows_of(*photos)) == pytest.approx(share)
+    assert diagnostics.compute_win_share(np.array(wins, bool), rows_of(*photos)) == pytest.approx(share)
 
 
 def test_images_without_a_photo_s_hash_count_each() -> None:
     plain = Pairs([{}] * 4, [np.zeros((2, 2), "uint8")] * 4, [np.zeros((3, 3), "uint8")] * 4, SCALE)
-    assert diagnostics.share_of_photos(np.array([True, False, False, False]), plain) == 0.25
+    assert diagnostics.compute_win_share(np.array([True, False, False, False]), plain) == 0.25
 
 
 def curve(*maes: float) -> dict[str, float]:
-    return diagnostics.of_curve([{"step": at, "metrics": {"val/mae": mae}} for at, mae in enumerate(maes)])
+    return diagnostics.diagnose_curve([{"step": at, "metrics": {"val/mae": mae}} for at, mae in enumerate(maes)])
 
 
 @pytest.mark.parametrize(

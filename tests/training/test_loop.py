@@ -12,16 +12,16 @@ import pytest
 import skimage
 from PIL import Image
 
-from loupe.config import settings_of
-from loupe.config.fields import text_of
-from loupe.config.training import Trained
+from loupe.config import parse_settings
+from loupe.config.fields import format_value
+from loupe.config.training import GradientTrain
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
 from loupe.errors import LoupeError, UsageError
 from loupe.models import builder
 from loupe.models.builder import KerasUpscaler
-from loupe.training import loop
-from loupe.training.loop import Checkpoint, Point, Progress
+from loupe.training import batches, loop, optimization
+from loupe.training.loop import Checkpoint, Point, Splits, TrainingState
 from loupe.upscalers import ridge
 from loupe.upscalers.geometry import Geometry
 
@@ -48,12 +48,12 @@ DEMANDING = {
 @pytest.fixture(scope="module")
 def photos() -> dict[str, Pairs]:
     """Pairs of 3:2 in memory, of two bundled photographs."""
-    cut = settings_of("preprocess", {"label_size": 48})
+    cut = parse_settings("preprocess", {"label_size": 48})
     splits = {}
     for split, name in (("train", "camera.png"), ("validation", "coins.png")):
         photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
         labels = [photo[y : y + 48, x : x + 48] for y in range(0, 240, 80) for x in range(0, 240, 80)]
-        scale = settings_of("train", {}).scale
+        scale = parse_settings("train", {}).scale
         inputs = [input_of(label, scale, cut) for label in labels]
         splits[split] = Pairs([{}] * len(labels), inputs, labels, scale)
     return splits
@@ -63,13 +63,13 @@ class Run:
     """One training with all that it reported."""
 
     def __init__(self, photos: dict[str, Pairs], given: dict[str, Any], resume: Checkpoint | None = None) -> None:
-        self.settings: Trained = settings_of("train", given | {"quiet": True})
+        self.settings: GradientTrain = parse_settings("train", given | {"quiet": True})
         weights = ridge.fit(photos["train"])
         self.model = builder.build(self.settings, 32, "rec601", weights)
         self.points: list[Point] = []
         self.checkpoints: dict[int, Checkpoint] = {}
-        self.progress: Progress = loop.fit(
-            self.model, self.settings, photos["train"], photos["validation"], self._report, resume
+        self.progress: TrainingState = loop.fit(
+            self.model, self.settings, Splits(photos["train"], photos["validation"]), self._report, resume
         )
 
     def _report(self, point: Point, checkpoint: Checkpoint) -> None:
@@ -153,7 +153,7 @@ def test_the_best_on_validation_is_what_is_kept(rate: float, photos: dict[str, P
         assert best < max(by_step)  # else the last would be the best, and nothing be shown
     kept = [run.checkpoints[best][f"weights/{number}"] for number in range(len(run.weights))]
     assert_bitwise_equal(run.weights, kept)
-    again = loop.whole_scores(KerasUpscaler(run.model), photos["validation"], 256)
+    again = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"], 256)
     assert again["mae"] == pytest.approx(by_step[best], abs=1e-7)
 
 
@@ -220,7 +220,7 @@ def test_every_point_has_the_metrics_that_others_rely_on(photos: dict[str, Pairs
         assert all(math.isfinite(value) for value in point.metrics.values())
     assert run.points[0].metrics["loss"] == run.points[0].metrics["train/mae"]
     assert run.points[1].metrics["loss"] == run.points[1].metrics["train/patch_loss"]
-    assert loop.points_of(run.checkpoints[3]) == run.progress.points[:2]
+    assert loop.load_points(run.checkpoints[3]) == run.progress.points[:2]
 
 
 @pytest.mark.parametrize(
@@ -243,8 +243,8 @@ def test_the_learning_rate_of_a_step_is_the_schedule_s(
 
 
 def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_steps() -> None:
-    settings = settings_of("train", {"schedule": "exponential", "steps": 2_000_000, "learning_rate": 1.0})
-    rate = loop.learning_rate(settings)
+    settings = parse_settings("train", {"schedule": "exponential", "steps": 2_000_000, "learning_rate": 1.0})
+    rate = optimization.build_learning_rate(settings)
     for times in (0, 1, 10):
         assert float(keras.ops.convert_to_numpy(rate(times * 30_000))) == pytest.approx(0.96**times, rel=1e-5)
 
@@ -259,11 +259,14 @@ def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_s
         ({"network": "perceptron", "batch_size": 4, "patch": "whole", "pre_upscale": "bicubic"}, 32, 4),
         ({"network": "convolutional", "batch_size": 5, "crop": 12}, 12, 5),
     ],
-    ids=text_of,
+    ids=format_value,
 )
 def test_a_step_trains_on_so_many_images_of_such_a_side(given: dict[str, Any], side: int, count: int) -> None:
-    settings = settings_of("train", given)
-    assert loop.images_of_a_step(settings, builder.geometry(settings, 32, "rec601"), 32) == (side, count)
+    settings = parse_settings("train", given)
+    assert batches.compute_batch_shape(settings, builder.compute_geometry(settings, 32, "rec601"), 32) == (
+        side,
+        count,
+    )
 
 
 def test_images_that_do_not_fit_into_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
@@ -289,7 +292,7 @@ def test_bfloat16_is_for_the_steps_alone_and_ends_near_float32(photos: dict[str,
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert {layer.compute_dtype for layer in rounded.model.layers} == {"float32"}
     assert all(weights.dtype == "float32" for weights in rounded.weights)
-    with loop.computed_in(rounded.model, rounded.settings):
+    with optimization.training_precision(rounded.model, rounded.settings):
         lowered = [layer.name for layer in rounded.model.layers if layer.compute_dtype == "bfloat16"]
     assert lowered
     assert not set(lowered) & {"skip", "blocks"}
@@ -329,13 +332,13 @@ def test_a_budget_in_seconds_becomes_steps_once_and_leaves_the_network_as_it_was
 
 
 def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: Trained = settings_of("train", UNTIMED["convolutional"] | TIMED)
+    settings: GradientTrain = parse_settings("train", UNTIMED["convolutional"] | TIMED)
     model = builder.build(settings, 32, "rec601")
-    patches, count = loop.patches_of(settings, photos["train"], Geometry.of_name(model.name))
+    patches, count = batches.open_patches(settings, photos["train"], Geometry.from_name(model.name))
     before = model.get_weights()
     clock = itertools.count()
-    monkeypatch.setattr(loop.time, "process_time", lambda: next(clock) / 64)  # a step takes a 64th of a second
-    found = [loop.steps_within(seconds, model, settings, patches, count) for seconds in (0.001, 2, 1000)]
+    monkeypatch.setattr(batches.time, "process_time", lambda: next(clock) / 64)  # a step takes a 64th of a second
+    found = [batches.measure_steps(seconds, model, settings, patches, count) for seconds in (0.001, 2, 1000)]
     assert found == [1, 128, 64000]
     assert_bitwise_equal(model.get_weights(), before)
 
@@ -343,9 +346,9 @@ def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeyp
 def test_points_score_so_many_validation_images(photos: dict[str, Pairs]) -> None:
     for images in (1, 4, 256):
         run = Run(photos, CONVOLUTIONAL | {"eval_images": images, "steps": 1})
-        scored = loop.whole_scores(KerasUpscaler(run.model), photos["validation"].spread(images), 256)
+        scored = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"].spread(images), 256)
         assert run.progress.best_mae == pytest.approx(scored["mae"], abs=1e-7)
-    everything = loop.whole_scores(KerasUpscaler(run.model), photos["validation"], 256)
+    everything = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"], 256)
     assert run.progress.best_mae == pytest.approx(everything["mae"], abs=1e-7)
-    few = loop.whole_scores(KerasUpscaler(run.model), photos["validation"], 1)
+    few = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"], 1)
     assert abs(few["mae"] - everything["mae"]) > 1e-4

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loupe.config.fields import text_of
+from loupe.config.fields import format_value
 from loupe.config.training import TRAINED_SCALES
 from loupe.imaging.conversion import to_bytes, to_floats
-from loupe.upscalers.baselines import FILTERS, MARGIN, FilterUpscaler, block_weights
+from loupe.upscalers.baselines import FILTERS, MARGIN, FilterUpscaler, compute_filter_weights
 from loupe.upscalers.ridge import RidgeUpscaler
 
 CASES = [(name, scale) for name in FILTERS for scale in TRAINED_SCALES]
@@ -50,7 +50,7 @@ def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:
         assert (np.abs(large).max() > 1.01) == beyond
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> None:
     geometry = FilterUpscaler("lanczos", scale, "rec709").geometry
     assert (geometry.q, geometry.p, geometry.scale) == (scale.denominator, scale.numerator, scale)
@@ -66,7 +66,7 @@ def test_block_weights_upscale_as_the_baseline_does_in_the_interior(
     name: str, scale: Fraction, grey: np.ndarray
 ) -> None:
     images = to_floats(grey)[..., None]
-    weights = block_weights(name, scale)
+    weights = compute_filter_weights(name, scale)
     assert weights.shape == ((scale.denominator + 2 * MARGIN) ** 2, scale.numerator**2)
     edge = int(MARGIN * scale)
     inside = np.s_[:, edge:-edge, edge:-edge]
@@ -77,4 +77,4 @@ def test_block_weights_upscale_as_the_baseline_does_in_the_interior(
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
 def test_block_weights_of_every_pixel_sum_to_one(name: str, scale: Fraction) -> None:
-    np.testing.assert_allclose(block_weights(name, scale).sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(compute_filter_weights(name, scale).sum(axis=0), 1, atol=1e-5)

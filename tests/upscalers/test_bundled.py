@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
 from loupe.data.preparation import pairs_in_memory
 from loupe.errors import UsageError
@@ -31,20 +31,20 @@ def scale_of_file(file: Path) -> Fraction:
 def sample() -> dict[Fraction, Pairs]:
     """The middle of each bundled photo, at every scale; trained on by the networks, so that no score counts."""
     cut = {"source": "sample", "crop": "centre", "scales": "3:2,2:1,3:1", "quiet": True}
-    return {scale: pairs_in_memory(settings_of("preprocess", cut), scale) for scale in map(scale_of_file, FILES)}
+    return {scale: pairs_in_memory(parse_settings("preprocess", cut), scale) for scale in map(scale_of_file, FILES)}
 
 
 def test_there_is_one_of_every_size_at_3_2_and_a_small_one_at_every_scale() -> None:
     names = {file.stem for file in FILES}
     assert names == {"tiny-3x2", "small-3x2", "base-3x2", "small-2x1", "small-3x1"}
     assert bundled.DEFAULT_SIZE == "small"
-    assert sum(bundled.file(size, Fraction(3, 2)).stat().st_size for size in bundled.SIZES) <= TOGETHER
+    assert sum(bundled.find_file(size, Fraction(3, 2)).stat().st_size for size in bundled.SIZES) <= TOGETHER
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_network_is_of_its_scale_and_size(file: Path) -> None:
     size = file.stem.partition("-")[0]
-    assert bundled.file(size, scale_of_file(file)) == file
+    assert bundled.find_file(size, scale_of_file(file)) == file
     geometry = OnnxUpscaler(file).geometry
     assert (geometry.scale, geometry.luminance) == (scale_of_file(file), "rec601")
     weights = sum(int(np.prod(array.dims)) for array in onnx.load(file).graph.initializer if len(array.dims) == 4)
@@ -71,4 +71,4 @@ def test_a_network_beats_lanczos_and_its_border_is_as_good_as_its_inside(
 
 def test_what_does_not_ship_is_refused_with_what_does() -> None:
     with pytest.raises(UsageError, match=r"^scale: the bundled network tiny is for 3:2, got 2:1$"):
-        bundled.file("tiny", Fraction(2))
+        bundled.find_file("tiny", Fraction(2))

@@ -21,7 +21,7 @@ GEOMETRY = st.builds(
 
 @given(geometry=GEOMETRY)
 def test_a_geometry_comes_back_from_its_name(geometry: Geometry) -> None:
-    assert Geometry.of_name(geometry.name) == geometry
+    assert Geometry.from_name(geometry.name) == geometry
 
 
 @given(one=GEOMETRY, other=GEOMETRY)
@@ -44,7 +44,7 @@ def test_the_scale_is_the_exact_ratio() -> None:
 )  # fmt: skip
 def test_a_name_of_another_program_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"model: .*was not made by loupe") as refused:
-        Geometry.of_name(name)
+        Geometry.from_name(name)
     assert repr(name) in str(refused.value)
 
 
@@ -57,4 +57,4 @@ def test_a_name_of_another_program_is_refused(name: str) -> None:
 )  # fmt: skip
 def test_a_name_that_no_model_can_have_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=rf"model: '{name}' has no scale, or its side and halo"):
-        Geometry.of_name(name)
+        Geometry.from_name(name)

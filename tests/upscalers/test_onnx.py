@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.models import builder
 from loupe.models import onnx_export as exporting
 from loupe.models.builder import KerasUpscaler
@@ -23,9 +23,9 @@ LAYERS = 2
 def test_a_network_is_the_same_and_one_node_mirrors_the_border_of_a_layer(scale: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     given = {"network": "convolutional", "filters": 8, "layers": LAYERS, "skip": "none", "scale": scale}
-    settings = settings_of("train", given)
+    settings = parse_settings("train", given)
     model = builder.build(settings, 32, "rec601")
-    assert export(model, builder.geometry(settings, 32, "rec601"), tmp_path / "model.onnx") <= 1e-5
+    assert export(model, builder.compute_geometry(settings, 32, "rec601"), tmp_path / "model.onnx") <= 1e-5
     nodes = Counter(node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node)
     assert nodes["Pad"] == nodes["Conv"] - LAYERS - 1  # each layer ends with 1x1, as does the network: no border
     assert nodes["Compress"] == 0
@@ -45,7 +45,7 @@ def test_an_export_that_differs_from_the_network_is_refused(tmp_path: Path, monk
         return network
 
     monkeypatch.setattr(exporting, "_mirrored_at_once", twice_the_weights)
-    settings = settings_of("train", {"network": "convolutional", "filters": 8, "layers": 1, "skip": "none"})
+    settings = parse_settings("train", {"network": "convolutional", "filters": 8, "layers": 1, "skip": "none"})
     model = builder.build(settings, 32, "rec601")
     with pytest.raises(LoupeError, match="ONNX and Keras differ by"):
-        export(model, builder.geometry(settings, 32, "rec601"), tmp_path / "model.onnx")
+        export(model, builder.compute_geometry(settings, 32, "rec601"), tmp_path / "model.onnx")

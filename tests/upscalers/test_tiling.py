@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.linear_model import Ridge
 
-from loupe.config import settings_of
-from loupe.config.fields import text_of
+from loupe.config import parse_settings
+from loupe.config.fields import format_value
 from loupe.config.training import TRAINED_SCALES
 from loupe.data.dataset import Pairs
 from loupe.data.labels import input_of
@@ -64,7 +64,7 @@ def expected_side(side: int, scale: Fraction) -> int:
 def photo_pairs(scale: Fraction) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 48, x : x + 48] for y in range(0, 384, 96) for x in range(0, 384, 96)]
-    cut = settings_of("preprocess", {"label_size": 48})
+    cut = parse_settings("preprocess", {"label_size": 48})
     return Pairs([{}] * len(labels), [input_of(label, scale, cut) for label in labels], labels, scale)
 
 
@@ -81,7 +81,7 @@ def network(name: str, scale: Fraction) -> KerasUpscaler:
         "initializer": "gaussian",
         "bias_initializer": "as_weights",
     }
-    checked = settings_of("train", given | NETWORKS[name])
+    checked = parse_settings("train", given | NETWORKS[name])
     model = builder.build(checked, 12, "rec601", ridge.fit(photo_pairs(scale)))
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:  # skip=ridge starts its body at zero: nothing would be tested
@@ -109,7 +109,7 @@ def test_the_result_s_sides_are_rounded_half_up(
     assert np.isfinite(large).all()
 
 
-@pytest.mark.parametrize("scale", [Fraction(4, 3), Fraction(5, 4), Fraction(5, 2), Fraction(8)], ids=text_of)
+@pytest.mark.parametrize("scale", [Fraction(4, 3), Fraction(5, 4), Fraction(5, 2), Fraction(8)], ids=format_value)
 @pytest.mark.parametrize("recompose", ["concatenate", "gaussian"])
 def test_the_result_s_sides_are_rounded_half_up_at_other_scales(scale: Fraction, recompose: str) -> None:
     for side in range(1, 30):
@@ -118,7 +118,7 @@ def test_the_result_s_sides_are_rounded_half_up_at_other_scales(scale: Fraction,
 
 
 @pytest.mark.parametrize("recompose", ["concatenate", "gaussian"])
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_takes_images_from_1x1_on(name: str, scale: Fraction, recompose: str) -> None:
     for height, width in ((1, 1), (1, 7), (2, 1), (5, 13)):
@@ -140,7 +140,7 @@ def test_tiled_equals_whole_for_baselines_inside_and_at_the_border(
     np.testing.assert_allclose(upscale(model, images, tile=tile), upscale(model, images, tile=4096), atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=6)
 @given(height=SIDE, width=SIDE, tile=TILE, seed=SEED)
@@ -191,7 +191,7 @@ def test_gaussian_leaves_a_constant_image_constant(
     np.testing.assert_allclose(large, grey, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_gaussian_changes_nothing_of_ridge_in_blocks_beyond_the_reach_of_the_border(scale: Fraction) -> None:
     # At the border a shifted block mirrors a image that is mirrored already.
     image = noise(3, 40, 50)
@@ -203,7 +203,7 @@ def test_gaussian_changes_nothing_of_ridge_in_blocks_beyond_the_reach_of_the_bor
     np.testing.assert_allclose(large[inside], plain[inside], atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_gaussian_differs_from_concatenate_for_a_perceptron(scale: Fraction) -> None:
     image = noise(0, 40, 40) / 2
     plain, smooth = (upscale(network("perceptron", scale), image, way) for way in ("concatenate", "gaussian"))
@@ -242,7 +242,7 @@ def test_pad_mirrors_the_border_itself_included(height: int, width: int, margin:
     np.testing.assert_array_equal(padded, np.pad(x, around, mode="symmetric"))
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_ridge_in_numpy_equals_ridge_in_keras(scale: Fraction) -> None:
     weights = ridge.fit(photo_pairs(scale))
     in_keras = KerasUpscaler(builder.build_ridge(weights, scale, "rec601"))
@@ -254,7 +254,7 @@ def test_ridge_in_numpy_equals_ridge_in_keras(scale: Fraction) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.01, 10.0])
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_ridge_is_scikit_learn_s(scale: Fraction, alpha: float) -> None:
     q, p = scale.denominator, scale.numerator
     rows, targets = [], []
@@ -294,7 +294,7 @@ def test_an_ensemble_makes_of_a_turned_image_the_turned_result(
     np.testing.assert_allclose(upscale(ensemble, turned), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=text_of)
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_an_ensemble_of_what_knows_no_direction_changes_nothing(scale: Fraction) -> None:
     image = noise(0, 12, 18)
     filtered = FilterUpscaler("bicubic", scale)

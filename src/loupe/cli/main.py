@@ -22,10 +22,10 @@ atexit.register(gc.freeze)  # or all that lives to the end is searched for cycle
 
 from loupe import __version__
 from loupe.cli import signals
-from loupe.cli.progress import complain
-from loupe.config import STEPS, settings_of
-from loupe.config.base import Settings, choices_of
-from loupe.config.fields import text_of
+from loupe.cli.progress import print_error
+from loupe.config import STEPS, parse_settings
+from loupe.config.base import Settings, list_choices
+from loupe.config.fields import format_value
 from loupe.errors import LoupeError, UsageError
 
 # What a step takes without a flag's name before it.
@@ -103,7 +103,7 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         if unknown:
             name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
             raise UsageError(f"{name}: is no field of {step}; `loupe {step} --help` lists them")
-        settings = settings_of(step, vars(given))
+        settings = parse_settings(step, vars(given))
     except SystemExit as stop:
         return int(stop.code or 0)
     except UsageError as error:
@@ -150,7 +150,7 @@ def _with_truth(step: str, words: list[str]) -> list[str]:
 
 
 def _complain(who: str, text: str, status: int) -> int:
-    complain(f"{who}: error: {text}")
+    print_error(f"{who}: error: {text}")
     return status
 
 
@@ -210,7 +210,7 @@ def _groups(step: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _help(name: str, info: Any) -> str:
-    choices = ", ".join(text_of(choice) for choice in choices_of(info.annotation))
+    choices = ", ".join(format_value(choice) for choice in list_choices(info.annotation))
     if info.annotation is bool:
         choices = "true, false"
     if name == "optimizer":
@@ -225,7 +225,7 @@ def _help(name: str, info: Any) -> str:
         if getattr(part, bound, None) is not None
     )
     rule = (info.json_schema_extra or {}).get("rule", "")
-    default = "" if info.default_factory or info.default is None else f"default {text_of(info.default)}"
+    default = "" if info.default_factory or info.default is None else f"default {format_value(info.default)}"
     if default == "default none" and name == "categories":
         default = "default all"
     allowed = "; ".join(part for part in (choices or rule, bounds, default) if part)

@@ -7,40 +7,41 @@ from typing import Self
 
 # Unicode's categories of what a terminal would act on and nobody would see: controls, formats such as an
 # override of the direction of writing, lone surrogates (bytes of names that are no text), ends of lines.
-UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
-def visible(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """One line of text, in which what names of files and the like would have a terminal do is escaped."""
     return "".join(
-        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in UNSEEN else sign for sign in text
+        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in CONTROL_CATEGORIES else sign
+        for sign in text
     )
 
 
-def say(text: str, quiet: bool) -> None:
+def print_line(text: str, quiet: bool) -> None:
     """Print a line, unless quiet."""
     if not quiet:
-        print(visible(text), flush=True)
+        print(escape_control_characters(text), flush=True)
 
 
-def say_lines(text: str, quiet: bool) -> None:
+def print_lines(text: str, quiet: bool) -> None:
     """Print several lines, such as a table, unless quiet."""
     for line in text.split("\n"):
-        say(line, quiet)
+        print_line(line, quiet)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print a line to standard error, also where quiet; what is several lines becomes one."""
-    print(visible(" ".join(text.split())), file=sys.stderr, flush=True)
+    print(escape_control_characters(" ".join(text.split())), file=sys.stderr, flush=True)
 
 
-def say_left_out(reasons: list[str], total: int, quiet: bool) -> None:
+def print_left_out(reasons: list[str], total: int, quiet: bool) -> None:
     """Tell how many of the photos are left out, and why the first of them is; nothing where all are used."""
     if reasons:
-        say(f"left out: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
+        print_line(f"left out: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
 
 
-class Bar:
+class ProgressBar:
     """A progress bar on standard error with the time left; `at` says how much is done.
 
     Args:
@@ -76,7 +77,7 @@ class Bar:
         self._note = ""
         self._task = self._progress.add_task(text, total=total, note="")
 
-    def at(self, done: float, note: str = "") -> None:
+    def update(self, done: float, note: str = "") -> None:
         """So much is done; `note` stands behind the bar."""
         if self._progress:
             self._note = note or self._note

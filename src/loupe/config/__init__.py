@@ -2,7 +2,7 @@
 
 Flags, MLflow params, MLproject and sweep files follow from these classes or are tested against them.
 `train` is a union: its class is put together from one network and, where the network is trained by
-steps, one optimizer (`variants`), so that a field of another network or optimizer is refused.
+steps, one optimizer (`variants`), so that a field of another network or optimizer is quote_value.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from loupe.config.base import Settings, SettingsError
-from loupe.config.fields import refused
+from loupe.config.fields import quote_value
 
 
 class _Steps(Mapping[str, type[Settings]]):
@@ -41,7 +41,7 @@ class _Steps(Mapping[str, type[Settings]]):
 STEPS = _Steps()
 
 
-def settings_of(step: str, given: dict[str, Any]) -> Any:
+def parse_settings(step: str, given: dict[str, Any]) -> Any:
     """Check what was given for a step, whole, before anything is read or started.
 
     Args:
@@ -53,12 +53,12 @@ def settings_of(step: str, given: dict[str, Any]) -> Any:
     """
     settings = STEPS[step]
     if step == "train":
-        from loupe.config.training import train_class
+        from loupe.config.training import build_train_class
 
         for name in ("network", "optimizer"):
             if not isinstance(given.get(name, ""), str):
-                raise SettingsError(f"{name}: must be a name, got {refused(given[name])}")
-        settings = train_class(given.get("network", "convolutional"), given.get("optimizer"))
+                raise SettingsError(f"{name}: must be a name, got {quote_value(given[name])}")
+        settings = build_train_class(given.get("network", "convolutional"), given.get("optimizer"))
     try:
         return settings.model_validate(given)
     except ValidationError as error:
@@ -73,9 +73,9 @@ def _line(error: ValidationError, step: str) -> str:
             from loupe.config.training import owners
 
             if elsewhere := owners(name):
-                return f"{name}: is a field of {' and '.join(elsewhere)} only, got {refused(first['input'])}"
+                return f"{name}: is a field of {' and '.join(elsewhere)} only, got {quote_value(first['input'])}"
         return f"{name}: is no field of {step}; `loupe {step} --help` lists them"
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "literal_error":
         rule = f"must be one of {first['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
-    return f"{name.rstrip('_')}: {rule}, got {refused(first['input'])}" if name else rule
+    return f"{name.rstrip('_')}: {rule}, got {quote_value(first['input'])}" if name else rule

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from loupe.config.fields import Text, field, is_true, text_of
+from loupe.config.fields import Text, field, format_value, is_true
 from loupe.errors import UsageError
 
 GIVEN = object()
@@ -58,11 +58,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_without_effect(self) -> "Settings":
-        for name, other in self._without_effect().items():
+        for name, other in self.list_unused_fields().items():
             if name in self.model_fields_set:
                 raise ValueError(
-                    f"{name}: has no effect with {other}={text_of(getattr(self, other))}, "
-                    f"got {text_of(getattr(self, name))}"
+                    f"{name}: has no effect with {other}={format_value(getattr(self, other))}, "
+                    f"got {format_value(getattr(self, name))}"
                 )
         return self
 
@@ -73,7 +73,7 @@ class Settings(BaseModel):
             depends |= vars(base).get("DEPENDS", {})
         return depends
 
-    def _without_effect(self) -> dict[str, str]:
+    def list_unused_fields(self) -> dict[str, str]:
         return {
             name: other
             for name, others in self._depends().items()
@@ -81,13 +81,13 @@ class Settings(BaseModel):
             if not _is_met(getattr(self, other), value)
         }
 
-    def texts(self) -> dict[str, str]:
+    def to_texts(self) -> dict[str, str]:
         """Each field that has an effect as its one text, as flags and MLflow params show it."""
-        dropped = {"quiet", *self._without_effect()}
-        return {name: text_of(value) for name, value in self if name not in dropped}
+        dropped = {"quiet", *self.list_unused_fields()}
+        return {name: format_value(value) for name, value in self if name not in dropped}
 
 
-class Prepares(Settings):
+class DatasetSettings(Settings):
     """A step that reads a prepared dataset, and prepares it first where it does not exist yet."""
 
     data_dir: str = field(
@@ -105,8 +105,8 @@ def _is_met(found: Any, value: Any) -> bool:
     return found in value if isinstance(value, frozenset) else bool(found == value)
 
 
-def choices_of(annotation: Any) -> tuple[Any, ...]:
+def list_choices(annotation: Any) -> tuple[Any, ...]:
     """The values of a choice field, () for others; `Crop | None` has the values of `Crop`."""
     if getattr(annotation, "__origin__", None) is Literal:
         return get_args(annotation)
-    return tuple(choice for part in get_args(annotation) for choice in choices_of(part))
+    return tuple(choice for part in get_args(annotation) for choice in list_choices(part))

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 LARGEST_SCALE = 8
 LARGEST_LABEL = 4096  # its side, in pixels
-LONGEST_SHOWN = 200  # signs of a refused value
+LONGEST_SHOWN = 200  # signs of a quote_value value
 
 
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
@@ -23,7 +23,7 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
     return Field(default_factory=default, **about) if callable(default) else Field(default, **about)
 
 
-def text_of(value: Any) -> str:
+def format_value(value: Any) -> str:
     """The one text of a value: `3:2`, `2048,1024`, `true`, `none`; what its type reads back as the value."""
     if value is None or value == ():
         return "none"
@@ -32,20 +32,20 @@ def text_of(value: Any) -> str:
     if isinstance(value, Fraction):
         return f"{value.numerator}:{value.denominator}"
     if isinstance(value, tuple):
-        return ",".join(text_of(part) for part in value)
+        return ",".join(format_value(part) for part in value)
     return str(value)
 
 
-def refused(value: Any) -> str:
-    """A refused value as errors show it: its text in quotes, cut where it is long."""
+def quote_value(value: Any) -> str:
+    """A quote_value value as errors show it: its text in quotes, cut where it is long."""
     try:
-        text = text_of(value)
+        text = format_value(value)
     except ValueError:  # a whole number of more digits than Python writes
         text = "a number of thousands of digits"
     return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…")
 
 
-def without_password(text: str) -> str:
+def hide_password(text: str) -> str:
     """A URL as it may be shown: `postgresql://loupe:***@host/studies`."""
     return re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", text)
 
@@ -58,7 +58,7 @@ def is_true(value: Any) -> bool:
         return False
 
 
-def scale_of(value: Any, least_itself: bool = False) -> Fraction:
+def parse_scale(value: Any, least_itself: bool = False) -> Fraction:
     """Read a scale: `3:2`, `1.5`, `3/2` or `2`.
 
     Args:
@@ -130,15 +130,15 @@ def _text_none(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "") else value
 
 
-Scale = Annotated[Fraction, BeforeValidator(scale_of)]
+Scale = Annotated[Fraction, BeforeValidator(parse_scale)]
 Factor = Annotated[
-    Fraction | None, BeforeValidator(lambda value: None if _text_none(value) is None else scale_of(value, True))
+    Fraction | None, BeforeValidator(lambda value: None if _text_none(value) is None else parse_scale(value, True))
 ]
 Size = Annotated[str | None, BeforeValidator(_size)]
 Paths = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 ]
-Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_listed(scale_of, "must be ratios such as 3:2,2:1"))]
+Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_listed(parse_scale, "must be ratios such as 3:2,2:1"))]
 Sources = Annotated[tuple[str, ...], BeforeValidator(_listed(str, "must be sample, caltech256 or paths"))]
 Categories = Annotated[
     tuple[str, ...], BeforeValidator(_listed(str, "must be all, or names, comma-separated", ("all", "none")))

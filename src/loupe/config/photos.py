@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from loupe.config.base import GIVEN, Prepares, Settings
+from loupe.config.base import GIVEN, DatasetSettings, Settings
 from loupe.config.fields import Factor, Paths, Size, Text, Unset, field
 
 ENSEMBLE = "the mean over eight turns and flips of a image: a little better, eight times as long"
@@ -51,7 +51,7 @@ class Files(Settings):
         return None if self.format == "same" else f".{self.format}"
 
 
-class Upscale(Files, Prepares):
+class Upscale(Files, DatasetSettings):
     """Upscale photos: luminance by the champion, colour by Lanczos."""
 
     STEP = "upscale"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from loupe.config.base import GIVEN, Prepares, Settings
+from loupe.config.base import GIVEN, DatasetSettings, Settings
 from loupe.config.fields import (
     Categories,
     Count,
@@ -18,8 +18,8 @@ from loupe.config.fields import (
     Text,
     Unset,
     field,
-    text_of,
-    without_password,
+    format_value,
+    hide_password,
 )
 from loupe.config.photos import ENSEMBLE
 from loupe.config.training import TRAINED_SCALES, Recompose
@@ -27,7 +27,7 @@ from loupe.config.training import TRAINED_SCALES, Recompose
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
-UNSENT = "unsent-runs"  # folder of runs that their server could not be told of
+UNSENT_RUNS_FOLDER = "unsent-runs"  # folder of runs that their server could not be told of
 OF_PAIRS = frozenset({"photos", "study-patches"})  # protocols that take labels and inputs as they were cut
 
 
@@ -49,7 +49,7 @@ class Pairing(Settings):
     DEPENDS = {"crops": {"crop": "random"}}
 
 
-class Preprocess(Prepares, Pairing):
+class Preprocess(DatasetSettings, Pairing):
     """Turn sources of photos into a prepared dataset."""
 
     STEP = "preprocess"
@@ -69,13 +69,13 @@ class Preprocess(Prepares, Pairing):
         for scale in self.scales:
             if self.label_size % scale.numerator:
                 raise ValueError(
-                    f"label_size: must be a multiple of {scale.numerator} for scale {text_of(scale)}, "
+                    f"label_size: must be a multiple of {scale.numerator} for scale {format_value(scale)}, "
                     f"got {self.label_size}"
                 )
         return self
 
 
-class Evaluate(Prepares, Pairing):
+class Evaluate(DatasetSettings, Pairing):
     """Score a model and the baselines on a dataset, or on a folder of photos."""
 
     STEP = "evaluate"
@@ -127,7 +127,7 @@ class Evaluate(Prepares, Pairing):
         return {name: getattr(self, name) for name in Pairing.model_fields if name not in Settings.model_fields}
 
 
-class Register(Prepares):
+class Register(DatasetSettings):
     """Make a run's model a version of its scale's registered model; it becomes champion if it wins."""
 
     STEP = "register"
@@ -135,7 +135,7 @@ class Register(Prepares):
     scale: Scale = field(Fraction(3, 2), "whose best run, where none is named", rule="3:2, 2:1 or 3:1")
 
 
-class Sweep(Prepares):
+class Sweep(DatasetSettings):
     """Search the settings of train: a study of trials, from a sweep file; its best network is registered."""
 
     STEP = "sweep"
@@ -159,12 +159,12 @@ class Sweep(Prepares):
     dashboard: bool = field(False, "only tell how to open optuna-dashboard on the study")
     SMOKE = {"max_trials": 2}
 
-    def texts(self) -> dict[str, str]:
+    def to_texts(self) -> dict[str, str]:
         """As of every step, but without a database's password."""
-        return {name: without_password(text) for name, text in super().texts().items()}
+        return {name: hide_password(text) for name, text in super().to_texts().items()}
 
 
-class Report(Prepares):
+class Report(DatasetSettings):
     """Judge the study's claims by the runs, and write a page of all results."""
 
     STEP = "report"
@@ -179,10 +179,10 @@ class Sync(Settings):
     """Bring in runs whose tracking server did not answer when they ended."""
 
     STEP = "sync"
-    folder: str = field(UNSENT, "where they were kept: in the folder that the step was started in")
+    folder: str = field(UNSENT_RUNS_FOLDER, "where they were kept: in the folder that the step was started in")
 
 
-class Main(Prepares):
+class Main(DatasetSettings):
     """Prepare, train, compare, register, upscale: the whole job, as nested runs under one."""
 
     STEP = "main"

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from loupe.config.base import Prepares, Settings, SettingsError
-from loupe.config.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, refused, text_of
+from loupe.config.base import DatasetSettings, Settings, SettingsError
+from loupe.config.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, format_value, quote_value
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 CROP_BLOCKS = 32  # of a training input, a side: fewer would see too much of a mirrored border
@@ -23,7 +23,7 @@ def _of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int |
     return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
-class Train(Prepares):
+class Train(DatasetSettings):
     """Fit one network; the fields of a network stand under its name."""
 
     STEP = "train"
@@ -39,11 +39,11 @@ class Train(Prepares):
     @model_validator(mode="after")
     def _known_scale(self) -> "Train":
         if self.scale not in TRAINED_SCALES:
-            raise ValueError(f"scale: must be 3:2, 2:1 or 3:1, got {text_of(self.scale)}")
+            raise ValueError(f"scale: must be 3:2, 2:1 or 3:1, got {format_value(self.scale)}")
         return self
 
 
-class Trained(Train):
+class GradientTrain(Train):
     """A network that is trained by steps of an optimizer."""
 
     skip: Literal["none", "ridge"] = field("none", "ridge: a trainable linear branch that starts as the ridge")
@@ -94,19 +94,19 @@ class Trained(Train):
     SMOKE = {"steps": 12}
 
     @model_validator(mode="after")
-    def _steps_are_known(self) -> "Trained":
+    def _steps_are_known(self) -> "GradientTrain":
         for name in ("decay_steps", "eval_every"):
             if self.seconds is None and getattr(self, name) is None:
                 raise ValueError(f"{name}: must be >= 1, got none")
         return self
 
-    def of_steps(self, steps: int) -> "Trained":
+    def with_steps(self, steps: int) -> "GradientTrain":
         """The same with `seconds` replaced by so many steps, and what follows from them."""
         given = {name: getattr(self, name) for name in self.model_fields_set - {"seconds"}}
         return type(self).model_validate(given | {"steps": steps})
 
 
-class Convolutional(Trained):
+class Convolutional(GradientTrain):
     """Convolutions between fold and unfold: small blocks, a wide view."""
 
     network: Literal["convolutional"] = field("convolutional", "this network")
@@ -131,7 +131,7 @@ class Convolutional(Trained):
         return self
 
 
-class Perceptron(Trained):
+class Perceptron(GradientTrain):
     """The study's networks: dense layers from a patch of the input to its patch of the label."""
 
     network: Literal["perceptron"] = field("perceptron", "this network")
@@ -159,7 +159,7 @@ class Perceptron(Trained):
         if self.patch != "whole":
             q, p = map(int, self.patch.split(":"))
             if Fraction(p, q) != self.scale:
-                raise ValueError(f"patch: must be q:p of the scale {text_of(self.scale)}, got {self.patch}")
+                raise ValueError(f"patch: must be q:p of the scale {format_value(self.scale)}, got {self.patch}")
         return self
 
     @model_validator(mode="after")
@@ -235,14 +235,14 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 
 @cache
-def train_class(network: str, optimizer: str | None = None) -> type[Train]:
+def build_train_class(network: str, optimizer: str | None = None) -> type[Train]:
     """The settings class of `train` for one network and, where it is trained by steps, one optimizer.
 
     Raises:
         SettingsError: one of the names is unknown.
     """
     chosen = _named("network", network, NETWORKS)
-    if not issubclass(chosen, Trained):
+    if not issubclass(chosen, GradientTrain):
         return chosen
     optimizer = optimizer or chosen.model_fields["optimizer"].default
     added = _named("optimizer", optimizer, OPTIMIZERS)
@@ -264,5 +264,5 @@ def owners(name: str) -> list[str]:
 
 def _named(kind: str, name: str, table: dict[str, Any]) -> Any:
     if name not in table:
-        raise SettingsError(f"{kind}: must be one of {', '.join(table)}, got {refused(name)}")
+        raise SettingsError(f"{kind}: must be one of {', '.join(table)}, got {quote_value(name)}")
     return table[name]

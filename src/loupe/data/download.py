@@ -4,7 +4,7 @@ import hashlib
 import time
 from pathlib import Path
 
-from loupe.cli.progress import Bar
+from loupe.cli.progress import ProgressBar
 from loupe.errors import LoupeError
 
 CHUNK = 1 << 20
@@ -35,7 +35,7 @@ def download(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     failed = 0
-    with Bar(f"downloading {target.name}", size, quiet, unit="bytes") as bar:
+    with ProgressBar(f"downloading {target.name}", size, quiet, unit="bytes") as bar:
         while (there := part.stat().st_size if part.exists() else 0) < size:
             reason = _fetch(url, part, there, bar)
             if part.exists() and part.stat().st_size > there:
@@ -54,7 +54,7 @@ def download(
     return target
 
 
-def _fetch(url: str, part: Path, there: int, bar: Bar) -> str:
+def _fetch(url: str, part: Path, there: int, bar: ProgressBar) -> str:
     """Append to `part` what the server sends from byte `there` on; returns why it ended early, or ""."""
     import requests
     import urllib3
@@ -69,7 +69,7 @@ def _fetch(url: str, part: Path, there: int, bar: Bar) -> str:
                 while chunk := answer.raw.read1(CHUNK):  # what has come; iter_content would wait for it all
                     stream.write(chunk)
                     done += len(chunk)
-                    bar.at(done)
+                    bar.update(done)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         return str(error)
     return ""

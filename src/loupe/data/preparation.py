@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from loupe.cli.progress import Bar, say_left_out
-from loupe.config import settings_of
-from loupe.config.base import Prepares
-from loupe.config.fields import text_of
+from loupe.cli.progress import ProgressBar, print_left_out
+from loupe.config import parse_settings
+from loupe.config.base import DatasetSettings
+from loupe.config.fields import format_value
 from loupe.config.steps import Preprocess
 from loupe.data import manifest, shards, storage, tasks
 from loupe.data.dataset import Dataset, Pairs
@@ -84,12 +84,12 @@ def crop_of(settings: Preprocess, photo: SourcePhoto) -> str:
 
 
 def _digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
-    given = settings.texts()
+    given = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
         given.pop(name, None)  # they choose the photos, which stand below, or change nothing in the result
     if all(crop_of(settings, photo) != "random" for photo in photos):
         given.pop("seed")
-    given["scales"] = ",".join(text_of(scale) for scale in sorted(settings.scales))
+    given["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
     # As json.dumps writes [VERSION, given, [[path, sha256, crop], …]], without the memory that it takes for all.
     hashed = hashlib.sha256(f"[{VERSION}, {json.dumps(given, sort_keys=True)}, [".encode())
     for number, photo in enumerate(photos):
@@ -103,15 +103,18 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, place: 
     parts: dict[int, Any] = {}  # of the manifest, by the number of their shard
     digests: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(shards.input_name, settings.scales)], np.zeros(3))
-    given = place, settings.texts()
-    with tasks.client(settings.scheduler) as client, Bar("preparing photos", len(listed), settings.quiet) as bar:
+    given = place, settings.to_texts()
+    with (
+        tasks.client(settings.scheduler) as client,
+        ProgressBar("preparing photos", len(listed), settings.quiet) as bar,
+    ):
         done = 0
         for result in tasks.results(client, shards.make_shard, _tasks(settings, listed), *given):
             parts[result["number"]] = manifest.table_of(result["rows"])
             digests |= result["shards"]
             sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
             done += result["photos"]
-            bar.at(done)
+            bar.update(done)
     ordered = _in_order(parts)
     if not sums["labels"][0]:
         reason = ordered[0]["reason"][0].as_py() if ordered else "there is none"
@@ -122,7 +125,7 @@ def _write(settings: Preprocess, listed: list[SourcePhoto], digest: str, place: 
         {
             "version": VERSION,
             "digest": digest,
-            "settings": settings.texts(),
+            "settings": settings.to_texts(),
             "statistics": {name: _mean_and_deviation(total) for name, total in sums.items()},
             "shards": dict(sorted(digests.items())),
         },
@@ -169,34 +172,34 @@ def pairs_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     if not labels:
         first = reasons[0] if reasons else "there is none"
         raise UsageError(f"photos: not one photo of {','.join(settings.source)} can be used; the first: {first}")
-    say_left_out(reasons, len(given), settings.quiet)
+    print_left_out(reasons, len(given), settings.quiet)
     return Pairs(rows, inputs, labels, scale)
 
 
-def prepared_place(settings: Prepares, name: str) -> str | None:
+def prepared_place(settings: DatasetSettings, name: str) -> str | None:
     """Where a prepared dataset is, by its folder or address or by its name in data_dir; None where it is not."""
     named = [name] if storage.is_address(name) else [name, storage.inside(settings.data_dir, name)]
     return next((place for place in named if storage.exists(place, manifest.MANIFEST, "dataset")), None)
 
 
-def open_or_prepare(settings: Prepares, name: str) -> Dataset:
+def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
     """The dataset of a step: one that is prepared already, or a source that is prepared with defaults."""
     place = prepared_place(settings, name)
     if place is not None:
         return Dataset(place)
     shared = {key: getattr(settings, key) for key in ("data_dir", "scheduler", "seed", "smoke", "quiet")}
     try:
-        return prepare(settings_of("preprocess", {"source": name} | shared))
+        return prepare(parse_settings("preprocess", {"source": name} | shared))
     except UsageError as error:
         raise UsageError(str(error).replace("source:", "dataset:", 1)) from None
 
 
 def open_sample(data_dir: str) -> Dataset:
     """Open the dataset of the bundled photos below a folder; prepare it first if it is missing."""
-    return open_or_prepare(Prepares(data_dir=data_dir, quiet=True), "sample")
+    return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample")
 
 
-def reopen(settings: Prepares, name: str, digest: str, source: str) -> Dataset:
+def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
     """The dataset that a run was trained on: by its name in data_dir, else prepared again.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.config.steps import Preprocess
 from loupe.data import storage
 from loupe.data.labels import Label, input_of, labels_of
@@ -28,7 +28,7 @@ def make_shard(
     Raises:
         LoupeError: a photo is not, here, what it was where it was listed.
     """
-    settings = settings_of("preprocess", given)
+    settings = parse_settings("preprocess", given)
     rows: list[dict[str, Any]] = []
     labels: list[np.ndarray] = []
     for photo in listed:

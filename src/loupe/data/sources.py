@@ -139,7 +139,7 @@ def _sample() -> Iterator[SourcePhoto]:
 def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)  # finds the folder, imports nothing
     if spec is None or spec.origin is None:
-        raise UsageError(f"source: sample needs the package {package}, which is not installed")
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     return Path(spec.origin).parent
 
 

@@ -115,7 +115,7 @@ def _reached(address: str, field: str) -> Iterator[tuple[Any, str]]:
     except FileNotFoundError as error:
         raise _MissingError(f"{field}: {address!r}: {error}") from None
     except ImportError as error:
-        raise UsageError(f"{field}: {address!r} needs another package: {error}") from None
+        raise UsageError(f"{field}: {address!r} needs another package: {error}") from error
     except ValueError as error:
         raise UsageError(f"{field}: {address!r}: {error}") from None
     except Exception as error:  # each kind of store has exceptions of its own

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from loupe.cli.progress import say_left_out
+from loupe.cli.progress import print_left_out
 from loupe.data.sources import SourcePhoto
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
@@ -54,7 +54,7 @@ class WholePhotos:
         if not self.rows:
             first = reasons[0] if reasons else "there is none"
             raise UsageError(f"photos: not one of {len(photos)} can be used; the first: {first}")
-        say_left_out(reasons, len(photos), quiet)
+        print_left_out(reasons, len(photos), quiet)
 
     def __len__(self) -> int:
         return len(self.rows)

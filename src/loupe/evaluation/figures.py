@@ -20,17 +20,17 @@ SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 ROWS = 6
 DPI = 120
 TITLE_WIDTH = 22  # characters above a column
-STORIES, LOOKED_AT = 4, 500
+SHEET_IMAGES, SHEET_CANDIDATES = 4, 500
 
 
-def refuse(sheet: Path) -> None:
+def validate_format(sheet: Path) -> None:
     """Raise UsageError where the suffix of a sheet's file names no format that figures are written in."""
     suffixes = FigureCanvasBase.get_supported_filetypes()
     if sheet.suffix and sheet.suffix[1:].lower() not in suffixes:
         raise UsageError(f"sheet: must end in one of {', '.join(sorted(suffixes))}, got {str(sheet)!r}")
 
 
-def write(figure: Figure, file: Path) -> None:
+def save_figure(figure: Figure, file: Path) -> None:
     """Write a figure to a file, under its name only when it is whole.
 
     Raises:
@@ -43,7 +43,7 @@ def write(figure: Figure, file: Path) -> None:
         raise LoupeError(f"sheet: {str(file)!r} cannot be written: {error}") from None
 
 
-def pairs_sheet(pairs: Pairs) -> Figure:
+def plot_pairs(pairs: Pairs) -> Figure:
     """Labels above their inputs, evenly from all pairs."""
     some = pairs.spread(8)
     figure = Figure(figsize=(1.7 * len(some), 3.6), layout="constrained")
@@ -57,7 +57,7 @@ def pairs_sheet(pairs: Pairs) -> Figure:
     return figure
 
 
-def spread_of_values(pairs: Pairs) -> Figure:
+def plot_value_distribution(pairs: Pairs) -> Figure:
     """How the values of inputs and labels are spread over [-1, 1]."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -73,7 +73,7 @@ def spread_of_values(pairs: Pairs) -> Figure:
     return figure
 
 
-def spread_of_images(pairs: Pairs) -> Figure:
+def plot_image_statistics(pairs: Pairs) -> Figure:
     """Mean and standard deviation of each label: how different the images are."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -85,7 +85,7 @@ def spread_of_images(pairs: Pairs) -> Figure:
     return figure
 
 
-def learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> Figure:
+def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> Figure:
     """Mae and psnr over steps, training and validation, with the baselines' validation mae as lines."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -103,7 +103,7 @@ def learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str,
     return figure
 
 
-def prediction_rows(model: UpscalingModel, pairs: Pairs) -> Figure:
+def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
     """Dataset, Label, Predicted, a row a image, as the study showed its results."""
     some = pairs.spread(ROWS)
     figure = Figure(figsize=(6, 2.1 * len(some)), layout="constrained")
@@ -118,7 +118,7 @@ def prediction_rows(model: UpscalingModel, pairs: Pairs) -> Figure:
     return figure
 
 
-def comparison_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
+def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
     """A few images by every method next to the label, with the busiest part zoomed below each."""
     some = pairs.spread(3)
     columns = len(methods) + 1
@@ -126,7 +126,7 @@ def comparison_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs | Whole
     grid = figure.subplots(2 * len(some), columns, squeeze=False)
     for number, (inputs, labels) in enumerate(some.batches(1)):
         label = labels[0, ..., 0]
-        place = _busiest(label)
+        place = _find_detailed_crop(label)
         shown = {name: upscale(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
         for column, (name, image) in enumerate((shown | {"label": label}).items()):
             whole, inset = grid[2 * number, column], grid[2 * number + 1, column]
@@ -140,20 +140,20 @@ def comparison_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs | Whole
     return figure
 
 
-def story(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
+def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
     """The busiest crop of the busiest images, such as text: input, one method after the other, label.
 
     Args:
         methods: networks by what they are called, in the order they are shown in.
         pairs: of which the few with the sharpest edges are shown, one a photo.
     """
-    some = _busiest_pairs(pairs.one_a_photo().spread(LOOKED_AT), STORIES)
-    inputs, labels = next(some.batches(STORIES))
+    some = _select_detailed_pairs(pairs.one_a_photo().spread(SHEET_CANDIDATES), SHEET_IMAGES)
+    inputs, labels = next(some.batches(SHEET_IMAGES))
     large = {name: upscale(method, inputs) for name, method in methods.items()}
     figure = Figure(figsize=(1.9 * (len(large) + 2), 2.2 * len(some)), layout="constrained")
     grid = figure.subplots(len(some), len(large) + 2, squeeze=False)
     for number, axes_row in enumerate(grid):
-        place = _busiest(labels[number, ..., 0])
+        place = _find_detailed_crop(labels[number, ..., 0])
         y, x, side = (
             int(part / pairs.scale) for part in (place[0].start, place[1].start, place[0].stop - place[0].start)
         )
@@ -170,54 +170,22 @@ def story(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
     return figure
 
 
-def _busiest_pairs(pairs: Pairs, count: int) -> Pairs:
+def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
     """The pairs whose busiest crops have the sharpest edges."""
     sharpness = []
     for _, labels in pairs.batches(16):
         for label in labels[..., 0]:
-            crop = label[_busiest(label)]
+            crop = label[_find_detailed_crop(label)]
             sharpness.append(np.square(np.diff(crop, axis=0)).sum() + np.square(np.diff(crop, axis=1)).sum())
     chosen = np.argsort(sharpness)[::-1][:count]
     inputs, labels = zip(*(pairs[index] for index in chosen), strict=True)
     return Pairs([pairs.rows[index] for index in chosen], list(inputs), list(labels), pairs.scale)
 
 
-def _busiest(label: np.ndarray) -> tuple[slice, slice]:
+def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
     """The square, a third of the shorter side wide, in which neighbouring pixels of an image differ most."""
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
     rows, columns = (sorted({*range(0, end - side, max(1, side // 2)), end - side}) for end in label.shape)
     y, x = max(((y, x) for y in rows for x in columns), key=lambda at: change[at[0] :, at[1] :][:side, :side].sum())
     return slice(y, y + side), slice(x, x + side)
-
-
-def of_study(study: Any, params: Sequence[str]) -> dict[str, Figure]:
-    """Optuna's history, importances, slice and parallel plots; none of fewer than two trials with a value.
-
-    Args:
-        study: of Optuna.
-        params: those to show.
-    """
-    import warnings
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import optuna
-    from optuna.visualization import matplotlib as plots
-
-    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    shown = [name for name in params if sum(name in trial.params for trial in complete) > 1]
-    if len(complete) < 2 or not shown:
-        return {}
-    everywhere = [name for name in shown if all(name in trial.params for trial in complete)]
-    found: dict[str, Any] = {}
-    with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
-        warnings.simplefilter("ignore")  # experimental, says Optuna of these plots
-        found["history"] = plots.plot_optimization_history(study)
-        found["slice"] = plots.plot_slice(study, params=shown)
-        found["parallel"] = plots.plot_parallel_coordinate(study, params=shown)
-        if everywhere:
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            found["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=everywhere)
-    return {name: np.ravel(axes)[0].figure for name, axes in found.items()}

@@ -62,7 +62,7 @@ def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCOR
     return {name: known[name](clipped, labels) for name in names}
 
 
-def dark_lost(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Share of each label's pixels below 0 that the image has at or above 0; nan without such pixels; (n,)."""
     dark = labels < 0
     lost = (dark & (images >= 0)).sum(axis=(1, 2, 3))

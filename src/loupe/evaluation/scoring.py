@@ -22,7 +22,7 @@ DRAWS = 20
 LOW, HIGH = 2.5, 97.5  # percentiles of a 95 % interval
 
 
-def baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, UpscalingModel]:
+def build_baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, UpscalingModel]:
     """What every score stands beside: the classical filters, and ridge with these weights."""
     methods: dict[str, UpscalingModel] = {name: FilterUpscaler(name, pairs.scale, luminance) for name in FILTERS}
     return methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
@@ -110,7 +110,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     columns = {(name, key): rows[key].to_numpy() for name, rows in methods.items() for key in metrics.SCORES}
     pairs = [(name, other) for name in methods for other in ("nearest", "lanczos") if other in methods]
     columns |= {pair: columns[pair[0], "mae"] - columns[pair[1], "mae"] for pair in pairs}
-    ends = interval(np.stack([*columns.values()], axis=1), photos).tolist()
+    ends = bootstrap_intervals(np.stack([*columns.values()], axis=1), photos).tolist()
     intervals = dict(zip(columns, ends, strict=True))
     found = {
         name: _means(rows) | {"interval": {key: intervals[name, key] for key in metrics.SCORES}, "over": {}}
@@ -132,7 +132,7 @@ def _means(rows: pd.DataFrame) -> dict[str, Any]:
     return {key: float(rows[key].mean()) for key in metrics.SCORES}
 
 
-def interval(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> np.ndarray:
+def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> np.ndarray:
     """The 95 % bootstrap intervals of means; photos, not their tiles, are drawn again.
 
     Args:
@@ -155,14 +155,14 @@ def interval(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> np.ndarra
     return np.percentile(means, [LOW, HIGH], axis=0).T
 
 
-def paired(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
+def compute_mae_differences(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
     """The difference in mae of two methods on each image, ours minus the other's, and the image's photo."""
     ours = table[table["method"] == name].sort_values("image")
     theirs = table[table["method"] == other].sort_values("image")
     return ours["mae"].to_numpy() - theirs["mae"].to_numpy(), ours["photo"].to_numpy()
 
 
-def as_text(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:
+def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:
     """The summary as a table for people, best mae last; `seconds` are training times by method."""
     width = max(16, 1 + max(map(len, summary)))
     header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'ssim':>9}{'gain over nearest':>20}"
@@ -177,15 +177,15 @@ def as_text(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None
     return "\n".join(lines)
 
 
-def metrics_of(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
+def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
     """A summary as metrics: `test/mae` of the model, `test/lanczos/mae` of a baseline."""
     return {
-        f"{split}/{score}" if name == "model" else f"{split}/{metric_part(name)}/{score}": means[score]
+        f"{split}/{score}" if name == "model" else f"{split}/{to_metric_name(name)}/{score}": means[score]
         for name, means in summary.items()
         for score in ("mae", "psnr", "ssim", "mse")
     }
 
 
-def metric_part(name: str) -> str:
+def to_metric_name(name: str) -> str:
     """Return a name without slashes and without the characters that MLflow refuses in metric names."""
     return re.sub(r"[^\w. -]+", "-", name, flags=re.ASCII)

@@ -24,13 +24,13 @@ def pad(x: Any, margin: int) -> Any:
     return keras.ops.pad(x, [[0, 0], [margin, margin], [margin, margin], [0, 0]], mode="symmetric")
 
 
-def linear_blocks(image: Any, scale: Fraction, name: str, trainable: bool) -> Any:
+def add_linear_branch(image: Any, scale: Fraction, name: str, trainable: bool) -> Any:
     """Every p x p block of the result is linear in the window around its q x q block of the image.
 
     Args:
         image: (n, h, w, 1).
         scale: p/q, in lowest terms.
-        name: of the layer; `set_block_weights` finds it by this name.
+        name: of the layer; `set_linear_weights` finds it by this name.
         trainable: whether training may change the weights.
 
     Returns:
@@ -45,7 +45,7 @@ def linear_blocks(image: Any, scale: Fraction, name: str, trainable: bool) -> An
     return unfold(layer(blocks), p)
 
 
-def set_block_weights(model: keras.Model, name: str, weights: np.ndarray, scale: Fraction) -> None:
+def set_linear_weights(model: keras.Model, name: str, weights: np.ndarray, scale: Fraction) -> None:
     """Give a linear branch its weights, (window * window, p * p) with window = q + 2 MARGIN."""
     q, p = scale.denominator, scale.numerator
     side = 1 + 2 * MARGIN // q

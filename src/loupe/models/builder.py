@@ -7,42 +7,42 @@ from typing import Any
 import keras
 import numpy as np
 
-from loupe.config.training import Convolutional, Perceptron, Trained
+from loupe.config.training import Convolutional, GradientTrain, Perceptron
 from loupe.models import convolutional, perceptron
-from loupe.models.blocks import linear_blocks, set_block_weights
-from loupe.upscalers.baselines import MARGIN, block_weights
+from loupe.models.blocks import add_linear_branch, set_linear_weights
+from loupe.upscalers.baselines import MARGIN, compute_filter_weights
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.ridge import geometry as ridge_geometry
+from loupe.upscalers.ridge import build_geometry as build_ridge_geometry
 
 
-def build(settings: Trained, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
+def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
     """Build the network of these settings, with its starting weights.
 
     Args:
         settings: of a perceptron or convolutional network.
         input_side: of the dataset's inputs, which patch=whole goes by.
         luminance: of the dataset, kept in the model's name.
-        ridge: the starting weights of skip=ridge, from `ridge.kept`.
+        ridge: the starting weights of skip=ridge, from `ridge.load_or_fit`.
 
     Returns:
         An uncompiled functional model from (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1], whose
         name tells its geometry.
     """
     scale = settings.scale
-    facts = geometry(settings, input_side, luminance)
+    facts = compute_geometry(settings, input_side, luminance)
     image = keras.Input((None, None, 1), name="picture")
     upscaled, q = image, facts.q
     if settings.pre_upscale != "none":
-        upscaled, q = linear_blocks(image, scale, "pre_upscale", trainable=False), facts.p
+        upscaled, q = add_linear_branch(image, scale, "pre_upscale", trainable=False), facts.p
     add_body: Any = perceptron.body if isinstance(settings, Perceptron) else convolutional.body
     large = add_body(upscaled, settings, q, facts.p, _initializers(settings))
     if settings.skip == "ridge":
-        large = large + linear_blocks(image, scale, "skip", trainable=True)
+        large = large + add_linear_branch(image, scale, "skip", trainable=True)
     model = keras.Model(image, large, name=facts.name)
     if settings.pre_upscale != "none":
-        set_block_weights(model, "pre_upscale", block_weights(settings.pre_upscale, scale), scale)
+        set_linear_weights(model, "pre_upscale", compute_filter_weights(settings.pre_upscale, scale), scale)
     if settings.skip == "ridge" and ridge is not None:
-        set_block_weights(model, "skip", ridge, scale)
+        set_linear_weights(model, "skip", ridge, scale)
         blocks = model.get_layer("blocks")  # the body starts by adding nothing to the ridge
         blocks.set_weights([np.zeros(weights.shape) for weights in blocks.weights])
     return model
@@ -51,13 +51,13 @@ def build(settings: Trained, input_side: int, luminance: str, ridge: np.ndarray 
 def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.Model:
     """A fitted ridge as a Keras model like any other."""
     image = keras.Input((None, None, 1), name="picture")
-    large = linear_blocks(image, scale, "ridge", trainable=True)
-    model = keras.Model(image, large, name=ridge_geometry(scale, luminance).name)
-    set_block_weights(model, "ridge", weights, scale)
+    large = add_linear_branch(image, scale, "ridge", trainable=True)
+    model = keras.Model(image, large, name=build_ridge_geometry(scale, luminance).name)
+    set_linear_weights(model, "ridge", weights, scale)
     return model
 
 
-def start_from(model: keras.Model, other: keras.Model) -> int:
+def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
     """Give a model the weights of another, layer by layer in their order, where a layer's shapes agree.
 
     Returns:
@@ -72,7 +72,7 @@ def start_from(model: keras.Model, other: keras.Model) -> int:
     return found
 
 
-def geometry(settings: Trained, input_side: int, luminance: str) -> Geometry:
+def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -> Geometry:
     """What the network of these settings needs of a image; see Geometry."""
     scale: Fraction = settings.scale
     if isinstance(settings, Convolutional):
@@ -98,7 +98,7 @@ class KerasUpscaler:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self.geometry = Geometry.of_name(model.name)
+        self.geometry = Geometry.from_name(model.name)
         self._model = model
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ class KerasUpscaler:
         return keras.ops.convert_to_numpy(large)
 
 
-def _initializers(settings: Trained) -> Callable[[int, int], dict[str, Any]]:
+def _initializers(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
     """Initializers of each layer, asked for in order: built into Keras, so that a model loads anywhere.
 
     `xavier` is the study's text: a truncated normal of stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). Its

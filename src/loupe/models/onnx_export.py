@@ -34,7 +34,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of numpy's, inside Keras' exporter
         model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
-    network = _mirrored_at_once(onnx.load(file))
+    network = _merge_padding(onnx.load(file))
     _drop_leading_axes(network)
     onnx.helper.set_model_props(network, {"loupe": geometry.name})
     onnx.save(network, file)
@@ -47,7 +47,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     return difference
 
 
-def _mirrored_at_once(network: Any) -> Any:
+def _merge_padding(network: Any) -> Any:
     """One node for each border of one mirrored pixel, which is to repeat the edge, where tf2onnx writes six or four.
 
     Those pad by a black pixel, mirror with it, and cut it out again: copies that cost a sixth of a network's time.

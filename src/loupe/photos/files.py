@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loupe.cli.progress import Bar, complain, say
+from loupe.cli.progress import ProgressBar, print_error, print_line
 from loupe.config.photos import Files
 from loupe.errors import LoupeError, UsageError
 
@@ -36,7 +36,7 @@ def listed(settings: Files) -> "Found":
         comparison.refuse(Path(settings.compare), settings.overwrite)
     if settings.dry_run:
         for job in found.jobs:
-            say(f"{job.photo} -> {job.out}", settings.quiet)
+            print_line(f"{job.photo} -> {job.out}", settings.quiet)
     return found
 
 
@@ -60,10 +60,10 @@ def make(settings: Files, found: "Found", order: "Order") -> "list[Outcome]":
     place = {job: number for number, job in enumerate(found.jobs)}
     with (
         warnings.catch_warnings(),
-        Bar(settings.STEP, len(found.jobs), _is_short(settings, found.jobs), "percent") as bar,
+        ProgressBar(settings.STEP, len(found.jobs), _is_short(settings, found.jobs), "percent") as bar,
     ):
         warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in files
-        outcomes = sorted(processing.results(found.jobs, order, bar.at), key=lambda outcome: place[outcome.job])
+        outcomes = sorted(processing.results(found.jobs, order, bar.update), key=lambda outcome: place[outcome.job])
     if settings.compare:
         from loupe.photos import comparison
 
@@ -109,25 +109,25 @@ def _tell(settings: Files, found: "Found", outcomes: "Sequence[Outcome]", by: st
     for outcome in done:
         if outcome.left_out:
             out = outcome.job.out
-            say(f"{out}: without {' and '.join(outcome.left_out)}, too long for {out.suffix}", settings.quiet)
+            print_line(f"{out}: without {' and '.join(outcome.left_out)}, too long for {out.suffix}", settings.quiet)
     there = len(outcomes) - len(done) - sum(outcome.reason != "" for outcome in outcomes)
     if len(found.jobs) + len(found.failures) == 1:
         for outcome in done:
             assert outcome.size is not None
-            say(f"{outcome.job.out}: {outcome.size[0]}x{outcome.size[1]}, by {by}", settings.quiet)
+            print_line(f"{outcome.job.out}: {outcome.size[0]}x{outcome.size[1]}, by {by}", settings.quiet)
         if there:
-            say(f"{outcomes[0].job.out}: there already", settings.quiet)
+            print_line(f"{outcomes[0].job.out}: there already", settings.quiet)
         if failures:
             raise LoupeError(f"{failures[0][0]}: {failures[0][1]}")
         return
     for path, reason in failures:
-        complain(f"{path}: {reason}")
+        print_error(f"{path}: {reason}")
     for path in found.others:
-        say(f"{path}: no image, left out", settings.quiet)
+        print_line(f"{path}: no image, left out", settings.quiet)
     counts = f"{len(done)} photo{'' if len(done) == 1 else 's'} {settings.VERB} by {by}" + (
         f", {there} there already" if there else ""
     )
-    say(f"{settings.out}: {counts}", settings.quiet)
+    print_line(f"{settings.out}: {counts}", settings.quiet)
     if failures:
         raise LoupeError(
             f"{len(failures)} of {len(outcomes) + len(found.failures)} photos could not be {settings.VERB}"

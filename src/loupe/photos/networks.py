@@ -77,12 +77,12 @@ def bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = False, t
         ensemble: as in `Networks`.
         threads: as in `OnnxEnlarger`.
     """
-    return Networks(bundled.scales(size), lambda scale: load_bundled(size, scale, threads), ensemble)
+    return Networks(bundled.list_scales(size), lambda scale: load_bundled(size, scale, threads), ensemble)
 
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1) -> LoadedModel:
     """Load a network that ships with the package; raises UsageError if there is none of this size and scale."""
-    file = bundled.file(size, scale)
+    file = bundled.find_file(size, scale)
     return LoadedModel(
         f"the bundled network {size} of {scale.numerator}:{scale.denominator}", OnnxUpscaler(file, threads)
     )

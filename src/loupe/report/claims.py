@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from loupe.config.fields import text_of
+from loupe.config.fields import format_value
 
 
 def _texts(arm: Any) -> Any:
@@ -14,7 +14,7 @@ def _texts(arm: Any) -> Any:
     for name, value in arm.items():
         if isinstance(value, dict):
             raise ValueError(f'a field with a dot must stand in quotes, "{name}.{next(iter(value), "")}"')
-    return {name: text_of(tuple(value) if isinstance(value, list) else value) for name, value in arm.items()}
+    return {name: format_value(tuple(value) if isinstance(value, list) else value) for name, value in arm.items()}
 
 
 Arm = Annotated[dict[str, str], BeforeValidator(_texts)]
@@ -25,7 +25,7 @@ class Claim(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    number: Annotated[str, BeforeValidator(text_of), Field(pattern=r"^[0-9]+[a-z]*$")]
+    number: Annotated[str, BeforeValidator(format_value), Field(pattern=r"^[0-9]+[a-z]*$")]
     text: Annotated[str, Field(min_length=1)]
     metric: Annotated[str, Field(min_length=1)]
     higher: bool = False

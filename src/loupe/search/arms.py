@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.config.base import SettingsError
-from loupe.config.fields import text_of
+from loupe.config.fields import format_value
 from loupe.search.sweep_file import PLACE, Chosen, SweepFile
 
 
@@ -37,7 +37,7 @@ def of_sweep(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
     for points in sweep.arms().values():
         candidates: list[tuple[float, int, Chosen, pd.DataFrame]] = []
         for chosen in points:
-            found = by_what.get(_key(sweep.settings(chosen).texts()))
+            found = by_what.get(_key(sweep.settings(chosen).to_texts()))
             if found is not None:
                 of_seed = found.drop_duplicates("settings.seed").set_index("settings.seed", drop=False)
                 first = str(sweep.seeds()[0])
@@ -46,7 +46,7 @@ def of_sweep(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
                     candidates.append((math.inf if math.isnan(best) else best, len(candidates), chosen, of_seed))
         for _, _, chosen, of_seed in [min(candidates)] if candidates and sweep.study.tune else candidates:
             for _, row in of_seed.iterrows():
-                fields = {key: text_of(chosen[key]) if key in chosen else None for key in sweep.search}
+                fields = {key: format_value(chosen[key]) if key in chosen else None for key in sweep.search}
                 kept.append(row.to_dict() | fields | {"seed": int(row["settings.seed"])})
     return pd.DataFrame(kept)
 
@@ -66,7 +66,7 @@ def _what(row: pd.Series) -> str:
 def _completed(texts: frozenset[tuple[str, str]]) -> str:
     """The key of a run's settings; a field that came later than the run had the default."""
     try:
-        return _key(settings_of("train", dict(texts)).texts())
+        return _key(parse_settings("train", dict(texts)).to_texts())
     except SettingsError:  # of a field or value that there no longer is
         return _key(dict(texts))
 

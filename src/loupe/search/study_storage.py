@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from loupe.config.fields import without_password
+from loupe.config.fields import hide_password
 from loupe.errors import UsageError
 
 WRITING = 2.0  # seconds in which the workers of a dead sweep notice, and end
@@ -50,7 +50,7 @@ def opened(where: str, patience: float = 0.0) -> BaseStorage:
         raise
     except Exception as error:  # of any database's driver
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(without_password(f"storage: {where!r} cannot be opened: {why}")) from None
+        raise UsageError(hide_password(f"storage: {where!r} cannot be opened: {why}")) from None
 
 
 def patiently(work: Callable[[], T], seconds: float = AWAY) -> T:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from loupe.config import settings_of
-from loupe.config.fields import refused, text_of
-from loupe.config.training import NETWORKS, OPTIMIZERS, Train, train_class
+from loupe.config import parse_settings
+from loupe.config.fields import format_value, quote_value
+from loupe.config.training import NETWORKS, OPTIMIZERS, Train, build_train_class
 from loupe.report.claims import Claim
 
 Chosen = dict[str, Any]  # a key of [search] -> one of its values
@@ -64,7 +64,7 @@ def _values(given: Any) -> Any:
     if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
         raise ValueError(f'a key with a dot must stand in quotes, "….{next(iter(given), "")}"')
     if not isinstance(given, (dict, list, Range)):
-        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {refused(given)}")
+        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {quote_value(given)}")
     return given
 
 
@@ -136,7 +136,7 @@ class SweepFile(BaseModel):
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]
-        return [text_of(tuple(value)) if isinstance(value, list) else value for value in values]
+        return [format_value(tuple(value)) if isinstance(value, list) else value for value in values]
 
     def applies(self, key: str, chosen: Mapping[str, Any]) -> bool:
         """Whether a key's condition holds, given what has been chosen so far."""
@@ -148,9 +148,9 @@ class SweepFile(BaseModel):
         given |= {field_of(key): value for key, value in chosen.items()}
         if field not in given:
             network = str(given.get("network", Train.model_fields["network"].default))
-            fields = train_class(network, given.get("optimizer") if field != "optimizer" else None).model_fields
-            return text_of(fields[field].default) if field in fields else None
-        return text_of(given[field])
+            fields = build_train_class(network, given.get("optimizer") if field != "optimizer" else None).model_fields
+            return format_value(fields[field].default) if field in fields else None
+        return format_value(given[field])
 
     def points(self, keys: Sequence[str] | None = None, chosen: Chosen | None = None) -> Iterator[Chosen]:
         """Every point of a grid, without seeds, in the order of its keys."""
@@ -178,11 +178,11 @@ class SweepFile(BaseModel):
         """The checked settings of train at a point; raises UsageError."""
         given = {field_of(key): value for key, value in self.train.items() if self.applies(key, chosen)}
         given |= {field_of(key): value for key, value in chosen.items()} | more
-        return settings_of("train", given)
+        return parse_settings("train", given)
 
     def arm_of(self, chosen: Mapping[str, Any]) -> str:
         """What a point is called without its tuned fields: points of one arm differ in those alone."""
-        kept = {key: text_of(value) for key, value in chosen.items() if field_of(key) not in self.study.tune}
+        kept = {key: format_value(value) for key, value in chosen.items() if field_of(key) not in self.study.tune}
         return json.dumps(kept, sort_keys=True)
 
     def arms(self) -> dict[str, list[Chosen]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loupe.config.fields import refused, text_of
+from loupe.config.fields import format_value, quote_value
 from loupe.config.steps import Sweep
-from loupe.config.training import NETWORKS, OPTIMIZERS, Trained
+from loupe.config.training import NETWORKS, OPTIMIZERS, GradientTrain
 from loupe.errors import UsageError
 from loupe.search.sweep_file import PLACE, Chosen, Range, SweepFile, condition_of, field_of
 
@@ -38,7 +38,7 @@ def read(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        shown = "" if first["type"] == "value_error" else f", got {refused(first['input'])}"
+        shown = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
         raise UsageError(f"sweep: {file}: {place}: {rule}{shown}") from None
     except (UsageError, ValueError, OverflowError) as error:  # the latter two: of numbers beyond all bounds
         raise UsageError(f"sweep: {file}: {error}") from None
@@ -78,7 +78,7 @@ def _changed(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {field_of(key) for key in given.get("search", {})}
-        sizes = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (Trained, *NETWORKS.values())))
+        sizes = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         for name in sizes - searched:
             train = {key: value for key, value in train.items() if field_of(key) != name}
         train["smoke"] = True
@@ -92,7 +92,7 @@ def _check(sweep: SweepFile) -> None:
         if condition and (not condition[1] or not (condition[0] in ("network", "optimizer") or _known(condition[0]))):
             raise UsageError(f"{place}: the condition must be a network, an optimizer or field=value")
     for key, values in sweep.search.items():
-        if isinstance(values, list) and (not values or len(set(map(text_of, sweep.choices(key)))) < len(values)):
+        if isinstance(values, list) and (not values or len(set(map(format_value, sweep.choices(key)))) < len(values)):
             raise UsageError(f"search.{key}: must hold values, each once, got {str(values)[:200]}")
         if isinstance(values, Range) and sweep.study.sampler == "grid":
             raise UsageError(f"search.{key}: a grid needs a list of values, got a range")

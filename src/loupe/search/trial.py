@@ -14,8 +14,8 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 import loupe
-from loupe.config import settings_of
-from loupe.config.training import Train, Trained
+from loupe.config import parse_settings
+from loupe.config.training import GradientTrain, Train
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
@@ -85,17 +85,17 @@ def run(trial: Trial, held: Trials, job: Job, live: Live) -> None:
     sweep = held.sweep
     try:
         settings = sweep.settings(suggest(sweep, trial), seed=seed_of(sweep, trial), quiet=True, **job.place)
-        key = trials.key_of(settings, job.digest, code())
+        key = trials.compute_key(settings, job.digest, code())
         before = trial.user_attrs.get(RESUME)
-        known = (trials.ended(before) if before else None) or (None if job.fresh else trials.finished(key))
+        known = (trials.get_ended(before) if before else None) or (None if job.fresh else trials.find_finished(key))
         if known is None:
             state, value = _trained(trial, held, settings, key, job, live, before)
         else:
             trial.set_user_attr(RUN, known.info.run_id)
             trial.set_user_attr(REUSED, known.data.tags.get("mlflow.parentRunId") != job.parent)
-            for number, (step, found) in enumerate(trials.curve(known.info.run_id, sweep.study.metric)):
+            for number, (step, found) in enumerate(trials.load_curve(known.info.run_id, sweep.study.metric)):
                 _report(trial, number, step, found)
-            state, value = TrialState[known.data.tags[trials.STATE]], known.data.metrics.get(sweep.value)
+            state, value = TrialState[known.data.tags[trials.STATE_TAG]], known.data.metrics.get(sweep.value)
         held.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
     except optuna.exceptions.StorageInternalError:
         raise  # the study's database is away: the worker ends, and the trial goes on from its checkpoint later
@@ -115,16 +115,21 @@ def _trained(
     """Train and track; gives how it ended, and the value."""
     from loupe.upscalers import ridge
 
-    checkpoint = trials.checkpoint(before) if before else None
+    checkpoint = trials.load_checkpoint(before) if before else None
     clock = Clock()
     with clock:
         dataset = dataset_of(job)
         pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
-        weights = ridge.kept(dataset, settings.scale)
+        weights = ridge.load_or_fit(dataset, settings.scale)
         model = build_network(
             settings, pairs[0], dataset.settings["luminance"], weights, training_runs.load_start(settings)
         )
-    tags = {trials.SWEEP: held.sweep.name, trials.TRIAL: str(trial.number), trials.KEY: key, trials.CODE: code()}
+    tags = {
+        trials.SWEEP_TAG: held.sweep.name,
+        trials.TRIAL_TAG: str(trial.number),
+        trials.KEY_TAG: key,
+        trials.CODE_TAG: code(),
+    }
     name = f"{held.sweep.name} {trial.number}: {describe(settings)}"
     with trials.trial_run(settings, name, job.parent, tags, before if checkpoint else None) as run_id, _broken_off():
         trial.set_user_attr(RUN, run_id)
@@ -142,8 +147,8 @@ def _trained(
         finally:
             live(None)
         trial.set_user_attr(WORK, clock.seconds)
-        records.log_tags({trials.STATE: state.name})
-        checkpoints.drop()
+        records.log_tags({trials.STATE_TAG: state.name})
+        checkpoints.remove_checkpoint()
     return state, value
 
 
@@ -162,9 +167,9 @@ def _fitted(
     """Train, and tell MLflow and Optuna of each point; gives the points of the curve."""
     from loupe.training import loop
 
-    if not isinstance(settings, Trained):
+    if not isinstance(settings, GradientTrain):
         return []
-    kept, before = trials.Checkpoints(), loop.points_of(checkpoint)
+    kept, before = trials.PeriodicCheckpoint(), loop.load_points(checkpoint)
     number = len(before)
     for at, point in enumerate(before):
         records.log_metrics(point["metrics"], point["step"])
@@ -181,7 +186,7 @@ def _fitted(
                 raise PrunedError
 
     try:
-        progress = loop.fit(model, settings, pairs[0], pairs[1], report, checkpoint)
+        progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
     except LoupeError:  # it diverged
         kept.keep()
         raise
@@ -221,7 +226,7 @@ def dataset_of(job: Job) -> Dataset:
     """
     if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _opened(job.dataset)
-    settings = settings_of("train", job.source | {"data_dir": job.place["data_dir"]})
+    settings = parse_settings("train", job.source | {"data_dir": job.place["data_dir"]})
     try:
         return preparation.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"])
     except UsageError as error:

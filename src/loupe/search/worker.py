@@ -34,8 +34,10 @@ def main(parent: int) -> None:
     held = study.Trials(sweep, study_storage.opened(job.storage, study_storage.AWAY), job.digest, job.parent)
     trial.dataset_of(job)  # before a trial is taken: of one that is, a sign of life is expected soon
     done, idle = 0, time.monotonic()
-    while done < job.trials and (job.deadline is None or time.time() < job.deadline) and liveness.is_open(job.parent):
-        taken = study_storage.patiently(lambda: held.take(liveness.owner()))
+    while (
+        done < job.trials and (job.deadline is None or time.time() < job.deadline) and liveness.is_running(job.parent)
+    ):
+        taken = study_storage.patiently(lambda: held.take(liveness.process_tags()))
         if taken is not None:
             trial.run(taken, held, job, life.of)
             done += 1
@@ -79,7 +81,7 @@ class Life:
 
                 last = time.monotonic()
                 try:
-                    liveness.beat(self._run_id)
+                    liveness.send_heartbeat(self._run_id)
                 except Exception:  # the run counts as dead only after several that failed: the next one may succeed
                     traceback.print_exc()
 

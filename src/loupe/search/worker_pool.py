@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 
-from loupe.cli.progress import Bar, say_lines
+from loupe.cli.progress import ProgressBar, print_lines
 from loupe.config.steps import Sweep
 from loupe.data.tasks import client
-from loupe.errors import LoupeError, first_line
+from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
 from loupe.search import jobs, study_storage
 from loupe.search.jobs import Job
@@ -43,11 +43,11 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
     crew: dict[Future[int], tuple[int, float]] = {}  # trials that a worker may run, and its start
     left, deaths, reaped, seconds = job.trials, 0, 0.0, 0.0
     title, total = f"sweep {held.sweep.name}", held.sweep.trials()
-    with _executor(settings, workers) as (executor, cores_now), Bar(title, total, settings.quiet) as bar:
+    with _executor(settings, workers) as (executor, cores_now), ProgressBar(title, total, settings.quiet) as bar:
         while True:
             workers = settings.workers or cores_now()
             if time.monotonic() - reaped > REAP:
-                delivery.patiently(
+                delivery.retry_while_unreachable(
                     lambda: study_storage.patiently(lambda: _reap(held, job.parent)), AWAY, settings.quiet
                 )
                 reaped = time.monotonic()
@@ -67,17 +67,17 @@ def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
                     deaths, left = 0, left + share - done.result()
                     continue
                 deaths, left = deaths + 1, left + share
-                say_lines(f"sweep {held.sweep.name}: {error}", settings.quiet)
+                print_lines(f"sweep {held.sweep.name}: {error}", settings.quiet)
                 if deaths == DEATHS:
-                    raise LoupeError(f"workers: {DEATHS} died in a row; the last: {first_line(error)}")
+                    raise LoupeError(f"workers: {DEATHS} died in a row; the last: {describe_error(error)}")
             if not crew:
                 time.sleep(LOOK)
 
 
-def _open_trials(held: Trials, bar: Bar, most: int) -> int:
+def _open_trials(held: Trials, bar: ProgressBar, most: int) -> int:
     """Enqueue what is wanted, and show where the sweep stands; gives how many trials wait or are at work."""
     held.enqueue(most)
-    bar.at(held.ended(), _best_so_far(held))
+    bar.update(held.ended(), _best_so_far(held))
     return held.at_work() + held.waiting()
 
 
@@ -85,14 +85,15 @@ def _reap(held: Trials, parent: str) -> None:
     """Close what dead workers left open, in MLflow and in Optuna."""
 
     def is_alive(trial: Any) -> bool:
-        taken = {liveness.HEARTBEAT: str(trial.datetime_start.timestamp())}  # the sign of a trial without a run yet
-        return liveness.is_alive(taken | trials.tags_of(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
+        # a trial without a run has no heartbeat yet: its start counts
+        taken = {liveness.HEARTBEAT_TAG: str(trial.datetime_start.timestamp())}
+        return liveness.is_alive(taken | trials.get_tags(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
 
-    liveness.beat(parent)
+    liveness.send_heartbeat(parent)
     for trial in held.reap(is_alive):
         if RUN in trial.user_attrs:
-            liveness.kill(trial.user_attrs[RUN])
-    liveness.close_orphans()
+            liveness.mark_killed(trial.user_attrs[RUN])
+    liveness.close_orphaned_runs()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from loupe.cli import signals
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.photos import Demo
 from loupe.errors import UsageError
 
@@ -18,12 +18,9 @@ def run(settings: Demo) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: Gradio is not installed, there is no such model, or the port is taken.
+        UsageError: there is no such model, or the port is taken.
     """
-    try:
-        import gradio
-    except ImportError:
-        raise UsageError("demo: needs Gradio: pip install 'loupe-upscale[demo]'") from None
+    import gradio
     import uvicorn
     from fastapi import FastAPI
 
@@ -53,7 +50,7 @@ def run(settings: Demo) -> None:
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         host, port = listening.getsockname()[:2]
         with suppress(KeyboardInterrupt, signals.Terminated):
-            say(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
+            print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
             server.run(sockets=[listening])
 
 

@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.cli.progress import say, say_lines
-from loupe.config import settings_of
-from loupe.config.base import Prepares
-from loupe.config.fields import text_of
+from loupe.cli.progress import print_line, print_lines
+from loupe.config import parse_settings
+from loupe.config.base import DatasetSettings
+from loupe.config.fields import format_value
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_atomically
@@ -45,20 +45,20 @@ def run(settings: Evaluate) -> dict[str, Any]:
         if file and Path(file).is_dir():
             raise UsageError(f"{name}: must be a file, got the folder {file!r}")
     if settings.sheet:
-        figures.refuse(Path(settings.sheet))
+        figures.validate_format(Path(settings.sheet))
     if settings.photos and not Path(settings.photos).exists():
         raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
-    runs.claim()
+    runs.tag_project_run()
     loaded = _load(settings, settings.model)
     shown, model = loaded.name, loaded.model
     scale = model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
-        raise UsageError(f"scale: {shown} upscales {text_of(scale)}, got {text_of(settings.scale)}")
+        raise UsageError(f"scale: {shown} upscales {format_value(scale)}, got {format_value(settings.scale)}")
     others = _beside(settings, scale, labels)
     pairs, where = _images(settings, scale, model.geometry.luminance)
     methods = {
         "model": SelfEnsemble(model) if settings.ensemble else model,
-        **scoring.baselines(pairs, _ridge_of(loaded.run_id, settings, scale), model.geometry.luminance),
+        **scoring.build_baselines(pairs, _ridge_of(loaded.run_id, settings, scale), model.geometry.luminance),
         **others,
     }
     with runs.step_run(settings, f"evaluate {shown} on {where}"):
@@ -68,21 +68,21 @@ def run(settings: Evaluate) -> dict[str, Any]:
         else:
             shaved = whole_photos.border(scale) if settings.protocol == "classical" else None
             table = scoring.score(methods, pairs, settings.recompose, border=shaved)
-            records.log_figure(figures.comparison_sheet(methods, pairs, settings.recompose), "comparison.png")
+            records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
             if settings.sheet and isinstance(pairs, Pairs):
                 ordered = _sheet_order(methods, labels[settings.model])
-                figures.write(figures.story(ordered, pairs), Path(settings.sheet))
+                figures.save_figure(figures.plot_sheet(ordered, pairs), Path(settings.sheet))
         scores = scoring.summarise(table)
         summary = {
             "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
         }  # fmt: skip
         records.log_table(table, "scores.json")
         records.log_json(_finite(summary), "summary.json")
-        records.log_metrics(scoring.metrics_of(scores, _kind(settings)))
+        records.log_metrics(scoring.to_metrics(scores, _kind(settings)))
     if settings.out:
         _write(Path(settings.out), summary)
-    say(f"{shown} on {where}, {len(pairs)} images ({settings.protocol})", settings.quiet)
-    say_lines(scoring.as_text(scores), settings.quiet)
+    print_line(f"{shown} on {where}, {len(pairs)} images ({settings.protocol})", settings.quiet)
+    print_lines(scoring.format_scores(scores), settings.quiet)
     return summary
 
 
@@ -105,14 +105,14 @@ def labels_of(settings: Evaluate) -> dict[str, str]:
     Raises:
         UsageError: two networks have the same name, or a network has the name of a row of the table.
     """
-    from loupe.evaluation.scoring import metric_part
+    from loupe.evaluation.scoring import to_metric_name
     from loupe.upscalers.baselines import FILTERS
 
     baselines = {*FILTERS, "ridge"}
     others = [name for name in settings.beside if name not in baselines]
     names = [settings.model, *others]
     for labels in ([name if ":/" in name else Path(name).stem for name in names], names):
-        parts = [metric_part(label) for label in labels]
+        parts = [to_metric_name(label) for label in labels]
         if len(set(parts)) == len(names) and not {"model", *baselines} & set(parts[1:]):
             return dict(zip(names, labels, strict=True))
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
@@ -126,8 +126,8 @@ def _beside(settings: Evaluate, scale: "Fraction", labels: dict[str, str]) -> di
             continue
         loaded = _load(settings, name, scale)
         if loaded.model.geometry.scale != scale:
-            own = text_of(loaded.model.geometry.scale)
-            raise UsageError(f"beside: {loaded.name} upscales {own}, not {text_of(scale)}")
+            own = format_value(loaded.model.geometry.scale)
+            raise UsageError(f"beside: {loaded.name} upscales {own}, not {format_value(scale)}")
         found[labels[name]] = loaded.model
     return found
 
@@ -144,16 +144,16 @@ def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.
     from loupe.upscalers import ridge
 
     with tempfile.TemporaryDirectory() as folder:
-        file = models.artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
-        return _sample_ridge(settings, scale) if file is None else ridge.read(file, scale)
+        file = models.download_artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
+        return _sample_ridge(settings, scale) if file is None else ridge.load_weights(file, scale)
 
 
-def _sample_ridge(settings: Prepares, scale: "Fraction") -> "np.ndarray":
+def _sample_ridge(settings: DatasetSettings, scale: "Fraction") -> "np.ndarray":
     """The ridge of the bundled sample."""
     from loupe.data.preparation import open_or_prepare
     from loupe.upscalers import ridge
 
-    return ridge.kept(open_or_prepare(settings, "sample"), scale)
+    return ridge.load_or_fit(open_or_prepare(settings, "sample"), scale)
 
 
 def _kind(settings: Evaluate) -> str:
@@ -171,7 +171,7 @@ def _images(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pai
         from loupe.data.whole_photos import WholePhotos
 
         source = settings.photos or "sample"
-        listed = preparation.listed(settings_of("preprocess", {"source": source} | _shared(settings)))
+        listed = preparation.listed(parse_settings("preprocess", {"source": source} | _shared(settings)))
         return WholePhotos(listed, scale, settings.quiet), source
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
@@ -179,7 +179,7 @@ def _images(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pai
     cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
     cut |= _shared(settings)
-    return preparation.pairs_in_memory(settings_of("preprocess", cut), scale), str(settings.photos)
+    return preparation.pairs_in_memory(parse_settings("preprocess", cut), scale), str(settings.photos)
 
 
 def _shared(settings: Evaluate) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from loupe.cli.progress import say_lines
-from loupe.config import settings_of
-from loupe.config.fields import text_of
+from loupe.cli.progress import print_lines
+from loupe.config import parse_settings
+from loupe.config.fields import format_value
 from loupe.config.steps import Main
 from loupe.errors import UsageError
 
@@ -29,25 +29,25 @@ def run(settings: Main) -> None:
     if not out.resolve().parent.is_dir():
         raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
     shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
-    prepared = settings_of("preprocess", {"source": settings.dataset} | shared)
+    prepared = parse_settings("preprocess", {"source": settings.dataset} | shared)
     there = preparation.prepared_place(settings, settings.dataset)
     if there is None:  # a source that is not there is refused before anything starts
         preparation.listed(prepared)
     with runs.step_run(settings, f"main {settings.dataset}"):
         dataset = there or preprocess.run(prepared).place
         trained = [
-            train.run(settings_of("train", {"dataset": dataset, "threads": settings.threads} | given | shared))
+            train.run(parse_settings("train", {"dataset": dataset, "threads": settings.threads} | given | shared))
             for given in TRAINED
         ]
         best = min(trained, key=lambda result: result.validation_mae)
         summary = evaluate.run(
-            settings_of(
+            parse_settings(
                 "evaluate",
                 {"model": f"runs:/{best.run_id}/model", "dataset": dataset} | shared | {"quiet": True},
             )
         )
-        verdict = register.run(settings_of("register", {"run": best.run_id} | shared | {"quiet": True}))
-        upscale.run(settings_of("upscale", {"out": settings.out, "overwrite": True} | shared | {"quiet": True}))
+        verdict = register.run(parse_settings("register", {"run": best.run_id} | shared | {"quiet": True}))
+        upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True} | shared | {"quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
         scores |= {f"{result.name} *": result.summary["model"] for result in trained}
         records.log_json(scores, "table.json")
@@ -55,7 +55,7 @@ def run(settings: Main) -> None:
             {f"test/{result.name}/{score}": result.summary["model"][score]
              for result in trained for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
-    say_lines(_report(settings, scores, trained, best, verdict, out, dataset), settings.quiet)
+    print_lines(_report(settings, scores, trained, best, verdict, out, dataset), settings.quiet)
 
 
 def _report(
@@ -71,12 +71,12 @@ def _report(
     from loupe.evaluation import scoring
 
     seconds = {f"{result.name} *": result.seconds for result in trained}
-    longer = settings_of("train", {"network": "perceptron" if best.name == "perceptron" else "convolutional"})
+    longer = parse_settings("train", {"network": "perceptron" if best.name == "perceptron" else "convolutional"})
     named = "" if settings.dataset == "sample" else f" --dataset {dataset}"
     standing = "champion" if verdict.won else "not champion"
     return f"""
-The test photos of {Path(dataset).name} at {text_of(longer.scale)} (* trained here):
-{scoring.as_text(scores, seconds)}
+The test photos of {Path(dataset).name} at {format_value(longer.scale)} (* trained here):
+{scoring.format_scores(scores, seconds)}
 
 {standing}: {best.name}, models:/{verdict.name}/{verdict.version}: {verdict.why}
 look at: {out} (beside {bundled_photo()})

@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.steps import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
@@ -42,7 +42,7 @@ def run(settings: Preprocess) -> Dataset:
             records.log_file(image)
         records.log_tags({"loupe.folder": absolute(dataset.place)})
     skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.reasons().items()))
-    say(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
+    print_line(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
         f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
     return dataset
 
@@ -55,8 +55,8 @@ def _open_store() -> None:
 
 def _images(dataset: Dataset) -> list[Path]:
     """The sheet of pairs and the spread plots, drawn once and kept beside the shards."""
-    names = {"pairs.png": "pairs_sheet", "spread-values.png": "spread_of_values",
-             "spread-images.png": "spread_of_images"}  # fmt: skip
+    names = {"pairs.png": "plot_pairs", "spread-values.png": "plot_value_distribution",
+             "spread-images.png": "plot_image_statistics"}  # fmt: skip
     files = [dataset.folder / name for name in names]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

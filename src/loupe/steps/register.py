@@ -6,8 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from loupe.cli.progress import say
-from loupe.config.fields import scale_of, text_of
+from loupe.cli.progress import print_line
+from loupe.config.fields import format_value, parse_scale
 from loupe.config.steps import Register
 from loupe.errors import UsageError
 
@@ -35,24 +35,26 @@ def run(settings: Register) -> Verdict:
     from loupe.models.onnx_export import export
     from loupe.tracking import models, records, runs
 
-    runs.claim()
-    best = runs.best_run(text_of(settings.scale), settings.smoke) if settings.run == "best" else settings.run
-    challenger = runs.run_of(best, "run")
+    runs.tag_project_run()
+    best = (
+        runs.find_best_run(format_value(settings.scale), settings.smoke) if settings.run == "best" else settings.run
+    )
+    challenger = runs.get_run(best, "run")
     if challenger.data.tags.get("loupe.step") not in ("train", "trial") or challenger.info.status != "FINISHED":
         raise UsageError(f"run: {best} is no finished train run or trial")
-    given, tags = runs.settings_of(challenger), challenger.data.tags
-    scale = scale_of(given["scale"])
+    given, tags = runs.read_settings(challenger), challenger.data.tags
+    scale = parse_scale(given["scale"])
     dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], given["dataset"])
-    model = models.load_keras(models.Found(best, f"runs:/{best}/model", best))
+    model = models.load_keras(models.ModelReference(best, f"runs:/{best}/model", best))
     upscaler = KerasUpscaler(model)
-    champion = models.champion(scale)
+    champion = models.get_champion(scale)
     again = champion is not None and champion.run_id == best
     with (
         runs.step_run(settings, f"register {challenger.info.run_name}"),
         tempfile.TemporaryDirectory() as folder,
     ):
         verdict = gate(upscaler, _defender(champion, scale), dataset.pairs("validation", scale))
-        onnx = Path(folder) / Path(models.ONNX).name
+        onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)
         kept = models.log_onnx(onnx, best)
         licence = "; ".join(LICENCES.get(name, f"{name}: the terms of that source") for name in
@@ -62,7 +64,7 @@ def run(settings: Register) -> Verdict:
             f"Images (n, h, w, 1), float32 in [-1, 1], sides multiples of {upscaler.geometry.q}, "
             f"at least {upscaler.geometry.min_side}. Data: {licence}."
         )
-        facts = models.facts(upscaler.geometry) | {
+        facts = models.geometry_tags(upscaler.geometry) | {
             "digest": dataset.digest,
             "commit": tags.get("loupe.commit", ""),
             "data_licence": licence,
@@ -71,17 +73,17 @@ def run(settings: Register) -> Verdict:
         }
         if champion is not None and given["smoke"] == "true":
             verdict["won"] = False  # what was trained for seconds takes no champion's place
-        version = models.register(best, scale, description, facts | ({} if again else verdict["tags"]))
+        version = models.register_model(best, scale, description, facts | ({} if again else verdict["tags"]))
         if verdict["won"] and not again:
             # first what follows the champion, so that the same command, if it is killed here, does both
             named = f"{version.name} version {version.version}"
-            records.log_tags({"loupe.photo": models.serve_photos(*_networks(scale, onnx, named, folder))})
-            models.promote(scale, version.version)
+            records.log_tags({"loupe.photo": models.register_photo_model(*_networks(scale, onnx, named, folder))})
+            models.set_champion(scale, version.version)
         records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **verdict["tags"]})
         records.log_metrics(verdict["numbers"])
     why = "it is the champion already" if again else verdict["tags"]["why"]
     won = verdict["won"] or again
-    say(
+    print_line(
         f"{version.name} version {version.version}: {'champion' if won else 'not champion'}: {why}",
         settings.quiet,
     )
@@ -94,11 +96,17 @@ def _networks(scale: Fraction, onnx: Path, name: str, folder: str) -> tuple[dict
     from loupe.upscalers import bundled
 
     files, names = {scale: onnx}, [name]
-    for other in sorted(models.REGISTERED.keys() - {scale}):
-        there = models.champion(other)
-        file = models.artifact(there.run_id, models.ONNX, f"{folder}/{models.REGISTERED[other]}") if there else None
-        files[other] = file or bundled.file(bundled.DEFAULT_SIZE, other)
-        names.append(f"{there.name} version {there.version}" if file else f"the bundled network of {text_of(other)}")
+    for other in sorted(models.REGISTERED_NAMES.keys() - {scale}):
+        there = models.get_champion(other)
+        file = (
+            models.download_artifact(there.run_id, models.ONNX_FILE, f"{folder}/{models.REGISTERED_NAMES[other]}")
+            if there
+            else None
+        )
+        files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
+        names.append(
+            f"{there.name} version {there.version}" if file else f"the bundled network of {format_value(other)}"
+        )
     return files, f"Photos by {', '.join(names)}."
 
 
@@ -117,8 +125,8 @@ def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, An
 
     name, face = defender
     table = scoring.score({"challenger": challenger, "defender": face}, pairs, names=("mae",))
-    difference, photos = scoring.paired(table, "challenger", "defender")
-    low, high = scoring.interval(difference[:, None], photos)[0].tolist()
+    difference, photos = scoring.compute_mae_differences(table, "challenger", "defender")
+    low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()
     mean, count = float(difference.mean()), len(set(photos))
     weak = count < ENOUGH_PHOTOS
     won = mean < 0 if weak else high < 0
@@ -147,7 +155,9 @@ def _defender(champion: Any, scale: Any) -> tuple[str, Any]:
     if champion is None:
         return "nearest", FilterUpscaler("nearest", scale)
     name = f"{champion.name} version {champion.version}"
-    return name, KerasUpscaler(models.load_keras(models.Found(name, f"models:/{champion.name}/{champion.version}")))
+    return name, KerasUpscaler(
+        models.load_keras(models.ModelReference(name, f"models:/{champion.name}/{champion.version}"))
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.steps import Report
 from loupe.errors import UsageError
 
@@ -51,8 +51,8 @@ def run(settings: Report) -> Path:
         (out / page.IMAGES / f"{image.name}.png").write_bytes(image.png)
     if not settings.from_:
         _log(settings, out / "report.html", report)
-    say(report.summary, settings.quiet)
-    say(f"look at: {out / 'report.html'}", settings.quiet)
+    print_line(report.summary, settings.quiet)
+    print_line(f"look at: {out / 'report.html'}", settings.quiet)
     return out / "report.html"
 
 
@@ -66,8 +66,8 @@ def _table(settings: Report) -> "pd.DataFrame":
         return results.read(Path(settings.from_))
     from loupe.tracking import runs, trials
 
-    runs.claim()
-    table = trials.results()
+    runs.tag_project_run()
+    table = trials.load_results()
     if table.empty:
         raise UsageError(
             "there is no finished run in the store yet; first: loupe sweep --sweep sweeps/activation.toml"
@@ -107,7 +107,7 @@ def _kept(settings: Report) -> dict[str, "Picture"]:
 
 def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     """The images drawn anew by the kept networks, on the test photos of their dataset."""
-    from loupe.config.fields import scale_of
+    from loupe.config.fields import parse_scale
     from loupe.data import preparation
     from loupe.data.dataset import Dataset
     from loupe.evaluation import figures, scoring
@@ -120,16 +120,16 @@ def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
     place = None if best is None else preparation.prepared_place(settings, best["dataset"])
     if place is None:
         why = "no run has a kept model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
-        say(f"without the images that need models: {why}", settings.quiet)
+        print_line(f"without the images that need models: {why}", settings.quiet)
         return {}
-    dataset, scale = Dataset(place), scale_of(best["settings.scale"])
+    dataset, scale = Dataset(place), parse_scale(best["settings.scale"])
     pairs = dataset.pairs("test", scale)
     final = _upscaler(best)
-    others = scoring.baselines(pairs, ridge.kept(dataset, scale), dataset.settings["luminance"])
+    others = scoring.build_baselines(pairs, ridge.load_or_fit(dataset, scale), dataset.settings["luminance"])
     told = {name: _upscaler(row) for name, row in _storied(here).items()} | {"final": final}
     drawn = {
-        "comparison": figures.comparison_sheet(others | {"the best network": final}, pairs, "concatenate"),
-        "story": figures.story(told, pairs),
+        "comparison": figures.plot_comparison(others | {"the best network": final}, pairs, "concatenate"),
+        "story": figures.plot_sheet(told, pairs),
     }
     return {name: Picture(name, png(figure), CAPTIONS[name]) for name, figure in drawn.items()}
 
@@ -162,7 +162,7 @@ def _upscaler(row: "pd.Series") -> "UpscalingModel":
 
     run_id = row["run_id"]
     return KerasUpscaler(
-        models.load_keras(models.Found(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
+        models.load_keras(models.ModelReference(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
     )
 
 

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.cli.progress import say
-from loupe.config import settings_of
-from loupe.config.fields import without_password
+from loupe.cli.progress import print_line
+from loupe.config import parse_settings
+from loupe.config.fields import hide_password
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError, UsageError
 
@@ -25,17 +25,17 @@ def run(settings: Sweep) -> str | None:
     from loupe.search import study, study_storage, sweep_loader, worker_pool
     from loupe.tracking import records, runs, trials
 
-    runs.claim()
+    runs.tag_project_run()
     sweep = sweep_loader.read(settings.sweep, settings)
-    place = settings.storage or str(runs.store_folder() / "optuna.journal")
+    place = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
-        say(_dashboard(place), settings.quiet)
+        print_line(_dashboard(place), settings.quiet)
         return None
     cores = worker_pool.cores(settings.scheduler)  # fails before anything is written if the scheduler is unreachable
     workers = settings.workers or cores
     count = min(sweep.trials(), settings.max_trials or sweep.trials())
     points = len(sweep.arms()) if sweep.study.sampler == "grid" else sweep.trials()
-    say(f"sweep {sweep.name}: {points} points, {sweep.trials()} trials, {workers} workers", settings.quiet)
+    print_line(f"sweep {sweep.name}: {points} points, {sweep.trials()} trials, {workers} workers", settings.quiet)
     database = study_storage.opened(place) if "://" in place else None
     if database is None:
         study_storage.check_journal(Path(place))
@@ -43,7 +43,7 @@ def run(settings: Sweep) -> str | None:
     _refuse_beside_another(sweep.name)
     held = study.Trials(sweep, database or _journal(place), dataset.digest, "")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
-        records.log_tags({trials.SWEEP: sweep.name, trials.SPACE: sweep.space(dataset.digest)})
+        records.log_tags({trials.SWEEP_TAG: sweep.name, trials.SPACE_TAG: sweep.space(dataset.digest)})
         records.log_file(Path(settings.sweep))
         records.log_dataset(dataset, "training")
         held.parent = run_id
@@ -62,7 +62,7 @@ def run(settings: Sweep) -> str | None:
 def _refuse_beside_another(name: str) -> None:
     from loupe.tracking import liveness, trials
 
-    for other in trials.parents(name):
+    for other in trials.find_sweep_runs(name):
         if other.info.status == "RUNNING" and liveness.is_alive(other.data.tags):
             raise UsageError(
                 f"sweep: {name!r} is being run already, by process {other.data.tags['loupe.pid']} of "
@@ -75,7 +75,7 @@ def _dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
     shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
     source = _source(settings, sweep)
-    return preparation.open_or_prepare(settings_of("train", source | shared), source["dataset"])
+    return preparation.open_or_prepare(parse_settings("train", source | shared), source["dataset"])
 
 
 def _source(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
@@ -94,10 +94,10 @@ def _take_over(sweep: "SweepFile", digest: str, run_id: str) -> None:
     """What an earlier start of this sweep, broken off, has done is this one's."""
     from loupe.tracking import trials
 
-    for other in trials.parents(sweep.name):
+    for other in trials.find_sweep_runs(sweep.name):
         unfinished = other.info.run_id != run_id and other.info.status != "FINISHED"
-        if unfinished and other.data.tags.get(trials.SPACE) == sweep.space(digest):
-            trials.take_over(other.info.run_id, run_id)
+        if unfinished and other.data.tags.get(trials.SPACE_TAG) == sweep.space(digest):
+            trials.adopt_trials(other.info.run_id, run_id)
 
 
 def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", run_id: str, count: int) -> "Job":
@@ -105,7 +105,7 @@ def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", ru
     from loupe.search.jobs import Job
     from loupe.tracking import runs
 
-    uri, experiment = runs.where(run_id)
+    uri, experiment = runs.locate_run(run_id)
     return Job(
         sweep=sweep.model_dump(mode="json", exclude_unset=True),
         storage=storage.absolute(place),
@@ -130,7 +130,7 @@ def _log(held: "Trials", seconds: float, busy: float) -> str | None:
         seconds: that the sweep took until here.
         busy: that its workers lived, all together; what of it was not the trials' own work is overhead.
     """
-    from loupe.evaluation import figures
+    from loupe.search import plots
     from loupe.search.study import RUN
     from loupe.tracking import records
 
@@ -139,7 +139,7 @@ def _log(held: "Trials", seconds: float, busy: float) -> str | None:
     counts = table["state"].value_counts()
     records.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
     records.log_metrics({"sweep_seconds": seconds} | ({"overhead": 1 - held.work() / busy} if busy else {}))
-    for name, figure in figures.of_study(held.study, held.sweep.ordered()).items():
+    for name, figure in plots.plot_study(held.study, held.sweep.ordered()).items():
         records.log_figure(figure, f"plots/{name}.png")
     best = held.best_first()
     if not best:
@@ -167,9 +167,9 @@ def _kept(held: "Trials") -> list[str]:
 
     ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in held.best_first()))
     kept = ranked[: held.sweep.study.keep]
-    for run in trials.children_of(held.parent):
+    for run in trials.find_trials(held.parent):
         if run.info.run_id not in kept:
-            trials.drop_model(run.info.run_id)
+            trials.delete_model(run.info.run_id)
     return kept
 
 
@@ -180,8 +180,8 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
     from loupe.upscalers import ridge
 
     for run_id in kept:
-        run = runs.run_of(run_id, "run")
-        given = settings_of("train", runs.settings_of(run) | {"quiet": True})
+        run = runs.get_run(run_id, "run")
+        given = parse_settings("train", runs.read_settings(run) | {"quiet": True})
         if not trials.has_model(run_id):
             if run_id == best:  # taken from another sweep, which did not keep it
                 trained = train.run(given)
@@ -190,16 +190,16 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
             continue
         if "test/mae" in run.data.metrics:
             continue
-        model = models.load_keras(models.Found(run_id, f"runs:/{run_id}/model", run_id))
-        weights = ridge.kept(dataset, given.scale)
-        with records.at(run_id):
-            points = trials.points_of(run_id)
+        model = models.load_keras(models.ModelReference(run_id, f"runs:/{run_id}/model", run_id))
+        weights = ridge.load_or_fit(dataset, given.scale)
+        with records.log_to_run(run_id):
+            points = trials.load_points(run_id)
             training_runs.log_result(model, given, dataset, weights, points)
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
-    verdict = register.run(settings_of("register", {"run": best, "quiet": True} | shared))
-    say(
+    verdict = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
+    print_line(
         f"models:/{verdict.name}/{verdict.version}: {'champion' if verdict.won else 'not champion'}: {verdict.why}",
         settings.quiet,
     )
@@ -211,16 +211,16 @@ def _tell(settings: Sweep, held: "Trials", best: str | None, place: str) -> None
     table = held.table()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
     taken = int(table[REUSED].sum()) if len(table) else 0
-    say(f"sweep {held.sweep.name}: {states}; {taken} taken from earlier runs", settings.quiet)
+    print_line(f"sweep {held.sweep.name}: {states}; {taken} taken from earlier runs", settings.quiet)
     first = held.best_first()
     if first:
         fields = ", ".join(f"{name}={value}" for name, value in first[0].params.items())
-        say(f"best: {held.sweep.study.metric} {first[0].value:.5f}, run {best}: {fields}", settings.quiet)
-    say(f"compare the trials: mlflow ui; the study: {_dashboard(place)}", settings.quiet)
+        print_line(f"best: {held.sweep.study.metric} {first[0].value:.5f}, run {best}: {fields}", settings.quiet)
+    print_line(f"compare the trials: mlflow ui; the study: {_dashboard(place)}", settings.quiet)
 
 
 def _dashboard(place: str) -> str:
-    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(without_password(place))}"
+    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(hide_password(place))}"
 
 
 if __name__ == "__main__":

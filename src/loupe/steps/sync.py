@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loupe.cli.progress import say
+from loupe.cli.progress import print_line
 from loupe.config.steps import Sync
 
 
@@ -10,9 +10,9 @@ def run(settings: Sync) -> int:
     """Tell the server of every run that was kept; gives their number."""
     from loupe.tracking import delivery
 
-    told = delivery.bring_in(Path(settings.folder), settings.quiet)
+    told = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)
     if not told:
-        say(f"no run to upload in {settings.folder}", settings.quiet)
+        print_line(f"no run to upload in {settings.folder}", settings.quiet)
     return told
 
 

@@ -5,9 +5,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from loupe.cli.progress import say, say_lines
-from loupe.config import settings_of
-from loupe.config.fields import text_of
+from loupe.cli.progress import print_line, print_lines
+from loupe.config import parse_settings
+from loupe.config.fields import format_value
 from loupe.config.training import Train
 from loupe.errors import UsageError
 
@@ -28,7 +28,7 @@ def run(settings: Train) -> Result:
     from loupe.data import preparation
     from loupe.tracking import runs
 
-    runs.claim()
+    runs.tag_project_run()
     if settings.resume:
         settings = continued(settings)
     if settings.threads:  # read by TensorFlow when it is first imported
@@ -40,8 +40,8 @@ def run(settings: Train) -> Result:
     from loupe.upscalers.geometry import Geometry
 
     if settings.resume:
-        before = runs.run_of(str(settings.resume), "resume").data
-        checkpoint = checkpoints.load(str(settings.resume))
+        before = runs.get_run(str(settings.resume), "resume").data
+        checkpoint = checkpoints.load_checkpoint(str(settings.resume))
         dataset = preparation.reopen(
             settings, before.tags["loupe.dataset"], before.tags["loupe.digest"], settings.dataset
         )
@@ -51,7 +51,7 @@ def run(settings: Train) -> Result:
     validation = dataset.pairs("validation", settings.scale)
     dataset.pairs("test", settings.scale)  # where there is none, that is said before the training
     started = time.perf_counter()
-    weights = ridge.kept(dataset, settings.scale)
+    weights = ridge.load_or_fit(dataset, settings.scale)
     luminance = dataset.settings["luminance"]
     model = build_network(settings, train, luminance, weights, training_runs.load_start(settings))
     building_seconds = time.perf_counter() - started
@@ -64,11 +64,11 @@ def run(settings: Train) -> Result:
         best_mae = diagnostics["val/best_mae"]
         records.log_metrics({"training_seconds": seconds})
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
-        models.log_keras_model(model, Geometry.of_name(model.name))
+        models.log_keras_model(model, Geometry.from_name(model.name))
         models.log_model_metrics(fit.points)
-        say_lines(scoring.as_text(summary), settings.quiet)
-        checkpoints.drop()
-    say(
+        print_lines(scoring.format_scores(summary), settings.quiet)
+        checkpoints.remove_checkpoint()
+    print_line(
         f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",
         settings.quiet,
     )
@@ -83,20 +83,20 @@ def continued(settings: Train) -> Any:
     """
     from loupe.tracking import liveness, runs
 
-    run = runs.run_of(str(settings.resume), "resume")
+    run = runs.get_run(str(settings.resume), "resume")
     if run.data.tags.get("loupe.step") != "train":
         raise UsageError(f"resume: run {settings.resume} is no train run")
     if run.info.status == "RUNNING" and liveness.is_alive(run.data.tags):
         raise UsageError(f"resume: run {settings.resume} is still running")
-    before = runs.settings_of(run)
+    before = runs.read_settings(run)
     free = {"resume", "data_dir", "scheduler", "quiet"}
-    given = {name: text_of(getattr(settings, name)) for name in settings.model_fields_set}
+    given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
     for name in sorted(given.keys() - free):
         default = type(settings).model_fields[name].default
-        if given[name] not in (before.get(name), text_of(default)):
+        if given[name] not in (before.get(name), format_value(default)):
             raise UsageError(f"{name}: run {settings.resume} was started with {before.get(name)}, got {given[name]}")
     old = {name: value for name, value in before.items() if name not in free}
-    return settings_of("train", old | {name: value for name, value in given.items() if name in free})
+    return parse_settings("train", old | {name: value for name, value in given.items() if name in free})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Record:
     file: Path | None
 
 
-class Journal:
+class RunBuffer:
     """The folder of one run's records; one thread appends, one other may read, note and prune.
 
     Args:

@@ -6,27 +6,27 @@ from pathlib import Path
 import mlflow
 import numpy as np
 
-from loupe.errors import UsageError, first_line
+from loupe.errors import UsageError, describe_error
 from loupe.tracking import records, runs
-from loupe.tracking.record_handlers import CHECKPOINT
+from loupe.tracking.record_handlers import CHECKPOINT_TAG
 
 
-def save(arrays: dict[str, np.ndarray], step: int) -> None:
+def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
     """Keep a checkpoint with the open run."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{step}.npz"
         np.savez(file, allow_pickle=False, **arrays)
-        records.tell("checkpoint", {}, file)
+        records.log_record("checkpoint", {}, file)
 
 
-def has(run_id: str) -> bool:
+def has_checkpoint(run_id: str) -> bool:
     """Whether a run has a checkpoint."""
-    return CHECKPOINT in mlflow.get_run(run_id).data.tags
+    return CHECKPOINT_TAG in mlflow.get_run(run_id).data.tags
 
 
-def load(run_id: str) -> dict[str, np.ndarray]:
+def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
     """The last whole checkpoint of a run; raises UsageError where the run or its checkpoint is gone."""
-    name = runs.run_of(run_id, "resume").data.tags.get(CHECKPOINT)
+    name = runs.get_run(run_id, "resume").data.tags.get(CHECKPOINT_TAG)
     if not name:
         raise UsageError(f"resume: run {run_id} has no checkpoint: it ended, or never came to one")
     with tempfile.TemporaryDirectory() as folder:
@@ -35,10 +35,10 @@ def load(run_id: str) -> dict[str, np.ndarray]:
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except Exception as error:  # what is no archive of arrays raises whatever it leads numpy to
-            why = first_line(error)
+            why = describe_error(error)
             raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {why}") from None
 
 
-def drop() -> None:
+def remove_checkpoint() -> None:
     """Remove the open run's checkpoint: it has ended."""
-    records.tell("no checkpoint", {})
+    records.log_record("no checkpoint", {})

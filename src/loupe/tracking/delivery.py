@@ -20,17 +20,17 @@ from mlflow.entities import RunStatus
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
-from loupe.cli.progress import say
-from loupe.config.steps import UNSENT
-from loupe.errors import LoupeError, first_line
+from loupe.cli.progress import print_line
+from loupe.config.steps import UNSENT_RUNS_FOLDER
+from loupe.errors import LoupeError, describe_error
 from loupe.tracking import liveness
-from loupe.tracking.buffer import RUN, Journal
-from loupe.tracking.record_handlers import KINDS, now
+from loupe.tracking.buffer import RUN, RunBuffer
+from loupe.tracking.record_handlers import RECORD_HANDLERS, now
 from loupe.tracking.store import create_store
 
 PAUSES = (1.0, 30.0)  # seconds between looks at a server that does not answer: the first, the longest
 PROBE = 5.0  # seconds in which a server must answer a look
-_OPEN: dict[str, "Outbox"] = {}
+_OPEN: dict[str, "RunUploader"] = {}
 
 
 def is_server() -> bool:
@@ -38,7 +38,7 @@ def is_server() -> bool:
     return mlflow.get_tracking_uri().startswith(("http://", "https://"))
 
 
-def answers() -> bool:
+def is_reachable() -> bool:
     """Whether the server answers now; a store that is no server always does."""
     if not is_server():
         return True
@@ -50,7 +50,7 @@ def answers() -> bool:
         return False
 
 
-def is_absence(error: BaseException) -> bool:
+def is_unreachable_error(error: BaseException) -> bool:
     """Whether this is how MLflow tells that its server is away, or cannot work now."""
     if isinstance(error, MlflowException):
         return bool(error.get_http_status_code() >= 500)
@@ -59,22 +59,22 @@ def is_absence(error: BaseException) -> bool:
     return isinstance(error, requests.RequestException)
 
 
-def patiently(work: Callable[[], Any], seconds: float, quiet: bool) -> Any:
+def retry_while_unreachable(work: Callable[[], Any], seconds: float, quiet: bool) -> Any:
     """What work gives; tried again for so many seconds while the server is away. It must bear being done twice."""
     until, told = time.monotonic() + seconds, False
     while True:
         try:
             return work()
         except (MlflowException, requests.RequestException) as error:
-            if not is_server() or not is_absence(error) or time.monotonic() > until:
+            if not is_server() or not is_unreachable_error(error) or time.monotonic() > until:
                 raise
             if not told:
-                say(f"tracking: {mlflow.get_tracking_uri()} does not answer; waiting", quiet)
+                print_line(f"tracking: {mlflow.get_tracking_uri()} does not answer; waiting", quiet)
             told = True
             time.sleep(PAUSES[0])
 
 
-def tell(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
+def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
     """Tell of a run.
 
     Args:
@@ -85,20 +85,20 @@ def tell(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None)
     """
     box = _OPEN.get(run_id)
     if box is None:
-        KINDS[kind](run_id, body, file)
+        RECORD_HANDLERS[kind](run_id, body, file)
     else:
-        box.tell(kind, body, file)
+        box.log_record(kind, body, file)
 
 
-def start(run_id: str, quiet: bool) -> None:
+def start_buffering(run_id: str, quiet: bool) -> None:
     """Keep the record of this open run, where it is on a server, until `end`."""
     if is_server():
-        box = Outbox(Journal(Path(UNSENT).resolve() / run_id), quiet)
+        box = RunUploader(RunBuffer(Path(UNSENT_RUNS_FOLDER).resolve() / run_id), quiet)
         box.journal.run = _facts(run_id)
         _OPEN[run_id] = box
 
 
-def end(run_id: str, status: str) -> None:
+def end_run(run_id: str, status: str) -> None:
     """Close the open run in this state; after a good end it waits for its server as long as MLflow for an answer.
 
     Raises:
@@ -115,7 +115,7 @@ def end(run_id: str, status: str) -> None:
             box.journal.remove()
             return
     except (MlflowException, requests.RequestException) as error:
-        if not is_absence(error):
+        if not is_unreachable_error(error):
             mlflow.end_run(RunStatus.to_string(RunStatus.FAILED))
             raise
     box.journal.append("end", {"status": status, "end_time": now()})
@@ -125,10 +125,10 @@ def end(run_id: str, status: str) -> None:
     message += ": `loupe sync` brings it in"
     if finished:
         raise LoupeError(message)
-    say(message, box.quiet)
+    print_line(message, box.quiet)
 
 
-def bring_in(folder: Path, quiet: bool) -> int:
+def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     """Tell the server of the runs whose record was kept in this folder and whose process is gone; gives their number.
 
     A run that the server does not have any more is made anew there, whole. A folder that no journal wrote stays as
@@ -146,53 +146,53 @@ def bring_in(folder: Path, quiet: bool) -> int:
             facts = journal.run
             if facts["tags"].get("loupe.host") == socket.gethostname() and liveness.is_alive(facts["tags"]):
                 continue
-            if not answers():
+            if not is_reachable():
                 raise LoupeError(f"tracking: {mlflow.get_tracking_uri()} does not answer; {folder} stays as it is")
             run_id = _found_or_made(journal)
             count = len(journal.unsent())
-            send(journal)
-            if liveness.is_open(run_id):
-                liveness.kill(run_id)
+            upload_records(journal)
+            if liveness.is_running(run_id):
+                liveness.mark_killed(run_id)
             journal.remove()
             told += 1
             if count:
-                say(f"run {run_id} ({facts['name']}): {count} kept records are told", quiet)
+                print_line(f"run {run_id} ({facts['name']}): {count} kept records are told", quiet)
     return told
 
 
-def _readable(folder: Path, quiet: bool) -> Journal | None:
+def _readable(folder: Path, quiet: bool) -> RunBuffer | None:
     """The journal in a folder; None if another process removed it, or, after a line, if it cannot be uploaded."""
     try:
-        journal = Journal(folder)
+        journal = RunBuffer(folder)
         if not (folder / RUN).exists():
             journal.remove()
             return None
         journal.check()
-        unknown = {record.kind for record in journal.unsent()} - KINDS.keys()
+        unknown = {record.kind for record in journal.unsent()} - RECORD_HANDLERS.keys()
         if unknown:
             raise ValueError(f"no record has the kind {min(unknown)!r}")
     except FileNotFoundError:
         raise
     except (ValueError, TypeError, OSError) as error:
-        say(f"tracking: {folder} is not uploaded and stays as it is: {first_line(error)}", quiet)
+        print_line(f"tracking: {folder} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         return None
     return journal
 
 
-def send(journal: Journal) -> None:
+def upload_records(journal: RunBuffer) -> None:
     """Tell the server all that it does not know yet, in order; what it refuses is not told again."""
     run_id = journal.run["run_id"]
     for record in journal.unsent():
         try:
-            KINDS[record.kind](run_id, record.body, record.file)
+            RECORD_HANDLERS[record.kind](run_id, record.body, record.file)
         except (MlflowException, requests.RequestException) as error:
-            if not is_absence(error):
+            if not is_unreachable_error(error):
                 journal.note_told(record.number)
             raise
         journal.note_told(record.number)
 
 
-class Outbox:
+class RunUploader:
     """A thread that tells a server what stands in a run's journal, whenever it answers.
 
     Args:
@@ -200,14 +200,14 @@ class Outbox:
         quiet: say nothing of a server that does not answer.
     """
 
-    def __init__(self, journal: Journal, quiet: bool) -> None:
+    def __init__(self, journal: RunBuffer, quiet: bool) -> None:
         self.journal, self.quiet = journal, quiet
         self._refused: Exception | None = None
         self._news, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def tell(self, kind: str, body: dict[str, Any], file: Path | None) -> None:
+    def log_record(self, kind: str, body: dict[str, Any], file: Path | None) -> None:
         """Keep it, to be told; raises what the server has said to something that was told before."""
         self.journal.append(kind, body, file)
         self._news.set()
@@ -238,17 +238,17 @@ class Outbox:
             self._news.clear()
             try:
                 self.journal.prune()
-                if not self.journal.all_told() and answers():
-                    send(self.journal)
+                if not self.journal.all_told() and is_reachable():
+                    upload_records(self.journal)
             except Exception as error:
-                if not is_absence(error):
+                if not is_unreachable_error(error):
                     self._refused = error
             if self.journal.all_told():
                 pause = 0.0
                 continue
-            if not pause and not answers():
+            if not pause and not is_reachable():
                 address = mlflow.get_tracking_uri()
-                say(f"tracking: {address} does not answer; kept in {self.journal.folder}", self.quiet)
+                print_line(f"tracking: {address} does not answer; kept in {self.journal.folder}", self.quiet)
             pause = min(PAUSES[1], max(PAUSES[0], 2 * pause))
             self._closing.wait(pause)
             self._news.set()
@@ -267,7 +267,7 @@ def _facts(run_id: str) -> dict[str, Any]:
     }
 
 
-def _found_or_made(journal: Journal) -> str:
+def _found_or_made(journal: RunBuffer) -> str:
     """The run of a journal on the server, which is made anew where it is not there."""
     create_store()
     facts, client = journal.run, mlflow.MlflowClient()
@@ -281,7 +281,7 @@ def _found_or_made(journal: Journal) -> str:
         experiment = found.experiment_id if found else client.create_experiment(facts["experiment"])
         made = client.create_run(experiment, facts["start_time"], facts["tags"], facts["name"])
         run_id = made.info.run_id
-        KINDS["params"](run_id, facts["params"], None)
+        RECORD_HANDLERS["params"](run_id, facts["params"], None)
         journal.note_told(0)
         journal.run = facts | {"run_id": run_id}
     return run_id

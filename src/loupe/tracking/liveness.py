@@ -11,11 +11,11 @@ import psutil
 from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
-HEARTBEAT = "loupe.heartbeat"
-SILENCE = 180.0  # seconds without a heartbeat after which another machine's process counts as dead
+HEARTBEAT_TAG = "loupe.heartbeat"
+HEARTBEAT_TIMEOUT_S = 180.0  # seconds without a heartbeat after which another machine's process counts as dead
 
 
-def owner() -> dict[str, str]:
+def process_tags() -> dict[str, str]:
     """Who works on a run: host, process and its start, as tags."""
     started = psutil.Process().create_time()
     return {
@@ -25,10 +25,10 @@ def owner() -> dict[str, str]:
     }
 
 
-def beat(run_id: str) -> None:
+def send_heartbeat(run_id: str) -> None:
     """Say on a run that its process still lives, for those who cannot look: it is on another machine."""
     with suppress(MlflowException):  # a server that is away hears the next one
-        mlflow.MlflowClient().set_tag(run_id, HEARTBEAT, f"{time.time():.0f}")
+        mlflow.MlflowClient().set_tag(run_id, HEARTBEAT_TAG, f"{time.time():.0f}")
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
@@ -37,7 +37,7 @@ def is_alive(tags: Mapping[str, str]) -> bool:
     Of another machine's the last heartbeat tells; without one that cannot be told: it does.
     """
     if tags.get("loupe.host") != socket.gethostname():
-        return time.time() - float(tags.get(HEARTBEAT, "inf")) < SILENCE
+        return time.time() - float(tags.get(HEARTBEAT_TAG, "inf")) < HEARTBEAT_TIMEOUT_S
     try:
         started = psutil.Process(int(tags["loupe.pid"])).create_time()
         return abs(started - float(tags["loupe.started"])) < 5  # the clock may have been set since
@@ -45,18 +45,18 @@ def is_alive(tags: Mapping[str, str]) -> bool:
         return False
 
 
-def is_open(run_id: str) -> bool:
+def is_running(run_id: str) -> bool:
     """Whether a run is still being worked on."""
     return bool(mlflow.get_run(run_id).info.status == "RUNNING")
 
 
-def kill(run_id: str) -> None:
+def mark_killed(run_id: str) -> None:
     """Mark a run as KILLED whose process is gone, if that has not been done."""
-    if is_open(run_id):
+    if is_running(run_id):
         mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
-def close_orphans() -> None:
+def close_orphaned_runs() -> None:
     """Mark runs as KILLED whose process is gone, or, on another machine, has given no sign for long."""
     open_runs = mlflow.search_runs(
         filter_string="attributes.status = 'RUNNING'", search_all_experiments=True, output_format="list"
@@ -65,7 +65,7 @@ def close_orphans() -> None:
         tags = run.data.tags
         alive = is_alive(tags) if "loupe.host" in tags else not _died_unsigned(run.info.run_id, tags)
         if not alive:
-            kill(run.info.run_id)  # which looks again: it may have ended well since it was listed
+            mark_killed(run.info.run_id)  # which looks again: it may have ended well since it was listed
 
 
 def _died_unsigned(run_id: str, tags: Mapping[str, str]) -> bool:

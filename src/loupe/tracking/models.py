@@ -10,21 +10,21 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from loupe.config.fields import text_of
-from loupe.errors import UsageError, first_line
+from loupe.config.fields import format_value
+from loupe.errors import UsageError, describe_error
 from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
 CHAMPION = "champion"
-KERAS = "data/model.keras"  # in what MLflow's Keras flavour logs
-ONNX = "onnx/model.onnx"
-PHOTO = "loupe-photo"
-REGISTERED = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
+KERAS_FILE = "data/model.keras"  # in what MLflow's Keras flavour logs
+ONNX_FILE = "onnx/model.onnx"
+PHOTO_MODEL = "loupe-photo"
+REGISTERED_NAMES = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelReference:
     """A network that a user named: where it can be loaded from, and the run that made it, where known."""
 
     shown: str  # for people
@@ -37,7 +37,7 @@ def log_keras_model(model: Any, geometry: Geometry) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         model.save(file)
-        records.tell("model", facts(geometry), file)
+        records.log_record("model", geometry_tags(geometry), file)
 
 
 def log_model_metrics(points: list[dict[str, Any]]) -> None:
@@ -47,15 +47,15 @@ def log_model_metrics(points: list[dict[str, Any]]) -> None:
         points: of the learning curve, each with its step and its metrics, val/mae among them; [] without a curve.
     """
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
-    records.tell("model metrics", {"step": best})
+    records.log_record("model metrics", {"step": best})
 
 
-def facts(geometry: Geometry) -> dict[str, str]:
+def geometry_tags(geometry: Geometry) -> dict[str, str]:
     """What must be known of a model to use it, as tags."""
     return {name: str(getattr(geometry, name)) for name in ("q", "p", "min_side", "halo", "luminance")}
 
 
-def load_keras(found: Found) -> Any:
+def load_keras(found: ModelReference) -> Any:
     """The Keras model of a .keras file, or of what `log_keras_model` has logged.
 
     That one file is all that is read. MLflow's own loader would take whatever its MLmodel names, graphs of TensorFlow
@@ -73,18 +73,18 @@ def load_keras(found: Found) -> Any:
             return keras_file.load(_copy(found.uri, folder))
     except Exception as error:  # whatever the file leads Keras to
         within = str(error).rpartition("Exception encountered: ")[2]  # Keras tells the cause last
-        raise UsageError(f"model: {found.shown} cannot be loaded: {first_line(ValueError(within))}") from None
+        raise UsageError(f"model: {found.shown} cannot be loaded: {describe_error(ValueError(within))}") from None
 
 
 def _copy(uri: str, folder: str) -> Path:
     """A copy in `folder` of the .keras file of what MLflow keeps at a URI; raises ValueError where it has none."""
     try:
-        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS}", dst_path=folder))
+        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS_FILE}", dst_path=folder))
     except (MlflowException, OSError):
-        raise ValueError(f"there is no {KERAS} in it, or it cannot be read") from None
+        raise ValueError(f"there is no {KERAS_FILE} in it, or it cannot be read") from None
 
 
-def find(model: str, scale: Fraction) -> Found | None:
+def find_model(model: str, scale: Fraction) -> ModelReference | None:
     """Find a network by what a user calls it; None where the champion is asked for and there is none yet.
 
     Args:
@@ -95,28 +95,30 @@ def find(model: str, scale: Fraction) -> Found | None:
         UsageError: there is no such model.
     """
     if model == CHAMPION:
-        version = champion(scale)
+        version = get_champion(scale)
         if version is None:
             return None
-        return Found(f"models:/{version.name}@{CHAMPION} (version {version.version})", version.source, version.run_id)
+        return ModelReference(
+            f"models:/{version.name}@{CHAMPION} (version {version.version})", version.source, version.run_id
+        )
     if model.startswith(("runs:/", "models:/")):
         create_store()
         try:
             info = mlflow.models.get_model_info(model)
             name = mlflow.get_run(info.run_id).info.run_name
         except Exception as error:  # an MLmodel may hold anything
-            raise UsageError(f"model: no model {model!r}: {first_line(error)}") from None
-        return Found(f"{name} ({model})", model, info.run_id)
+            raise UsageError(f"model: no model {model!r}: {describe_error(error)}") from None
+        return ModelReference(f"{name} ({model})", model, info.run_id)
     if Path(model).is_file():
-        return Found(model, model)
+        return ModelReference(model, model)
     raise UsageError(f"model: must be champion, a registry or run URI, a file or a baseline, got {model!r}")
 
 
-def champion(scale: Fraction) -> Any:
+def get_champion(scale: Fraction) -> Any:
     """The version of the scale's registered model that is champion, or None."""
     create_store()
     try:
-        return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED[scale], CHAMPION)
+        return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED_NAMES[scale], CHAMPION)
     except KeyError:
         return None
     except MlflowException as error:  # a server that does not answer is no sign that there is none
@@ -125,7 +127,7 @@ def champion(scale: Fraction) -> Any:
         return None
 
 
-def artifact(run_id: str | None, name: str, folder: str) -> Path | None:
+def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None:
     """A copy in `folder` of a run's artifact, or None where the run has none of this name."""
     above = str(Path(name).parent)
     if run_id is None:
@@ -138,16 +140,17 @@ def artifact(run_id: str | None, name: str, folder: str) -> Path | None:
 
 def log_onnx(file: Path, run_id: str) -> str:
     """Keep the network as ONNX with the run that trained it; returns its artifact URI."""
-    mlflow.MlflowClient().log_artifact(run_id, str(file), str(Path(ONNX).parent))
-    return f"runs:/{run_id}/{ONNX}"
+    mlflow.MlflowClient().log_artifact(run_id, str(file), str(Path(ONNX_FILE).parent))
+    return f"runs:/{run_id}/{ONNX_FILE}"
 
 
-def register(run_id: str, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
+def register_model(run_id: str, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
     """Make the run's model a version of its scale's registered model; the same run gets one version only."""
-    client, name = mlflow.MlflowClient(), REGISTERED[scale]
+    client, name = mlflow.MlflowClient(), REGISTERED_NAMES[scale]
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(
-            name, description=f"Upscales grey images in [-1, 1], (n, h, w, 1), {text_of(scale)}; trained by Loupe."
+            name,
+            description=f"Upscales grey images in [-1, 1], (n, h, w, 1), {format_value(scale)}; trained by Loupe.",
         )
     there = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
     if not there:
@@ -168,7 +171,7 @@ def _model_id(run_id: str) -> str:
     return str(outputs.model_outputs[-1].model_id)
 
 
-def serve_photos(onnx: dict[Fraction, Path], description: str) -> str:
+def register_photo_model(onnx: dict[Fraction, Path], description: str) -> str:
     """Make the networks the champion of `loupe-photo`, which takes photos and gives photos; returns its URI.
 
     Args:
@@ -200,15 +203,17 @@ def serve_photos(onnx: dict[Fraction, Path], description: str) -> str:
             metadata={"largest_file": photo_model.LARGEST_FILE, "largest_result": photo_model.LARGEST_RESULT},
         )
     client = mlflow.MlflowClient()
-    if not client.search_registered_models(f"name = '{PHOTO}'"):
-        client.create_registered_model(PHOTO, description="Upscales photos: an image file in base64 in, one out.")
+    if not client.search_registered_models(f"name = '{PHOTO_MODEL}'"):
+        client.create_registered_model(
+            PHOTO_MODEL, description="Upscales photos: an image file in base64 in, one out."
+        )
     made = client.create_model_version(
-        PHOTO, logged.model_uri, mlflow.active_run().info.run_id, description=description
+        PHOTO_MODEL, logged.model_uri, mlflow.active_run().info.run_id, description=description
     )
-    client.set_registered_model_alias(PHOTO, CHAMPION, made.version)
-    return f"models:/{PHOTO}/{made.version}"
+    client.set_registered_model_alias(PHOTO_MODEL, CHAMPION, made.version)
+    return f"models:/{PHOTO_MODEL}/{made.version}"
 
 
-def promote(scale: Fraction, version: str) -> None:
+def set_champion(scale: Fraction, version: str) -> None:
     """Make this version the champion of its scale."""
-    mlflow.MlflowClient().set_registered_model_alias(REGISTERED[scale], CHAMPION, version)
+    mlflow.MlflowClient().set_registered_model_alias(REGISTERED_NAMES[scale], CHAMPION, version)

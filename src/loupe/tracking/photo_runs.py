@@ -18,7 +18,7 @@ def photo_run(settings: Files) -> Iterator[None]:
         return
     from loupe.tracking import runs
 
-    runs.claim()
+    runs.tag_project_run()
     with runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"):
         yield
 

@@ -11,7 +11,7 @@ import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
-CHECKPOINT = "loupe.checkpoint"
+CHECKPOINT_TAG = "loupe.checkpoint"
 NO_STEP = -1  # has no metrics: MLflow copies those of the step that a model is logged at, without their dataset
 
 
@@ -105,18 +105,18 @@ def _checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     assert file is not None
     client, name = mlflow.MlflowClient(), f"checkpoint/{file.name}"
     run = client.get_run(run_id)
-    before = run.data.tags.get(CHECKPOINT)
+    before = run.data.tags.get(CHECKPOINT_TAG)
     if before != name:
         client.log_artifact(run_id, str(file), "checkpoint")
-        client.set_tag(run_id, CHECKPOINT, name)
+        client.set_tag(run_id, CHECKPOINT_TAG, name)
         if before:
             remove_artifact(run.info.artifact_uri, before)
 
 
 def _no_checkpoint(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     run = mlflow.get_run(run_id)
-    if CHECKPOINT in run.data.tags:
-        mlflow.MlflowClient().delete_tag(run_id, CHECKPOINT)
+    if CHECKPOINT_TAG in run.data.tags:
+        mlflow.MlflowClient().delete_tag(run_id, CHECKPOINT_TAG)
         remove_artifact(run.info.artifact_uri, "checkpoint")
 
 
@@ -124,7 +124,7 @@ def _end(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
 
 
-KINDS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
+RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "metrics": _metrics,
     "tags": _tags,
     "params": _params,

@@ -23,7 +23,7 @@ _AT: ContextVar[str | None] = ContextVar("run to log with", default=None)
 
 
 @contextmanager
-def at(run_id: str) -> Iterator[None]:
+def log_to_run(run_id: str) -> Iterator[None]:
     """Log with this run, not with the open one: it has ended, and stays so."""
     before = _AT.set(run_id)
     try:
@@ -32,26 +32,26 @@ def at(run_id: str) -> Iterator[None]:
         _AT.reset(before)
 
 
-def tell(kind: str, body: dict[str, Any], file: Path | None = None) -> None:
+def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> None:
     """Tell of the run; see `outbox.tell`."""
-    delivery.tell(_AT.get() or str(mlflow.active_run().info.run_id), kind, body, file)
+    delivery.log_record(_AT.get() or str(mlflow.active_run().info.run_id), kind, body, file)
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
     """Log numbers under their names; those that are no number (ssim of tiny images) are left out."""
     found = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if found:
-        tell("metrics", {"values": found, "step": step or 0, "time": now()})
+        log_record("metrics", {"values": found, "step": step or 0, "time": now()})
 
 
 def log_tags(tags: dict[str, str]) -> None:
     """Set tags on the run."""
-    tell("tags", tags)
+    log_record("tags", tags)
 
 
 def log_file(file: Path, folder: str | None = None) -> None:
     """Log a file into a folder of the run's artifacts."""
-    tell("file", {"folder": folder}, file)
+    log_record("file", {"folder": folder}, file)
 
 
 def log_figure(figure: Any, name: str) -> None:
@@ -72,7 +72,7 @@ def log_table(table: Any, name: str) -> None:
     """Log a pandas table under `name`, which ends in .json, as MLflow's pages show and compare it."""
     with _file_for(name) as (file, _):
         table.to_json(file, orient="split", index=False)
-        tell("table", {"name": name}, file)
+        log_record("table", {"name": name}, file)
 
 
 def log_array(array: np.ndarray, name: str) -> None:
@@ -86,8 +86,10 @@ def log_dataset(dataset: Dataset, context: str) -> None:
     """Log a prepared dataset as the run's input, with its digest."""
     source = CodeDatasetSource({"manifest": absolute(f"{dataset.place}/{MANIFEST}"), **dataset.settings})
     shown = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()
-    tell("input", {name: shown[name] for name in ("name", "digest", "source_type", "source")} | {"context": context})
-    tell("tags", {"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})
+    log_record(
+        "input", {name: shown[name] for name in ("name", "digest", "source_type", "source")} | {"context": context}
+    )
+    log_record("tags", {"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from loupe.upscalers.baselines import FILTERS, FilterUpscaler
 from loupe.upscalers.onnx import OnnxUpscaler
 
 if TYPE_CHECKING:
-    from loupe.tracking.models import Found
+    from loupe.tracking.models import ModelReference
 
 BUNDLED, CHAMPION, RIDGE = "bundled", "champion", "ridge"
 NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
-SCALES = bundled.scales(bundled.DEFAULT_SIZE)
+SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 
 
@@ -84,7 +84,7 @@ def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:
     if has_store() and importlib.util.find_spec("mlflow") is not None:
         from loupe.tracking import models
 
-        found = models.find(CHAMPION, scale)
+        found = models.find_model(CHAMPION, scale)
         if found is not None:
             return _load_found(found, options)
     loaded = load_bundled(bundled.DEFAULT_SIZE, scale, options.threads)
@@ -95,7 +95,7 @@ def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
     from loupe.data.preparation import open_sample
     from loupe.upscalers import ridge
 
-    weights = ridge.kept(open_sample(data_dir), scale)
+    weights = ridge.load_or_fit(open_sample(data_dir), scale)
     return LoadedModel(RIDGE, ridge.RidgeUpscaler(weights, scale, "rec601"))
 
 
@@ -104,7 +104,7 @@ def _load_from_mlflow(name: str, options: ResolveOptions) -> LoadedModel:
         raise UsageError(f"model: {name} needs MLFLOW_TRACKING_URI, or mlflow.db in the current folder")
     from loupe.tracking import models
 
-    found = models.find(name, SCALES[0])
+    found = models.find_model(name, SCALES[0])
     assert found is not None  # None means "no champion"
     return _load_found(found, options)
 
@@ -120,15 +120,15 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
         return LoadedModel(name, OnnxUpscaler(file, options.threads))
     from loupe.tracking import models
 
-    return _load_found(models.Found(name, name), options)
+    return _load_found(models.ModelReference(name, name), options)
 
 
-def _load_found(found: "Found", options: ResolveOptions) -> LoadedModel:
+def _load_found(found: "ModelReference", options: ResolveOptions) -> LoadedModel:
     from loupe.tracking import models
 
     if not options.keras:
         with tempfile.TemporaryDirectory() as folder:
-            file = models.artifact(found.run_id, models.ONNX, folder)
+            file = models.download_artifact(found.run_id, models.ONNX_FILE, folder)
             if file is not None:
                 return LoadedModel(found.shown, OnnxUpscaler(file, options.threads), found.run_id)
     from loupe.models.builder import KerasUpscaler

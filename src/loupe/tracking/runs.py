@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 import loupe
 from loupe.config.base import Settings
-from loupe.config.steps import UNSENT
+from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import LoupeError, UsageError
 from loupe.tracking import delivery, liveness
 from loupe.tracking.store import create_store
@@ -51,23 +51,23 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     reopened = continues if continues and not joined else None
     if reopened:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
-    texts = settings.texts()
-    tags = first_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
+    texts = settings.to_texts()
+    tags = build_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
     run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, tags=tags, log_system_metrics=True)
     mlflow.set_tag("mlflow.runName", name)  # of a run that was joined, too
-    with filled_and_closed(texts, settings.quiet):
+    with close_run_at_exit(texts, settings.quiet):
         yield run.info.run_id
 
 
-def first_tags(settings: Settings, step: str) -> dict[str, str]:
+def build_tags(settings: Settings, step: str) -> dict[str, str]:
     """What a run is opened with: what it does, with which code and settings, and who owns it."""
-    texts = settings.texts()
-    tags = {"loupe.step": step, "loupe.commit": commit(), SETTINGS: json.dumps(texts), **liveness.owner()}
+    texts = settings.to_texts()
+    tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS: json.dumps(texts), **liveness.process_tags()}
     return tags | {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
 
 
 @contextmanager
-def filled_and_closed(params: dict[str, str], quiet: bool) -> Iterator[None]:
+def close_run_at_exit(params: dict[str, str], quiet: bool) -> Iterator[None]:
     """Give the open run those params that it has not, and close it at the end.
 
     FINISHED, FAILED by an error, KILLED by a signal; `outbox.end` tells of what it raises.
@@ -76,14 +76,14 @@ def filled_and_closed(params: dict[str, str], quiet: bool) -> Iterator[None]:
     try:
         there = mlflow.get_run(run_id).data.params
         mlflow.log_params({name: text for name, text in params.items() if name not in there})
-        delivery.start(run_id, quiet)
+        delivery.start_buffering(run_id, quiet)
         yield
         status = RunStatus.FINISHED
     except (KeyboardInterrupt, SystemExit):
         status = RunStatus.KILLED
         raise
     finally:
-        delivery.end(run_id, RunStatus.to_string(status))
+        delivery.end_run(run_id, RunStatus.to_string(status))
 
 
 def open_store(quiet: bool = True) -> None:
@@ -93,7 +93,7 @@ def open_store(quiet: bool = True) -> None:
         LoupeError: the server does not answer.
     """
     until = time.monotonic() + WAKING
-    while not delivery.answers():
+    while not delivery.is_reachable():
         if time.monotonic() > until:
             raise LoupeError(f"tracking: {mlflow.get_tracking_uri()} does not answer")
         time.sleep(1.0)
@@ -101,12 +101,12 @@ def open_store(quiet: bool = True) -> None:
         _find_the_store()
     create_store()
     if "MLFLOW_EXPERIMENT_ID" in os.environ:
-        claim()
+        tag_project_run()
     else:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     if delivery.is_server():
-        delivery.bring_in(Path(UNSENT), quiet)
-    liveness.close_orphans()
+        delivery.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
+    liveness.close_orphaned_runs()
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
@@ -115,7 +115,7 @@ def connect(tracking_uri: str, experiment_id: str) -> None:
     mlflow.set_experiment(experiment_id=experiment_id)
 
 
-def where(run_id: str) -> tuple[str, str]:
+def locate_run(run_id: str) -> tuple[str, str]:
     """Store and experiment of a run, as `connect` takes them."""
     uri = mlflow.get_tracking_uri()
     file = uri.removeprefix("sqlite:///")
@@ -123,7 +123,7 @@ def where(run_id: str) -> tuple[str, str]:
     return absolute, str(mlflow.get_run(run_id).info.experiment_id)
 
 
-def store_folder() -> Path:
+def get_store_folder() -> Path:
     """The folder of a store in a file; of a server's, the current one."""
     _find_the_store()
     uri = mlflow.get_tracking_uri()
@@ -131,22 +131,22 @@ def store_folder() -> Path:
     return Path(file).resolve().parent if file != uri else Path.cwd()
 
 
-def claim() -> None:
+def tag_project_run() -> None:
     """Sign the run that `mlflow run` made before the work starts, so that it is closed if this process dies."""
     if "MLFLOW_RUN_ID" in os.environ:
         _find_the_store()
-        for key, value in liveness.owner().items():
+        for key, value in liveness.process_tags().items():
             mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 
-def settings_of(run: Any) -> dict[str, str]:
+def read_settings(run: Any) -> dict[str, str]:
     """The settings of a run, field -> text, as they were understood."""
     found: dict[str, str] = json.loads(run.data.tags.get(SETTINGS, "{}"))
     return found
 
 
 @cache
-def commit() -> str:
+def find_commit() -> str:
     """The commit of the running code; of an installed package, its version."""
     package = Path(loupe.__file__).parent
     git = ["git", "-C", str(package)]
@@ -159,7 +159,7 @@ def commit() -> str:
     return found.stdout.strip() + ("-changed" if dirty.returncode else "")
 
 
-def run_of(run_id: str, field: str) -> Any:
+def get_run(run_id: str, field: str) -> Any:
     """A run by its id; raises UsageError, naming the field that it was given in."""
     create_store()
     try:
@@ -168,7 +168,7 @@ def run_of(run_id: str, field: str) -> Any:
         raise UsageError(f"{field}: no run {run_id!r} in {mlflow.get_tracking_uri()}") from None
 
 
-def best_run(scale: str, smoke: bool) -> str:
+def find_best_run(scale: str, smoke: bool) -> str:
     """The id of the finished train run of a scale with the lowest mae on its validation split.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from loupe.config.training import Train, Trained
+from loupe.config.training import GradientTrain, Train
 from loupe.data.dataset import Dataset, Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import figures, scoring
@@ -40,16 +40,16 @@ def fit_network(
         validation: the validation split.
         checkpoint: of the run that is resumed, or None.
     """
-    if not isinstance(settings, Trained):
+    if not isinstance(settings, GradientTrain):
         return Fit([], 0.0)
 
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         records.log_metrics(point.metrics, point.step)
-        checkpoints.save(arrays, point.step)
+        checkpoints.save_checkpoint(arrays, point.step)
 
-    for point in loop.points_of(checkpoint):  # the new run shows the whole curves
+    for point in loop.load_points(checkpoint):  # the new run shows the whole curves
         records.log_metrics(point["metrics"], point["step"])
-    progress = loop.fit(model, settings, train, validation, report, checkpoint)
+    progress = loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
     return Fit(progress.points, progress.seconds)
 
 
@@ -59,9 +59,9 @@ def load_start(settings: Train) -> keras.Model | None:
     Raises:
         UsageError: no such network.
     """
-    if not isinstance(settings, Trained) or settings.start is None:
+    if not isinstance(settings, GradientTrain) or settings.start is None:
         return None
-    found = models.find(settings.start, settings.scale)
+    found = models.find_model(settings.start, settings.scale)
     if found is None:
         raise UsageError(f"start: there is no champion of this scale yet, got {settings.start!r}")
     return models.load_keras(found)
@@ -85,13 +85,13 @@ def log_diagnostics(
         validation: what it was chosen on.
     """
     upscaler = KerasUpscaler(model)
-    found = diagnostics.of_network(upscaler, settings, train, validation)
+    found = diagnostics.diagnose_network(upscaler, settings, train, validation)
     if points:
-        found |= diagnostics.of_curve(points) | {"training_steps": points[-1]["step"]}
-        trials.keep_curve(points)
+        found |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
+        trials.log_curve(points)
     else:  # so that curves of runs can be compared in one chart
-        for name, pairs, limit in (("train", train, loop.TRAIN_IMAGES), ("val", validation, len(validation))):
-            scores = loop.whole_scores(upscaler, pairs, limit)
+        for name, pairs, limit in (("train", train, loop.CURVE_TRAIN_IMAGES), ("val", validation, len(validation))):
+            scores = loop.score_whole_images(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
     records.log_metrics(found)
     return found
@@ -102,15 +102,15 @@ def log_result(
 ) -> dict[str, Any]:
     """Log the network's test scores beside the baselines', the study's protocol, and images; gives the summary."""
 
-    upscaler, recompose = KerasUpscaler(model), diagnostics.recomposed(settings)
+    upscaler, recompose = KerasUpscaler(model), diagnostics.choose_recompose(settings)
     test, validation = (dataset.pairs(split, settings.scale) for split in ("test", "validation"))
-    others = scoring.baselines(test, weights, dataset.settings["luminance"])
+    others = scoring.build_baselines(test, weights, dataset.settings["luminance"])
     table = scoring.score({"model": upscaler, **others}, test, recompose)
     summary = scoring.summarise(table)
     nearest = summary["model"]["over"]["nearest"]
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
-        scoring.metrics_of(summary)
+        scoring.to_metrics(summary)
         | {"test/gain": nearest["gain"], "test/nearest_wins": nearest["baseline_wins"]}
         | {"test/patches_mae": draws.mean(), "test/draw_difference": draws.diff().abs().mean() / draws.mean()}
     )
@@ -118,6 +118,6 @@ def log_result(
     records.log_json(summary, "test-summary.json")
     if points:
         on_validation = scoring.score(others, validation, names=("mae",)).groupby("method")["mae"].mean()
-        records.log_figure(figures.learning_curves(points, on_validation.to_dict()), "curves.png")
-    records.log_figure(figures.prediction_rows(upscaler, test), "predictions.png")
+        records.log_figure(figures.plot_learning_curves(points, on_validation.to_dict()), "curves.png")
+    records.log_figure(figures.plot_predictions(upscaler, test), "predictions.png")
     return summary

@@ -21,9 +21,13 @@ from loupe.tracking.record_handlers import remove_artifact
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
-TRIAL, SWEEP, KEY, CODE, STATE = "loupe.trial", "loupe.sweep", "loupe.key", "loupe.code", "trial.state"
-SPACE = "loupe.space"
-CHECKPOINT_SECONDS = 10.0  # of training that a killed trial may lose
+TRIAL_TAG = "loupe.trial"
+SWEEP_TAG = "loupe.sweep"
+KEY_TAG = "loupe.key"
+CODE_TAG = "loupe.code"
+STATE_TAG = "trial.state"
+SPACE_TAG = "loupe.space"
+CHECKPOINT_INTERVAL_S = 10.0  # of training that a killed trial may lose
 CURVE = "val/mae"
 CURVE_TAG = "loupe.curve"
 TAG_LENGTH = 5000  # that every store takes
@@ -31,10 +35,10 @@ PAGE = 1000
 ASKING = 8  # requests at a time
 
 
-def key_of(settings: Settings, digest: str, code: str) -> str:
+def compute_key(settings: Settings, digest: str, code: str) -> str:
     """What a result depends on: settings with the seed, the dataset's digest, the code; as a hash."""
     place = ("dataset", "data_dir", "scheduler", "threads", "resume")
-    texts = {name: text for name, text in settings.texts().items() if name not in place}
+    texts = {name: text for name, text in settings.to_texts().items() if name not in place}
     return hashlib.sha256(json.dumps([texts, digest, code], sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -54,14 +58,14 @@ def trial_run(
     Yields:
         The run's id.
     """
-    tags = runs.first_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
+    tags = runs.build_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
     with signals.as_exits():
         run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
-        with runs.filled_and_closed(settings.texts(), settings.quiet):
+        with runs.close_run_at_exit(settings.to_texts(), settings.quiet):
             yield run.info.run_id
 
 
-class Checkpoints:
+class PeriodicCheckpoint:
     """Keeps a checkpoint of the open run now and then: what is lost is less than writing them all costs."""
 
     def __init__(self) -> None:
@@ -71,20 +75,21 @@ class Checkpoints:
     def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
         """Keep this one if the last was kept, or the trial opened, more than CHECKPOINT_SECONDS ago."""
         self._newest = arrays, step
-        if time.monotonic() - self._last > CHECKPOINT_SECONDS:
+        if time.monotonic() - self._last > CHECKPOINT_INTERVAL_S:
             self.keep()
 
     def keep(self) -> None:
         """Keep the newest that was offered, if there is one."""
         if self._newest is not None:
-            checkpoints.save(*self._newest)
+            checkpoints.save_checkpoint(*self._newest)
             self._last, self._newest = time.monotonic(), None
 
 
-def finished(key: str) -> Any:
+def find_finished(key: str) -> Any:
     """The newest completed trial of this key in the store, or None."""
     found = mlflow.search_runs(
-        filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY}` = '{key}' and tags.`{STATE}` = 'COMPLETE'",
+        filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}'"
+        f" and tags.`{STATE_TAG}` = 'COMPLETE'",
         search_all_experiments=True,
         max_results=1,
         output_format="list",
@@ -92,30 +97,30 @@ def finished(key: str) -> Any:
     return found[0] if found else None
 
 
-def ended(run_id: str) -> Any:
+def get_ended(run_id: str) -> Any:
     """The run, if it is a trial that came to its end, else None."""
     run = mlflow.get_run(run_id)
-    return run if run.info.status == "FINISHED" and STATE in run.data.tags else None
+    return run if run.info.status == "FINISHED" and STATE_TAG in run.data.tags else None
 
 
-def checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
+def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
     """The last checkpoint of a killed trial, if it came to one."""
-    return checkpoints.load(run_id) if checkpoints.has(run_id) else None
+    return checkpoints.load_checkpoint(run_id) if checkpoints.has_checkpoint(run_id) else None
 
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
     """Log the network of the open run, with the metrics of the best of these points of its curve."""
-    models.log_keras_model(model, Geometry.of_name(model.name))
+    models.log_keras_model(model, Geometry.from_name(model.name))
     models.log_model_metrics(points)
 
 
-def curve(run_id: str, metric: str) -> list[tuple[int, float]]:
+def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
     """Step and value of each point of a run's metric."""
     history = mlflow.MlflowClient().get_metric_history(run_id, metric)
     return sorted({point.step: point.value for point in history}.items())
 
 
-def keep_curve(points: list[dict[str, Any]]) -> None:
+def log_curve(points: list[dict[str, Any]]) -> None:
     """Write the open run's curve into a tag: a report gets it with the run, not by a request for each.
 
     Args:
@@ -130,22 +135,22 @@ def keep_curve(points: list[dict[str, Any]]) -> None:
 def _kept_curve(run: Any) -> list[tuple[int, float]]:
     if CURVE_TAG in run.data.tags:
         return [(step, value) for step, value in json.loads(run.data.tags[CURVE_TAG])]
-    return curve(run.info.run_id, CURVE) if CURVE in run.data.metrics else []
+    return load_curve(run.info.run_id, CURVE) if CURVE in run.data.metrics else []
 
 
-def parents(sweep: str) -> list[Any]:
+def find_sweep_runs(sweep: str) -> list[Any]:
     """The runs of this sweep, newest first."""
     create_store()
     return list(
         mlflow.search_runs(
-            filter_string=f"tags.`loupe.step` = 'sweep' and tags.`{SWEEP}` = '{sweep}'",
+            filter_string=f"tags.`loupe.step` = 'sweep' and tags.`{SWEEP_TAG}` = '{sweep}'",
             search_all_experiments=True,
             output_format="list",
         )
     )
 
 
-def children_of(parent: str) -> list[Any]:
+def find_trials(parent: str) -> list[Any]:
     """The trials' runs under a sweep's run."""
     return list(
         mlflow.search_runs(
@@ -157,24 +162,24 @@ def children_of(parent: str) -> list[Any]:
     )
 
 
-def take_over(old: str, new: str) -> None:
+def adopt_trials(old: str, new: str) -> None:
     """Make the trials of an older run of the sweep children of the new one; close what its death left open."""
     client = mlflow.MlflowClient()
-    for child in children_of(old):
+    for child in find_trials(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
-    liveness.kill(old)
+    liveness.mark_killed(old)
     client.set_tag(old, "loupe.continued_by", new)
 
 
-def tags_of(run_id: str | None) -> dict[str, str]:
+def get_tags(run_id: str | None) -> dict[str, str]:
     """The tags of a run; {} where there is none yet."""
     return dict(mlflow.get_run(run_id).data.tags) if run_id else {}
 
 
-def points_of(run_id: str) -> list[dict[str, Any]]:
+def load_points(run_id: str) -> list[dict[str, Any]]:
     """The points of a run's curve as `training` has them: step, and metrics of whole images."""
     names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
-    curves = {name: dict(curve(run_id, name)) for name in names}
+    curves = {name: dict(load_curve(run_id, name)) for name in names}
     return [
         {"step": step, "metrics": {name: curves[name][step] for name in names if step in curves[name]}}
         for step in sorted(curves[CURVE])
@@ -186,7 +191,7 @@ def has_model(run_id: str) -> bool:
     return bool(_models(run_id))
 
 
-def drop_model(run_id: str) -> None:
+def delete_model(run_id: str) -> None:
     """Remove the network of a run that is no longer among the best."""
     for model in _models(run_id):
         remove_artifact(model.artifact_location, "")
@@ -202,7 +207,7 @@ def _models(run_id: str) -> list[Any]:
     return found
 
 
-def results() -> pd.DataFrame:
+def load_results() -> pd.DataFrame:
     """Every finished training of the store, a row a run, newest first.
 
     Returns:
@@ -230,18 +235,18 @@ def _counts(tags: dict[str, str]) -> bool:
 
 
 def _row(run: Any, points: list[tuple[int, float]]) -> dict[str, Any]:
-    tags, texts = run.data.tags, runs.settings_of(run)
+    tags, texts = run.data.tags, runs.read_settings(run)
     return (
         {
             "run_id": run.info.run_id,
             "name": run.info.run_name,
             "kind": tags["loupe.step"],
-            "sweep": tags.get(SWEEP),
-            "state": tags.get(STATE, "COMPLETE"),
+            "sweep": tags.get(SWEEP_TAG),
+            "state": tags.get(STATE_TAG, "COMPLETE"),
             "started": pd.Timestamp(run.info.start_time, unit="ms").isoformat(timespec="seconds"),
             "dataset": tags.get("loupe.dataset"),
             "digest": tags.get("loupe.digest"),
-            "code": tags.get(CODE),
+            "code": tags.get(CODE_TAG),
             "commit": tags.get("loupe.commit"),
         }
         | {f"settings.{name}": text for name, text in texts.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from loupe.config.fields import scale_of
+from loupe.config.fields import parse_scale
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.reader import Page, read_image
 from loupe.photos import upscaling
@@ -71,7 +71,7 @@ class Upscaler:
             raise PhotoError(f"image: has no pixels: it is {width}x{height}")
         if scale is not None and size is not None:
             raise ValueError(f"size: goes without scale, got {size} and {scale}")
-        factor = None if scale is None else scale_of(scale, least_itself=True)
+        factor = None if scale is None else parse_scale(scale, least_itself=True)
         asked = None if size is None else (size[0], size[1])
         wanted = upscaling.size_of((width, height), factor, asked, self.networks)
         large = np.concatenate(list(upscaling.large_page(page, wanted, self.networks).strips))

@@ -1,1 +1,1 @@
-"""Fits one variant: loop, schedule, checkpoint, resume, diagnostics."""
+"""Trains one network: loop, batches, optimizer, checkpoints, diagnostics."""

@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from loupe.config.training import Perceptron, Train, Trained
+from loupe.config.training import GradientTrain, Perceptron, Train
 from loupe.data.dataset import Pairs
 from loupe.evaluation import metrics
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-TRAIN_IMAGES = 128
+GAP_TRAIN_IMAGES = 128
 BATCH = 16
 LEAST_GAIN = 0.01  # of the validation mae, that a point of the curve brings before saturation
 SATURATED = 2  # points in a row that bring less
 
 
-def recomposed(settings: Train) -> str:
+def choose_recompose(settings: Train) -> str:
     """How the images of this network are put together: perceptrons may overlap their patches."""
     return settings.recompose if isinstance(settings, Perceptron) else "concatenate"
 
 
-def of_network(model: UpscalingModel, settings: Train, train: Pairs, validation: Pairs) -> dict[str, float]:
+def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, validation: Pairs) -> dict[str, float]:
     """Diagnostics of a network on whole images.
 
     Args:
@@ -43,15 +43,15 @@ def of_network(model: UpscalingModel, settings: Train, train: Pairs, validation:
         that inside (see `metrics`);
         val/input_mae: of the input after pre_upscale, where there is one.
     """
-    before = settings.pre_upscale if isinstance(settings, Trained) else "none"
+    before = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
     names = ["nearest", "lanczos", *([before] if before not in ("none", "nearest", "lanczos") else [])]
     others = {name: FilterUpscaler(name, validation.scale) for name in names}
     parts: dict[str, list[np.ndarray]] = {}
     for inputs, labels in validation.batches(BATCH):
-        large = upscale(model, inputs, recomposed(settings))
+        large = upscale(model, inputs, choose_recompose(settings))
         border, inside = metrics.seam_errors(large, labels, model.geometry.p)
         values = metrics.scores(large, labels, ("mae", "mse", "psnr")) | {
-            "dark": metrics.dark_lost(large, labels), "border": border, "inside": inside,
+            "dark": metrics.lost_dark_share(large, labels), "border": border, "inside": inside,
             "energy": metrics.gradient_energy(large), "whole": metrics.gradient_energy(labels),
         } | {name: metrics.mae(upscale(other, inputs), labels) for name, other in others.items()}  # fmt: skip
         for name, value in values.items():
@@ -64,7 +64,7 @@ def of_network(model: UpscalingModel, settings: Train, train: Pairs, validation:
     found |= {f"val/{name}/mae": mean[name] for name in ("nearest", "lanczos")}
     found |= {
         "val/gain": _ratio(mean["nearest"], mean["mae"]),
-        "val/nearest_wins": share_of_photos(images["nearest"] < images["mae"], validation),
+        "val/nearest_wins": compute_win_share(images["nearest"] < images["mae"], validation),
         "val/gap": mean["mae"] - mean["lanczos"] - _over_lanczos(model, settings, train),
         "val/dark_lost": mean["dark"],
         "val/gradient_energy": _ratio(mean["energy"], mean["whole"]),
@@ -73,7 +73,7 @@ def of_network(model: UpscalingModel, settings: Train, train: Pairs, validation:
     return found if before == "none" else found | {"val/input_mae": mean[before]}
 
 
-def of_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
+def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Diagnostics of a learning curve.
 
     Args:
@@ -96,7 +96,7 @@ def of_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
     return found | ({"val/roughness": float(steps.std())} if len(steps) > 1 else {})
 
 
-def share_of_photos(wins: np.ndarray, pairs: Pairs) -> float:
+def compute_win_share(wins: np.ndarray, pairs: Pairs) -> float:
     """Share of photos most of whose images win; `wins` (n,), one an image of the pairs."""
     photos = [row.get("sha256", number) for number, row in enumerate(pairs.rows)]
     names, index = np.unique(np.asarray(photos, str), return_inverse=True)
@@ -110,7 +110,7 @@ def _ratio(value: float, other: float) -> float:
 def _over_lanczos(model: UpscalingModel, settings: Train, pairs: Pairs) -> float:
     """Mean mae of the network less that of Lanczos, over some training images."""
     lanczos, over = FilterUpscaler("lanczos", pairs.scale), []
-    for inputs, labels in pairs.spread(TRAIN_IMAGES).batches(BATCH):
-        ours = metrics.mae(upscale(model, inputs, recomposed(settings)), labels)
+    for inputs, labels in pairs.spread(GAP_TRAIN_IMAGES).batches(BATCH):
+        ours = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)
         over.append(ours - metrics.mae(upscale(lanczos, inputs), labels))
     return float(np.concatenate(over).mean())

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 
-from loupe.config.fields import text_of
-from loupe.config.training import Ridge, Train, Trained
+from loupe.config.fields import format_value
+from loupe.config.training import GradientTrain, Ridge, Train
 from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
 from loupe.models import builder
-from loupe.training import loop
+from loupe.training import batches
 from loupe.upscalers import ridge
 
 
@@ -31,21 +31,21 @@ def build_network(
         if settings.alpha != ridge.ALPHA:
             weights = ridge.fit(train, settings.alpha)
         return builder.build_ridge(weights, settings.scale, luminance)
-    assert isinstance(settings, Trained)
-    loop.patches_of(settings, train, builder.geometry(settings, train.sides[0], luminance))
+    assert isinstance(settings, GradientTrain)
+    batches.open_patches(settings, train, builder.compute_geometry(settings, train.sides[0], luminance))
     model = builder.build(settings, train.sides[0], luminance, weights)
-    if start is not None and not builder.start_from(model, start):
+    if start is not None and not builder.copy_matching_weights(model, start):
         raise UsageError(f"start: must be a network with layers of the same shapes, got {settings.start!r}")
     return model
 
 
 def describe(settings: Train) -> str:
     """Return a short name of the variant for run lists: `perceptron 10:15 2048,1024 tanh rmsprop`."""
-    if not isinstance(settings, Trained):
-        return f"{settings.network} {text_of(settings.scale)}"
+    if not isinstance(settings, GradientTrain):
+        return f"{settings.network} {format_value(settings.scale)}"
     parts = {
         "perceptron": ("patch", "hidden", "activation", "optimizer"),
         "convolutional": ("scale", "filters", "layers", "optimizer"),
     }
-    chosen = [text_of(getattr(settings, name)) for name in parts[settings.network]]
+    chosen = [format_value(getattr(settings, name)) for name in parts[settings.network]]
     return " ".join([settings.network, *chosen, *(["skip"] if settings.skip == "ridge" else [])])

@@ -43,7 +43,7 @@ class FilterUpscaler:
         return np.stack(large)[..., None]
 
 
-def block_weights(name: str, scale: Fraction) -> np.ndarray:
+def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
     """A filter as the weights of one block, read off its answer to single bright pixels.
 
     Args:

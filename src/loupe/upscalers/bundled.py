@@ -10,7 +10,7 @@ DEFAULT_SIZE = "small"  # the only size that has a network of every scale factor
 FOLDER = Path(__file__).parent / "weights"
 
 
-def file(size: str, scale: Fraction) -> Path:
+def find_file(size: str, scale: Fraction) -> Path:
     """The network of this size and scale.
 
     Args:
@@ -20,7 +20,7 @@ def file(size: str, scale: Fraction) -> Path:
     Raises:
         UsageError: none of this size and scale ships.
     """
-    there = scales(size)
+    there = list_scales(size)
     if scale not in there:
         shown = ", ".join(f"{found.numerator}:{found.denominator}" for found in there)
         raise UsageError(
@@ -29,6 +29,6 @@ def file(size: str, scale: Fraction) -> Path:
     return FOLDER / f"{size}-{scale.numerator}x{scale.denominator}.onnx"
 
 
-def scales(size: str) -> list[Fraction]:
+def list_scales(size: str) -> list[Fraction]:
     """The scales that ship of this size, from the smallest."""
     return sorted(Fraction(path.stem.partition("-")[2].replace("x", "/")) for path in FOLDER.glob(f"{size}-*.onnx"))

@@ -39,7 +39,7 @@ class Geometry:
         return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}"
 
     @classmethod
-    def of_name(cls, name: str) -> "Geometry":
+    def from_name(cls, name: str) -> "Geometry":
         """Read `name`; raises UsageError where a model of another program has another name, or none that can be."""
         found = _NAME.fullmatch(name)
         if not found:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.errors import UsageError, first_line
+from loupe.errors import UsageError, describe_error
 from loupe.upscalers.geometry import Geometry
 
 
@@ -31,8 +31,8 @@ class OnnxUpscaler:
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every way a file can be wrong
-            raise UsageError(f"model: {str(file)!r} is no ONNX network: {first_line(error)}") from None
-        self.geometry = Geometry.of_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
+            raise UsageError(f"model: {str(file)!r} is no ONNX network: {describe_error(error)}") from None
+        self.geometry = Geometry.from_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
         self._inputs = [part.name for part in self._session.get_inputs()]
         self._refuse_another(file)
 
@@ -45,7 +45,7 @@ class OnnxUpscaler:
         try:
             found = self(np.zeros((1, side, side, 1), "float32"))
         except Exception as error:  # as above
-            raise UsageError(f"model: {str(file)!r} takes no grey images: {first_line(error)}") from None
+            raise UsageError(f"model: {str(file)!r} takes no grey images: {describe_error(error)}") from None
         expected = (1, int(side * scale), int(side * scale), 1)
         if found.shape != expected or found.dtype != np.float32:
             raise UsageError(f"model: {str(file)!r} gives {found.dtype} {found.shape}, must give float32 {expected}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.data.dataset import Dataset, Pairs
-from loupe.errors import LoupeError, first_line
+from loupe.errors import LoupeError, describe_error
 from loupe.imaging.atomic import remove_leftovers, write_atomically
 from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
@@ -34,7 +34,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     products = np.zeros((window * window, p * p))
     for inputs, labels in pairs.spread(FITTED_ON).batches(16):
         rows, columns = (side // q * q for side in inputs.shape[1:3])
-        x = windows(inputs[:, :rows, :columns], q)
+        x = extract_windows(inputs[:, :rows, :columns], q)
         large = labels[:, : rows * p // q, : columns * p // q, 0]
         y = large.reshape(len(large), rows // q, p, columns // q, p).transpose(0, 1, 3, 2, 4).reshape(-1, p * p)
         x = x.reshape(-1, window * window).astype("float64")
@@ -46,7 +46,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
-def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
+def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     """The ridge of a dataset's training split, fitted once and kept beside the shards."""
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
@@ -54,10 +54,10 @@ def kept(dataset: Dataset, scale: Fraction) -> np.ndarray:
         weights = fit(dataset.pairs("train", scale))
         with write_atomically(file) as partial, partial.open("wb") as stream:
             np.save(stream, weights)
-    return read(file, scale)
+    return load_weights(file, scale)
 
 
-def read(file: Path, scale: Fraction) -> np.ndarray:
+def load_weights(file: Path, scale: Fraction) -> np.ndarray:
     """The ridge of a scale that a file holds; raises LoupeError where it is none."""
     q, p = scale.denominator, scale.numerator
     try:
@@ -65,11 +65,11 @@ def read(file: Path, scale: Fraction) -> np.ndarray:
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
             raise ValueError(f"it holds {weights.dtype} {weights.shape}")
     except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:  # AttributeError: of an archive
-        raise LoupeError(f"ridge: {str(file)!r} is no ridge of {p}:{q}: {first_line(error)}") from None
+        raise LoupeError(f"ridge: {str(file)!r} is no ridge of {p}:{q}: {describe_error(error)}") from None
     return weights
 
 
-def windows(images: np.ndarray, q: int) -> np.ndarray:
+def extract_windows(images: np.ndarray, q: int) -> np.ndarray:
     """The window around each block: (n, h, w, 1) to (n, h/q, w/q, window * window), mirrored at the border."""
     side = q + 2 * MARGIN
     padded = np.pad(images[..., 0], ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="symmetric")
@@ -87,7 +87,7 @@ class RidgeUpscaler:
     """
 
     def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:
-        self.geometry = geometry(scale, luminance)
+        self.geometry = build_geometry(scale, luminance)
         self._weights = weights
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -95,14 +95,14 @@ class RidgeUpscaler:
         q, p = self.geometry.q, self.geometry.p
         large = []
         for image in images:
-            blocks = windows(image[None], q)[0] @ self._weights  # (h/q, w/q, p*p)
+            blocks = extract_windows(image[None], q)[0] @ self._weights  # (h/q, w/q, p*p)
             rows, columns = blocks.shape[:2]
             image = blocks.reshape(rows, columns, p, p).transpose(0, 2, 1, 3)
             large.append(image.reshape(rows * p, columns * p, 1))
         return np.stack(large)
 
 
-def geometry(scale: Fraction, luminance: str) -> Geometry:
+def build_geometry(scale: Fraction, luminance: str) -> Geometry:
     """Of a ridge: the smallest blocks of the scale, and a halo of whole blocks that hold the margin."""
     q = scale.denominator
     return Geometry(q, scale.numerator, MARGIN, MARGIN, luminance)

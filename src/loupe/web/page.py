@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from loupe.config.fields import scale_of
+from loupe.config.fields import parse_scale
 from loupe.errors import LoupeError
 from loupe.imaging import reader
 from loupe.imaging.decoder import PhotoError
@@ -52,7 +52,7 @@ def page(networks: Networks, folder: Path) -> gr.Blocks:
         photo = Path(file)
         context = contextvars.copy_context()  # by which Gradio finds whose progress it is, in the thread that works
         try:
-            factor = scale_of(scale, least_itself=True)
+            factor = parse_scale(scale, least_itself=True)
             job, network = _planned(photo, factor, networks, folder)
             order = processing.Order(
                 lambda size: upscaling.size_of(size, factor, None, networks),

@@ -1,4 +1,4 @@
-"""Adding an optimizer is one edit: its class, put into OPTIMIZERS, is found wherever optimizers are."""
+"""Adding an optimizer takes one edit: a settings class in OPTIMIZERS. Help, sweeps and training then know it."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from types import ModuleType
 import pytest
 
 from loupe.cli.main import run_step
-from loupe.config import settings_of
+from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import field
-from loupe.config.training import OPTIMIZERS, Optimizer, owners, train_class
+from loupe.config.training import OPTIMIZERS, Optimizer, build_train_class, owners
 from loupe.errors import UsageError
 from loupe.models import builder
 from loupe.search import sweep_loader
-from loupe.training import loop
+from loupe.training import optimization
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 OWN = "l1_regularization_strength"
 SWEEP = f"""
 [study]
@@ -39,16 +39,16 @@ class Ftrl(Optimizer):
 
 
 @pytest.fixture(autouse=True)
-def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The one edit."""
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Register the optimizer, which is the one edit."""
     monkeypatch.setitem(OPTIMIZERS, "ftrl", Ftrl)
     yield
-    train_class.cache_clear()
+    build_train_class.cache_clear()
 
 
-def contract(name: str) -> ModuleType:
-    """A module of the tests, imported anew: its cases come from what is registered now."""
-    spec = importlib.util.spec_from_file_location(f"{name}_with_ftrl", TESTS / f"{name}.py")
+def import_anew(name: str) -> ModuleType:
+    """Import a test module again, so that its cases include the new optimizer."""
+    spec = importlib.util.spec_from_file_location(f"{Path(name).name}_with_ftrl", TESTS / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -56,12 +56,14 @@ def contract(name: str) -> ModuleType:
     return module
 
 
-def cases(test: object) -> list[object]:
-    """The values over which a test runs."""
+def list_cases(test: object) -> list[object]:
+    """Return the parameters of a parametrised test."""
     return [value for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize" for value in mark.args[1]]
 
 
-def test_it_stands_in_the_help_of_train_with_its_field_range_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_train_lists_the_optimizer_and_its_field(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run_step("train", ["--help"]) == 0
     text = capsys.readouterr().out
     section = text.split("--optimizer ftrl (learning_rate 0.02 by default):")[1]
@@ -72,24 +74,24 @@ def test_it_stands_in_the_help_of_train_with_its_field_range_and_rate(capsys: py
 
 
 @pytest.mark.parametrize("network", ["convolutional", "perceptron"])
-def test_it_is_a_choice_of_every_trained_network_with_its_own_default_rate(network: str) -> None:
-    settings = settings_of("train", {"network": network, "optimizer": "ftrl", OWN: "0.5"})
+def test_every_network_accepts_the_optimizer_with_its_own_default_learning_rate(network: str) -> None:
+    settings = parse_settings("train", {"network": network, "optimizer": "ftrl", OWN: "0.5"})
     assert isinstance(settings, Ftrl)
     assert (settings.l1_regularization_strength, settings.learning_rate) == (0.5, 0.02)
-    assert settings_of("train", settings.texts()).model_dump() == settings.model_dump()
+    assert parse_settings("train", settings.to_texts()).model_dump() == settings.model_dump()
     assert owners(OWN) == ["optimizer=ftrl"]
 
 
-def test_its_field_is_checked_and_refused_elsewhere() -> None:
+def test_its_field_is_validated_and_refused_with_other_optimizers() -> None:
     with pytest.raises(SettingsError, match=rf"{OWN}: must be less than 1, got '1'"):
-        settings_of("train", {"optimizer": "ftrl", OWN: "1"})
+        parse_settings("train", {"optimizer": "ftrl", OWN: "1"})
     with pytest.raises(SettingsError, match=rf"{OWN}: is a field of optimizer=ftrl only, got '0.5'"):
-        settings_of("train", {"optimizer": "adam", OWN: "0.5"})
+        parse_settings("train", {"optimizer": "adam", OWN: "0.5"})
     with pytest.raises(SettingsError, match=r"optimizer: must be one of .*adamw, ftrl, got 'nadam'"):
-        settings_of("train", {"optimizer": "nadam"})
+        parse_settings("train", {"optimizer": "nadam"})
 
 
-def test_a_sweep_may_search_it_and_its_field(tmp_path: Path) -> None:
+def test_a_sweep_can_search_the_optimizer_and_its_field(tmp_path: Path) -> None:
     file = tmp_path / "ftrl.toml"
     file.write_text(SWEEP)
     points = list(sweep_loader.read(file).points())
@@ -99,32 +101,32 @@ def test_a_sweep_may_search_it_and_its_field(tmp_path: Path) -> None:
         sweep_loader.read(file)
 
 
-def test_a_network_is_trained_by_it() -> None:
-    settings = settings_of(
+def test_a_network_is_compiled_with_the_optimizer() -> None:
+    settings = parse_settings(
         "train", {"optimizer": "ftrl", OWN: 0.25, "filters": 4, "layers": 0, "schedule": "constant"}
     )
     model = builder.build(settings, 32, "rec601")
-    loop.compile_model(model, settings)
+    optimization.compile_model(model, settings)
     shown = model.optimizer.get_config()
     assert type(model.optimizer).__name__ == "Ftrl"
     assert shown[OWN] == 0.25
     assert shown["learning_rate"] == pytest.approx(0.02)
 
 
-def test_the_contract_of_every_network_holds_cases_of_it() -> None:
-    module = contract("test_models")
+def test_the_network_tests_include_the_optimizer() -> None:
+    module = import_anew("models/test_builder")
     for network, rows in module.COMBINATIONS.items():
         scales = {row["scale"] for row in rows if row["optimizer"] == "ftrl"}
         assert scales == set(module.FEW["scale"])
         trained = [case.values for case in module.CASES]
         assert any(given["optimizer"] == "ftrl" for name, given in trained if name == network)
     check = module.test_every_field_of_an_optimizer_reaches_keras
-    assert "ftrl" in cases(check)
+    assert "ftrl" in list_cases(check)
     check("ftrl")
 
 
-def test_the_contract_of_the_settings_holds_cases_of_it() -> None:
-    module = contract("test_config")
+def test_the_settings_tests_include_the_optimizer() -> None:
+    module = import_anew("config/test_config")
     given = [case[1] for case in module.CLASSES if case[0] == "train"]
     assert {network for network in module.TRAINED if {"network": network, "optimizer": "ftrl"} in given} == set(
         module.TRAINED

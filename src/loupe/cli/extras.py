@@ -1,0 +1,33 @@
+"""Names the extra of the package that a missing module belongs to, such as `train` for `mlflow`."""
+
+PACKAGE = "loupe-upscale"
+# The packages of each extra, as in pyproject.toml. Its metadata is not used: a checkout need not be installed.
+EXTRAS = {
+    "train": (
+        "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "pyarrow", "pandas",
+        "requests", "matplotlib", "scipy", "jinja2", "sqlalchemy", "psutil", "onnx", "tf2onnx",
+    ),
+    "cluster": ("distributed", "psycopg", "s3fs"),
+    "demo": ("gradio",),
+}  # fmt: skip
+IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage"}  # where they differ from the package's name
+
+
+def describe_missing_package(error: BaseException) -> str | None:
+    """Return one line that says which extra to install.
+
+    Args:
+        error: an import error, or an error that was raised from one.
+
+    Returns:
+        A line such as "needs mlflow: pip install 'loupe-upscale[train]'"; None if the error has another cause.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__
+    module = (cause.name or "").partition(".")[0] if cause else ""
+    for extra, packages in EXTRAS.items():
+        for package in packages:
+            if module == IMPORT_NAMES.get(package, package):
+                return f"needs {package}: pip install '{PACKAGE}[{extra}]'"
+    return None

@@ -1,0 +1,42 @@
+"""Optuna's plots of a study, as Matplotlib figures."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import optuna
+from matplotlib.figure import Figure
+from optuna.trial import TrialState
+
+
+def plot_study(study: optuna.Study, params: Sequence[str]) -> dict[str, Figure]:
+    """Plot the history, slices, parallel coordinates and parameter importances of a study.
+
+    Args:
+        study: the study.
+        params: the parameters to plot. Parameters with fewer than two completed trials are left out.
+
+    Returns:
+        Figures by name; empty with fewer than two completed trials. `importances` covers the parameters that all
+        completed trials have, and is missing if there are none.
+    """
+    matplotlib.use("Agg")
+    from optuna.visualization import matplotlib as plots
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    varied = [name for name in params if sum(name in trial.params for trial in complete) > 1]
+    if len(complete) < 2 or not varied:
+        return {}
+    common = [name for name in varied if all(name in trial.params for trial in complete)]
+    axes: dict[str, Any] = {}
+    with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
+        warnings.simplefilter("ignore")  # these plots are experimental in Optuna
+        axes["history"] = plots.plot_optimization_history(study)
+        axes["slice"] = plots.plot_slice(study, params=varied)
+        axes["parallel"] = plots.plot_parallel_coordinate(study, params=varied)
+        if common:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=common)
+    return {name: np.ravel(found)[0].figure for name, found in axes.items()}

@@ -1,0 +1,74 @@
+"""The training batches of a network, and the number of steps that fit into a time budget."""
+
+import time
+
+import keras
+
+from loupe.config.training import Convolutional, GradientTrain
+from loupe.data.dataset import Pairs
+from loupe.data.patches import Patches
+from loupe.training.optimization import compile_model, training_precision
+from loupe.upscalers.geometry import Geometry
+
+BLOCKS_PER_SIDE = 4  # of a training input of a perceptron that sees pixels beyond its block
+WARMUP_STEPS = 3  # the first step compiles
+TIMING_SHARE = 0.05  # share of the time budget that is used to time steps
+TIMING_LIMIT_S = 1.0
+
+
+def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
+    """Compute the side and the number of the inputs of a training batch.
+
+    A perceptron that sees pixels beyond its patch (skip, pre_upscale, entry_convolutions) is trained on squares of
+    up to 4x4 patches, so that patches have real surroundings. `batch_size` counts patches.
+
+    Args:
+        settings: of the network.
+        geometry: of the network.
+        input_side: side of the dataset's inputs in pixels.
+
+    Returns:
+        The side in pixels and the number of inputs.
+    """
+    if isinstance(settings, Convolutional):
+        return settings.crop, settings.batch_size
+    blocks = max(1, min(BLOCKS_PER_SIDE, input_side // geometry.q)) if geometry.halo else 1
+    return geometry.q * blocks, max(1, settings.batch_size // blocks**2)
+
+
+def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> tuple[Patches, int]:
+    """Return the source of training batches and the number of inputs per batch.
+
+    Raises:
+        UsageError: the training inputs are larger than the dataset's inputs.
+    """
+    side, count = compute_batch_shape(settings, geometry, train.sides[0])
+    return Patches(train, side, settings.crops, settings.augment, settings.seed), count
+
+
+def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, patches: Patches, count: int) -> int:
+    """Measure how many training steps fit into a time budget; the model keeps its weights.
+
+    Processor time of all cores is measured, since other work on the machine changes it little.
+
+    Args:
+        seconds: the budget, in seconds of one core.
+        model: the network.
+        settings: of the network.
+        patches: source of the batches.
+        count: inputs per batch.
+
+    Returns:
+        The number of steps, at least 1.
+    """
+    weights = model.get_weights()
+    compile_model(model, settings.with_steps(1))
+    with training_precision(model, settings):
+        for step in range(WARMUP_STEPS):
+            model.train_on_batch(*patches.batch(step, count))
+        started, steps, spent = time.process_time(), 0, 0.0
+        while steps < WARMUP_STEPS or spent < min(TIMING_LIMIT_S, TIMING_SHARE * seconds):
+            model.train_on_batch(*patches.batch(steps, count))
+            steps, spent = steps + 1, time.process_time() - started
+    model.set_weights(weights)
+    return max(1, round(seconds * steps / spent))

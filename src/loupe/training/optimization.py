@@ -1,0 +1,59 @@
+"""The optimizer, learning rate, loss and numerical precision of a training."""
+
+import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from loupe.config.base import Settings
+from loupe.config.training import OPTIMIZERS, Convolutional, GradientTrain
+
+LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
+FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # their outputs are sums of pixel values
+
+
+def compile_model(model: keras.Model, settings: GradientTrain) -> None:
+    """Compile the model with the optimizer, schedule and loss of the settings.
+
+    On a CPU, XLA halves the time of a perceptron's step. TensorFlow's oneDNN convolutions are faster than XLA's.
+    """
+    own = Settings.model_fields.keys() | {"learning_rate"}
+    chosen = OPTIMIZERS[settings.optimizer]
+    fields = {name: getattr(settings, name) for name in chosen.model_fields if name not in own}
+    optimizer = pkgutil.resolve_name(chosen.KERAS)(learning_rate=build_learning_rate(settings), **fields)
+    optimizer.build(model.trainable_variables)
+    use_xla = keras.backend.backend() != "tensorflow" or not isinstance(settings, Convolutional)
+    model.compile(optimizer=optimizer, loss=LOSSES[settings.loss], jit_compile=use_xla)
+
+
+def build_learning_rate(settings: GradientTrain) -> Any:
+    """Return the learning rate as Keras takes it: a number or a schedule."""
+    schedules = keras.optimizers.schedules
+    rate = settings.learning_rate
+    if settings.schedule == "exponential":
+        return schedules.ExponentialDecay(rate, settings.decay_steps, settings.decay_rate)
+    if settings.schedule == "cosine":
+        return schedules.CosineDecay(rate, settings.steps)
+    return rate
+
+
+@contextmanager
+def training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
+    """Compute the convolutions of the body in the precision of the settings inside the block; weights stay float32.
+
+    The linear branches and the last layer always compute in float32. After the block the whole model computes in
+    float32 again, so that precision changes neither scores nor saved or exported models.
+    """
+    body = [
+        layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.name not in FLOAT32_LAYERS
+    ]
+    policy = "mixed_bfloat16" if getattr(settings, "precision", "float32") == "bfloat16" else "float32"
+    try:
+        for layer in body:
+            layer.dtype_policy = policy
+        yield
+    finally:
+        for layer in body:
+            layer.dtype_policy = "float32"
