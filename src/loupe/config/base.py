@@ -16,7 +16,7 @@ class SettingsError(UsageError):
 
 
 class Settings(BaseModel):
-    """What every step takes. Subclasses change defaults by DEFAULTS, and name their `smoke` sizes in SMOKE."""
+    """The fields of every step. Subclasses change defaults with DEFAULTS."""
 
     # What checks a class is built when it is first used: of some thirty, a step uses two.
     model_config = ConfigDict(
@@ -24,12 +24,10 @@ class Settings(BaseModel):
     )
     STEP: ClassVar[str] = ""
     DEFAULTS: ClassVar[dict[str, Any]] = {}
-    SMOKE: ClassVar[dict[str, Any]] = {}
     # field -> the fields that it depends on, each with the value under which it means something; GIVEN: any
     # but none; a frozenset: any of these
     DEPENDS: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    smoke: bool = field(False, "shrink the step to seconds, to see that it works; fields given stay as given")
     quiet: bool = field(False, "print nothing but errors")
 
     @classmethod
@@ -40,21 +38,6 @@ class Settings(BaseModel):
         for name in changed.keys() & cls.model_fields.keys():
             cls.model_fields[name] = copy(cls.model_fields[name])
             cls.model_fields[name].default = changed[name]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shrink(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if is_true(given.get("smoke", False)):
-            sizes: dict[str, Any] = {}
-            for base in reversed(cls.__mro__):
-                sizes |= vars(base).get("SMOKE", {})
-            depends = cls._depends()
-            return {
-                name: value
-                for name, value in sizes.items()
-                if name in cls.model_fields and not depends.get(name, {}).keys() & given.keys()
-            } | given
-        return given
 
     @model_validator(mode="after")
     def _refuse_without_effect(self) -> "Settings":
@@ -88,7 +71,9 @@ class Settings(BaseModel):
 
 
 class DatasetSettings(Settings):
-    """A step that reads a prepared dataset, and prepares it first where it does not exist yet."""
+    """A step that reads a prepared dataset and prepares it first if necessary. SMOKE has its values for `smoke`."""
+
+    SMOKE: ClassVar[dict[str, Any]] = {}
 
     data_dir: str = field(
         "data", "where prepared datasets are kept: a folder, or an address such as s3://bucket/prefix"
@@ -97,6 +82,22 @@ class DatasetSettings(Settings):
         None, "Dask scheduler, tcp://host:port; none starts one on all cores", rule="none or an address"
     )
     seed: int = field(0, "all randomness derives from it", ge=0, lt=2**31)
+    smoke: bool = field(False, "shrink the step to seconds, to see that it works; fields given stay as given")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shrink(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if is_true(given.get("smoke", False)):
+            sizes: dict[str, Any] = {}
+            for base in reversed(cls.__mro__):
+                sizes |= vars(base).get("SMOKE", {})
+            depends = cls._depends()
+            return {
+                name: value
+                for name, value in sizes.items()
+                if name in cls.model_fields and not depends.get(name, {}).keys() & given.keys()
+            } | given
+        return given
 
 
 def _is_met(found: Any, value: Any) -> bool:

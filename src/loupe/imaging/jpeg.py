@@ -1,16 +1,22 @@
 """Writes a JPEG while its rows are computed."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loupe.imaging.conversion import to_8_bits
+import numpy as np
+
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import Metadata
+from loupe.imaging.png import encode_png
 
 
 def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
-    """Encode an image by libvips, which pulls the rows as a PPM file. Pillow would need all pixels in memory.
+    """Encode an image with libvips, which reads the rows as an uncompressed PNG.
+
+    Pillow needs all pixels in memory. Of the formats that libvips reads from a stream row by row, the packages of
+    pyvips on PyPI have only PNG without loss.
 
     Args:
         file: the file to write.
@@ -24,22 +30,16 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
 
     errors: list[BaseException] = []
     source = pyvips.SourceCustom()
-    source.on_read(_make_reader(_encode_ppm(stream), errors))
+    parts = encode_png(replace(stream, dtype=np.dtype("uint8")), 0, {})
+    source.on_read(_make_reader(parts, errors))
     try:
-        image = pyvips.Image.new_from_source(source, "", access="sequential")
+        image = pyvips.Image.new_from_source(source, "", access="sequential", unlimited=True)
         _add_metadata(image.copy(), stream.metadata).jpegsave(str(file), Q=quality, subsample_mode="off")
     except pyvips.Error as error:
         if not errors:
             raise OSError(" ".join(str(error).split())) from None
     if errors:
         raise errors[0]
-
-
-def _encode_ppm(stream: ImageStream) -> Iterator[bytes]:
-    width, height = stream.size
-    yield f"P{5 if stream.bands == 1 else 6} {width} {height} 255\n".encode()
-    for strip in stream.strips:
-        yield to_8_bits(strip).tobytes()
 
 
 def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callable[[int], bytes]:

@@ -1,4 +1,4 @@
-"""Writes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
+"""Encodes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
 
 Pillow needs all pixels in memory and has no 16-bit colour. libvips takes a stream of rows only in formats without
 alpha; from a raw file it maps all 729 MB of a result of 18,000x13,500 pixels.
@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -26,26 +26,26 @@ ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # RFC 1950; an empty last bl
 Encoded = tuple[np.ndarray, bytes]
 
 
-def write_png(file: IO[bytes], stream: ImageStream, compress_level: int, options: dict[str, Any]) -> None:
-    """Write an image; one thread per core compresses the strips.
+def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]) -> Iterator[bytes]:
+    """Encode an image; one thread per core compresses the strips.
 
     Args:
-        file: the file to write.
-        stream: the image; uint16 is written with 16 bits per sample.
+        stream: the image; uint16 is encoded with 16 bits per sample.
         compress_level: 0..9; 1 searches for runs only.
         options: the metadata, as options of Pillow's PNG writer.
+
+    Yields:
+        The parts of the file.
     """
-    file.write(SIGNATURE)
     bits = 8 * stream.dtype.itemsize
-    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", *stream.size, bits, COLOUR_TYPES[stream.bands], 0, 0, 0))
-    file.write(_encode_metadata(options))
-    checksum, header = zlib.adler32(b""), ZLIB_HEADER
+    header = struct.pack(">IIBBBBB", *stream.size, bits, COLOUR_TYPES[stream.bands], 0, 0, 0)
+    yield SIGNATURE + _make_chunk(b"IHDR", header) + _encode_metadata(options)
+    checksum, zlib_header = zlib.adler32(b""), ZLIB_HEADER
     for filtered, deflated in run_in_order(_make_tasks(stream, compress_level)):
         checksum = zlib.adler32(filtered.data, checksum)
-        _write_chunk(file, b"IDAT", header + deflated)
-        header = b""
-    _write_chunk(file, b"IDAT", LAST_BLOCK + struct.pack(">I", checksum))
-    _write_chunk(file, b"IEND", b"")
+        yield _make_chunk(b"IDAT", zlib_header + deflated)
+        zlib_header = b""
+    yield _make_chunk(b"IDAT", LAST_BLOCK + struct.pack(">I", checksum)) + _make_chunk(b"IEND", b"")
 
 
 def make_chunks(metadata: Metadata) -> PngImagePlugin.PngInfo:
@@ -75,7 +75,7 @@ def _compress(rows: np.ndarray, above: np.ndarray, compress_level: int) -> Encod
     Args:
         rows: uint8, (rows, bytes).
         above: the row before them.
-        compress_level: as in `write_png`.
+        compress_level: as in `encode_png`.
 
     Returns:
         The filtered rows, uint8 (rows, 1 + bytes), and the compressed ones.
@@ -100,5 +100,5 @@ def _encode_metadata(options: dict[str, Any]) -> bytes:
     return content[start:end]
 
 
-def _write_chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
-    file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+def _make_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

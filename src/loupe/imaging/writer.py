@@ -15,7 +15,7 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, get_format
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, Metadata
-from loupe.imaging.png import make_chunks, write_png
+from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import make_tags, write_tiff
 
 MAX_WHOLE_PIXELS = 60_000_000  # larger images are encoded strip by strip
@@ -85,8 +85,9 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
     large = stream.pixel_count > MAX_WHOLE_PIXELS
     deep_colour = stream.dtype == np.uint16 and stream.bands > 1
     if name == "PNG" and (large or deep_colour):
+        metadata = _pillow_options(name, stream.metadata, options)
         with file.open("wb") as opened:
-            write_png(opened, stream, options.compress_level, _pillow_options(name, stream.metadata, options))
+            opened.writelines(encode_png(stream, options.compress_level, metadata))
     elif name == "TIFF" and (large or deep_colour):
         with file.open("wb") as opened:
             write_tiff(opened, stream)
@@ -109,9 +110,7 @@ def _write_pages(file: Path, pages: Iterable[ImageStream], options: EncodeOption
             appending.newFrame()
 
 
-def _write_frames(
-    file: Path, name: str, frames: Iterable[ImageStream], loop: int, options: EncodeOptions
-) -> None:
+def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: int, options: EncodeOptions) -> None:
     durations_ms, images = [], []
     metadata: Metadata | None = None
     for frame in frames:

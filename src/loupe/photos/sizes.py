@@ -8,6 +8,7 @@ from loupe.config.fields import LARGEST_SCALE
 from loupe.imaging.decoder import PhotoError
 
 Size = tuple[int, int]  # width and height
+FITS = ("inside", "exact", "cover")
 
 
 @dataclass(frozen=True)
@@ -53,24 +54,16 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     Raises:
         PhotoError: the box has another aspect ratio (`exact`), or is not 1 to 8 times as large as the photo.
     """
-    by_width, by_height = (
-        scale_size(size, Fraction(side, own)) for side, own in zip(box, size, strict=True)
-    )
-    if abs(by_width[1] - box[1]) <= 1 or abs(by_height[0] - box[0]) <= 1:
-        fitted = FittedSize(box, box)
-    elif fit == "exact":
-        raise PhotoError(
-            f"size: must be {_show(by_width)} or {_show(by_height)}, which have the aspect ratio of the photo's "
-            f"{_show(size)}, got {_show(box)}"
-        )
-    elif fit == "cover":
-        fitted = FittedSize(max(by_width, by_height), box)
-    else:
-        fitted = FittedSize(min(by_width, by_height), min(by_width, by_height))
+    fitted = _fit(size, box, fit)
     scales = [large / small for large, small in zip(fitted.upscaled, size, strict=True)]
     if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:
         raise PhotoError(f"size: must be 1 to {LARGEST_SCALE} times the photo's {_show(size)}, got {_show(box)}")
     return fitted
+
+
+def find_uncropped_size(size: Size, result: Size) -> Size:
+    """Return the size of a photo's result before it was cropped: the smallest that covers it."""
+    return _fit(size, result, "cover").upscaled
 
 
 def choose_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fraction | None:
@@ -90,8 +83,25 @@ def choose_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fracti
     if wanted == size:
         return None
     ordered = sorted(scales)
-    reaching = (scale for scale in ordered if all(a >= b for a, b in zip(scale_size(size, scale), wanted, strict=True)))
+    reaching = (
+        scale for scale in ordered if all(a >= b for a, b in zip(scale_size(size, scale), wanted, strict=True))
+    )
     return next(reaching, ordered[-1])
+
+
+def _fit(size: Size, box: Size, fit: str) -> FittedSize:
+    by_width, by_height = (scale_size(size, Fraction(side, own)) for side, own in zip(box, size, strict=True))
+    if abs(by_width[1] - box[1]) <= 1 or abs(by_height[0] - box[0]) <= 1:
+        return FittedSize(box, box)
+    if fit == "exact":
+        raise PhotoError(
+            f"size: must have the aspect ratio of the photo's {_show(size)}, such as {_show(by_width)} or "
+            f"{_show(by_height)}, got {_show(box)}"
+        )
+    if fit == "cover":
+        return FittedSize(max(by_width, by_height), box)
+    inside = min(by_width, by_height)
+    return FittedSize(inside, inside)
 
 
 def _show(size: Size) -> str:

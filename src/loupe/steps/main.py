@@ -20,12 +20,12 @@ TRAINED: tuple[dict[str, Any], ...] = (
 def run(settings: Main) -> None:
     """Run every step as a nested run under one, and tell what came out."""
     from loupe.data import preparation
-    from loupe.imaging import writer
+    from loupe.imaging.formats import get_format
     from loupe.steps import evaluate, preprocess, register, train, upscale
     from loupe.tracking import records, runs
 
     out = Path(settings.out)
-    writer.format_of(out)
+    get_format(out)
     if not out.resolve().parent.is_dir():
         raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
     shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
@@ -47,7 +47,7 @@ def run(settings: Main) -> None:
             )
         )
         verdict = register.run(parse_settings("register", {"run": best.run_id} | shared | {"quiet": True}))
-        upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True} | shared | {"quiet": True}))
+        upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
         scores |= {f"{result.name} *": result.summary["model"] for result in trained}
         records.log_json(scores, "table.json")
