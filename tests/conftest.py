@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from loupe.data.sources import bundled_photo
+from loupe.data.sources import find_bundled_photo
 
 # An example that takes long on a machine in other use is no fault.
 settings.register_profile("loupe", deadline=None)
@@ -61,7 +61,7 @@ def real_crop():
 
     @functools.cache
     def photo(name):
-        return Image.open(bundled_photo().parent / name)
+        return Image.open(find_bundled_photo().parent / name)
 
     def cut(name, left, top, width, height):
         return photo(name).crop((left, top, left + width, top + height))

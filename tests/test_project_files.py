@@ -85,7 +85,7 @@ def test_a_declared_parameter_is_a_field_with_the_same_default(step: str) -> Non
 @pytest.mark.parametrize("step", STEPS)
 def test_a_command_starts_its_step_from_the_checkout_and_passes_what_is_declared(step: str) -> None:
     entry = PROJECT["entry_points"][step]
-    flags = " ".join(f"--{name} {{{name}}}" for name in entry["parameters"])
+    flags = " ".join(f"--{name.replace('_', '-')} {{{name}}}" for name in entry["parameters"])
     assert entry["command"] == f"PYTHONPATH=src python -m loupe.steps.{step} {flags}"
 
 
@@ -151,6 +151,34 @@ def test_the_command_line_is_imported_by_steps_only_when_they_are_run() -> None:
             assert "loupe.cli.main" not in own_imports(module) - guarded(module)
 
 
+def step_uses(tree: ast.AST) -> set[str]:
+    """What a file takes from step modules, such as `train.run`; from-imports count as `train.<name>`."""
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules = {alias.asname or alias.name for node in froms if node.module == "loupe.steps" for alias in node.names}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    uses = {
+        f"{node.value.id}.{node.attr}"
+        for node in attributes
+        if isinstance(node.value, ast.Name) and node.value.id in modules
+    }
+    return uses | {
+        f"{node.module.removeprefix('loupe.steps.')}.{alias.name}"
+        for node in froms
+        if node.module and node.module.startswith("loupe.steps.")
+        for alias in node.names
+    }
+
+
+def test_only_main_and_sweep_use_other_steps_and_only_their_run() -> None:
+    for module in FILES:
+        if module.startswith("loupe.steps."):
+            uses = step_uses(ast.parse(FILES[module].read_text()))
+            assert all(use.endswith(".run") for use in uses), module
+            assert not uses or module in ("loupe.steps.main", "loupe.steps.sweep")
+    code = "from loupe.steps import train as t\nfrom loupe.steps.register import Registration\nt.run, t.DEFAULT"
+    assert step_uses(ast.parse(code)) == {"t.run", "t.DEFAULT", "register.Registration"}
+
+
 def test_only_tracking_knows_mlflow_and_nothing_knows_tensorflow() -> None:
     roots = {module: {name.split(".")[0] for name in imports(module)} for module in FILES}
     knowing = {module for module, names in roots.items() if "mlflow" in names}
@@ -171,11 +199,11 @@ def test_the_import_rule_sees_imports_everywhere() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda file: file.stem)
 def test_a_sweep_file_holds_settings_of_train_and_says_how_to_run_it(file: Path) -> None:
     text = file.read_text()
-    sweep = sweep_loader.read(file)
+    sweep = sweep_loader.load_sweep(file)
     assert len({claim.number for claim in sweep.claims}) == len(sweep.claims)
     points = re.search(r"# Points: +([\d,]+)", text)
     assert points
     written = int(points[1].replace(",", ""))
-    assert written == (len(list(sweep.points())) if sweep.study.sampler == "grid" else sweep.trials())
+    assert written == (len(list(sweep.iterate_points())) if sweep.study.sampler == "grid" else sweep.count_trials())
     for word in ("# Command:", "# Points:", "# Time:", "# Expected:"):
         assert word in text

@@ -1,15 +1,17 @@
-"""The two kinds of failure that a user can cause; their text is the one line that the user sees."""
+"""The errors that a user can cause. The command line prints their message in one line, without a traceback."""
+
+LONGEST_DESCRIPTION = 300  # characters
 
 
 class LoupeError(Exception):
-    """The step failed: exit status 1."""
+    """A step failed: exit status 1."""
 
 
 class UsageError(LoupeError):
-    """What was asked for does not exist or makes no sense: nothing was started, exit status 2."""
+    """The request is wrong, and nothing was started: exit status 2."""
 
 
 def describe_error(error: BaseException) -> str:
-    """What an error of a library says, as far as a line of ours holds it; its class where it says nothing."""
-    said = str(error).strip() or type(error).__name__
-    return said.splitlines()[0][:300]
+    """Return the first line of an error of a library, or its class name if it has no message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:LONGEST_DESCRIPTION]

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 from jobs import environment
 
 from loupe.config import parse_settings
-from loupe.data import preparation, tasks
-from loupe.data.labels import input_of, labels_of
+from loupe.data import preparation
+from loupe.data.labels import cut_labels, shrink_label
 from loupe.data.sources import list_photos
 from loupe.imaging import decoder, luminance
 
@@ -76,9 +76,9 @@ def bare(chunk):
             digest = hashlib.sha256(content).hexdigest()
             try:
                 grey = luminance.compute_luminance(decoder.open_photo(content), settings.luminance)
-                for label in labels_of(grey, settings, "centre", 0, digest):
+                for label in cut_labels(grey, settings, "centre", 0, digest):
                     for scale in settings.scales:
-                        input_of(label.pixels, scale, settings)
+                        shrink_label(label.pixels, scale, settings)
                     done += 1
             except decoder.PhotoError:
                 continue
@@ -120,25 +120,24 @@ def peaks_of_command(file):
     return peaks.pop(process.pid), max(peaks.values())
 
 
-def prepared(file, scheduler):
+def prepared(file):
     """Photos, and the seconds that listing and preparing took."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        given = {"source": str(file), "data_dir": folder, "scheduler": scheduler, "quiet": True}
+        given = {"source": str(file), "data_dir": folder, "quiet": True}
         settings = parse_settings("preprocess", given)
         started = time.perf_counter()
         found = list_photos(settings.source, (), None, folder, True)
         listed = time.perf_counter() - started
         dataset = preparation.prepare(settings, found)
         seconds = time.perf_counter() - started
-        counts = dataset.counts()
+        counts = dataset.counts
         return counts, seconds, listed
 
 
 def measure_loupe(file, answer):
-    """Once a small dataset has brought up all that is imported: counts, seconds, and those of listing."""
-    with tasks.client(None) as client:
-        prepared(write_tar(file, file.with_name("photos-256.tar"), 256), client.scheduler.address)
-        answer.put(prepared(file, client.scheduler.address))
+    """Counts, seconds and the seconds of listing, after a small dataset has started the worker processes."""
+    prepared(write_tar(file, file.with_name("photos-256.tar"), 256))
+    answer.put(prepared(file))
 
 
 def of_loupe(file):

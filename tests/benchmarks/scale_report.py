@@ -28,8 +28,8 @@ FILES = made_up.FILES
 
 def tables_of(runs, without_tags):
     """The rows of MLflow's tables for so many runs of the sweep files' points, with as many seeds as it takes."""
-    seeds = 1 + runs // len(made_up.table_of(FILES, seeds=1))
-    table = made_up.table_of(FILES, seeds)[:runs]
+    seeds = 1 + runs // len(made_up.make_table(FILES, seeds=1))
+    table = made_up.make_table(FILES, seeds)[:runs]
     tables = {name: [] for name in ("runs", "params", "tags", "metrics", "latest_metrics")}
     for number, row in enumerate(table.to_dict("records")):
         run, started = {"run_uuid": row["run_id"]}, 1_700_000_000_000 + 1000 * number

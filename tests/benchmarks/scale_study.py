@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 
 import optuna
 
-from loupe.search import sampling, study, study_storage, worker_pool
+from loupe.search import sampling, study_storage, worker_pool
+from loupe.search.study import ITEM, PARENT, RUN, SweepStudy
 from loupe.search.sweep_file import SweepFile
 
 HERE = {"loupe.host": "here", "loupe.pid": "1", "loupe.started": "0.00"}
@@ -62,40 +63,40 @@ class Stopwatch:
 def run(place, sweep, taken):
     """Take `taken` trials to their end; gives the stopwatch."""
     watch = Stopwatch()
-    parent = study.Trials(sweep, study_storage.opened(place), "digest", "parent")
-    while watch.ended < sweep.trials():
-        if taken // 2 <= watch.ended < sweep.trials() - taken // 2:
-            watch.ended += fill(parent, sweep.trials() - taken)
+    parent = SweepStudy(sweep, study_storage.open_storage(place), "digest", "parent")
+    while watch.ended < sweep.count_trials():
+        if taken // 2 <= watch.ended < sweep.count_trials() - taken // 2:
+            watch.ended += fill(parent, sweep.count_trials() - taken)
         with watch.of("a new worker"):
-            worker = study.Trials(sweep, study_storage.opened(place), "digest", "parent")
-            worker.at_work()
-        for _ in range(worker_pool.TRIALS_A_WORKER):
+            worker = SweepStudy(sweep, study_storage.open_storage(place), "digest", "parent")
+            worker.count_running()
+        for _ in range(worker_pool.MAX_TRIALS_PER_WORKER):
             if watch.ended % LOOK_EVERY == 0:
                 look(parent, watch)
-            if watch.ended == sweep.trials():
+            if watch.ended == sweep.count_trials():
                 break
             one_trial(worker, sweep, watch)
     look(parent, watch)
-    assert parent.ended() == sweep.trials()
-    assert not parent.are_open()
+    assert parent.count_ended() == sweep.count_trials()
+    assert not parent.has_open_trials()
     return watch
 
 
 def fill(parent, count):
     """Put so many ended trials into the study, of the items that are not there yet; gives how many."""
-    there = {trial.user_attrs[study.ITEM] for trial in parent.study.trials}
-    points = [chosen | {"seed": seed} for chosen in parent.sweep.points() for seed in parent.sweep.seeds()]
+    there = {trial.user_attrs[ITEM] for trial in parent.optuna_study.trials}
+    points = [chosen | {"seed": seed} for chosen in parent.sweep.iterate_points() for seed in parent.sweep.seeds]
     missing = [point for point in points if json.dumps(point, sort_keys=True) not in there][-count:]
     ranges = {
-        key: optuna.distributions.CategoricalDistribution(parent.sweep.choices(key))
+        key: optuna.distributions.CategoricalDistribution(parent.sweep.list_choices(key))
         for key in points[0]
         if key != "seed"
     }
     ranges["seed"] = optuna.distributions.IntDistribution(0, 2**31 - 1)
     for point in missing:
         value = point["learning_rate"] + 1e-6 * point["seed"]
-        attrs = {study.ITEM: json.dumps(point, sort_keys=True), study.RUN: "run", study.PARENT: "parent"}
-        parent.study.add_trial(optuna.trial.create_trial(
+        attrs = {ITEM: json.dumps(point, sort_keys=True), RUN: "run", PARENT: "parent"}
+        parent.optuna_study.add_trial(optuna.trial.create_trial(
             params=point, distributions=ranges, value=value, user_attrs=attrs,
             intermediate_values=dict.fromkeys(range(REPORTS), value),
         ))  # fmt: skip
@@ -103,33 +104,33 @@ def fill(parent, count):
 
 
 def look(parent, watch):
-    """What `crew.supervise` asks at each of its looks."""
+    """What `worker_pool.run_workers` asks at each of its looks."""
     with watch.of("parent: look"):
-        parent.reap(lambda trial: True)
-        parent.enqueue(2 * WORKERS + worker_pool.SPARE)
-        parent.ended()
-        parent.best()
-        parent.at_work(), parent.waiting()
-        parent.are_open()
+        parent.fail_orphans(lambda trial: True)
+        parent.enqueue_missing(2 * WORKERS + worker_pool.SPARE_TRIALS)
+        parent.count_ended()
+        parent.find_best()
+        parent.count_running(), parent.count_waiting()
+        parent.has_open_trials()
 
 
 def one_trial(worker, sweep, watch):
     """What a worker does with one, without training."""
     with watch.of("ask"):
-        trial = worker.take(HERE)
+        trial = worker.claim_trial(HERE)
     with watch.of("suggest"):
-        chosen = sampling.suggest(sweep, trial)
-        seed = sampling.seed_of(sweep, trial)
+        chosen = sampling.suggest_params(sweep, trial)
+        seed = sampling.suggest_seed(sweep, trial)
     value = chosen["learning_rate"] + 1e-6 * seed
     with watch.of("report"):
         for step in range(REPORTS):
             trial.report(value, step)
             trial.should_prune()
-        trial.set_user_attr(study.RUN, f"run {trial.number}")
+        trial.set_user_attr(RUN, f"run {trial.number}")
     with watch.of("among the best?"):
-        worker.is_among_the_best(value)
+        worker.is_among_best(value)
     with watch.of("tell"):
-        worker.study.tell(trial, value)
+        worker.optuna_study.tell(trial, value)
     watch.ended += 1
 
 

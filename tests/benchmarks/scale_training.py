@@ -31,10 +31,10 @@ def repeated(small, folder, size):
     numbers = 1 + max(table["shard"].to_pylist())
     for turn in range(-(-size // len(table))):
         rows = table.slice(0, min(len(table), size - turn * len(table))).to_pylist()
-        parts.append(manifest.table_of([row | {"shard": row["shard"] + turn * numbers} for row in rows]))
+        parts.append(manifest.build_table([row | {"shard": row["shard"] + turn * numbers} for row in rows]))
         for name, digest in small._shards.items():
             kind, _, number = name.removesuffix(".npy").rpartition("-")
-            copy = folder / shards.shard_name(kind, int(number) + turn * numbers)
+            copy = folder / shards.name_shard(kind, int(number) + turn * numbers)
             shutil.copy(small.folder / name, copy)
             shards[copy.name] = digest
     facts = {"digest": small.digest, "settings": small.settings, "statistics": small.statistics, "shards": shards}
@@ -46,7 +46,7 @@ def measure(folder, size):
     """A row of the table, as a dict."""
     settings = parse_settings("train", {"network": "convolutional", "quiet": True})
     started = time.perf_counter()
-    pairs = Dataset(folder).pairs("train", settings.scale)
+    pairs = Dataset(folder).load_pairs("train", settings.scale)
     opened = time.perf_counter() - started
     model = builder.build(settings, pairs.sides[0], "rec601")
     optimization.compile_model(model, settings)

@@ -15,7 +15,7 @@ import scale_study
 import scale_sweep
 from PIL import Image
 
-from loupe.data.sources import bundled_photo
+from loupe.data.sources import find_bundled_photo
 from loupe.search import worker_pool
 
 AT_MOST = 1.1  # times the memory, for four times the photos
@@ -25,7 +25,7 @@ AT_MOST = 1.1  # times the memory, for four times the photos
 def some_photos(tmp_path_factory):
     """A tar of a dozen crops of a real photo."""
     file = tmp_path_factory.mktemp("photos") / "some.tar"
-    with Image.open(bundled_photo()) as photo, tarfile.open(file, "w") as tar:
+    with Image.open(find_bundled_photo()) as photo, tarfile.open(file, "w") as tar:
         for number in range(12):
             stream = io.BytesIO()
             photo.crop((20 * number, 10 * number, 20 * number + 190, 10 * number + 170)).save(stream, "JPEG")
@@ -59,14 +59,14 @@ def test_few_trials_wait_however_many_are_wanted(tmp_path):
     waited = []
 
     def look(parent, watch):
-        before = parent.waiting()
-        parent.enqueue(2 * scale_study.WORKERS + worker_pool.SPARE)
-        waited.append((before, parent.waiting(), len(parent.study.trials)))
+        before = parent.count_waiting()
+        parent.enqueue_missing(2 * scale_study.WORKERS + worker_pool.SPARE_TRIALS)
+        waited.append((before, parent.count_waiting(), len(parent.optuna_study.trials)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scale_study, "look", look)
         scale_study.run(str(tmp_path / "study.log"), sweep, 100)
-    assert max(after for _, after, _ in waited) == 2 * scale_study.WORKERS + worker_pool.SPARE
+    assert max(after for _, after, _ in waited) == 2 * scale_study.WORKERS + worker_pool.SPARE_TRIALS
     assert min(after for _, after, known in waited if known < 1000) > 0  # a worker always finds one
     assert waited[-1] == (0, 0, 1000)
 

@@ -1,6 +1,5 @@
 """`loupe <step> --field value`: help, statuses, and one line for every complaint."""
 
-import gc
 import importlib
 import os
 import re
@@ -20,7 +19,6 @@ from loupe.config.fields import format_value
 from loupe.config.training import NETWORKS, OPTIMIZERS, Train
 from loupe.errors import LoupeError, UsageError
 
-SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 HEAVY = ("keras", "tensorflow", "mlflow", "pandas", "matplotlib")
 
 
@@ -32,42 +30,40 @@ def loupe(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPr
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a step keep the settings that it is given, instead of running."""
-    thresholds = gc.get_threshold()
+    """Returns a function that replaces a step by one that stores its settings and raises an error, if given."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
 
-    def of(step: str, error: BaseException | None = None) -> list[Settings]:
-        kept: list[Settings] = []
+    def replace(step: str, error: BaseException | None = None) -> list[Settings]:
+        stored: list[Settings] = []
 
         def run(settings: Settings) -> None:
-            kept.append(settings)
+            stored.append(settings)
             if error:
                 raise error
 
         monkeypatch.setattr(importlib.import_module(f"loupe.steps.{step}"), "run", run)
-        return kept
+        return stored
 
-    yield of
-    gc.set_threshold(*thresholds)
+    return replace
 
 
-def squeezed(text: str) -> str:
+def without_spaces(text: str) -> str:
     return re.sub(r"\s", "", text)
 
 
-def listed(text: str) -> dict[str, dict[str, str]]:
-    """The fields of a help text, by title and name, without white space."""
+def read_help(text: str) -> dict[str, dict[str, str]]:
+    """Return title -> flag -> help without spaces."""
     found: dict[str, dict[str, str]] = {}
-    title = name = ""
+    title = flag = ""
     for line in text.splitlines():
         if re.fullmatch(r"\S.*:", line):
             title = line[:-1]
             found[title] = {}
-        elif match := re.fullmatch(r"  --(\w+)\s+(.*)", line):
-            name = match[1]
-            found[title][name] = squeezed(match[2])
+        elif match := re.fullmatch(r"  --(\S+)\s+(.*)", line):
+            flag = match[1]
+            found[title][flag] = without_spaces(match[2])
         elif title and line.strip():
-            found[title][name] += squeezed(line)
+            found[title][flag] += without_spaces(line)
     return found
 
 
@@ -92,33 +88,39 @@ def test_help_lists_every_field_with_default_and_range_in_under_a_second(step: s
         seconds.append(time.perf_counter() - started)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert min(seconds) < 1
-    found = listed(answer.stdout)
+    assert "e+" not in answer.stdout
+    found = read_help(answer.stdout)
     for title, fields in groups(step).items():
         shown = next(part for name, part in found.items() if re.match(rf"{title}\b", name))
-        assert shown.keys() == {field.rstrip("_") for field in fields}
+        flags = {
+            name: ("[no-]" if info.annotation is bool else "") + name.rstrip("_").replace("_", "-")
+            for name, info in fields.items()
+        }
+        assert shown.keys() == set(flags.values())
         for name, info in fields.items():
-            assert shown[name.rstrip("_")].startswith(squeezed(info.description))
-            allowed = shown[name.rstrip("_")].removeprefix(squeezed(info.description))
-            # a default of none without a further rule would say nothing of what may be given
-            assert re.fullmatch(r"\[.+\]", allowed), name
-            for part in info.metadata:
-                for bound, sign in SIGNS.items():
-                    if getattr(part, bound, None) is not None:
-                        assert f"{sign}{getattr(part, bound):g}" in allowed
-            if info.annotation is bool:
-                assert "true,false" in allowed
-            rule = (info.json_schema_extra or {}).get("rule", "")
-            if not rule:
-                assert squeezed(", ".join(map(format_value, list_choices(info.annotation)))) in allowed
-            if info.default_factory is None and info.default not in (None, ()):
-                assert f"default{squeezed(format_value(info.default))}]" in allowed
+            check_help(name, info, shown[flags[name]])
+
+
+def check_help(name: str, info: Any, text: str) -> None:
+    assert text.startswith(without_spaces(info.description))
+    allowed = text.removeprefix(without_spaces(info.description))
+    assert re.fullmatch(r"\[.+\]", allowed), name  # a field without default shows its rule
+    for part in info.metadata:
+        for kind in ("ge", "gt", "le", "lt"):
+            if getattr(part, kind, None) is not None:
+                assert re.search(rf"(?<!\d){getattr(part, kind):.10g}(?![\d.])", allowed), name
+    rule = (info.json_schema_extra or {}).get("rule", "")
+    choices = without_spaces(", ".join(map(format_value, list_choices(info.annotation))))
+    assert (without_spaces(rule) or choices) in allowed or name == "optimizer"
+    if info.default_factory is None and info.default not in (None, ()):
+        assert f"default{without_spaces(format_value(info.default))}]" in allowed
 
 
 def test_help_of_train_gives_each_optimizer_its_learning_rate() -> None:
     text = loupe("train", "--help").stdout
     for name, optimizer in OPTIMIZERS.items():
         rate = optimizer.DEFAULTS.get("learning_rate")
-        shown = f"{rate:g}" if rate else "the network's"
+        shown = f"{rate:g}" if rate else "that of the network"
         assert re.search(rf"^--optimizer {name} .*\b{shown}", text, re.MULTILINE)
 
 
@@ -126,6 +128,14 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     code = f"import sys, loupe.cli.main; print([name for name in {HEAVY} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_importing_the_command_line_has_no_side_effects() -> None:
+    code = "import gc, os; before = gc.get_threshold(), dict(os.environ); import loupe.cli.main; "
+    code += "assert before[0] == gc.get_threshold(); print(*(os.environ.keys() - before[1].keys()))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # those of the package itself, which must be set before the libraries are imported
+    assert set(answer.stdout.split()) <= {"ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"}
 
 
 def test_version_is_the_package_s() -> None:
@@ -152,11 +162,11 @@ def test_help_without_a_step_ends_well() -> None:
     ("arguments", "said"),
     [
         (["bogus"], "bogus"),
-        (["bogus", "--seed", "1"], "--seed"),
-        (["preprocess", "--bogus", "1"], "bogus: is no field of preprocess"),
+        (["bogus", "--seed", "1"], "bogus"),
+        (["preprocess", "--bogus", "1"], "bogus: is not a field of preprocess"),
         (["preprocess", "stray"], "stray"),
         (["preprocess", "--seed"], "seed"),
-        (["preprocess", "--see", "1"], "see: is no field"),
+        (["preprocess", "--see", "1"], "see: is not a field"),
         (["preprocess", "--seed", "x"], "seed: must be .*'x'"),
         (["preprocess", "--label_size", "100"], "label_size: .*100"),
         (["preprocess", "--source", "nowhere"], "source: .*'nowhere'"),
@@ -209,6 +219,31 @@ def test_flags_become_checked_settings(received: Any) -> None:
     assert {name: shown[name.rstrip("_")] for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "overwrite", "inputs"),
+    [
+        (["--overwrite"], True, ("sample",)),
+        (["--overwrite", "cat.png"], True, ("cat.png",)),
+        (["--overwrite", "false", "cat.png"], False, ("cat.png",)),
+        (["--overwrite=false", "--", "--cat.png"], False, ("--cat.png",)),
+        (["cat.png", "--overwrite", "--no-overwrite"], False, ("cat.png",)),
+        (["--no-overwrite", "cat.png"], False, ("cat.png",)),
+    ],
+    ids=str,
+)
+def test_a_boolean_field_is_set_with_and_without_a_value(
+    arguments: list[str], overwrite: bool, inputs: tuple[str, ...], received: Any
+) -> None:
+    stored = received("upscale")
+    assert main(["upscale", *arguments]) == 0
+    assert (stored[0].overwrite, stored[0].inputs) == (overwrite, inputs)
+
+
+def test_no_with_a_field_that_is_not_boolean_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["upscale", "--no-scale"]) == 2
+    assert "no_scale: is not a field of upscale" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["preprocess", "--quiet"], ["--quiet", "preprocess"]], ids=" ".join)
 def test_quiet_goes_before_or_behind_the_step(arguments: list[str], received: Any) -> None:
     kept = received("preprocess")
@@ -249,6 +284,15 @@ def test_what_a_user_can_cause_ends_in_one_line(
     received("preprocess", error)
     assert run_step("preprocess", []) == status
     assert capsys.readouterr() == ("", f"loupe preprocess: error: {line}\n")
+
+
+def test_a_missing_package_ends_in_one_line_with_status_2(received: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    received("train", ModuleNotFoundError("No module named 'mlflow'", name="mlflow"))
+    assert run_step("train", []) == 2
+    assert capsys.readouterr().err == "loupe train: error: needs mlflow: pip install 'loupe-upscale[train]'\n"
+    received("train", ModuleNotFoundError("No module named 'loupe.nothing'", name="loupe.nothing"))
+    with pytest.raises(ModuleNotFoundError):
+        run_step("train", [])
 
 
 def test_a_fault_of_the_program_is_not_hidden(received: Any) -> None:

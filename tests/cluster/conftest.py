@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from loupe.data.sources import bundled_photo
+from loupe.data.sources import find_bundled_photo
 
 CUT_FROM = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")
 
@@ -19,7 +19,7 @@ def cut_photos():
         for number in range(count):
             name = CUT_FROM[number % len(CUT_FROM)]
             left, top = 7 * number % 350, 11 * number % 220
-            with Image.open(bundled_photo().parent / name) as photo:
+            with Image.open(find_bundled_photo().parent / name) as photo:
                 stream = io.BytesIO()
                 photo.convert("RGB").crop((left, top, left + 72, top + 60)).save(stream, "JPEG", quality=90)
             content = stream.getvalue()

@@ -1,4 +1,4 @@
-"""The compose file is a valid one, keeps no secret, and says what the README says."""
+"""The compose file is valid, contains no secret, and starts the same commands as docs/cluster.md."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from loupe import __version__
 
 FILE = ROOT / "docs" / "cluster" / "compose.yaml"
 SERVICES = yaml.safe_load(FILE.read_text())["services"]
-SECTION = (ROOT / "README.md").read_text().split("\n## Many machines\n")[1].split("\n## ")[0]
+SECTION = (ROOT / "docs" / "cluster.md").read_text()
 BLOCKS = [block.splitlines() for block in re.findall(r"^```\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)]
 
 
@@ -46,7 +46,7 @@ def test_what_runs_on_is_looked_after_and_started_in_order(name):
         assert how == {"condition": "service_healthy"}
 
 
-def test_it_starts_what_the_readme_starts():
+def test_it_starts_the_services_of_the_page():
     database, *servers = BLOCKS[0]
     made = re.findall(r"createdb (\w+)", database)
     assert made == [SERVICES["postgres"]["environment"]["POSTGRES_DB"], "studies"]
@@ -57,11 +57,11 @@ def test_it_starts_what_the_readme_starts():
         assert ours[len(words(line)) :] in ([], ["--dashboard-address", ":8790"])  # for its health
 
 
-def test_it_sweeps_as_the_readme_does():
+def test_its_sweep_is_the_command_of_the_page():
     preprocess, sweep = map(words, BLOCKS[1])
     assert words(SERVICES["sweep"]["command"]) == sweep
     shared = [preprocess[preprocess.index(flag) + 1] == sweep[sweep.index(flag) + 1]
-              for flag in ("--scheduler", "--data_dir")]  # fmt: skip
+              for flag in ("--scheduler", "--data-dir")]  # fmt: skip
     assert shared == [True, True]
 
 
@@ -78,11 +78,11 @@ def test_names_and_ports_are_those_of_its_services():
     assert [name for name in SERVICES if "ports" in SERVICES[name]] == ["mlflow"]
 
 
-def test_the_readme_s_steps_are_ones_that_the_command_line_takes():
+def test_the_commands_of_the_page_have_known_options():
     from loupe.config import STEPS
 
     for line in BLOCKS[1]:
         step = words(line)[1]
-        flags = [word.removeprefix("--") for word in words(line) if word.startswith("--")]
+        flags = [word.removeprefix("--").replace("-", "_") for word in words(line) if word.startswith("--")]
         assert set(flags) <= STEPS[step].model_fields.keys()
         assert not [word for word in words(line)[2:] if word.endswith(".toml") and not (ROOT / word).is_file()]

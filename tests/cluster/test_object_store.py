@@ -19,7 +19,7 @@ from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.preparation import open_or_prepare, prepare, reopen
-from loupe.data.shards import sha256_of
+from loupe.data.shards import hash_file
 from loupe.errors import LoupeError, UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("object store")]
@@ -71,7 +71,7 @@ def shards(dataset, store=None):
     """Name -> bytes of a dataset's shards, on this machine or at its address."""
     if store is None:
         return {file.name: file.read_bytes() for file in dataset.folder.glob("*.npy")}
-    return {path.rpartition("/")[2]: store.cat_file(path) for path in store.glob(f"{dataset.place}/*.npy")}
+    return {path.rpartition("/")[2]: store.cat_file(path) for path in store.glob(f"{dataset.location}/*.npy")}
 
 
 def reads(server):
@@ -82,7 +82,7 @@ def reads(server):
 def test_a_local_cluster_writes_to_an_address_what_it_writes_to_a_folder(in_a_folder, photo_folder, store):
     settings = preprocess(source=photo_folder, data_dir=DATA)
     dataset = prepare(settings)
-    assert dataset.place == f"{DATA}/cut-{in_a_folder.digest}"
+    assert dataset.location == f"{DATA}/cut-{in_a_folder.digest}"
     assert shards(dataset, store) == shards(in_a_folder)
     assert len(shards(in_a_folder)) == 5 * 4
     assert dataset.rows == in_a_folder.rows
@@ -91,8 +91,10 @@ def test_a_local_cluster_writes_to_an_address_what_it_writes_to_a_folder(in_a_fo
     assert before == {
         path: about["LastModified"] for path, about in store.find(DATA, detail=True, refresh=True).items()
     }
-    assert open_or_prepare(parse_settings("train", {"data_dir": DATA}), dataset.folder.name).place == dataset.place
-    assert reopen(settings, dataset.folder.name, dataset.digest, "sample").place == dataset.place
+    assert (
+        open_or_prepare(parse_settings("train", {"data_dir": DATA}), dataset.folder.name).location == dataset.location
+    )
+    assert reopen(settings, dataset.folder.name, dataset.digest, "sample").location == dataset.location
 
 
 @pytest.mark.parametrize("source", ["s3://loupe/cut/", "s3://loupe/cut.tar"])
@@ -109,7 +111,7 @@ def test_workers_that_share_no_folder_read_photos_from_an_address_and_write_to_o
         store.pipe(source, stream.getvalue())
     place = f"s3://loupe/from-{source.strip('/')[-3:]}"
     dataset = prepare(preprocess(source=source, data_dir=place, scheduler=dask))
-    assert dataset.place == f"{place}/cut-{in_a_folder.digest}"
+    assert dataset.location == f"{place}/cut-{in_a_folder.digest}"
     assert shards(dataset, store) == shards(in_a_folder)
 
 
@@ -117,13 +119,13 @@ def test_a_shard_is_read_from_the_store_once(in_a_folder, photo_folder, store, s
     dataset = prepare(preprocess(source=photo_folder, data_dir=DATA, scheduler=dask))
     assert list(dataset.folder.glob("*.npy")) == []  # none is fetched before it is used
     before = reads(server)
-    pairs = dataset.pairs("all", SCALE)
-    assert np.array_equal(pairs.stacked()[1], in_a_folder.pairs("all", SCALE).stacked()[1])
+    pairs = dataset.load_pairs("all", SCALE)
+    assert np.array_equal(pairs.stack()[1], in_a_folder.load_pairs("all", SCALE).stack()[1])
     fetched = reads(server) - before
     assert len(fetched) == 2 * 5  # labels, and inputs of the one scale
     assert set(fetched.values()) == {1}
-    again = Dataset(dataset.place)
-    again.pairs("all", SCALE)
+    again = Dataset(dataset.location)
+    again.load_pairs("all", SCALE)
     assert not [name for name in (reads(server) - before - fetched) if name.endswith(".npy")]
     assert not [file for file in dataset.folder.iterdir() if file.name.startswith(".")]
 
@@ -131,27 +133,27 @@ def test_a_shard_is_read_from_the_store_once(in_a_folder, photo_folder, store, s
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_refused_by_name(photo_folder, store, dask):
     place = "s3://loupe/damaged"
     dataset = prepare(preprocess(source=photo_folder, data_dir=place, scheduler=dask))
-    dataset.pairs("train", SCALE)
+    dataset.load_pairs("train", SCALE)
     copy = dataset.folder / "labels-00002.npy"
     whole = copy.read_bytes()
     copy.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    dataset.pairs("train", SCALE)
+    dataset.load_pairs("train", SCALE)
     assert copy.read_bytes() == whole
-    store.pipe(f"{dataset.place}/labels-00002.npy", whole[:-100])
-    dataset.pairs("train", SCALE)  # this machine's copy is right
+    store.pipe(f"{dataset.location}/labels-00002.npy", whole[:-100])
+    dataset.load_pairs("train", SCALE)  # this machine's copy is right
     copy.unlink()
-    with pytest.raises(LoupeError, match=rf"dataset: {dataset.place}/labels-00002.npy is missing or changed"):
-        dataset.pairs("train", SCALE)
-    store.rm(f"{dataset.place}/labels-00002.npy")
+    with pytest.raises(LoupeError, match=rf"dataset: {dataset.location}/labels-00002.npy is missing or changed"):
+        dataset.load_pairs("train", SCALE)
+    store.rm(f"{dataset.location}/labels-00002.npy")
     copy.unlink()
-    with pytest.raises(LoupeError, match=rf"dataset: {dataset.place}/labels-00002.npy is missing or changed"):
-        Dataset(dataset.place).pairs("train", SCALE)
-    store.rm(f"{dataset.place}/{MANIFEST}")  # which makes the dataset: without it, it is prepared again
+    with pytest.raises(LoupeError, match=rf"dataset: {dataset.location}/labels-00002.npy is missing or changed"):
+        Dataset(dataset.location).load_pairs("train", SCALE)
+    store.rm(f"{dataset.location}/{MANIFEST}")  # which makes the dataset: without it, it is prepared again
     with pytest.raises(UsageError, match=r"dataset: 's3://.*' is no prepared dataset"):
-        Dataset(dataset.place)
+        Dataset(dataset.location)
     again = prepare(preprocess(source=photo_folder, data_dir=place, scheduler=dask))
-    again.pairs("train", SCALE)
-    assert sha256_of(copy) == again._shards[copy.name]
+    again.load_pairs("train", SCALE)
+    assert hash_file(copy) == again._shards[copy.name]
 
 
 def test_a_network_is_trained_on_what_lies_at_an_address(photo_folder, store, server, dask, tmp_path):

@@ -9,7 +9,7 @@ from distributed import Client
 
 from loupe.config import parse_settings
 from loupe.data.preparation import prepare
-from loupe.data.tasks import client
+from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, UsageError
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_one_that_vanishes_while_a_dataset_is_prepared_ends_the_step(tmp_path):
 
 def test_one_that_vanishes_while_trials_are_at_work_is_told(tmp_path):
     def wait_for_a_trial(address):
-        with client(address) as cluster:
+        with connect(address) as cluster:
             (done,) = wait([cluster.get_executor(pure=False).submit(sum, [1, 2])]).done
             return done.exception()
 

@@ -1,4 +1,4 @@
-"""Fixtures of data tests: a Dask cluster of one process, and settings for small photos."""
+"""Fixtures of the data tests: a Dask cluster of one process, and settings for small photos."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from loupe.config import parse_settings
 
 @pytest.fixture(scope="session")
 def scheduler():
-    """Address of a Dask cluster of one process, which all tests of preparing may share."""
+    """The address of a Dask cluster with one process."""
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -17,11 +17,11 @@ def scheduler():
 
 
 @pytest.fixture
-def preprocess(tmp_path, scheduler):
-    """Settings for small photos; `data_dir` is a folder of the test, the cluster is the shared one."""
+def preprocess(tmp_path):
+    """Makes settings for small photos; `data_dir` is a folder of the test."""
 
     def settings(**given):
-        defaults = {"data_dir": str(tmp_path / "data"), "scheduler": scheduler, "label_size": "30", "quiet": "true"}
+        defaults = {"data_dir": str(tmp_path / "data"), "label_size": "30", "quiet": "true"}
         return parse_settings("preprocess", defaults | given)
 
     return settings

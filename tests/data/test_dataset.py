@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from loupe.config import parse_settings
 from loupe.data import dataset as data
 from loupe.data.dataset import Dataset
-from loupe.data.manifest import MANIFEST, table_of, with_splits
+from loupe.data.manifest import MANIFEST, assign_splits, build_table
 from loupe.data.preparation import prepare
-from loupe.data.shards import input_name, sha256_of, shard_name
+from loupe.data.shards import hash_file, name_inputs, name_shard
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.conversion import to_floats
 
@@ -31,7 +31,7 @@ def sha256(text):
 def splits_of(hashes):
     """Content hash -> its split, when these photos make a dataset; every split of a row counts."""
     rows = [{"sha256": key, "row": number} for number, key in enumerate(hashes)]
-    rows = [row for part in with_splits([table_of(rows[:1]), table_of(rows[1:])]) for row in part.to_pylist()]
+    rows = [row for part in assign_splits([build_table(rows[:1]), build_table(rows[1:])]) for row in part.to_pylist()]
     found = {row["sha256"]: row["split"] for row in rows}
     assert all(found[row["sha256"]] == row["split"] for row in rows)
     return found
@@ -82,17 +82,17 @@ def test_a_split_that_stays_empty_takes_the_photo_nearest_its_bounds():
 
 
 def test_photos_that_were_skipped_have_no_split():
-    table = table_of([{"sha256": sha256(number), "row": number or None} for number in range(6)])
-    (part,) = with_splits([table])
+    table = build_table([{"sha256": sha256(number), "row": number or None} for number in range(6)])
+    (part,) = assign_splits([table])
     assert [split is None for split in part["split"].to_pylist()] == [True] + [False] * 5
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, scheduler, crops, write_folder):
+def prepared(tmp_path_factory, crops, write_folder):
     place = tmp_path_factory.mktemp("dataset")
     extra = {"notes.txt": b"no photo"}
     source = write_folder(place / "photos", crops | extra)
-    given = {"source": str(source), "data_dir": str(place), "scheduler": scheduler, "quiet": "true"}
+    given = {"source": str(source), "data_dir": str(place), "quiet": "true"}
     return prepare(parse_settings("preprocess", given | {"label_size": 24, "crop": "tiles"})).folder
 
 
@@ -104,17 +104,17 @@ def copy(prepared, tmp_path):
 @pytest.mark.parametrize("scale", SCALES)
 def test_pairs_are_inputs_and_labels_of_the_same_rows(prepared, scale):
     dataset = Dataset(prepared)
-    pairs = dataset.pairs("all", scale)
+    pairs = dataset.load_pairs("all", scale)
     assert pairs.sides == (24 / scale, 24)
-    assert len(pairs) == dataset.counts()["labels"]
+    assert len(pairs) == dataset.counts["labels"]
     for index, row in enumerate(pairs.rows):
         small, label = pairs[index]
-        for name, pixels in ((input_name(scale), small), ("labels", label)):
-            assert np.array_equal(pixels, np.load(prepared / shard_name(name, row["shard"]))[row["row"]])
+        for name, pixels in ((name_inputs(scale), small), ("labels", label)):
+            assert np.array_equal(pixels, np.load(prepared / name_shard(name, row["shard"]))[row["row"]])
 
 
 def test_pairs_are_memory_maps_of_bytes(prepared):
-    small, label = Dataset(prepared).pairs("all", Fraction(2))[0]
+    small, label = Dataset(prepared).load_pairs("all", Fraction(2))[0]
     assert isinstance(small, np.memmap)
     assert isinstance(label, np.memmap)
     assert small.dtype == label.dtype == np.uint8
@@ -122,14 +122,14 @@ def test_pairs_are_memory_maps_of_bytes(prepared):
 
 def test_the_splits_are_all_photos_and_share_none(prepared):
     dataset = Dataset(prepared)
-    parts = [{row["sha256"] for row in dataset.pairs(name, Fraction(2)).rows} for name in SHARES]
+    parts = [{row["sha256"] for row in dataset.load_pairs(name, Fraction(2)).rows} for name in SHARES]
     assert all(parts)
-    assert sum(map(len, parts)) == len(set.union(*parts)) == dataset.counts()["photos"] == 7
+    assert sum(map(len, parts)) == len(set.union(*parts)) == dataset.counts["photos"] == 7
 
 
 def test_counts_are_those_of_the_manifest(prepared):
     dataset = Dataset(prepared)
-    counts = dataset.counts()
+    counts = dataset.counts
     assert counts["skipped"] == 1
     assert counts["labels"] == sum(row["reason"] is None for row in dataset.rows) > 7
     assert counts["labels"] == sum(counts[f"{name}_labels"] for name in SHARES)
@@ -137,22 +137,22 @@ def test_counts_are_those_of_the_manifest(prepared):
 
 def test_limit_takes_all_labels_of_the_photos_with_the_smallest_hashes(prepared):
     dataset = Dataset(prepared)
-    rows = dataset.pairs("all", Fraction(2)).rows
+    rows = dataset.load_pairs("all", Fraction(2)).rows
     hashes = sorted({row["sha256"] for row in rows})
     for limit in (1, 3, 7, 100):
         chosen = [row for row in rows if row["sha256"] in hashes[:limit]]
-        assert dataset.pairs("all", Fraction(2), limit).rows == chosen
+        assert dataset.load_pairs("all", Fraction(2), limit).rows == chosen
 
 
 def test_a_limited_training_split_is_a_part_of_the_whole_one_and_of_that_of_a_higher_limit(prepared):
     dataset = Dataset(prepared)
-    whole = dataset.pairs("train", Fraction(2))
+    whole = dataset.load_pairs("train", Fraction(2))
     images = {(row["path"], row["x"], row["y"]): whole[index] for index, row in enumerate(whole.rows)}
     photos = len({row["sha256"] for row in whole.rows})
     assert photos > 2
     before = set()
     for limit in range(1, photos + 2):
-        part = dataset.pairs("train", Fraction(2), limit)
+        part = dataset.load_pairs("train", Fraction(2), limit)
         assert len({row["sha256"] for row in part.rows}) == min(limit, photos)
         names = [(row["path"], row["x"], row["y"]) for row in part.rows]
         assert before <= set(names) <= images.keys()
@@ -163,7 +163,7 @@ def test_a_limited_training_split_is_a_part_of_the_whole_one_and_of_that_of_a_hi
 
 
 def test_batches_are_all_pairs_in_order_as_floats(prepared):
-    pairs = Dataset(prepared).pairs("all", Fraction(3, 2))
+    pairs = Dataset(prepared).load_pairs("all", Fraction(3, 2))
     batches = list(pairs.batches(4))
     assert [len(inputs) for inputs, _ in batches[:-1]] == [4] * (len(batches) - 1)
     inputs, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
@@ -176,14 +176,14 @@ def test_batches_are_all_pairs_in_order_as_floats(prepared):
 
 
 def test_spread_keeps_pairs_together_from_first_to_last(prepared):
-    pairs = Dataset(prepared).pairs("all", Fraction(2))
-    few = pairs.spread(5)
+    pairs = Dataset(prepared).load_pairs("all", Fraction(2))
+    few = pairs.subsample(5)
     assert len(few) == 5
     assert (few.rows[0], few.rows[-1]) == (pairs.rows[0], pairs.rows[-1])
     for index, row in enumerate(few.rows):
         whole = pairs[pairs.rows.index(row)]
         assert all(np.array_equal(a, b) for a, b in zip(few[index], whole, strict=True))
-    assert len(pairs.spread(10_000)) == len(pairs)
+    assert len(pairs.subsample(10_000)) == len(pairs)
 
 
 @pytest.mark.parametrize("name", ["labels-00000.npy", "inputs-2x1-00000.npy"])
@@ -196,7 +196,7 @@ def test_a_shard_that_is_not_what_was_written_is_refused_by_name(copy, name, har
     if harm != "gone":
         file.write_bytes(content if harm == "changed" else content[:-100])
     with pytest.raises(LoupeError, match=name) as caught:
-        Dataset(copy).pairs("all", Fraction(2))
+        Dataset(copy).load_pairs("all", Fraction(2))
     assert not isinstance(caught.value, UsageError)
     assert "\n" not in str(caught.value)
 
@@ -206,14 +206,14 @@ def test_a_process_hashes_each_shard_once_until_it_changes(copy):
 
     def counted(file):
         hashed[file.name] += 1
-        return sha256_of(file)
+        return hash_file(file)
 
-    with patch.object(data, "sha256_of", counted):
+    with patch.object(data, "hash_file", counted):
         for _ in range(2):
             dataset = Dataset(copy)
             for split in ("train", "validation", "test", "all"):
-                dataset.pairs(split, Fraction(2))
-        names = {shard_name(name, 0) for name in ("labels", input_name(Fraction(2)))}
+                dataset.load_pairs(split, Fraction(2))
+        names = {name_shard(name, 0) for name in ("labels", name_inputs(Fraction(2)))}
         assert names <= hashed.keys()
         assert set(hashed.values()) == {1}
         with (copy / "labels-00000.npy").open("r+b") as file:  # in place: neither its name nor its size changes
@@ -222,12 +222,12 @@ def test_a_process_hashes_each_shard_once_until_it_changes(copy):
             file.seek(-1, 2)
             file.write(bytes([last ^ 1]))
         with pytest.raises(LoupeError, match="labels-00000"):
-            dataset.pairs("all", Fraction(2))
+            dataset.load_pairs("all", Fraction(2))
 
 
 def test_a_damaged_shard_of_another_scale_does_no_harm(copy):
     (copy / "inputs-3x1-00000.npy").unlink()
-    assert len(Dataset(copy).pairs("all", Fraction(2)))
+    assert len(Dataset(copy).load_pairs("all", Fraction(2)))
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
@@ -255,18 +255,18 @@ def test_a_table_of_somebody_else_is_no_dataset(tmp_path):
 
 def test_a_scale_without_inputs_is_refused(prepared):
     with pytest.raises(UsageError, match=r"scale: .* 3:2,2:1,3:1 only"):
-        Dataset(prepared).pairs("all", Fraction(4))
+        Dataset(prepared).load_pairs("all", Fraction(4))
 
 
 def test_an_empty_split_is_refused(tmp_path, preprocess, crops, write_folder):
     source = write_folder(tmp_path / "one", {"one.jpg": crops["001.cat/001_0001.jpg"]})
     dataset = prepare(preprocess(source=str(source)))
-    empty = [name for name in SHARES if not dataset.counts()[f"{name}_labels"]]
+    empty = [name for name in SHARES if not dataset.counts[f"{name}_labels"]]
     assert len(empty) == 2
     with pytest.raises(UsageError, match=f"split: {empty[0]}"):
-        dataset.pairs(empty[0], Fraction(2))
+        dataset.load_pairs(empty[0], Fraction(2))
 
 
 def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "file").write_bytes(b"abc" * 100_000)
-    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert hash_file(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()

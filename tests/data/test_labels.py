@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.data.labels import input_of, labels_of
+from loupe.data.labels import cut_labels, shrink_label
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.decoder import PhotoError
 
@@ -28,7 +28,7 @@ def noise(height, width):
 
 
 def cut(grey, crop, seed=0, sha256=SHA, **given):
-    return labels_of(grey, pairing(crop=crop, **given), crop, seed, sha256)
+    return cut_labels(grey, pairing(crop=crop, **given), crop, seed, sha256)
 
 
 def places(labels):
@@ -143,7 +143,7 @@ def test_inputs_have_the_side_of_the_label_over_the_scale(blocks, scale):
     ratio = Fraction(scale.replace(":", "/"))
     side = 2 * ratio.numerator * blocks
     given = parse_settings("preprocess", {"label_size": side, "scales": scale})
-    small = input_of(noise(side, side), ratio, given)
+    small = shrink_label(noise(side, side), ratio, given)
     assert small.shape == (2 * ratio.denominator * blocks,) * 2
     assert small.dtype == np.uint8
 
@@ -153,17 +153,17 @@ def test_the_input_is_made_by_the_filter_that_shrink_names(shrink):
     label = noise(SIZE, SIZE)
     pillow = Image.Resampling[shrink.upper()]
     expected = np.asarray(Image.fromarray(label).resize((SIZE // 2, SIZE // 2), pillow))
-    assert np.array_equal(input_of(label, Fraction(2), pairing(shrink=shrink)), expected)
+    assert np.array_equal(shrink_label(label, Fraction(2), pairing(shrink=shrink)), expected)
 
 
 def test_box_by_two_is_the_mean_of_four_pixels():
     label = np.kron(noise(SIZE // 2, SIZE // 2), np.ones((2, 2), "uint8"))
-    assert np.array_equal(input_of(label, Fraction(2), pairing(shrink="box")), label[::2, ::2])
+    assert np.array_equal(shrink_label(label, Fraction(2), pairing(shrink="box")), label[::2, ::2])
 
 
 def test_a_grey_area_keeps_its_grey_when_it_is_shrunk():
     for shrink in ("lanczos", "bicubic", "box"):
-        small = input_of(np.full((SIZE, SIZE), 77, "uint8"), Fraction(3, 2), pairing(shrink=shrink))
+        small = shrink_label(np.full((SIZE, SIZE), 77, "uint8"), Fraction(3, 2), pairing(shrink=shrink))
         assert (small == 77).all()
 
 
@@ -179,7 +179,7 @@ def test_recompress_sends_labels_through_jpeg(real_crop, crop):
 
 def test_recompress_sends_inputs_through_jpeg(real_crop):
     label = np.asarray(real_crop("camera.png", 200, 80, SIZE, SIZE))
-    plain = input_of(label, Fraction(3, 2), pairing())
-    recompressed = input_of(label, Fraction(3, 2), pairing(recompress=75))
+    plain = shrink_label(label, Fraction(3, 2), pairing())
+    recompressed = shrink_label(label, Fraction(3, 2), pairing(recompress=75))
     assert np.array_equal(recompressed, compress_jpeg(plain, 75))
     assert not np.array_equal(recompressed, plain)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from loupe.data import patches as module
 from loupe.data.dataset import Pairs
-from loupe.data.patches import Patches, cut, turned
+from loupe.data.patches import Patches, apply_symmetry, cut_squares
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_bytes
 
@@ -96,7 +96,7 @@ def eight_ways(image):
 
 def test_the_eight_turns_are_all_different_flips_and_turns():
     image = np.arange(9).reshape(3, 3)
-    found = {turned(image, turn).tobytes() for turn in range(8)}
+    found = {apply_symmetry(image, turn).tobytes() for turn in range(8)}
     assert found == {np.ascontiguousarray(way).tobytes() for way in eight_ways(image)}
     assert len(found) == 8
 
@@ -127,7 +127,7 @@ def test_a_batch_takes_every_pair_in_time():
 
 def test_one_of_each_is_a_patch_of_every_pair_in_order():
     pairs = photos(Fraction(3, 2), count=6, side=8)
-    inputs, labels = Patches(pairs, 8, "aligned", False, seed=0).one_of_each(3)
+    inputs, labels = Patches(pairs, 8, "aligned", False, seed=0).draw_from_each(3)
     for index in range(6):
         assert np.array_equal(to_bytes(inputs)[index, ..., 0], pairs[index][0])
         assert np.array_equal(to_bytes(labels)[index, ..., 0], pairs[index][1])
@@ -135,9 +135,9 @@ def test_one_of_each_is_a_patch_of_every_pair_in_order():
 
 def test_one_of_each_depends_on_seed_and_draw_only():
     patches = Patches(photos(Fraction(3, 2)), 8, "any", False, seed=0)
-    first = patches.one_of_each(1)
-    assert not same(patches.one_of_each(2), first)
-    assert same(patches.one_of_each(1), first)
+    first = patches.draw_from_each(1)
+    assert not same(patches.draw_from_each(2), first)
+    assert same(patches.draw_from_each(1), first)
 
 
 def test_a_crop_larger_than_the_inputs_is_refused_with_both_sizes():
@@ -163,7 +163,7 @@ def from_maps(monkeypatch):
 def test_patches_from_memory_and_from_the_maps_are_the_same(scale, crops, augment, from_maps):
     pairs = photos(scale, count=5)
     taken = []
-    pairs.stacked, stacked = lambda: taken.append(1) or stacked(), pairs.stacked
+    pairs.stack, stacked = lambda: taken.append(1) or stacked(), pairs.stack
     for side in (6, 8, 24):
         held = Patches(pairs, side, crops, augment, 7)
         assert len(taken) == 1
@@ -172,14 +172,14 @@ def test_patches_from_memory_and_from_the_maps_are_the_same(scale, crops, augmen
         taken.clear()
         for step in range(3):
             assert same(held.batch(step, 9), mapped.batch(step, 9))
-            assert same(held.one_of_each(step), mapped.one_of_each(step))
+            assert same(held.draw_from_each(step), mapped.draw_from_each(step))
 
 
 @pytest.mark.parametrize(("over", "held"), [(0, True), (1, False)])
 def test_images_are_held_up_to_a_limit_only(over, held, monkeypatch):
     pairs = photos(Fraction(3, 2), count=4)
     taken = []
-    pairs.stacked, stacked = lambda: taken.append(1) or stacked(), pairs.stacked
+    pairs.stack, stacked = lambda: taken.append(1) or stacked(), pairs.stack
     monkeypatch.setattr(module, "HELD", 4 * (24**2 + 36**2) - over)
     Patches(pairs, 8, "aligned", True, 0)
     assert bool(taken) == held
@@ -202,4 +202,4 @@ def test_cut_takes_squares_where_they_are_asked_for(data, side, height):
     places = data.draw(st.lists(place, min_size=1, max_size=5))
     chosen, corners = np.array([at[0] for at in places]), np.array([at[1:] for at in places])
     expected = [images[number, y : y + side, x : x + side] for number, y, x in places]
-    np.testing.assert_array_equal(cut(images, chosen, corners, side), expected)
+    np.testing.assert_array_equal(cut_squares(images, chosen, corners, side), expected)

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from loupe.data.dataset import Dataset
-from loupe.data.labels import input_of
+from loupe.data.labels import shrink_label
 from loupe.data.manifest import MANIFEST
-from loupe.data.preparation import listed, open_or_prepare, pairs_in_memory, prepare, reopen
-from loupe.data.shards import sha256_of
+from loupe.data.preparation import find_photos, open_or_prepare, prepare, prepare_in_memory, reopen
+from loupe.data.shards import hash_file
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.decoder import open_photo
 from loupe.imaging.luminance import compute_luminance
@@ -58,11 +58,11 @@ def moments(folder):
     return {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
 
 
-def test_real_and_bad_files_are_prepared_on_a_cluster_of_its_own(mixed_folder, bad_files, preprocess, crops):
-    dataset = prepare(preprocess(source=str(mixed_folder), scheduler="none"))
-    assert dataset.counts()["photos"] == dataset.counts()["labels"] == len(crops)
-    assert dataset.counts()["skipped"] == len(bad_files)
-    assert all(dataset.counts()[f"{split}_labels"] for split in ("train", "validation", "test"))
+def test_real_and_bad_files_are_prepared(mixed_folder, bad_files, preprocess, crops):
+    dataset = prepare(preprocess(source=str(mixed_folder)))
+    assert dataset.counts["photos"] == dataset.counts["labels"] == len(crops)
+    assert dataset.counts["skipped"] == len(bad_files)
+    assert all(dataset.counts[f"{split}_labels"] for split in ("train", "validation", "test"))
     assert re.fullmatch(r"photos-[0-9a-f]{12}", dataset.folder.name)
     assert dataset.folder.name.endswith(dataset.digest)
     assert [path.name for path in dataset.folder.parent.iterdir()] == [dataset.folder.name]
@@ -91,13 +91,13 @@ def test_rows_say_where_each_label_was_cut(photo_folder, preprocess, crops):
         assert np.array_equal(label, grey[row["y"] : row["y"] + 30, row["x"] : row["x"] + 30])
         for scale in settings.scales:
             name = f"inputs-{scale.numerator}x{scale.denominator}-{row['shard']:05d}.npy"
-            assert np.array_equal(np.load(dataset.folder / name)[row["row"]], input_of(label, scale, settings))
+            assert np.array_equal(np.load(dataset.folder / name)[row["row"]], shrink_label(label, scale, settings))
 
 
 def test_the_manifest_holds_the_hash_of_every_shard_and_the_statistics(photo_folder, preprocess):
     folder = prepare(preprocess(source=str(photo_folder))).folder
     files = sorted(folder.glob("*.npy"))
-    assert facts(folder)["shards"] == {file.name: sha256_of(file) for file in files}
+    assert facts(folder)["shards"] == {file.name: hash_file(file) for file in files}
     assert {file.name for file in files} == {
         f"{name}-00000.npy" for name in ("labels", "inputs-3x2", "inputs-2x1", "inputs-3x1")
     }
@@ -116,22 +116,23 @@ def test_the_same_call_again_changes_nothing(photo_folder, preprocess):
     assert len(list(first.folder.parent.iterdir())) == 1
 
 
-def test_the_same_call_again_starts_no_cluster(photo_folder, preprocess):
+def test_the_same_call_again_asks_no_scheduler(photo_folder, preprocess):
     first = prepare(preprocess(source=str(photo_folder)))
     again = prepare(preprocess(source=str(photo_folder), scheduler="tcp://127.0.0.1:9"))  # nobody answers there
     assert again.folder == first.folder
 
 
 @pytest.mark.parametrize("crop", ["tiles", "random"])
-def test_another_cluster_gives_the_same_digest_and_the_same_bytes(mixed_folder, preprocess, tmp_path, crop):
-    shared = prepare(preprocess(source=str(mixed_folder), crop=crop))
-    alone = prepare(
-        preprocess(source=str(mixed_folder), crop=crop, scheduler="none", data_dir=str(tmp_path / "elsewhere"))
-    )
-    assert alone.digest == shared.digest
-    assert shards(alone.folder) == shards(shared.folder)
-    assert facts(alone.folder)["statistics"] == facts(shared.folder)["statistics"]
-    assert alone.rows == shared.rows
+def test_a_dask_cluster_gives_the_same_digest_and_bytes_as_local_processes(
+    mixed_folder, preprocess, scheduler, tmp_path, crop
+):
+    local = prepare(preprocess(source=str(mixed_folder), crop=crop))
+    elsewhere = str(tmp_path / "elsewhere")
+    on_dask = prepare(preprocess(source=str(mixed_folder), crop=crop, scheduler=scheduler, data_dir=elsewhere))
+    assert on_dask.digest == local.digest
+    assert shards(on_dask.folder) == shards(local.folder)
+    assert facts(on_dask.folder)["statistics"] == facts(local.folder)["statistics"]
+    assert on_dask.rows == local.rows
 
 
 def test_a_tar_has_the_digest_and_the_bytes_of_its_folder(photo_folder, crops, preprocess, write_tar, tmp_path):
@@ -214,7 +215,7 @@ def test_a_photo_that_a_worker_does_not_see_as_it_was_listed_ends_the_step(
     change, photo_folder, preprocess, tmp_path
 ):
     settings = preprocess(source=str(photo_folder))
-    photos = listed(settings)
+    photos = find_photos(settings)
     change(Path(photos[2].file))
     with pytest.raises(LoupeError, match=f"source: must be at an address or in a folder .*{photos[2].file}"):
         prepare(settings, photos)
@@ -325,13 +326,13 @@ def test_a_file_name_that_is_no_utf_8_does_not_stop_the_others(photo_folder, pre
     name = os.fsencode(photo_folder / "001.cat") + b"/caf\xe9.jpg"
     with open(name, "wb") as file:
         file.write(crops["001.cat/001_0001.jpg"])
-    assert prepare(preprocess(source=str(photo_folder))).counts()["labels"] == len(crops) + 1
+    assert prepare(preprocess(source=str(photo_folder))).counts["labels"] == len(crops) + 1
 
 
 def test_pairs_in_memory_are_those_of_the_dataset(mixed_folder, preprocess):
     settings = preprocess(source=str(mixed_folder), crop="tiles")
-    stored = prepare(settings).pairs("all", Fraction(3, 2))
-    held = pairs_in_memory(settings, Fraction(3, 2))
+    stored = prepare(settings).load_pairs("all", Fraction(3, 2))
+    held = prepare_in_memory(settings, Fraction(3, 2))
     assert [row["path"] for row in held.rows] == [row["path"] for row in stored.rows]
     for index in range(len(stored)):
         assert all(np.array_equal(a, b) for a, b in zip(held[index], stored[index], strict=True))
@@ -340,7 +341,7 @@ def test_pairs_in_memory_are_those_of_the_dataset(mixed_folder, preprocess):
 def test_pairs_in_memory_of_bad_photos_are_refused(tmp_path, bad_files, preprocess, write_folder):
     source = write_folder(tmp_path / "bad", {path: content for path, (content, _) in bad_files.items()})
     with pytest.raises(UsageError, match="photos: not one photo of"):
-        pairs_in_memory(preprocess(source=str(source)), Fraction(2))
+        prepare_in_memory(preprocess(source=str(source)), Fraction(2))
 
 
 def test_a_dataset_is_opened_by_path_or_by_name_in_data_dir(photo_folder, preprocess):
@@ -365,6 +366,6 @@ def test_a_dataset_is_opened_again_only_with_the_digest_it_had(photo_folder, pre
 
 def test_what_was_listed_before_is_not_listed_again(photo_folder, preprocess):
     settings = preprocess(source=str(photo_folder))
-    photos = listed(settings)
+    photos = find_photos(settings)
     (photo_folder / "later.jpg").write_bytes((photo_folder / "001.cat" / "001_0001.jpg").read_bytes())
-    assert Dataset(prepare(settings, photos).folder).counts()["photos"] == len(photos)
+    assert Dataset(prepare(settings, photos).folder).counts["photos"] == len(photos)

@@ -9,7 +9,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 
 from loupe.data.sources import list_photos
-from loupe.data.whole_photos import WholePhotos, border, shrunk
+from loupe.data.whole_photos import WholePhotos, compute_border, shrink_bicubic
 from loupe.errors import UsageError
 from loupe.evaluation import scoring
 from loupe.imaging.luminance import compute_luminance
@@ -69,13 +69,13 @@ def test_studio_luma_is_that_of_scikit_image_and_grey_stays(real_crop):
 @pytest.mark.parametrize("scale", SCALES, ids=str)
 def test_shrinking_is_cubic_convolution_widened_and_mirrored(scale):
     label = np.random.default_rng(0).uniform(-1, 1, (scale.numerator * 11, scale.numerator * 8)).astype("float32")
-    np.testing.assert_allclose(shrunk(label, scale), resized(label, 1 / scale), atol=1e-5)
+    np.testing.assert_allclose(shrink_bicubic(label, scale), resized(label, 1 / scale), atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", SCALES, ids=str)
 def test_bicubic_scores_what_is_computed_by_hand(photos, scale):
     pairs = WholePhotos(photos, scale)
-    table = scoring.score({"bicubic": FilterUpscaler("bicubic", scale)}, pairs, border=border(scale))
+    table = scoring.score({"bicubic": FilterUpscaler("bicubic", scale)}, pairs, border=compute_border(scale))
     assert list(table["path"]) == ["a.png", "b.png"]
     for path, found in zip(table["path"], table["psnr"], strict=True):
         photo = next(photo for photo in photos if photo.path == path)
@@ -84,13 +84,13 @@ def test_bicubic_scores_what_is_computed_by_hand(photos, scale):
         rows, columns = (side // scale.numerator * scale.numerator for side in luma.shape)
         label = luma[:rows, :columns]
         large = np.rint(resized(resized(label, 1 / scale), scale)).clip(0, 255)
-        inside = np.s_[border(scale) : -border(scale), border(scale) : -border(scale)]
+        inside = np.s_[compute_border(scale) : -compute_border(scale), compute_border(scale) : -compute_border(scale)]
         expected = peak_signal_noise_ratio(label[inside], large[inside], data_range=255)
         assert found == pytest.approx(expected, abs=0.02)
 
 
 def test_the_border_is_the_scale_rounded_up():
-    assert [border(scale) for scale in SCALES] == [2, 2, 3]
+    assert [compute_border(scale) for scale in SCALES] == [2, 2, 3]
 
 
 def test_photos_come_one_at_a_time_in_their_own_size(photos):
@@ -98,7 +98,7 @@ def test_photos_come_one_at_a_time_in_their_own_size(photos):
     assert len(pairs) == 2
     shapes = [(inputs.shape, labels.shape) for inputs, labels in pairs.batches(16)]
     assert shapes == [((1, 64, 86, 1), (1, 96, 129, 1)), ((1, 80, 60, 1), (1, 120, 90, 1))]
-    assert [row["path"] for row in pairs.spread(1).rows] == ["a.png"]
+    assert [row["path"] for row in pairs.subsample(1).rows] == ["a.png"]
 
 
 def test_what_is_left_out_is_told_with_the_first_reason(photos, capsys):

@@ -27,7 +27,7 @@ def test_the_story_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pair
     methods = {"plain": FilterUpscaler("nearest", scale), "final": FilterUpscaler("bicubic", scale)}
     figure = figures.plot_sheet(methods, pairs)
     titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
-    assert titles == ["input", "plain", "final", "label"] * figures.SHEET_IMAGES
+    assert titles == ["input", "plain", "final", "label"] * figures.SHEET_ROWS
     shown = [axes.images[0].get_array() for axes in figure.axes]
     assert [crop.shape for crop in shown[:4]] == [(6, 6), (10, 10), (10, 10), (10, 10)]
     stripes, softer = shown[3], shown[7]

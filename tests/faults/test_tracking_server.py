@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -68,6 +69,12 @@ def wait_for_steps(url, process, step):
     raise AssertionError("the training has not begun")
 
 
+def records_of(place, run_id):
+    """The number of buffered records."""
+    with contextlib.closing(sqlite3.connect(place / "unsent-runs" / f"{run_id}.run.sqlite")) as database:
+        return database.execute("SELECT count(*) FROM records").fetchone()[0]
+
+
 def has_all(url, run_id, steps):
     """The run has each point of its curves once, its model, images and table, and no checkpoint any more."""
     run, client = client_of(url).get_run(run_id), client_of(url)
@@ -92,9 +99,9 @@ def test_a_server_that_is_away_for_a_while_is_told_everything_afterwards(place, 
         with training(place, url, steps) as process:
             run_id = wait_for_steps(url, process, EVERY)
             running.close()
-            before = len(list((place / "unsent-runs" / run_id).glob("0*.json")))
+            before = records_of(place, run_id)
             time.sleep(away)
-            assert len(list((place / "unsent-runs" / run_id).glob("0*.json"))) > before + 5, "it has not gone on"
+            assert records_of(place, run_id) > before + 5, "it has not gone on"
             assert process.poll() is None, "it was to last longer than the server is away"
             with services.mlflow_server(tmp_path / "server", port):
                 printed = process.communicate(timeout=300)[0]
@@ -113,10 +120,10 @@ def test_a_server_that_is_gone_for_good_is_told_by_sync_or_a_new_one_is(place, t
             printed = process.communicate(timeout=400)[0]
     assert process.returncode == 1, printed
     last = printed.strip().splitlines()[-1]
-    assert last.startswith(f"loupe train: error: tracking: {url} does not answer; run {run_id} is kept in ")
-    assert last.endswith("`loupe sync` brings it in")
+    assert last.startswith(f"loupe train: error: tracking: {url} is unreachable; run {run_id} is buffered in ")
+    assert last.endswith("`loupe sync` uploads it")
     assert "Traceback" not in printed
-    assert "does not answer" in complaint(loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url))
+    assert "is unreachable" in complaint(loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url))
     shutil.copytree(place / "unsent-runs", place / "copied")
     for server, kept in (("server", "unsent-runs"), ("another", "copied")):
         with services.mlflow_server(tmp_path / server, port):
@@ -134,6 +141,6 @@ def test_a_step_whose_server_does_not_answer_says_so_at_once_and_does_nothing(pl
     before = sorted(place.rglob("*"))
     started = time.monotonic()
     failed = loupe("train", "--dataset", "set", "--smoke", "true", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
-    assert complaint(failed) == f"loupe train: error: tracking: {url} does not answer"
+    assert complaint(failed) == f"loupe train: error: tracking: {url} is unreachable"
     assert time.monotonic() - started < 60
     assert sorted(place.rglob("*")) == before

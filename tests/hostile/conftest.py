@@ -9,7 +9,7 @@ import pytest
 from jobs import is_harmless, loupe
 from PIL import Image
 
-from loupe.data.sources import bundled_photo
+from loupe.data.sources import find_bundled_photo
 
 
 def state_of(folder):
@@ -70,6 +70,6 @@ def refused(work):
 def photo():
     """The bytes of a small real photo, as PNG."""
     stream = io.BytesIO()
-    with Image.open(bundled_photo()) as image:
+    with Image.open(find_bundled_photo()) as image:
         image.crop((130, 60, 194, 108)).save(stream, "PNG")
     return stream.getvalue()

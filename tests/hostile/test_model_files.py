@@ -78,21 +78,21 @@ def filling(*shape):
 
 
 ONNX = {
-    "weights in a file of the system": (adding("/etc/passwd"), "is no ONNX network: .*[Ee]xternal data"),
-    "weights above": (adding("../outside/secret.txt"), "is no ONNX network: .*[Ee]xternal data path"),
-    "weights behind a link": (adding("link"), "is no ONNX network: .*[Ee]xternal data path"),
+    "weights in a file of the system": (adding("/etc/passwd"), "is not an ONNX network: .*[Ee]xternal data"),
+    "weights above": (adding("../outside/secret.txt"), "is not an ONNX network: .*[Ee]xternal data path"),
+    "weights behind a link": (adding("link"), "is not an ONNX network: .*[Ee]xternal data path"),
     "another input": ({"inputs": [(7, [1, None, None, 1])]}, "Type Error"),
-    "two inputs, one of another kind": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "takes no grey images: "),
-    "colour": ({"inputs": [(1, [1, None, None, 3])]}, "takes no grey images: "),
+    "two inputs, one of another kind": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "must take grey images: "),
+    "colour": ({"inputs": [(1, [1, None, None, 3])]}, "must take grey images: "),
     "no input": (filling(1, 2) | {"inputs": []}, "gives float32"),
     "a result of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "gives float32"),
-    "a result that fills any memory": (filling(10**6, 10**6, 10**6), "takes no grey images: "),
+    "a result that fills any memory": (filling(10**6, 10**6, 10**6), "must take grey images: "),
     "an unknown operation": (
         {"nodes": [helper.make_node("Evil", ["x0"], ["y"], domain="evil")]},
-        "is no ONNX network",
+        "is not an ONNX network",
     ),
-    "another program's name": ({"name": "model"}, "'model' was not made by loupe"),
-    "impossible numbers": ({"name": "loupe.q0.p0.side0.halo0.rec601"}, "has no scale"),
+    "another program's name": ({"name": "model"}, "must be made by Loupe, got 'model'"),
+    "impossible numbers": ({"name": "loupe.q0.p0.side0.halo0.rec601"}, "must have 0 < q < p"),
 }
 
 
@@ -112,7 +112,7 @@ def test_garbage_is_no_onnx_network(content, work, refused, photo):
     (work / "photo.png").write_bytes(photo)
     (work / "net.onnx").write_bytes(content)
     said = refused("upscale", "photo.png", "--out", "large.png", "--model", "net.onnx")
-    assert "model: 'net.onnx' is no ONNX network: " in said
+    assert "model: 'net.onnx' is not an ONNX network: " in said
 
 
 def test_a_network_of_that_kind_is_taken(work, photo):
@@ -179,11 +179,11 @@ KERAS = {
     "lambda.keras": "[Ll]ambda",
     "lambda.h5": "must be a .keras or .onnx file",
     "h5.keras": "not a zip file",
-    "vector.keras": r"it does not take images, \(n, h, w, 1\)",
+    "vector.keras": r"must take grey images, \(n, h, w, 1\)",
     "pickle.keras": "not a zip file",
     "empty.keras": "not a zip file",
-    "outside.keras": r"holds '\.\./\.\./canary', which is no part of a network",
-    "assets.keras": r"holds 'assets/\.\./\.\./\.\./canary', which is no part of a network",
+    "outside.keras": r"must contain only the parts of a network, got '\.\./\.\./canary'",
+    "assets.keras": r"must contain only the parts of a network, got 'assets/\.\./\.\./\.\./canary'",
     "module.keras": "",
     "deep.keras": "",
     "cut.keras": "",
@@ -203,8 +203,10 @@ def test_a_keras_file_that_unpacks_to_more_than_any_network_is_refused(keras_fil
     from loupe.models import keras_file
     from loupe.tracking import models
 
-    monkeypatch.setattr(keras_file, "LARGEST", 1000)
-    with pytest.raises(UsageError, match=r"model: good cannot be loaded: holds [0-9]+ bytes, at most 1000"):
+    monkeypatch.setattr(keras_file, "MAX_BYTES", 1000)
+    with pytest.raises(
+        UsageError, match=r"model: good cannot be loaded: must have at most 1000 bytes uncompressed, got [0-9]+"
+    ):
         models.load_keras(models.ModelReference("good", str(keras_files / "good.keras")))
 
 
@@ -387,5 +389,7 @@ def test_a_ridge_that_holds_anything_but_its_numbers_is_refused(kept, canary):
     for content in (np.array([Payload(canary)], dtype=object), np.zeros((3, 3), "float32")):
         np.save(file, content, allow_pickle=True)
         said = complaint(kept[0], "train", "--smoke", "--dataset", folder.name, "--network", "ridge", status=1)
-        assert f"loupe train: error: ridge: '{Path('data') / folder.name / file.name}' is no ridge of 3:2: " in said
+        assert (
+            f"loupe train: error: ridge: '{Path('data') / folder.name / file.name}' is not a ridge of 3:2: " in said
+        )
     file.unlink()

@@ -99,20 +99,20 @@ FIELDS = 'initializer = "gaussian"\nschedule = "exponential"'
 TOML = {
     "nested": (b"x = " + 100_000 * b"[" + 100_000 * b"]", "nested too deeply"),
     "nested tables": (text(train="hidden = " + 400 * "{a = " + "1" + 400 * "}"), "nested too deeply"),
-    "latin": (text().replace(b"tanh", b"tanh\xff"), "is no TOML: "),
-    "zero": (text().replace(b"tanh", b"ta\0nh"), "is no TOML: "),
+    "latin": (text().replace(b"tanh", b"tanh\xff"), "is not valid TOML: "),
+    "zero": (text().replace(b"tanh", b"ta\0nh"), "is not valid TOML: "),
     "zero, escaped": (text(search='activation = ["ta\\u0000nh"]'), "search.activation: must be one of "),
-    "digits": (text(train=f"seed = {5000 * '9'}"), "is no TOML: "),
+    "digits": (text(train=f"seed = {5000 * '9'}"), "is not valid TOML: "),
     "hexadecimal digits": (text(train=f"seed = 0x{5000 * 'f'}"), "a number of thousands of digits"),
     "searched digits": (text(search=f"steps = [1, 0x{5000 * 'f'}]"), ""),
     "not a number": (text(search="learning_rate = [nan]"), "search.learning_rate: "),
     "endless": (text(search="learning_rate = {low = 1e-3, high = inf}", sampler="tpe"), "search.learning_rate.high"),
     "beyond floats": (text(search=f"learning_rate = {{low = 1, high = 1{400 * '0'}}}", sampler="tpe"), "high"),
     "steps that vanish": (text("learning_rate = {low = 0.1, high = 1.0, step = 5e-324}", sampler="random"), ""),
-    "10^12 points": (text(GRID, FIELDS), "a grid has at most 100000 points"),
+    "10^12 points": (text(GRID, FIELDS), "a grid must have at most 100000 points"),
     "thousands of keys": (text("\n".join(f"x{number} = [1]" for number in range(1000))), "search: "),
     "control signs": (text(search='"\\u001B[31m" = ["\\u001B]0;title\\u0007"]'), ""),
-    "direction": (text(train='dataset = "\\u202Egnp"\nnetworks = 1'), "networks: is no field of train"),
+    "direction": (text(train='dataset = "\\u202Egnp"\nnetworks = 1'), "networks: is not a field of train"),
     "a list for a name": (text(train='optimizer = ["adam"]'), "train.optimizer: must be a name"),
     "a date": (text(train="steps = 1979-05-27"), "train.steps: "),
     "large": (b"# " + bytes(2**20).replace(b"\0", b"x"), "must be a file of at most 1048576 bytes"),
@@ -125,7 +125,7 @@ def test_a_sweep_file_that_was_made_to_do_harm_is_refused(what, work):
     content, why = TOML[what]
     (work / "harm.toml").write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        sweep_loader.read(work / "harm.toml")
+        sweep_loader.load_sweep(work / "harm.toml")
     assert str(caught.value).startswith("sweep: ")
     assert why in str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -143,10 +143,10 @@ def test_what_is_no_file_is_not_waited_for(work, refused):
     os.mkfifo(work / "pipe.toml")
     for name, why in (("/dev/zero", "must be a file"), (work, "Is a directory")):
         with pytest.raises(UsageError, match=why):
-            sweep_loader.read(name)
+            sweep_loader.load_sweep(name)
     assert "must be a file, got 'pipe.toml'" in refused("sweep", "pipe.toml")
 
 
 def test_the_file_without_the_harm_is_taken(work):
     (work / "good.toml").write_bytes(text())
-    assert len(list(sweep_loader.read(work / "good.toml").points())) == 2
+    assert len(list(sweep_loader.load_sweep(work / "good.toml").iterate_points())) == 2

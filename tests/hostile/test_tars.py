@@ -159,7 +159,7 @@ def test_the_command_prepares_the_others_and_tells_what_is_left_out(work, tar_of
 
 def test_a_bomb_is_too_large_and_told(tmp_path, photo, monkeypatch):
     tar = write(tmp_path / "photos.tar", member("photos/1.png"), photo=photo)
-    size = sources.LARGEST_FILE + 1
+    size = sources.MAX_FILE_BYTES + 1
     with tar.open("r+b") as stream:
         stream.seek(BLOCK + -(-len(photo) // BLOCK) * BLOCK)
         stream.write(member("photos/bomb.png", size=size).tobuf(tarfile.GNU_FORMAT))

@@ -33,7 +33,7 @@ from loupe.config.training import (
     build_train_class,
 )
 from loupe.data.dataset import Pairs
-from loupe.data.labels import input_of
+from loupe.data.labels import shrink_label
 from loupe.data.patches import Patches
 from loupe.models import builder
 from loupe.training import batches, loop, optimization
@@ -156,7 +156,7 @@ def photo_pairs(scale: Fraction) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 24, x : x + 24] for y in range(0, 480, 80) for x in range(0, 480, 80)]
     cut = parse_settings("preprocess", {"label_size": 24})
-    return Pairs([{}] * len(labels), [input_of(label, scale, cut) for label in labels], labels, scale)
+    return Pairs([{}] * len(labels), [shrink_label(label, scale, cut) for label in labels], labels, scale)
 
 
 @cache
@@ -179,7 +179,7 @@ def trained(settings: GradientTrain) -> keras.Model:
         checkpoints[point.step] = {name: np.array(value) for name, value in checkpoint.items()}
 
     photos = photo_pairs(settings.scale)
-    loop.fit(model, settings, loop.Splits(photos, photos.spread(4)), report)
+    loop.fit(model, settings, loop.Splits(photos, photos.subsample(4)), report)
     assert list(checkpoints) == [0, 2]
     first, last = ([of[f"weights/{number}"] for number in range(len(model.weights))] for of in checkpoints.values())
     assert any(not np.array_equal(before, after) for before, after in zip(first, last, strict=True))

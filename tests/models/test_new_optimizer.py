@@ -11,7 +11,7 @@ from loupe.cli.main import run_step
 from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import field
-from loupe.config.training import OPTIMIZERS, Optimizer, build_train_class, owners
+from loupe.config.training import OPTIMIZERS, Optimizer, build_train_class, find_field_owners
 from loupe.errors import UsageError
 from loupe.models import builder
 from loupe.search import sweep_loader
@@ -61,13 +61,11 @@ def list_cases(test: object) -> list[object]:
     return [value for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize" for value in mark.args[1]]
 
 
-def test_help_of_train_lists_the_optimizer_and_its_field(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_help_of_train_lists_the_optimizer_and_its_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_step("train", ["--help"]) == 0
     text = capsys.readouterr().out
-    section = text.split("--optimizer ftrl (learning_rate 0.02 by default):")[1]
-    assert f"--{OWN}  weight of the absolute values" in section
+    section = text.split("--optimizer ftrl (default learning_rate: 0.02):")[1]
+    assert f"--{OWN.replace('_', '-')}  weight of the absolute values" in section
     assert ">= 0 and < 1" in section
     line = text.split("--optimizer  ")[1].split("  --")[0]
     assert "adamw, ftrl" in " ".join(line.split())
@@ -79,7 +77,7 @@ def test_every_network_accepts_the_optimizer_with_its_own_default_learning_rate(
     assert isinstance(settings, Ftrl)
     assert (settings.l1_regularization_strength, settings.learning_rate) == (0.5, 0.02)
     assert parse_settings("train", settings.to_texts()).model_dump() == settings.model_dump()
-    assert owners(OWN) == ["optimizer=ftrl"]
+    assert find_field_owners(OWN) == ["optimizer=ftrl"]
 
 
 def test_its_field_is_validated_and_refused_with_other_optimizers() -> None:
@@ -94,11 +92,11 @@ def test_its_field_is_validated_and_refused_with_other_optimizers() -> None:
 def test_a_sweep_can_search_the_optimizer_and_its_field(tmp_path: Path) -> None:
     file = tmp_path / "ftrl.toml"
     file.write_text(SWEEP)
-    points = list(sweep_loader.read(file).points())
+    points = list(sweep_loader.load_sweep(file).iterate_points())
     assert points == [{"optimizer": "ftrl", f"ftrl.{OWN}": value} for value in (0.0, 0.25)] + [{"optimizer": "adam"}]
     file.write_text(SWEEP.replace("0.25", "1.0"))
     with pytest.raises(UsageError, match=rf"search\.ftrl\.{OWN}: must be less than 1, got '1\.0'"):
-        sweep_loader.read(file)
+        sweep_loader.load_sweep(file)
 
 
 def test_a_network_is_compiled_with_the_optimizer() -> None:

@@ -85,7 +85,7 @@ def check_rows(model, height, width, cuts, tile):
     for cut in [*cuts, 10_000]:
         bottom = min(top + cut, len(whole))
         if bottom > top:
-            parts.append(upscale_rows(model, small, height, top, bottom, tile))
+            parts.append(upscale_rows(model, small, height, range(top, bottom), tile))
         top = bottom
     assert np.abs(np.concatenate(parts) - whole).max() <= 1e-5
     margin = 2 * (model.geometry.halo + 2 * model.geometry.q)

@@ -1,21 +1,21 @@
-"""What tests of the report share: a made-up table of two real sweep files, as it is read from its file."""
+"""Fixtures of the report's tests: a synthetic table of two real sweep files, and the report on it."""
 
 import pytest
-from made_up import FILES, report_of, table_of
+from made_up import FILES, make_report, make_table
 
 from loupe.report import results
-from loupe.report.contents import Picture
+from loupe.report.contents import ReportImage
 
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory):
-    """Every run of both, with its numbers as Parquet holds them."""
+    """All runs of both sweep files, written to Parquet and read again."""
     path = tmp_path_factory.mktemp("table") / "results.parquet"
-    results.write(table_of(FILES), path)
+    results.write(make_table(FILES), path)
     return results.read(path)
 
 
 @pytest.fixture(scope="session")
 def report(table):
-    """The report on them, with a image of the story."""
-    return report_of(table, FILES, story=Picture("story", b"\x89PNG", "Crops & text"))
+    """The report on the table, with an image of the story."""
+    return make_report(table, FILES, story=ReportImage("story", b"\x89PNG", "Crops & text"))

@@ -1,4 +1,4 @@
-"""A table of runs that were never trained, of sweep files: every point, with numbers drawn from the seed."""
+"""Makes synthetic tables of runs: every point of a sweep file, with random scores derived from the settings."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,33 +8,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loupe.report.assembly import Case, gathered, on_dataset
+from loupe.report.assembly import ClaimRuns, build_report, select_dataset
 from loupe.report.results import FACTS
-from loupe.search import arms as found_arms
+from loupe.search import arms as sweep_arms
 from loupe.search import sweep_loader
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
-FILES = [SWEEPS / "activation.toml", SWEEPS / "dropout.toml"]  # that most tests take
+FILES = [SWEEPS / "activation.toml", SWEEPS / "dropout.toml"]
 DATASET = "photos-0123456789ab"
 BASELINES = {"nearest": 0.05, "bicubic": 0.036, "lanczos": 0.034, "ridge": 0.031}
 
 
-def table_of(files: Iterable[Path], seeds: int = 3) -> pd.DataFrame:
-    """A row for each point and seed of grids, as the store would give it."""
+def make_table(files: Iterable[Path], seeds: int = 3) -> pd.DataFrame:
+    """Make one row per point and seed of grids, in the format of the table of runs."""
     rows: dict[str, dict[str, Any]] = {}
     for file in files:
-        sweep = sweep_loader.read(file)
+        sweep = sweep_loader.load_sweep(file)
         metrics = {name for claim in sweep.claims for name in (claim.metric, claim.other_metric) if name}
-        for chosen in sweep.points():
+        for chosen in sweep.iterate_points():
             for seed in range(seeds):
-                row = _row(sweep.settings(chosen, seed=seed), metrics)
+                row = _make_row(sweep.create_settings(chosen, seed=seed), metrics)
                 rows.setdefault(row["run_id"], row | {"sweep": sweep.name}).update(row)
     for number, row in enumerate(rows.values()):
         row["started"] = f"2026-01-01T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}"
     return pd.DataFrame(list(rows.values()))
 
 
-def _row(settings: Any, metrics: set[str]) -> dict[str, Any]:
+def _make_row(settings: Any, metrics: set[str]) -> dict[str, Any]:
     texts = settings.to_texts()
     run_id = hashlib.sha256(str(texts).encode()).hexdigest()[:32]
     rng = np.random.default_rng(int(run_id[:8], 16))
@@ -60,12 +60,12 @@ def _row(settings: Any, metrics: set[str]) -> dict[str, Any]:
     )
 
 
-def report_of(table: pd.DataFrame, files: Iterable[Path], **made: Any) -> Any:
-    """The report on a table by the claims of some files."""
-    here = on_dataset(table, None)
-    cases = []
+def make_report(table: pd.DataFrame, files: Iterable[Path], **images: Any) -> Any:
+    """Make the report on a table with the claims of sweep files."""
+    rows = select_dataset(table, None)
+    claims = []
     for file in files:
-        sweep = sweep_loader.read(file)
-        arms = found_arms.of_sweep(sweep, here)
-        cases += [Case(f"sweeps/{file.name}", claim, arms) for claim in sweep.claims]
-    return gathered(table, here, cases, made)
+        sweep = sweep_loader.load_sweep(file)
+        arms = sweep_arms.find_runs(sweep, rows)
+        claims += [ClaimRuns(f"sweeps/{file.name}", claim, arms) for claim in sweep.claims]
+    return build_report(table, rows, claims, images)

@@ -1,4 +1,4 @@
-"""The claims of a sweep file: what they may say, and what is refused."""
+"""Valid and invalid claims of sweep files."""
 
 import tomllib
 from typing import Any
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from loupe.report.claims import Claim
 
-SAID: dict[str, Any] = {
+FIELDS: dict[str, Any] = {
     "number": "6",
     "text": "tanh beats sigmoid",
     "metric": "val/mae",
@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_table_of_a_file_is_a_claim() -> None:
+def test_toml_table_becomes_a_claim() -> None:
     text = """
     number = "10a"
     text = "RMSProp beats AdaDelta"
@@ -35,39 +35,39 @@ def test_a_table_of_a_file_is_a_claim() -> None:
     assert claim.arm == {"optimizer": "rmsprop", "rmsprop.momentum": "0.9", "mirror": "true", "hidden": "512,256"}
     assert claim.others == ({"optimizer": "adadelta"},)
     assert claim.fields == {"optimizer", "rmsprop.momentum", "mirror", "hidden"}
-    assert Claim.model_validate(SAID | KINDS["between"] | {"number": 9}).order < claim.order
+    assert Claim.model_validate(FIELDS | KINDS["between"] | {"number": 9}).order < claim.order
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_claim_says_one_thing(kind: str) -> None:
-    claim = Claim.model_validate(SAID | KINDS[kind])
+def test_claim_has_exactly_one_kind(kind: str) -> None:
+    claim = Claim.model_validate(FIELDS | KINDS[kind])
     assert claim.arms[0] == {"activation": "tanh"}
     for other in KINDS.keys() - {kind}:
-        with pytest.raises(ValidationError, match="must have one of"):
-            Claim.model_validate(SAID | KINDS[kind] | KINDS[other])
+        with pytest.raises(ValidationError, match="must have exactly one of"):
+            Claim.model_validate(FIELDS | KINDS[kind] | KINDS[other])
 
 
 @pytest.mark.parametrize(
     ("changed", "rule"),
     [
-        ({}, "must have one of"),
-        ({"beats": []}, "must have one of"),
-        (KINDS["beats"] | {"within": 0.1}, "within: must stand beside like"),
-        ({"like": [{"activation": "relu"}]}, "within: must stand beside like"),
+        ({}, "must have exactly one of"),
+        ({"beats": []}, "must have exactly one of"),
+        (KINDS["beats"] | {"within": 0.1}, "within: must be set with like"),
+        ({"like": [{"activation": "relu"}]}, "within: must be set with like"),
         (KINDS["like"] | {"within": 0}, "greater than 0"),
         (KINDS["like"] | {"within": float("inf")}, "finite number"),
-        ({"between": [2, 1]}, "lower bound, then the upper"),
+        ({"between": [2, 1]}, "lower bound, then the upper bound"),
         ({"between": [1]}, "Field required"),
         (KINDS["between"] | {"number": "ten"}, "pattern"),
         (KINDS["between"] | {"text": ""}, "at least 1 character"),
         (KINDS["between"] | {"wins": True}, "not permitted"),
-        (KINDS["between"] | {"each": "activation"}, "no field that an arm names"),
-        (KINDS["between"] | {"worst_over": "limit", "change_to": {"limit": 64}}, "no field that an arm names"),
-        (KINDS["between"] | {"worst_over": "hidden", "each": "hidden"}, "another field than worst_over"),
-        ({"beats": [{"activation": "tanh"}]}, "must not stand among those"),
+        (KINDS["between"] | {"each": "activation"}, "a field that no arm contains"),
+        (KINDS["between"] | {"worst_over": "limit", "change_to": {"limit": 64}}, "a field that no arm contains"),
+        (KINDS["between"] | {"worst_over": "hidden", "each": "hidden"}, "must differ from worst_over"),
+        ({"beats": [{"activation": "tanh"}]}, "must differ from the arms"),
         (KINDS["between"] | {"arm": {"sgd": {"momentum": 0.9}}}, '"sgd.momentum"'),
     ],
 )
-def test_what_makes_no_sense_is_refused(changed: dict[str, Any], rule: str) -> None:
+def test_invalid_claims_are_refused(changed: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
-        Claim.model_validate(SAID | changed)
+        Claim.model_validate(FIELDS | changed)

@@ -1,4 +1,4 @@
-"""The table of runs as a file and back."""
+"""Writing and reading the table of runs."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from loupe.errors import UsageError
 from loupe.report import results
 
 
-def test_what_is_written_is_read_again(table, tmp_path):
+def test_table_is_unchanged_after_writing_and_reading(table, tmp_path):
     assert isinstance(table["curve.val/mae"].iloc[0], list)
     assert table["metrics.test/mae"].isna().any()
     shuffled = table.sample(frac=1, random_state=0)[sorted(table.columns)]
@@ -19,7 +19,7 @@ def test_what_is_written_is_read_again(table, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["again.parquet"]
 
 
-def test_a_store_that_never_saw_a_field_has_nothing_there(tmp_path):
+def test_missing_values(tmp_path):
     rows = [
         dict.fromkeys(results.FACTS, "a")
         | {"settings.hidden": "none", "curve.step": [0, 1], "curve.val/mae": [1, 2.5]},
@@ -34,8 +34,8 @@ def test_a_store_that_never_saw_a_field_has_nothing_there(tmp_path):
     assert found["metrics.val/mae"].tolist()[1] == 1.0
 
 
-@pytest.mark.parametrize("content", [None, b"no parquet", "other"])
-def test_what_is_no_table_of_runs_is_refused_in_one_line(tmp_path, content):
+@pytest.mark.parametrize("content", [None, b"text", "other"])
+def test_other_files_are_refused_in_one_line(tmp_path, content):
     path = tmp_path / "runs.parquet"
     if content == "other":
         pd.DataFrame({"run_id": ["a"], "name": ["b"]}).to_parquet(path)

@@ -1,4 +1,4 @@
-"""Verdicts on arms whose differences are known."""
+"""Verdicts on arms with known differences."""
 
 import math
 from typing import Any
@@ -12,17 +12,17 @@ from scipy.stats import t
 
 from loupe.errors import UsageError
 from loupe.report.claims import Claim
-from loupe.report.intervals import FAILS, HOLDS, UNDECIDED, Estimate, Region, estimate
-from loupe.report.verdicts import NOT_RUN, judge, name_of
+from loupe.report.intervals import FAILS, HOLDS, UNDECIDED, Estimate, Region, estimate_mean
+from loupe.report.verdicts import NOT_RUN, check_claim, format_arm
 
 MAE = "metrics.val/best_mae"
-SAID: dict[str, Any] = {"number": "6", "text": "a", "metric": "val/best_mae", "arm": {"activation": "tanh"}}
+FIELDS: dict[str, Any] = {"number": "6", "text": "a", "metric": "val/best_mae", "arm": {"activation": "tanh"}}
 SCORE = st.integers(0, 2000).map(lambda thousandths: thousandths / 1000)
 BEATS = {"beats": [{"activation": "relu"}]}
 
 
 def arms_of(*arms: dict[str, Any]) -> pd.DataFrame:
-    """A row for each seed of each arm; a list of values counts by seed."""
+    """Make one row per seed of each arm; a list has one value per seed."""
     rows: list[dict[str, Any]] = []
     for arm in arms:
         count = max(len(value) for value in arm.values() if isinstance(value, list))
@@ -36,13 +36,13 @@ def two(ours: list[float], theirs: list[float], **more: Any) -> pd.DataFrame:
     return arms_of({"activation": "tanh", MAE: ours} | more, {"activation": "relu", MAE: theirs} | more)
 
 
-def judged(arms: pd.DataFrame, **said: Any) -> Any:
-    return judge(Claim.model_validate(SAID | said), arms)
+def check(arms: pd.DataFrame, **fields: Any) -> Any:
+    return check_claim(Claim.model_validate(FIELDS | fields), arms)
 
 
-def test_an_interval_is_students() -> None:
+def test_interval_is_students() -> None:
     values = np.array([0.1, 0.13, 0.11, 0.16])
-    found = estimate(values)
+    found = estimate_mean(values)
     assert (found.low, found.high) == pytest.approx(t.interval(0.95, 3, values.mean(), values.std(ddof=1) / 2))
 
 
@@ -55,79 +55,79 @@ def test_an_interval_is_students() -> None:
         ([0.1, 0.2, 0.3], FAILS),
     ],
 )
-def test_beats_is_decided_by_the_paired_difference(theirs: list[float], verdict: str) -> None:
-    found = judged(two([0.1, 0.2, 0.3], theirs), **BEATS)
-    assert found.verdict == verdict
+def test_paired_difference_decides_beats(theirs: list[float], verdict: str) -> None:
+    found = check(two([0.1, 0.2, 0.3], theirs), **BEATS)
+    assert found.outcome == verdict
     (part,) = found.comparisons
     assert part.estimate.mean == pytest.approx(np.mean([0.1, 0.2, 0.3]) - np.mean(theirs))
     assert part.estimate.seeds == 3
-    assert {line.name: line.estimate.mean for line in found.lines} == pytest.approx(
+    assert {arm.name: arm.estimate.mean for arm in found.arms} == pytest.approx(
         {"tanh": 0.2, "relu": np.mean(theirs)}
     )
 
 
-def test_seeds_are_paired_by_their_number_not_their_place() -> None:
+def test_seeds_are_paired_by_number() -> None:
     arms = two([0.1, 0.2, 0.3], [0.11, 0.21, 0.31])
-    assert judged(arms.sample(frac=1, random_state=1), **BEATS).verdict == HOLDS
-    assert judged(arms.drop(index=1), **BEATS).comparisons[0].estimate.seeds == 2
+    assert check(arms.sample(frac=1, random_state=1), **BEATS).outcome == HOLDS
+    assert check(arms.drop(index=1), **BEATS).comparisons[0].estimate.seeds == 2
 
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(SCORE, SCORE), min_size=2, max_size=6), st.booleans())
-def test_who_beats_is_beaten_the_other_way_round(values: list[tuple[float, float]], higher: bool) -> None:
+def test_swapping_the_arms_reverses_the_outcome(values: list[tuple[float, float]], higher: bool) -> None:
     ours, theirs = (list(side) for side in zip(*values, strict=True))
-    there, back = (judged(arms, higher=higher, **BEATS) for arms in (two(ours, theirs), two(theirs, ours)))
+    there, back = (check(arms, higher=higher, **BEATS) for arms in (two(ours, theirs), two(theirs, ours)))
     if ours == theirs:
-        assert there.verdict == back.verdict == FAILS  # who is equal wins nothing
-    elif there.verdict == UNDECIDED:
-        assert back.verdict == UNDECIDED
-        assert there.more_seeds == back.more_seeds
+        assert there.outcome == back.outcome == FAILS  # equal values do not beat each other
+    elif there.outcome == UNDECIDED:
+        assert back.outcome == UNDECIDED
+        assert there.missing_seeds == back.missing_seeds
     else:
-        assert {there.verdict, back.verdict} == {HOLDS, FAILS}
+        assert {there.outcome, back.outcome} == {HOLDS, FAILS}
 
 
-def test_higher_turns_the_winner_round() -> None:
+def test_higher_reverses_the_outcome() -> None:
     arms = two([0.1, 0.2, 0.3], [0.21, 0.32, 0.4])
-    assert judged(arms, **BEATS).verdict == HOLDS
-    assert judged(arms, higher=True, **BEATS).verdict == FAILS
+    assert check(arms, **BEATS).outcome == HOLDS
+    assert check(arms, higher=True, **BEATS).outcome == FAILS
 
 
-def test_every_loser_and_every_value_of_each_has_to_be_beaten() -> None:
+def test_claim_must_hold_for_all_arms_and_all_values_of_each() -> None:
     easy, hard = two([0.1, 0.1], [0.2, 0.2], out="same"), two([0.1, 0.1], [0.05, 0.05], out="linear")
-    assert judged(easy, each="out", **BEATS).verdict == HOLDS
-    found = judged(pd.concat([easy, hard]), each="out", **BEATS)
-    assert found.verdict == FAILS
-    assert found.decisive.name == "activation=tanh, out=linear"
-    assert len(found.lines) == 4
+    assert check(easy, each="out", **BEATS).outcome == HOLDS
+    found = check(pd.concat([easy, hard]), each="out", **BEATS)
+    assert found.outcome == FAILS
+    assert found.weakest.name == "activation=tanh, out=linear"
+    assert len(found.arms) == 4
     both = arms_of({"activation": "sigmoid", MAE: [0.05, 0.05]})
-    assert judged(pd.concat([easy, both]), beats=[*BEATS["beats"], {"activation": "sigmoid"}]).verdict == FAILS
+    assert check(pd.concat([easy, both]), beats=[*BEATS["beats"], {"activation": "sigmoid"}]).outcome == FAILS
 
 
 @pytest.mark.parametrize(("within", "verdict"), [(0.2, HOLDS), (0.005, FAILS), (0.0101, UNDECIDED)])
-def test_like_is_no_difference_beyond_within(within: float, verdict: str) -> None:
+def test_like_allows_differences_up_to_within(within: float, verdict: str) -> None:
     arms = two([0.1, 0.2, 0.3], [0.111, 0.209, 0.31])
-    assert judged(arms, like=BEATS["beats"], within=within).verdict == verdict
+    assert check(arms, like=BEATS["beats"], within=within).outcome == verdict
 
 
 @pytest.mark.parametrize(
     ("bounds", "verdict"),
     [([1.2, 1.4], HOLDS), ([1.4, 1.5], FAILS), ([1.0, 1.1], FAILS), ([1.3, 1.4], UNDECIDED), ([-math.inf, 2], HOLDS)],
 )
-def test_between_is_decided_by_its_own_mean(bounds: list[float], verdict: str) -> None:
+def test_mean_of_the_arm_decides_between(bounds: list[float], verdict: str) -> None:
     arms = arms_of({"activation": "tanh", MAE: [1.29, 1.31, 1.3]})
-    found = judged(arms, between=bounds)
-    assert found.verdict == verdict
-    assert found.comparisons[0].against == ""
+    found = check(arms, between=bounds)
+    assert found.outcome == verdict
+    assert found.comparisons[0].other == ""
 
 
-def test_another_metric_of_its_own_runs_is_a_rival() -> None:
+def test_arm_is_compared_with_another_metric() -> None:
     arms = arms_of({"activation": "tanh", MAE: [0.1, 0.2, 0.3], "metrics.val/input_mae": [0.09, 0.18, 0.28]})
-    assert judged(arms, beats_metric="val/input_mae").verdict == FAILS
-    assert judged(arms, like_metric="val/input_mae", within=0.1).verdict == HOLDS
-    assert judged(arms, beats_metric="val/input_mae").lines[1].estimate.mean == pytest.approx(0.55 / 3)
+    assert check(arms, beats_metric="val/input_mae").outcome == FAILS
+    assert check(arms, like_metric="val/input_mae", within=0.1).outcome == HOLDS
+    assert check(arms, beats_metric="val/input_mae").arms[1].estimate.mean == pytest.approx(0.55 / 3)
 
 
-def test_the_worst_value_counts_for_each_seed() -> None:
+def test_worst_value_counts_per_seed() -> None:
     arms = pd.concat(
         [
             two([0.1, 0.3], [0.2, 0.2], width="64"),
@@ -135,75 +135,75 @@ def test_the_worst_value_counts_for_each_seed() -> None:
             two([0.1], [9], width="8"),
         ]
     )
-    found = judged(arms[arms["width"] != "8"], worst_over="width", **BEATS)
-    assert found.verdict == FAILS  # 0.3 at one of its widths, whichever the seed
+    found = check(arms[arms["width"] != "8"], worst_over="width", **BEATS)
+    assert found.outcome == FAILS  # 0.3 at one width per seed
     assert found.comparisons[0].estimate.mean == pytest.approx(0.05)
-    assert judged(arms, worst_over="width", **BEATS).verdict == NOT_RUN  # width 8 has one seed only
-    best = judged(arms[arms["width"] != "8"], worst_over="width", higher=True, **BEATS)
+    assert check(arms, worst_over="width", **BEATS).outcome == NOT_RUN  # width 8 has one seed only
+    best = check(arms[arms["width"] != "8"], worst_over="width", higher=True, **BEATS)
     assert best.comparisons[0].estimate.mean == pytest.approx(-0.1)
 
 
-def test_change_to_compares_what_the_change_costs() -> None:
+def test_change_to_compares_changes() -> None:
     arms = pd.concat(
         [two([0.1, 0.2], [0.3, 0.4], limit="none"), two([0.2, 0.31], [0.31, 0.41], limit="64")], ignore_index=True
     )
-    said = {"arm": {"activation": "tanh", "limit": "none"}, "beats": [{"activation": "relu", "limit": "none"}]}
-    found = judged(arms, higher=True, change_to={"limit": 64}, **said)
+    fields = {"arm": {"activation": "tanh", "limit": "none"}, "beats": [{"activation": "relu", "limit": "none"}]}
+    found = check(arms, higher=True, change_to={"limit": 64}, **fields)
     assert found.comparisons[0].estimate.mean == pytest.approx(0.105 - 0.01)
-    assert [line.estimate.mean for line in found.lines] == pytest.approx([0.105, 0.01])
+    assert [arm.estimate.mean for arm in found.arms] == pytest.approx([0.105, 0.01])
 
 
-def test_numbers_are_the_same_however_they_are_written() -> None:
+def test_numbers_are_compared_by_value() -> None:
     arms = arms_of({"keep_prob": "1.0", MAE: [0.1, 0.1]}, {"keep_prob": "0.5", MAE: [0.2, 0.2]})
-    assert judged(arms, arm={"keep_prob": 1}, beats=[{"keep_prob": 0.50}]).verdict == HOLDS
+    assert check(arms, arm={"keep_prob": 1}, beats=[{"keep_prob": 0.50}]).outcome == HOLDS
 
 
 @pytest.mark.parametrize(
     ("arms", "reason"),
     [
-        (pd.DataFrame(), "tanh: no run with val/best_mae"),
-        (arms_of({"activation": "tanh", MAE: [0.1, 0.1]}), "relu: no run"),
-        (two([0.1], [0.2]), "1 seed in common of at least 2"),
-        (two([0.1, math.nan], [0.2, 0.3]), "1 seed in common of at least 2"),
-        (two([0.1, 0.2], [0.2, 0.3]).rename(columns={MAE: "metrics.other"}), "no run with val/best_mae"),
+        (pd.DataFrame(), "tanh: no run has val/best_mae"),
+        (arms_of({"activation": "tanh", MAE: [0.1, 0.1]}), "relu: no run has"),
+        (two([0.1], [0.2]), "at least 2 common seeds are needed, got 1"),
+        (two([0.1, math.nan], [0.2, 0.3]), "at least 2 common seeds are needed, got 1"),
+        (two([0.1, 0.2], [0.2, 0.3]).rename(columns={MAE: "metrics.other"}), "no run has val/best_mae"),
     ],
 )
-def test_what_was_not_run_is_said(arms: pd.DataFrame, reason: str) -> None:
-    found = judged(arms, **BEATS)
-    assert found.verdict == NOT_RUN
+def test_reason_of_not_run(arms: pd.DataFrame, reason: str) -> None:
+    found = check(arms, **BEATS)
+    assert found.outcome == NOT_RUN
     assert reason in found.reason
 
 
-def test_an_arm_that_does_not_say_which_runs_is_refused() -> None:
+def test_ambiguous_arms_and_unknown_fields_are_refused() -> None:
     arms = pd.concat([two([0.1, 0.1], [0.2, 0.2], width="64"), two([0.1, 0.1], [0.2, 0.2], width="512")])
-    with pytest.raises(UsageError, match="claim 6: tanh has two runs of a seed"):
-        judged(arms, **BEATS)
-    with pytest.raises(UsageError, match="claim 6: depth is no field"):
-        judged(arms, arm={"depth": 1}, beats=[{"depth": 2}])
+    with pytest.raises(UsageError, match="claim 6: must name one run per seed, got two for tanh"):
+        check(arms, **BEATS)
+    with pytest.raises(UsageError, match="claim 6: must use fields that its sweep searches, got depth"):
+        check(arms, arm={"depth": 1}, beats=[{"depth": 2}])
 
 
 @given(st.floats(-1, 1), st.floats(0.01, 1), st.integers(2, 8))
-def test_so_many_more_seeds_would_decide_and_one_less_would_not(mean: float, deviation: float, seeds: int) -> None:
+def test_missing_seeds_are_the_smallest_number_that_decides(mean: float, deviation: float, seeds: int) -> None:
     region = Region(-0.5, 0.5)
     found = Estimate(mean, deviation, seeds)
-    more = region.seeds_missing(found)
-    if region.verdict(found) == UNDECIDED and more is not None:
-        assert region.verdict(Estimate(mean, deviation, seeds + more)) != UNDECIDED
-        assert region.verdict(Estimate(mean, deviation, seeds + more - 1)) == UNDECIDED
+    more = region.count_missing_seeds(found)
+    if region.check(found) == UNDECIDED and more is not None:
+        assert region.check(Estimate(mean, deviation, seeds + more)) != UNDECIDED
+        assert region.check(Estimate(mean, deviation, seeds + more - 1)) == UNDECIDED
 
 
-def test_a_mean_on_the_bound_is_never_decided() -> None:
-    found = judged(two([0.1, 0.2], [0.2, 0.1]), **BEATS)
-    assert found.verdict == UNDECIDED
-    assert found.more_seeds is None
+def test_mean_on_the_bound_is_never_decided() -> None:
+    found = check(two([0.1, 0.2], [0.2, 0.1]), **BEATS)
+    assert found.outcome == UNDECIDED
+    assert found.missing_seeds is None
 
 
-def test_the_budget_is_that_of_all_runs_that_count() -> None:
+def test_budget_contains_all_runs() -> None:
     arms = two([0.1, 0.1], [0.2, 0.2])
-    assert judged(arms, **BEATS).budget == "20 s of one core"
+    assert check(arms, **BEATS).budget == "20 s of one core"
     arms.loc[0, ["settings.seconds", "settings.steps"]] = ["none", "4000"]
     arms.loc[1, "settings.seconds"] = None
-    assert judged(arms, **BEATS).budget == "20 s of one core; 4,000 steps; closed form"
+    assert check(arms, **BEATS).budget == "20 s of one core; 4,000 steps; closed form"
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_the_budget_is_that_of_all_runs_that_count() -> None:
         ({"mirror": "true"}, "mirror=true"),
         ({"activation": "tanh", "perceptron.hidden": "512,256"}, "activation=tanh, hidden=512,256"),
         ({"sgd.momentum": "0.9", "rmsprop.momentum": "0.5"}, "sgd.momentum=0.9, rmsprop.momentum=0.5"),
-        ({}, "its runs"),
+        ({}, "all runs"),
     ],
 )
-def test_an_arm_is_called_by_what_tells_it_apart(arm: dict[str, str], name: str) -> None:
-    assert name_of(arm) == name
+def test_name_of_an_arm(arm: dict[str, str], name: str) -> None:
+    assert format_arm(arm) == name

@@ -1,4 +1,4 @@
-"""Studies, with made-up values instead of trainings: each item exactly once, whatever dies."""
+"""Studies with made-up values instead of trainings: each item runs exactly once, whichever process is killed."""
 
 import json
 import multiprocessing
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from loupe.errors import UsageError
-from loupe.search import sampling, study, study_storage
-from loupe.search.study import ENDED, FAILED, ITEM, ORPHAN, OWNER, PARENT, RESUME, RUN, WHY, Trials
+from loupe.search import sampling, study_storage
+from loupe.search import study as study_module
+from loupe.search.study import FAILED, FAILURE, ITEM, ORPHANED, OWNER, PARENT, REASON, RESUMED_RUN, RUN, SweepStudy
 from loupe.search.sweep_file import SweepFile
 
 RECORD = b'{"op_code":0,"worker_id":"1"}\n'
@@ -45,15 +46,15 @@ SAMPLED = sweep_of(
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
-    """A database without a study: making its tables takes longer than most tests."""
+    """A database without a study: creating its tables takes longer than most tests."""
     file = tmp_path_factory.mktemp("database") / "empty.db"
-    study_storage.opened(f"sqlite:///{file}")
+    study_storage.open_storage(f"sqlite:///{file}")
     return file
 
 
 @pytest.fixture(params=["journal", "sqlite"])
 def place(request, tmp_path, empty_database):
-    """Where a study is kept, by each kind of storage."""
+    """The location of a new study, per kind of storage."""
     if request.param == "journal":
         return str(tmp_path / "study.log")
     shutil.copy(empty_database, tmp_path / "study.db")
@@ -66,86 +67,85 @@ def journal(tmp_path):
 
 
 def opened(place, sweep=GRID, parent="parent", digest="digest"):
-    """A study as another process would see it: with a storage of its own."""
-    return Trials(sweep, study_storage.opened(place), digest, parent)
+    """A study with its own storage object, as in another process."""
+    return SweepStudy(sweep, study_storage.open_storage(place), digest, parent)
 
 
 def in_memory(sweep):
-    """A study that nobody else sees."""
-    return Trials(sweep, optuna.storages.InMemoryStorage(), "digest", "parent")
+    """A study without a file."""
+    return SweepStudy(sweep, optuna.storages.InMemoryStorage(), "digest", "parent")
 
 
-def finish(held, trial, value=None):
-    """What a worker does, without training: the point, and a value of it."""
-    chosen = sampling.suggest(held.sweep, trial)
-    seed = sampling.seed_of(held.sweep, trial)
+def finish(study, trial, value=None):
+    """Complete a trial without training; returns its point and seed."""
+    chosen = sampling.suggest_params(study.sweep, trial)
+    seed = sampling.suggest_seed(study.sweep, trial)
     trial.set_user_attr(RUN, f"run {trial.number}")
     made_up = VALUES.get(chosen.get("activation"), 0.3) + 0.001 * seed if value is None else value(chosen, seed)
-    held.study.tell(trial, made_up)
+    study.optuna_study.tell(trial, made_up)
     return chosen, seed
 
 
-def work(held, value=None):
-    """Take trials until none waits; gives what was trained."""
+def work(study, value=None):
+    """Claim and complete trials until none waits; returns their points and seeds."""
     done = []
-    while (trial := held.take(HERE)) is not None:
-        done.append(finish(held, trial, value))
+    while (trial := study.claim_trial(HERE)) is not None:
+        done.append(finish(study, trial, value))
     return done
 
 
-def states(held):
-    return dict(Counter(trial.state.name for trial in held.study.trials))
+def states(study):
+    return dict(Counter(trial.state.name for trial in study.optuna_study.trials))
 
 
 def every(sweep, seeds=None):
     """Each point of a grid with each seed."""
-    return {
-        (json.dumps(chosen, sort_keys=True), seed) for chosen in sweep.points() for seed in seeds or sweep.seeds()
-    }
+    points = [json.dumps(params, sort_keys=True) for params in sweep.iterate_points()]
+    return {(point, seed) for point in points for seed in seeds or sweep.seeds}
 
 
 def as_keys(done):
     return [(json.dumps(chosen, sort_keys=True), seed) for chosen, seed in done]
 
 
-def test_each_item_is_enqueued_once_however_often_that_is_asked(place):
-    held = opened(place)
-    held.enqueue()
-    held.enqueue()
-    opened(place, parent="the next").enqueue()
-    assert (held.waiting(), held.at_work(), held.ended()) == (8, 0, 0)
-    assert held.are_open()
-    taken = held.take(HERE)
-    held.enqueue()
-    assert (held.waiting(), held.at_work()) == (7, 1)
-    finish(held, taken)
-    held.enqueue()
-    assert (held.waiting(), held.at_work(), held.ended()) == (7, 0, 1)
-    done = work(held)
-    held.enqueue()
+def test_repeated_calls_enqueue_each_item_once(place):
+    study = opened(place)
+    study.enqueue_missing()
+    study.enqueue_missing()
+    opened(place, parent="the next").enqueue_missing()
+    assert (study.count_waiting(), study.count_running(), study.count_ended()) == (8, 0, 0)
+    assert study.has_open_trials()
+    taken = study.claim_trial(HERE)
+    study.enqueue_missing()
+    assert (study.count_waiting(), study.count_running()) == (7, 1)
+    finish(study, taken)
+    study.enqueue_missing()
+    assert (study.count_waiting(), study.count_running(), study.count_ended()) == (7, 0, 1)
+    done = work(study)
+    study.enqueue_missing()
     assert len(done) == 7
-    assert states(held) == {"COMPLETE": 8}
-    assert held.ended() == held.sweep.trials() == 8
-    assert not held.are_open()
-    assert held.take(HERE) is None
+    assert states(study) == {"COMPLETE": 8}
+    assert study.count_ended() == study.sweep.count_trials() == 8
+    assert not study.has_open_trials()
+    assert study.claim_trial(HERE) is None
 
 
-def test_more_seeds_are_enqueued_beside_those_that_there_are(journal):
+def test_more_repeats_enqueue_only_the_new_seeds(journal):
     work_of(journal, GRID)
     more = sweep_of({"repeats": 3}, GRID.search, GRID.train)
-    held = opened(journal, more)
-    held.enqueue()
-    assert set(as_keys(work(held))) == every(more, seeds=[2])
+    study = opened(journal, more)
+    study.enqueue_missing()
+    assert set(as_keys(work(study))) == every(more, seeds=[2])
 
 
 def work_of(place, sweep, **more):
-    held = opened(place, sweep, **more)
-    held.enqueue()
-    return work(held)
+    study = opened(place, sweep, **more)
+    study.enqueue_missing()
+    return work(study)
 
 
-def test_many_threads_with_storages_of_their_own_take_each_item_once(place):
-    opened(place).enqueue()
+def test_threads_with_separate_storages_claim_each_item_once(place):
+    opened(place).enqueue_missing()
     done, errors = [], []
 
     def worker():
@@ -165,18 +165,18 @@ def test_many_threads_with_storages_of_their_own_take_each_item_once(place):
 
 
 def worker_process(place, name, results):
-    held = opened(place)
+    study = opened(place)
     for _ in range(3):
-        held.enqueue()  # only the parent does so, but nothing may hang on who is first
+        study.enqueue_missing()  # the order of processes must not matter
     done = []
-    while (trial := held.take({"loupe.host": "here", "loupe.pid": str(os.getpid())})) is not None:
+    while (trial := study.claim_trial({"loupe.host": "here", "loupe.pid": str(os.getpid())})) is not None:
         time.sleep(0.01)
-        done.append(finish(held, trial))
+        done.append(finish(study, trial))
     results.put((name, as_keys(done)))
 
 
-def test_many_processes_take_each_item_once(place):
-    opened(place).enqueue()
+def test_processes_claim_each_item_once(place):
+    opened(place).enqueue_missing()
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
     workers = [spawn.Process(target=worker_process, args=(place, name, results)) for name in range(2)]
@@ -187,18 +187,18 @@ def test_many_processes_take_each_item_once(place):
         process.join(10)
     assert [process.exitcode for process in workers] == [0, 0]
     assert sorted(key for keys in found.values() for key in keys) == sorted(every(GRID))
-    trials = opened(place).study.trials
+    trials = opened(place).optuna_study.trials
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert len(trials) == 8
 
 
-def test_no_worker_takes_a_trial_of_a_database_between_another_s_look_and_its_taking(tmp_path, monkeypatch):
+def test_claiming_a_trial_of_a_database_is_atomic(tmp_path, monkeypatch):
     place = f"sqlite:///{tmp_path / 'study.db'}"
-    storage = study_storage.opened(place)
-    one, other = Trials(GRID, storage, "digest", "parent"), opened(place)
-    one.enqueue()
+    storage = study_storage.open_storage(place)
+    one, other = SweepStudy(GRID, storage, "digest", "parent"), opened(place)
+    one.enqueue_missing()
     taken, look = [], storage.check_trial_is_updatable
-    thread = threading.Thread(target=lambda: taken.append(other.take(HERE)))
+    thread = threading.Thread(target=lambda: taken.append(other.claim_trial(HERE)))
 
     def slowly(trial_id, state):
         look(trial_id, state)
@@ -207,211 +207,212 @@ def test_no_worker_takes_a_trial_of_a_database_between_another_s_look_and_its_ta
             thread.join(0.5)
 
     monkeypatch.setattr(storage, "check_trial_is_updatable", slowly)
-    taken.append(one.take(HERE))
+    taken.append(one.claim_trial(HERE))
     thread.join()
     assert sorted(trial.number for trial in taken) == [0, 1]
 
 
-def test_a_trial_that_was_taken_is_signed_and_has_its_point(journal):
-    held = opened(journal, parent="mine")
-    held.enqueue()
-    trial = held.take(HERE)
+def test_claimed_trial_has_owner_parent_and_point(journal):
+    study = opened(journal, parent="mine")
+    study.enqueue_missing()
+    trial = study.claim_trial(HERE)
     assert trial.user_attrs[OWNER] == HERE
     assert trial.user_attrs[PARENT] == "mine"
-    chosen, seed = finish(held, trial)
+    chosen, seed = finish(study, trial)
     assert json.loads(trial.user_attrs[ITEM]) == chosen | {"seed": seed}
-    assert held.study.trials[trial.number].params == chosen | {"seed": seed}
+    assert study.optuna_study.trials[trial.number].params == chosen | {"seed": seed}
 
 
-def test_a_tuned_grid_gives_the_other_seeds_to_the_best_value_of_each_arm_only(place):
+def test_tuned_grid_trains_other_seeds_only_at_the_best_point_of_each_arm(place):
     best = {"tanh": 0.01, "relu": 0.001}
 
     def value(chosen, seed):
         good = chosen["learning_rate"] == best[chosen["activation"]]
         return (0.1 if good else 0.2) if seed == 0 else (0.9 if good else 0.0)
 
-    held = opened(place, TUNED)
-    held.enqueue()
-    assert held.waiting() == 6
+    study = opened(place, TUNED)
+    study.enqueue_missing()
+    assert study.count_waiting() == 6
     for _ in range(5):
-        finish(held, held.take(HERE), value)
-    held.enqueue()  # tanh has its three values, relu is still being tuned
-    assert held.waiting() == 1 + 2
-    assert {(c["activation"], c["learning_rate"], s) for c, s in work(held, value) if s} == {
+        finish(study, study.claim_trial(HERE), value)
+    study.enqueue_missing()  # tanh has its three values, relu does not
+    assert study.count_waiting() == 1 + 2
+    assert {(c["activation"], c["learning_rate"], s) for c, s in work(study, value) if s} == {
         ("tanh", 0.01, 1),
         ("tanh", 0.01, 2),
     }
-    held.enqueue()
-    assert {(c["activation"], c["learning_rate"], s) for c, s in work(held, value)} == {
+    study.enqueue_missing()
+    assert {(c["activation"], c["learning_rate"], s) for c, s in work(study, value)} == {
         ("relu", 0.001, 1),
         ("relu", 0.001, 2),
     }
-    held.enqueue()
-    assert not held.are_open()
-    assert held.ended() == TUNED.trials() == 10
+    study.enqueue_missing()
+    assert not study.has_open_trials()
+    assert study.count_ended() == TUNED.count_trials() == 10
 
 
-def test_an_arm_is_tuned_among_the_values_that_did_not_fail(journal):
-    held = opened(journal, TUNED)
-    held.enqueue()
-    while (trial := held.take(HERE)) is not None:
-        chosen = sampling.suggest(held.sweep, trial)
-        sampling.seed_of(held.sweep, trial)
+def test_tuning_ignores_failed_points(journal):
+    study = opened(journal, TUNED)
+    study.enqueue_missing()
+    while (trial := study.claim_trial(HERE)) is not None:
+        chosen = sampling.suggest_params(study.sweep, trial)
+        sampling.suggest_seed(study.sweep, trial)
         if chosen["activation"] == "relu" or chosen["learning_rate"] == 0.1:
-            held.fail(trial, FAILED, "the loss is nan")
+            study.fail_trial(trial, FAILED, "the loss is nan")
         else:
-            held.study.tell(trial, chosen["learning_rate"])
-    held.enqueue()
-    assert {(c["activation"], c["learning_rate"], s) for c, s in work(held)} == {
+            study.optuna_study.tell(trial, chosen["learning_rate"])
+    study.enqueue_missing()
+    assert {(c["activation"], c["learning_rate"], s) for c, s in work(study)} == {
         ("tanh", 0.001, 1),
         ("tanh", 0.001, 2),
     }
-    held.enqueue()
-    assert not held.are_open()
+    study.enqueue_missing()
+    assert not study.has_open_trials()
 
 
-def test_tuning_maximizes_where_the_study_does():
+def test_tuning_follows_the_direction_of_the_study():
     sweep = sweep_of(
         {"repeats": 2, "tune": ["learning_rate"], "direction": "maximize", "metric": "val/psnr"},
         {"learning_rate": [0.1, 0.01, 0.001]},
     )
-    held = in_memory(sweep)
-    held.enqueue()
-    work(held, lambda chosen, seed: {0.1: 20.0, 0.01: 30.0, 0.001: 25.0}[chosen["learning_rate"]])
-    held.enqueue()
-    assert [(c["learning_rate"], s) for c, s in work(held)] == [(0.01, 1)]
+    study = in_memory(sweep)
+    study.enqueue_missing()
+    work(study, lambda chosen, seed: {0.1: 20.0, 0.01: 30.0, 0.001: 25.0}[chosen["learning_rate"]])
+    study.enqueue_missing()
+    assert [(c["learning_rate"], s) for c, s in work(study)] == [(0.01, 1)]
 
 
-def test_what_failed_by_an_error_is_tried_again_by_the_next_start_only(place):
-    held = opened(place, parent="first")
-    held.enqueue()
-    trial = held.take(HERE)
-    held.fail(trial, FAILED, "x" * 1000)
-    held.enqueue()
-    assert held.waiting() == 7
-    assert held.ended() == 1
-    work(held)
-    assert held.ended() == 8
+def test_failed_item_is_tried_again_by_the_next_sweep_run_only(place):
+    study = opened(place, parent="first")
+    study.enqueue_missing()
+    trial = study.claim_trial(HERE)
+    study.fail_trial(trial, FAILED, "x" * 1000)
+    study.enqueue_missing()
+    assert study.count_waiting() == 7
+    assert study.count_ended() == 1
+    work(study)
+    assert study.count_ended() == 8
     again = opened(place, parent="second")
-    assert again.ended() == 7
-    again.enqueue()
-    assert again.waiting() == 1
-    taken = again.take(HERE)
+    assert again.count_ended() == 7
+    again.enqueue_missing()
+    assert again.count_waiting() == 1
+    taken = again.claim_trial(HERE)
     assert taken.user_attrs[ITEM] == trial.user_attrs[ITEM]
-    assert RESUME not in taken.user_attrs
+    assert RESUMED_RUN not in taken.user_attrs
     finish(again, taken)
-    again.enqueue()
+    again.enqueue_missing()
     assert states(again) == {"COMPLETE": 8, "FAIL": 1}
-    assert again.study.trials[trial.number].user_attrs[WHY] == "x" * 500
-    assert again.study.trials[trial.number].user_attrs[ENDED] == FAILED
+    assert again.optuna_study.trials[trial.number].user_attrs[REASON] == "x" * 500
+    assert again.optuna_study.trials[trial.number].user_attrs[FAILURE] == FAILED
 
 
-def test_an_orphan_goes_on_from_its_last_run_but_not_for_ever(place):
-    held = opened(place, parent="first")
-    held.enqueue()
+def test_orphaned_item_continues_its_last_run_until_max_attempts(place):
+    study = opened(place, parent="first")
+    study.enqueue_missing()
     item, dead = None, set()
-    for attempt in range(study.ATTEMPTS):
-        trial = held.take(HERE)
+    for attempt in range(study_module.MAX_ATTEMPTS):
+        trial = study.claim_trial(HERE)
         while item and trial.user_attrs[ITEM] != item:
-            finish(held, trial)
-            trial = held.take(HERE)
+            finish(study, trial)
+            trial = study.claim_trial(HERE)
         item = trial.user_attrs[ITEM]
-        assert trial.user_attrs.get(RESUME) == (f"run {attempt - 1}" if attempt else None)
-        if attempt < study.ATTEMPTS - 1:  # the last dies before it comes to a run
+        assert trial.user_attrs.get(RESUMED_RUN) == (f"run {attempt - 1}" if attempt else None)
+        if attempt < study_module.MAX_ATTEMPTS - 1:  # the last worker crashes before it opens a run
             trial.set_user_attr(RUN, f"run {attempt}")
         dead.add(trial.number)
-        assert [found.number for found in held.reap(lambda trial: trial.number not in dead)] == [trial.number]
-        assert held.reap(lambda trial: True) == []
-        held.enqueue()
-        held.enqueue()
-    work(held)
-    assert states(held) == {"COMPLETE": 7, "FAIL": study.ATTEMPTS}
-    assert held.ended() == 8
+        orphans = study.fail_orphans(lambda trial: trial.number not in dead)
+        assert [orphan.number for orphan in orphans] == [trial.number]
+        assert study.fail_orphans(lambda trial: True) == []
+        study.enqueue_missing()
+        study.enqueue_missing()
+    work(study)
+    assert states(study) == {"COMPLETE": 7, "FAIL": study_module.MAX_ATTEMPTS}
+    assert study.count_ended() == 8
     again = opened(place, parent="second")
-    again.enqueue()
-    taken = again.take(HERE)
+    again.enqueue_missing()
+    taken = again.claim_trial(HERE)
     assert taken.user_attrs[ITEM] == item
-    assert taken.user_attrs.get(RESUME) is None  # the last that died had none
+    assert taken.user_attrs.get(RESUMED_RUN) is None  # the last orphan had no run
     finish(again, taken)
-    again.enqueue()
-    assert states(again) == {"COMPLETE": 8, "FAIL": study.ATTEMPTS}
+    again.enqueue_missing()
+    assert states(again) == {"COMPLETE": 8, "FAIL": study_module.MAX_ATTEMPTS}
 
 
-def test_an_orphan_of_a_sampler_keeps_its_point(journal):
-    held = opened(journal, SAMPLED)
-    held.enqueue()
-    for _ in range(4):  # the startup points, and one that the sampler proposes
-        trial = held.take(HERE)
-        chosen = sampling.suggest(held.sweep, trial)
+def test_orphaned_trial_of_a_sampler_keeps_its_point(journal):
+    study = opened(journal, SAMPLED)
+    study.enqueue_missing()
+    for _ in range(4):  # three startup points, one point of the sampler
+        trial = study.claim_trial(HERE)
+        chosen = sampling.suggest_params(study.sweep, trial)
         if trial.number < 3:
-            held.study.tell(trial, 0.5)
+            study.optuna_study.tell(trial, 0.5)
     trial.set_user_attr(RUN, "the killed run")
-    held.reap(lambda trial: False)
-    held.enqueue()
-    again = [found for found in held.study.trials if found.user_attrs.get(RESUME) == "the killed run"]
+    study.fail_orphans(lambda trial: False)
+    study.enqueue_missing()
+    again = [found for found in study.optuna_study.trials if found.user_attrs.get(RESUMED_RUN) == "the killed run"]
     assert [found.user_attrs[ITEM] for found in again] == [trial.user_attrs[ITEM]] == ["slot 3"]
-    while (taken := held.take(HERE)).number != again[0].number:
-        finish(held, taken)
-    assert sampling.suggest(held.sweep, taken) == chosen
+    while (taken := study.claim_trial(HERE)).number != again[0].number:
+        finish(study, taken)
+    assert sampling.suggest_params(study.sweep, taken) == chosen
 
 
-def test_only_the_trials_of_dead_owners_are_reaped(place):
-    held = opened(place)
-    held.enqueue()
-    alive, dead = held.take(HERE), held.take(HERE | {"loupe.pid": "2"})
-    finish(held, held.take(HERE))
-    reaped = held.reap(lambda trial: trial.user_attrs[OWNER]["loupe.pid"] == "1")
-    assert [trial.number for trial in reaped] == [dead.number]
-    assert held.study.trials[dead.number].user_attrs[ENDED] == ORPHAN
-    assert held.study.trials[alive.number].state == TrialState.RUNNING
-    assert (held.at_work(), held.waiting(), held.ended()) == (1, 5, 1)
+def test_only_trials_of_dead_owners_become_orphans(place):
+    study = opened(place)
+    study.enqueue_missing()
+    alive, dead = study.claim_trial(HERE), study.claim_trial(HERE | {"loupe.pid": "2"})
+    finish(study, study.claim_trial(HERE))
+    orphans = study.fail_orphans(lambda trial: trial.user_attrs[OWNER]["loupe.pid"] == "1")
+    assert [trial.number for trial in orphans] == [dead.number]
+    assert study.optuna_study.trials[dead.number].user_attrs[FAILURE] == ORPHANED
+    assert study.optuna_study.trials[alive.number].state == TrialState.RUNNING
+    assert (study.count_running(), study.count_waiting(), study.count_ended()) == (1, 5, 1)
 
 
-def test_a_trial_that_nobody_signs_in_time_is_reaped(place, monkeypatch):
-    held = opened(place)
-    held.enqueue()
-    unsigned = held.study.ask()  # taken, and its taker died before it could sign
-    assert unsigned.number == 0
+def test_running_trial_without_owner_becomes_an_orphan_after_the_timeout(place, monkeypatch):
+    study = opened(place)
+    study.enqueue_missing()
+    claimed = study.optuna_study.ask()  # claimed by a process that crashed before it set the owner
+    assert claimed.number == 0
 
     def never(trial):
-        raise AssertionError("nobody can tell whether an unknown owner lives")
+        raise AssertionError("a trial without an owner must not be checked")
 
-    assert held.reap(never) == []
-    monkeypatch.setattr(study, "UNSIGNED", 0.0)
-    assert [trial.number for trial in held.reap(never)] == [0]
-    held.enqueue()
-    assert sorted(as_keys(work(held))) == sorted(every(GRID))
+    assert study.fail_orphans(never) == []
+    monkeypatch.setattr(study_module, "CLAIM_TIMEOUT_S", 0.0)
+    assert [trial.number for trial in study.fail_orphans(never)] == [0]
+    study.enqueue_missing()
+    assert sorted(as_keys(work(study))) == sorted(every(GRID))
 
 
-def test_an_item_that_others_end_while_it_is_at_work_here_is_not_told_twice(journal):
-    held = opened(journal)
-    held.enqueue()
-    trial = held.take(HERE)
-    opened(journal).reap(lambda trial: False)
+def test_trial_that_another_process_has_failed_gets_no_value(journal):
+    study = opened(journal)
+    study.enqueue_missing()
+    trial = study.claim_trial(HERE)
+    opened(journal).fail_orphans(lambda trial: False)
     with pytest.raises((optuna.exceptions.UpdateFinishedTrialError, ValueError)):
-        finish(held, trial)
-    held.enqueue()
-    assert sorted(as_keys(work(held))) == sorted(every(GRID))
+        finish(study, trial)
+    study.enqueue_missing()
+    assert sorted(as_keys(work(study))) == sorted(every(GRID))
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_the_best_is_the_point_with_the_best_mean_over_all_seeds(direction):
+def test_grid_points_rank_by_number_of_seeds_then_mean(direction):
     metric = {"minimize": "val/mae", "maximize": "val/psnr"}[direction]
     sign = 1 if direction == "minimize" else -1
     sweep = sweep_of(
         {"repeats": 2, "direction": direction, "metric": metric}, {"loss": ["mse", "mae"], "layers": [1, 2]}
     )
     made_up = {("mse", 1): (0.10, 0.90), ("mse", 2): (0.30, 0.40), ("mae", 1): (0.50, 0.60), ("mae", 2): (0.01, None)}
-    held = in_memory(sweep)
-    held.enqueue()
-    while (trial := held.take(HERE)) is not None:
-        chosen, seed = sampling.suggest(sweep, trial), sampling.seed_of(sweep, trial)
+    study = in_memory(sweep)
+    study.enqueue_missing()
+    while (trial := study.claim_trial(HERE)) is not None:
+        chosen, seed = sampling.suggest_params(sweep, trial), sampling.suggest_seed(sweep, trial)
         value = made_up[chosen["loss"], chosen["layers"]][seed]
         if value is None:
-            held.fail(trial, FAILED, "")
+            study.fail_trial(trial, FAILED, "")
         else:
-            held.study.tell(trial, sign * value)
-    ranked = [(trial.params["loss"], trial.params["layers"], sign * trial.value) for trial in held.best_first()]
+            study.optuna_study.tell(trial, sign * value)
+    ranked = [(trial.params["loss"], trial.params["layers"], sign * trial.value) for trial in study.rank_trials()]
     assert ranked == [
         ("mse", 2, 0.30), ("mse", 2, 0.40),  # mean 0.35
         ("mse", 1, 0.10), ("mse", 1, 0.90),  # mean 0.50, though the best single value
@@ -420,37 +421,37 @@ def test_the_best_is_the_point_with_the_best_mean_over_all_seeds(direction):
     ]  # fmt: skip
 
 
-def test_the_best_of_a_sampler_is_the_best_value_even_of_a_point_that_was_drawn_once():
+def test_trials_of_a_sampler_rank_by_value():
     sweep = sweep_of({"sampler": "random", "trials": 6}, {"loss": ["mse", "mae"], "layers": [1, 2]})
-    held = in_memory(sweep)
+    study = in_memory(sweep)
     values = {("mse", 1): 0.2, ("mae", 2): 0.1}
     for loss, layers in (("mse", 1), ("mse", 1), ("mae", 2), ("mse", 1)):
-        held.study.enqueue_trial({"loss": loss, "layers": layers}, user_attrs={ITEM: "slot"})
-    work(held, lambda chosen, seed: values[chosen["loss"], chosen["layers"]])
-    assert [trial.value for trial in held.best_first()] == [0.1, 0.2, 0.2, 0.2]
+        study.optuna_study.enqueue_trial({"loss": loss, "layers": layers}, user_attrs={ITEM: "slot"})
+    work(study, lambda chosen, seed: values[chosen["loss"], chosen["layers"]])
+    assert [trial.value for trial in study.rank_trials()] == [0.1, 0.2, 0.2, 0.2]
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_among_the_best_is_what_would_be_one_of_the_few_that_are_kept(direction):
+def test_is_among_best_compares_with_the_kept_trials(direction):
     metric = {"minimize": "val/mae", "maximize": "val/psnr"}[direction]
     sign = 1 if direction == "minimize" else -1
     sweep = sweep_of({"repeats": 9, "keep": 2, "direction": direction, "metric": metric}, {"layers": [1]})
-    held = in_memory(sweep)
-    held.enqueue()
-    assert held.is_among_the_best(sign * 99.0)
+    study = in_memory(sweep)
+    study.enqueue_missing()
+    assert study.is_among_best(sign * 99.0)
     for value in (0.5, 0.3, 0.7):
-        finish(held, held.take(HERE), lambda chosen, seed, value=value: sign * value)
-    assert [held.is_among_the_best(sign * value) for value in (0.2, 0.4, 0.5, 0.51, 0.9)] == [True] * 3 + [False] * 2
+        finish(study, study.claim_trial(HERE), lambda chosen, seed, value=value: sign * value)
+    assert [study.is_among_best(sign * value) for value in (0.2, 0.4, 0.5, 0.51, 0.9)] == [True] * 3 + [False] * 2
 
 
-def test_the_table_has_a_row_a_trial_and_says_how_it_ended(journal):
-    held = opened(journal)
-    held.enqueue()
-    finish(held, held.take(HERE))
-    held.fail(held.take(HERE), FAILED, "the loss is nan")
-    dead = held.take(HERE)
-    held.reap(lambda trial: trial.number != dead.number)
-    table = held.table()
+def test_table_has_a_row_per_trial_with_state_and_reason(journal):
+    study = opened(journal)
+    study.enqueue_missing()
+    finish(study, study.claim_trial(HERE))
+    study.fail_trial(study.claim_trial(HERE), FAILED, "the loss is nan")
+    dead = study.claim_trial(HERE)
+    study.fail_orphans(lambda trial: trial.number != dead.number)
+    table = study.to_frame()
     assert table["state"].tolist() == ["COMPLETE", "FAIL", "ORPHANED", *["WAITING"] * 5]
     assert table["number"].tolist() == list(range(8))
     assert table["why"].fillna("").tolist() == ["", "the loss is nan", *[""] * 6]
@@ -462,7 +463,7 @@ def test_the_table_has_a_row_a_trial_and_says_how_it_ended(journal):
     assert first["seconds"] >= 0
 
 
-def test_a_study_of_the_same_name_and_another_space_is_refused(journal):
+def test_study_with_the_same_name_and_another_space_is_refused(journal):
     work_of(journal, GRID)
     others = [
         sweep_of({"repeats": 2}, GRID.search | {"loss": ["mse"]}, GRID.train),
@@ -474,44 +475,44 @@ def test_a_study_of_the_same_name_and_another_space_is_refused(journal):
             opened(journal, other)
     with pytest.raises(UsageError, match="another space"):
         opened(journal, digest="other photos")
-    assert opened(journal).ended() == 8
-    assert opened(journal, sweep_of({"repeats": 5}, GRID.search, GRID.train)).ended() == 8
+    assert opened(journal).count_ended() == 8
+    assert opened(journal, sweep_of({"repeats": 5}, GRID.search, GRID.train)).count_ended() == 8
 
 
-def test_a_study_that_others_made_is_not_taken_over(journal):
-    optuna.create_study(storage=study_storage.opened(journal), study_name="made-up").add_trial(
+def test_study_of_another_program_is_refused(journal):
+    optuna.create_study(storage=study_storage.open_storage(journal), study_name="made-up").add_trial(
         optuna.trial.create_trial(value=1.0)
     )
     with pytest.raises(UsageError, match="another space"):
         opened(journal)
 
 
-def test_startup_points_are_drawn_from_the_seed_and_come_first(journal):
-    held = opened(journal, SAMPLED)
-    held.enqueue()
-    assert held.waiting() == 8
-    drawn = [held.study.trials[number].system_attrs["fixed_params"] for number in range(8)]
+def test_startup_points_depend_on_the_seed_and_come_first(journal):
+    study = opened(journal, SAMPLED)
+    study.enqueue_missing()
+    assert study.count_waiting() == 8
+    drawn = [study.optuna_study.trials[number].system_attrs["fixed_params"] for number in range(8)]
     assert all(drawn[:3])
     assert drawn[3:] == [{}] * 5
-    done = work(held)
+    done = work(study)
     assert [chosen for chosen, _ in done[:3]] == drawn[:3]
     assert {seed for _, seed in done} == {0}
     assert len({json.dumps(chosen, sort_keys=True) for chosen, _ in done}) == 8
     for chosen, _ in done:
-        held.sweep.settings(chosen)
+        study.sweep.create_settings(chosen)
         assert ("convolutional.layers" in chosen) == (chosen["network"] == "convolutional")
         assert ("perceptron.hidden" in chosen) == (chosen["network"] == "perceptron")
         assert isinstance(chosen.get("convolutional.layers", 1), int)
 
 
-def test_equal_seeds_draw_equal_startup_points_and_others_draw_others(tmp_path):
+def test_equal_seeds_draw_equal_startup_points(tmp_path):
     def drawn(name, seed, startup=3):
         sweep = sweep_of(
             {"name": name, "sampler": "random", "trials": 8, "startup": startup}, SAMPLED.search, {"seed": seed}
         )
-        held = opened(str(tmp_path / "study.log"), sweep)
-        held.enqueue()
-        return [trial.system_attrs["fixed_params"] for trial in held.study.trials][:startup]
+        study = opened(str(tmp_path / "study.log"), sweep)
+        study.enqueue_missing()
+        return [trial.system_attrs["fixed_params"] for trial in study.optuna_study.trials][:startup]
 
     first = drawn("first", 0)
     assert first == drawn("second", 0) == drawn("more", 0, startup=5)[:3]
@@ -519,9 +520,9 @@ def test_equal_seeds_draw_equal_startup_points_and_others_draw_others(tmp_path):
 
 
 def test_more_startup_points_than_trials_are_not_enqueued():
-    held = in_memory(sweep_of({"sampler": "random", "trials": 2, "startup": 9}, {"layers": [1, 2, 3]}))
-    held.enqueue()
-    assert held.waiting() == 2
+    study = in_memory(sweep_of({"sampler": "random", "trials": 2, "startup": 9}, {"layers": [1, 2, 3]}))
+    study.enqueue_missing()
+    assert study.count_waiting() == 2
 
 
 @pytest.mark.parametrize(
@@ -532,39 +533,39 @@ def test_more_startup_points_than_trials_are_not_enqueued():
         ("hyperband", optuna.pruners.HyperbandPruner),
     ],
 )
-def test_a_pruner_ends_the_worst_and_never_the_best(pruner, kind):
+def test_pruner_stops_poor_trials_and_never_good_ones(pruner, kind):
     sweep = sweep_of({"pruner": pruner, "repeats": 24}, {"layers": [1]})
-    held = in_memory(sweep)
-    assert isinstance(held.study.pruner, kind)
-    held.enqueue()
+    study = in_memory(sweep)
+    assert isinstance(study.optuna_study.pruner, kind)
+    study.enqueue_missing()
     ended = []
     for number in range(24):
-        trial = held.take(HERE)
-        seed = sampling.seed_of(sweep, trial)
+        trial = study.claim_trial(HERE)
+        seed = sampling.suggest_seed(sweep, trial)
         level = 0.1 if number % 2 else 0.9
-        for step in range(sampling.POINTS):
+        for step in range(sampling.CURVE_POINTS):
             trial.report(level - 0.001 * seed, step)
             if trial.should_prune():
                 ended.append((number % 2, step))
-                held.study.tell(trial, state=TrialState.PRUNED)
+                study.optuna_study.tell(trial, state=TrialState.PRUNED)
                 break
         else:
-            held.study.tell(trial, level)
+            study.optuna_study.tell(trial, level)
     bad = [step for good, step in ended if not good]
     assert bool(bad) == (pruner != "none")
     if pruner == "median":
         assert len(bad) >= 8
         assert min(bad) >= 2
         assert len(bad) == len(ended)
-    assert held.ended() == 24  # one that was pruned has ended, too
-    held.enqueue()
-    assert not held.are_open()
+    assert study.count_ended() == 24  # pruned trials have ended too
+    study.enqueue_missing()
+    assert not study.has_open_trials()
 
 
-def test_a_sampler_is_what_the_file_says(tmp_path):
+def test_study_has_the_sampler_of_the_file(tmp_path):
     for name, kind in (("tpe", optuna.samplers.TPESampler), ("random", optuna.samplers.RandomSampler)):
-        held = opened(str(tmp_path / name), sweep_of({"sampler": name}, {"layers": [1]}))
-        assert isinstance(held.study.sampler, kind)
+        study = opened(str(tmp_path / name), sweep_of({"sampler": name}, {"layers": [1]}))
+        assert isinstance(study.optuna_study.sampler, kind)
 
 
 @pytest.mark.parametrize(
@@ -576,9 +577,9 @@ def test_a_sampler_is_what_the_file_says(tmp_path):
         "sqlite:///{}/none/db",
     ],
 )
-def test_a_storage_that_cannot_be_opened_is_refused_without_its_password(where, tmp_path):
+def test_storage_error_hides_the_password(where, tmp_path):
     with pytest.raises(UsageError) as refused:
-        study_storage.opened(where.format(tmp_path))
+        study_storage.open_storage(where.format(tmp_path))
     line = str(refused.value)
     assert line.startswith("storage: '")
     assert "cannot be opened: " in line
@@ -587,71 +588,71 @@ def test_a_storage_that_cannot_be_opened_is_refused_without_its_password(where, 
     assert ("loupe:***@" in line) == ("loupe" in where)
 
 
-def test_a_journal_s_folder_is_made_and_a_folder_is_no_journal(tmp_path):
-    held = opened(str(tmp_path / "new" / "folder" / "study.log"))
-    held.enqueue()
+def test_folder_of_a_journal_is_created_and_a_folder_is_refused(tmp_path):
+    study = opened(str(tmp_path / "new" / "folder" / "study.log"))
+    study.enqueue_missing()
     assert (tmp_path / "new" / "folder" / "study.log").is_file()
     with pytest.raises(UsageError, match=r"storage: .* cannot be opened: "):
-        study_storage.opened(str(tmp_path))
+        study_storage.open_storage(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
 def whole_journal(tmp_path_factory):
-    """The bytes of a journal in which some trials wait, are at work, done and failed."""
+    """The bytes of a journal with waiting, running, complete and failed trials."""
     file = tmp_path_factory.mktemp("journal") / "study.log"
-    held = opened(str(file))
-    held.enqueue()
+    study = opened(str(file))
+    study.enqueue_missing()
     for _ in range(3):
-        finish(held, held.take(HERE))
-    held.fail(held.take(HERE), FAILED, "ü")
-    held.take(HERE)
+        finish(study, study.claim_trial(HERE))
+    study.fail_trial(study.claim_trial(HERE), FAILED, "ü")
+    study.claim_trial(HERE)
     return file.read_bytes()
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(study, "UNSIGNED", 0.0)
-    monkeypatch.setattr(study_storage, "WRITING", 0.0)
+def without_waiting(monkeypatch):
+    monkeypatch.setattr(study_module, "CLAIM_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(study_storage, "WRITE_TIMEOUT_S", 0.0)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1), lines=st.none() | st.integers(0, 60), data=st.data())
-def test_a_journal_that_was_cut_anywhere_opens_again_and_ends_each_item_once(
-    share, lines, data, whole_journal, impatient, tmp_path
+def test_journal_cut_at_any_byte_completes_each_item_once(
+    share, lines, data, whole_journal, without_waiting, tmp_path
 ):
     at = round(share * len(whole_journal))
-    if lines is not None:  # near the ends of lines more often than chance would have it
+    if lines is not None:  # test ends of lines more often
         ends = [0, *(number + 1 for number, byte in enumerate(whole_journal) if byte == ord("\n"))]
         at = ends[min(lines, len(ends) - 1)] + data.draw(st.integers(-2, 2))
     at = min(max(at, 0), len(whole_journal))
     file = tmp_path / "cut.log"
     file.write_bytes(whole_journal[:at])
-    study_storage.cut_half_line(file)
+    study_storage.remove_incomplete_line(file)
     kept = file.read_bytes()
     assert kept == whole_journal[: whole_journal.rfind(b"\n", 0, at) + 1]
-    held = opened(str(file), parent="next")
-    held.reap(lambda trial: False)
-    held.enqueue()
-    work(held)
-    held.enqueue()
-    assert not held.are_open()
-    complete = [trial for trial in held.study.trials if trial.state == TrialState.COMPLETE]
+    study = opened(str(file), parent="next")
+    study.fail_orphans(lambda trial: False)
+    study.enqueue_missing()
+    work(study)
+    study.enqueue_missing()
+    assert not study.has_open_trials()
+    complete = [trial for trial in study.optuna_study.trials if trial.state == TrialState.COMPLETE]
     assert len({trial.user_attrs[ITEM] for trial in complete}) == len(complete) == 8
 
 
-def test_a_journal_without_a_half_line_is_left_as_it_is(whole_journal, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_storage, "WRITING", 1e9)  # it does not wait either
+def test_complete_journal_is_not_changed(whole_journal, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_storage, "WRITE_TIMEOUT_S", 1e9)  # it must not wait
     file = tmp_path / "whole.log"
     file.write_bytes(whole_journal)
-    study_storage.cut_half_line(file)
+    study_storage.remove_incomplete_line(file)
     assert file.read_bytes() == whole_journal
-    study_storage.cut_half_line(tmp_path / "none.log")
+    study_storage.remove_incomplete_line(tmp_path / "none.log")
     assert not (tmp_path / "none.log").exists()
     file.write_bytes(b"")
-    study_storage.cut_half_line(file)
+    study_storage.remove_incomplete_line(file)
 
 
-def test_a_line_that_somebody_is_still_writing_is_not_cut(whole_journal, tmp_path, monkeypatch):
+def test_line_that_is_completed_meanwhile_is_kept(whole_journal, tmp_path, monkeypatch):
     file = tmp_path / "written.log"
     file.write_bytes(whole_journal[:-20])
 
@@ -660,15 +661,15 @@ def test_a_line_that_somebody_is_still_writing_is_not_cut(whole_journal, tmp_pat
             stream.write(whole_journal[-20:])
 
     monkeypatch.setattr(time, "sleep", meanwhile)
-    study_storage.cut_half_line(file)
+    study_storage.remove_incomplete_line(file)
     assert file.read_bytes() == whole_journal
 
 
-def test_a_half_line_longer_than_what_is_read_at_once_is_cut_whole(tmp_path, impatient):
+def test_incomplete_line_longer_than_a_block_is_removed(tmp_path, without_waiting):
     file = tmp_path / "long.log"
     for whole in (b"", RECORD, RECORD * 5000):
         file.write_bytes(whole + RECORD[:-3] + b"x" * 200_000)
-        study_storage.cut_half_line(file)
+        study_storage.remove_incomplete_line(file)
         assert file.read_bytes() == whole
 
 
@@ -686,10 +687,10 @@ OTHER_FILES = {
 
 
 @pytest.mark.parametrize("content", OTHER_FILES.values(), ids=OTHER_FILES)
-def test_a_file_that_is_not_a_journal_is_refused_and_stays_as_it_is(content, tmp_path, impatient):
+def test_file_that_is_not_a_journal_is_refused_and_not_changed(content, tmp_path, without_waiting):
     file = tmp_path / "other"
     file.write_bytes(content)
-    for refuses in (study_storage.cut_half_line, lambda path: study_storage.opened(str(path))):
+    for refuses in (study_storage.remove_incomplete_line, lambda path: study_storage.open_storage(str(path))):
         with pytest.raises(UsageError, match=r"^storage: ") as refused:
             refuses(file)
         assert str(file) in str(refused.value)
@@ -698,19 +699,19 @@ def test_a_file_that_is_not_a_journal_is_refused_and_stays_as_it_is(content, tmp
         assert list(tmp_path.iterdir()) == [file]
 
 
-def test_no_more_trials_wait_than_are_asked_for_and_none_is_left_out(place):
-    held = opened(place)
-    held.enqueue(ahead=4)
-    assert held.waiting() == 4
-    finish(held, held.take(HERE))
-    held.enqueue(ahead=4)
-    assert held.waiting() == 3  # more than half
-    done = [finish(held, held.take(HERE)) for _ in range(2)]
-    held.enqueue(ahead=4)
-    assert held.waiting() == 4
-    while held.are_open():
-        done += [finish(held, held.take(HERE))]
-        held.enqueue(ahead=4)
+def test_at_most_max_waiting_trials_wait_and_all_items_run(place):
+    study = opened(place)
+    study.enqueue_missing(max_waiting=4)
+    assert study.count_waiting() == 4
+    finish(study, study.claim_trial(HERE))
+    study.enqueue_missing(max_waiting=4)
+    assert study.count_waiting() == 3  # more than half
+    done = [finish(study, study.claim_trial(HERE)) for _ in range(2)]
+    study.enqueue_missing(max_waiting=4)
+    assert study.count_waiting() == 4
+    while study.has_open_trials():
+        done += [finish(study, study.claim_trial(HERE))]
+        study.enqueue_missing(max_waiting=4)
     assert len(done) == 7
-    assert states(held) == {"COMPLETE": 8}
-    assert held.ended() == 8
+    assert states(study) == {"COMPLETE": 8}
+    assert study.count_ended() == 8

@@ -1,4 +1,4 @@
-"""Sweep files: read, checked whole before anything starts, and turned into points, arms and seeds."""
+"""Sweep files: loading, checks, points, arms and seeds."""
 
 import itertools
 import json
@@ -14,8 +14,8 @@ from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.errors import UsageError
 from loupe.search import arms as found_arms
-from loupe.search.sweep_file import Range, SweepFile, condition_of, field_of
-from loupe.search.sweep_loader import read
+from loupe.search.sweep_file import Range, SweepFile, parse_condition, parse_field
+from loupe.search.sweep_loader import load_sweep
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 GRID = """
@@ -69,19 +69,19 @@ CONDITION = "the condition must be a network, an optimizer or field=value"
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes the text of a sweep file, and reads it."""
+    """Return a function that writes a text to a file and loads it as a sweep file."""
 
     def of(text, **given):
         file = tmp_path / "given.toml"
         file.write_text(text)
-        return read(file, parse_settings("sweep", given) if given else None)
+        return load_sweep(file, parse_settings("sweep", given) if given else None)
 
     return of
 
 
 @pytest.fixture
 def refusal(write):
-    """The one line by which a text is refused."""
+    """Return a function that returns the error message of an invalid text."""
 
     def of(text, **given):
         with pytest.raises(UsageError) as refused:
@@ -99,9 +99,9 @@ def with_search(text, more):
     return text.replace("[search]\n", f"[search]\n{more}\n")
 
 
-def test_a_file_is_read_as_it_is_written(write):
+def test_load_sweep_returns_the_tables_of_the_file(write):
     sweep = write(GRID + CLAIM)
-    assert (sweep.name, sweep.value, sweep.study.sampler, sweep.study.keep) == ("small", "val/best_mae", "grid", 3)
+    assert (sweep.name, sweep.objective, sweep.is_grid, sweep.study.keep) == ("small", "val/best_mae", True, 3)
     assert sweep.train == {"dataset": "sample", "network": "perceptron", "steps": 20}
     assert sweep.search == {"activation": ["tanh", "relu"], "learning_rate": [1e-4, 1e-3, 1e-2]}
     assert [claim.number for claim in sweep.claims] == ["6"]
@@ -109,10 +109,9 @@ def test_a_file_is_read_as_it_is_written(write):
 
 
 @pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.toml")), ids=lambda file: file.stem)
-def test_a_worker_gets_the_same_file_as_json(file):
-    sweep = read(file)
-    told = json.loads(json.dumps(sweep.model_dump(mode="json", exclude_unset=True)))
-    assert SweepFile.model_validate(told) == sweep
+def test_sweep_file_survives_json(file):
+    sweep = load_sweep(file)
+    assert SweepFile.model_validate(json.loads(json.dumps(sweep.to_json()))) == sweep
 
 
 @pytest.mark.parametrize(
@@ -129,45 +128,45 @@ def test_a_worker_gets_the_same_file_as_json(file):
         ("repeats = 3", 'sampler = "cma"', "study.sampler: must be 'grid', 'tpe' or 'random', got 'cma'"),
         ("repeats = 3", 'pruner = "asha"', "study.pruner: must be 'none', 'median' or 'hyperband', got 'asha'"),
         ("repeats = 3", 'metric = "test/mae"', "study.metric: must be 'val/mae', .*, got 'test/mae'"),
-        ("repeats = 3", 'direction = "maximize"', "study: direction: val/mae is better the lower"),
-        ("repeats = 3", 'metric = "val/psnr"', "study: direction: val/psnr is better the higher"),
+        ("repeats = 3", 'direction = "maximize"', "study: direction: must be minimize for val/mae, got maximize"),
+        ("repeats = 3", 'metric = "val/psnr"', "study: direction: must be maximize for val/psnr, got minimize"),
         ("repeats = 3", "trials = 9", "study: trials: has no effect with sampler=grid"),
         ("repeats = 3", "startup = 9", "study: startup: has no effect with sampler=grid"),
         ("repeats = 3", 'sampler = "tpe"\nrepeats = 3', "study: repeats: has no effect with sampler=tpe"),
         ("repeats = 3", 'sampler = "random"\ntune = []', "study: tune: has no effect with sampler=random"),
-        ("repeats = 3", 'tune = ["hidden"]', "study.tune: hidden is not in [search]"),
-        ("steps = 20", "step = 20", "train.step: is no field of train; .*"),
+        ("repeats = 3", 'tune = ["hidden"]', "study.tune: must be fields of [search], got hidden"),
+        ("steps = 20", "step = 20", "train.step: is not a field of train; .*"),
         ("steps = 20", "steps = 0", "train.steps: must be greater than or equal to 1, got '0'"),
         ("steps = 20", "steps = 'all'", "train.steps: must be a valid integer, .*, got 'all'"),
         ("steps = 20", "filters = 8", "train.filters: is a field of network=convolutional only, got '8'"),
         ("steps = 20", "stddev = 0.1", "train.stddev: has no effect with initializer=xavier, got 0.1"),
         ("steps = 20", '"adem.beta_1" = 0.5', f"train.adem.beta_1: {CONDITION}"),
-        ("steps = 20", "activation = 'relu'", "search.activation: stands in [train], too"),
-        ('["tanh", "relu"]', "[]", "search.activation: must hold values, each once, got []"),
-        ('["tanh", "relu"]', '["tanh", "tanh"]', "search.activation: must hold values, each once, got .*"),
+        ("steps = 20", "activation = 'relu'", "search.activation: must not be in [train] too"),
+        ('["tanh", "relu"]', "[]", "search.activation: must be a list of different values, got []"),
+        ('["tanh", "relu"]', '["tanh", "tanh"]', "search.activation: must be a list of different values, got .*"),
         ('["tanh", "relu"]', '"tanh"', "search.activation: must be a list of values or a range, .*, got 'tanh'"),
         ('["tanh", "relu"]', '["tanh", "elu"]', "search.activation: must be one of tanh, sigmoid, relu, got 'elu'"),
         ("1e-4, ", "-1e-4, ", "search.learning_rate: must be greater than 0, got '-0.0001'"),
         ("1e-4, ", "'fast', ", "search.learning_rate: must be a valid number, .*, got 'fast'"),
-        ("[1e-4, 1e-3, 1e-2]", "{low = 1e-4, high = 1e-2}", "search.learning_rate: a grid needs a list of .*"),
-        ("[study]", "[study", "is no TOML: .*"),
+        ("[1e-4, 1e-3, 1e-2]", "{low = 1e-4, high = 1e-2}", "search.learning_rate: must be a list of values with .*"),
+        ("[study]", "[study", "is not valid TOML: .*"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_table_field_rule_and_value(old, new, line, refusal):
+def test_error_names_table_field_rule_and_value(old, new, line, refusal):
     assert old in GRID
-    told = refusal(GRID.replace(old, new))
+    message = refusal(GRID.replace(old, new))
     prefix, _, suffix = line.partition(".*")
-    assert told.startswith(prefix)
-    assert told.endswith(suffix)
+    assert message.startswith(prefix)
+    assert message.endswith(suffix)
 
 
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ("kernel = [3]", "search.kernel: is no field of train; `loupe train --help` lists them"),
-        ("seed = [0, 1]", "search.seed: cannot be searched; seeds come from study.repeats"),
-        ('dataset = ["sample"]', "search.dataset: cannot be searched; seeds come from study.repeats"),
-        ('"sgd.seed" = [0, 1]', "search.sgd.seed: cannot be searched; seeds come from study.repeats"),
+        ("kernel = [3]", "search.kernel: is not a field of train; `loupe train --help` lists the fields"),
+        ("seed = [0, 1]", "search.seed: cannot be searched; study.repeats sets the seeds"),
+        ('dataset = ["sample"]', "search.dataset: cannot be searched; study.repeats sets the seeds"),
+        ('"sgd.seed" = [0, 1]', "search.sgd.seed: cannot be searched; study.repeats sets the seeds"),
         ("rho = [0.9]", "search.rho: is a field of optimizer=adadelta and optimizer=rmsprop only, got '0.9'"),
         ('"elm.hidden" = ["8"]', f"search.elm.hidden: {CONDITION}"),
         ('"depth=2.hidden" = ["8"]', f"search.depth=2.hidden: {CONDITION}"),
@@ -176,19 +175,19 @@ def test_what_is_wrong_is_refused_with_table_field_rule_and_value(old, new, line
         ('"sgd.momentum" = [0.5]', "search.sgd.momentum: its condition holds at no point"),
         ('"hidden=8.keep_prob" = [0.5]', "search.hidden=8.keep_prob: its condition holds at no point"),
         ('"loss=mae.stddev" = [1.5]', "search.loss=mae.stddev: has no effect with initializer=xavier, got 1.5"),
-        ("adam.beta_1 = [0.5]", 'search.adam: a key with a dot must stand in quotes, "….beta_1"'),
+        ("adam.beta_1 = [0.5]", 'search.adam: a key with a dot must be in quotes, "….beta_1"'),
     ],
 )  # fmt: skip
-def test_a_key_that_cannot_be_searched_is_refused(more, line, refusal):
+def test_key_that_cannot_be_searched_is_refused(more, line, refusal):
     assert refusal(with_search(GRID, more)) == line
 
 
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("high = 1e-2", "high = 1e-5", "search.learning_rate: low must lie below high, .*"),
-        ("low = 1e-5", "low = 0.0", "search.learning_rate: low must lie below high, and above 0 without a step .*"),
-        ("log = true", "log = true, step = 1e-3", "search.learning_rate: low must lie below high, .*"),
+        ("high = 1e-2", "high = 1e-5", "search.learning_rate: low must be less than high; .*"),
+        ("low = 1e-5", "low = 0.0", "search.learning_rate: low must be less than high; with log=true, .*"),
+        ("log = true", "log = true, step = 1e-3", "search.learning_rate: low must be less than high; .*"),
         ("log = true", "step = 0.0", "search.learning_rate.step: must be greater than 0, got '0.0'"),
         ("log = true", "logarithmic = true", "search.learning_rate.logarithmic: Extra inputs are not permitted, .*"),
         ("log = true", "base = 10", "search.learning_rate.base: Extra inputs are not permitted, .*"),
@@ -200,11 +199,11 @@ def test_a_key_that_cannot_be_searched_is_refused(more, line, refusal):
         ("startup = 5", "startup = -1", "study.startup: must be greater than or equal to 0, got '-1'"),
     ],
 )
-def test_a_range_that_holds_a_value_out_of_range_is_refused(old, new, line, refusal):
+def test_range_with_an_invalid_value_is_refused(old, new, line, refusal):
     assert old in SAMPLED
-    told = refusal(SAMPLED.replace(old, new))
-    assert told.startswith(line.partition(".*")[0])
-    assert ".*" in line or told == line
+    message = refusal(SAMPLED.replace(old, new))
+    assert message.startswith(line.partition(".*")[0])
+    assert ".*" in line or message == line
 
 
 @pytest.mark.parametrize(
@@ -213,34 +212,34 @@ def test_a_range_that_holds_a_value_out_of_range_is_refused(old, new, line, refu
         ("number = 6", "number = 'six'", "claim.0.number: String should match pattern"),
         ("number = 6\n", "", "claim.0.number: Field required"),
         ('{activation = "tanh"}', '"tanh"', "claim.0.arm: must be a valid dictionary, got 'tanh'"),
-        ('beats = [{activation = "relu"}]', "", "claim.0: must have one of beats, "),
+        ('beats = [{activation = "relu"}]', "", "claim.0: must have exactly one of beats, "),
         ("beats", "beat", "claim.0.beat: Extra inputs are not permitted"),
     ],
 )
-def test_a_claim_that_says_nothing_is_refused(old, new, line, refusal):
+def test_incomplete_claim_is_refused(old, new, line, refusal):
     assert old in CLAIM
     assert refusal(GRID + CLAIM.replace(old, new)).startswith(line)
 
 
 @pytest.mark.parametrize("table", ["study", "train", "search"])
 @pytest.mark.parametrize("given", [{}, {"smoke": True, "dataset": "elsewhere", "seed": 3}], ids=["plain", "changed"])
-def test_a_table_that_is_none_is_refused(table, given, refusal):
+def test_value_instead_of_a_table_is_refused(table, given, refusal):
     others = GRID[: GRID.index(f"[{table}]")] + GRID[GRID.index("[", GRID.index(f"[{table}]") + 1) :]
     others = others if table != "search" else GRID[: GRID.index("[search]")]
     assert refusal(f"{table} = 3\n{others}", **given).startswith(f"{table}: must be ")
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+def test_unreadable_file_is_refused(tmp_path):
     for file, why in (("none.toml", "No such file or directory"), (".", "Is a directory")):
         with pytest.raises(UsageError, match=why) as refused:
-            read(tmp_path / file)
+            load_sweep(tmp_path / file)
         assert str(refused.value).startswith(f"sweep: {str(tmp_path / file)!r} cannot be read: ")
     (tmp_path / "image.toml").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(UsageError, match=r"image\.toml is no TOML: "):
-        read(tmp_path / "image.toml")
+    with pytest.raises(UsageError, match=r"image\.toml is not valid TOML: "):
+        load_sweep(tmp_path / "image.toml")
 
 
-def test_a_name_that_is_missing_is_not_made_up_by_smoke(refusal):
+def test_smoke_does_not_replace_a_missing_name(refusal):
     assert refusal(GRID.replace('name = "small"', ""), smoke=True).startswith("study.name: Field required")
 
 
@@ -255,11 +254,11 @@ def test_a_name_that_is_missing_is_not_made_up_by_smoke(refusal):
         ("hidden=64,32.learning_rate", ("hidden", "64,32"), "learning_rate"),
     ],
 )
-def test_a_key_is_a_field_with_or_without_a_condition(key, condition, field):
-    assert (condition_of(key), field_of(key)) == (condition, field)
+def test_key_has_a_field_and_an_optional_condition(key, condition, field):
+    assert (parse_condition(key), parse_field(key)) == (condition, field)
 
 
-def test_a_conditional_key_counts_where_its_condition_holds(write):
+def test_key_applies_where_its_condition_holds(write):
     sweep = write("""
         [study]
         name = "conditional"
@@ -275,14 +274,14 @@ def test_a_conditional_key_counts_where_its_condition_holds(write):
         optimizer = ["adam", "sgd"]
         initializer = ["xavier", "gaussian"]
     """)
-    points = list(sweep.points())
+    points = list(sweep.iterate_points())
     assert len(points) == (1 + 2) * (1 + 2) * (1 + 2)
     for chosen in points:
         perceptron, sgd = chosen["network"] == "perceptron", chosen["optimizer"] == "sgd"
         assert ("perceptron.hidden" in chosen) == perceptron
         assert ("sgd.momentum" in chosen) == sgd
         assert ("initializer=gaussian.stddev" in chosen) == (chosen["initializer"] == "gaussian")
-        trained = sweep.settings(chosen)
+        trained = sweep.create_settings(chosen)
         assert trained.batch_size == (64 if perceptron else 8)
         assert trained.schedule == ("constant" if sgd else "cosine")
         assert trained.initializer == chosen["initializer"]
@@ -291,9 +290,9 @@ def test_a_conditional_key_counts_where_its_condition_holds(write):
     assert {chosen.get("perceptron.hidden") for chosen in points} == {None, "8", "8,4"}
 
 
-def test_a_condition_may_be_a_default(write):
+def test_condition_on_a_default_value_holds(write):
     text = with_search(GRID, '"adam.beta_1" = [0.8, 0.9]\n"output_activation=linear.keep_prob" = [0.5, 1.0]')
-    points = list(write(text).points())
+    points = list(write(text).iterate_points())
     assert len(points) == 2 * 3 * 2 * 2
     assert all("adam.beta_1" in chosen and "output_activation=linear.keep_prob" in chosen for chosen in points)
 
@@ -317,7 +316,7 @@ AXES = {
 
 @st.composite
 def axes(draw):
-    """Keys of [search] in any order, each with some of its values; a condition always with what it is on."""
+    """Draw keys of [search] in any order with some of their values; the value of each condition is among them."""
     chosen = draw(st.lists(st.sampled_from(sorted(AXES)), unique=True, min_size=1, max_size=5))
     search = {}
     for key in chosen:
@@ -328,14 +327,14 @@ def axes(draw):
             search.setdefault(condition[0], [condition[1]])
             if condition[1] not in search[condition[0]]:
                 search[condition[0]] = [*search[condition[0]], condition[1]]
-    for key, (condition, _) in AXES.items():  # a field drawn later may have lost the value
+    for key, (condition, _) in AXES.items():  # a field that is drawn later may lack the value
         if key in search and condition and condition[1] not in search[condition[0]]:
             search[condition[0]] = [*search[condition[0]], condition[1]]
     return search
 
 
 def expected_points(search):
-    """All combinations of all keys, cut to the keys whose condition holds, each once."""
+    """All different combinations of all keys, without the keys whose condition does not hold."""
     found = set()
     for values in itertools.product(*search.values()):
         row = dict(zip(search, values, strict=True))
@@ -350,8 +349,8 @@ def expected_points(search):
 
 @settings(max_examples=60)
 @given(search=axes(), repeats=st.integers(1, 4), tuned=st.booleans())
-def test_the_points_of_a_grid_are_complete_unique_and_valid(search, repeats, tuned):
-    tune = [field_of(key) for key in search if field_of(key) == "learning_rate"][:1] if tuned else []
+def test_grid_points_are_complete_unique_and_valid(search, repeats, tuned):
+    tune = [parse_field(key) for key in search if parse_field(key) == "learning_rate"][:1] if tuned else []
     sweep = SweepFile.model_validate(
         {
             "study": {"name": "drawn", "repeats": repeats, "tune": tune},
@@ -359,16 +358,16 @@ def test_the_points_of_a_grid_are_complete_unique_and_valid(search, repeats, tun
             "search": search,
         }
     )
-    points = list(sweep.points())
+    points = list(sweep.iterate_points())
     texts = [json.dumps({key: format_value(value) for key, value in row.items()}, sort_keys=True) for row in points]
     assert len(set(texts)) == len(texts)
     assert set(texts) == expected_points(search)
-    trained = {json.dumps(sweep.settings(chosen).to_texts(), sort_keys=True) for chosen in points}
+    trained = {json.dumps(sweep.create_settings(chosen).to_texts(), sort_keys=True) for chosen in points}
     assert len(trained) == len(points)
-    arms = sweep.arms()
-    assert sorted(map(str, itertools.chain(*arms.values()))) == sorted(map(str, points))
+    arms = sweep.group_arms()
+    assert sorted(map(str, itertools.chain(*arms))) == sorted(map(str, points))
     expected = len(points) + len(arms) * (repeats - 1) if tune else len(points) * repeats
-    assert sweep.trials() == expected
+    assert sweep.count_trials() == expected
     if not tune:
         assert len(arms) == len(points)
 
@@ -380,90 +379,89 @@ def test_the_points_of_a_grid_are_complete_unique_and_valid(search, repeats, tun
     step=st.none() | st.integers(1, 60),
     log=st.booleans(),
     rng=st.randoms(use_true_random=False),
-    whole=st.booleans(),
+    integers=st.booleans(),
 )
-def test_a_number_drawn_from_a_range_is_one_that_a_sampler_may_choose(low, length, step, log, rng, whole):
-    kind = int if whole else float
+def test_range_draws_only_numbers_that_a_sampler_can_choose(low, length, step, log, rng, integers):
+    kind = int if integers else float
     bounds = {"low": kind(low), "high": kind(low + length), "log": log and step is None}
     values = Range(**bounds, step=None if step is None else kind(step))
-    assert values.is_whole == whole
+    assert values.is_integer == integers
     for _ in range(20):
-        number = values.drawn(rng)
+        number = values.draw(rng)
         assert low <= number <= low + length
-        assert isinstance(number, int) == whole
+        assert isinstance(number, int) == integers
         if step:
             assert number == low + length or math.isclose((number - low) % step, 0)
 
 
-def test_a_key_of_a_sampler_is_drawn_between_its_ends_too(write):
-    drawn = list(write(SAMPLED).drawn())
+def test_random_points_include_numbers_between_the_ends(write):
+    drawn = list(write(SAMPLED).draw_points())
     assert {chosen["layers"] for chosen in drawn} == {1, 2, 3, 4}
     assert {1e-5, 1e-2} < {chosen["learning_rate"] for chosen in drawn}
 
 
-def test_arms_and_trials_without_tune_are_points_times_seeds(write):
+def test_without_tune_each_point_is_an_arm(write):
     sweep = write(GRID)
-    assert len(sweep.arms()) == len(list(sweep.points())) == 6
-    assert sweep.trials() == 18
-    assert sweep.seeds() == [0, 1, 2]
-    assert write(SAMPLED).trials() == 20
+    assert len(sweep.group_arms()) == len(list(sweep.iterate_points())) == 6
+    assert sweep.count_trials() == 18
+    assert sweep.seeds == [0, 1, 2]
+    assert write(SAMPLED).count_trials() == 20
 
 
-def test_with_tune_the_other_seeds_come_for_one_value_an_arm_only(write):
+def test_with_tune_one_point_per_arm_has_all_seeds(write):
     sweep = write(TUNED)
-    assert {arm: len(points) for arm, points in sweep.arms().items()} == {
-        '{"activation": "tanh"}': 3,
-        '{"activation": "relu"}': 2,
-    }
-    assert sweep.trials() == (3 + 2) + 2 * 4
-    assert sweep.seeds() == [7, 8, 9, 10, 11]
+    assert [(arm[0]["activation"], len(arm)) for arm in sweep.group_arms()] == [("tanh", 3), ("relu", 2)]
+    assert sweep.count_trials() == (3 + 2) + 2 * 4
+    assert sweep.seeds == [7, 8, 9, 10, 11]
 
 
-def test_settings_take_the_place_of_the_file_s(write):
+def test_settings_override_the_file(write):
     sweep = write(GRID, name="other", dataset="elsewhere", pruner="median", seed=5)
     assert (sweep.name, sweep.study.pruner, sweep.study.repeats) == ("other", "median", 3)
     assert sweep.train["dataset"] == "elsewhere"
-    assert sweep.seeds() == [5, 6, 7]
+    assert sweep.seeds == [5, 6, 7]
     plain = write(GRID, workers=2)
     assert plain == write(GRID)
-    assert write(TUNED, workers=2).seeds()[0] == 7  # the default seed is not one that was given
-    assert write(TUNED, seed=0).seeds()[0] == 0
+    assert write(TUNED, workers=2).seeds[0] == 7  # only a given seed overrides that of the file
+    assert write(TUNED, seed=0).seeds[0] == 0
 
 
-def test_smoke_shrinks_the_trainings_but_not_what_is_searched(write):
+def test_smoke_shortens_trainings_but_keeps_searched_values(write):
     whole = GRID.replace("steps = 20", "steps = 2000\nhidden = '2048,1024'\nbatch_size = 512")
     sweep = write(whole, smoke=True)
-    assert (sweep.name, sweep.seeds()) == ("small-smoke", [0])
-    assert len(list(sweep.points())) == 6
-    for chosen in sweep.points():
-        trained = sweep.settings(chosen)
+    assert (sweep.name, sweep.seeds) == ("small-smoke", [0])
+    assert len(list(sweep.iterate_points())) == 6
+    for chosen in sweep.iterate_points():
+        trained = sweep.create_settings(chosen)
         assert (trained.smoke, trained.steps, trained.hidden, trained.batch_size) == (True, 12, (32, 16), 32)
         assert trained.activation == chosen["activation"]
     timed = write(GRID.replace("steps = 20", "seconds = 500"), smoke=True)
-    assert {(one.steps, one.seconds) for one in map(timed.settings, timed.points())} == {(12, None)}
+    assert {(one.steps, one.seconds) for one in map(timed.create_settings, timed.iterate_points())} == {(12, None)}
     more = with_search(GRID.replace("steps = 20", ""), "hidden = ['64', '128,64']\nsteps = [30, 40]")
     searched = write(more, smoke=True)
-    assert {(one.steps, one.hidden) for one in map(searched.settings, searched.points())} == {
+    assert {(one.steps, one.hidden) for one in map(searched.create_settings, searched.iterate_points())} == {
         (30, (64,)), (40, (64,)), (30, (128, 64)), (40, (128, 64)),
     }  # fmt: skip
     conditional = write(GRID.replace("steps = 20", '"perceptron.hidden" = "2048"\n"adam.steps" = 900'), smoke=True)
-    assert {(one.steps, one.hidden) for one in map(conditional.settings, conditional.points())} == {(12, (32, 16))}
+    assert {(one.steps, one.hidden) for one in map(conditional.create_settings, conditional.iterate_points())} == {
+        (12, (32, 16))
+    }
 
 
 @pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.toml")), ids=lambda file: file.stem)
-def test_every_sweep_file_is_valid_shrunk_too(file):
-    sweep = read(file, parse_settings("sweep", {"smoke": True}))
+def test_every_sweep_file_is_valid_with_smoke(file):
+    sweep = load_sweep(file, parse_settings("sweep", {"smoke": True}))
     assert sweep.name.endswith("-smoke")
-    points = sweep.points() if sweep.study.sampler == "grid" else sweep.drawn()
+    points = sweep.iterate_points() if sweep.study.sampler == "grid" else sweep.draw_points()
     for chosen in itertools.islice(points, 50):
-        assert sweep.settings(chosen).smoke
+        assert sweep.create_settings(chosen).smoke
 
 
 SPACES = [
     ("repeats = 3", "repeats = 9", True),
     ("repeats = 3", "keep = 9", True),
     ('"small"', '"large"', True),
-    ('dataset = "sample"', 'dataset = "another/path/of/the/same"', True),  # the digest tells
+    ('dataset = "sample"', 'dataset = "another/path/of/the/same"', True),  # the digest identifies the dataset
     (CLAIM, "", True),
     ("steps = 20", "steps = 30", False),
     ('"tanh", "relu"', '"tanh", "sigmoid"', False),
@@ -475,28 +473,28 @@ SPACES = [
 
 
 @pytest.mark.parametrize(("old", "new", "same"), SPACES)
-def test_a_space_is_what_results_depend_on(old, new, same, write):
+def test_space_changes_with_the_fields_that_results_depend_on(old, new, same, write):
     assert old in GRID + CLAIM
-    before, after = write(GRID + CLAIM).space("digest"), write((GRID + CLAIM).replace(old, new)).space("digest")
-    assert (before == after) == same
-    assert before != write(GRID + CLAIM).space("other digest")
+    before, after = write(GRID + CLAIM), write((GRID + CLAIM).replace(old, new))
+    assert (before.describe_space("digest") == after.describe_space("digest")) == same
+    assert before.describe_space("digest") != before.describe_space("other digest")
 
 
 def row_of(of, chosen, seed, value, started, **more):
-    """A row of the table of runs, of a trial at a point."""
-    texts = of.settings(chosen, seed=seed).to_texts()
+    """A row of the table of runs: a trial at a point."""
+    texts = of.create_settings(chosen, seed=seed).to_texts()
     return (
         {"run_id": f"{started} {seed}", "kind": "trial", "sweep": of.name, "state": "COMPLETE", "started": started}
         | {f"settings.{name}": text for name, text in texts.items()}
-        | {f"metrics.{of.value}": value}
+        | {f"metrics.{of.objective}": value}
         | more
     )
 
 
-def test_the_arms_of_a_grid_are_its_finished_trials_whichever_sweep_trained_them(write):
+def test_find_runs_returns_the_newest_finished_trials_of_any_sweep(write):
     sweep = write(GRID.replace("[1e-4, 1e-3, 1e-2]", "[1e-4]"))
-    tanh, relu = sweep.points()
-    other = SweepFile.model_validate(sweep.model_dump(exclude_unset=True) | {"train": sweep.train | {"steps": 21}})
+    tanh, relu = sweep.iterate_points()
+    other = SweepFile.model_validate(sweep.to_json() | {"train": sweep.train | {"steps": 21}})
     table = pd.DataFrame(
         [
             row_of(sweep, tanh, 0, 0.5, "2020-01-01T00:00:00"),
@@ -508,7 +506,7 @@ def test_the_arms_of_a_grid_are_its_finished_trials_whichever_sweep_trained_them
             row_of(other, relu, 2, 0.2, "2020-01-01T00:00:00"),
         ]
     )
-    found = found_arms.of_sweep(sweep, table)
+    found = found_arms.find_runs(sweep, table)
     assert found[["activation", "learning_rate", "seed", "run_id"]].values.tolist() == [
         ["tanh", "0.0001", 0, "2020-01-03T00:00:00 0"],
         ["tanh", "0.0001", 7, "2020-01-01T00:00:00 7"],
@@ -518,10 +516,10 @@ def test_the_arms_of_a_grid_are_its_finished_trials_whichever_sweep_trained_them
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_a_tuned_field_has_the_value_that_is_best_with_the_first_seed(direction, write):
+def test_find_runs_tunes_with_the_first_seed(direction, write):
     more = 'tune = ["learning_rate"]\ndirection = "maximize"\nmetric = "val/psnr"'
     sweep = write(TUNED if direction == "minimize" else TUNED.replace('tune = ["learning_rate"]', more))
-    points = list(sweep.points())
+    points = list(sweep.iterate_points())
     values = {(point["activation"], str(rate)): index for index, (point, rate) in enumerate(
         (point, next(value for key, value in point.items() if key.endswith("learning_rate"))) for point in points
     )}  # fmt: skip
@@ -530,40 +528,40 @@ def test_a_tuned_field_has_the_value_that_is_best_with_the_first_seed(direction,
     for (activation, rate), index in values.items():
         best = rate == wins[activation == "relu"]
         for seed in (7, 8, 9):
-            # with the other seeds the order is the other way round: they must not choose
+            # the other seeds reverse the order: they must not decide
             good = best if seed == 7 else not best
             value = 0.1 if good == (direction == "minimize") else 0.2
             rows.append(row_of(sweep, points[index], seed, value, "2020-01-01T00:00:00"))
     rows.append(row_of(sweep, points[0], 11, 0.0, "2020-01-01T00:00:00"))
-    found = found_arms.of_sweep(sweep, pd.DataFrame(rows))
+    found = found_arms.find_runs(sweep, pd.DataFrame(rows))
     keys = ["activation", "activation=tanh.learning_rate", "activation=relu.learning_rate"]
     chosen = found[keys].astype(object).where(found[keys].notna(), None).drop_duplicates().values.tolist()
     assert sorted(chosen, key=str) == [["relu", None, "0.0001"], ["tanh", "0.001", None]]
     assert found.groupby("activation")["seed"].apply(sorted).to_dict() == {"tanh": [7, 8, 9], "relu": [7, 8, 9]}
 
 
-def test_a_run_that_is_older_than_a_field_had_its_default(write):
+def test_find_runs_adds_defaults_of_fields_that_an_old_run_lacks(write):
     sweep = write(GRID)
-    row = row_of(sweep, next(sweep.points()), 0, 0.5, "2020-01-01T00:00:00")
+    row = row_of(sweep, next(sweep.iterate_points()), 0, 0.5, "2020-01-01T00:00:00")
     older = {name: value for name, value in row.items() if name != "settings.start"}
     assert len(older) < len(row)
-    assert len(found_arms.of_sweep(sweep, pd.DataFrame([older]))) == 1
+    assert len(found_arms.find_runs(sweep, pd.DataFrame([older]))) == 1
     other = older | {"settings.skip": "ridge"}
     unknown = older | {"settings.no_longer_a_field": "1"}
-    assert found_arms.of_sweep(sweep, pd.DataFrame([other, unknown])).empty
+    assert found_arms.find_runs(sweep, pd.DataFrame([other, unknown])).empty
 
 
-def test_an_arm_whose_first_seed_is_missing_has_no_tuned_value_yet(write):
+def test_find_runs_needs_the_first_seed_of_a_tuned_arm(write):
     sweep = write(TUNED)
-    first = next(sweep.points())
+    first = next(sweep.iterate_points())
     later = pd.DataFrame([row_of(sweep, first, 8, 0.1, "2020-01-01T00:00:00")])
-    assert found_arms.of_sweep(sweep, later).empty
+    assert found_arms.find_runs(sweep, later).empty
 
 
-def test_there_are_no_arms_without_a_grid_or_without_runs(write):
+def test_find_runs_is_empty_without_a_grid_or_without_runs(write):
     sweep = write(GRID)
-    table = pd.DataFrame([row_of(sweep, next(sweep.points()), 0, 0.5, "2020-01-01T00:00:00")])
-    assert len(found_arms.of_sweep(sweep, table)) == 1
-    assert found_arms.of_sweep(sweep, table.iloc[:0]).empty
-    assert found_arms.of_sweep(sweep, table.assign(state="PRUNED")).empty
-    assert found_arms.of_sweep(write(SAMPLED), table).empty
+    table = pd.DataFrame([row_of(sweep, next(sweep.iterate_points()), 0, 0.5, "2020-01-01T00:00:00")])
+    assert len(found_arms.find_runs(sweep, table)) == 1
+    assert found_arms.find_runs(sweep, table.iloc[:0]).empty
+    assert found_arms.find_runs(sweep, table.assign(state="PRUNED")).empty
+    assert found_arms.find_runs(write(SAMPLED), table).empty

@@ -1,4 +1,4 @@
-"""The notebook beside the report runs where a champion is, and knows nothing of this repository."""
+"""The notebook docs/champion.ipynb runs with a registered champion and without Loupe."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 from jobs import ROOT, environment
 
 NOTEBOOK = ROOT / "docs" / "champion.ipynb"
-pytestmark = pytest.mark.xdist_group("main")  # one process: they share what one main job left
+pytestmark = pytest.mark.xdist_group("main")  # one process: the tests share one finished main job
 
 
 def code_cells():
@@ -18,18 +18,18 @@ def code_cells():
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def test_its_cells_carry_no_outputs():
+def test_notebook_is_stored_without_outputs():
     assert len({cell["id"] for cell in code_cells()}) == len(code_cells())
     assert not [cell for cell in code_cells() if cell["outputs"] or cell["execution_count"]]
 
 
-def test_it_upscales_a_patch_by_the_champion_and_by_lanczos(finished_main):
+def test_champion_is_better_than_lanczos(finished_main):
     code = "\n".join("".join(cell["source"]) for cell in code_cells())
     checks = """
 import sys
-assert (network.shape, lanczos.shape) == ((floats(label).shape,) * 2)
+assert (network.shape, lanczos.shape) == ((to_floats(label).shape,) * 2)
 assert not np.allclose(network, lanczos)
-assert [place.get_title().split(",")[0] for place in axes] == ["input", "Lanczos", "champion", "label"]
+assert [axis.get_title().split(",")[0] for axis in axes] == ["input", "Lanczos", "champion", "label"]
 assert "loupe" not in sys.modules
 """
     done = subprocess.run(

@@ -33,7 +33,7 @@ beats = [{hidden = "none"}]
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([], "loupe sweep --sweep sweeps/activation.toml"),
+        ([], "loupe sweep sweeps/activation.toml"),
         (["--from", "nowhere.parquet"], "nowhere.parquet"),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_store_gives_the_pages_with_images_and_the_table_that_gives_them_again
     assert [item.path for item in store(tmp_path).list_artifacts(run.info.run_id)] == ["report.html"]
     assert run.info.status == "FINISHED"
     images = {path.stem for path in (tmp_path / "report" / "images").iterdir()}
-    assert images == {"claim-1", "leaders", "comparison", "story"}
+    assert images == {"comparison", "story"}
     assert len(results.read(tmp_path / "report" / "results.parquet")) == 4
     before = {path: path.read_bytes() for path in (page, page.with_suffix(".md"))}
     loupe("report", "--from", "report/results.parquet", "--out", "again", cwd=tmp_path)

@@ -36,15 +36,16 @@ TINY = {
 IN_ONE_PROCESS = """
 import contextlib, dataclasses, io, json, os, sys, traceback
 from loupe.config import parse_settings
-from loupe.search import jobs, worker
+from loupe.search import worker
+from loupe.search.worker_pool import LocalWorkers
 from loupe.steps import sweep
 from loupe.tracking import trials
-def start(job):
+def run(workers, job):
     sys.stdin = io.StringIO(json.dumps(dataclasses.asdict(job)))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         worker.main(os.getppid())
     return int(printed.getvalue().split()[-1])
-jobs.start, worker.LINGER, trials.CHECKPOINT_INTERVAL_S = start, 0.0, 0.0
+LocalWorkers.run, worker.IDLE_TIMEOUT_S, trials.CHECKPOINT_INTERVAL_S = run, 0.0, 0.0
 shared = {"champion": "false", "workers": 1, "quiet": "true"} | json.loads(sys.argv[1])
 for file in sys.argv[2:]:
     try:
@@ -174,9 +175,9 @@ def test_trials_are_children_of_the_sweep_and_linked_with_optuna_both_ways(smoke
 
 
 def test_a_trial_has_every_setting_and_whole_curves(smoke, dataset):
-    file = sweep_loader.read(ROOT / "sweeps" / "smoke.toml")
+    file = sweep_loader.load_sweep(ROOT / "sweeps" / "smoke.toml")
     place = {"dataset", "data_dir", "threads", "scheduler", "resume"}
-    expected = [file.settings(point, seed=0).to_texts() for point in file.points()]
+    expected = [file.create_settings(point, seed=0).to_texts() for point in file.iterate_points()]
     found = [run.data.params for run in runs_of(smoke, "trial")]
     assert all(texts.keys() == given.keys() for texts, given in zip(expected, found, strict=True))
     for texts in expected:
@@ -201,7 +202,7 @@ def test_a_sweep_keeps_table_plots_and_its_file_and_names_the_best_run(smoke):
     assert {row["run"]: row["value"] for row in rows}[best.info.run_id] == min(row["value"] for row in rows)
     assert parent.data.metrics["best/val/best_mae"] == best.data.metrics["val/best_mae"]
     printed = (smoke / "printed.txt").read_text()
-    for word in ("4 points, 4 trials", "4 complete; 0 taken", best.info.run_id, "optuna-dashboard", "mlflow ui"):
+    for word in ("4 points, 4 trials", "4 complete; 0 reused", best.info.run_id, "optuna-dashboard", "mlflow ui"):
         assert word in printed
 
 
@@ -258,7 +259,7 @@ def test_an_arm_that_another_sweep_has_trained_is_taken_from_the_store_unless_fr
                if run.data.params["seed"] == "0"}  # fmt: skip
     write_sweep(searched, dataset, "second", 'activation = ["tanh", "sigmoid"]')
     printed = sweep(searched, "second.toml").stdout
-    assert "2 complete; 1 taken from earlier runs" in printed
+    assert "2 complete; 1 reused from earlier runs" in printed
     ours = [run for run in runs_of(searched, "trial") if run.data.tags["loupe.sweep"] == "second"]
     assert [run.data.params["activation"] for run in ours] == ["sigmoid"]
     by_activation = {trial.params["activation"]: trial for trial in study_of(searched, "second").trials}
@@ -317,7 +318,7 @@ def test_another_search_under_a_name_that_is_taken_is_refused(searched, dataset)
     ("search", "arguments", "words"),
     [
         ("swish = [1, 2]", [], ["swish", "no field"]),
-        ("activation = {low = 1, high = 2}", [], ["activation", "a grid needs a list"]),
+        ("activation = {low = 1, high = 2}", [], ["activation", "must be a list of values with sampler=grid"]),
         ("keep_prob = [0.5, 2.0]", [], ["keep_prob", "less than or equal to 1", "2.0"]),
         ('"sgd.epsilon" = [1e-7]\noptimizer = ["sgd"]', [], ["epsilon"]),
         (None, ["nowhere.toml"], ["nowhere.toml"]),
@@ -349,7 +350,8 @@ def test_a_sweep_that_runs_already_is_refused_and_one_that_is_terminated_leaves_
     try:
         wait_for(process, lambda: len(runs_of(tmp_path, "trial", "RUNNING")) == 2)
         line = complaint(sweep(tmp_path, file, status=2))
-        assert f"'long' is being run already, by process {process.pid}" in line
+        assert f"process {process.pid} of " in line
+        assert "already runs 'long'" in line
         assert len(runs_of(tmp_path, "sweep")) == 1
         below = psutil.Process(process.pid).children(recursive=True)
         assert len(below) >= 2
@@ -562,7 +564,7 @@ def test_every_sweep_file_runs_a_tiny_trial(file, request, tmp_path, dataset):
         sweep(folder, file, "--dataset", dataset, "--smoke", "true", "--max_trials", 1)
     else:
         folder = request.getfixturevalue("one_trial_each")
-    name = f"{sweep_loader.read(file).name}-smoke"
+    name = f"{sweep_loader.load_sweep(file).name}-smoke"
     parents = [run for run in runs_of(folder, "sweep") if run.data.tags.get("loupe.sweep") == name]
     assert [run.info.status for run in parents] == ["FINISHED"], (folder / "printed.txt").read_text()[-2000:]
     trials = study_of(folder, name).trials

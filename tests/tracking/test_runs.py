@@ -85,7 +85,7 @@ def test_a_signal_closes_the_run_as_killed(
     number: int, raised: type[BaseException], client: mlflow.MlflowClient
 ) -> None:
     def work() -> None:
-        with signals.as_exits(), runs.close_run_at_exit({}, quiet=True):
+        with signals.raise_on_signals(), runs.close_run_at_exit({}, quiet=True):
             os.kill(os.getpid(), number)
             time.sleep(5)
 

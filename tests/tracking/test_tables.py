@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from loupe.tracking import delivery, records
-from loupe.tracking.buffer import RunBuffer
+from loupe.tracking.buffer import SUFFIX, RunBuffer
 
 FIRST = pd.DataFrame({"method": ["model", "nearest"], "mae": [0.1, 0.2]})
 SECOND = pd.DataFrame({"method": ["model", "nearest", "ridge"], "mae": [0.3, 0.2, float("nan")]})
@@ -39,11 +39,10 @@ def test_a_table_that_is_logged_again_replaces_the_one_of_its_name_only(run_id: 
 
 
 def test_a_buffered_table_that_is_sent_again_has_its_rows_once(run_id: str, tmp_path: Path) -> None:
-    journal = RunBuffer(tmp_path / "buffer" / run_id)
-    journal.run = {"run_id": run_id}
+    buffer = RunBuffer.create(tmp_path / f"{run_id}{SUFFIX}", {"run_id": run_id})
     FIRST.to_json(tmp_path / "test.json", orient="split", index=False)
-    journal.append("table", {"name": "test.json"}, tmp_path / "test.json")
+    buffer.append("table", {"name": "test.json"}, tmp_path / "test.json")
     for _ in range(2):
-        journal.note_told(0)  # the process died after the server had taken the table
-        delivery.upload_records(journal)
+        buffer.mark_sent(0)  # as if the process died after the server received the table
+        delivery.upload_records(buffer)
     pd.testing.assert_frame_equal(table_of(run_id, "test.json"), FIRST)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
-from loupe.data.labels import input_of
+from loupe.data.labels import shrink_label
 from loupe.training import diagnostics
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.geometry import Geometry
@@ -26,7 +26,7 @@ def photo_pairs(name: str, rows: list[dict[str, Any]] | None = None) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
     labels = [photo[y : y + 60, x : x + 60] for y in range(0, 240, 80) for x in range(0, 240, 80)]
     cut = parse_settings("preprocess", {"label_size": 60})
-    inputs = [input_of(label, SCALE, cut) for label in labels]
+    inputs = [shrink_label(label, SCALE, cut) for label in labels]
     return Pairs(rows or [{"sha256": f"{name} {number}"} for number in range(len(labels))], inputs, labels, SCALE)
 
 

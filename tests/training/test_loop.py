@@ -16,7 +16,7 @@ from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.training import GradientTrain
 from loupe.data.dataset import Pairs
-from loupe.data.labels import input_of
+from loupe.data.labels import shrink_label
 from loupe.errors import LoupeError, UsageError
 from loupe.models import builder
 from loupe.models.builder import KerasUpscaler
@@ -54,7 +54,7 @@ def photos() -> dict[str, Pairs]:
         photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
         labels = [photo[y : y + 48, x : x + 48] for y in range(0, 240, 80) for x in range(0, 240, 80)]
         scale = parse_settings("train", {}).scale
-        inputs = [input_of(label, scale, cut) for label in labels]
+        inputs = [shrink_label(label, scale, cut) for label in labels]
         splits[split] = Pairs([{}] * len(labels), inputs, labels, scale)
     return splits
 
@@ -130,7 +130,7 @@ def test_a_training_resumed_from_any_checkpoint_ends_with_the_same_bits(
 
 def test_dropout_derives_from_seed_and_step(photos: dict[str, Pairs]) -> None:
     # with one image, no crops and no augmentation, dropout is all that differs from step to step
-    alone = {split: part.spread(1) for split, part in photos.items()}
+    alone = {split: part.subsample(1) for split, part in photos.items()}
     given = DEMANDING["perceptron"] | {"patch": "whole", "hidden": "8", "augment": False, "steps": 4, "eval_every": 1}
     given |= {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1e-30, "patience": 0}
     given = {name: value for name, value in given.items() if not name.startswith("decay")}
@@ -346,7 +346,7 @@ def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeyp
 def test_points_score_so_many_validation_images(photos: dict[str, Pairs]) -> None:
     for images in (1, 4, 256):
         run = Run(photos, CONVOLUTIONAL | {"eval_images": images, "steps": 1})
-        scored = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"].spread(images), 256)
+        scored = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"].subsample(images), 256)
         assert run.progress.best_mae == pytest.approx(scored["mae"], abs=1e-7)
     everything = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"], 256)
     assert run.progress.best_mae == pytest.approx(everything["mae"], abs=1e-7)

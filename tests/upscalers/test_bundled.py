@@ -9,7 +9,7 @@ import pytest
 
 from loupe.config import parse_settings
 from loupe.data.dataset import Pairs
-from loupe.data.preparation import pairs_in_memory
+from loupe.data.preparation import prepare_in_memory
 from loupe.errors import UsageError
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
@@ -31,7 +31,7 @@ def scale_of_file(file: Path) -> Fraction:
 def sample() -> dict[Fraction, Pairs]:
     """The middle of each bundled photo, at every scale; trained on by the networks, so that no score counts."""
     cut = {"source": "sample", "crop": "centre", "scales": "3:2,2:1,3:1", "quiet": True}
-    return {scale: pairs_in_memory(parse_settings("preprocess", cut), scale) for scale in map(scale_of_file, FILES)}
+    return {scale: prepare_in_memory(parse_settings("preprocess", cut), scale) for scale in map(scale_of_file, FILES)}
 
 
 def test_there_is_one_of_every_size_at_3_2_and_a_small_one_at_every_scale() -> None:
@@ -70,5 +70,5 @@ def test_a_network_beats_lanczos_and_its_border_is_as_good_as_its_inside(
 
 
 def test_what_does_not_ship_is_refused_with_what_does() -> None:
-    with pytest.raises(UsageError, match=r"^scale: the bundled network tiny is for 3:2, got 2:1$"):
+    with pytest.raises(UsageError, match=r"^scale: must be 3:2 for the bundled network tiny, got 2:1$"):
         bundled.find_file("tiny", Fraction(2))

@@ -43,7 +43,7 @@ def test_the_scale_is_the_exact_ratio() -> None:
     ],
 )  # fmt: skip
 def test_a_name_of_another_program_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"model: .*was not made by loupe") as refused:
+    with pytest.raises(UsageError, match=r"model: must be made by Loupe") as refused:
         Geometry.from_name(name)
     assert repr(name) in str(refused.value)
 
@@ -56,5 +56,5 @@ def test_a_name_of_another_program_is_refused(name: str) -> None:
     ],
 )  # fmt: skip
 def test_a_name_that_no_model_can_have_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"model: '{name}' has no scale, or its side and halo"):
+    with pytest.raises(UsageError, match=rf"model: must have 0 < q < p, .*, got '{name}'"):
         Geometry.from_name(name)

@@ -9,8 +9,7 @@ import onnx
 import pytest
 
 from loupe.config import parse_settings
-from loupe.models import builder
-from loupe.models import onnx_export as exporting
+from loupe.models import builder, onnx_export
 from loupe.models.builder import KerasUpscaler
 from loupe.models.onnx_export import export
 from loupe.upscalers.onnx import OnnxUpscaler
@@ -44,8 +43,8 @@ def test_an_export_that_differs_from_the_network_is_refused(tmp_path: Path, monk
                 part.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(part), part.name))
         return network
 
-    monkeypatch.setattr(exporting, "_mirrored_at_once", twice_the_weights)
+    monkeypatch.setattr(onnx_export, "_merge_padding", twice_the_weights)
     settings = parse_settings("train", {"network": "convolutional", "filters": 8, "layers": 1, "skip": "none"})
     model = builder.build(settings, 32, "rec601")
-    with pytest.raises(LoupeError, match="ONNX and Keras differ by"):
+    with pytest.raises(LoupeError, match="ONNX: must differ from Keras by at most"):
         export(model, builder.compute_geometry(settings, 32, "rec601"), tmp_path / "model.onnx")

@@ -4,13 +4,15 @@ PACKAGE = "loupe-upscale"
 # The packages of each extra, as in pyproject.toml. Its metadata is not used: a checkout need not be installed.
 EXTRAS = {
     "train": (
-        "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "pyarrow", "pandas",
-        "requests", "matplotlib", "scipy", "jinja2", "sqlalchemy", "psutil", "onnx", "tf2onnx",
+        "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "joblib", "pyarrow",
+        "pandas", "requests", "matplotlib", "scipy", "jinja2", "markdown-it-py", "sqlalchemy", "psutil",
+        "onnx", "tf2onnx",
     ),
     "cluster": ("distributed", "psycopg", "s3fs"),
     "demo": ("gradio",),
 }  # fmt: skip
-IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage"}  # where they differ from the package's name
+# Import names that differ from the name of the package.
+IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-it-py": "markdown_it"}
 
 
 def describe_missing_package(error: BaseException) -> str | None:

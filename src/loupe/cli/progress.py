@@ -1,20 +1,22 @@
-"""Tells the person at the terminal how far a step is; silent when asked to be."""
+"""Prints output, errors and progress bars."""
 
 import sys
 import unicodedata
 from types import TracebackType
 from typing import Self
 
-# Unicode's categories of what a terminal would act on and nobody would see: controls, formats such as an
-# override of the direction of writing, lone surrogates (bytes of names that are no text), ends of lines.
+# Unicode categories that change the output of a terminal or are invisible: control characters, formats such as
+# right-to-left overrides, lone surrogates (bytes of file names that are not text), line and paragraph separators.
 CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def escape_control_characters(text: str) -> str:
-    """One line of text, in which what names of files and the like would have a terminal do is escaped."""
+    """Escape control characters and line breaks, for example those in file names."""
     return "".join(
-        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in CONTROL_CATEGORIES else sign
-        for sign in text
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in CONTROL_CATEGORIES
+        else character
+        for character in text
     )
 
 
@@ -31,24 +33,24 @@ def print_lines(text: str, quiet: bool) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print a line to standard error, also where quiet; what is several lines becomes one."""
+    """Print one line to standard error; line breaks in the text become spaces."""
     print(escape_control_characters(" ".join(text.split())), file=sys.stderr, flush=True)
 
 
 def print_left_out(reasons: list[str], total: int, quiet: bool) -> None:
-    """Tell how many of the photos are left out, and why the first of them is; nothing where all are used."""
+    """Print how many photos are left out and the reason for the first one; print nothing if all are used."""
     if reasons:
         print_line(f"left out: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
 
 
 class ProgressBar:
-    """A progress bar on standard error with the time left; `at` says how much is done.
+    """A progress bar with the remaining time, on standard error.
 
     Args:
-        text: what is being done.
-        total: how much there is to do.
+        text: the title.
+        total: the value at which the bar is full.
         quiet: show nothing.
-        unit: `bytes` counts in MB, `percent` in hundredths of the total.
+        unit: `bytes` shows megabytes, `percent` the percentage, and "" the value and the total.
     """
 
     def __init__(self, text: str, total: float, quiet: bool, unit: str = "") -> None:
@@ -78,7 +80,7 @@ class ProgressBar:
         self._task = self._progress.add_task(text, total=total, note="")
 
     def update(self, done: float, note: str = "") -> None:
-        """So much is done; `note` stands behind the bar."""
+        """Set the value, and the text after the bar; an empty note keeps the earlier one."""
         if self._progress:
             self._note = note or self._note
             self._progress.update(self._task, completed=done, note=self._note)

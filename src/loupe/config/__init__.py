@@ -1,8 +1,8 @@
-"""Frozen settings of each step: a field's name, default, range and meaning stand here and nowhere else.
+"""The settings of each step: the only definition of a field's name, default, range and help text.
 
-Flags, MLflow params, MLproject and sweep files follow from these classes or are tested against them.
-`train` is a union: its class is put together from one network and, where the network is trained by
-steps, one optimizer (`variants`), so that a field of another network or optimizer is quote_value.
+The command line and the MLflow params derive from these classes. Tests compare MLproject and the sweep files with
+them.
+The settings of `train` are the union of one network and, unless it is fitted in closed form, one optimizer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loupe.config.base import Settings, SettingsError
+from loupe.config.base import DatasetSettings, Settings, SettingsError
 from loupe.config.fields import quote_value
 
 
 class _Steps(Mapping[str, type[Settings]]):
-    """Step to class, imported when it is asked for: a photo does not wait for what only training needs."""
+    """Maps each step to its settings class, which is imported on first use, so that `loupe upscale` starts fast."""
 
     MODULES = {
         "main": "steps", "preprocess": "steps", "train": "training", "evaluate": "steps", "register": "steps",
@@ -42,14 +42,17 @@ STEPS = _Steps()
 
 
 def parse_settings(step: str, given: dict[str, Any]) -> Any:
-    """Check what was given for a step, whole, before anything is read or started.
+    """Validate the settings of a step.
 
     Args:
         step: a key of STEPS.
-        given: field -> text or value; what is not given takes its default.
+        given: the text or value of each field; missing fields take their defaults.
+
+    Returns:
+        An instance of the step's settings class.
 
     Raises:
-        SettingsError: naming the field, the rule and the value.
+        SettingsError: a field is unknown, out of range, without effect, or in conflict with another.
     """
     settings = STEPS[step]
     if step == "train":
@@ -62,20 +65,62 @@ def parse_settings(step: str, given: dict[str, Any]) -> Any:
     try:
         return settings.model_validate(given)
     except ValidationError as error:
-        raise SettingsError(_line(error, step)) from None
+        raise SettingsError(_describe_error(error, step)) from None
 
 
-def _line(error: ValidationError, step: str) -> str:
+def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the fields of a step in groups with titles; `train` has a group per network and per optimizer."""
+    if step != "train":
+        return [("fields", _sort_fields(STEPS[step]))]
+    from loupe.config.training import NETWORKS, OPTIMIZERS, Train
+
+    groups = [("fields of every network", _sort_fields(Train))]
+    for name, network in NETWORKS.items():
+        groups.append((f"--network {name}", _sort_fields(network, without=Train)))
+    for name, optimizer in OPTIMIZERS.items():
+        own = _sort_fields(optimizer, without=Settings)
+        rate = optimizer.DEFAULTS.get("learning_rate")
+        shown = f"default learning_rate: {rate:g}" if rate else "default learning_rate: that of the network"
+        groups.append((f"--optimizer {name} ({shown})", own))
+    return groups
+
+
+def list_fields(step: str) -> dict[str, Any]:
+    """Return every field of a step by name."""
+    return {name: info for _, fields in group_fields(step) for name, info in fields.items()}
+
+
+def _sort_fields(settings: type[Settings], without: type[Settings] | None = None) -> dict[str, Any]:
+    """Return the fields of a class, with its own fields first and those that most steps have last.
+
+    Args:
+        settings: the class.
+        without: a base class whose fields are left out.
+    """
+    fields = settings.model_fields
+    names = [name for name in settings.__annotations__ if name in fields]
+    names += [name for name in fields if name not in DatasetSettings.model_fields]
+    left_out = without.model_fields if without else {}
+    return {name: fields[name] for name in [*names, *fields] if name not in left_out}
+
+
+def _describe_error(error: ValidationError, step: str) -> str:
+    """Return one line with the field, the rule and the value."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
+    value = quote_value(first["input"])
     if first["type"] == "extra_forbidden":
-        if step == "train":
-            from loupe.config.training import owners
-
-            if elsewhere := owners(name):
-                return f"{name}: is a field of {' and '.join(elsewhere)} only, got {quote_value(first['input'])}"
-        return f"{name}: is no field of {step}; `loupe {step} --help` lists them"
+        return _describe_unknown_field(name, step, value)
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "literal_error":
         rule = f"must be one of {first['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
-    return f"{name.rstrip('_')}: {rule}, got {quote_value(first['input'])}" if name else rule
+    return f"{name.rstrip('_')}: {rule}, got {value}" if name else rule
+
+
+def _describe_unknown_field(name: str, step: str, value: str) -> str:
+    if step == "train":
+        from loupe.config.training import find_field_owners
+
+        if elsewhere := find_field_owners(name):
+            return f"{name}: is a field of {' and '.join(elsewhere)} only, got {value}"
+    return f"{name}: is not a field of {step}; `loupe {step} --help` lists the fields"

@@ -1,5 +1,6 @@
-"""What all settings share: frozen, checked whole, changed by defaults and by `smoke`, told as texts."""
+"""The base classes of the settings: immutable, validated as a whole, and convertible to text and back."""
 
+from collections.abc import Iterable
 from copy import copy
 from typing import Any, ClassVar, Literal, get_args
 
@@ -8,39 +9,42 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from loupe.config.fields import Text, field, format_value, is_true
 from loupe.errors import UsageError
 
-GIVEN = object()
+GIVEN = object()  # in DEPENDS: any value except none
 
 
 class SettingsError(UsageError):
-    """A setting is unknown, out of range or at odds with another; its text is one line for the user."""
+    """A setting is unknown, out of range or in conflict with another; the message is one line."""
 
 
 class Settings(BaseModel):
-    """The fields of every step. Subclasses change defaults with DEFAULTS."""
+    """The settings of every step.
 
-    # What checks a class is built when it is first used: of some thirty, a step uses two.
+    Class attributes that a subclass may set, and that add to those of its base classes:
+        STEP: the name of the step.
+        DEFAULTS: other defaults for inherited fields.
+        DEPENDS: field -> the fields that it depends on, each with the value, or the frozenset of values, under which
+            the first field has an effect.
+    """
+
+    # Validators are built on first use: a step uses 2 of about 30 classes.
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
     )
     STEP: ClassVar[str] = ""
     DEFAULTS: ClassVar[dict[str, Any]] = {}
-    # field -> the fields that it depends on, each with the value under which it means something; GIVEN: any
-    # but none; a frozenset: any of these
     DEPENDS: ClassVar[dict[str, dict[str, Any]]] = {}
 
     quiet: bool = field(False, "print nothing but errors")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        changed: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            changed |= vars(base).get("DEFAULTS", {})
-        for name in changed.keys() & cls.model_fields.keys():
-            cls.model_fields[name] = copy(cls.model_fields[name])
-            cls.model_fields[name].default = changed[name]
+        for name, default in cls._collect("DEFAULTS").items():
+            if name in cls.model_fields:
+                cls.model_fields[name] = copy(cls.model_fields[name])
+                cls.model_fields[name].default = default
 
     @model_validator(mode="after")
-    def _refuse_without_effect(self) -> "Settings":
+    def _refuse_unused_fields(self) -> "Settings":
         for name, other in self.list_unused_fields().items():
             if name in self.model_fields_set:
                 raise ValueError(
@@ -50,64 +54,72 @@ class Settings(BaseModel):
         return self
 
     @classmethod
-    def _depends(cls) -> dict[str, dict[str, Any]]:
-        depends: dict[str, dict[str, Any]] = {}
+    def _collect(cls, attribute: str) -> dict[str, Any]:
+        """Merge a dictionary of this class with those of its base classes."""
+        merged: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
-            depends |= vars(base).get("DEPENDS", {})
-        return depends
+            merged |= vars(base).get(attribute, {})
+        return merged
 
     def list_unused_fields(self) -> dict[str, str]:
+        """Return each field that has no effect, with the field whose value is the reason."""
         return {
             name: other
-            for name, others in self._depends().items()
+            for name, others in self._collect("DEPENDS").items()
             for other, value in others.items()
             if not _is_met(getattr(self, other), value)
         }
 
     def to_texts(self) -> dict[str, str]:
-        """Each field that has an effect as its one text, as flags and MLflow params show it."""
+        """Return each field that has an effect as text, except `quiet`: the params of an MLflow run."""
         dropped = {"quiet", *self.list_unused_fields()}
         return {name: format_value(value) for name, value in self if name not in dropped}
 
+    def select(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the values of some fields."""
+        return {name: getattr(self, name) for name in names}
+
 
 class DatasetSettings(Settings):
-    """A step that reads a prepared dataset and prepares it first if necessary. SMOKE has its values for `smoke`."""
+    """The settings of a step that reads a prepared dataset, and prepares it if it does not exist.
+
+    Class attribute that a subclass may set:
+        SMOKE: the values of fields with `smoke`, unless they are given.
+    """
 
     SMOKE: ClassVar[dict[str, Any]] = {}
 
-    data_dir: str = field(
-        "data", "where prepared datasets are kept: a folder, or an address such as s3://bucket/prefix"
-    )
+    data_dir: str = field("data", "folder or URL (such as s3://bucket/prefix) of the prepared datasets")
     scheduler: Text = field(
-        None, "Dask scheduler, tcp://host:port; none starts one on all cores", rule="none or an address"
+        None,
+        "address of a Dask scheduler; none works on this machine",
+        rule="none, or an address such as tcp://host:port",
     )
-    seed: int = field(0, "all randomness derives from it", ge=0, lt=2**31)
-    smoke: bool = field(False, "shrink the step to seconds, to see that it works; fields given stay as given")
+    seed: int = field(0, "seed of all random numbers", ge=0, le=2**31 - 1)
+    smoke: bool = field(False, "test run of a few seconds: small values for all fields that are not given")
 
     @model_validator(mode="before")
     @classmethod
     def _shrink(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if is_true(given.get("smoke", False)):
-            sizes: dict[str, Any] = {}
-            for base in reversed(cls.__mro__):
-                sizes |= vars(base).get("SMOKE", {})
-            depends = cls._depends()
-            return {
-                name: value
-                for name, value in sizes.items()
-                if name in cls.model_fields and not depends.get(name, {}).keys() & given.keys()
-            } | given
-        return given
+        if not is_true(given.get("smoke", False)):
+            return given
+        depends = cls._collect("DEPENDS")
+        sizes = {
+            name: value
+            for name, value in cls._collect("SMOKE").items()
+            if name in cls.model_fields and not depends.get(name, {}).keys() & given.keys()
+        }
+        return sizes | given
+
+
+def list_choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the values of a choice field, also of an optional one; () for other fields."""
+    if getattr(annotation, "__origin__", None) is Literal:
+        return get_args(annotation)
+    return tuple(choice for part in get_args(annotation) for choice in list_choices(part))
 
 
 def _is_met(found: Any, value: Any) -> bool:
     if value is GIVEN:
         return found is not None
     return found in value if isinstance(value, frozenset) else bool(found == value)
-
-
-def list_choices(annotation: Any) -> tuple[Any, ...]:
-    """The values of a choice field, () for others; `Crop | None` has the values of `Crop`."""
-    if getattr(annotation, "__origin__", None) is Literal:
-        return get_args(annotation)
-    return tuple(choice for part in get_args(annotation) for choice in list_choices(part))

@@ -1,7 +1,7 @@
-"""Turns the text of a flag, a parameter or a sweep key into a checked value, and back into one text.
+"""The types of the fields: each converts text to a validated value and back.
 
-Every type here accepts its own text and its own value, and refuses the rest with the rule in words, so
-that `--patch 10:15`, `-P patch=10:15` and `patch = "10:15"` in a sweep file mean and refuse the same.
+Each type accepts its values as text and as Python objects. Therefore `--patch 10:15`, `-P patch=10:15` and
+`patch = "10:15"` in a sweep file are equivalent.
 """
 
 import re
@@ -12,19 +12,27 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 LARGEST_SCALE = 8
-LARGEST_LABEL = 4096  # its side, in pixels
-LONGEST_SHOWN = 200  # signs of a quote_value value
+LARGEST_LABEL_SIDE = 4096  # pixels
+LONGEST_QUOTE = 200  # characters of a refused value in an error
+
+CHAMPION = "champion"  # the name, and alias in MLflow, of the best registered model
 
 
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
-    """One field: its default (or a function of the fields before it), what it means, and the rule in
-    words where bounds and choices do not say it."""
+    """Define a field.
+
+    Args:
+        default: the default, or a function of the fields before it.
+        text: the help text.
+        rule: the accepted values, if neither bounds nor choices show them.
+        bounds: as in `pydantic.Field`: ge, gt, le, lt.
+    """
     about: dict[str, Any] = {"description": text, "json_schema_extra": {"rule": rule} if rule else None, **bounds}
     return Field(default_factory=default, **about) if callable(default) else Field(default, **about)
 
 
 def format_value(value: Any) -> str:
-    """The one text of a value: `3:2`, `2048,1024`, `true`, `none`; what its type reads back as the value."""
+    """Return a value as text that its type reads back, such as `3:2`, `2048,1024`, `true` or `none`."""
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):
@@ -37,51 +45,54 @@ def format_value(value: Any) -> str:
 
 
 def quote_value(value: Any) -> str:
-    """A quote_value value as errors show it: its text in quotes, cut where it is long."""
+    """Return a refused value as errors show it: in quotes and at most LONGEST_QUOTE characters long."""
     try:
         text = format_value(value)
-    except ValueError:  # a whole number of more digits than Python writes
+    except ValueError:  # Python does not convert integers of more than 4300 digits
         text = "a number of thousands of digits"
-    return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…")
+    return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")
 
 
 def hide_password(text: str) -> str:
-    """A URL as it may be shown: `postgresql://loupe:***@host/studies`."""
+    """Replace the password in a URL: `postgresql://loupe:***@host/studies`."""
     return re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", text)
 
 
 def is_true(value: Any) -> bool:
-    """Whether a flag's text means true, as pydantic reads it; what is neither true nor false is not."""
+    """Return whether pydantic reads a value as true."""
     try:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError:
         return False
 
 
-def parse_scale(value: Any, least_itself: bool = False) -> Fraction:
-    """Read a scale: `3:2`, `1.5`, `3/2` or `2`.
+def parse_scale(value: Any, allow_one: bool = False) -> Fraction:
+    """Parse a scale factor.
 
     Args:
-        value: the text or number.
-        least_itself: whether 1 is a scale, too.
+        value: a ratio or number such as `3:2`, `3/2`, `1.5` or `2`.
+        allow_one: accept the scale factor 1.
+
+    Returns:
+        The scale factor, with a denominator of at most 1000.
 
     Raises:
-        ValueError: it is no ratio above 1 (or from 1 on) and up to 8.
+        ValueError: the value is not a ratio, or out of range.
     """
-    rule = f"must be a ratio such as 3:2 or 1.5, {'from' if least_itself else 'above'} 1 and up to {LARGEST_SCALE}"
+    rule = f"must be a ratio such as 3:2 or 1.5, {'from' if allow_one else 'above'} 1 and up to {LARGEST_SCALE}"
     try:
         if not str(value).isascii():
             raise ValueError(rule)
         scale = Fraction(str(value).strip()[:20].replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
-    if not 1 <= scale <= LARGEST_SCALE or (scale == 1 and not least_itself):
+    if not 1 <= scale <= LARGEST_SCALE or (scale == 1 and not allow_one):
         raise ValueError(rule)
     return scale
 
 
-def _size(value: Any) -> Any:
-    if _text_none(value) is None:
+def _parse_size(value: Any) -> Any:
+    if _none_if_empty(value) is None:
         return None
     found = re.fullmatch(r"([0-9]{1,7})x([0-9]{1,7})", str(value).strip().lower())
     if not found or not int(found[1]) or not int(found[2]):
@@ -89,8 +100,16 @@ def _size(value: Any) -> Any:
     return f"{int(found[1])}x{int(found[2])}"
 
 
-def _listed(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) -> Callable[[Any], Any]:
-    def reader(value: Any) -> tuple[Any, ...]:
+def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Return a validator of comma-separated lists.
+
+    Args:
+        read: parses one part; raises ValueError or TypeError.
+        rule: the message of the ValueError for a wrong list.
+        empty: texts that mean an empty list; without any, a list must not be empty.
+    """
+
+    def parse(value: Any) -> tuple[Any, ...]:
         if isinstance(value, str):
             text = value.strip()
             value = [] if text.lower() in empty else text.split(",")
@@ -106,52 +125,53 @@ def _listed(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) 
             raise ValueError(rule)
         return tuple(parts)
 
-    return reader
+    return parse
 
 
-def _width(part: Any) -> int:
+def _parse_width(part: Any) -> int:
     width = int(str(part))
     if not str(part).isascii() or not 1 <= width <= 65536:
         raise ValueError
     return width
 
 
-def _patch(value: Any) -> str:
+def _parse_patch(value: Any) -> str:
     text = str(value).strip().lower()
     if text == "whole":
         return text
     found = re.fullmatch("([0-9]{1,4}):([0-9]{1,4})", text)
-    if not found or not 0 < int(found[1]) < int(found[2]) <= LARGEST_LABEL:
-        raise ValueError(f"must be input side:label side, such as 10:15, up to {LARGEST_LABEL}, or whole")
+    if not found or not 0 < int(found[1]) < int(found[2]) <= LARGEST_LABEL_SIDE:
+        raise ValueError(f"must be input side:label side, such as 10:15, up to {LARGEST_LABEL_SIDE}, or whole")
     return f"{int(found[1])}:{int(found[2])}"
 
 
-def _text_none(value: Any) -> Any:
+def _none_if_empty(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "") else value
 
 
 Scale = Annotated[Fraction, BeforeValidator(parse_scale)]
 Factor = Annotated[
-    Fraction | None, BeforeValidator(lambda value: None if _text_none(value) is None else parse_scale(value, True))
+    Fraction | None,
+    BeforeValidator(lambda value: None if _none_if_empty(value) is None else parse_scale(value, True)),
 ]
-Size = Annotated[str | None, BeforeValidator(_size)]
+Size = Annotated[str | None, BeforeValidator(_parse_size)]
 Paths = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 ]
-Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_listed(parse_scale, "must be ratios such as 3:2,2:1"))]
-Sources = Annotated[tuple[str, ...], BeforeValidator(_listed(str, "must be sample, caltech256 or paths"))]
+Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_parse_list(parse_scale, "must be ratios such as 3:2,2:1"))]
+Sources = Annotated[tuple[str, ...], BeforeValidator(_parse_list(str, "must be sample, caltech256 or paths"))]
 Categories = Annotated[
-    tuple[str, ...], BeforeValidator(_listed(str, "must be all, or names, comma-separated", ("all", "none")))
+    tuple[str, ...], BeforeValidator(_parse_list(str, "must be all, or names, comma-separated", ("all", "none")))
 ]
 Names = Annotated[
-    tuple[str, ...], BeforeValidator(_listed(str, "must be models, comma-separated, or none", ("none",)))
+    tuple[str, ...], BeforeValidator(_parse_list(str, "must be models, comma-separated, or none", ("none",)))
 ]
 Hidden = Annotated[
-    tuple[int, ...], BeforeValidator(_listed(_width, "must be widths from 1 to 65536, or none", ("none",)))
+    tuple[int, ...], BeforeValidator(_parse_list(_parse_width, "must be widths from 1 to 65536, or none", ("none",)))
 ]
-Patch = Annotated[str, BeforeValidator(_patch)]
+Patch = Annotated[str, BeforeValidator(_parse_patch)]
 Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)
-Unset = BeforeValidator(_text_none)
+Unset = BeforeValidator(_none_if_empty)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
 Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]

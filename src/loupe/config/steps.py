@@ -1,4 +1,4 @@
-"""Settings of the steps that prepare, compare, search and report; `train` stands in `variants`."""
+"""The settings of the steps that prepare, evaluate, search and report."""
 
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -27,45 +27,58 @@ from loupe.config.training import TRAINED_SCALES, Recompose
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
-UNSENT_RUNS_FOLDER = "unsent-runs"  # folder of runs that their server could not be told of
-OF_PAIRS = frozenset({"photos", "study-patches"})  # protocols that take labels and inputs as they were cut
+UNSENT_RUNS_FOLDER = "unsent-runs"  # buffers runs while the tracking server is unreachable
+PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # they score pairs of labels and inputs
+DATASET = "prepared dataset, or a source that is prepared with default settings"
+LIMIT = "use at most this many photos: those with the smallest content hashes"
+THREADS = "CPU threads for training; 0 uses all cores"
 
 
 class Pairing(Settings):
-    """How labels are cut from photos and shrunk to inputs."""
+    """The settings that cut labels from photos and downscale them to inputs."""
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "label_size pixels from the middle (centre); shorter side to label_size first (fit); all labels that "
-        "fit side by side (tiles); `crops` a photo, half of them from the photo shrunk first (random)",
-        rule="centre, fit, tiles or random; tiles for sample and centre for others, where it is not given",
+        "part of a photo that becomes a label. centre: the central label_size pixels. fit: the same after "
+        "downscaling the shorter side to label_size. tiles: all labels of a grid. random: `crops` positions per "
+        "photo, half of them in the downscaled photo",
+        rule="centre, fit, tiles or random; default: tiles for the source sample, else centre",
     )
-    crops: int = field(6, "labels a photo of crop=random", ge=1, le=1000)
-    label_size: int = field(150, "side of a label, in pixels", ge=6, le=4096)
-    shrink: Filter = field("lanczos", "filter that makes the input from the label")
+    crops: int = field(6, "labels per photo with crop=random", ge=1, le=1000)
+    label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
+    shrink: Filter = field("lanczos", "filter that downscales a label to its input")
     recompress: Quality = field(
-        None, "JPEG quality that labels and inputs go through (the study: 75)", rule="none or 1..95"
+        None, "compress labels and inputs as JPEG of this quality (the study: 75)", rule="none, or 1 to 95"
     )
     DEPENDS = {"crops": {"crop": "random"}}
 
 
 class Preprocess(DatasetSettings, Pairing):
-    """Turn sources of photos into a prepared dataset."""
+    """Prepare a dataset from sources of photos."""
 
     STEP = "preprocess"
     SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
     source: Sources = field(
-        ("sample",), "photos: sample, caltech256, a tar, a folder, also at s3://…; several", rule="comma-separated"
+        ("sample",),
+        "sources of photos: sample (photos that come with scikit-learn and scikit-image), caltech256 (downloads "
+        "1.2 GB), folders, tar files, or URLs such as s3://bucket/prefix",
+        rule="one or more, comma-separated",
     )
-    categories: Categories = field((), "only these category folders", rule="all, or names, comma-separated")
-    limit: Count = field(None, "only so many photos, those of the smallest content hashes", rule="none or >= 1")
+    categories: Categories = field(
+        (), "use only these category folders of the sources", rule="all, or names, comma-separated"
+    )
+    limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
-        TRAINED_SCALES, "a set of inputs for each, made from the same labels", rule="ratios such as 3:2,2:1"
+        TRAINED_SCALES,
+        "scale factors; each one gets its own inputs for the same labels",
+        rule="ratios such as 3:2,2:1",
     )
-    luminance: Luminance = field("rec601", "how grey is made of colour; relative weighs in linear light")
+    luminance: Luminance = field(
+        "rec601", "weights that convert colour to luminance; relative: Rec. 709 weights in linear light"
+    )
 
     @model_validator(mode="after")
-    def _sizes_divide(self) -> "Preprocess":
+    def _validate_label_size(self) -> "Preprocess":
         for scale in self.scales:
             if self.label_size % scale.numerator:
                 raise ValueError(
@@ -76,116 +89,134 @@ class Preprocess(DatasetSettings, Pairing):
 
 
 class Evaluate(DatasetSettings, Pairing):
-    """Score a model and the baselines on a dataset, or on a folder of photos."""
+    """Score a model and the baselines on a dataset or on a folder of photos."""
 
     STEP = "evaluate"
     model: str = field(
         "champion",
-        "registry or run URI, file, bundled network (tiny, small, base) or baseline; without a champion yet, small",
+        "model to score: champion, bundled, tiny, small, base, a baseline, a registry or run URI of MLflow, or a "
+        ".keras or .onnx file; without a champion, the bundled model",
     )
-    beside: Names = field(
-        (), "more models to score, each as model", rule="none, or different models, comma-separated"
-    )
-    scale: Scale = field(Fraction(3, 2), "of the champion or baseline", rule="3:2, 2:1 or 3:1")
-    dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
-    split: Literal["test", "validation", "train", "all"] = field("test", "photos of the dataset to score on")
+    beside: Names = field((), "further models to score, named as in model", rule="none, or models, comma-separated")
+    scale: Scale = field(Fraction(3, 2), "scale factor of a model that has several", rule="3:2, 2:1 or 3:1")
+    dataset: str = field("sample", DATASET)
+    split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
     photos: Text = field(
         None,
-        "score on this folder or tar instead, cut as crop says; protocol=classical without it: the bundled photos",
+        "folder or tar file of photos that replaces the dataset; the fields from crop to recompress apply to it. "
+        "With protocol=classical and none, the bundled photos",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(
-        None, "of the photos", rule="rec601, rec709 or relative; the model's, where it is not given"
+        None,
+        "weights that convert the colour of the photos to luminance",
+        rule="rec601, rec709 or relative; default: that of the model",
     )
-    limit: Count = field(None, "only so many photos, those of the smallest content hashes", rule="none or >= 1")
+    limit: Count = field(None, LIMIT, rule="none or >= 1")
     recompose: Recompose = field(
-        "concatenate", "side by side (the study), or overlapping and weighed by a Gaussian (its wish)"
+        "concatenate",
+        "how patches form an image: next to each other (the study), or overlapping with Gaussian weights",
     )
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
-        "labels and inputs as prepared; study-patches: one random patch a photo, 20 draws; classical: whole photos "
-        "by bicubic, luma 16-235, the border shaved, as in papers",
+        "photos: whole labels. study-patches: one random patch per photo, in 20 draws. classical: as in papers, "
+        "whole photos, bicubic downscaling, luma from 16 to 235, without the border",
     )
     ensemble: bool = field(False, ENSEMBLE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
-    sheet: Text = field(None, "write a image to this file: the busiest crops by every method", rule="none or a path")
+    sheet: Text = field(
+        None,
+        "write an image to this file: crops with the most detail, upscaled by every method",
+        rule="none or a path",
+    )
     SMOKE = {"limit": 6}
     DEPENDS = {
         "recompose": {"protocol": frozenset({"photos", "classical"})},
         "sheet": {"protocol": "photos"},
-        # a dataset was cut when it was prepared
-        **{name: {"photos": None, "protocol": OF_PAIRS} for name in ("dataset", "split")},
+        **{name: {"photos": None, "protocol": PAIR_PROTOCOLS} for name in ("dataset", "split")},
+        # The labels of a dataset exist already.
         **{
-            name: {"photos": GIVEN, "protocol": OF_PAIRS}
+            name: {"photos": GIVEN, "protocol": PAIR_PROTOCOLS}
             for name in ("crop", "label_size", "luminance", "shrink", "recompress")
         },
     }
 
     @property
     def pairing(self) -> dict[str, Any]:
-        """The fields that only photos, not a dataset, are cut by."""
-        return {name: getattr(self, name) for name in Pairing.model_fields if name not in Settings.model_fields}
+        """The fields of `Pairing`."""
+        return self.select(Pairing.model_fields.keys() - Settings.model_fields.keys())
 
 
 class Register(DatasetSettings):
-    """Make a run's model a version of its scale's registered model; it becomes champion if it wins."""
+    """Register the model of a run; it becomes champion if it is better than the current champion."""
 
     STEP = "register"
-    run: str = field("best", "a train run's id, or best: of all of the scale (but smoke ones), the lowest mae")
-    scale: Scale = field(Fraction(3, 2), "whose best run, where none is named", rule="3:2, 2:1 or 3:1")
+    run: str = field(
+        "best",
+        "id of a train run; best: the run of this scale with the lowest validation error (smoke runs count only with "
+        "smoke)",
+    )
+    scale: Scale = field(Fraction(3, 2), "scale factor with run=best", rule="3:2, 2:1 or 3:1")
+    DEPENDS = {"scale": {"run": "best"}}
 
 
 class Sweep(DatasetSettings):
-    """Search the settings of train: a study of trials, from a sweep file; its best network is registered."""
+    """Search the settings of train with Optuna, as a sweep file defines, and register the best model."""
 
     STEP = "sweep"
-    sweep: str = field("sweeps/smoke.toml", "the sweep file")
-    name: Text = field(None, "of the study, not the file's", rule="none or a name")
-    dataset: Text = field(None, "not the file's", rule="none, a prepared folder or a source")
+    sweep: str = field("sweeps/smoke.toml", "sweep file")
+    name: Text = field(None, "name of the study; none: that of the sweep file", rule="none or a name")
+    dataset: Text = field(None, f"{DATASET}; none: that of the sweep file", rule="none, a dataset or a source")
     pruner: Literal["file", "none", "median", "hyperband"] = field(
-        "file", "that ends poor trials early; file: its own"
+        "file", "pruner that stops poor trials early; file: that of the sweep file"
     )
-    workers: int = field(0, "processes that train, here or on the Dask scheduler; 0 is one a core", ge=0, le=1024)
-    threads: int = field(1, "cores of each trial; 0 is all", ge=0, le=1024)
+    workers: int = field(0, "worker processes; 0: one per core of this machine or of the Dask cluster", ge=0, le=1024)
+    threads: int = field(1, "CPU threads per trial; 0 uses all cores", ge=0, le=1024)
     storage: Text = field(
         None,
-        "where Optuna keeps the study: a journal file or a database",
-        rule="none, a file, or a URL such as postgresql://…; optuna.journal beside MLflow's store",
+        "storage of the Optuna study: a journal file or the URL of a database; none: optuna.journal next to the "
+        "store of MLflow",
+        rule="none, a path, or a URL such as postgresql://host/studies",
     )
-    max_trials: Count = field(None, "run only so many trials this time", rule="none or >= 1")
-    timeout: Seconds = field(None, "seconds after which no trial starts", rule="none or > 0")
-    fresh: bool = field(False, "train what the store has a result of, too")
-    champion: bool = field(True, "at the end, score the best networks on test and register the best")
-    dashboard: bool = field(False, "only tell how to open optuna-dashboard on the study")
+    max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
+    timeout: Seconds = field(None, "start no trial after this many seconds", rule="none or > 0")
+    fresh: bool = field(False, "train also the trials whose results exist in the store")
+    champion: bool = field(True, "score the best models on the test split and register the best one")
+    dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and stop")
     SMOKE = {"max_trials": 2}
 
     def to_texts(self) -> dict[str, str]:
-        """As of every step, but without a database's password."""
+        """Return the texts as for every step, without the password of a database."""
         return {name: hide_password(text) for name, text in super().to_texts().items()}
 
 
-class Report(DatasetSettings):
-    """Judge the study's claims by the runs, and write a page of all results."""
+class Report(Settings):
+    """Compare the claims of the study with the runs, and write a page with all results."""
 
     STEP = "report"
-    from_: Text = field(None, "a results.parquet of an earlier report, not MLflow's store", rule="none or a file")
-    out: str = field("report", "the folder to write report.html, report.md and results.parquet to")
-    sweeps: str = field("sweeps", "folder of the sweep files with the claims")
-    dataset: Text = field(None, "judge by runs on this dataset", rule="none, a name or digest; that of most trials")
-    readme: Text = field(None, "rewrite the report's tables in this file", rule="none or a file")
+    from_: Text = field(
+        None, "results.parquet of an earlier report; none: the store of MLflow", rule="none or a path"
+    )
+    out: str = field("report", "folder for report.html, report.md and results.parquet")
+    sweeps: str = field("sweeps", "folder of the sweep files, which contain the claims")
+    dataset: Text = field(
+        None, "use only runs on this dataset; none: the dataset with most trials", rule="none, a name or a digest"
+    )
+    data_dir: str = field("data", "folder or URL of the prepared datasets, for the report's images")
+    DEPENDS = {"data_dir": {"from_": None}}
 
 
 class Sync(Settings):
-    """Bring in runs whose tracking server did not answer when they ended."""
+    """Upload runs that were buffered while the tracking server was unreachable."""
 
     STEP = "sync"
-    folder: str = field(UNSENT_RUNS_FOLDER, "where they were kept: in the folder that the step was started in")
+    folder: str = field(UNSENT_RUNS_FOLDER, "folder of the buffered runs")
 
 
 class Main(DatasetSettings):
-    """Prepare, train, compare, register, upscale: the whole job, as nested runs under one."""
+    """Run the whole job: prepare a dataset, train, compare, register, and upscale a photo."""
 
     STEP = "main"
-    dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
-    threads: int = field(0, "cores that train; 0 is all", ge=0, le=1024)
-    out: str = field("upscaled.png", "the upscaled photo")
+    dataset: str = field("sample", DATASET)
+    threads: int = field(0, THREADS, ge=0, le=1024)
+    out: str = field("upscaled.png", "file for the upscaled photo")

@@ -1,4 +1,4 @@
-"""What `train` can fit: a union of networks and, where they are trained by steps, of optimizers."""
+"""Settings of `train`: one class per network and per optimizer, combined by `build_train_class`."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,30 +11,30 @@ from loupe.config.base import DatasetSettings, Settings, SettingsError
 from loupe.config.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, format_value, quote_value
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
-CROP_BLOCKS = 32  # of a training input, a side: fewer would see too much of a mirrored border
+CROP_BLOCKS = 32  # blocks per side of a training input; with fewer, mirrored borders distort the training
 DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
 
 
 Recompose = Literal["concatenate", "gaussian"]
 
 
-def _of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """A default that follows from `steps`; None where `seconds` will tell how many there are."""
+def _share_of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
+    """Return a default that depends on `steps`; None with `seconds`, since the steps are not known yet."""
     return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
 class Train(DatasetSettings):
-    """Fit one network; the fields of a network stand under its name."""
+    """Train one network. Each network and optimizer has its own fields, listed under its name."""
 
     STEP = "train"
-    dataset: str = field("sample", "a prepared folder, or a source that is prepared with defaults")
-    network: str = field("convolutional", "what is trained", rule="convolutional, perceptron, ridge")
-    scale: Scale = field(Fraction(3, 2), "label side over input side", rule="3:2, 2:1 or 3:1")
+    dataset: str = field("sample", "prepared folder, or a source of photos that is prepared with default settings")
+    network: str = field("convolutional", "the network to train", rule="convolutional, perceptron, ridge")
+    scale: Scale = field(Fraction(3, 2), "scale factor", rule="3:2, 2:1 or 3:1")
     limit: Count = field(
-        None, "train on only so many photos, those of the smallest content hashes", rule="none or >= 1"
+        None, "number of photos to train on, those with the smallest content hashes; none: all", rule="none or >= 1"
     )
-    threads: int = field(0, "cores that train; 0 is all", ge=0, le=1024)
-    resume: Text = field(None, "id of a killed run to continue from its checkpoint", rule="none or a run id")
+    threads: int = field(0, "CPU threads; 0: one per core", ge=0, le=1024)
+    resume: Text = field(None, "id of a killed run; continues it from its last checkpoint", rule="none or a run id")
 
     @model_validator(mode="after")
     def _known_scale(self) -> "Train":
@@ -44,47 +44,64 @@ class Train(DatasetSettings):
 
 
 class GradientTrain(Train):
-    """A network that is trained by steps of an optimizer."""
+    """A network that is trained by gradient descent."""
 
-    skip: Literal["none", "ridge"] = field("none", "ridge: a trainable linear branch that starts as the ridge")
+    skip: Literal["none", "ridge"] = field(
+        "none", "ridge: add a trainable linear branch, initialised from ridge regression"
+    )
     start: Text = field(
         None,
-        "begin with this network's weights, layer by layer where the shapes agree",
-        rule="none, or a registry or run URI or a file",
+        "network whose weights are the initial weights of all layers with the same shapes",
+        rule="none, champion, a registry or run URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
-        "none", "upscale by this filter inside the graph first; the network then works at scale 1"
+        "none", "upscale the input by this filter first; the network then works at the size of the result"
     )
     crops: Literal["aligned", "any"] = field(
-        "aligned", "offsets on whole label pixels; any: the study's, half a pixel off for odd ones at 3:2"
+        "aligned",
+        "offsets of training inputs. aligned: whole pixels of the label; any: every offset (study), which is half "
+        "a label pixel wrong for odd offsets at 3:2",
     )
-    activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "of the hidden layers")
+    activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
-        "xavier", "of the weights; xavier is the study's: stddev sqrt(6) / (sqrt(in) + sqrt(out))"
+        "xavier",
+        "distribution of the initial weights. xavier (study): stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs))",
     )
-    stddev: float = field(0.1, "of initializer=gaussian", gt=0, le=10)
-    bias_initializer: Literal["zeros", "as_weights"] = field("zeros", "as_weights is the study's")
-    optimizer: str = field("adam", "its own fields stand under its name", rule="a name below")
-    learning_rate: float = field(1e-3, "at the first step", gt=0, le=100)
-    schedule: Literal["constant", "exponential", "cosine"] = field("cosine", "of the learning rate")
-    loss: Literal["mse", "mae"] = field("mae", "that the optimizer lowers")
-    batch_size: int = field(8, "training images a step: crops, or patches", ge=1, le=65536)
-    steps: int = field(3500, "of the optimizer", ge=1, le=100_000_000)
-    decay_rate: float = field(0.96, "factor of schedule=exponential, every decay_steps", gt=0, le=1)
+    stddev: float = field(0.1, "standard deviation of initializer=gaussian", gt=0, le=10)
+    bias_initializer: Literal["zeros", "as_weights"] = field(
+        "zeros", "initial biases. as_weights: from the distribution of the weights (study)"
+    )
+    optimizer: str = field("adam", "the optimizer; its own fields are listed under its name", rule="a name below")
+    learning_rate: float = field(1e-3, "learning rate of the first step", gt=0, le=100)
+    schedule: Literal["constant", "exponential", "cosine"] = field(
+        "cosine", "how the learning rate changes during the training"
+    )
+    loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
+    batch_size: int = field(8, "crops (convolutional) or patches (perceptron) per step", ge=1, le=65536)
+    steps: int = field(3500, "training steps", ge=1, le=100_000_000)
+    decay_rate: float = field(
+        0.96, "schedule=exponential multiplies the learning rate by this every decay_steps", gt=0, le=1
+    )
     seconds: Seconds = field(
         None,
-        "train for as many steps as fit into so many seconds of one core, measured at the start, not for `steps`",
+        "time budget in seconds of one core instead of `steps`; the number of steps is measured at the start",
         rule="none or > 0",
     )
     decay_steps: Count = field(
-        _of_steps(lambda steps: 0.015 * steps), "1.5 % of the steps, as in the study", rule=">= 1"
+        _share_of_steps(lambda steps: 0.015 * steps),
+        "period of schedule=exponential in steps; default 1.5 % of `steps` (study)",
+        rule=">= 1",
     )
     eval_every: Count = field(
-        _of_steps(lambda steps: steps // 16), "steps between points of the curves; a 16th", rule=">= 1"
+        _share_of_steps(lambda steps: steps // 16),
+        "steps between points of the learning curve; default a 16th of `steps`",
+        rule=">= 1",
     )
-    eval_images: int = field(256, "validation images at most at each point of the curves", ge=1, le=10**9)
-    patience: int = field(0, "stop after so many points without a lower validation mae; 0 never", ge=0, le=10**9)
-    augment: bool = field(True, "flips and quarter turns")
+    eval_images: int = field(256, "most validation images per point of the learning curve", ge=1, le=10**9)
+    patience: int = field(
+        0, "stop after this number of points without a lower validation mae; 0: never", ge=0, le=10**9
+    )
+    augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {
         "stddev": {"initializer": "gaussian"},
         "decay_rate": {"schedule": "exponential"},
@@ -101,25 +118,27 @@ class GradientTrain(Train):
         return self
 
     def with_steps(self, steps: int) -> "GradientTrain":
-        """The same with `seconds` replaced by so many steps, and what follows from them."""
+        """Return these settings with a number of steps instead of `seconds`, and the defaults that depend on it."""
         given = {name: getattr(self, name) for name in self.model_fields_set - {"seconds"}}
         return type(self).model_validate(given | {"steps": steps})
 
 
 class Convolutional(GradientTrain):
-    """Convolutions between fold and unfold: small blocks, a wide view."""
+    """Convolutions at the resolution of small blocks, with a wide receptive field."""
 
-    network: Literal["convolutional"] = field("convolutional", "this network")
-    filters: int = field(32, "channels between residual layers", ge=1, le=1024)
-    layers: int = field(3, "residual layers: 3x3 to more channels, activation, 1x1 back", ge=0, le=64)
-    expansion: int = field(2, "channels inside a residual layer, in filters", ge=1, le=16)
+    network: Literal["convolutional"] = field("convolutional", "the network to train")
+    filters: int = field(32, "channels between the residual layers", ge=1, le=1024)
+    layers: int = field(
+        3, "residual layers, each a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
+    )
+    expansion: int = field(2, "channels inside a residual layer, as a multiple of filters", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * data.get("scale", Fraction(3, 2)).denominator,
-        "side of a training input, in pixels; 64 at 3:2, 32 at 2:1 and 3:1",
+        "side of a training input in pixels; default 64 at 3:2, 32 at 2:1 and 3:1",
         rule="8..512, a multiple of 2 at 3:2",
     )
     precision: Literal["float32", "bfloat16"] = field(
-        "float32", "that training computes in; bfloat16 is faster for many filters where the processor has it"
+        "float32", "number format of training; bfloat16 is faster with many filters if the processor supports it"
     )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
     SMOKE = {"filters": 8, "layers": 1, "crop": 16}
@@ -132,24 +151,28 @@ class Convolutional(GradientTrain):
 
 
 class Perceptron(GradientTrain):
-    """The study's networks: dense layers from a patch of the input to its patch of the label."""
+    """The study's networks: dense layers that map a patch of the input to a patch of the label."""
 
-    network: Literal["perceptron"] = field("perceptron", "this network")
+    network: Literal["perceptron"] = field("perceptron", "the network to train")
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
-        "input side:label side",
-        rule="q:p of the scale, or whole; 10:15 at 3:2, 8:16 at 2:1, 6:18 at 3:1",
+        "sides of the input and label patches in pixels; whole: the whole input; default 10:15 at 3:2, "
+        "8:16 at 2:1, 6:18 at 3:1",
+        rule="input side:label side in the ratio of the scale, or whole",
     )
     hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")
-    mirror: bool = field(True, "widen again, 2048,1024,2048, as the study's code did")
+    mirror: bool = field(True, "repeat the hidden layers in reverse: 2048,1024,2048 (the study's code)")
     entry_convolutions: Annotated[Literal[0, 2], Number] = field(
-        0, "convolutions in front of the dense layers, the study's wish"
+        0, "convolutions before the dense layers (proposed by the study)"
     )
-    output_activation: Literal["linear", "same"] = field("linear", "same: that of the hidden layers (the study)")
-    keep_prob: float = field(1.0, "share of units that dropout keeps (the study: 1.0, 0.9, 0.5)", gt=0, le=1)
-    dropout_layers: Literal["all", "first"] = field("all", "hidden layers that have dropout; first is the study's")
+    output_activation: Literal["linear", "same"] = field(
+        "linear", "activation of the last layer. same: that of the hidden layers (study)"
+    )
+    keep_prob: float = field(1.0, "share of units that dropout keeps (study: 1.0, 0.9, 0.5)", gt=0, le=1)
+    dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (study: first)")
     recompose: Recompose = field(
-        "concatenate", "how the trained network is scored: patches side by side (the study), or overlapping"
+        "concatenate",
+        "how patches are combined for scoring: side by side (study), or overlapping with Gaussian weights",
     )
     DEFAULTS = {"batch_size": 256, "steps": 800, "learning_rate": 3e-4}
     SMOKE = {"hidden": "32,16", "batch_size": 32}
@@ -164,7 +187,7 @@ class Perceptron(GradientTrain):
 
     @model_validator(mode="after")
     def _can_start_at_the_ridge(self) -> "Perceptron":
-        """Weights of 0 must give 0 with a gradient: sigmoid gives 1/2, and ReLU has no gradient there."""
+        """Refuse activations that are not 0, or have no gradient, for initial weights of 0: sigmoid and ReLU."""
         if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":
             raise ValueError(
                 f"output_activation: must be linear with skip=ridge and activation={self.activation}, got same"
@@ -173,14 +196,14 @@ class Perceptron(GradientTrain):
 
 
 class Ridge(Train):
-    """Linear regression in closed form."""
+    """Ridge regression, in closed form."""
 
-    network: Literal["ridge"] = field("ridge", "this network")
+    network: Literal["ridge"] = field("ridge", "the network to train")
     alpha: float = field(0.01, "weight of the squared coefficients", ge=0, le=1e6)
 
 
 class Optimizer(Settings):
-    """What an optimizer adds to the settings of a trained network; every field goes to the Keras class."""
+    """The fields that an optimizer adds to the settings of a network; all are arguments of the Keras class KERAS."""
 
     KERAS: ClassVar[str] = ""
 
@@ -189,7 +212,7 @@ class Sgd(Optimizer):
     """Stochastic gradient descent."""
 
     KERAS = "keras.optimizers.SGD"
-    momentum: float = field(0.0, "share of the last step that goes into the next", ge=0, lt=1)
+    momentum: float = field(0.0, "share of the previous step that is added to the next one", ge=0, lt=1)
     DEFAULTS = {"learning_rate": 0.1}
 
 
@@ -197,18 +220,18 @@ class Adadelta(Optimizer):
     """AdaDelta."""
 
     KERAS = "keras.optimizers.Adadelta"
-    rho: float = field(0.95, "decay of the squared gradients' average", ge=0, lt=1)
-    epsilon: float = field(1e-8, "added to the denominator", gt=0, le=1)
+    rho: float = field(0.95, "decay rate of the mean of squared gradients", ge=0, lt=1)
+    epsilon: float = field(1e-8, "added to the denominator for numerical stability", gt=0, le=1)
     DEFAULTS = {"learning_rate": 1.0}
 
 
 class Rmsprop(Optimizer):
-    """RMSProp, with the study's values."""
+    """RMSProp, by default with the study's values."""
 
     KERAS = "keras.optimizers.RMSprop"
-    rho: float = field(0.9, "decay of the squared gradients' average", ge=0, lt=1)
-    momentum: float = field(0.0, "share of the last step that goes into the next", ge=0, lt=1)
-    epsilon: float = field(1e-10, "added to the denominator", gt=0, le=1)
+    rho: float = field(0.9, "decay rate of the mean of squared gradients", ge=0, lt=1)
+    momentum: float = field(0.0, "share of the previous step that is added to the next one", ge=0, lt=1)
+    epsilon: float = field(1e-10, "added to the denominator for numerical stability", gt=0, le=1)
     DEFAULTS = {"learning_rate": 3e-4}
 
 
@@ -216,16 +239,16 @@ class Adam(Optimizer):
     """Adam."""
 
     KERAS = "keras.optimizers.Adam"
-    beta_1: float = field(0.9, "decay of the gradients' average", ge=0, lt=1)
-    beta_2: float = field(0.999, "decay of the squared gradients' average", ge=0, lt=1)
-    epsilon: float = field(1e-7, "added to the denominator", gt=0, le=1)
+    beta_1: float = field(0.9, "decay rate of the mean of gradients", ge=0, lt=1)
+    beta_2: float = field(0.999, "decay rate of the mean of squared gradients", ge=0, lt=1)
+    epsilon: float = field(1e-7, "added to the denominator for numerical stability", gt=0, le=1)
 
 
 class Adamw(Adam):
     """Adam with decoupled weight decay."""
 
     KERAS = "keras.optimizers.AdamW"
-    weight_decay: float = field(0.004, "share of the weights that goes at each step", ge=0, lt=1)
+    weight_decay: float = field(0.004, "weight decay per step, relative to the learning rate", ge=0, lt=1)
 
 
 NETWORKS: dict[str, type[Train]] = {"convolutional": Convolutional, "perceptron": Perceptron, "ridge": Ridge}
@@ -236,33 +259,37 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 @cache
 def build_train_class(network: str, optimizer: str | None = None) -> type[Train]:
-    """The settings class of `train` for one network and, where it is trained by steps, one optimizer.
+    """Return the settings class of `train` for a network and an optimizer.
+
+    Args:
+        network: a key of NETWORKS.
+        optimizer: a key of OPTIMIZERS; None is the network's default. Networks in closed form ignore it.
 
     Raises:
-        SettingsError: one of the names is unknown.
+        SettingsError: a name is unknown.
     """
-    chosen = _named("network", network, NETWORKS)
+    chosen = _look_up("network", network, NETWORKS)
     if not issubclass(chosen, GradientTrain):
         return chosen
     optimizer = optimizer or chosen.model_fields["optimizer"].default
-    added = _named("optimizer", optimizer, OPTIMIZERS)
+    added = _look_up("optimizer", optimizer, OPTIMIZERS)
     return create_model(
         f"{chosen.__name__}With{added.__name__}",
         __base__=(added, chosen),
         __doc__=chosen.__doc__,
-        optimizer=(Literal[optimizer], field(optimizer, "this optimizer")),  # type: ignore[arg-type]
+        optimizer=(Literal[optimizer], field(optimizer, "the optimizer")),  # type: ignore[arg-type]
     )
 
 
-def owners(name: str) -> list[str]:
-    """The networks and optimizers of `train` that have a field of this name, as `network=perceptron`."""
+def find_field_owners(name: str) -> list[str]:
+    """Return the networks and optimizers that have a field of this name, such as `network=perceptron`."""
     found = []
     for kind, table in (("network", NETWORKS), ("optimizer", OPTIMIZERS)):
         found += [f"{kind}={key}" for key, settings in table.items() if name in settings.model_fields]
     return found
 
 
-def _named(kind: str, name: str, table: dict[str, Any]) -> Any:
+def _look_up(kind: str, name: str, table: dict[str, Any]) -> Any:
     if name not in table:
         raise SettingsError(f"{kind}: must be one of {', '.join(table)}, got {quote_value(name)}")
     return table[name]

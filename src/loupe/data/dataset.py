@@ -11,7 +11,7 @@ import numpy as np
 
 from loupe.data import storage
 from loupe.data.manifest import MANIFEST, SPLITS
-from loupe.data.shards import input_name, sha256_of, shard_name
+from loupe.data.shards import hash_file, name_inputs, name_shard
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.conversion import to_floats
 
@@ -33,16 +33,16 @@ class Dataset:
         import pyarrow.parquet
 
         place = str(place)
-        folder = storage.folder_of(place)
+        folder = storage.get_local_folder(place)
         try:
-            if storage.is_address(place) and not storage.fetched(place, folder / MANIFEST):
+            if storage.is_url(place) and not storage.fetch_file(place, folder / MANIFEST):
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 table = file.read(use_threads=False)  # each would keep memory of its own
             facts = json.loads(table.schema.metadata[b"loupe"])
         except (OSError, KeyError, TypeError, ValueError):
             raise UsageError(f"dataset: {place!r} is no prepared dataset") from None
-        self.place, self.folder = place, folder
+        self.location, self.folder = place, folder
         self.table = table
         self.digest: str = facts["digest"]
         self.settings: dict[str, str] = facts["settings"]
@@ -54,6 +54,7 @@ class Dataset:
         """The manifest as it was written, a dict a row."""
         return self.table.to_pylist()
 
+    @cached_property
     def counts(self) -> dict[str, int]:
         """Photos kept and skipped, labels, and labels by split."""
         kept = self.table.filter(self.table["split"].is_valid())
@@ -64,7 +65,8 @@ class Dataset:
             "labels": len(kept),
         } | {f"{name}_labels": counts.get(name, 0) for name in SPLITS}
 
-    def reasons(self) -> dict[str, int]:
+    @cached_property
+    def skip_reasons(self) -> dict[str, int]:
         """Why photos were skipped, in short, and how many for each reason."""
         found: dict[str, int] = {}
         for reason in self.table["reason"].drop_null().to_pylist():
@@ -72,11 +74,12 @@ class Dataset:
             found[kind] = found.get(kind, 0) + 1
         return found
 
+    @cached_property
     def scales(self) -> list[Fraction]:
         """The scales that it holds inputs for."""
         return [Fraction(text.replace(":", "/")) for text in self.settings["scales"].split(",")]
 
-    def pairs(self, split: str, scale: Fraction, limit: int | None = None) -> "Pairs":
+    def load_pairs(self, split: str, scale: Fraction, limit: int | None = None) -> "Pairs":
         """The inputs and labels of a split (`train`, `validation`, `test` or `all`).
 
         Args:
@@ -88,7 +91,7 @@ class Dataset:
             UsageError: there are no inputs of this scale, or the split is empty.
             LoupeError: a shard is not what the manifest says.
         """
-        if scale not in self.scales():
+        if scale not in self.scales:
             raise UsageError(f"scale: {self.folder.name} has inputs for {self.settings['scales']} only")
         import pyarrow.compute as pc
 
@@ -103,7 +106,7 @@ class Dataset:
         rows = table.to_pylist()
         used = sorted({row["shard"] for row in rows})
         inputs, labels = (
-            {number: self._open(name, number) for number in used} for name in (input_name(scale), "labels")
+            {number: self._open_shard(name, number) for number in used} for name in (name_inputs(scale), "labels")
         )
         return Pairs(
             rows,
@@ -112,23 +115,23 @@ class Dataset:
             scale,
         )
 
-    def fetch(self) -> None:
+    def fetch_shards(self) -> None:
         """Bring all shards onto this machine, so that none is waited for later."""
-        for name in self._shards if storage.is_address(self.place) else ():
-            self._whole(name)
+        for name in self._shards if storage.is_url(self.location) else ():
+            self._verify_shard(name)
 
-    def _open(self, name: str, number: int) -> np.ndarray:
-        return np.load(self._whole(shard_name(name, number)), mmap_mode="r", allow_pickle=False)
+    def _open_shard(self, name: str, number: int) -> np.ndarray:
+        return np.load(self._verify_shard(name_shard(name, number)), mmap_mode="r", allow_pickle=False)
 
-    def _whole(self, name: str) -> Path:
+    def _verify_shard(self, name: str) -> Path:
         """The file of a shard on this machine, which is what the manifest says."""
         file = self.folder / name
-        if not self._is_whole(file) and not (storage.fetched(self.place, file) and self._is_whole(file)):
-            shard = storage.inside(self.place, name)
-            raise LoupeError(f"dataset: {shard} is missing or changed; remove {self.place} and prepare it again")
+        if not self._is_intact(file) and not (storage.fetch_file(self.location, file) and self._is_intact(file)):
+            shard = storage.join_path(self.location, name)
+            raise LoupeError(f"dataset: {shard} is missing or changed; remove {self.location} and prepare it again")
         return file
 
-    def _is_whole(self, file: Path) -> bool:
+    def _is_intact(self, file: Path) -> bool:
         return file.exists() and _sha256_once(file, _state_of(file)) == self._shards[file.name]
 
 
@@ -141,7 +144,7 @@ def _state_of(file: Path) -> tuple[int, ...]:
 @cache
 def _sha256_once(file: Path, state: tuple[int, ...]) -> str:
     """The content hash of a file in this state: a step opens a dataset of gigabytes several times."""
-    return sha256_of(file)
+    return hash_file(file)
 
 
 class Pairs:
@@ -174,7 +177,7 @@ class Pairs:
         """The sides of an input and of a label, in pixels."""
         return self._inputs[0].shape[0], self._labels[0].shape[0]
 
-    def stacked(self) -> tuple[np.ndarray, np.ndarray]:
+    def stack(self) -> tuple[np.ndarray, np.ndarray]:
         """All inputs (n, input side, input side) and labels, uint8, copied into memory."""
         return np.stack(self._inputs), np.stack(self._labels)
 
@@ -186,19 +189,19 @@ class Pairs:
                 to_floats(np.stack(self._labels[start : start + size]))[..., None],
             )
 
-    def spread(self, limit: int) -> "Pairs":
+    def subsample(self, limit: int) -> "Pairs":
         """Up to `limit` of the pairs, evenly spread over their order."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
-        return self._chosen(list(chosen))
+        return self._select(list(chosen))
 
-    def one_a_photo(self) -> "Pairs":
+    def first_per_photo(self) -> "Pairs":
         """The first pair of each photo."""
         first: dict[str, int] = {}
         for index, row in enumerate(self.rows):
             first.setdefault(row["sha256"], index)
-        return self._chosen(list(first.values()))
+        return self._select(list(first.values()))
 
-    def _chosen(self, indices: list[int]) -> "Pairs":
+    def _select(self, indices: list[int]) -> "Pairs":
         return Pairs(
             [self.rows[index] for index in indices],
             [self._inputs[index] for index in indices],

@@ -27,7 +27,7 @@ class Label:
     shrunk: float = 1.0
 
 
-def labels_of(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256: str) -> list[Label]:
+def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256: str) -> list[Label]:
     """Cut the labels of one photo.
 
     Args:
@@ -84,7 +84,7 @@ def _resized(grey: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def input_of(label: np.ndarray, scale: Fraction, settings: Pairing) -> np.ndarray:
+def shrink_label(label: np.ndarray, scale: Fraction, settings: Pairing) -> np.ndarray:
     """Shrink a label, uint8 (label_size, label_size), by the scale: uint8 (input side, input side).
 
     The filter is antialiased, and the result rounded to 8 bits, as a small photo is.

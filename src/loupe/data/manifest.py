@@ -31,7 +31,7 @@ class Row:
     reason: str | None = None
 
 
-def table_of(rows: list[dict[str, Any]]) -> Any:
+def build_table(rows: list[dict[str, Any]]) -> Any:
     """Rows of a manifest as an Arrow table, which takes an eighth of their memory."""
     import pyarrow as pa
 
@@ -43,7 +43,7 @@ def table_of(rows: list[dict[str, Any]]) -> Any:
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
 
 
-def with_splits(parts: list[Any]) -> Iterator[Any]:
+def assign_splits(parts: list[Any]) -> Iterator[Any]:
     """The parts of a manifest with the split of its photo in each row of a label.
 
     A photo's place between 0 and 1 is the last 64 bits of its content hash (`limit` goes by the first), so
@@ -54,34 +54,36 @@ def with_splits(parts: list[Any]) -> Iterator[Any]:
 
     labelled = [part["sha256"].filter(part["row"].is_valid()) for part in parts]
     moved: dict[str, str] = {}
-    if {_split_at(_place(key)) for part in labelled for key in part.to_pylist()} != SPLITS.keys():
-        moved = _filled({key for part in labelled for key in part.to_pylist()})
+    if {_find_split(_hash_fraction(key)) for part in labelled for key in part.to_pylist()} != SPLITS.keys():
+        moved = _fill_empty_splits({key for part in labelled for key in part.to_pylist()})
     for part in parts:
         keys, rows = part["sha256"].to_pylist(), part["row"].to_pylist()
         column = [
-            None if row is None else moved.get(key) or _split_at(_place(key))
+            None if row is None else moved.get(key) or _find_split(_hash_fraction(key))
             for key, row in zip(keys, rows, strict=True)
         ]
         yield part.set_column(part.column_names.index("split"), "split", pa.array(column, pa.string()))
 
 
-def _place(sha256: str) -> float:
+def _hash_fraction(sha256: str) -> float:
     return (int(sha256[-16:], 16) >> 11) / 2**53
 
 
-def _split_at(place: float) -> str:
+def _find_split(place: float) -> str:
     return next(name for name, (low, high) in SPLITS.items() if low <= place < high)
 
 
-def _filled(keys: set[str]) -> dict[str, str]:
+def _fill_empty_splits(keys: set[str]) -> dict[str, str]:
     """The splits of photos, none empty if there are enough of them."""
-    split = {key: _split_at(_place(key)) for key in keys}
+    split = {key: _find_split(_hash_fraction(key)) for key in keys}
     for name, (low, high) in SPLITS.items():
         if name not in split.values():
             held = list(split.values())
             spare = [key for key in split if held.count(split[key]) > 1]
             if spare:
-                split[min(spare, key=lambda key: (max(low - _place(key), _place(key) - high), key))] = name
+                split[
+                    min(spare, key=lambda key: (max(low - _hash_fraction(key), _hash_fraction(key) - high), key))
+                ] = name
     return split
 
 
@@ -90,8 +92,8 @@ def write_manifest(place: str, parts: Iterable[Any], facts: dict[str, Any]) -> N
     import pyarrow as pa
     import pyarrow.parquet
 
-    schema = table_of([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
+    schema = build_table([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
     rest = iter(parts)
-    with storage.written(place, MANIFEST) as whole, pyarrow.parquet.ParquetWriter(whole, schema) as file:
+    with storage.create_file(place, MANIFEST) as whole, pyarrow.parquet.ParquetWriter(whole, schema) as file:
         while group := list(itertools.islice(rest, GROUPED)):
             file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata))

@@ -29,7 +29,7 @@ class Patches:
             raise UsageError(f"patch, crop: must be at most the inputs' side of {pairs.sides[0]}, got {side}")
         self._pairs = pairs
         count, (small, large) = len(pairs), pairs.sides
-        self._held = pairs.stacked() if count * (small**2 + large**2) <= HELD else None
+        self._held = pairs.stack() if count * (small**2 + large**2) <= HELD else None
         self._side = side
         self._stride = pairs.scale.denominator if crops == "aligned" else 1
         self._augment = augment
@@ -40,7 +40,7 @@ class Patches:
         rng = np.random.default_rng([self._seed, step])
         return self._cut(rng.integers(len(self._pairs), size=size), rng)
 
-    def one_of_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
         """Of this draw: one patch of every pair, in order; as `batch` gives them."""
         return self._cut(np.arange(len(self._pairs)), np.random.default_rng([self._seed, draw]))
 
@@ -53,7 +53,7 @@ class Patches:
         corners = (offsets * scale.numerator) // scale.denominator
         if self._held is not None:
             inputs, labels = (
-                cut(images, chosen, at, side)
+                cut_squares(images, chosen, at, side)
                 for images, at, side in zip(self._held, (offsets, corners), (side, large), strict=True)
             )
         else:
@@ -64,17 +64,17 @@ class Patches:
             )
         for turn in np.unique(turns[turns > 0]):
             those = turns == turn
-            inputs[those], labels[those] = turned(inputs[those], turn), turned(labels[those], turn)
+            inputs[those], labels[those] = apply_symmetry(inputs[those], turn), apply_symmetry(labels[those], turn)
         return to_floats(inputs)[..., None], to_floats(labels)[..., None]
 
 
-def cut(images: np.ndarray, chosen: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+def cut_squares(images: np.ndarray, chosen: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
     """Squares of images (count, height, width): of image chosen[i] from corners[i] on; (n, side, side)."""
     views = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
     return views[chosen, corners[:, 0], corners[:, 1]]
 
 
-def turned(images: np.ndarray, turn: int) -> np.ndarray:
+def apply_symmetry(images: np.ndarray, turn: int) -> np.ndarray:
     """Squares (…, side, side), turned by `turn` % 4 quarters, and flipped from 4 on: 8 ways in all."""
     if turn >= 4:
         images = images[..., ::-1]

@@ -19,24 +19,24 @@ OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retri
 READ_AHEAD = 4 << 20  # bytes: the headers of a tar lie between its photos
 
 
-def is_address(place: str) -> bool:
+def is_url(place: str) -> bool:
     """Whether a place is an address rather than a folder or file of this machine."""
     return "://" in place
 
 
-def inside(place: str, name: str) -> str:
+def join_path(place: str, name: str) -> str:
     """The place of what is called `name` in a folder or below an address."""
-    return f"{place.rstrip('/')}/{name}" if is_address(place) else str(Path(place) / name)
+    return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place) / name)
 
 
-def absolute(place: str) -> str:
+def make_absolute(place: str) -> str:
     """A place that means the same to processes in other folders."""
-    return place if is_address(place) else str(Path(place).resolve())
+    return place if is_url(place) else str(Path(place).resolve())
 
 
-def folder_of(place: str) -> Path:
+def get_local_folder(place: str) -> Path:
     """The folder on this machine that has the files of a place: itself, or an address's copy in the cache."""
-    if not is_address(place):
+    if not is_url(place):
         return Path(place)
     protocol, _, rest = place.partition("://")
     cache = Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser()
@@ -45,20 +45,23 @@ def folder_of(place: str) -> Path:
 
 def exists(place: str, name: str, field: str = "data_dir") -> bool:
     """Whether a folder or an address holds a file of this name; `field` is who names the place."""
-    if not is_address(place):
+    if not is_url(place):
         return (Path(place) / name).exists()
-    with _reached(place, field) as (store, path):
+    with _open_filesystem(place, field) as (store, path):
         store.invalidate_cache()
         return bool(store.exists(posixpath.join(path, name)))
 
 
-def fetched(place: str, file: Path) -> bool:
+def fetch_file(place: str, file: Path) -> bool:
     """Copy a file of this name from an address over `file`; False where the place has none to give."""
-    if not is_address(place):
+    if not is_url(place):
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with write_atomically(file) as partial, _reached(inside(place, file.name), "data_dir") as (store, path):
+        with (
+            write_atomically(file) as partial,
+            _open_filesystem(join_path(place, file.name), "data_dir") as (store, path),
+        ):
             store.get_file(path, str(partial))
     except _MissingError:
         return False
@@ -66,38 +69,38 @@ def fetched(place: str, file: Path) -> bool:
 
 
 @contextmanager
-def written(place: str, name: str) -> Iterator[Path]:
+def create_file(place: str, name: str) -> Iterator[Path]:
     """A file to write, which stands in the folder, or is put at the address once the block has ended well."""
-    if not is_address(place):
+    if not is_url(place):
         yield Path(place) / name
         return
     with tempfile.TemporaryDirectory(prefix="loupe-") as folder:
         file = Path(folder) / name
         yield file
-        with _reached(inside(place, name), "data_dir") as (store, path):
+        with _open_filesystem(join_path(place, name), "data_dir") as (store, path):
             store.put_file(str(file), path)
 
 
-def files_below(address: str) -> dict[str, int]:
+def list_files(address: str) -> dict[str, int]:
     """The size of each file below an address, by its path from there; of an address that is a file, of "" alone."""
-    with _reached(address, "source") as (store, path):
+    with _open_filesystem(address, "source") as (store, path):
         found = store.find(path, detail=True)
     top = path.rstrip("/")
     return {name.removeprefix(top).lstrip("/"): int(about["size"] or 0) for name, about in found.items()}
 
 
-def opened(file: str) -> IO[bytes]:
+def open_file(file: str) -> IO[bytes]:
     """A file to read from any position: of this machine, or at an address."""
-    if not is_address(file):
+    if not is_url(file):
         return open(file, "rb")
-    with _reached(file, "source") as (store, path):
+    with _open_filesystem(file, "source") as (store, path):
         stream: IO[bytes] = store.open(path, "rb", block_size=READ_AHEAD)
         return stream
 
 
-def part_of(address: str, offset: int, size: int) -> bytes:
+def read_range(address: str, offset: int, size: int) -> bytes:
     """So many bytes of the file at an address, by one request."""
-    with _reached(address, "source") as (store, path):
+    with _open_filesystem(address, "source") as (store, path):
         return bytes(store.cat_file(path, start=offset, end=offset + size)) if size else b""
 
 
@@ -106,7 +109,7 @@ class _MissingError(LoupeError):
 
 
 @contextmanager
-def _reached(address: str, field: str) -> Iterator[tuple[Any, str]]:
+def _open_filesystem(address: str, field: str) -> Iterator[tuple[Any, str]]:
     """The store of an address and the path there; whatever goes wrong in the block is told in one line."""
     try:
         import fsspec

@@ -31,7 +31,7 @@ class Member(NamedTuple):
     is_sparse: bool
 
 
-def members(file: str) -> list[Member]:
+def list_members(file: str) -> list[Member]:
     """What is in a tar, a file or at an address, but folders.
 
     Raises:
@@ -39,7 +39,7 @@ def members(file: str) -> list[Member]:
     """
     found, outside = [], ""
     try:
-        raw: Any = storage.opened(file)
+        raw: Any = storage.open_file(file)
         with _Headers(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 if member.size < 0:  # after which tarfile would go backwards, for ever

@@ -1,100 +1,94 @@
-"""The processes that prepare photos: this machine's cores, or the workers of a Dask scheduler."""
+"""Runs the tasks of a step in parallel: in processes of this machine, or on the workers of a Dask scheduler."""
 
 import itertools
-import pkgutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
-from loupe.cli import signals
-from loupe.errors import LoupeError, UsageError
+from loupe.data import scheduler
+from loupe.errors import LoupeError
 from loupe.imaging.threads import count_cores
 
-AT_A_TIME = 64  # tasks that are given out, unless there are more cores
-# What Dask does beside the work, unless it is told not to: look at each thread every 10 ms, at each event loop every
-# 20 ms and at each process every 500 ms, remember thousands of steps of each task, and give a image's memory back
-# to the system at once, to ask for it again.
-QUIET = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "5s",
-    "distributed.admin.low-level-log-length": 100,
-    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-}
+DASK_TASKS = 64  # submitted in advance, at least: a scheduler answers more slowly than a local process
+IDLE_TIMEOUT_S = 10  # after which a local process without tasks exits
+
+Results = Generator[Any, None, None]
 
 
-@contextmanager
-def client(scheduler: str | None) -> Iterator[Any]:
-    """A Dask client of this scheduler, or of a cluster of this machine's cores that ends with it.
+def run_tasks(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], address: str | None = None) -> Results:
+    """Call a function with the arguments of every task, and yield the results in the order of completion.
 
-    Raises:
-        UsageError: no scheduler answers there, or one that has no Loupe.
-        LoupeError: it is gone, whatever exception tells.
-    """
-    import dask
-    from distributed import Client
-
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="10s")
-        except (OSError, ValueError) as error:
-            raise UsageError(f"scheduler: no Dask scheduler answers at {scheduler!r} ({error})") from None
-        with client:
-            try:
-                client.run_on_scheduler(pkgutil.resolve_name, "loupe:__version__")
-            except ImportError:
-                raise UsageError(f"scheduler: needs Loupe, on its workers too; {scheduler!r} has none") from None
-            try:
-                yield client
-            except Exception:
-                if client.status != "running":
-                    raise LoupeError(f"scheduler: {scheduler!r} does not answer any more") from None
-                raise
-        return
-    searched = list(sys.path)
-    with dask.config.set(QUIET), _of_this_machine() as cluster, Client(cluster) as client:
-        # Dask puts folders in front, and takes them out when it ends: an import in another thread, which walks that
-        # list meanwhile, then leaves one place out, and does not find what is there. This list Dask leaves alone.
-        sys.path = searched
-        yield client
-
-
-@contextmanager
-def _of_this_machine() -> Iterator[Any]:
-    """A cluster of a process a core. Dask waits for ever for one whose start or end was interrupted."""
-    from distributed import LocalCluster
-
-    with signals.held():
-        cluster = LocalCluster(
-            n_workers=count_cores(),
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-            memory_limit=0,
-        )
-    try:
-        yield cluster
-    finally:
-        with signals.held():
-            cluster.close()
-
-
-def results(cluster: Any, work: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], *shared: Any) -> Iterator[Any]:
-    """What work gives for each task, as it comes; so few are given out at a time that they fill no memory.
+    Tasks are read from the iterator only as processes become free, so that many tasks do not fill the memory.
 
     Args:
-        cluster: from `client`.
-        work: called with a task's arguments and the shared ones.
-        tasks: the arguments of each.
-        shared: what all tasks are given.
+        function: importable by name in another process.
+        tasks: the arguments of each call.
+        address: of a Dask scheduler; None starts one process per core of this machine.
+
+    Raises:
+        UsageError: no usable scheduler answers at the address.
+        LoupeError: a local process was killed, or the connection to the scheduler was lost.
     """
+    results = _run_on_dask(function, tasks, address) if address else _run_locally(function, tasks)
+    with closing(results):
+        yield from results
+
+
+def _run_on_dask(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], address: str) -> Results:
     from distributed import as_completed
 
-    def given(count: int) -> list[Any]:
-        return [cluster.submit(work, *task, *shared, pure=False) for task in itertools.islice(tasks, count)]
+    with scheduler.connect(address) as client:
 
-    running = as_completed(given(max(AT_A_TIME, 2 * sum(cluster.nthreads().values()))), with_results=True)
-    for _, result in running:
-        running.update(given(1))
-        yield result
+        def submit(count: int) -> list[Any]:
+            return [client.submit(function, *task, pure=False) for task in itertools.islice(tasks, count)]
+
+        running = as_completed(submit(max(DASK_TASKS, 2 * sum(client.nthreads().values()))), with_results=True)
+        for _, result in running:
+            running.update(submit(1))
+            yield result
+
+
+def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]]) -> Results:
+    from joblib import Parallel, delayed, parallel_config
+
+    calls = (delayed(function)(*task) for task in tasks)
+    options = {"return_as": "generator_unordered", "batch_size": 1, "idle_worker_timeout": IDLE_TIMEOUT_S}
+    with warnings.catch_warnings():
+        # joblib warns when results are not consumed, and when it replaces a process that holds much memory
+        warnings.filterwarnings("ignore", module="joblib")
+        with _block_ctrl_c(), parallel_config("loky", initializer=_watch_parent, initargs=(os.getpid(),)):
+            results = Parallel(count_cores(), **options)(calls)
+        with closing(results):
+            try:
+                yield from results
+            except BrokenProcessPool:
+                raise LoupeError("a process was killed, probably because the machine ran out of memory") from None
+
+
+@contextmanager
+def _block_ctrl_c() -> Iterator[None]:
+    """Start processes in this block that do not receive Ctrl-C: their parent receives it and ends them."""
+    resource_tracker.ensure_running()  # here, because it unblocks Ctrl-C when it starts
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _watch_parent(parent: int) -> None:
+    """Exit soon after the parent process was killed; the processes of loky alone exit 40 s later."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -17,7 +17,7 @@ from loupe.imaging.luminance import compute_luminance
 LEAST = 11  # pixels a side of what is left inside the border: the window of ssim
 
 
-def border(scale: Fraction) -> int:
+def compute_border(scale: Fraction) -> int:
     """Pixels of a large image's border that do not count: the scale, rounded up."""
     return -(-scale.numerator // scale.denominator)
 
@@ -63,15 +63,15 @@ class WholePhotos:
         """One at a time, since each has its own size: input (1, h, w, 1) and label, float32 in [-1, 1]."""
         for photo in self._photos:
             label = to_floats(_label(photo, self.scale))
-            yield shrunk(label, self.scale)[None, ..., None], label[None, ..., None]
+            yield shrink_bicubic(label, self.scale)[None, ..., None], label[None, ..., None]
 
-    def spread(self, limit: int) -> "WholePhotos":
+    def subsample(self, limit: int) -> "WholePhotos":
         """Up to `limit` of them, evenly spread over their order."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
         return WholePhotos([self._photos[index] for index in chosen], self.scale)
 
 
-def shrunk(label: np.ndarray, scale: Fraction) -> np.ndarray:
+def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
     """Shrink float32 (height, width), multiples of p, by p/q with a bicubic filter, the border mirrored."""
     p, q = scale.numerator, scale.denominator
     around = 3  # blocks: the filter reaches 2 small pixels beyond
@@ -86,7 +86,7 @@ def _label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
         raise PhotoError(photo.reason)
     luma = compute_luminance(open_photo(photo.opened()), "studio")
     height, width = (side // scale.numerator * scale.numerator for side in luma.shape)
-    least = LEAST + 2 * border(scale)
+    least = LEAST + 2 * compute_border(scale)
     if min(height, width) < least:
         raise PhotoError(f"smaller than {least}x{least}: {luma.shape[1]}x{luma.shape[0]}")
     return luma[:height, :width]

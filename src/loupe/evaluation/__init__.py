@@ -1,1 +1,1 @@
-"""Methods and images to scores with intervals, and figures."""
+"""Scores of upscaling methods on images, and figures of them."""

@@ -1,4 +1,4 @@
-"""The images that runs are logged with: pairs, spread, curves, prediction rows, comparisons."""
+"""Figures that runs log: pairs, distributions, learning curves, predictions, comparisons."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,25 +16,26 @@ from loupe.imaging.atomic import write_atomically
 from loupe.imaging.conversion import to_floats
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-SHOWN = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
-ROWS = 6
+IMAGE_STYLE = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
+PREDICTION_ROWS = 6
 DPI = 120
-TITLE_WIDTH = 22  # characters above a column
-SHEET_IMAGES, SHEET_CANDIDATES = 4, 500
+TITLE_WIDTH = 22  # characters per line
+SHEET_ROWS = 4
+SHEET_CANDIDATES = 500  # photos that the rows are selected from
 
 
 def validate_format(sheet: Path) -> None:
-    """Raise UsageError where the suffix of a sheet's file names no format that figures are written in."""
+    """Raise UsageError if the suffix of a sheet's file is not a format of figures."""
     suffixes = FigureCanvasBase.get_supported_filetypes()
     if sheet.suffix and sheet.suffix[1:].lower() not in suffixes:
         raise UsageError(f"sheet: must end in one of {', '.join(sorted(suffixes))}, got {str(sheet)!r}")
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a figure to a file, under its name only when it is whole.
+    """Write a figure to a file atomically.
 
     Raises:
-        LoupeError: it cannot be written.
+        LoupeError: the file cannot be written.
     """
     try:
         with write_atomically(file) as partial:
@@ -44,12 +45,12 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 
 def plot_pairs(pairs: Pairs) -> Figure:
-    """Labels above their inputs, evenly from all pairs."""
-    some = pairs.spread(8)
-    figure = Figure(figsize=(1.7 * len(some), 3.6), layout="constrained")
-    grid = figure.subplots(2, len(some), squeeze=False)
-    for column in range(len(some)):
-        small, label = some[column]
+    """Plot labels above their inputs, for up to 8 evenly spaced pairs."""
+    chosen = pairs.subsample(8)
+    figure = Figure(figsize=(1.7 * len(chosen), 3.6), layout="constrained")
+    grid = figure.subplots(2, len(chosen), squeeze=False)
+    for column in range(len(chosen)):
+        small, label = chosen[column]
         for axes, image, name in ((grid[0, column], label, "label"), (grid[1, column], small, "input")):
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(f"{name} {image.shape[1]}x{image.shape[0]}", fontsize=8)
@@ -58,35 +59,40 @@ def plot_pairs(pairs: Pairs) -> Figure:
 
 
 def plot_value_distribution(pairs: Pairs) -> Figure:
-    """How the values of inputs and labels are spread over [-1, 1]."""
+    """Plot histograms of the pixel values of inputs and labels."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    some, values = pairs.spread(100), to_floats(np.arange(256, dtype="uint8"))
+    chosen, values = pairs.subsample(100), to_floats(np.arange(256, dtype="uint8"))
     for index, name in enumerate(("inputs", "labels")):
-        counts = sum(np.bincount(some[number][index].ravel(), minlength=256) for number in range(len(some)))
+        counts = sum(np.bincount(chosen[number][index].ravel(), minlength=256) for number in range(len(chosen)))
         mean = np.average(values, weights=counts)
         deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
         text = f"{name}: mean {mean:.3f}, std {deviation:.3f}"
         axes.hist(values, bins=64, range=(-1, 1), weights=counts, histtype="step", density=True, label=text)
-    axes.set(xlabel="luminance, -1 black, 1 white", ylabel="density", title="Spread of the values")
+    axes.set(xlabel="luminance, -1 black, 1 white", ylabel="density", title="Distribution of pixel values")
     axes.legend()
     return figure
 
 
 def plot_image_statistics(pairs: Pairs) -> Figure:
-    """Mean and standard deviation of each label: how different the images are."""
+    """Plot the mean and standard deviation of each label, which show how different the images are."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.spread(300).batches(16)]
+    found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.subsample(300).batches(16)]
     means, deviations = map(np.concatenate, zip(*found, strict=True))
     axes.scatter(means, deviations, s=8, alpha=0.5)
-    axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Spread of the images")
+    axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Statistics of the labels")
     axes.set(xlim=(-1, 1), ylim=(0, 1))
     return figure
 
 
 def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> Figure:
-    """Mae and psnr over steps, training and validation, with the baselines' validation mae as lines."""
+    """Plot mae and psnr over steps, on training and validation images.
+
+    Args:
+        points: `step` and `metrics` of each point.
+        baselines: validation mae by name, plotted as horizontal lines.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps = [point["step"] for point in points]
@@ -104,74 +110,83 @@ def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping
 
 
 def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
-    """Dataset, Label, Predicted, a row a image, as the study showed its results."""
-    some = pairs.spread(ROWS)
-    figure = Figure(figsize=(6, 2.1 * len(some)), layout="constrained")
-    grid = figure.subplots(len(some), 3, squeeze=False)
-    inputs, labels = next(some.batches(ROWS))
+    """Plot input, label and prediction, one image per row, as the study did."""
+    chosen = pairs.subsample(PREDICTION_ROWS)
+    figure = Figure(figsize=(6, 2.1 * len(chosen)), layout="constrained")
+    grid = figure.subplots(len(chosen), 3, squeeze=False)
+    inputs, labels = next(chosen.batches(PREDICTION_ROWS))
     columns = {"Dataset": inputs, "Label": labels, "Predicted": upscale(model, inputs)}
-    for axes_row, number in zip(grid, range(len(some)), strict=True):
+    for number, axes_row in enumerate(grid):
         for axes, (title, images) in zip(axes_row, columns.items(), strict=True):
-            axes.imshow(images[number, ..., 0], **SHOWN)
+            axes.imshow(images[number, ..., 0], **IMAGE_STYLE)
             axes.set_title(title if number == 0 else "", fontsize=9)
             axes.axis("off")
     return figure
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """A few images by every method next to the label, with the busiest part zoomed below each."""
-    some = pairs.spread(3)
+    """Plot three images by every method and their labels, with a crop of the most detailed part below each.
+
+    Args:
+        methods: upscaling models by their titles.
+        pairs: three evenly spaced ones are plotted.
+        recompose: as in `upscale`.
+    """
+    chosen = pairs.subsample(3)
     columns = len(methods) + 1
-    figure = Figure(figsize=(2 * columns, 4.2 * len(some)), layout="constrained")
-    grid = figure.subplots(2 * len(some), columns, squeeze=False)
-    for number, (inputs, labels) in enumerate(some.batches(1)):
+    figure = Figure(figsize=(2 * columns, 4.2 * len(chosen)), layout="constrained")
+    grid = figure.subplots(2 * len(chosen), columns, squeeze=False)
+    for number, (inputs, labels) in enumerate(chosen.batches(1)):
         label = labels[0, ..., 0]
-        place = _find_detailed_crop(label)
-        shown = {name: upscale(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
-        for column, (name, image) in enumerate((shown | {"label": label}).items()):
+        crop = _find_detailed_crop(label)
+        images = {name: upscale(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
+        for column, (name, image) in enumerate((images | {"label": label}).items()):
             whole, inset = grid[2 * number, column], grid[2 * number + 1, column]
-            error = np.abs(image - label).mean()
-            whole.imshow(image, **SHOWN)
-            title = fill(name, TITLE_WIDTH)
-            whole.set_title(name if name == "label" else f"{title}\nmae {error:.4f}", fontsize=8)
-            inset.imshow(image[place], **SHOWN)
+            whole.imshow(image, **IMAGE_STYLE)
+            whole.set_title(name if name == "label" else _format_title(name, image, label), fontsize=8)
+            inset.imshow(image[crop], **IMAGE_STYLE)
             whole.axis("off")
             inset.axis("off")
     return figure
 
 
 def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
-    """The busiest crop of the busiest images, such as text: input, one method after the other, label.
+    """Plot the most detailed crops, such as text: the input, the result of each method, and the label.
 
     Args:
-        methods: networks by what they are called, in the order they are shown in.
-        pairs: of which the few with the sharpest edges are shown, one a photo.
+        methods: upscaling models by their titles, in the order of the columns.
+        pairs: the images. The SHEET_ROWS photos whose most detailed crops have the sharpest edges are plotted.
     """
-    some = _select_detailed_pairs(pairs.one_a_photo().spread(SHEET_CANDIDATES), SHEET_IMAGES)
-    inputs, labels = next(some.batches(SHEET_IMAGES))
-    large = {name: upscale(method, inputs) for name, method in methods.items()}
-    figure = Figure(figsize=(1.9 * (len(large) + 2), 2.2 * len(some)), layout="constrained")
-    grid = figure.subplots(len(some), len(large) + 2, squeeze=False)
+    chosen = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
+    inputs, labels = next(chosen.batches(SHEET_ROWS))
+    results = {name: upscale(method, inputs) for name, method in methods.items()}
+    figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(chosen)), layout="constrained")
+    grid = figure.subplots(len(chosen), len(results) + 2, squeeze=False)
     for number, axes_row in enumerate(grid):
-        place = _find_detailed_crop(labels[number, ..., 0])
+        label = labels[number, ..., 0]
+        crop = _find_detailed_crop(label)
         y, x, side = (
-            int(part / pairs.scale) for part in (place[0].start, place[1].start, place[0].stop - place[0].start)
+            int(part / pairs.scale) for part in (crop[0].start, crop[1].start, crop[0].stop - crop[0].start)
         )
-        crops = {"input": inputs[number, y:, x:, 0][:side, :side]}
-        for name, images in large.items():
-            error = np.abs(images[number] - labels[number]).mean()
-            crops[f"{fill(name, TITLE_WIDTH)}\nmae {error:.4f}"] = images[number, ..., 0][place]
-        for axes, (title, crop) in zip(
-            axes_row, (crops | {"label": labels[number, ..., 0][place]}).items(), strict=True
-        ):
-            axes.imshow(crop, **SHOWN)
+        columns = {"input": inputs[number, y : y + side, x : x + side, 0]}
+        for name, images in results.items():
+            image = images[number, ..., 0]
+            columns[_format_title(name, image, label)] = image[crop]
+        columns["label"] = label[crop]
+        for axes, (title, image) in zip(axes_row, columns.items(), strict=True):
+            axes.imshow(image, **IMAGE_STYLE)
             axes.set_title(title, fontsize=8)
             axes.axis("off")
     return figure
 
 
+def _format_title(name: str, image: np.ndarray, label: np.ndarray) -> str:
+    """Return the name of a method and the mae of its result."""
+    return f"{fill(name, TITLE_WIDTH)}\nmae {np.abs(image - label).mean():.4f}"
+
+
 def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
-    """The pairs whose busiest crops have the sharpest edges."""
+    """Return the pairs whose most detailed crops have the sharpest edges."""
     sharpness = []
     for _, labels in pairs.batches(16):
         for label in labels[..., 0]:
@@ -183,7 +198,7 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
 
 
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
-    """The square, a third of the shorter side wide, in which neighbouring pixels of an image differ most."""
+    """Return the rows and columns of the square, a third of the shorter side, with the largest pixel differences."""
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
     rows, columns = (sorted({*range(0, end - side, max(1, side // 2)), end - side}) for end in label.shape)

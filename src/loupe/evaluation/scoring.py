@@ -1,4 +1,4 @@
-"""Methods times images: a table of scores, one row an image and method, and its summary with intervals."""
+"""Scores of upscaling methods on images: one table row per image and method, and a summary with intervals."""
 
 import re
 from collections.abc import Mapping
@@ -19,11 +19,12 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 
 RESAMPLES = 2000
 DRAWS = 20
-LOW, HIGH = 2.5, 97.5  # percentiles of a 95 % interval
+PERCENTILES = 2.5, 97.5  # of a 95 % interval
+MIN_PATCH_SIDE = 8
 
 
 def build_baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, UpscalingModel]:
-    """What every score stands beside: the classical filters, and ridge with these weights."""
+    """Return the baselines of every table by name: the filters, and a ridge with these weights."""
     methods: dict[str, UpscalingModel] = {name: FilterUpscaler(name, pairs.scale, luminance) for name in FILTERS}
     return methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
 
@@ -38,53 +39,50 @@ def score(
     """Score methods on whole images.
 
     Args:
-        methods: by the names that the table shows.
-        pairs: images to score on.
-        recompose: as `upscale` takes it.
-        names: of the scores.
-        border: where it is given, so many pixels of each side do not count, and what a method makes is rounded
-            to 8 bits first, as in papers.
+        methods: upscaling models by their names in the table.
+        pairs: the images.
+        recompose: as in `upscale`.
+        names: the scores to compute.
+        border: pixels to crop from each side before scoring. Results are then also rounded to 8 bits, as in papers.
+            None crops and rounds nothing.
 
     Returns:
-        Columns path, photo (content hash), image (its number), method, and the scores named.
+        Columns path, photo (content hash), image (number), method, and one per score.
     """
     tables, start = [], 0
     for inputs, labels in pairs.batches(16):
         rows = pairs.rows[start : start + len(inputs)]
         for name, method in methods.items():
-            large, labels_inside = upscale(method, inputs, recompose), labels
+            large, cropped_labels = upscale(method, inputs, recompose), labels
             if border is not None:
                 inside = np.s_[:, border:-border, border:-border]
-                large, labels_inside = to_floats(to_bytes(large[inside])), labels[inside]
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "path": [row["path"] for row in rows],
-                        "photo": [row["sha256"] for row in rows],
-                        "image": range(start, start + len(inputs)),
-                        "method": name,
-                        **metrics.scores(large, labels_inside, names),
-                    }
-                )
-            )
+                large, cropped_labels = to_floats(to_bytes(large[inside])), labels[inside]
+            columns = {
+                "path": [row["path"] for row in rows],
+                "photo": [row["sha256"] for row in rows],
+                "image": range(start, start + len(inputs)),
+                "method": name,
+            }
+            tables.append(pd.DataFrame(columns | metrics.scores(large, cropped_labels, names)))
         start += len(inputs)
     return pd.concat(tables, ignore_index=True)
 
 
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
-    """The study's protocol: one random patch of each photo, at any offset, upscaled alone; 20 draws.
+    """Score methods by the study's protocol: one random patch per photo at any offset, upscaled alone, 20 draws.
 
-    A patch is the model's own block where that is 8 pixels or more, else the study's size for the scale.
+    A patch has the size of the first method's blocks, or the study's size for the scale factor if the side of these
+    blocks is below MIN_PATCH_SIDE.
 
     Returns:
-        Columns draw, method, mae, psnr, ssim, mse: a row a draw, the mean over its patches.
+        Columns draw, method, mae, psnr, ssim, mse: one row per draw and method, with means over the patches.
     """
     first = next(iter(methods.values())).geometry
-    side = first.q if first.q >= 8 else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
-    patches = Patches(pairs.one_a_photo(), side, "any", augment=False, seed=seed)
+    side = first.q if first.q >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
+    patches = Patches(pairs.first_per_photo(), side, "any", augment=False, seed=seed)
     rows = []
     for draw in range(DRAWS):
-        inputs, labels = patches.one_of_each(draw)
+        inputs, labels = patches.draw_from_each(draw)
         for name, method in methods.items():
             found = metrics.scores(upscale(method, inputs), labels)
             rows.append({"draw": draw, "method": name} | {key: value.mean() for key, value in found.items()})
@@ -92,17 +90,24 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
 
 
 def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Means by method; over photos, with 95 % bootstrap intervals; over draws, with their spread.
+    """Summarise a table of scores by method.
+
+    Args:
+        table: from `score` or `score_patches`.
 
     Returns:
-        method -> {mae, psnr, ssim, mse, interval: {score: [low, high]}}, of photos also `over`: for nearest
-        and lanczos {gain: baseline's mae over ours, mae: ours minus the baseline's, interval of that,
-        baseline_wins: share of photos where the baseline's mae is lower}; of draws `spread`: {score: std}.
+        For each method its mean mae, psnr, ssim and mse. A table of `score_patches` adds `spread`: the standard
+        deviation of each score over draws. A table of `score` adds
+
+        interval: 95 % bootstrap interval of each mean, [low, high];
+        over: for nearest and lanczos, `gain` (the baseline's mae divided by the method's), `mae` (the method's minus
+            the baseline's) with its `interval`, and `baseline_wins` (share of photos on which the baseline's mae is
+            lower).
     """
     methods = {str(name): rows for name, rows in table.groupby("method", sort=False)}
     if "photo" not in table:
         return {
-            name: _means(rows) | {"spread": {key: float(rows[key].std()) for key in metrics.SCORES}}
+            name: _compute_means(rows) | {"spread": {key: float(rows[key].std()) for key in metrics.SCORES}}
             for name, rows in methods.items()
         }
     methods = {name: rows.sort_values("image") for name, rows in methods.items()}
@@ -112,36 +117,36 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     columns |= {pair: columns[pair[0], "mae"] - columns[pair[1], "mae"] for pair in pairs}
     ends = bootstrap_intervals(np.stack([*columns.values()], axis=1), photos).tolist()
     intervals = dict(zip(columns, ends, strict=True))
-    found = {
-        name: _means(rows) | {"interval": {key: intervals[name, key] for key in metrics.SCORES}, "over": {}}
+    summary = {
+        name: _compute_means(rows) | {"interval": {key: intervals[name, key] for key in metrics.SCORES}, "over": {}}
         for name, rows in methods.items()
     }
     for name, other in pairs:
-        mae, difference = found[name]["mae"], columns[name, other]
+        mae, difference = summary[name]["mae"], columns[name, other]
         by_photo = pd.Series(difference).groupby(photos).mean()
-        found[name]["over"][other] = {
+        summary[name]["over"][other] = {
             "gain": float((mae - difference.mean()) / mae) if mae else float("inf"),
             "mae": float(difference.mean()),
             "interval": intervals[name, other],
             "baseline_wins": float((by_photo > 0).mean()),
         }
-    return found
+    return summary
 
 
-def _means(rows: pd.DataFrame) -> dict[str, Any]:
+def _compute_means(rows: pd.DataFrame) -> dict[str, Any]:
     return {key: float(rows[key].mean()) for key in metrics.SCORES}
 
 
 def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The 95 % bootstrap intervals of means; photos, not their tiles, are drawn again.
+    """Compute 95 % bootstrap intervals of means. Photos are resampled, not the images that were cut from them.
 
     Args:
-        values: (n, k), a row an image, a column for each mean.
-        photos: (n,), the photo that each image was cut from.
-        seed: of the draws, which are the same for all columns.
+        values: (n, k), one row per image and one column per mean.
+        photos: (n,), the photo of each image.
+        seed: of the resampling, which is the same for all columns.
 
     Returns:
-        (k, 2), the low and the high end of each.
+        (k, 2), the low and high ends.
     """
     names, index = np.unique(photos, return_inverse=True)
     sums = np.zeros((len(names), values.shape[1]))
@@ -152,18 +157,26 @@ def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -
     for _ in range(RESAMPLES):
         times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
         means.append(times @ sums / (times @ counts))
-    return np.percentile(means, [LOW, HIGH], axis=0).T
+    return np.percentile(means, PERCENTILES, axis=0).T
 
 
 def compute_mae_differences(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
-    """The difference in mae of two methods on each image, ours minus the other's, and the image's photo."""
-    ours = table[table["method"] == name].sort_values("image")
-    theirs = table[table["method"] == other].sort_values("image")
-    return ours["mae"].to_numpy() - theirs["mae"].to_numpy(), ours["photo"].to_numpy()
+    """Compute the mae of method `name` minus that of `other` for each image.
+
+    Returns:
+        The differences, (n,), and the photo of each image, (n,).
+    """
+    first, second = (table[table["method"] == method].sort_values("image") for method in (name, other))
+    return first["mae"].to_numpy() - second["mae"].to_numpy(), first["photo"].to_numpy()
 
 
 def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:
-    """The summary as a table for people, best mae last; `seconds` are training times by method."""
+    """Format a summary as a text table, from the highest mae to the lowest.
+
+    Args:
+        summary: from `summarise`.
+        seconds: training times by method; None omits the column.
+    """
     width = max(16, 1 + max(map(len, summary)))
     header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'ssim':>9}{'gain over nearest':>20}"
     lines = [header + (f"{'training':>12}" if seconds else "")]
@@ -178,14 +191,11 @@ def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] 
 
 
 def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
-    """A summary as metrics: `test/mae` of the model, `test/lanczos/mae` of a baseline."""
-    return {
-        f"{split}/{score}" if name == "model" else f"{split}/{to_metric_name(name)}/{score}": means[score]
-        for name, means in summary.items()
-        for score in ("mae", "psnr", "ssim", "mse")
-    }
+    """Convert a summary to MLflow metrics: `test/mae` of the method `model`, `test/lanczos/mae` of others."""
+    prefixes = {name: split if name == "model" else f"{split}/{to_metric_name(name)}" for name in summary}
+    return {f"{prefixes[name]}/{key}": means[key] for name, means in summary.items() for key in metrics.SCORES}
 
 
 def to_metric_name(name: str) -> str:
-    """Return a name without slashes and without the characters that MLflow refuses in metric names."""
+    """Replace slashes, and characters that MLflow refuses in metric names, with hyphens."""
     return re.sub(r"[^\w. -]+", "-", name, flags=re.ASCII)

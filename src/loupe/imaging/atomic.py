@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loupe.errors import UsageError
+
 
 @contextmanager
 def write_atomically(file: Path) -> Iterator[Path]:
@@ -20,6 +22,22 @@ def write_atomically(file: Path) -> Iterator[Path]:
         partial.rename(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def validate_output_file(field: str, file: Path) -> None:
+    """Check that a file can be written: its folder exists, and it is not a folder itself.
+
+    Args:
+        field: the setting that names the file, for the error.
+        file: the file.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if not file.resolve().parent.is_dir():
+        raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
+    if file.is_dir():
+        raise UsageError(f"{field}: must be a file, got the folder {str(file)!r}")
 
 
 def remove_leftovers(folder: Path) -> None:

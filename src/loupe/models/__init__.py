@@ -1,1 +1,1 @@
-"""Keras networks, built by name from checked settings."""
+"""Keras networks, built from validated settings."""

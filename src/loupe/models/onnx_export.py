@@ -1,4 +1,4 @@
-"""Exports a Keras model to ONNX and compares the two."""
+"""Exports a Keras model to ONNX and checks that both give the same result."""
 
 import itertools
 import warnings
@@ -12,27 +12,35 @@ from loupe.models.builder import KerasUpscaler
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
-# What tf2onnx makes of a mirrored border: of a layer's, and of the image's.
-MIRRORING = [["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"], ["Pad", "Pad", "Compress", "Compress"]]
+MAX_DIFFERENCE = 1e-4
+# The node types that tf2onnx writes for symmetric padding: inside the network, and of the input image.
+PADDING_CHAINS = [
+    ["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"],
+    ["Pad", "Pad", "Compress", "Compress"],
+]
 
 
 def export(model: object, geometry: Geometry, file: Path) -> float:
-    """Write a Keras model as ONNX with its geometry in the metadata, and hold the two against each other.
+    """Write a Keras model as ONNX, with its geometry in the metadata, and compare both on noise.
+
+    Args:
+        model: the Keras model.
+        geometry: of the model.
+        file: the ONNX file to write.
 
     Returns:
-        The largest difference of the two on noise, in [-1, 1].
+        The largest absolute difference of the results.
 
     Raises:
-        LoupeError: they differ by more than 1e-4.
+        LoupeError: it is above MAX_DIFFERENCE.
     """
     import onnx
 
     side = 3 * geometry.min_side
     noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, 1)).astype("float32")
     expected = KerasUpscaler(model)(noise)
-    model(noise)  # type: ignore[operator] # Keras exports only models that have been called
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of numpy's, inside Keras' exporter
+        warnings.simplefilter("ignore", FutureWarning)  # from NumPy, in Keras's exporter
         model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
     network = _merge_padding(onnx.load(file))
     _drop_leading_axes(network)
@@ -40,27 +48,27 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     onnx.save(network, file)
     found = OnnxUpscaler(file)(noise)
     if found.shape != expected.shape:
-        raise LoupeError(f"ONNX gives {found.shape} where Keras gives {expected.shape}")
+        raise LoupeError(f"ONNX: must give {expected.shape} as Keras does, got {found.shape}")
     difference = float(np.abs(found - expected).max())
-    if not difference <= 1e-4:
-        raise LoupeError(f"ONNX and Keras differ by {difference}, must be at most 1e-4")
+    if not difference <= MAX_DIFFERENCE:
+        raise LoupeError(f"ONNX: must differ from Keras by at most {MAX_DIFFERENCE}, got {difference}")
     return difference
 
 
 def _merge_padding(network: Any) -> Any:
-    """One node for each border of one mirrored pixel, which is to repeat the edge, where tf2onnx writes six or four.
+    """Replace the nodes of each symmetric padding by one pixel, which equals edge padding, by one node.
 
-    Those pad by a black pixel, mirror with it, and cut it out again: copies that cost a sixth of a network's time.
+    The four or six nodes of tf2onnx copy the image several times, which takes a sixth of a network's time.
     """
     import onnx
 
     graph = network.graph
-    makers = {output: node for node in graph.node for output in node.output}
+    producers = {output: node for node in graph.node for output in node.output}
     constants = {part.name: onnx.numpy_helper.to_array(part) for part in graph.initializer}
-    for node, kinds in itertools.product(graph.node, MIRRORING):
+    for node, kinds in itertools.product(graph.node, PADDING_CHAINS):
         chain = [node]
-        while len(chain) < len(kinds) and chain[0].input and chain[0].input[0] in makers:
-            chain.insert(0, makers[chain[0].input[0]])
+        while len(chain) < len(kinds) and chain[0].input and chain[0].input[0] in producers:
+            chain.insert(0, producers[chain[0].input[0]])
         if [part.op_type for part in chain] == kinds and constants[chain[1].input[1]].max() == 1:
             node.op_type = "Pad"
             node.input[:] = [chain[0].input[0], chain[1].input[1]]
@@ -71,7 +79,7 @@ def _merge_padding(network: Any) -> Any:
 
 
 def _drop_leading_axes(network: Any) -> None:
-    """Make the result (n, h, w, 1) where tf2onnx, for the ridge alone, makes it (1, n, h, w, 1)."""
+    """Squeeze the leading axis that tf2onnx adds to the result of a ridge: (1, n, h, w, 1) to (n, h, w, 1)."""
     import onnx
 
     output = network.graph.output[0]

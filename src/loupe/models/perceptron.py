@@ -1,4 +1,4 @@
-"""The study's networks: dense layers from q x q blocks of the image to p x p blocks."""
+"""The study's networks: dense layers from q x q blocks of the image to p x p blocks of the result."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +11,17 @@ from loupe.models.blocks import fold, pad, unfold
 ENTRY_FILTERS = 8
 
 
-def body(image: Any, settings: Perceptron, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]) -> Any:
-    """Blocks through dense layers.
+def add_body(
+    image: Any, settings: Perceptron, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]
+) -> Any:
+    """Add the entry convolutions, the hidden dense layers and a dense layer to p*p channels.
 
     Args:
         image: (n, h, w, 1), h and w multiples of q.
         settings: hidden widths, activation and so on.
         q: side of a block of the image.
         p: side of a block of the result.
-        initializer: (inputs, outputs) of a layer -> its initializers, as keyword arguments.
+        initializer: maps the numbers of inputs and outputs of a layer to keyword arguments for its initializers.
 
     Returns:
         (n, h p/q, w p/q, 1).
@@ -33,16 +35,16 @@ def body(image: Any, settings: Perceptron, q: int, p: int, initializer: Callable
     widths = [*settings.hidden, *(settings.hidden[-2::-1] if settings.mirror else ())]
     for number, width in enumerate(widths):
         x = keras.layers.Dense(width, activation=settings.activation, **initializer(x.shape[-1], width))(x)
-        x = _dropped(x, settings, number)
+        x = _drop_out(x, settings, number)
     if not widths:
-        x = _dropped(x, settings, 0)
+        x = _drop_out(x, settings, 0)
     activation = settings.activation if settings.output_activation == "same" else None
     x = keras.layers.Dense(p * p, activation=activation, name="blocks", **initializer(x.shape[-1], p * p))(x)
     return unfold(x, p)
 
 
-def _dropped(x: Any, settings: Perceptron, number: int) -> Any:
-    """Dropout behind a hidden layer, or in front of a network that has none."""
+def _drop_out(x: Any, settings: Perceptron, number: int) -> Any:
+    """Add dropout after hidden layer `number`, or before the last layer of a network without hidden layers."""
     if settings.keep_prob == 1 or (settings.dropout_layers == "first" and number):
         return x
     return keras.layers.Dropout(1 - settings.keep_prob, seed=0)(x)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import write_atomically
+from loupe.imaging.atomic import validate_output_file, write_atomically
 from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
@@ -95,8 +95,9 @@ def validate_file(file: Path, overwrite: bool) -> None:
     """Raise UsageError if the file cannot be written or must not be replaced."""
     if file.exists() and not overwrite:
         raise UsageError(f"compare: {str(file)!r} exists; --overwrite replaces it")
-    if file.suffix.lower() not in (".html", ".htm") or not file.resolve().parent.is_dir():
-        raise UsageError(f"compare: must be an .html file in an existing folder, got {str(file)!r}")
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"compare: must be an .html file, got {str(file)!r}")
+    validate_output_file("compare", file)
 
 
 def write_comparison(file: Path, jobs: Sequence[PhotoJob]) -> None:

@@ -123,9 +123,9 @@ def report_outcomes(
 
 
 def _get_sample() -> str:
-    from loupe.data.sources import bundled_photo
+    from loupe.data.sources import find_bundled_photo
 
-    return str(bundled_photo())
+    return str(find_bundled_photo())
 
 
 def _needs_progress(settings: PhotoSettings, jobs: "Sequence[PhotoJob]") -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from loupe.errors import UsageError
+from loupe.imaging.atomic import validate_output_file
 from loupe.imaging.formats import FORMATS
 
 
@@ -80,8 +81,7 @@ def _expand(text: str) -> list[Path]:
 
 
 def _validate_file(out: Path, suffix: str | None) -> None:
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"out: must be in an existing folder, got {str(out)!r}")
+    validate_output_file("out", out)
     if suffix and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
         raise UsageError(f"format: must be same or the format of out, {str(out)!r}, got {suffix[1:]}")
 

@@ -137,7 +137,7 @@ class UpscaledRows:
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         """Compute rows, as `Rows`."""
-        return upscale_rows(self._model, self._below, self._below.size[1], top, bottom)
+        return upscale_rows(self._model, self._below, self._below.size[1], range(top, bottom))
 
 
 class ResizedRows:

@@ -1,1 +1,1 @@
-"""The report: the table of runs and the claims, to one HTML page, one Markdown page, and tables in README."""
+"""Checks the claims of the study against the table of runs, and renders the report."""

@@ -1,4 +1,4 @@
-"""The table of runs and the claims, to all that a report says."""
+"""Builds the contents of a report from the table of runs and the claims."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,161 +9,156 @@ import pandas as pd
 from loupe.errors import UsageError
 from loupe.report import charts
 from loupe.report.claims import Claim
-from loupe.report.contents import Judged, Picture, Report, Table
-from loupe.report.formatting import NOTHING, number
-from loupe.report.study_numbers import by_its_protocol, study_table
-from loupe.report.verdicts import budget_of, judge, runs_of
+from loupe.report.contents import ClaimResult, ReportContents, ReportImage, Table
+from loupe.report.formatting import DASH, format_number
+from loupe.report.study_numbers import find_study_run, make_study_table
+from loupe.report.verdicts import check_claim, format_budget, select_runs
 
-BOARD, LEADERS = 20, 6
-# Metrics whose trend the curve of validation mae shows.
-CURVED = ("val/best_mae", "val/best_mse", "val/best_psnr", "val/lowest_mae", "val/gain")
+LEADERBOARD_ROWS, LEADER_CURVES = 20, 6
+# Metrics that are derived from the curve of the validation mae.
+CURVE_METRICS = ("val/best_mae", "val/best_mse", "val/best_psnr", "val/lowest_mae", "val/gain")
 SCORES = {"mae": "mae", "psnr": "PSNR, dB", "ssim": "SSIM", "mse": "mse"}
 
 
 @dataclass(frozen=True)
-class Case:
-    """A claim, the sweep file that it stands in, and the runs of that sweep that it is judged by."""
+class ClaimRuns:
+    """A claim, the path of its sweep file, and one row per arm and seed of that sweep."""
 
-    file: str
+    sweep_file: str
     claim: Claim
     arms: pd.DataFrame
 
 
-def on_dataset(table: pd.DataFrame, dataset: str | None) -> pd.DataFrame:
-    """The runs on one dataset.
+def select_dataset(table: pd.DataFrame, dataset: str | None) -> pd.DataFrame:
+    """Select the runs on one dataset.
 
     Args:
-        table: of all runs.
-        dataset: its name or digest; None is the one with the most trials.
+        table: All runs.
+        dataset: Name or digest of a dataset, or None for the one with the most trials.
 
     Raises:
-        UsageError: there is no run on it.
+        UsageError: No run uses the dataset.
     """
     if dataset is None:
         trials = table[table["kind"] == "trial"] if (table["kind"] == "trial").any() else table
         counts = trials["dataset"].value_counts()
         dataset = min(counts[counts == counts.max()].index, default="")
-    found = table[(table["dataset"] == dataset) | (table["digest"] == dataset)]
-    if found.empty:
+    rows = table[(table["dataset"] == dataset) | (table["digest"] == dataset)]
+    if rows.empty:
         names = ", ".join(sorted(table["dataset"].dropna().unique())) or "none"
-        raise UsageError(f"dataset: must be one that runs are on ({names}), got {dataset!r}")
-    return found
+        raise UsageError(f"dataset: must be the dataset of a run ({names}), got {dataset!r}")
+    return rows
 
 
-def gathered(table: pd.DataFrame, here: pd.DataFrame, cases: Iterable[Case], made: Mapping[str, Picture]) -> Report:
-    """Judge the claims and gather the rest.
+def build_report(
+    table: pd.DataFrame, rows: pd.DataFrame, claims: Iterable[ClaimRuns], images: Mapping[str, ReportImage]
+) -> ReportContents:
+    """Check the claims and build the contents of the report.
 
     Args:
-        table: of all runs.
-        here: of the runs on the dataset that is judged on.
-        cases: the claims with their runs.
-        made: the images that need models, `comparison` and `story`, where there are any.
+        table: All runs.
+        rows: The runs on the dataset of the report.
+        claims: The claims with their runs.
+        images: The images `comparison` and `story`, if they exist.
 
     Raises:
-        UsageError: two claims have one number.
+        UsageError: Two claims have the same number.
     """
-    judged = _judged(cases)
-    board = leaderboard(here)
-    dataset = str(here["dataset"].iloc[0])
-    best, theirs = best_run(here), by_its_protocol(table, dataset)
-    return Report(
+    board = rank_runs(rows)
+    dataset = str(rows["dataset"].iloc[0])
+    best, study_run = find_best_run(rows), find_study_run(table, dataset)
+    return ReportContents(
         dataset=dataset,
-        runs=len(here),
-        judged=judged,
-        leaderboard=_board_table(board.head(BOARD)),
-        best=_called(best),
-        test=_test_table(best),
-        study=study_table(table, best, theirs),
-        theirs=_called(theirs),
-        leaders=charts.leaders(board.drop_duplicates("name").head(LEADERS), _baselines(board)),
-        comparison=made.get("comparison"),
-        story=made.get("story"),
+        run_count=len(rows),
+        claims=_check_claims(claims),
+        leaderboard=_make_leaderboard(board.head(LEADERBOARD_ROWS)),
+        best_network=_describe_run(best),
+        test_scores=_make_test_table(best),
+        study_numbers=make_study_table(table, best, study_run),
+        study_network=_describe_run(study_run),
+        leader_chart=charts.draw_leaders(board.drop_duplicates("name").head(LEADER_CURVES), _read_baselines(board)),
+        comparison=images.get("comparison"),
+        story=images.get("story"),
     )
 
 
-def leaderboard(here: pd.DataFrame) -> pd.DataFrame:
-    """The whole runs of the scale that most of them have, best on validation first."""
+def rank_runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rank the complete runs of the most frequent scale factor by validation mae, the best one first."""
     metric = "metrics.val/best_mae"
-    if metric not in here:
-        return here[:0]
-    whole = here[here[metric].notna() & (here["state"] == "COMPLETE") & here["kind"].isin(["trial", "train"])]
-    if "settings.scale" in whole and whole["settings.scale"].notna().any():
-        whole = whole[whole["settings.scale"] == whole["settings.scale"].mode().iloc[0]]
-    return whole.sort_values([metric, "run_id"])
+    if metric not in rows:
+        return rows[:0]
+    complete = rows[rows[metric].notna() & (rows["state"] == "COMPLETE") & rows["kind"].isin(["trial", "train"])]
+    if "settings.scale" in complete and complete["settings.scale"].notna().any():
+        complete = complete[complete["settings.scale"] == complete["settings.scale"].mode().iloc[0]]
+    return complete.sort_values([metric, "run_id"])
 
 
-def best_run(here: pd.DataFrame) -> Any:
-    """The run that is best on validation of those whose model and test scores are kept; None without one."""
-    board = leaderboard(here)
-    kept = board[board["metrics.test/mae"].notna()] if "metrics.test/mae" in board else board[:0]
-    return kept.iloc[0] if len(kept) else None
+def find_best_run(rows: pd.DataFrame) -> Any:
+    """Find the run with test scores that has the lowest validation mae; None if no run has test scores."""
+    board = rank_runs(rows)
+    scored = board[board["metrics.test/mae"].notna()] if "metrics.test/mae" in board else board[:0]
+    return scored.iloc[0] if len(scored) else None
 
 
-def _judged(cases: Iterable[Case]) -> tuple[Judged, ...]:
-    found: dict[str, Judged] = {}
-    for case in sorted(cases, key=lambda case: case.claim.order):
-        claim = case.claim
-        if claim.number in found:
-            raise UsageError(f"claim {claim.number}: stands in both {found[claim.number].file} and {case.file}")
-        verdict, runs = judge(claim, case.arms), runs_of(claim, case.arms)
-        sentences = charts.trends(verdict, runs) if claim.metric in CURVED and not claim.change_to else ()
-        found[claim.number] = Judged(case.file, verdict, charts.trend(verdict, runs), sentences)
-    return tuple(found.values())
-
-
-def _board_table(board: pd.DataFrame) -> Table:
-    header = ("place", "network", "seed", "sweep", "budget", "validation mae", "test mae", "run")
-    rows = []
-    for place, (_, run) in enumerate(board.iterrows(), 1):
-        rows.append(
-            (
-                str(place),
-                str(run["name"]),
-                _text(run.get("settings.seed")),
-                _text(run["sweep"]),
-                budget_of(run.to_frame().T),
-                number(run["metrics.val/best_mae"]),
-                number(run.get("metrics.test/mae")),
-                run["run_id"][:8],
+def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
+    results: dict[str, ClaimResult] = {}
+    for item in sorted(claims, key=lambda item: item.claim.order):
+        claim, other = item.claim, results.get(item.claim.number)
+        if other is not None:
+            raise UsageError(
+                f"claim {claim.number}: must be in one file, got {other.sweep_file} and {item.sweep_file}"
             )
+        verdict, runs = check_claim(claim, item.arms), select_runs(claim, item.arms)
+        trends = (
+            charts.describe_trends(verdict, runs) if claim.metric in CURVE_METRICS and not claim.change_to else ()
+        )
+        results[claim.number] = ClaimResult(item.sweep_file, verdict, charts.draw_trend(verdict, runs), trends)
+    return tuple(results.values())
+
+
+def _make_leaderboard(board: pd.DataFrame) -> Table:
+    header = ("rank", "network", "seed", "sweep", "budget", "validation mae", "test mae", "run")
+    rows = []
+    for rank, (_, run) in enumerate(board.iterrows(), 1):
+        scores = (format_number(run.get(f"metrics.{name}")) for name in ("val/best_mae", "test/mae"))
+        texts = [DASH if pd.isna(value) else str(value) for value in (run.get("settings.seed"), run["sweep"])]
+        rows.append(
+            (str(rank), str(run["name"]), *texts, format_budget(run.to_frame().T), *scores, run["run_id"][:8])
         )
     return Table(header, tuple(rows))
 
 
-def _test_table(best: pd.Series | None) -> Table:
-    """The best network between the baselines, worst first."""
+def _make_test_table(best: pd.Series | None) -> Table:
+    """Make the table of the best network and the baselines, with the highest mae first."""
     header = ("method", *SCORES.values(), "gain over nearest")
     if best is None:
         return Table(header, ())
+
+    def read_scores(prefix: str) -> dict[str, float]:
+        return {score: float(best.get(f"{prefix}{score}", float("nan"))) for score in SCORES}
+
     names = {key.split("/")[1] for key in best.index if key.startswith("metrics.test/") and key.count("/") == 2}
-    values = {
-        name: {score: float(best.get(f"metrics.test/{name}/{score}", float("nan"))) for score in SCORES}
-        for name in names
-    }
-    values["the best network"] = {score: float(best.get(f"metrics.test/{score}", float("nan"))) for score in SCORES}
-    nearest = values.get("nearest", {}).get("mae", float("nan"))
-    there = {name: scores for name, scores in values.items() if scores["mae"] == scores["mae"]}
+    methods = {name: read_scores(f"metrics.test/{name}/") for name in names}
+    methods["the best network"] = read_scores("metrics.test/")
+    nearest = methods.get("nearest", {}).get("mae", float("nan"))
     rows = [
-        (name, *(number(scores[score]) for score in SCORES), number(nearest / scores["mae"], 3))
-        for name, scores in sorted(there.items(), key=lambda item: (-item[1]["mae"], item[0]))
+        (name, *(format_number(scores[score]) for score in SCORES), format_number(nearest / scores["mae"], 3))
+        for name, scores in sorted(methods.items(), key=lambda item: (-item[1]["mae"], item[0]))
+        if scores["mae"] == scores["mae"]
     ]
     return Table(header, tuple(rows))
 
 
-def _baselines(board: pd.DataFrame) -> dict[str, float]:
-    """Validation mae of the classical filters that every trial logs."""
-    names = {name: f"metrics.val/{name}/mae" for name in ("nearest", "lanczos")}
+def _read_baselines(board: pd.DataFrame) -> dict[str, float]:
+    """Read the mean validation mae of the baselines that every trial logs."""
+    columns = {name: f"metrics.val/{name}/mae" for name in ("nearest", "lanczos")}
     return {
-        name: float(board[key].mean()) for name, key in names.items() if key in board and board[key].notna().any()
+        name: float(board[key].mean()) for name, key in columns.items() if key in board and board[key].notna().any()
     }
 
 
-def _called(run: pd.Series | None) -> str:
-    """A run for people, with its dataset and budget; empty for none."""
+def _describe_run(run: pd.Series | None) -> str:
+    """Describe a run with its dataset and budget; empty for None."""
     if run is None:
         return ""
-    return f"{run['name']} (run {run['run_id'][:8]}) on {run['dataset']}, {budget_of(run.to_frame().T)}"
-
-
-def _text(value: Any) -> str:
-    return NOTHING if value is None or pd.isna(value) else str(value)
+    return f"{run['name']} (run {run['run_id'][:8]}) on {run['dataset']}, {format_budget(run.to_frame().T)}"

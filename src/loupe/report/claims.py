@@ -1,4 +1,4 @@
-"""A `[[claim]]` of a sweep file: a sentence of the study, and which arms of the sweep decide whether it holds."""
+"""A `[[claim]]` of a sweep file: a sentence of the study, and the arms of the sweep that decide it."""
 
 from typing import Annotated, Any
 
@@ -6,22 +6,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from loupe.config.fields import format_value
 
+KINDS = ("beats", "beats_metric", "like", "like_metric", "between")
 
-def _texts(arm: Any) -> Any:
-    """A TOML table's values as the texts that the table of runs holds."""
+
+def _convert_values(arm: Any) -> Any:
+    """Convert the values of a TOML table to the texts that the table of runs contains."""
     if not isinstance(arm, dict):
         return arm
     for name, value in arm.items():
         if isinstance(value, dict):
-            raise ValueError(f'a field with a dot must stand in quotes, "{name}.{next(iter(value), "")}"')
+            raise ValueError(f'a key with a dot must be in quotes: "{name}.{next(iter(value), "")}"')
     return {name: format_value(tuple(value) if isinstance(value, list) else value) for name, value in arm.items()}
 
 
-Arm = Annotated[dict[str, str], BeforeValidator(_texts)]
+Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
 
 
 class Claim(BaseModel):
-    """What the study says of one arm, alone or against others; README says what each field means."""
+    """A claim about one arm, alone or compared with others; docs/sweeps.md explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,51 +45,50 @@ class Claim(BaseModel):
     note: str = ""
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> "Claim":
-        kinds = ("beats", "beats_metric", "like", "like_metric", "between")
-        given = [name for name in kinds if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError(f"must have one of {', '.join(kinds)}, got {' and '.join(given) or 'none'}")
-        if (self.within is not None) != given[0].startswith("like"):
-            raise ValueError("within: must stand beside like or like_metric, and only there")
+    def _validate_kind(self) -> "Claim":
+        kinds = [name for name in KINDS if getattr(self, name)]
+        if len(kinds) != 1:
+            raise ValueError(f"must have exactly one of {', '.join(KINDS)}, got {' and '.join(kinds) or 'none'}")
+        if (self.within is not None) != kinds[0].startswith("like"):
+            raise ValueError(f"within: must be set with like and like_metric only, got {self.within} with {kinds[0]}")
         if self.between is not None and not self.between[0] <= self.between[1]:
-            raise ValueError(f"between: must be the lower bound, then the upper, got {list(self.between)}")
+            raise ValueError(f"between: must be the lower bound, then the upper bound, got {list(self.between)}")
         return self
 
     @model_validator(mode="after")
-    def _arms_differ(self) -> "Claim":
+    def _validate_arms(self) -> "Claim":
         for name in ("each", "worst_over"):
             if any(getattr(self, name) in arm for arm in (*self.arms, self.change_to)):
-                raise ValueError(f"{name}: must be no field that an arm names, got {getattr(self, name)}")
+                raise ValueError(f"{name}: must be a field that no arm contains, got {getattr(self, name)}")
         if self.each is not None and self.each == self.worst_over:
-            raise ValueError(f"each: must be another field than worst_over, got {self.each}")
+            raise ValueError(f"each: must differ from worst_over, got {self.each}")
         if self.arm in self.others:
-            raise ValueError("arm: must not stand among those that it is compared with")
+            raise ValueError(f"arm: must differ from the arms that it is compared with, got {self.arm}")
         return self
 
     @property
     def others(self) -> tuple[dict[str, str], ...]:
-        """The arms that it is compared with; none where it is judged alone or by another metric."""
+        """The arms to compare with; empty for `between`, `beats_metric` and `like_metric`."""
         return self.beats or self.like
 
     @property
     def arms(self) -> tuple[dict[str, str], ...]:
-        """All arms that it names, its own first; with change_to, as they are before the change."""
+        """All arms, the claim's own arm first, without `change_to`."""
         return (self.arm, *self.others)
 
     @property
     def fields(self) -> set[str]:
-        """All searched fields that it names."""
-        named = {name for arm in (*self.arms, self.change_to) for name in arm}
-        return named | {name for name in (self.each, self.worst_over) if name is not None}
+        """The searched fields that the claim uses."""
+        names = {name for arm in (*self.arms, self.change_to) for name in arm}
+        return names | {name for name in (self.each, self.worst_over) if name is not None}
 
     @property
     def other_metric(self) -> str | None:
-        """The metric of its own runs that it is compared with, if it is."""
+        """The metric of the same runs to compare with, or None."""
         return self.beats_metric or self.like_metric
 
     @property
     def order(self) -> tuple[int, str]:
-        """What claims are sorted by: 9, 10, 10a, 11."""
+        """The sort key of claims: 9, 10, 10a, 11."""
         digits = self.number.rstrip("abcdefghijklmnopqrstuvwxyz")
         return int(digits), self.number

@@ -1,22 +1,22 @@
-"""What a report says, before it is a page: verdicts, tables and images."""
+"""The contents of a report, independent of the page format: verdicts, tables and images."""
 
 from collections import Counter
 from dataclasses import dataclass
 
-from loupe.report.verdicts import VERDICTS, Verdict
+from loupe.report.verdicts import OUTCOMES, ClaimVerdict
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of words: as many in each row as in the header."""
+    """A table of texts; each row has as many cells as the header."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A image: the stem of its file, its bytes as PNG, and what it shows."""
+class ReportImage:
+    """An image: the stem of its file name, its content as PNG, and its caption."""
 
     name: str
     png: bytes
@@ -24,72 +24,71 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A claim's verdict with its trend.
+class ClaimResult:
+    """A verdict with the learning curves of its arms.
 
     Args:
-        file: the sweep file that the claim stands in, whose command makes its runs.
-        verdict: of the claim.
-        trend: validation mae of its arms over the budget; None where no run has a curve.
-        trends: sentences on the trend.
+        sweep_file: Path of the sweep file that contains the claim.
+        verdict: Verdict of the claim.
+        chart: Validation mae of the arms over the budget; None if no run has a curve.
+        trends: Sentences about the curves.
     """
 
-    file: str
-    verdict: Verdict
-    trend: Picture | None = None
+    sweep_file: str
+    verdict: ClaimVerdict
+    chart: ReportImage | None = None
     trends: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
-        """What makes the runs that the verdict comes from."""
-        return f"loupe sweep --sweep {self.file}"
+        """The command that trains the runs of the claim."""
+        return f"loupe sweep {self.sweep_file}"
 
 
 @dataclass(frozen=True)
-class Report:
-    """All of it.
+class ReportContents:
+    """All contents of a report.
 
     Args:
-        dataset: whose runs are judged.
-        runs: how many of them there are.
-        judged: the claims, by number.
-        leaderboard: the best runs.
-        best: the name of the network that the test table is of; empty where no run has test scores.
-        test: that network beside the baselines.
-        study: the study's numbers, read correctly, and ours.
-        theirs: the network whose numbers stand there by the study's protocol; empty where there is none.
-        leaders: learning curves.
-        comparison: the best network's images beside the baselines'.
-        story: crops by the study's networks, one after the other.
+        dataset: Name of the dataset of the runs.
+        run_count: Number of runs on it.
+        claims: Results of the claims, in order of their numbers.
+        leaderboard: The best runs.
+        best_network: Description of the network with the best validation score; empty if no run has test scores.
+        test_scores: Test scores of that network and the baselines.
+        study_numbers: The study's numbers with their meaning and Loupe's numbers.
+        study_network: Description of the network with the study's protocol; empty if there is none.
+        leader_chart: Learning curves of the best runs.
+        comparison: Test images of the best network and the baselines.
+        story: Test images of the study's networks.
     """
 
     dataset: str
-    runs: int
-    judged: tuple[Judged, ...]
+    run_count: int
+    claims: tuple[ClaimResult, ...]
     leaderboard: Table
-    best: str
-    test: Table
-    study: Table
-    theirs: str
-    leaders: Picture | None = None
-    comparison: Picture | None = None
-    story: Picture | None = None
+    best_network: str
+    test_scores: Table
+    study_numbers: Table
+    study_network: str
+    leader_chart: ReportImage | None = None
+    comparison: ReportImage | None = None
+    story: ReportImage | None = None
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many claims have each verdict."""
-        found = Counter(part.verdict.verdict for part in self.judged)
-        return {name: found[name] for name in VERDICTS}
+        """Number of claims per outcome."""
+        counts = Counter(result.verdict.outcome for result in self.claims)
+        return {name: counts[name] for name in OUTCOMES}
 
     @property
     def summary(self) -> str:
         """`31 claims: 12 hold, 9 do not hold, 4 undecided, 6 not run.`"""
         plural = {"holds": "hold", "does not hold": "do not hold"}
         parts = (f"{count} {name if count == 1 else plural.get(name, name)}" for name, count in self.counts.items())
-        return f"{len(self.judged)} claim{'' if len(self.judged) == 1 else 's'}: {', '.join(parts)}."
+        return f"{len(self.claims)} claim{'' if len(self.claims) == 1 else 's'}: {', '.join(parts)}."
 
     @property
-    def images(self) -> tuple[Picture, ...]:
-        """Every image that the page shows."""
-        found = [part.trend for part in self.judged] + [self.leaders, self.comparison, self.story]
-        return tuple(image for image in found if image is not None)
+    def network_images(self) -> tuple[ReportImage, ...]:
+        """The images that need trained networks; a table of runs is not enough to draw them again."""
+        return tuple(image for image in (self.comparison, self.story) if image is not None)

@@ -1,85 +1,86 @@
-"""Numbers and verdicts as words: the same table gives the same text, on every machine."""
+"""Formats numbers and verdicts as text, identically on every machine."""
 
 import math
 
 from loupe.report.intervals import UNDECIDED, Estimate
-from loupe.report.verdicts import NOT_RUN, Comparison, Verdict
+from loupe.report.verdicts import NOT_RUN, ClaimVerdict, Comparison
 
-NOTHING = "–"
+DASH = "–"
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """So many significant digits, with a minus sign that does not break from them; a dash for no number."""
+def format_number(value: float | None, digits: int = 4) -> str:
+    """Format a number with `digits` significant digits and a true minus sign; a dash for None, NaN and infinity."""
     if value is None or not math.isfinite(value):
-        return NOTHING
+        return DASH
     return f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
 
 
-def percent(share: float) -> str:
-    """A share as a percentage without its sign: `3.2`; a dash for no number."""
-    return f"{100 * share:.1f}" if math.isfinite(share) else NOTHING
+def format_percent(share: float) -> str:
+    """Format a share as a percentage without the sign, `3.2`; a dash for NaN and infinity."""
+    return f"{100 * share:.1f}" if math.isfinite(share) else DASH
 
 
-def with_interval(found: Estimate, digits: int = 4) -> str:
-    """`0.02661 (0.02655 to 0.02667)`."""
-    return f"{number(found.mean, digits)} ({number(found.low, digits)} to {number(found.high, digits)})"
+def format_estimate(estimate: Estimate, digits: int = 4) -> str:
+    """Format a mean with its interval: `0.02661 (0.02655 to 0.02667)`."""
+    mean, low, high = (format_number(value, digits) for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean} ({low} to {high})"
 
 
-def standing(verdict: Verdict) -> str:
-    """The verdict, and what is missing to one: `undecided: 4 more seeds`."""
-    if verdict.verdict != UNDECIDED:
-        return verdict.verdict
-    more = verdict.more_seeds
-    count = "more than 1,000" if more is None else str(more)
-    return f"{UNDECIDED}: {count} more seed{'' if more == 1 else 's'}"
+def format_outcome(verdict: ClaimVerdict) -> str:
+    """Format an outcome; an undecided one with the number of missing seeds: `undecided: 4 more seeds`."""
+    if verdict.outcome != UNDECIDED:
+        return verdict.outcome
+    missing = verdict.missing_seeds
+    count = "more than 1,000" if missing is None else str(missing)
+    return f"{UNDECIDED}: {count} more seed{'' if missing == 1 else 's'}"
 
 
-def difference(verdict: Verdict) -> str:
-    """What the verdict hangs on, with its interval; of several comparisons, which one of how many it is."""
-    part = verdict.decisive
-    if part is None:
-        return verdict.reason if verdict.verdict == NOT_RUN else NOTHING
-    text = with_interval(part.estimate, 3)
+def format_difference(verdict: ClaimVerdict) -> str:
+    """Format the difference that decides; if there are several comparisons, with the name of the weakest."""
+    weakest = verdict.weakest
+    if weakest is None:
+        return verdict.reason if verdict.outcome == NOT_RUN else DASH
+    text = format_estimate(weakest.estimate, 3)
     count = len(verdict.comparisons)
-    return text if count == 1 else f"{text}; weakest of {count}: {against(part)}"
+    return text if count == 1 else f"{text}; weakest of {count}: {format_comparison(weakest)}"
 
 
-def against(part: Comparison) -> str:
-    """The two sides of a comparison: `tanh − sigmoid`; what both have in common stands behind, in brackets."""
-    if not part.against:
-        return part.name
-    ours, theirs = part.name.split(", "), part.against.split(", ")
-    both = [field for field in ours if field in theirs]
-    sides = [[field for field in side if field not in both] for side in (ours, theirs)]
+def format_comparison(comparison: Comparison) -> str:
+    """Format the two arms of a comparison, `tanh − sigmoid`, with their common settings in brackets at the end."""
+    if not comparison.other:
+        return comparison.name
+    own, other = comparison.name.split(", "), comparison.other.split(", ")
+    common = [field for field in own if field in other]
+    sides = [[field for field in side if field not in common] for side in (own, other)]
     if not all(sides):
-        return f"{part.name} − {part.against}"
-    shared = f" ({', '.join(both)})" if both else ""
-    return " − ".join(", ".join(side) for side in sides) + shared
+        return f"{comparison.name} − {comparison.other}"
+    suffix = f" ({', '.join(common)})" if common else ""
+    return " − ".join(", ".join(side) for side in sides) + suffix
 
 
-def seeds(verdict: Verdict) -> str:
-    """How many seeds each comparison has: `5`, or `3 to 5`."""
-    counts = sorted({part.estimate.seeds for part in verdict.comparisons})
+def format_seeds(verdict: ClaimVerdict) -> str:
+    """Format the number of seeds per comparison: `5`, or `3 to 5`."""
+    counts = sorted({comparison.estimate.seeds for comparison in verdict.comparisons})
     if not counts:
-        return NOTHING
+        return DASH
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def measure(verdict: Verdict) -> str:
-    """What is compared: `val/best_mae, the lower the better, worst over hidden`."""
+def format_metric(verdict: ClaimVerdict) -> str:
+    """Format the metric and the rule of a claim: `val/best_mae, lower is better, worst over hidden per seed`."""
     claim = verdict.claim
     parts = [claim.metric]
     if claim.between is not None:
         parts.append(f"from {claim.between[0]:g} to {claim.between[1]:g}")
     elif claim.within is not None:
-        parts.append(f"no difference beyond {claim.within:g}")
+        parts.append(f"difference of at most {claim.within:g}")
     else:
-        parts.append("the higher the better" if claim.higher else "the lower the better")
+        parts.append("higher is better" if claim.higher else "lower is better")
     if claim.change_to:
-        after = ", ".join(f"{name}={value}" for name, value in claim.change_to.items())
-        parts.append(f"its change when {after}")
+        change = ", ".join(f"{name}={value}" for name, value in claim.change_to.items())
+        parts.append(f"change by {change}")
     if claim.worst_over:
-        parts.append(f"for each seed the worst over {claim.worst_over}")
+        parts.append(f"worst over {claim.worst_over} per seed")
     if claim.each:
-        parts.append(f"at each {claim.each}")
+        parts.append(f"for each {claim.each}")
     return ", ".join(parts)

@@ -1,12 +1,13 @@
-"""A mean over a few seeds, with Student's t interval, and the side of a bound on which it lies."""
+"""The mean over seeds with its confidence interval, and the decision whether it is inside given bounds."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
 CONFIDENCE = 0.95
-MOST = 1000  # seeds beyond which it is not worth saying how many
+MAX_MISSING_SEEDS = 1000
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
@@ -15,9 +16,9 @@ class Estimate:
     """A mean over seeds.
 
     Args:
-        mean: over the seeds.
-        deviation: the standard deviation over them, at least 0.
-        seeds: how many there are, at least 2.
+        mean: Mean over the seeds.
+        deviation: Sample standard deviation over the seeds, at least 0.
+        seeds: Number of seeds, at least 2.
     """
 
     mean: float
@@ -25,60 +26,54 @@ class Estimate:
     seeds: int
 
     @property
-    def half(self) -> float:
-        """Half the width of the 95 % interval of the mean."""
-        return float(_half_width(self.deviation, np.array([self.seeds]))[0])
-
-    @property
     def low(self) -> float:
-        """The interval's lower end."""
-        return self.mean - self.half
+        """Lower end of the 95 % interval."""
+        return self.mean - float(_compute_half_width(self.deviation, self.seeds))
 
     @property
     def high(self) -> float:
-        """The interval's upper end."""
-        return self.mean + self.half
+        """Upper end of the 95 % interval."""
+        return self.mean + float(_compute_half_width(self.deviation, self.seeds))
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """The mean of (n,) values, one a seed; n is at least 2."""
-    spread = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0  # of equal values, without rounding
-    return Estimate(float(np.mean(values)), spread, len(values))
+def estimate_mean(values: np.ndarray) -> Estimate:
+    """Estimate the mean of (n,) values, one per seed; n is at least 2."""
+    deviation = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0  # np.std of equal values can be above 0
+    return Estimate(float(np.mean(values)), deviation, len(values))
 
 
 @dataclass(frozen=True)
 class Region:
-    """Where a mean is said to lie: from `low` to `high`, both included, either may be infinite."""
+    """The values from `low` to `high`, both included; each bound may be infinite."""
 
     low: float = -math.inf
     high: float = math.inf
 
-    def verdict(self, found: Estimate) -> str:
-        """HOLDS if the whole interval lies inside, FAILS if it lies outside, UNDECIDED if it reaches over a bound."""
-        if self.low <= found.low and found.high <= self.high:
+    def check(self, estimate: Estimate) -> str:
+        """Return HOLDS if the interval is inside, FAILS if it is outside, UNDECIDED if it contains a bound."""
+        if self.low <= estimate.low and estimate.high <= self.high:
             return HOLDS
-        if found.low > self.high or found.high < self.low:
+        if estimate.low > self.high or estimate.high < self.low:
             return FAILS
         return UNDECIDED
 
-    def margin(self, mean: float) -> float:
-        """How far inside a mean lies; below 0: how far outside."""
+    def compute_margin(self, mean: float) -> float:
+        """Distance of a mean to the nearest bound: above 0 inside, below 0 outside."""
         return min(mean - self.low, self.high - mean)
 
-    def seeds_missing(self, found: Estimate) -> int | None:
-        """How many more seeds would decide, if mean and deviation stay; None: more than 1000."""
-        counts = np.arange(found.seeds + 1, found.seeds + MOST + 1)
-        enough = np.flatnonzero(_half_width(found.deviation, counts) < abs(self.margin(found.mean)))
+    def count_missing_seeds(self, estimate: Estimate) -> int | None:
+        """Count the additional seeds that would decide with the same mean and deviation; None for more than 1000."""
+        counts = np.arange(estimate.seeds + 1, estimate.seeds + MAX_MISSING_SEEDS + 1)
+        margin = abs(self.compute_margin(estimate.mean))
+        enough = np.flatnonzero(_compute_half_width(estimate.deviation, counts) < margin)
         return int(enough[0]) + 1 if len(enough) else None
 
 
-# To be below or above 0 is to be at or beyond the number next to it: a difference of exactly 0 wins nothing.
+# A difference of exactly 0 is not an improvement, so 0 itself is outside.
 BELOW_ZERO = Region(high=math.nextafter(0, -1))
 ABOVE_ZERO = Region(low=math.nextafter(0, 1))
 
 
-def _half_width(deviation: float, seeds: np.ndarray) -> np.ndarray:
-    """t_{n-1} s / sqrt(n) for each n of (k,) seeds."""
-    from scipy.stats import t
-
-    return t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * deviation / np.sqrt(seeds)
+def _compute_half_width(deviation: float, seeds: int | np.ndarray) -> np.ndarray:
+    """Half the width of Student's interval, t_{n-1} s / sqrt(n); t.interval returns NaN for a deviation of 0."""
+    return t.interval(CONFIDENCE, seeds - 1)[1] * deviation / np.sqrt(seeds)

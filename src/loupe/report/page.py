@@ -1,67 +1,90 @@
-"""A report as one self-contained HTML page, and as a Markdown page with its images beside it."""
+"""Renders a report as Markdown, and as one HTML page that is made from the Markdown."""
 
 import base64
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
 
-from loupe.report.contents import Picture, Report
-from loupe.report.formatting import difference, measure, seeds, standing
-from loupe.report.interval_plot import interval_plot
-from loupe.report.tables import arms_table, as_markdown, claims_table, comparisons_table, without_html
-from loupe.report.verdicts import Verdict
+from loupe.report.contents import ReportContents, ReportImage
+from loupe.report.formatting import format_metric, format_outcome
+from loupe.report.tables import (
+    escape_html,
+    format_table,
+    make_arms_table,
+    make_claims_table,
+    make_comparisons_table,
+)
 
-IMAGES = "images"  # the folder beside the Markdown page
+IMAGE_FOLDER = "images"  # next to the Markdown page
+DATA_URI = "data:image/png;base64,"
+HTML = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Loupe: the claims of the study</title>
+<style>
+body {{ margin: 0 auto; max-width: 72rem; padding: 1.5rem; font: 16px/1.5 system-ui, sans-serif; }}
+h2 {{ margin-top: 2.5rem; border-bottom: 1px solid #8886; }}
+h3 {{ margin-top: 2rem; }}
+table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .88rem; }}
+th, td {{ padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #8886; }}
+img {{ max-width: 100%; background: #fff; }}
+@media print {{ body {{ font-size: 10pt; }} img, tr {{ break-inside: avoid; }} }}
+</style>
+</head>
+<body>
+{body}</body>
+</html>
+"""
 
 
-def html(report: Report) -> str:
-    """One page that needs nothing beside it: images are inside, and nothing is fetched."""
-    page = _templates(escape=True)
-    page.filters["inside"] = _inside
-    page.filters["plot"] = interval_plot  # of numbers and our own words: safe
-    return page.get_template("page.html.jinja").render(report=report)
+class _PageParser(MarkdownIt):
+    """A parser that accepts no address but those of embedded images, so that the page loads nothing."""
+
+    def validateLink(self, url: str) -> bool:  # noqa: N802 (name of markdown-it)
+        return url.startswith(DATA_URI)
 
 
-def markdown(report: Report) -> str:
-    """The same for a repository's pages; images are files in `images/`."""
-    page = _templates(escape=False)
-    page.filters["markdown"] = as_markdown
-    page.globals["folder"] = IMAGES
-    return page.get_template("page.md.jinja").render(report=report, claims=claims_table(report))
+def render_html(report: ReportContents) -> str:
+    """Render the report as one HTML page with charts and embedded images."""
+    parser = _PageParser("commonmark", {"html": False}).enable("table")
+    return HTML.format(body=parser.render(_render(report, True)))
 
 
-def _templates(escape: bool) -> Environment:
-    found = Environment(
+def render_markdown(report: ReportContents) -> str:
+    """Render the report as Markdown, without charts; the images of networks are files in `images/`."""
+    return _render(report, False)
+
+
+def _render(report: ReportContents, embed_images: bool) -> str:
+    environment = Environment(
         loader=PackageLoader("loupe.report", "."),
-        autoescape=escape,
-        finalize=None if escape else _as_words,
+        finalize=_escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        autoescape=False,  # the page is Markdown
     )
-    found.filters |= {
-        "standing": standing,
-        "difference": difference,
-        "seeds": seeds,
-        "measure": measure,
-        "arms": arms_table,
-        "comparisons": comparisons_table,
-        "kind": _kind,
+    environment.filters |= {
+        "outcome": format_outcome,
+        "metric": format_metric,
+        "markdown": format_table,
+        "arms": make_arms_table,
+        "comparisons": make_comparisons_table,
+        "address": _embed if embed_images else lambda image: f"{IMAGE_FOLDER}/{image.name}.png",
     }
-    return found
+    template = environment.get_template("report.md.jinja")
+    return template.render(report=report, claims=make_claims_table(report), charts=embed_images)
 
 
-def _as_words(value: Any) -> Any:
-    """What a Markdown page shows of a value: words, no HTML."""
-    return without_html(value) if isinstance(value, str) else value
+def _escape(value: Any) -> Any:
+    return escape_html(value) if isinstance(value, str) else value
 
 
-def _kind(verdict: Verdict) -> str:
-    """The verdict as a class of the style sheet."""
-    return verdict.verdict.replace(" ", "-")
-
-
-def _inside(image: Picture) -> str:
-    """A image as the address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(image.png).decode()}"
+def _embed(image: ReportImage) -> str:
+    """Return the data URI of an image."""
+    return DATA_URI + base64.b64encode(image.png).decode()

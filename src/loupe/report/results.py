@@ -1,4 +1,4 @@
-"""The table of runs, a row a run, as a Parquet file and back: what a report is rebuilt from without a store."""
+"""Writes the table of runs to a Parquet file, from which a report can be made without MLflow, and reads it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,40 +10,40 @@ from loupe.errors import UsageError
 from loupe.imaging.atomic import write_atomically
 
 FACTS = ("run_id", "name", "kind", "sweep", "state", "started", "dataset", "digest", "code", "commit")
+RULE = "must be a results.parquet of a report"
 SETTING, METRIC, CURVE, STEP = "settings.", "metrics.", "curve.", "curve.step"
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write the table, beside its name first: runs by the time they started, columns by name.
+    """Write the table with runs in order of their start and columns in order of their names.
 
     Args:
-        table: columns FACTS and settings.<field> (texts), metrics.<name> (numbers), curve.step (lists of
-            int) and curve.<name> (lists of numbers); None or NaN where a run has none.
-        path: of the Parquet file.
+        table: One row per run, with the columns FACTS, settings.<field> (texts), metrics.<name> (numbers),
+            curve.step (lists of int) and curve.<name> (lists of numbers); None or NaN for missing values.
+        path: Path of the Parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet
 
-    rest = sorted(
-        set(table.columns) - set(FACTS), key=lambda name: ((SETTING, METRIC, CURVE).index(_kind(name)), name)
-    )
+    others = set(table.columns) - set(FACTS)
+    rest = sorted(others, key=lambda name: ((SETTING, METRIC, CURVE).index(_get_prefix(name)), name))
     ordered = table.sort_values(["started", "run_id"])
     fields, columns = [], []
     for name in (*FACTS, *rest):
-        kind = {SETTING: pa.string(), METRIC: pa.float64(), CURVE: pa.list_(pa.float64())}.get(
-            _kind(name), pa.string()
+        column_type = {SETTING: pa.string(), METRIC: pa.float64(), CURVE: pa.list_(pa.float64())}.get(
+            _get_prefix(name), pa.string()
         )
-        fields.append(pa.field(name, pa.list_(pa.int64()) if name == STEP else kind))
-        columns.append(pa.array([_plain(value) for value in ordered[name]], fields[-1].type))
+        fields.append(pa.field(name, pa.list_(pa.int64()) if name == STEP else column_type))
+        columns.append(pa.array([_convert(value) for value in ordered[name]], fields[-1].type))
     with write_atomically(path) as partial:
         pyarrow.parquet.write_table(pa.table(columns, schema=pa.schema(fields)), partial, compression="zstd")
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read what `write` wrote: texts and lists with None, numbers with NaN, where a run has none.
+    """Read a table that `write` wrote; missing texts and lists are None, missing numbers are NaN.
 
     Raises:
-        UsageError: the file is missing, or no such table.
+        UsageError: The file is missing or is not such a table.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -52,25 +52,25 @@ def read(path: Path) -> pd.DataFrame:
         with pyarrow.parquet.ParquetFile(path) as file:
             table = file.read()
     except OSError as error:
-        raise UsageError(f"from: {str(path)!r} cannot be read: {error.strerror or 'it is no Parquet file'}") from None
+        raise UsageError(f"from: {RULE}, got {str(path)!r}: {error.strerror or 'not a Parquet file'}") from None
     except pa.ArrowException:
-        raise UsageError(f"from: {str(path)!r} is no Parquet file") from None
+        raise UsageError(f"from: {RULE}, got {str(path)!r}: not a Parquet file") from None
     missing = [name for name in FACTS if name not in table.column_names]
     if missing:
-        raise UsageError(f"from: {str(path)!r} is no table of runs: it has no column {missing[0]}")
+        raise UsageError(f"from: {RULE}, got {str(path)!r}: the column {missing[0]} is missing")
     columns = {}
     for name in table.column_names:
-        numbers = _kind(name) == METRIC
-        columns[name] = pd.Series(table[name].to_pylist(), dtype=float if numbers else object)
+        is_number = _get_prefix(name) == METRIC
+        columns[name] = pd.Series(table[name].to_pylist(), dtype=float if is_number else object)
     return pd.DataFrame(columns)
 
 
-def _kind(name: str) -> str:
-    return next((kind for kind in (SETTING, METRIC, CURVE) if name.startswith(kind)), "")
+def _get_prefix(name: str) -> str:
+    return next((prefix for prefix in (SETTING, METRIC, CURVE) if name.startswith(prefix)), "")
 
 
-def _plain(value: Any) -> Any:
-    """A value as Arrow takes it: None for what is missing, lists for arrays."""
+def _convert(value: Any) -> Any:
+    """Convert a value for Arrow: None for missing values, lists for arrays."""
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(part) for part in value]
+        return [_convert(part) for part in value]
     return None if pd.isna(value) else value

@@ -1,50 +1,60 @@
-"""The claims as tables: short for README, and of one claim's arms and comparisons for the page."""
+"""Tables of claims, arms and comparisons, and their Markdown."""
 
-from loupe.report.contents import Report, Table
-from loupe.report.formatting import against, difference, number, seeds, standing, with_interval
-from loupe.report.verdicts import Verdict
+from loupe.report.contents import ReportContents, Table
+from loupe.report.formatting import (
+    DASH,
+    format_comparison,
+    format_difference,
+    format_estimate,
+    format_number,
+    format_outcome,
+    format_seeds,
+)
+from loupe.report.verdicts import ClaimVerdict
 
 
-def claims_table(report: Report) -> Table:
-    """A row a claim."""
+def make_claims_table(report: ReportContents) -> Table:
+    """Make the table of all claims, one row per claim."""
     header = ("claim", "the study says", "verdict", "difference (95 % interval)", "seeds", "budget of each run")
     rows = []
-    for part in report.judged:
-        found = part.verdict
-        words = (standing(found), difference(found), seeds(found), found.budget or "–")
-        rows.append((found.claim.number, found.claim.text, *words))
+    for result in report.claims:
+        verdict = result.verdict
+        cells = (format_outcome(verdict), format_difference(verdict), format_seeds(verdict), verdict.budget or DASH)
+        rows.append((verdict.claim.number, verdict.claim.text, *cells))
     return Table(header, tuple(rows))
 
 
-def arms_table(verdict: Verdict) -> Table:
-    """A row an arm."""
-    rows = [
-        (line.name, number(line.estimate.mean), number(line.estimate.low), number(line.estimate.high),
-         str(line.estimate.seeds), line.rates or "–")
-        for line in verdict.lines
-    ]  # fmt: skip
+def make_arms_table(verdict: ClaimVerdict) -> Table:
+    """Make the table of the arms of a claim, one row per arm."""
+    rows = []
+    for arm in verdict.arms:
+        numbers = (format_number(value) for value in (arm.estimate.mean, arm.estimate.low, arm.estimate.high))
+        rows.append((arm.name, *numbers, str(arm.estimate.seeds), arm.learning_rates or DASH))
     return Table(("arm", "mean", "from", "to (95 %)", "seeds", "learning rate"), tuple(rows))
 
 
-def comparisons_table(verdict: Verdict) -> Table:
-    """A row a comparison; differences are paired by seed."""
+def make_comparisons_table(verdict: ClaimVerdict) -> Table:
+    """Make the table of the comparisons of a claim, one row per comparison."""
     rows = [
-        (against(part), with_interval(part.estimate, 3), str(part.estimate.seeds), part.verdict)
-        for part in verdict.comparisons
+        (format_comparison(item), format_estimate(item.estimate, 3), str(item.estimate.seeds), item.outcome)
+        for item in verdict.comparisons
     ]
     return Table(("difference", "mean (95 % interval)", "seeds", "verdict"), tuple(rows))
 
 
-def as_markdown(table: Table) -> str:
-    """The table in Markdown, a line a row; a cell is words, no HTML."""
+def format_table(table: Table) -> str:
+    """Format a table as Markdown, one line per row.
+
+    DataFrame.to_markdown pads every cell to its column's width and needs tabulate, which does not escape `|`.
+    """
     lines = [table.header, tuple("---" for _ in table.header), *table.rows]
-    return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in lines)
+    return "\n".join("| " + " | ".join(map(_format_cell, cells)) + " |" for cells in lines)
 
 
-def without_html(text: str) -> str:
-    """Text for a Markdown page, in which HTML would be taken as such."""
+def escape_html(text: str) -> str:
+    """Escape HTML tags in text of a Markdown page."""
     return text.replace("<", "&lt;")
 
 
-def _cell(text: str) -> str:
-    return without_html(" ".join(text.split())).replace("|", r"\|")
+def _format_cell(text: str) -> str:
+    return escape_html(" ".join(text.split())).replace("|", r"\|")

@@ -1,4 +1,4 @@
-"""A claim and the runs of its sweep, to a verdict: holds, does not hold, undecided, or not run."""
+"""Checks a claim against the runs of its sweep: it holds, does not hold, is undecided, or was not run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,130 +7,134 @@ import pandas as pd
 
 from loupe.errors import UsageError
 from loupe.report.claims import Claim
-from loupe.report.intervals import ABOVE_ZERO, BELOW_ZERO, FAILS, HOLDS, UNDECIDED, Estimate, Region, estimate
+from loupe.report.intervals import ABOVE_ZERO, BELOW_ZERO, FAILS, HOLDS, UNDECIDED, Estimate, Region, estimate_mean
 
 NOT_RUN = "not run"
-VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
-FEWEST = 2  # seeds that have an interval
+OUTCOMES = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
+MIN_SEEDS = 2  # for a confidence interval
 
 
 @dataclass(frozen=True)
-class Line:
-    """One arm, or another metric of its runs: what it reached, and at which learning rates."""
+class ArmMean:
+    """Mean of an arm, or of another metric of its runs, with the learning rates of the runs."""
 
     name: str
     estimate: Estimate
-    rates: str
+    learning_rates: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm's difference from another, paired by seed; or, against bounds, its own value (`against` is empty)."""
+    """Difference of an arm from another, paired by seed; or the arm's own value if `other` is empty."""
 
     name: str
-    against: str
+    other: str
     estimate: Estimate
     region: Region
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         """HOLDS, FAILS or UNDECIDED."""
-        return self.region.verdict(self.estimate)
+        return self.region.check(self.estimate)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a claim.
+class ClaimVerdict:
+    """Result of the check of a claim.
 
     Args:
-        claim: the claim.
-        verdict: one of VERDICTS.
-        budget: of all the runs that count, for people: `20 s of one core`.
-        lines: each arm's mean.
-        comparisons: what decides; all of them have to hold.
-        reason: why it is NOT_RUN; else empty.
+        claim: The claim.
+        outcome: One of OUTCOMES.
+        budget: Training budget of the runs, for example `20 s of one core`.
+        arms: Mean of each arm.
+        comparisons: The comparisons that decide; the claim holds if all of them hold.
+        reason: Why the claim was not run; else empty.
     """
 
     claim: Claim
-    verdict: str
+    outcome: str
     budget: str
-    lines: tuple[Line, ...] = ()
+    arms: tuple[ArmMean, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     reason: str = ""
 
     @property
-    def more_seeds(self) -> int | None:
-        """How many more seeds would decide what is undecided, if means and spreads stay; None: more than 1000."""
-        if self.verdict != UNDECIDED:
+    def missing_seeds(self) -> int | None:
+        """Additional seeds that would decide an undecided claim with the same statistics; None for more than 1000."""
+        if self.outcome != UNDECIDED:
             return 0
-        open_ones = [part for part in self.comparisons if part.verdict == UNDECIDED]
-        missing = {part: part.region.seeds_missing(part.estimate) for part in open_ones}
-        lost = [missing[part] for part in open_ones if part.region.margin(part.estimate.mean) < 0]
-        if lost:  # the first that is found to fail decides
-            return min((count for count in lost if count is not None), default=None)
+        undecided = [comparison for comparison in self.comparisons if comparison.outcome == UNDECIDED]
+        missing = {comparison: comparison.region.count_missing_seeds(comparison.estimate) for comparison in undecided}
+        failing = [missing[item] for item in undecided if item.region.compute_margin(item.estimate.mean) < 0]
+        if failing:  # one comparison that fails decides the claim
+            return min((count for count in failing if count is not None), default=None)
         return None if None in missing.values() else max((count or 0 for count in missing.values()), default=0)
 
     @property
-    def decisive(self) -> Comparison | None:
-        """The comparison that the verdict hangs on: the one that holds least."""
+    def weakest(self) -> Comparison | None:
+        """The comparison that decides: the one with the worst outcome and the smallest margin."""
         ranks = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
         return min(
             self.comparisons,
-            key=lambda part: (ranks[part.verdict], part.region.margin(part.estimate.mean)),
+            key=lambda item: (ranks[item.outcome], item.region.compute_margin(item.estimate.mean)),
             default=None,
         )
 
 
-def judge(claim: Claim, arms: pd.DataFrame) -> Verdict:
-    """Judge a claim by all the seeds that its arms have in common.
+def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
+    """Check a claim with all seeds that its arms have in common.
 
     Args:
-        claim: the claim.
-        arms: a row an arm and seed: `seed`, the searched fields under their keys in the sweep file, and the
+        claim: The claim.
+        arms: One row per arm and seed, with `seed`, the searched fields under their keys in the sweep file, and the
             columns of the table of runs.
 
     Raises:
-        UsageError: the claim names a field that is not searched, or an arm that two runs of a seed belong to.
+        UsageError: The claim uses a field that the sweep does not search, or an arm has two runs with the same seed.
     """
-    runs = runs_of(claim, arms)
-    budget = budget_of(pd.concat(runs.values())) if runs else ""
-    lines: list[Line] = []
+    runs = select_runs(claim, arms)
+    budget = format_budget(pd.concat(runs.values())) if runs else ""
+    means: list[ArmMean] = []
     comparisons: list[Comparison] = []
-    for variant in _variants(claim, arms):
-        values = {name_of(arm | variant): _values(claim, arms, arm | variant, claim.metric) for arm in claim.arms}
+    for variant in _list_variants(claim, arms):
+        values = {format_arm(arm | variant): _read_values(claim, arms, arm | variant) for arm in claim.arms}
         own = next(iter(values))
         if claim.other_metric is not None:
-            values[f"{claim.other_metric} of {own}"] = _values(claim, arms, claim.arm | variant, claim.other_metric)
-        parts = {(own, ""): values[own]}
+            name = f"{claim.other_metric} of {own}"
+            values[name] = _read_values(claim, arms, claim.arm | variant, claim.other_metric)
+        differences = {(own, ""): values[own]}
         if claim.between is None:
-            parts = {(own, other): values[own] - values[other] for other in values if other != own}
-        for (name, other), found in parts.items():
-            seeds = found.dropna()
-            if len(seeds) < FEWEST:
-                return Verdict(claim, NOT_RUN, budget, reason=_reason(claim, values, name, other, len(seeds)))
-            comparisons.append(Comparison(name, other, estimate(seeds.to_numpy()), _region(claim)))
-        lines += [Line(name, estimate(found.to_numpy()), _rates(runs.get(name))) for name, found in values.items()]
+            differences = {(own, other): values[own] - values[other] for other in values if other != own}
+        for (name, other), difference in differences.items():
+            difference = difference.dropna()
+            if len(difference) < MIN_SEEDS:
+                return ClaimVerdict(claim, NOT_RUN, budget, reason=_explain(claim, values, other, len(difference)))
+            comparisons.append(Comparison(name, other, estimate_mean(difference.to_numpy()), _make_region(claim)))
+        means += [
+            ArmMean(name, estimate_mean(value.to_numpy()), _format_learning_rates(runs.get(name)))
+            for name, value in values.items()
+        ]
     if not comparisons:
-        return Verdict(claim, NOT_RUN, budget, reason=f"no run has a value of {claim.each}")
-    reached = {part.verdict for part in comparisons}
-    verdict = next(name for name in (FAILS, UNDECIDED, HOLDS) if name in reached)
-    return Verdict(claim, verdict, budget, tuple(lines), tuple(comparisons))
+        return ClaimVerdict(claim, NOT_RUN, budget, reason=f"no run has a value of {claim.each}")
+    outcomes = {comparison.outcome for comparison in comparisons}
+    outcome = next(name for name in (FAILS, UNDECIDED, HOLDS) if name in outcomes)
+    return ClaimVerdict(claim, outcome, budget, tuple(means), tuple(comparisons))
 
 
-def runs_of(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows that count for a claim, by the name of their arm; after change_to, with the change in the name."""
-    found = {}
-    for variant in _variants(claim, arms):
+def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Select the rows of each arm, by the arm's name; the name of an arm after `change_to` contains the change."""
+    runs = {}
+    for variant in _list_variants(claim, arms):
         for arm in claim.arms:
-            for changed in ({}, claim.change_to) if claim.change_to else ({},):
-                found[name_of(arm | variant | changed)] = _rows(claim, arms, arm | variant | changed)
-    return found
+            for change in ({}, claim.change_to) if claim.change_to else ({},):
+                runs[format_arm(arm | variant | change)] = _select_rows(claim, arms, arm | variant | change)
+    return runs
 
 
-def name_of(arm: dict[str, str]) -> str:
-    """An arm for people: `tanh` where one word says it all, else `activation=tanh, hidden=512,256`."""
+def format_arm(arm: dict[str, str]) -> str:
+    """Format an arm: `tanh` if one word is enough, else `activation=tanh, hidden=512,256`."""
     if not arm:
-        return "its runs"
+        return "all runs"
     words = [value for value in arm.values() if value[:1].isalpha() and value not in ("true", "false", "none")]
     if len(arm) == 1 and words:
         return words[0]
@@ -139,8 +143,8 @@ def name_of(arm: dict[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in zip(keys, arm.values(), strict=True))
 
 
-def budget_of(runs: pd.DataFrame) -> str:
-    """What the runs were given to train with: `20 s of one core`, `400 steps`; several, where they differ."""
+def format_budget(runs: pd.DataFrame) -> str:
+    """Format the training budget of runs: `20 s of one core`, `400 steps`, or several if the runs differ."""
     seconds, steps = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in ("seconds", "steps"))
     budgets = set()
     for second, step in zip(seconds, steps, strict=True):
@@ -153,7 +157,7 @@ def budget_of(runs: pd.DataFrame) -> str:
     return "; ".join(text for *_, text in sorted(budgets))
 
 
-def _region(claim: Claim) -> Region:
+def _make_region(claim: Claim) -> Region:
     if claim.between is not None:
         return Region(*claim.between)
     if claim.within is not None:
@@ -161,21 +165,21 @@ def _region(claim: Claim) -> Region:
     return ABOVE_ZERO if claim.higher else BELOW_ZERO
 
 
-def _variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
-    """What is added to each arm: one value of `each` after the other, or nothing."""
+def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
+    """List the settings to add to each arm: one per value of `each`, or one that is empty."""
     missing = claim.fields - set(arms.columns) if len(arms) else set()
     if missing:
-        raise UsageError(f"claim {claim.number}: {min(missing)} is no field that its sweep searches")
-    return [{}] if claim.each is None else [{claim.each: value} for value in _searched(arms, claim.each)]
+        raise UsageError(f"claim {claim.number}: must use fields that its sweep searches, got {min(missing)}")
+    return [{}] if claim.each is None else [{claim.each: value} for value in _list_values(arms, claim.each)]
 
 
-def _searched(arms: pd.DataFrame, field: str) -> list[str]:
-    """The values of a searched field, numbers in order."""
-    return sorted(arms[field].dropna().unique(), key=_normal) if field in arms else []
+def _list_values(arms: pd.DataFrame, field: str) -> list[str]:
+    """List the values of a searched field, numbers in ascending order."""
+    return sorted(arms[field].dropna().unique(), key=_make_sort_key) if field in arms else []
 
 
-def _normal(value: Any) -> Any:
-    """What a value is compared and sorted by: 1.0 is 1, and numbers come first."""
+def _make_sort_key(value: Any) -> Any:
+    """Make the key to compare and sort values: 1.0 equals 1, and numbers come first."""
     if pd.isna(value):
         return None
     try:
@@ -184,45 +188,48 @@ def _normal(value: Any) -> Any:
         return (1, 0.0, value)
 
 
-def _rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.DataFrame:
-    """The rows of an arm: one a seed, or one a seed and value of worst_over."""
+def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.DataFrame:
+    """Select the rows of an arm: one per seed, or one per seed and value of `worst_over`."""
     for key, value in arm.items():
         if key in arms:
-            arms = arms[[_normal(there) == _normal(value) for there in arms[key]]]
+            arms = arms[[_make_sort_key(other) == _make_sort_key(value) for other in arms[key]]]
     keys = ["seed", *([claim.worst_over] if claim.worst_over else [])]
     if len(arms) and arms.duplicated(keys).any():
-        raise UsageError(f"claim {claim.number}: {name_of(arm)} has two runs of a seed; name what they differ in")
+        raise UsageError(f"claim {claim.number}: must name one run per seed, got two for {format_arm(arm)}")
     return arms
 
 
-def _values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: str) -> pd.Series:
-    """The value of each seed: after change_to minus before, and the worst over worst_over; whole ones only."""
+def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: str | None = None) -> pd.Series:
+    """Read the value per seed of complete seeds: the worst over `worst_over`, and the change by `change_to`."""
+    column = f"metrics.{metric or claim.metric}"
 
-    def table(arm: dict[str, str]) -> pd.DataFrame:
-        rows, column = _rows(claim, arms, arm), f"metrics.{metric}"
+    def read_table(arm: dict[str, str]) -> pd.DataFrame:
+        rows = _select_rows(claim, arms, arm)
         if column not in rows or rows.empty:
             return pd.DataFrame(dtype=float)
         if claim.worst_over is None:
             return rows.set_index("seed")[[column]].astype(float)
         return rows.pivot(index="seed", columns=claim.worst_over, values=column).astype(float)
 
-    found = table(arm | claim.change_to) - table(arm) if claim.change_to else table(arm)
+    table = read_table(arm | claim.change_to) - read_table(arm) if claim.change_to else read_table(arm)
     if claim.worst_over is not None:
-        found = found.reindex(columns=_searched(arms, claim.worst_over))
-    found = found.dropna()
-    return found.min(axis=1) if claim.higher else found.max(axis=1)
+        table = table.reindex(columns=_list_values(arms, claim.worst_over))
+    table = table.dropna()
+    return table.min(axis=1) if claim.higher else table.max(axis=1)
 
 
-def _rates(runs: pd.DataFrame | None) -> str:
-    """The learning rates of some runs: each arm has chosen its own, where the sweep lets it."""
+def _format_learning_rates(runs: pd.DataFrame | None) -> str:
+    """Format the learning rates of an arm's runs; arms can have different ones because sweeps tune them."""
     if runs is None or "settings.learning_rate" not in runs:
         return ""
-    return ", ".join(_searched(runs, "settings.learning_rate"))
+    return ", ".join(_list_values(runs, "settings.learning_rate"))
 
 
-def _reason(claim: Claim, values: dict[str, pd.Series], name: str, other: str, seeds: int) -> str:
-    empty = [name for name, found in values.items() if not len(found)]
+def _explain(claim: Claim, values: dict[str, pd.Series], other: str, seeds: int) -> str:
+    """Explain why the arms of a comparison do not have enough seeds."""
+    empty = [name for name, value in values.items() if not len(value)]
     if empty:
-        return f"{empty[0]}: no run with {claim.metric}"
-    together = f"{name} and {other} have" if other else f"{name} has"
-    return f"{together} {seeds} seed{'s' if seeds != 1 else ''} in common of at least {FEWEST}"
+        return f"{empty[0]}: no run has {claim.metric}"
+    own = next(iter(values))
+    arms = f"{own} and {other}" if other else own
+    return f"{arms}: at least {MIN_SEEDS} common seeds are needed, got {seeds}"

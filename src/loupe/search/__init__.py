@@ -1,1 +1,1 @@
-"""From a sweep file to a study: `reading` checks it, `studies` plans and keeps it, `worker` runs its trials."""
+"""Hyperparameter search with Optuna: loads sweep files, plans the trials of a study, and runs them in workers."""

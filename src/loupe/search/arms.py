@@ -1,8 +1,8 @@
-"""Finds in a table of runs those that belong to the points of a grid, whichever sweep trained them."""
+"""Finds the runs of the points of a grid in a table of runs, including runs of other sweeps."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -11,49 +11,56 @@ import pandas as pd
 from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import format_value
-from loupe.search.sweep_file import PLACE, Chosen, SweepFile
+from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
 
 
-def of_sweep(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
-    """The finished trials that belong to a grid, whichever sweep trained them.
+def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
+    """Find the finished trials of the points of a grid.
 
     Args:
-        sweep: the file.
-        table: of runs on one dataset, with `settings.*` and `metrics.*`.
+        sweep: the sweep file.
+        table: runs on one dataset, with columns `settings.*` and `metrics.*`.
 
     Returns:
-        A row for each arm and seed that there is a run of, newest first where there are several: `seed`, a
-        column for each key of [search] (texts; None where its condition does not hold), and the table's. Of
-        tuned fields each arm has the one value that was best with the first seed.
+        A row per point and seed, from the newest run: the columns of `table`, `seed`, and a column per key of
+        [search] (text; None if its condition does not hold). With tuned fields, an arm has only the point that
+        was best with the first seed. Empty for a sampler.
     """
-    if sweep.study.sampler != "grid" or table.empty:
+    if not sweep.is_grid or table.empty:
         return pd.DataFrame()
     rows = table[(table["kind"] == "trial") & (table["state"] == "COMPLETE")]
-    rows = rows.assign(_what=[_what(row) for _, row in rows.iterrows()])
-    rows = rows.sort_values("started", ascending=False)
-    by_what = dict(list(rows.groupby("_what")))
-    value, sign = f"metrics.{sweep.value}", 1 if sweep.study.direction == "minimize" else -1
-    kept: list[dict[str, Any]] = []
-    for points in sweep.arms().values():
-        candidates: list[tuple[float, int, Chosen, pd.DataFrame]] = []
-        for chosen in points:
-            found = by_what.get(_key(sweep.settings(chosen).to_texts()))
-            if found is not None:
-                of_seed = found.drop_duplicates("settings.seed").set_index("settings.seed", drop=False)
-                first = str(sweep.seeds()[0])
-                if first in of_seed.index or not sweep.study.tune:
-                    best = sign * of_seed.loc[first, value] if first in of_seed.index else math.nan
-                    candidates.append((math.inf if math.isnan(best) else best, len(candidates), chosen, of_seed))
-        for _, _, chosen, of_seed in [min(candidates)] if candidates and sweep.study.tune else candidates:
-            for _, row in of_seed.iterrows():
-                fields = {key: format_value(chosen[key]) if key in chosen else None for key in sweep.search}
-                kept.append(row.to_dict() | fields | {"seed": int(row["settings.seed"])})
-    return pd.DataFrame(kept)
+    rows = rows.assign(_key=[_key_of_run(row) for _, row in rows.iterrows()])
+    by_key = dict(list(rows.sort_values("started", ascending=False).groupby("_key")))
+    found: list[dict[str, Any]] = []
+    for arm in sweep.group_arms():
+        for params, runs in _select_points(sweep, arm, by_key):
+            fields = {key: format_value(params[key]) if key in params else None for key in sweep.search}
+            for _, row in runs.iterrows():
+                found.append(row.to_dict() | fields | {"seed": int(row["settings.seed"])})
+    return pd.DataFrame(found)
 
 
-def _what(row: pd.Series) -> str:
-    """What a run was of."""
-    return _completed(
+def _select_points(
+    sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
+) -> Iterator[tuple[Params, pd.DataFrame]]:
+    """Yield the points of an arm that have runs, with a run per seed; of a tuned arm only the best point."""
+    first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
+    sign = 1 if sweep.study.direction == "minimize" else -1
+    candidates = []
+    for params in arm:
+        runs = by_key.get(_join_settings(sweep.create_settings(params).to_texts()))
+        if runs is not None:
+            by_seed = runs.drop_duplicates("settings.seed").set_index("settings.seed", drop=False)
+            value = sign * by_seed.loc[first, metric] if first in by_seed.index else math.nan
+            candidates.append((math.inf if math.isnan(value) else value, params, by_seed))
+    if sweep.study.tune:
+        tuned = [candidate for candidate in candidates if first in candidate[2].index]
+        candidates = [min(tuned, key=lambda candidate: candidate[0])] if tuned else []
+    yield from ((params, runs) for _, params, runs in candidates)
+
+
+def _key_of_run(row: pd.Series) -> str:
+    return _key_of_texts(
         frozenset(
             (name.removeprefix("settings."), value)
             for name, value in row.items()
@@ -63,13 +70,13 @@ def _what(row: pd.Series) -> str:
 
 
 @cache
-def _completed(texts: frozenset[tuple[str, str]]) -> str:
-    """The key of a run's settings; a field that came later than the run had the default."""
+def _key_of_texts(texts: frozenset[tuple[str, str]]) -> str:
+    """Return the key of a run's settings; a field that was added after the run has its default value."""
     try:
-        return _key(parse_settings("train", dict(texts)).to_texts())
-    except SettingsError:  # of a field or value that there no longer is
-        return _key(dict(texts))
+        return _join_settings(parse_settings("train", dict(texts)).to_texts())
+    except SettingsError:  # a field or value that was removed after the run
+        return _join_settings(dict(texts))
 
 
-def _key(texts: Mapping[str, str]) -> str:
-    return json.dumps({name: value for name, value in texts.items() if name not in PLACE}, sort_keys=True)
+def _join_settings(texts: Mapping[str, str]) -> str:
+    return json.dumps({name: value for name, value in texts.items() if name not in EXECUTION_FIELDS}, sort_keys=True)

@@ -1,9 +1,9 @@
-"""A study in Optuna: which trials are wanted, who works on them, and how it ended.
+"""The Optuna study of a sweep: enqueues its trials, gives each to one worker, and ranks the results.
 
-Every trial is enqueued once by the sweep's one parent, under the name of an item (a grid's point and seed, or
-a slot of a sampler), and workers take waiting trials only: so that each item is trained exactly once, whatever
-dies. An item whose worker died is enqueued again, to go on from its checkpoint. Few trials wait at a time, since
-a database is asked anew for all that have not ended.
+The sweep's process enqueues every item (a grid point with a seed, or a slot of a sampler), and workers claim waiting
+trials only. Each item is therefore trained exactly once. The item of a crashed worker is enqueued again and continues
+from its checkpoint. Optuna can repeat the trials of crashed workers too (RetryHeartbeatStaleTrialCallback), but only
+in a database: the default storage, a journal file, has no heartbeats.
 """
 
 import heapq
@@ -21,126 +21,132 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from loupe.errors import UsageError
 from loupe.search import sampling
-from loupe.search.sweep_file import Chosen, SweepFile
+from loupe.search.sweep_file import Params, SweepFile
 
-# What is noted on a trial: its item, the run to go on from, its run, who works on it and for which run of the
-# sweep, and, where it has no value, how it ended and why.
-ITEM, RESUME, RUN, OWNER, PARENT, ENDED, WHY = "item", "resume", "run", "owner", "parent", "ended", "why"
-REUSED, WORK = "reused", "work"  # whether its result was there already; seconds of its own work
-FAILED, ORPHAN = "error", "orphan"
-ENDS = (TrialState.COMPLETE, TrialState.PRUNED)
-SPACE = "loupe.space"
-ATTEMPTS = 3  # of an item whose workers die, by one start of the sweep
-UNSIGNED = 20.0  # seconds in which a worker must have signed the trial that it took
-AHEAD = 64  # trials that wait at most, unless fewer are asked for
+# User attributes of a trial: its item, the run whose checkpoint it continues, its run, its worker, the sweep's run,
+# FAILED or ORPHANED and the reason, whether its result was in the store, and the seconds of its training and scoring.
+ITEM, RESUMED_RUN, RUN, OWNER, PARENT = "item", "resume", "run", "owner", "parent"
+FAILURE, REASON, REUSED, WORK_SECONDS = "ended", "why", "reused", "work"
+FAILED, ORPHANED = "error", "orphan"
+SPACE_TAG = "loupe.space"  # an attribute of the study and a tag of the sweep's run
+MAX_ATTEMPTS = 3  # per item whose workers crash, within one start of the sweep
+CLAIM_TIMEOUT_S = 20.0  # after which a running trial without an owner is an orphan
+MAX_WAITING = 64
+MAX_REASON_LENGTH = 500
+ByItem = dict[str, list[FrozenTrial]]
 
 
-class Trials:
-    """The trials of a sweep's study: those wanted, waiting, at work, and how they ended.
+class SweepStudy:
+    """The study of a sweep.
 
     Args:
-        sweep: the file.
-        storage: from `storages.opened`.
+        sweep: the sweep file.
+        storage: from `open_storage`.
         digest: of the dataset that is trained on.
-        parent: id of the sweep's run: what failed by an error under it is not tried again by it.
+        parent: the id of the sweep's run; an item that failed under it is not tried again by it.
 
     Raises:
-        UsageError: a study of this name searches another space.
+        UsageError: a study with this name has another search space.
     """
 
     def __init__(self, sweep: SweepFile, storage: BaseStorage, digest: str, parent: str) -> None:
         self.sweep, self.parent, self._storage = sweep, parent, storage
-        self.study = optuna.create_study(
+        self.optuna_study = optuna.create_study(
             storage=storage,
-            sampler=sampling.sampler(sweep, 0),
-            pruner=sampling.pruner(sweep),
+            sampler=sampling.create_sampler(sweep, 0),
+            pruner=sampling.create_pruner(sweep),
             study_name=sweep.name,
             direction=sweep.study.direction,
             load_if_exists=True,
         )
         self._study_id = storage.get_study_id_from_name(sweep.name)
         self._sign = 1 if sweep.study.direction == "minimize" else -1
-        self._check_space(sweep.space(digest))
-        self._points = {_item(chosen): chosen for chosen in sweep.points()} if sweep.study.sampler == "grid" else {}
-        self._startup = (
-            {} if self._points else {_slot(at): chosen for at, chosen in enumerate(sampling.startup(sweep))}
-        )
-        self._point_of: dict[str, str] = {}  # of a grid's items
-        self._with_seeds: dict[tuple[str, tuple[int, ...]], list[tuple[str, Chosen]]] = {}
+        self._check_space(sweep.describe_space(digest))
+        self._points = list(sweep.iterate_points()) if sweep.is_grid else []
+        self._arms = sweep.group_arms() if sweep.study.tune else []
+        self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def _check_space(self, space: str) -> None:
-        there = self.study.user_attrs.get(SPACE)
-        if there is None and not self._found():
-            self.study.set_user_attr(SPACE, space)
-        elif there != space:
+        existing = self.optuna_study.user_attrs.get(SPACE_TAG)
+        if existing is None and not self._list_trials():
+            self.optuna_study.set_user_attr(SPACE_TAG, space)
+        elif existing != space:
             raise UsageError(
                 f"study.name: {self.sweep.name!r} is a study of another space (settings, search or dataset); "
                 "give another name"
             )
 
-    def enqueue(self, ahead: int = AHEAD) -> None:
-        """Enqueue items that are wanted and neither done, nor at work, nor waiting, nor given up.
+    def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
+        """Enqueue items that have neither ended nor a waiting or running trial.
 
         Args:
-            ahead: how many trials may wait; while half of them do, none is added.
+            max_waiting: the number of trials that may wait; nothing is enqueued while half of them do. Few trials
+                wait, because Optuna reads all unfinished trials from a database with each request.
         """
-        room = ahead - self.waiting()
-        if room <= ahead // 2:
+        room = max_waiting - self.count_waiting()
+        if room <= max_waiting // 2:
             return
-        by_item = self._by_item()
+        by_item = self._group_by_item()
         missing = (
-            (item, params) for item, params in self._wanted(by_item) if self._is_missing(by_item.get(item, []))
+            (item, params) for item, params in self._iterate_items(by_item) if self._is_missing(by_item.get(item, []))
         )
         for item, params in itertools.islice(missing, room):
-            there = by_item.get(item, [])
-            attrs, dead = {ITEM: item}, [trial for trial in there if trial.user_attrs.get(ENDED) == ORPHAN]
-            if dead:
-                attrs |= {RESUME: dead[-1].user_attrs[RUN]} if RUN in dead[-1].user_attrs else {}
-                params = params or dead[-1].params
-            self.study.enqueue_trial(params, user_attrs=attrs)
+            attrs = {ITEM: item}
+            orphans = [trial for trial in by_item.get(item, []) if trial.user_attrs.get(FAILURE) == ORPHANED]
+            if orphans:
+                attrs |= {RESUMED_RUN: orphans[-1].user_attrs[RUN]} if RUN in orphans[-1].user_attrs else {}
+                params = params or orphans[-1].params
+            self.optuna_study.enqueue_trial(params, user_attrs=attrs)
 
-    def ended(self) -> int:
-        """How many items have ended: well, early, or for good."""
-        return sum(map(self._has_ended, self._by_item().values()))
+    def count_ended(self) -> int:
+        """Return the number of items that are complete, pruned or given up."""
+        return sum(map(self._has_ended, self._group_by_item().values()))
 
-    def work(self) -> float:
-        """Seconds of their own work that the trials under this run of the sweep had."""
-        ours = (trial for trial in self._found() if trial.user_attrs.get(PARENT) == self.parent)
-        return sum(float(trial.user_attrs.get(WORK, 0.0)) for trial in ours)
+    def count_waiting(self) -> int:
+        """Return the number of waiting trials."""
+        return len(self._list_trials(TrialState.WAITING))
 
-    def are_open(self) -> bool:
-        """Whether a trial waits or is at work."""
-        return bool(self._found(TrialState.WAITING, TrialState.RUNNING))
+    def count_running(self) -> int:
+        """Return the number of running trials."""
+        return len(self._list_trials(TrialState.RUNNING))
 
-    def waiting(self) -> int:
-        """How many trials wait."""
-        return len(self._found(TrialState.WAITING))
+    def has_open_trials(self) -> bool:
+        """Return whether a trial waits or runs."""
+        return bool(self._list_trials(TrialState.WAITING, TrialState.RUNNING))
 
-    def at_work(self) -> int:
-        """How many trials are at work."""
-        return len(self._found(TrialState.RUNNING))
+    def sum_work_seconds(self) -> float:
+        """Return the seconds of training and scoring of all trials under the sweep's run."""
+        ours = (trial for trial in self._list_trials() if trial.user_attrs.get(PARENT) == self.parent)
+        return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in ours)
 
-    def table(self) -> pd.DataFrame:
-        """A row a trial: number, state, value, run, reused, why it failed, seconds, and its params."""
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per trial: number, state, value, seconds, run, reused, why it failed, and its parameters."""
         rows = []
-        for trial in self._found():
-            orphaned = trial.user_attrs.get(ENDED) == ORPHAN
+        for trial in self._list_trials():
+            is_orphan = trial.user_attrs.get(FAILURE) == ORPHANED
             row = {
                 "number": trial.number,
-                "state": "ORPHANED" if orphaned else trial.state.name,
+                "state": "ORPHANED" if is_orphan else trial.state.name,
                 "value": trial.value,
                 "seconds": trial.duration.total_seconds() if trial.duration else None,
                 RUN: trial.user_attrs.get(RUN),
                 REUSED: bool(trial.user_attrs.get(REUSED)),
-                WHY: trial.user_attrs.get(WHY),
+                REASON: trial.user_attrs.get(REASON),
             }
             rows.append(row | trial.params)
         return pd.DataFrame(rows)
 
-    def take(self, owner: dict[str, str]) -> Trial | None:
-        """Take a waiting trial and sign it: nobody else gets it; None where none waits."""
-        for waiting in self._found(TrialState.WAITING):
-            trial_id = self._id(waiting)
+    def claim_trial(self, owner: dict[str, str]) -> Trial | None:
+        """Claim a waiting trial for a worker; no other worker gets it. `Study.ask` would create one if none waits.
+
+        Args:
+            owner: tags of the worker's process.
+
+        Returns:
+            The trial, or None if none waits.
+        """
+        for waiting in self._list_trials(TrialState.WAITING):
+            trial_id = self._find_id(waiting)
             try:
                 if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                     continue
@@ -148,125 +154,123 @@ class Trials:
                 continue
             self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
             self._storage.set_trial_user_attr(trial_id, OWNER, owner)
-            self.study.sampler = sampling.sampler(self.sweep, waiting.number)  # the same in whichever process
-            return Trial(self.study, trial_id)
+            # The sampler's seed depends on the trial only, so the same trial gets the same point in any process.
+            self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
+            return Trial(self.optuna_study, trial_id)
         return None
 
-    def fail(self, trial: Trial | FrozenTrial, how: str, why: str = "") -> None:
-        """End a trial without a value, as FAILED or ORPHAN; one that somebody else has ended stays as it is."""
-        trial_id = self._id(trial)
+    def fail_trial(self, trial: Trial | FrozenTrial, failure: str, reason: str = "") -> None:
+        """End a trial without a value, unless it has already ended.
+
+        Args:
+            trial: the trial.
+            failure: FAILED or ORPHANED.
+            reason: the error message.
+        """
+        trial_id = self._find_id(trial)
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self._storage.set_trial_user_attr(trial_id, ENDED, how)
-            self._storage.set_trial_user_attr(trial_id, WHY, why[:500])
+            self._storage.set_trial_user_attr(trial_id, FAILURE, failure)
+            self._storage.set_trial_user_attr(trial_id, REASON, reason[:MAX_REASON_LENGTH])
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    def reap(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
-        """Fail, and give, the trials whose owners are dead, or that nobody has signed in UNSIGNED seconds."""
-        dead = []
-        for trial in self._found(TrialState.RUNNING):
-            since = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
-            if not (is_alive(trial) if OWNER in trial.user_attrs else time.time() - since < UNSIGNED):
-                self.fail(trial, ORPHAN)
-                dead.append(trial)
-        return dead
+    def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
+        """Fail the running trials of crashed workers, and those without an owner for CLAIM_TIMEOUT_S.
 
-    def best_first(self) -> list[FrozenTrial]:
-        """The completed trials, the best first; of a grid's points those with most seeds first, by their mean."""
-        complete, rank = self._ranked()
-        return sorted(complete, key=rank)
+        Args:
+            is_alive: returns whether the owner of a trial is alive.
 
-    def best(self) -> FrozenTrial | None:
-        """The first of `best_first`; None where no trial is completed."""
-        complete, rank = self._ranked()
-        return min(complete, key=rank, default=None)
+        Returns:
+            The failed trials.
+        """
+        orphans = []
+        for trial in self._list_trials(TrialState.RUNNING):
+            started = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
+            if not (is_alive(trial) if OWNER in trial.user_attrs else time.time() - started < CLAIM_TIMEOUT_S):
+                self.fail_trial(trial, ORPHANED)
+                orphans.append(trial)
+        return orphans
 
-    def _ranked(self) -> tuple[list[FrozenTrial], Callable[[FrozenTrial], tuple[float, ...]]]:
-        by_point: dict[str, list[float]] = {}
-        complete = self._found(TrialState.COMPLETE)
+    def rank_trials(self) -> list[FrozenTrial]:
+        """Return the complete trials, best first: those of a grid by number of seeds, mean, and value."""
+        values: dict[object, list[float]] = {}
+        complete = self._list_trials(TrialState.COMPLETE)
         for trial in complete:
-            by_point.setdefault(self._point(trial), []).append(self._value(trial))
-        places = {point: (-len(values), sum(values) / len(values)) for point, values in by_point.items()}
-        return complete, lambda trial: (*places[self._point(trial)], self._value(trial))
+            values.setdefault(self._find_point(trial), []).append(self._find_loss(trial))
+        ranks = {point: (-len(losses), sum(losses) / len(losses)) for point, losses in values.items()}
+        return sorted(complete, key=lambda trial: (*ranks[self._find_point(trial)], self._find_loss(trial)))
 
-    def is_among_the_best(self, value: float) -> bool:
-        """Whether a trial of this value would be one of the `keep` best so far."""
+    def find_best(self) -> FrozenTrial | None:
+        """Return the best complete trial, or None."""
+        return next(iter(self.rank_trials()), None)
+
+    def is_among_best(self, value: float) -> bool:
+        """Return whether a trial with this value would be one of the `keep` best so far."""
         keep = self.sweep.study.keep
-        best = heapq.nsmallest(keep, map(self._value, self._found(TrialState.COMPLETE)))
+        best = heapq.nsmallest(keep, map(self._find_loss, self._list_trials(TrialState.COMPLETE)))
         return len(best) < keep or self._sign * value <= best[-1]
 
-    def _found(self, *states: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states or None)
+    def _list_trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.optuna_study.get_trials(deepcopy=False, states=states or None)
 
-    def _point(self, trial: FrozenTrial) -> str:
-        """What trials that differ in their seed alone share; a sampler's have one seed, and each stands alone."""
-        if not self._points:
-            return str(trial.number)
-        item = str(trial.user_attrs.get(ITEM))
-        if item not in self._point_of:
-            self._point_of[item] = _item({key: value for key, value in trial.params.items() if key != "seed"})
-        return self._point_of[item]
+    def _find_point(self, trial: FrozenTrial) -> object:
+        """Return a key that trials of one grid point share; each trial of a sampler is its own point."""
+        if not self.sweep.is_grid:
+            return trial.number
+        return frozenset((key, value) for key, value in trial.params.items() if key != "seed")
 
-    def _value(self, trial: FrozenTrial) -> float:
-        """Of a completed trial: the lower, the better."""
+    def _find_loss(self, trial: FrozenTrial) -> float:
+        """Return the value of a complete trial with the sign that makes lower better."""
         return self._sign * float(trial.value or 0)
 
-    def _id(self, trial: Trial | FrozenTrial) -> int:
+    def _find_id(self, trial: Trial | FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
 
-    def _by_item(self) -> dict[str, list[FrozenTrial]]:
-        found: dict[str, list[FrozenTrial]] = {}
-        for trial in self._found():
-            found.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
-        return found
+    def _group_by_item(self) -> ByItem:
+        by_item: ByItem = {}
+        for trial in self._list_trials():
+            by_item.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
+        return by_item
 
-    def _wanted(self, by_item: dict[str, list[FrozenTrial]]) -> Iterator[tuple[str, Chosen]]:
-        """All items, those that come first before the others; of a tuned grid those that are known by now."""
-        sweep = self.sweep
-        if sweep.study.sampler != "grid":
-            for slot in map(_slot, range(sweep.study.trials)):
-                yield slot, self._startup.get(slot, {})
+    def _iterate_items(self, by_item: ByItem) -> Iterator[tuple[str, Params]]:
+        """Yield all items in their order; of a tuned grid, the other seeds only of arms that are tuned already."""
+        if not self.sweep.is_grid:
+            for slot in range(self.sweep.study.trials):
+                yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}
             return
-        first, *others = sweep.seeds()
-        points = list(self._points.values())
-        yield from self._seeded(points, [first])
-        if sweep.study.tune:
-            points = [best for arm in sweep.arms().values() if (best := self._tuned(arm, first, by_item))]
-        yield from self._seeded(points, others)
+        first, *others = self.sweep.seeds
+        yield from _add_seeds(self._points, [first])
+        best = [self._find_tuned_point(arm, first, by_item) for arm in self._arms]
+        yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
-    def _seeded(self, points: list[Chosen], seeds: list[int]) -> Iterator[tuple[str, Chosen]]:
-        for chosen in points:
-            key = (_item(chosen), tuple(seeds))
-            if key not in self._with_seeds:
-                seeded = [chosen | {"seed": seed} for seed in seeds]
-                self._with_seeds[key] = [(_item(each), each) for each in seeded]
-            yield from self._with_seeds[key]
-
-    def _tuned(self, arm: list[Chosen], first: int, by_item: dict[str, list[FrozenTrial]]) -> Chosen | None:
-        """The best point of an arm by its first seed; None while one is open, or where none has a value."""
-        trials = [by_item.get(_item(chosen | {"seed": first}), []) for chosen in arm]
+    def _find_tuned_point(self, arm: list[Params], first: int, by_item: ByItem) -> Params | None:
+        """Return the best point of an arm by its first seed; None if one has not ended, or none has a value."""
+        trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self._has_ended, trials)):
             return None
-        values = [
-            min((self._value(trial) for trial in found if trial.state == TrialState.COMPLETE), default=math.inf)
+        losses = [
+            min((self._find_loss(trial) for trial in found if trial.state == TrialState.COMPLETE), default=math.inf)
             for found in trials
         ]
-        return None if math.isinf(min(values)) else arm[values.index(min(values))]
+        return None if math.isinf(min(losses)) else arm[losses.index(min(losses))]
 
     def _has_ended(self, trials: list[FrozenTrial]) -> bool:
-        return any(trial.state in ENDS for trial in trials) or self._is_given_up(trials)
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        return any(trial.state in ended for trial in trials) or self._is_given_up(trials)
 
     def _is_missing(self, trials: list[FrozenTrial]) -> bool:
         return all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials)
 
     def _is_given_up(self, trials: list[FrozenTrial]) -> bool:
-        ours = [trial for trial in trials if trial.user_attrs.get(PARENT) == self.parent]
-        orphans = [trial for trial in ours if trial.user_attrs.get(ENDED) == ORPHAN]
-        return any(trial.user_attrs.get(ENDED) == FAILED for trial in ours) or len(orphans) >= ATTEMPTS
+        failures = [trial.user_attrs.get(FAILURE) for trial in trials if trial.user_attrs.get(PARENT) == self.parent]
+        return FAILED in failures or failures.count(ORPHANED) >= MAX_ATTEMPTS
 
 
-def _item(chosen: Chosen) -> str:
-    return json.dumps(chosen, sort_keys=True)
+def _add_seeds(points: list[Params], seeds: list[int]) -> Iterator[tuple[str, Params]]:
+    for point in points:
+        for seed in seeds:
+            params = point | {"seed": seed}
+            yield _name_item(params), params
 
 
-def _slot(number: int) -> str:
-    return f"slot {number}"
+def _name_item(params: Params) -> str:
+    return json.dumps(params, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Where studies are kept: a database that several workers may share, or a journal file that was cut by a kill."""
+"""Opens the storage of an Optuna study: a database or a journal file, whose last line a kill may have cut."""
 
 import json
 import os
@@ -18,63 +18,70 @@ from sqlalchemy.exc import OperationalError
 from loupe.config.fields import hide_password
 from loupe.errors import UsageError
 
-WRITING = 2.0  # seconds in which the workers of a dead sweep notice, and end
-LOCKED = 60.0  # seconds that a worker waits for the others' turns at a SQLite database
-AWAY = 120.0  # seconds that a sweep which is under way waits for a database that is being restarted
-JOURNAL = b'{"op_code":0,"worker_id":"'  # the first bytes of a journal, whose first record creates a study
+WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time
+LOCK_TIMEOUT_S = 60.0  # of a SQLite database that other workers use
+RETRY_TIMEOUT_S = 120.0  # a running sweep survives the restart of its database
+RETRY_INTERVAL_S = 1.0
+JOURNAL_START = b'{"op_code":0,"worker_id":"'  # of the first record, which creates a study
+BLOCK_BYTES = 65536
 T = TypeVar("T")
 
 
-def opened(where: str, patience: float = 0.0) -> BaseStorage:
-    """Open an Optuna storage: a database by its URL, anything else is a journal file.
+def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
+    """Open an Optuna storage.
 
     Args:
-        where: the URL or file.
-        patience: seconds in which a database that is away may come back.
+        location: the URL of a database, or the path of a journal file.
+        timeout: seconds to wait for an unreachable database.
 
     Raises:
-        UsageError: it cannot be opened.
+        UsageError: the storage cannot be opened, or the file is not a journal.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        if "://" in where:
-            if not where.startswith("sqlite"):  # a connection that a restart has cut is noticed before it is used
-                return patiently(lambda: RDBStorage(where, {"pool_pre_ping": True}), patience)
-            storage = RDBStorage(where, {"connect_args": {"timeout": LOCKED}})
-            event.listen(storage.engine, "begin", _lock)
-            return storage
-        check_journal(Path(where))
-        Path(where).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(where))
+        if "://" not in location:
+            check_journal(Path(location))
+            Path(location).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(location))
+        if not location.startswith("sqlite"):  # the ping replaces connections that a restart has closed
+            return retry_database(lambda: RDBStorage(location, {"pool_pre_ping": True}), timeout)
+        storage = RDBStorage(location, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
+        event.listen(storage.engine, "begin", _lock_database)
+        return storage
     except UsageError:
         raise
-    except Exception as error:  # of any database's driver
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(hide_password(f"storage: {where!r} cannot be opened: {why}")) from None
+    except Exception as error:  # each database driver has its own exceptions
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(hide_password(f"storage: {location!r} cannot be opened: {reason}")) from None
 
 
-def patiently(work: Callable[[], T], seconds: float = AWAY) -> T:
-    """What work gives; tried again for so many seconds while its database is away. It must bear being done twice."""
-    until = time.monotonic() + seconds
+def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T:
+    """Call a function until its database answers, and return its result.
+
+    Args:
+        work: the function; it must be idempotent.
+        timeout: seconds until the exception of the database is raised.
+    """
+    until = time.monotonic() + timeout
     while True:
         try:
             return work()
         except (StorageInternalError, OperationalError):
             if time.monotonic() > until:
                 raise
-            time.sleep(1.0)
+            time.sleep(RETRY_INTERVAL_S)
 
 
-def _lock(connection: Connection) -> None:
-    """SQLite knows no SELECT … FOR UPDATE, by which Optuna gives a waiting trial to one worker alone."""
+def _lock_database(connection: Connection) -> None:
+    """Lock SQLite, which has no SELECT … FOR UPDATE; Optuna needs it to give a trial to one worker only."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def check_journal(file: Path, lines: int | None = 1) -> None:
-    """Check that a file is an Optuna journal, empty or missing; the file is only read.
+    """Check that a file is an Optuna journal, empty or missing, without changing it.
 
     Args:
-        file: of any kind.
+        file: any path.
         lines: the number of lines to check after the first bytes; None checks all lines. An incomplete last
             line is accepted: a kill leaves one.
 
@@ -84,7 +91,7 @@ def check_journal(file: Path, lines: int | None = 1) -> None:
     if not file.is_file():
         return
     with file.open("rb") as stream:
-        is_journal = JOURNAL.startswith(stream.read(len(JOURNAL)))
+        is_journal = JOURNAL_START.startswith(stream.read(len(JOURNAL_START)))
         stream.seek(0)
         if is_journal and all(_is_record(line) for line in islice(stream, lines) if line.endswith(b"\n")):
             return
@@ -99,32 +106,32 @@ def _is_record(line: bytes) -> bool:
     return isinstance(record, dict) and {"op_code", "worker_id"} <= record.keys()
 
 
-def cut_half_line(journal: Path) -> None:
-    """Cut the incomplete last line of a journal, unless a process still writes it.
+def remove_incomplete_line(journal: Path) -> None:
+    """Remove the incomplete last line of a journal, unless a process completes it.
 
     Raises:
-        UsageError: the file is not a journal; it stays as it is.
+        UsageError: the file is not a journal; it is not changed.
     """
     check_journal(journal)
-    if _behind_newline(journal):
+    if _count_incomplete_bytes(journal):
         check_journal(journal, lines=None)
-        time.sleep(WRITING)
-        half = _behind_newline(journal)
-        if half:
-            os.truncate(journal, journal.stat().st_size - half)
+        time.sleep(WRITE_TIMEOUT_S)
+        incomplete = _count_incomplete_bytes(journal)
+        if incomplete:
+            os.truncate(journal, journal.stat().st_size - incomplete)
 
 
-def _behind_newline(file: Path) -> int:
-    """How many bytes stand behind the last newline of a file; of one that does not exist, 0."""
+def _count_incomplete_bytes(file: Path) -> int:
+    """Return the number of bytes after the last newline of a file; 0 for a missing file."""
     if not file.exists():
         return 0
     size = end = file.stat().st_size
     with file.open("rb") as stream:
         while end:
-            start = max(0, end - 65536)
+            start = max(0, end - BLOCK_BYTES)
             stream.seek(start)
-            found = stream.read(end - start).rfind(b"\n")
-            if found >= 0:
-                return size - (start + found + 1)
+            position = stream.read(end - start).rfind(b"\n")
+            if position >= 0:
+                return size - (start + position + 1)
             end = start
     return size

@@ -1,8 +1,7 @@
-"""What a sweep file says: its tables, its points and arms, and the settings of train at each point.
+"""The content of a sweep file: its tables, the points of its search space, and the train settings of a point.
 
-A key of [train] or [search] may have a condition before a dot: `sgd.momentum` counts where the optimizer is
-sgd, `perceptron.hidden` where the network is perceptron, `initializer=gaussian.stddev` where that field has
-that value.
+A key of [train] or [search] may have a condition before a dot. `sgd.momentum` applies if the optimizer is sgd,
+`perceptron.hidden` if the network is perceptron, `initializer=gaussian.stddev` if that field has that value.
 """
 
 import json
@@ -18,18 +17,18 @@ from loupe.config.fields import format_value, quote_value
 from loupe.config.training import NETWORKS, OPTIMIZERS, Train, build_train_class
 from loupe.report.claims import Claim
 
-Chosen = dict[str, Any]  # a key of [search] -> one of its values
-MOST_KEYS = 200  # of a table: several times the fields that there are
-CHECKED = 400  # points at random that are checked where there are too many, or endlessly many
-# Fields of a run that say where and how it was trained, not what.
-PLACE = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
+Params = dict[str, Any]  # a value per key of [search]: one point of the search space
+MAX_KEYS = 200  # per table: several times the number of fields
+MAX_RANDOM_POINTS = 400  # checked before a sampler starts
+# Fields of train that do not change the trained network, but for the seed: they cannot be searched.
+EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
 
 Bounded = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 
 class Range(BaseModel):
-    """Numbers from low to high that a sampler may choose from."""
+    """An interval that a sampler draws numbers from, both ends included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     low: Bounded
@@ -38,41 +37,41 @@ class Range(BaseModel):
     step: Bounded | None = Field(None, gt=0)
 
     @model_validator(mode="after")
-    def _low_is_low(self) -> "Range":
+    def _check_bounds(self) -> "Range":
         if not self.low < self.high or (self.log and (self.low <= 0 or self.step is not None)):
-            raise ValueError("low must lie below high, and above 0 without a step where log is true")
+            raise ValueError("low must be less than high; with log=true, low must be above 0 and step is not allowed")
         return self
 
     @property
-    def is_whole(self) -> bool:
-        """Whether its numbers are whole."""
+    def is_integer(self) -> bool:
+        """Whether the range holds integers only."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
-    def drawn(self, rng: random.Random) -> int | float:
-        """One of its ends, or a number between them, as a sampler may choose it."""
+    def draw(self, rng: random.Random) -> int | float:
+        """Draw one of the two ends or a number between them, with equal probability."""
         if self.step is not None:
             between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
         elif self.log:
             between = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
             between = rng.uniform(self.low, self.high)
-        between = min(max(between, self.low), self.high)  # what rounding has led out of it
-        return rng.choice([self.low, self.high, int(between) if self.is_whole else between])
+        between = min(max(between, self.low), self.high)  # rounding may exceed the ends
+        return rng.choice([self.low, self.high, int(between) if self.is_integer else between])
 
 
-def _values(given: Any) -> Any:
+def _check_values(given: Any) -> Any:
     if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
-        raise ValueError(f'a key with a dot must stand in quotes, "….{next(iter(given), "")}"')
+        raise ValueError(f'a key with a dot must be in quotes, "….{next(iter(given), "")}"')
     if not isinstance(given, (dict, list, Range)):
         raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {quote_value(given)}")
     return given
 
 
-Values = Annotated[Range | list[Any], BeforeValidator(_values)]
+Values = Annotated[Range | list[Any], BeforeValidator(_check_values)]
 
 
 class Study(BaseModel):
-    """The table [study]: what is searched for, and how."""
+    """The table [study]: the objective, the sampler and the pruner."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
@@ -87,134 +86,155 @@ class Study(BaseModel):
     keep: int = Field(3, ge=1, le=1000)
 
     @model_validator(mode="after")
-    def _agrees(self) -> "Study":
+    def _check_fields(self) -> "Study":
         if (self.direction == "maximize") != (self.metric == "val/psnr"):
-            raise ValueError(
-                f"direction: {self.metric} is better the {'higher' if 'psnr' in self.metric else 'lower'}"
-            )
-        foreign = {"trials", "startup"} if self.sampler == "grid" else {"repeats", "tune"}
-        for name in sorted(foreign & self.model_fields_set):
+            direction = "maximize" if self.metric == "val/psnr" else "minimize"
+            raise ValueError(f"direction: must be {direction} for {self.metric}, got {self.direction}")
+        unused = {"trials", "startup"} if self.sampler == "grid" else {"repeats", "tune"}
+        for name in sorted(unused & self.model_fields_set):
             raise ValueError(f"{name}: has no effect with sampler={self.sampler}")
         return self
 
 
 class SweepFile(BaseModel):
-    """A sweep file, as it is written."""
+    """A sweep file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     study: Study
-    train: dict[str, Any] = Field({}, max_length=MOST_KEYS)
-    search: dict[str, Values] = Field({}, max_length=MOST_KEYS)
-    claim: tuple[Claim, ...] = ()
-
-    @property
-    def claims(self) -> tuple[Claim, ...]:
-        """The sentences that it puts to the test."""
-        return self.claim
+    train: dict[str, Any] = Field({}, max_length=MAX_KEYS)
+    search: dict[str, Values] = Field({}, max_length=MAX_KEYS)
+    claims: tuple[Claim, ...] = Field((), alias="claim")
 
     @property
     def name(self) -> str:
-        """Of the study."""
+        """The name of the study."""
         return self.study.name
 
     @property
-    def value(self) -> str:
-        """The metric of a finished trial that is its value: of the network as it is kept."""
+    def is_grid(self) -> bool:
+        """Whether the sweep trains every point of a grid, instead of points that a sampler chooses."""
+        return self.study.sampler == "grid"
+
+    @property
+    def objective(self) -> str:
+        """The metric that ranks finished trials: the score of the best weights of a training."""
         return self.study.metric.replace("val/", "val/best_")
 
-    def ordered(self) -> list[str]:
-        """The keys of [search], those with a condition after what it may depend on."""
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that each point is trained with."""
+        first = int(self.train.get("seed", 0))
+        return list(range(first, first + self.study.repeats))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file as JSON that `SweepFile.model_validate` reads."""
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+
+    def order_keys(self) -> list[str]:
+        """Return the keys of [search], each after the keys that its condition may depend on."""
 
         def depth(key: str) -> int:
-            condition = condition_of(key)
+            condition = parse_condition(key)
             return 0 if condition is None else 1 if condition[0] in ("network", "optimizer") else 2
 
         return sorted(self.search, key=depth)
 
-    def choices(self, key: str) -> list[Any]:
-        """The values of a key as Optuna and the settings take them; a range's ends."""
+    def list_choices(self, key: str) -> list[Any]:
+        """Return the values of a key in the form that Optuna and the settings accept; the two ends of a range."""
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]
         return [format_value(tuple(value)) if isinstance(value, list) else value for value in values]
 
-    def applies(self, key: str, chosen: Mapping[str, Any]) -> bool:
-        """Whether a key's condition holds, given what has been chosen so far."""
-        condition = condition_of(key)
-        return condition is None or self._current(condition[0], chosen) == condition[1]
+    def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
+        """Return whether the condition of a key holds for the parameters that are already chosen."""
+        condition = parse_condition(key)
+        return condition is None or self._find_value(condition[0], params) == condition[1]
 
-    def _current(self, field: str, chosen: Mapping[str, Any]) -> str | None:
-        given = {field_of(key): value for key, value in self.train.items() if condition_of(key) is None}
-        given |= {field_of(key): value for key, value in chosen.items()}
+    def _find_value(self, field: str, params: Mapping[str, Any]) -> str | None:
+        given = {parse_field(key): value for key, value in self.train.items() if parse_condition(key) is None}
+        given |= {parse_field(key): value for key, value in params.items()}
         if field not in given:
             network = str(given.get("network", Train.model_fields["network"].default))
             fields = build_train_class(network, given.get("optimizer") if field != "optimizer" else None).model_fields
             return format_value(fields[field].default) if field in fields else None
         return format_value(given[field])
 
-    def points(self, keys: Sequence[str] | None = None, chosen: Chosen | None = None) -> Iterator[Chosen]:
-        """Every point of a grid, without seeds, in the order of its keys."""
-        keys, chosen = self.ordered() if keys is None else keys, chosen or {}
+    def iterate_points(self, keys: Sequence[str] | None = None, params: Params | None = None) -> Iterator[Params]:
+        """Yield every point of a grid, without seeds.
+
+        Args:
+            keys: the keys to vary; None varies all.
+            params: the values of the other keys.
+        """
+        keys, params = self.order_keys() if keys is None else keys, params or {}
         if not keys:
-            yield chosen
-        elif self.applies(keys[0], chosen):
-            for value in self.choices(keys[0]):
-                yield from self.points(keys[1:], chosen | {keys[0]: value})
+            yield params
+        elif self.is_active(keys[0], params):
+            for value in self.list_choices(keys[0]):
+                yield from self.iterate_points(keys[1:], params | {keys[0]: value})
         else:
-            yield from self.points(keys[1:], chosen)
+            yield from self.iterate_points(keys[1:], params)
 
-    def drawn(self) -> Iterator[Chosen]:
-        """Some points at random, of the values of lists and the numbers of ranges."""
+    def draw_points(self) -> Iterator[Params]:
+        """Yield MAX_RANDOM_POINTS random points, always the same ones."""
         rng = random.Random(0)
-        for _ in range(CHECKED):
-            chosen: Chosen = {}
-            for key in self.ordered():
-                if self.applies(key, chosen):
+        for _ in range(MAX_RANDOM_POINTS):
+            params: Params = {}
+            for key in self.order_keys():
+                if self.is_active(key, params):
                     values = self.search[key]
-                    chosen[key] = values.drawn(rng) if isinstance(values, Range) else rng.choice(self.choices(key))
-            yield chosen
+                    params[key] = (
+                        values.draw(rng) if isinstance(values, Range) else rng.choice(self.list_choices(key))
+                    )
+            yield params
 
-    def settings(self, chosen: Mapping[str, Any], **more: Any) -> Any:
-        """The checked settings of train at a point; raises UsageError."""
-        given = {field_of(key): value for key, value in self.train.items() if self.applies(key, chosen)}
-        given |= {field_of(key): value for key, value in chosen.items()} | more
+    def create_settings(self, params: Mapping[str, Any], **more: Any) -> Any:
+        """Return the train settings of a point.
+
+        Args:
+            params: the point.
+            more: fields that override the file and the point, such as the seed.
+
+        Raises:
+            UsageError: train refuses a field or a value.
+        """
+        given = {parse_field(key): value for key, value in self.train.items() if self.is_active(key, params)}
+        given |= {parse_field(key): value for key, value in params.items()} | more
         return parse_settings("train", given)
 
-    def arm_of(self, chosen: Mapping[str, Any]) -> str:
-        """What a point is called without its tuned fields: points of one arm differ in those alone."""
-        kept = {key: format_value(value) for key, value in chosen.items() if field_of(key) not in self.study.tune}
-        return json.dumps(kept, sort_keys=True)
+    def group_arms(self) -> list[list[Params]]:
+        """Return the points of a grid by arm. The points of one arm differ in their tuned fields only."""
+        arms: dict[str, list[Params]] = {}
+        for params in self.iterate_points():
+            fixed = {
+                key: format_value(value) for key, value in params.items() if parse_field(key) not in self.study.tune
+            }
+            arms.setdefault(json.dumps(fixed, sort_keys=True), []).append(params)
+        return list(arms.values())
 
-    def arms(self) -> dict[str, list[Chosen]]:
-        """The points of each arm."""
-        found: dict[str, list[Chosen]] = {}
-        for chosen in self.points():
-            found.setdefault(self.arm_of(chosen), []).append(chosen)
-        return found
-
-    def seeds(self) -> list[int]:
-        """The seeds of each point."""
-        first = int(self.train.get("seed", 0))
-        return list(range(first, first + self.study.repeats))
-
-    def trials(self) -> int:
-        """How many trials a finished sweep has."""
-        if self.study.sampler != "grid":
+    def count_trials(self) -> int:
+        """Return the number of trials of a complete sweep."""
+        if not self.is_grid:
             return self.study.trials
-        points = [len(found) for found in self.arms().values()]
+        points = [len(arm) for arm in self.group_arms()]
         if not self.study.tune:
             return sum(points) * self.study.repeats
         return sum(points) + len(points) * (self.study.repeats - 1)
 
-    def space(self, digest: str) -> str:
-        """What the results of trials depend on; a study is one space. More seeds or trials are no other."""
+    def describe_space(self, digest: str) -> str:
+        """Return as JSON what the results of a study depend on; a different number of seeds or trials is allowed.
+
+        Args:
+            digest: of the dataset.
+        """
         study = self.study.model_dump(include={"direction", "metric", "sampler", "pruner", "tune"}, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps([study, self.train | {"dataset": digest}, search], sort_keys=True)
 
 
-def condition_of(key: str) -> tuple[str, str] | None:
-    """The field and the value under which a key counts; None: always."""
+def parse_condition(key: str) -> tuple[str, str] | None:
+    """Return the field and the value that a key depends on; None for a key without a condition."""
     condition, dot, _ = key.rpartition(".")
     if not dot:
         return None
@@ -226,6 +246,6 @@ def condition_of(key: str) -> tuple[str, str] | None:
     return field, value
 
 
-def field_of(key: str) -> str:
-    """The field of train that a key sets."""
+def parse_field(key: str) -> str:
+    """Return the field of train that a key sets."""
     return key.rpartition(".")[2]

@@ -1,11 +1,14 @@
-"""One trial: taken from the store if it has been run before, else trained, tracked, and told to Optuna."""
+"""Runs one trial: reuses a result of the store or trains the network, and reports the value to MLflow and Optuna."""
 
 import ast
 import hashlib
+import itertools
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -20,13 +23,13 @@ from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
-from loupe.search.jobs import Job
-from loupe.search.sampling import seed_of, suggest
-from loupe.search.study import FAILED, RESUME, REUSED, RUN, WORK, Trials
+from loupe.search.sampling import suggest_params, suggest_seed
+from loupe.search.study import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS, SweepStudy
+from loupe.search.worker_job import WorkerJob
 from loupe.tracking import checkpoints, records, training_runs, trials
 from loupe.training.variant import build_network, describe
 
-# Files whose code decides which weights result from which settings and images.
+# Files and folders whose code determines the trained weights, given the settings and the dataset.
 TRAINING_CODE = (
     "data/dataset.py",
     "data/patches.py",
@@ -40,15 +43,8 @@ TRAINING_CODE = (
 )
 
 
-Live = Callable[[str | None], None]
-
-
-class PrunedError(Exception):
-    """The pruner ends the trial."""
-
-
-class Clock:
-    """Counts the seconds of a trial's own work: building, training, scoring; not those of keeping track."""
+class Stopwatch:
+    """Measures the seconds that a trial builds, trains and scores its network, without the time for logging."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -61,8 +57,8 @@ class Clock:
         self.seconds += time.perf_counter()
 
     @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Do not count for a while."""
+    def pause(self) -> Iterator[None]:
+        """Do not measure until the block exits."""
         self.__exit__()
         try:
             yield
@@ -70,146 +66,189 @@ class Clock:
             self.__enter__()
 
 
-def run(trial: Trial, held: Trials, job: Job, live: Live) -> None:
-    """Bring a taken trial to its end, whatever that is.
+@dataclass(frozen=True)
+class TrialContext:
+    """The inputs of one trial.
 
     Args:
-        trial: from `Trials.take`.
-        held: the study that it is of.
+        trial: from `SweepStudy.claim_trial`.
+        study: its study.
         job: of the worker.
-        live: told the trial's run while it is at work.
+        watch_run: called with the id of the trial's run when it opens, and with None when it closes.
+        settings: of train, at the trial's point.
+        stopwatch: measures the trial's work.
+    """
+
+    trial: Trial
+    study: SweepStudy
+    job: WorkerJob
+    watch_run: Callable[[str | None], None]
+    settings: Train
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def resumed_run(self) -> str | None:
+        """The id of the run of a crashed worker that this trial continues, or None."""
+        run_id: str | None = self.trial.user_attrs.get(RESUMED_RUN)
+        return run_id
+
+    @property
+    def key(self) -> str:
+        """A hash of everything that the result depends on."""
+        return trials.compute_key(self.settings, self.job.digest, hash_training_code())
+
+
+def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob, watch_run: Callable[[str | None], None]) -> None:
+    """Run a claimed trial until it is complete, pruned or failed. See `TrialContext` for the arguments.
 
     Raises:
-        KeyboardInterrupt: the worker is to end; the trial is left to be found as an orphan.
+        KeyboardInterrupt: the worker is interrupted. The trial stays open; the sweep enqueues its item again.
     """
-    sweep = held.sweep
+    sweep = study.sweep
     try:
-        settings = sweep.settings(suggest(sweep, trial), seed=seed_of(sweep, trial), quiet=True, **job.place)
-        key = trials.compute_key(settings, job.digest, code())
-        before = trial.user_attrs.get(RESUME)
-        known = (trials.get_ended(before) if before else None) or (None if job.fresh else trials.find_finished(key))
-        if known is None:
-            state, value = _trained(trial, held, settings, key, job, live, before)
-        else:
-            trial.set_user_attr(RUN, known.info.run_id)
-            trial.set_user_attr(REUSED, known.data.tags.get("mlflow.parentRunId") != job.parent)
-            for number, (step, found) in enumerate(trials.load_curve(known.info.run_id, sweep.study.metric)):
-                _report(trial, number, step, found)
-            state, value = TrialState[known.data.tags[trials.STATE_TAG]], known.data.metrics.get(sweep.value)
-        held.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+        params, seed = suggest_params(sweep, trial), suggest_seed(sweep, trial)
+        settings = sweep.create_settings(params, seed=seed, quiet=True, data_dir=job.data_dir, threads=job.threads)
+        context = TrialContext(trial, study, job, watch_run, settings)
+        existing = _find_result(context)
+        state, value = _reuse_result(context, existing) if existing else _train(context)
+        study.optuna_study.tell(trial, value if state == TrialState.COMPLETE else None, state)
     except optuna.exceptions.StorageInternalError:
-        raise  # the study's database is away: the worker ends, and the trial goes on from its checkpoint later
+        raise  # the database is unreachable: the worker exits, and the trial continues later from its checkpoint
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
-        held.fail(trial, FAILED, str(error))
+        study.fail_trial(trial, FAILED, str(error))
 
 
-def _trained(
-    trial: Trial,
-    held: Trials,
-    settings: Train,
-    key: str,
-    job: Job,
-    live: Live,
-    before: str | None,
-) -> tuple[TrialState, float | None]:
-    """Train and track; gives how it ended, and the value."""
+def _find_result(context: TrialContext) -> Any:
+    """Return the finished run of this trial, or of an equal one unless `fresh` is set; None if there is none."""
+    ended = trials.get_ended(context.resumed_run) if context.resumed_run else None
+    return ended if ended or context.job.fresh else trials.find_finished(context.key)
+
+
+def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | None]:
+    """Report the result of a finished run to Optuna; returns its state and value."""
+    trial, sweep = context.trial, context.study.sweep
+    trial.set_user_attr(RUN, run.info.run_id)
+    trial.set_user_attr(REUSED, run.data.tags.get("mlflow.parentRunId") != context.job.parent)
+    for number, (step, value) in enumerate(trials.load_curve(run.info.run_id, sweep.study.metric)):
+        _report_point(trial, number, step, value)
+    return TrialState[run.data.tags[trials.STATE_TAG]], run.data.metrics.get(sweep.objective)
+
+
+def _train(context: TrialContext) -> tuple[TrialState, float | None]:
+    """Train the network in a run of its own; returns the state and the value, None for a pruned trial."""
     from loupe.upscalers import ridge
 
-    checkpoint = trials.load_checkpoint(before) if before else None
-    clock = Clock()
-    with clock:
-        dataset = dataset_of(job)
-        pairs = dataset.pairs("train", settings.scale, settings.limit), dataset.pairs("validation", settings.scale)
-        weights = ridge.load_or_fit(dataset, settings.scale)
-        model = build_network(
-            settings, pairs[0], dataset.settings["luminance"], weights, training_runs.load_start(settings)
+    trial, study, settings = context.trial, context.study, context.settings
+    checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
+    with context.stopwatch:
+        dataset = open_dataset(context.job)
+        pairs = (
+            dataset.load_pairs("train", settings.scale, settings.limit),
+            dataset.load_pairs("validation", settings.scale),
         )
-    tags = {
-        trials.SWEEP_TAG: held.sweep.name,
-        trials.TRIAL_TAG: str(trial.number),
-        trials.KEY_TAG: key,
-        trials.CODE_TAG: code(),
-    }
-    name = f"{held.sweep.name} {trial.number}: {describe(settings)}"
-    with trials.trial_run(settings, name, job.parent, tags, before if checkpoint else None) as run_id, _broken_off():
+        weights = ridge.load_or_fit(dataset, settings.scale)
+        start = training_runs.load_start(settings)
+        model = build_network(settings, pairs[0], dataset.settings["luminance"], weights, start)
+    name = f"{study.sweep.name} {trial.number}: {describe(settings)}"
+    tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
+    tags |= {trials.CODE_TAG: hash_training_code()}
+    continued = context.resumed_run if checkpoint else None
+    with (
+        trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id,
+        _exit_if_database_fails(),
+    ):
         trial.set_user_attr(RUN, run_id)
-        live(run_id)
+        context.watch_run(run_id)
+        state, value = TrialState.COMPLETE, math.nan
         try:
             records.log_dataset(dataset, "training")
-            with clock:
-                points = _fitted(trial, held, model, settings, pairs, checkpoint, clock)
-                value = training_runs.log_diagnostics(model, settings, points, *pairs)[held.sweep.value]
-            if held.is_among_the_best(value):
+            with context.stopwatch:
+                points = _fit(context, model, pairs, checkpoint)
+                value = training_runs.log_diagnostics(model, settings, points, *pairs)[study.sweep.objective]
+            if study.is_among_best(value):
                 trials.log_model(model, points)
-            state = TrialState.COMPLETE
-        except PrunedError:
-            state, value = TrialState.PRUNED, None
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
         finally:
-            live(None)
-        trial.set_user_attr(WORK, clock.seconds)
+            context.watch_run(None)
+        trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)
         records.log_tags({trials.STATE_TAG: state.name})
         checkpoints.remove_checkpoint()
-    return state, value
+    return state, value if state == TrialState.COMPLETE else None
 
 
 @contextmanager
-def _broken_off() -> Iterator[None]:
-    """Where the study's database is away, the process ends, and its run is KILLED: it has not failed."""
+def _exit_if_database_fails() -> Iterator[None]:
+    """Exit the process if the study's database is unreachable: the trial's run becomes KILLED instead of FAILED."""
     try:
         yield
     except optuna.exceptions.StorageInternalError as error:
-        raise SystemExit(f"the study's database is away: {error}") from None
+        raise SystemExit(f"the study's database is unreachable: {error}") from None
 
 
-def _fitted(
-    trial: Trial, held: Trials, model: Any, settings: Train, pairs: Any, checkpoint: Any, clock: Clock
-) -> list[Any]:
-    """Train, and tell MLflow and Optuna of each point; gives the points of the curve."""
+def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list[Any]:
+    """Fit the network, report each point of its curve, and return the points.
+
+    Args:
+        context: of the trial.
+        model: with its initial weights; has the best weights afterwards.
+        pairs: the training and the validation split.
+        checkpoint: to continue from, or None.
+
+    Raises:
+        TrialPruned: the pruner stops the trial.
+    """
     from loupe.training import loop
 
+    trial, settings = context.trial, context.settings
     if not isinstance(settings, GradientTrain):
         return []
-    kept, before = trials.PeriodicCheckpoint(), loop.load_points(checkpoint)
-    number = len(before)
-    for at, point in enumerate(before):
-        records.log_metrics(point["metrics"], point["step"])
-        _report(trial, at, point["step"], point["metrics"][held.sweep.study.metric])
+    kept, numbers = trials.PeriodicCheckpoint(), itertools.count()
+
+    def log_point(step: int, metrics: dict[str, float]) -> None:
+        records.log_metrics(metrics, step)
+        _report_point(trial, next(numbers), step, metrics[context.study.sweep.study.metric])
 
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
-        nonlocal number
-        with clock.stopped():
-            records.log_metrics(point.metrics, point.step)
-            _report(trial, number, point.step, point.metrics[held.sweep.study.metric])
-            number += 1
+        with context.stopwatch.pause():
+            log_point(point.step, point.metrics)
             kept.offer(arrays, point.step)
             if trial.should_prune():
-                raise PrunedError
+                raise optuna.TrialPruned
 
+    for earlier in loop.load_points(checkpoint):
+        log_point(earlier["step"], earlier["metrics"])
     try:
         progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
-    except LoupeError:  # it diverged
+    except LoupeError:  # the training diverged
         kept.keep()
         raise
     records.log_metrics({"training_seconds": progress.seconds})
     return progress.points
 
 
-def _report(trial: Trial, number: int, step: int, value: float) -> None:
-    """Tell the pruner of a point of the curve; that of step 0 says how a network starts, not how it learns."""
+def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
+    """Report a point of the curve to the pruner, except the point of step 0: an untrained network shows nothing."""
     if step:
         trial.report(value, number)
 
 
 @cache
-def code() -> str:
-    """Return a hash of the training code without comments and docstrings: other code gives another result."""
-    package = Path(loupe.__file__).parent
-    files = [file for name in TRAINING_CODE for file in sorted([package / name, *(package / name).glob("*.py")])]
-    text = "".join(code_without_prose(file.read_text()) for file in files if file.is_file())
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
+    """Return a hash of the training code without comments and docstrings: results of other code are not reused.
+
+    Args:
+        package: the folder of the package.
+    """
+    code = hashlib.sha256()
+    for name in TRAINING_CODE:
+        path = package / name
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            code.update(strip_prose(file.read_text()).encode())
+    return code.hexdigest()[:12]
 
 
-def code_without_prose(source: str) -> str:
+def strip_prose(source: str) -> str:
     """Return Python source without comments and docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -218,26 +257,26 @@ def code_without_prose(source: str) -> str:
     return ast.unparse(tree)
 
 
-def dataset_of(job: Job) -> Dataset:
-    """The sweep's dataset: where it is kept, if this machine sees it, else prepared here from the same source.
+def open_dataset(job: WorkerJob) -> Dataset:
+    """Open the sweep's dataset; a machine that cannot read it prepares it from the same source.
 
     Raises:
-        UsageError: neither can be.
+        UsageError: neither is possible.
     """
     if storage.exists(job.dataset, MANIFEST, "dataset"):
-        return _opened(job.dataset)
-    settings = parse_settings("train", job.source | {"data_dir": job.place["data_dir"]})
+        return _fetch_dataset(job.dataset)
+    settings = parse_settings("train", job.source | {"data_dir": job.data_dir})
     try:
         return preparation.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"])
     except UsageError as error:
         raise UsageError(
-            f"dataset: {job.dataset!r} is neither seen by {socket.gethostname()} nor can it be prepared there: keep "
-            f"it at an address or in a folder that all machines share ({error})"
+            f"dataset: {socket.gethostname()} can neither read {job.dataset!r} nor prepare it; use a URL or a folder "
+            f"that all machines share ({error})"
         ) from None
 
 
 @cache
-def _opened(place: str) -> Dataset:
+def _fetch_dataset(place: str) -> Dataset:
     dataset = Dataset(place)
-    dataset.fetch()
+    dataset.fetch_shards()
     return dataset

@@ -1,9 +1,10 @@
-"""One worker of a sweep: takes waiting trials, trains each, and tells Optuna and MLflow how it went.
+"""A worker process of a sweep: claims waiting trials and trains them, one after the other.
 
-It is a process of its own (`python -m loupe.search.worker`, the process that it ends with as argument, its job as
-JSON on standard input), so that TensorFlow starts once for many trials and its memory goes with the process.
+The command is `python -m loupe.search.worker PARENT_PID` with the job as JSON on standard input. A process of its own
+starts TensorFlow once for many trials, and its memory is free when it exits.
 """
 
+import _thread
 import json
 import os
 import socket
@@ -12,77 +13,82 @@ import threading
 import time
 import traceback
 
-BEAT = 30.0  # seconds between heartbeats
-MERCY = 10.0  # seconds in which an interrupted worker may end by itself
-LINGER = 1.5  # seconds that a worker waits for more trials before it ends: starting costs more
+HEARTBEAT_INTERVAL_S = 30.0
+SHUTDOWN_TIMEOUT_S = 10.0  # for an interrupted worker, before it exits without cleaning up
+IDLE_TIMEOUT_S = 1.5  # without an open trial; a longer wait costs more than a new worker
+POLL_INTERVAL_S = 0.3
 
 
-def main(parent: int) -> None:
-    """Take trials until none waits, the deadline is over, the sweep's run is closed, or process `parent` is gone."""
+def main(parent_pid: int) -> None:
+    """Run trials until none is open, the deadline is over, the sweep's run is closed or the parent process exits."""
     from loupe.errors import UsageError
-    from loupe.search import study, study_storage, trial
-    from loupe.search.jobs import Job
+    from loupe.search.study import SweepStudy
+    from loupe.search.study_storage import RETRY_TIMEOUT_S, open_storage, retry_database
     from loupe.search.sweep_file import SweepFile
+    from loupe.search.worker_job import WorkerJob
     from loupe.tracking import liveness, runs
 
-    life = Life(parent)
-    job = Job(**json.load(sys.stdin))
-    if "://" not in job.storage and not os.path.exists(job.storage):  # else it would make one of its own
-        raise UsageError(f"storage: {job.storage!r} is not seen by {socket.gethostname()}; give a database's URL")
+    heartbeat = Heartbeat(parent_pid)
+    job = WorkerJob(**json.load(sys.stdin))
+    if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create an empty journal
+        raise UsageError(f"storage: must be a database URL, {socket.gethostname()} cannot read {job.storage!r}")
+    from loupe.search.trial import open_dataset, run_trial  # after the check: the import takes seconds
+
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
-    held = study.Trials(sweep, study_storage.opened(job.storage, study_storage.AWAY), job.digest, job.parent)
-    trial.dataset_of(job)  # before a trial is taken: of one that is, a sign of life is expected soon
-    done, idle = 0, time.monotonic()
-    while (
-        done < job.trials and (job.deadline is None or time.time() < job.deadline) and liveness.is_running(job.parent)
-    ):
-        taken = study_storage.patiently(lambda: held.take(liveness.process_tags()))
-        if taken is not None:
-            trial.run(taken, held, job, life.of)
+    study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
+    open_dataset(job)  # before a trial is claimed: its heartbeats must start soon after
+    done, active = 0, time.monotonic()
+    while done < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
+        trial = retry_database(lambda: study.claim_trial(liveness.process_tags()))
+        if trial is not None:
+            run_trial(trial, study, job, heartbeat.watch_run)
             done += 1
-        elif not held.are_open() and time.monotonic() - idle > LINGER:
+        if trial is not None or study.has_open_trials():
+            active = time.monotonic()
+        elif time.monotonic() - active > IDLE_TIMEOUT_S:
             break
-        else:
-            time.sleep(0.3)
-        idle = idle if taken is None and not held.are_open() else time.monotonic()
-    life.end()
+        if trial is None:
+            time.sleep(POLL_INTERVAL_S)
+    heartbeat.stop()
     print(done)
 
 
-class Life:
-    """A thread that beats on the open trial's run, and ends the process when its parent, killed perhaps, is gone."""
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.time() >= deadline
 
-    def __init__(self, parent: int) -> None:
+
+class Heartbeat:
+    """A thread that sends heartbeats of the current run, and ends this process if the parent process is killed."""
+
+    def __init__(self, parent_pid: int) -> None:
         self._run_id: str | None = None
-        self._parent = parent
-        self._over = threading.Event()
-        threading.Thread(target=self._live, daemon=True).start()
+        self._parent_pid = parent_pid
+        self._stopped = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def of(self, run_id: str | None) -> None:
-        """Beat on this run from now on; None: on none."""
+    def watch_run(self, run_id: str | None) -> None:
+        """Send heartbeats of this run; None sends none."""
         self._run_id = run_id
 
-    def end(self) -> None:
-        """Stop beating."""
-        self._over.set()
+    def stop(self) -> None:
+        """Send no more heartbeats."""
+        self._stopped.set()
 
-    def _live(self) -> None:
-        import _thread
-
+    def _watch(self) -> None:
         last = 0.0
-        while not self._over.wait(1.0):
-            if os.getppid() != self._parent:
+        while not self._stopped.wait(1.0):
+            if os.getppid() != self._parent_pid:
                 _thread.interrupt_main()
-                if not self._over.wait(MERCY):
+                if not self._stopped.wait(SHUTDOWN_TIMEOUT_S):
                     os._exit(130)
-            if self._run_id and time.monotonic() - last > BEAT:
+            if self._run_id and time.monotonic() - last > HEARTBEAT_INTERVAL_S:
                 from loupe.tracking import liveness
 
                 last = time.monotonic()
                 try:
                     liveness.send_heartbeat(self._run_id)
-                except Exception:  # the run counts as dead only after several that failed: the next one may succeed
+                except Exception:  # one lost heartbeat is harmless: a run counts as dead after several
                     traceback.print_exc()
 
 

@@ -1,129 +1,163 @@
-"""Keeps a sweep's workers at work: starts them, shares the trials out, sees the dead, and ends with the last."""
+"""Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces those that crash."""
 
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import psutil
-
 from loupe.cli.progress import ProgressBar, print_lines
 from loupe.config.steps import Sweep
-from loupe.data.tasks import client
+from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
-from loupe.search import jobs, study_storage
-from loupe.search.jobs import Job
-from loupe.search.study import ATTEMPTS, OWNER, RUN, Trials
-from loupe.tracking import delivery, liveness, trials
+from loupe.search.study import MAX_ATTEMPTS, OWNER, RUN, SweepStudy
+from loupe.search.study_storage import retry_database
+from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
+from loupe.tracking import liveness, server, trials
 
-TRIALS_A_WORKER = 25  # then its process ends, and its memory with it
-LOOK = 0.5  # seconds between looks at the workers
-REAP = 3.0  # seconds between looks for trials whose workers died
-AWAY = 600.0  # seconds that a sweep waits for MLflow's server
-SPARE = 8  # trials that wait beside two for each worker
-DEATHS = 2 * ATTEMPTS  # of workers in a row that end a sweep: more than one item that kills them can cause
+MAX_TRIALS_PER_WORKER = 25  # then its process exits: TensorFlow's memory grows with each trial
+POLL_INTERVAL_S = 0.5
+ORPHAN_CHECK_INTERVAL_S = 3.0
+SERVER_TIMEOUT_S = 600.0  # that a sweep waits for an unreachable MLflow server
+SPARE_TRIALS = 8  # that wait in addition to two per worker
+MAX_CRASHES = 2 * MAX_ATTEMPTS  # of workers in a row: more than a single trial can cause
+
+RunWorker = Callable[[WorkerJob], int]
 
 
-def supervise(settings: Sweep, held: Trials, job: Job, workers: int) -> float:
-    """Keep workers at work until nothing is wanted any more, or no trial may start; gives their seconds.
+def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int) -> float:
+    """Run workers until every trial has ended, or until no further trial may start.
 
     Args:
         settings: of the sweep.
-        held: its trials.
-        job: of all workers together: each gets a share of its trials.
-        workers: at a time, to begin with; one a core, where `settings` say so, follows a cluster that grows.
+        study: the study.
+        job: of all workers together; its `max_trials` are shared among them.
+        workers: the number of processes. Without `settings.workers`, a Dask cluster gets one per core, as it grows.
+
+    Returns:
+        The run time of all workers together, in seconds.
 
     Raises:
-        LoupeError: DEATHS workers died in a row.
+        LoupeError: MAX_CRASHES workers crashed in a row.
     """
-    crew: dict[Future[int], tuple[int, float]] = {}  # trials that a worker may run, and its start
-    left, deaths, reaped, seconds = job.trials, 0, 0.0, 0.0
-    title, total = f"sweep {held.sweep.name}", held.sweep.trials()
-    with _executor(settings, workers) as (executor, cores_now), ProgressBar(title, total, settings.quiet) as bar:
+    running: dict[Future[int], tuple[int, float]] = {}  # to the number of trials and the start time of a worker
+    remaining, crashes, checked, seconds = job.max_trials, 0, 0.0, 0.0
+    title = f"sweep {study.sweep.name}"
+    bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
+    with _open_executor(settings, workers) as (executor, run, count_cores), bar:
         while True:
-            workers = settings.workers or cores_now()
-            if time.monotonic() - reaped > REAP:
-                delivery.retry_while_unreachable(
-                    lambda: study_storage.patiently(lambda: _reap(held, job.parent)), AWAY, settings.quiet
-                )
-                reaped = time.monotonic()
-            still_open = study_storage.patiently(partial(_open_trials, held, bar, 2 * workers + SPARE))
-            may_start = left > 0 and (job.deadline is None or time.time() < job.deadline)
-            while may_start and left > 0 and len(crew) < min(workers, still_open):
-                share = min(TRIALS_A_WORKER, -(-left // (workers - len(crew))))
-                crew[executor.submit(jobs.start, replace(job, trials=share))] = share, time.monotonic()
-                left -= share
-            if not crew and not (may_start and still_open):
+            workers = settings.workers or count_cores()
+            if time.monotonic() - checked > ORPHAN_CHECK_INTERVAL_S:
+                close = partial(retry_database, partial(_close_orphans, study, job.parent))
+                server.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
+                checked = time.monotonic()
+            open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
+            may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)
+            while may_start and remaining > 0 and len(running) < min(workers, open_trials):
+                share = min(MAX_TRIALS_PER_WORKER, -(-remaining // (workers - len(running))))
+                running[executor.submit(run, replace(job, max_trials=share))] = share, time.monotonic()
+                remaining -= share
+            if not running and not (may_start and open_trials):
                 return seconds
-            for done in wait(crew, LOOK, FIRST_COMPLETED).done:
-                share, since = crew.pop(done)
-                seconds += time.monotonic() - since
-                error = done.exception()
-                if error is None:
-                    deaths, left = 0, left + share - done.result()
-                    continue
-                deaths, left = deaths + 1, left + share
-                print_lines(f"sweep {held.sweep.name}: {error}", settings.quiet)
-                if deaths == DEATHS:
-                    raise LoupeError(f"workers: {DEATHS} died in a row; the last: {describe_error(error)}")
-            if not crew:
-                time.sleep(LOOK)
+            for future in wait(running, POLL_INTERVAL_S, FIRST_COMPLETED).done:
+                share, started = running.pop(future)
+                seconds += time.monotonic() - started
+                error = future.exception()
+                remaining += share - (0 if error else future.result())
+                crashes = crashes + 1 if error else 0
+                if error:
+                    print_lines(f"{title}: {error}", settings.quiet)
+                if error and crashes == MAX_CRASHES:
+                    raise LoupeError(f"workers: {crashes} crashed in a row; the last: {describe_error(error)}")
+            if not running:
+                time.sleep(POLL_INTERVAL_S)
 
 
-def _open_trials(held: Trials, bar: ProgressBar, most: int) -> int:
-    """Enqueue what is wanted, and show where the sweep stands; gives how many trials wait or are at work."""
-    held.enqueue(most)
-    bar.update(held.ended(), _best_so_far(held))
-    return held.at_work() + held.waiting()
+def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> int:
+    """Enqueue missing trials, show the progress, and return the number of trials that wait or run."""
+    study.enqueue_missing(max_waiting)
+    best = study.find_best()
+    bar.update(study.count_ended(), f"best {study.sweep.study.metric} {best.value:.5f}" if best else "")
+    return study.count_running() + study.count_waiting()
 
 
-def _reap(held: Trials, parent: str) -> None:
-    """Close what dead workers left open, in MLflow and in Optuna."""
+def _close_orphans(study: SweepStudy, parent: str) -> None:
+    """Close the runs and trials of crashed workers."""
 
     def is_alive(trial: Any) -> bool:
-        # a trial without a run has no heartbeat yet: its start counts
-        taken = {liveness.HEARTBEAT_TAG: str(trial.datetime_start.timestamp())}
-        return liveness.is_alive(taken | trials.get_tags(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
+        # A trial that has no run yet has no heartbeat either: the time of its start counts as the first one.
+        started = {liveness.HEARTBEAT_TAG: str(trial.datetime_start.timestamp())}
+        return liveness.is_alive(started | trials.get_tags(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
 
     liveness.send_heartbeat(parent)
-    for trial in held.reap(is_alive):
+    for trial in study.fail_orphans(is_alive):
         if RUN in trial.user_attrs:
             liveness.mark_killed(trial.user_attrs[RUN])
     liveness.close_orphaned_runs()
 
 
+class LocalWorkers:
+    """The worker processes that this process started.
+
+    They are not a ProcessPoolExecutor: it fails all tasks when one process is killed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._processes: set[subprocess.Popen[str]] = set()
+
+    def run(self, job: WorkerJob) -> int:
+        """Run a worker until it exits; see `wait_for_worker`."""
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the worker pool is closed")
+            process = start_worker(job)
+            self._processes.add(process)
+        try:
+            return wait_for_worker(process, job)
+        finally:
+            self._processes.discard(process)
+
+    def close(self) -> None:
+        """Terminate the running workers and start no more."""
+        with self._lock:
+            self._is_closed = True
+            for process in self._processes.copy():
+                process.terminate()
+
+
 @contextmanager
-def _executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, Callable[[], int]]]:
-    """What starts workers, threads of this process or a Dask cluster, and its cores; what still runs ends with it."""
+def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, RunWorker, Callable[[], int]]]:
+    """Yield an executor, the function that runs a worker in it, and a function that counts its cores."""
     if settings.scheduler:
-        with client(settings.scheduler) as cluster:
-            yield cluster.get_executor(pure=False), lambda: _cores_of(cluster)
+        with connect(settings.scheduler) as cluster:
+            yield cluster.get_executor(pure=False), run_worker, lambda: _count_cluster_cores(cluster)
         return
+    local = LocalWorkers()
     with ThreadPoolExecutor(workers) as executor:
         try:
-            yield executor, lambda: workers
+            yield executor, local.run, lambda: workers
         finally:
-            for child in psutil.Process().children():
-                with suppress(psutil.NoSuchProcess):
-                    child.terminate()
+            local.close()
 
 
-def _best_so_far(held: Trials) -> str:
-    best = held.best()
-    return f"best {held.sweep.study.metric} {best.value:.5f}" if best else ""
+def count_cores(scheduler: str | None) -> int:
+    """Return the number of cores of this machine or of a Dask cluster.
 
-
-def cores(scheduler: str | None) -> int:
-    """The cores that trials may have, here or on a Dask cluster; raises UsageError where none answers."""
+    Raises:
+        UsageError: the scheduler does not answer.
+    """
     if scheduler:
-        with client(scheduler) as cluster:
-            return _cores_of(cluster)
+        with connect(scheduler) as cluster:
+            return _count_cluster_cores(cluster)
     return threads.count_cores()
 
 
-def _cores_of(cluster: Any) -> int:
+def _count_cluster_cores(cluster: Any) -> int:
     return max(1, sum(cluster.nthreads().values()))

@@ -12,7 +12,7 @@ from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import write_atomically
+from loupe.imaging.atomic import validate_output_file, write_atomically
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -40,10 +40,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
     labels = labels_of(settings)
     for name in ("out", "sheet"):
         file = getattr(settings, name)
-        if file and not Path(file).resolve().parent.is_dir():
-            raise UsageError(f"{name}: must lie in a folder that exists, got {file!r}")
-        if file and Path(file).is_dir():
-            raise UsageError(f"{name}: must be a file, got the folder {file!r}")
+        if file:
+            validate_output_file(name, Path(file))
     if settings.sheet:
         figures.validate_format(Path(settings.sheet))
     if settings.photos and not Path(settings.photos).exists():
@@ -66,7 +64,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         if isinstance(pairs, Pairs) and settings.protocol == "study-patches":
             table = scoring.score_patches(methods, pairs, settings.seed)
         else:
-            shaved = whole_photos.border(scale) if settings.protocol == "classical" else None
+            shaved = whole_photos.compute_border(scale) if settings.protocol == "classical" else None
             table = scoring.score(methods, pairs, settings.recompose, border=shaved)
             records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
             if settings.sheet and isinstance(pairs, Pairs):
@@ -171,15 +169,15 @@ def _images(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pai
         from loupe.data.whole_photos import WholePhotos
 
         source = settings.photos or "sample"
-        listed = preparation.listed(parse_settings("preprocess", {"source": source} | _shared(settings)))
+        listed = preparation.find_photos(parse_settings("preprocess", {"source": source} | _shared(settings)))
         return WholePhotos(listed, scale, settings.quiet), source
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
-        return dataset.pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
+        return dataset.load_pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
     cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
     cut |= _shared(settings)
-    return preparation.pairs_in_memory(parse_settings("preprocess", cut), scale), str(settings.photos)
+    return preparation.prepare_in_memory(parse_settings("preprocess", cut), scale), str(settings.photos)
 
 
 def _shared(settings: Evaluate) -> dict[str, Any]:

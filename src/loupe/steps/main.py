@@ -5,9 +5,10 @@ from typing import Any
 
 from loupe.cli.progress import print_lines
 from loupe.config import parse_settings
+from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Main
-from loupe.errors import UsageError
+from loupe.imaging.atomic import validate_output_file
 
 # What is trained: the study's perceptron, the closed form, and a small convolutional network.
 TRAINED: tuple[dict[str, Any], ...] = (
@@ -26,15 +27,14 @@ def run(settings: Main) -> None:
 
     out = Path(settings.out)
     get_format(out)
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
-    shared = {name: getattr(settings, name) for name in ("smoke", "quiet", "data_dir", "scheduler", "seed")}
+    validate_output_file("out", out)
+    shared = settings.select(DatasetSettings.model_fields)
     prepared = parse_settings("preprocess", {"source": settings.dataset} | shared)
-    there = preparation.prepared_place(settings, settings.dataset)
+    there = preparation.find_dataset(settings.data_dir, settings.dataset)
     if there is None:  # a source that is not there is refused before anything starts
-        preparation.listed(prepared)
+        preparation.find_photos(prepared)
     with runs.step_run(settings, f"main {settings.dataset}"):
-        dataset = there or preprocess.run(prepared).place
+        dataset = there or preprocess.run(prepared).location
         trained = [
             train.run(parse_settings("train", {"dataset": dataset, "threads": settings.threads} | given | shared))
             for given in TRAINED
@@ -46,7 +46,7 @@ def run(settings: Main) -> None:
                 {"model": f"runs:/{best.run_id}/model", "dataset": dataset} | shared | {"quiet": True},
             )
         )
-        verdict = register.run(parse_settings("register", {"run": best.run_id} | shared | {"quiet": True}))
+        registered = register.run(parse_settings("register", {"run": best.run_id} | shared | {"quiet": True}))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
         scores |= {f"{result.name} *": result.summary["model"] for result in trained}
@@ -55,7 +55,7 @@ def run(settings: Main) -> None:
             {f"test/{result.name}/{score}": result.summary["model"][score]
              for result in trained for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
-    print_lines(_report(settings, scores, trained, best, verdict, out, dataset), settings.quiet)
+    print_lines(_report(settings, scores, trained, best, registered, out, dataset), settings.quiet)
 
 
 def _report(
@@ -63,23 +63,22 @@ def _report(
     scores: dict[str, Any],
     trained: list[Any],
     best: Any,
-    verdict: Any,
+    registered: Any,
     out: Path,
     dataset: str,
 ) -> str:
-    from loupe.data.sources import bundled_photo
+    from loupe.data.sources import find_bundled_photo
     from loupe.evaluation import scoring
 
     seconds = {f"{result.name} *": result.seconds for result in trained}
     longer = parse_settings("train", {"network": "perceptron" if best.name == "perceptron" else "convolutional"})
     named = "" if settings.dataset == "sample" else f" --dataset {dataset}"
-    standing = "champion" if verdict.won else "not champion"
     return f"""
 The test photos of {Path(dataset).name} at {format_value(longer.scale)} (* trained here):
 {scoring.format_scores(scores, seconds)}
 
-{standing}: {best.name}, models:/{verdict.name}/{verdict.version}: {verdict.why}
-look at: {out} (beside {bundled_photo()})
+{registered.status}: {best.name}, models:/{registered.name}/{registered.version}: {registered.reason}
+look at: {out} (beside {find_bundled_photo()})
 train it longer: loupe train --network {longer.network} --steps {10 * longer.steps}{named} && loupe register
 compare the runs: mlflow ui"""
 

@@ -9,7 +9,7 @@ from loupe.cli.progress import print_line
 from loupe.config.steps import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
-from loupe.data.storage import absolute
+from loupe.data.storage import make_absolute
 from loupe.imaging.atomic import remove_leftovers, write_atomically
 
 SHOWN = 300  # photos that the images are drawn of
@@ -18,10 +18,10 @@ SHOWN = 300  # photos that the images are drawn of
 def run(settings: Preprocess) -> Dataset:
     """Prepare the dataset, or find it prepared, and log what it holds."""
     from loupe.data import preparation
-    from loupe.data.sources import short_name
+    from loupe.data.sources import name_sources
 
     started = time.perf_counter()
-    photos = preparation.listed(settings)
+    photos = preparation.find_photos(settings)
     with ThreadPoolExecutor(1) as meanwhile:  # MLflow takes seconds to start, and the workers have the photos
         opening = meanwhile.submit(_open_store)
         dataset = preparation.prepare(settings, photos)
@@ -31,8 +31,8 @@ def run(settings: Preprocess) -> Dataset:
         opening.result()
     from loupe.tracking import records, runs
 
-    with runs.step_run(settings, f"preprocess {short_name(settings.source)}"):
-        counts = dataset.counts()
+    with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
+        counts = dataset.counts
         records.log_dataset(dataset, "prepared")
         records.log_file(dataset.folder / MANIFEST)
         records.log_json(dataset.settings, "settings.json")
@@ -40,9 +40,9 @@ def run(settings: Preprocess) -> Dataset:
         records.log_metrics({**counts, **numbers, "preparing_seconds": seconds})
         for image in images:
             records.log_file(image)
-        records.log_tags({"loupe.folder": absolute(dataset.place)})
-    skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.reasons().items()))
-    print_line(f"{dataset.place}: {counts['photos']} photos, {counts['labels']} labels, "
+        records.log_tags({"loupe.folder": make_absolute(dataset.location)})
+    skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.skip_reasons.items()))
+    print_line(f"{dataset.location}: {counts['photos']} photos, {counts['labels']} labels, "
         f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
     return dataset
 
@@ -62,7 +62,7 @@ def _images(dataset: Dataset) -> list[Path]:
     if not all(file.exists() for file in files):
         from loupe.evaluation import figures
 
-        pairs = dataset.pairs("all", dataset.scales()[0], limit=SHOWN)
+        pairs = dataset.load_pairs("all", dataset.scales[0], limit=SHOWN)
         for file, draw in zip(files, names.values(), strict=True):
             drawn = io.BytesIO()
             getattr(figures, draw)(pairs).savefig(drawn, dpi=100)

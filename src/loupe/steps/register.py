@@ -1,17 +1,18 @@
-"""A run's model becomes a version of its scale's registered model, and champion if it wins."""
+"""Registers the model of a run and makes it champion if it is better than the current one."""
 
 import tempfile
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
 from loupe.config.fields import format_value, parse_scale
 from loupe.config.steps import Register
 from loupe.errors import UsageError
 
-ENOUGH_PHOTOS = 30  # for the bootstrap interval to mean something
+if TYPE_CHECKING:
+    from loupe.upscalers.geometry import Geometry
+
 LICENCES = {
     "sample": "photographs bundled with scikit-learn and scikit-image, under the terms of their README files",
     "caltech256": "Caltech-256 (Griffin, Holub, Perona; CaltechDATA nyy15-4j048), CC BY 4.0",
@@ -19,145 +20,98 @@ LICENCES = {
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a challenger."""
+class Registration:
+    """A registered version.
+
+    Args:
+        name: of the registered model.
+        version: the number of the version.
+        is_champion: whether the version is the champion now.
+        reason: the comparison that decided this.
+    """
 
     name: str
     version: str
-    won: bool
-    why: str
+    is_champion: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"models:/{self.name}/{self.version}: {self.status}: {self.reason}"
+
+    @property
+    def status(self) -> str:
+        """`champion` or `not champion`."""
+        return "champion" if self.is_champion else "not champion"
 
 
-def run(settings: Register) -> Verdict:
-    """Register the run's model, keep it as ONNX too, and make it champion if it passes the gate."""
+def run(settings: Register) -> Registration:
+    """Register the model of a run, add its ONNX file, and make it champion if it beats the current champion.
+
+    Raises:
+        UsageError: the run is not a finished training, or its dataset does not exist any more.
+    """
     from loupe.data import preparation
     from loupe.models.builder import KerasUpscaler
     from loupe.models.onnx_export import export
-    from loupe.tracking import models, records, runs
+    from loupe.tracking import models, records, registration, runs
 
     runs.tag_project_run()
-    best = (
+    run_id = (
         runs.find_best_run(format_value(settings.scale), settings.smoke) if settings.run == "best" else settings.run
     )
-    challenger = runs.get_run(best, "run")
-    if challenger.data.tags.get("loupe.step") not in ("train", "trial") or challenger.info.status != "FINISHED":
-        raise UsageError(f"run: {best} is no finished train run or trial")
-    given, tags = runs.read_settings(challenger), challenger.data.tags
-    scale = parse_scale(given["scale"])
-    dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], given["dataset"])
-    model = models.load_keras(models.ModelReference(best, f"runs:/{best}/model", best))
-    upscaler = KerasUpscaler(model)
-    champion = models.get_champion(scale)
-    again = champion is not None and champion.run_id == best
+    trained = runs.get_run(run_id, "run")
+    tags, trained_with = trained.data.tags, runs.read_settings(trained)
+    if tags.get("loupe.step") not in ("train", "trial") or trained.info.status != "FINISHED":
+        raise UsageError(f"run: must be the id of a finished train run or trial, got {run_id!r}")
+    scale = parse_scale(trained_with["scale"])
+    dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], trained_with["dataset"])
+    model = models.load_keras(models.ModelReference.of_run(run_id))
+    upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
+    is_champion = champion is not None and champion.run_id == run_id
     with (
-        runs.step_run(settings, f"register {challenger.info.run_name}"),
+        runs.step_run(settings, f"register {trained.info.run_name}"),
         tempfile.TemporaryDirectory() as folder,
     ):
-        verdict = gate(upscaler, _defender(champion, scale), dataset.pairs("validation", scale))
+        gate = registration.compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)
-        kept = models.log_onnx(onnx, best)
-        licence = "; ".join(LICENCES.get(name, f"{name}: the terms of that source") for name in
-                            dataset.settings["source"].split(","))  # fmt: skip
-        description = (
-            f"{challenger.info.run_name}, trained on {dataset.folder.name}. "
-            f"Images (n, h, w, 1), float32 in [-1, 1], sides multiples of {upscaler.geometry.q}, "
-            f"at least {upscaler.geometry.min_side}. Data: {licence}."
-        )
-        facts = models.geometry_tags(upscaler.geometry) | {
+        licence = _describe_licences(dataset.settings["source"])
+        version_tags = models.geometry_tags(upscaler.geometry) | {
             "digest": dataset.digest,
             "commit": tags.get("loupe.commit", ""),
             "data_licence": licence,
-            "onnx": kept,
+            "onnx": registration.log_onnx(onnx, run_id),
             "onnx_difference": f"{difference:.1e}",
         }
-        if champion is not None and given["smoke"] == "true":
-            verdict["won"] = False  # what was trained for seconds takes no champion's place
-        version = models.register_model(best, scale, description, facts | ({} if again else verdict["tags"]))
-        if verdict["won"] and not again:
-            # first what follows the champion, so that the same command, if it is killed here, does both
-            named = f"{version.name} version {version.version}"
-            records.log_tags({"loupe.photo": models.register_photo_model(*_networks(scale, onnx, named, folder))})
-            models.set_champion(scale, version.version)
-        records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **verdict["tags"]})
-        records.log_metrics(verdict["numbers"])
-    why = "it is the champion already" if again else verdict["tags"]["why"]
-    won = verdict["won"] or again
-    print_line(
-        f"{version.name} version {version.version}: {'champion' if won else 'not champion'}: {why}",
-        settings.quiet,
-    )
-    return Verdict(version.name, str(version.version), won, why)
+        if not is_champion:
+            version_tags |= gate.tags
+        name = f"{trained.info.run_name}, trained on {dataset.folder.name}"
+        description = f"{name}. {_describe_input(upscaler.geometry)}. Data: {licence}."
+        version = registration.register_model(run_id, scale, description, version_tags)
+        # a smoke training lasts seconds: its model does not replace a champion
+        may_replace = champion is None or trained_with["smoke"] != "true"
+        if gate.won and may_replace and not is_champion:
+            # set_champion comes last: if the process is killed before, the same command does all of this again
+            name = f"{version.name} version {version.version}"
+            records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, name)})
+            registration.set_champion(scale, version.version)
+            is_champion, reason = True, gate.reason
+        else:
+            reason = "it is the champion already" if is_champion else gate.reason
+        records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **gate.tags})
+        records.log_metrics(gate.metrics)
+    result = Registration(version.name, str(version.version), is_champion, reason)
+    print_line(str(result), settings.quiet)
+    return result
 
 
-def _networks(scale: Fraction, onnx: Path, name: str, folder: str) -> tuple[dict[Fraction, Path], str]:
-    """What `loupe-photo` consists of: the new champion, those of the other scales, or what ships instead of them."""
-    from loupe.tracking import models
-    from loupe.upscalers import bundled
-
-    files, names = {scale: onnx}, [name]
-    for other in sorted(models.REGISTERED_NAMES.keys() - {scale}):
-        there = models.get_champion(other)
-        file = (
-            models.download_artifact(there.run_id, models.ONNX_FILE, f"{folder}/{models.REGISTERED_NAMES[other]}")
-            if there
-            else None
-        )
-        files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
-        names.append(
-            f"{there.name} version {there.version}" if file else f"the bundled network of {format_value(other)}"
-        )
-    return files, f"Photos by {', '.join(names)}."
+def _describe_input(geometry: "Geometry") -> str:
+    sides = f"sides multiples of {geometry.q}, at least {geometry.min_side}"
+    return f"Images (n, h, w, 1), float32 in [-1, 1], {sides}"
 
 
-def gate(challenger: Any, defender: tuple[str, Any], pairs: Any) -> dict[str, Any]:
-    """Both scored anew on the challenger's validation photos: who has the lower mae, and how surely.
-
-    Args:
-        challenger: a model's face.
-        defender: what to call it, and its face.
-        pairs: the challenger's validation split.
-
-    Returns:
-        won, tags (both numbers, gate, why), numbers (as metrics).
-    """
-    from loupe.evaluation import scoring
-
-    name, face = defender
-    table = scoring.score({"challenger": challenger, "defender": face}, pairs, names=("mae",))
-    difference, photos = scoring.compute_mae_differences(table, "challenger", "defender")
-    low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()
-    mean, count = float(difference.mean()), len(set(photos))
-    weak = count < ENOUGH_PHOTOS
-    won = mean < 0 if weak else high < 0
-    maes = table.groupby("method")["mae"].mean()
-    photos_word = "photo" if count == 1 else "photos"
-    why = (
-        f"mae {maes['challenger']:.5f} against {maes['defender']:.5f} of {name} on {count} validation {photos_word}, "
-    )
-    why += f"difference {mean:+.5f}" + ("" if weak else f", 95 % interval {low:+.5f} to {high:+.5f}")
-    tags = {
-        "mae": f"{maes['challenger']:.6f}",
-        "defender": name,
-        "defender_mae": f"{maes['defender']:.6f}",
-        "gate": "weak" if weak else "interval",
-        "why": why,
-    }
-    numbers = {"gate/mae": maes["challenger"], "gate/defender_mae": maes["defender"], "gate/difference": mean}
-    return {"won": bool(won), "tags": tags, "numbers": numbers}
-
-
-def _defender(champion: Any, scale: Any) -> tuple[str, Any]:
-    from loupe.models.builder import KerasUpscaler
-    from loupe.tracking import models
-    from loupe.upscalers.baselines import FilterUpscaler
-
-    if champion is None:
-        return "nearest", FilterUpscaler("nearest", scale)
-    name = f"{champion.name} version {champion.version}"
-    return name, KerasUpscaler(
-        models.load_keras(models.ModelReference(name, f"models:/{champion.name}/{champion.version}"))
-    )
+def _describe_licences(sources: str) -> str:
+    return "; ".join(LICENCES.get(name, f"{name}: the terms of that source") for name in sources.split(","))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The claims judged by the runs, as pages: from MLflow's store, or from a table that an earlier report wrote."""
+"""Checks the claims of the study against the runs in MLflow, or in a table of runs, and writes the report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
 from loupe.config.steps import Report
@@ -10,54 +10,53 @@ from loupe.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from loupe.report.contents import Picture
+    from loupe.report.assembly import ClaimRuns
+    from loupe.report.contents import ReportContents, ReportImage
     from loupe.upscalers.tiling import UpscalingModel
 
-TABLE = "results.parquet"
-# Images that need models; a report from a table takes them from the folder beside it.
+TABLE_FILE = "results.parquet"
+# Captions of the images that need trained networks. A report from a table reads them from the folder of the table.
 CAPTIONS = {
-    "comparison": "The best network beside the baselines, on test photos; below each, its busiest part.",
-    "story": "The study's networks one after the other, on the busiest crops of test photos; mae of whole images. "
-    "Plain: no hidden layer. Dropout: half of the units. Tanh: weights of one fixed spread. Xavier: by the layers' "
-    "widths. Final: the best network of all.",
+    "comparison": "The best network and the baselines on test photos; below each image its region with most details.",
+    "story": "The networks of the study on the regions of test photos with most details; mae of whole images. "
+    "Plain: no hidden layer. Dropout: half of the units. Tanh: Gaussian initialisation. Xavier: Xavier "
+    "initialisation. Final: the best network.",
 }
-# The story's networks, in order: what each is called, and the settings by which its run is found.
-ROLES: dict[str, dict[str, str]] = {
+# Networks of the image `story` in order, with the settings that select their runs.
+STORY_NETWORKS: dict[str, dict[str, str]] = {
     "plain": {"hidden": "none", "keep_prob": "1.0"},
     "dropout": {"keep_prob": "0.5"},
     "tanh": {"activation": "tanh", "keep_prob": "1.0", "initializer": "gaussian"},
     "Xavier": {"activation": "tanh", "keep_prob": "1.0", "initializer": "xavier"},
 }
-STORY = "story"  # the sweep whose runs are taken for it, where it has them
+STORY_SWEEP = "story"  # its runs take precedence
 
 
 def run(settings: Report) -> Path:
-    """Read, judge, write; returns the HTML page's path."""
-    from loupe.report import assembly, page, readme, results
+    """Write the report and return the path of the HTML page."""
+    from loupe.report import assembly, page, results
 
-    table = _table(settings)
-    here = assembly.on_dataset(table, settings.dataset)
-    cases = _cases(settings, here)
+    table = _read_table(settings)
+    rows = assembly.select_dataset(table, settings.dataset)
+    claims = _read_claims(settings, rows)
     out = Path(settings.out)
-    (out / page.IMAGES).mkdir(parents=True, exist_ok=True)
-    made = _kept(settings) if settings.from_ else _made(settings, here)
-    report = assembly.gathered(table, here, cases, made)
-    if settings.readme:
-        readme.write_readme(Path(settings.readme), readme.readme_tables(report))
-    results.write(table, out / TABLE)
-    (out / "report.html").write_text(page.html(report))
-    (out / "report.md").write_text(page.markdown(report))
-    for image in report.images:
-        (out / page.IMAGES / f"{image.name}.png").write_bytes(image.png)
+    images = _read_images(settings) if settings.from_ else _draw_images(settings, rows)
+    report = assembly.build_report(table, rows, claims, images)
+    (out / page.IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
+    results.write(table, out / TABLE_FILE)
+    (out / "report.html").write_text(page.render_html(report))
+    (out / "report.md").write_text(page.render_markdown(report))
+    for image in report.network_images:
+        (out / page.IMAGE_FOLDER / f"{image.name}.png").write_bytes(image.png)
     if not settings.from_:
-        _log(settings, out / "report.html", report)
+        _log_report(settings, out / "report.html", report)
     print_line(report.summary, settings.quiet)
-    print_line(f"look at: {out / 'report.html'}", settings.quiet)
+    print_line(f"open: {out / 'report.html'}", settings.quiet)
     return out / "report.html"
 
 
-def _table(settings: Report) -> "pd.DataFrame":
-    """The table of runs; from the store, as it will be read again."""
+def _read_table(settings: Report) -> "pd.DataFrame":
+    """Read the table of runs from a file, or from MLflow."""
     import tempfile
 
     from loupe.report import results
@@ -69,112 +68,108 @@ def _table(settings: Report) -> "pd.DataFrame":
     runs.tag_project_run()
     table = trials.load_results()
     if table.empty:
-        raise UsageError(
-            "there is no finished run in the store yet; first: loupe sweep --sweep sweeps/activation.toml"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        results.write(table, Path(folder) / TABLE)
-        return results.read(Path(folder) / TABLE)
+        raise UsageError("report needs finished runs, got none in MLflow; first: loupe sweep sweeps/activation.toml")
+    with tempfile.TemporaryDirectory() as folder:  # the same values as in a report from the file
+        results.write(table, Path(folder) / TABLE_FILE)
+        return results.read(Path(folder) / TABLE_FILE)
 
 
-def _cases(settings: Report, here: "pd.DataFrame") -> list[Any]:
-    """The claims of all sweep files with the runs that each is judged by."""
-    from loupe.report.assembly import Case
+def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
+    """Read the claims of all sweep files and select the runs of each."""
+    from loupe.report.assembly import ClaimRuns
     from loupe.search import arms, sweep_loader
 
-    folder = Path(settings.sweeps)
-    files = sorted(folder.glob("*.toml"))
+    files = sorted(Path(settings.sweeps).glob("*.toml"))
     if not files:
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
-    cases = []
+    claims = []
     for file in files:
-        sweep = sweep_loader.read(file)
+        sweep = sweep_loader.load_sweep(file)
         if sweep.claims:
-            found = arms.of_sweep(sweep, here)
-            cases += [Case(file.as_posix(), claim, found) for claim in sweep.claims]
-    return cases
+            table = arms.find_runs(sweep, rows)
+            claims += [ClaimRuns(file.as_posix(), claim, table) for claim in sweep.claims]
+    return claims
 
 
-def _kept(settings: Report) -> dict[str, "Picture"]:
-    """The images that an earlier report wrote beside its table."""
-    from loupe.report.contents import Picture
-    from loupe.report.page import IMAGES
+def _read_images(settings: Report) -> "dict[str, ReportImage]":
+    """Read the images that an earlier report wrote next to its table."""
+    from loupe.report.contents import ReportImage
+    from loupe.report.page import IMAGE_FOLDER
 
-    folder = Path(str(settings.from_)).parent / IMAGES
+    folder = Path(str(settings.from_)).parent / IMAGE_FOLDER
     files = {name: folder / f"{name}.png" for name in CAPTIONS}
-    return {name: Picture(name, file.read_bytes(), CAPTIONS[name]) for name, file in files.items() if file.is_file()}
+    return {
+        name: ReportImage(name, file.read_bytes(), CAPTIONS[name]) for name, file in files.items() if file.is_file()
+    }
 
 
-def _made(settings: Report, here: "pd.DataFrame") -> dict[str, "Picture"]:
-    """The images drawn anew by the kept networks, on the test photos of their dataset."""
+def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportImage]":
+    """Draw the images with the stored networks on the test photos of their dataset."""
     from loupe.config.fields import parse_scale
     from loupe.data import preparation
     from loupe.data.dataset import Dataset
     from loupe.evaluation import figures, scoring
     from loupe.report import assembly
-    from loupe.report.charts import png
-    from loupe.report.contents import Picture
+    from loupe.report.charts import encode_png
+    from loupe.report.contents import ReportImage
     from loupe.upscalers import ridge
 
-    best = assembly.best_run(here)
-    place = None if best is None else preparation.prepared_place(settings, best["dataset"])
+    best = assembly.find_best_run(rows)
+    place = None if best is None else preparation.find_dataset(settings.data_dir, best["dataset"])
     if place is None:
-        why = "no run has a kept model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
-        print_line(f"without the images that need models: {why}", settings.quiet)
+        reason = "no run has a model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
+        print_line(f"the report has no images of networks: {reason}", settings.quiet)
         return {}
     dataset, scale = Dataset(place), parse_scale(best["settings.scale"])
-    pairs = dataset.pairs("test", scale)
-    final = _upscaler(best)
-    others = scoring.build_baselines(pairs, ridge.load_or_fit(dataset, scale), dataset.settings["luminance"])
-    told = {name: _upscaler(row) for name, row in _storied(here).items()} | {"final": final}
-    drawn = {
-        "comparison": figures.plot_comparison(others | {"the best network": final}, pairs, "concatenate"),
-        "story": figures.plot_sheet(told, pairs),
+    pairs = dataset.load_pairs("test", scale)
+    final = _load_network(best)
+    methods = scoring.build_baselines(pairs, ridge.load_or_fit(dataset, scale), dataset.settings["luminance"])
+    networks = {name: _load_network(row) for name, row in _find_story_runs(rows).items()} | {"final": final}
+    drawings = {
+        "comparison": figures.plot_comparison(methods | {"the best network": final}, pairs, "concatenate"),
+        "story": figures.plot_sheet(networks, pairs),
     }
-    return {name: Picture(name, png(figure), CAPTIONS[name]) for name, figure in drawn.items()}
+    return {name: ReportImage(name, encode_png(figure), CAPTIONS[name]) for name, figure in drawings.items()}
 
 
-def _storied(here: "pd.DataFrame") -> dict[str, "pd.Series"]:
-    """For each role of the story, the best run that has it and a kept model; those of the story's sweep first."""
+def _find_story_runs(rows: "pd.DataFrame") -> "dict[str, pd.Series]":
+    """Find the best run with a model for each network of the image `story`."""
     from loupe.report import assembly
 
-    board = assembly.leaderboard(here)
-    kept = board[board["metrics.test/mae"].notna()]
-    kept = kept.assign(elsewhere=kept["sweep"] != STORY)
-    kept = kept.sort_values(["elsewhere", "metrics.val/best_mae", "run_id"])
-    found = {}
-    for role, wanted in ROLES.items():
-        there = kept[kept["settings.network"] == "perceptron"]
-        for field, value in wanted.items():
+    board = assembly.rank_runs(rows)
+    board = board[board["metrics.test/mae"].notna() & (board["settings.network"] == "perceptron")]
+    board = board.assign(other_sweep=board["sweep"] != STORY_SWEEP)
+    board = board.sort_values(["other_sweep", "metrics.val/best_mae", "run_id"])
+    runs = {}
+    for name, values in STORY_NETWORKS.items():
+        matches = board
+        for field, value in values.items():
             column = f"settings.{field}"
-            there = there[there[column] == value] if column in there else there[:0]
-        if "hidden" not in wanted and len(there):
-            there = there[there["settings.hidden"] != "none"]
-        if len(there):
-            found[role] = there.iloc[0]
-    return found
+            matches = matches[matches[column] == value] if column in matches else matches[:0]
+        if "hidden" not in values and len(matches):
+            matches = matches[matches["settings.hidden"] != "none"]
+        if len(matches):
+            runs[name] = matches.iloc[0]
+    return runs
 
 
-def _upscaler(row: "pd.Series") -> "UpscalingModel":
-    """The kept network of a run."""
+def _load_network(row: "pd.Series") -> "UpscalingModel":
+    """Load the network of a run."""
     from loupe.models.builder import KerasUpscaler
     from loupe.tracking import models
 
     run_id = row["run_id"]
-    return KerasUpscaler(
-        models.load_keras(models.ModelReference(f"{row['name']} ({run_id})", f"runs:/{run_id}/model", run_id))
-    )
+    return KerasUpscaler(models.load_keras(models.ModelReference.of_run(run_id, f"{row['name']} ({run_id})")))
 
 
-def _log(settings: Report, html: Path, report: Any) -> None:
-    """Keep the page with a run of its own."""
+def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:
+    """Log the page and the number of claims per outcome in a run of its own."""
     from loupe.tracking import records, runs
 
     with runs.step_run(settings, f"report on {report.dataset}"):
         records.log_file(html)
-        records.log_metrics(
-            {f"claims/{name.replace(' ', '_')}": float(count) for name, count in report.counts.items()}
-        )
+        counts = {f"claims/{name.replace(' ', '_')}": float(count) for name, count in report.counts.items()}
+        records.log_metrics(counts)
 
 
 if __name__ == "__main__":

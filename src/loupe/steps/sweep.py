@@ -1,4 +1,4 @@
-"""A study of trials from a sweep file: planned, run by workers, and its best network registered."""
+"""Runs a sweep: plans the trials of a sweep file, trains them in workers, and registers the best network."""
 
 import shlex
 import time
@@ -15,166 +15,187 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from loupe.data.dataset import Dataset
-    from loupe.search.jobs import Job
-    from loupe.search.study import Trials
+    from loupe.search.study import SweepStudy
     from loupe.search.sweep_file import SweepFile
+    from loupe.search.worker_job import WorkerJob
 
 
 def run(settings: Sweep) -> str | None:
-    """Search; gives the id of the best trial's run, or None where no trial has a value."""
-    from loupe.search import study, study_storage, sweep_loader, worker_pool
+    """Run a sweep.
+
+    Returns:
+        The id of the best trial's run; None if no trial has a value, or if only the dashboard's command is printed.
+    """
+    from loupe.search import worker_pool
+    from loupe.search.study import SPACE_TAG, SweepStudy
+    from loupe.search.sweep_loader import load_sweep
     from loupe.tracking import records, runs, trials
 
     runs.tag_project_run()
-    sweep = sweep_loader.read(settings.sweep, settings)
-    place = settings.storage or str(runs.get_store_folder() / "optuna.journal")
+    sweep = load_sweep(settings.sweep, settings)
+    location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
-        print_line(_dashboard(place), settings.quiet)
+        print_line(_dashboard_command(location), settings.quiet)
         return None
-    cores = worker_pool.cores(settings.scheduler)  # fails before anything is written if the scheduler is unreachable
-    workers = settings.workers or cores
-    count = min(sweep.trials(), settings.max_trials or sweep.trials())
-    points = len(sweep.arms()) if sweep.study.sampler == "grid" else sweep.trials()
-    print_line(f"sweep {sweep.name}: {points} points, {sweep.trials()} trials, {workers} workers", settings.quiet)
-    database = study_storage.opened(place) if "://" in place else None
-    if database is None:
-        study_storage.check_journal(Path(place))
-    dataset = _dataset(settings, sweep)
-    _refuse_beside_another(sweep.name)
-    held = study.Trials(sweep, database or _journal(place), dataset.digest, "")
+    cores = worker_pool.count_cores(settings.scheduler)  # before anything is written: the scheduler may not answer
+    workers, total = settings.workers or cores, sweep.count_trials()
+    points = len(sweep.group_arms()) if sweep.is_grid else total
+    print_line(f"sweep {sweep.name}: {points} points, {total} trials, {workers} workers", settings.quiet)
+    database = _open_database(location)
+    dataset = _open_dataset(settings, sweep)
+    _refuse_running_sweep(sweep.name)
+    study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, "")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
-        records.log_tags({trials.SWEEP_TAG: sweep.name, trials.SPACE_TAG: sweep.space(dataset.digest)})
+        records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
         records.log_file(Path(settings.sweep))
         records.log_dataset(dataset, "training")
-        held.parent = run_id
-        _take_over(sweep, dataset.digest, run_id)
+        study.parent = run_id
+        _adopt_trials(sweep, dataset.digest, run_id)
         started = time.monotonic()
-        busy = worker_pool.supervise(settings, held, _job(settings, sweep, place, dataset, run_id, count), workers)
-        best = _log(held, time.monotonic() - started, busy)
-        _refuse_failure(held)
-        kept = _kept(held)
+        job = _create_job(settings, study, location, dataset)
+        worker_seconds = worker_pool.run_workers(settings, study, job, workers)
+        best = _log_study(study, time.monotonic() - started, worker_seconds)
+        _check_failures(study)
+        kept = _delete_other_models(study)
         if best and settings.champion:
-            _register(settings, kept, dataset, best)
-    _tell(settings, held, best, place)
+            best = _register_best(settings, kept, dataset, best)
+    _print_summary(settings, study, best, location)
     return best
 
 
-def _refuse_beside_another(name: str) -> None:
+def _open_database(location: str) -> "BaseStorage | None":
+    """Open the storage if it is a database; check a journal, but change it only after all other checks."""
+    from loupe.search import study_storage
+
+    if "://" in location:
+        return study_storage.open_storage(location)
+    study_storage.check_journal(Path(location))
+    return None
+
+
+def _open_journal(location: str) -> "BaseStorage":
+    from loupe.search import study_storage
+
+    study_storage.remove_incomplete_line(Path(location))
+    return study_storage.open_storage(location)
+
+
+def _refuse_running_sweep(name: str) -> None:
     from loupe.tracking import liveness, trials
 
     for other in trials.find_sweep_runs(name):
         if other.info.status == "RUNNING" and liveness.is_alive(other.data.tags):
             raise UsageError(
-                f"sweep: {name!r} is being run already, by process {other.data.tags['loupe.pid']} of "
-                f"{other.data.tags['loupe.host']} (run {other.info.run_id})"
+                f"sweep: process {other.data.tags['loupe.pid']} of {other.data.tags['loupe.host']} already runs "
+                f"{name!r} (run {other.info.run_id})"
             )
 
 
-def _dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
+def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
     from loupe.data import preparation
 
     shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
-    source = _source(settings, sweep)
+    source = _list_source_settings(settings, sweep)
     return preparation.open_or_prepare(parse_settings("train", source | shared), source["dataset"])
 
 
-def _source(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """What the dataset is prepared from where it is not there yet."""
+def _list_source_settings(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
+    """Return the settings of train that prepare the dataset where it does not exist."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 
-def _journal(place: str) -> "BaseStorage":
-    from loupe.search import study_storage
-
-    study_storage.cut_half_line(Path(place))
-    return study_storage.opened(place)
-
-
-def _take_over(sweep: "SweepFile", digest: str, run_id: str) -> None:
-    """What an earlier start of this sweep, broken off, has done is this one's."""
+def _adopt_trials(sweep: "SweepFile", digest: str, run_id: str) -> None:
+    """Move the trials of interrupted runs of the same sweep to this run."""
+    from loupe.search.study import SPACE_TAG
     from loupe.tracking import trials
 
     for other in trials.find_sweep_runs(sweep.name):
         unfinished = other.info.run_id != run_id and other.info.status != "FINISHED"
-        if unfinished and other.data.tags.get(trials.SPACE_TAG) == sweep.space(digest):
+        if unfinished and other.data.tags.get(SPACE_TAG) == sweep.describe_space(digest):
             trials.adopt_trials(other.info.run_id, run_id)
 
 
-def _job(settings: Sweep, sweep: "SweepFile", place: str, dataset: "Dataset", run_id: str, count: int) -> "Job":
+def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "Dataset") -> "WorkerJob":
     from loupe.data import storage
-    from loupe.search.jobs import Job
+    from loupe.search.worker_job import WorkerJob
     from loupe.tracking import runs
 
-    uri, experiment = runs.locate_run(run_id)
-    return Job(
-        sweep=sweep.model_dump(mode="json", exclude_unset=True),
-        storage=storage.absolute(place),
+    uri, experiment = runs.locate_run(study.parent)
+    total = study.sweep.count_trials()
+    return WorkerJob(
+        sweep=study.sweep.to_json(),
+        storage=storage.make_absolute(location),
         tracking_uri=uri,
         experiment_id=experiment,
-        parent=run_id,
-        dataset=storage.absolute(dataset.place),
+        parent=study.parent,
+        dataset=storage.make_absolute(dataset.location),
         digest=dataset.digest,
-        source=_source(settings, sweep),
-        place={name: getattr(settings, name) for name in ("data_dir", "threads")},
-        trials=count,
+        source=_list_source_settings(settings, study.sweep),
+        data_dir=settings.data_dir,
+        threads=settings.threads,
+        max_trials=min(total, settings.max_trials or total),
         deadline=time.time() + settings.timeout if settings.timeout else None,
         fresh=settings.fresh,
     )
 
 
-def _log(held: "Trials", seconds: float, busy: float) -> str | None:
-    """Log what came out: the table of trials, Optuna's plots, the best run; gives that.
+def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> str | None:
+    """Log the table of trials, Optuna's plots and the best run.
 
     Args:
-        held: the trials.
-        seconds: that the sweep took until here.
-        busy: that its workers lived, all together; what of it was not the trials' own work is overhead.
+        study: the study.
+        seconds: the duration of the sweep.
+        worker_seconds: the run time of all workers together; the share outside trials is logged as `overhead`.
+
+    Returns:
+        The id of the best trial's run, or None.
     """
     from loupe.search import plots
     from loupe.search.study import RUN
     from loupe.tracking import records
 
-    table = held.table()
+    table = study.to_frame()
     records.log_table(table, "trials.json")
     counts = table["state"].value_counts()
     records.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
-    records.log_metrics({"sweep_seconds": seconds} | ({"overhead": 1 - held.work() / busy} if busy else {}))
-    for name, figure in plots.plot_study(held.study, held.sweep.ordered()).items():
+    overhead = {"overhead": 1 - study.sum_work_seconds() / worker_seconds} if worker_seconds else {}
+    records.log_metrics({"sweep_seconds": seconds} | overhead)
+    for name, figure in plots.plot_study(study.optuna_study, study.sweep.order_keys()).items():
         records.log_figure(figure, f"plots/{name}.png")
-    best = held.best_first()
-    if not best:
+    best = study.find_best()
+    if best is None:
         return None
-    found = str(best[0].user_attrs[RUN])
-    records.log_metrics({f"best/{held.sweep.value}": float(best[0].value)})
-    records.log_tags({"best_run": found, "best_trial": str(best[0].number)})
-    return found
+    run_id = str(best.user_attrs[RUN])
+    records.log_metrics({f"best/{study.sweep.objective}": float(best.value or 0)})
+    records.log_tags({"best_run": run_id, "best_trial": str(best.number)})
+    return run_id
 
 
-def _refuse_failure(held: "Trials") -> None:
-    """A sweep none of whose trials could be trained has failed, and says why the last did."""
-    from loupe.search.study import WHY
+def _check_failures(study: "SweepStudy") -> None:
+    """Raise LoupeError if trials failed and none has a result."""
+    from loupe.search.study import REASON
 
-    table = held.table()
+    table = study.to_frame()
     failed = table[table["state"] == "FAIL"]
     if len(failed) and not table["state"].isin(["COMPLETE", "PRUNED"]).any():
-        raise LoupeError(f"trials: each of {len(failed)} has failed; the last: {failed[WHY].iloc[-1]}")
+        raise LoupeError(f"trials: each of {len(failed)} has failed; the last: {failed[REASON].iloc[-1]}")
 
 
-def _kept(held: "Trials") -> list[str]:
-    """The runs of the best few trials; the networks of the others are removed."""
+def _delete_other_models(study: "SweepStudy") -> list[str]:
+    """Delete the models of all trials but the best `keep`, and return the run ids of these."""
     from loupe.search.study import RUN
     from loupe.tracking import trials
 
-    ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in held.best_first()))
-    kept = ranked[: held.sweep.study.keep]
-    for run in trials.find_trials(held.parent):
+    ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
+    kept = ranked[: study.sweep.study.keep]
+    for run in trials.find_trials(study.parent):
         if run.info.run_id not in kept:
             trials.delete_model(run.info.run_id)
     return kept
 
 
-def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> None:
-    """Score the best few on test, and register the best."""
+def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> str:
+    """Score the best networks on the test split and register the best one; returns the id of its run."""
     from loupe.steps import register, train
     from loupe.tracking import models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
@@ -183,14 +204,13 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
         run = runs.get_run(run_id, "run")
         given = parse_settings("train", runs.read_settings(run) | {"quiet": True})
         if not trials.has_model(run_id):
-            if run_id == best:  # taken from another sweep, which did not keep it
-                trained = train.run(given)
-                best = trained.run_id
+            if run_id == best:  # a run of another sweep, which has deleted the model
+                best = train.run(given).run_id
                 records.log_tags({"best_run": best})
             continue
         if "test/mae" in run.data.metrics:
             continue
-        model = models.load_keras(models.ModelReference(run_id, f"runs:/{run_id}/model", run_id))
+        model = models.load_keras(models.ModelReference.of_run(run_id))
         weights = ridge.load_or_fit(dataset, given.scale)
         with records.log_to_run(run_id):
             points = trials.load_points(run_id)
@@ -198,29 +218,27 @@ def _register(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
-    verdict = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
-    print_line(
-        f"models:/{verdict.name}/{verdict.version}: {'champion' if verdict.won else 'not champion'}: {verdict.why}",
-        settings.quiet,
-    )
+    registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
+    print_line(str(registered), settings.quiet)
+    return best
 
 
-def _tell(settings: Sweep, held: "Trials", best: str | None, place: str) -> None:
+def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, location: str) -> None:
     from loupe.search.study import REUSED
 
-    table = held.table()
+    table = study.to_frame()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
-    taken = int(table[REUSED].sum()) if len(table) else 0
-    print_line(f"sweep {held.sweep.name}: {states}; {taken} taken from earlier runs", settings.quiet)
-    first = held.best_first()
-    if first:
-        fields = ", ".join(f"{name}={value}" for name, value in first[0].params.items())
-        print_line(f"best: {held.sweep.study.metric} {first[0].value:.5f}, run {best}: {fields}", settings.quiet)
-    print_line(f"compare the trials: mlflow ui; the study: {_dashboard(place)}", settings.quiet)
+    reused = int(table[REUSED].sum()) if len(table) else 0
+    print_line(f"sweep {study.sweep.name}: {states}; {reused} reused from earlier runs", settings.quiet)
+    trial = study.find_best()
+    if trial:
+        fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
+        print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best}: {fields}", settings.quiet)
+    print_line(f"to compare the trials: mlflow ui; to open the study: {_dashboard_command(location)}", settings.quiet)
 
 
-def _dashboard(place: str) -> str:
-    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(hide_password(place))}"
+def _dashboard_command(location: str) -> str:
+    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(hide_password(location))}"
 
 
 if __name__ == "__main__":

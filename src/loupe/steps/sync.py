@@ -1,4 +1,4 @@
-"""Runs that a tracking server could not be told of, brought in."""
+"""Uploads runs that were buffered while the tracking server was unreachable."""
 
 from pathlib import Path
 
@@ -7,13 +7,17 @@ from loupe.config.steps import Sync
 
 
 def run(settings: Sync) -> int:
-    """Tell the server of every run that was kept; gives their number."""
+    """Upload the buffered runs of a folder; returns their number.
+
+    Raises:
+        LoupeError: the server is unreachable.
+    """
     from loupe.tracking import delivery
 
-    told = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)
-    if not told:
+    uploaded = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)
+    if not uploaded:
         print_line(f"no run to upload in {settings.folder}", settings.quiet)
-    return told
+    return uploaded
 
 
 if __name__ == "__main__":

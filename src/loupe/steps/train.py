@@ -47,9 +47,9 @@ def run(settings: Train) -> Result:
         )
     else:
         checkpoint, dataset = None, preparation.open_or_prepare(settings, settings.dataset)
-    train = dataset.pairs("train", settings.scale, settings.limit)
-    validation = dataset.pairs("validation", settings.scale)
-    dataset.pairs("test", settings.scale)  # where there is none, that is said before the training
+    train = dataset.load_pairs("train", settings.scale, settings.limit)
+    validation = dataset.load_pairs("validation", settings.scale)
+    dataset.load_pairs("test", settings.scale)  # where there is none, that is said before the training
     started = time.perf_counter()
     weights = ridge.load_or_fit(dataset, settings.scale)
     luminance = dataset.settings["luminance"]

@@ -1,173 +1,165 @@
-"""The record of one run in a folder: all that its step tells of it, in order, and how far the server knows it.
+"""Buffers the records of one run in an SQLite file until the tracking server has them.
 
-A record is a JSON file, beside it the file that it is about, if any. Together they are whole: a server that has lost
-the run, or another one, can be told all of it.
+The file keeps all that the step logged: a server that lost the run, or another server, can get the whole run.
 """
 
 import json
-import re
-import shutil
-from contextlib import suppress
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RUN, TOLD = "run.json", "told.json"
-FACTS = {"run_id": str, "experiment": str, "name": str, "start_time": int, "tags": dict, "params": dict}
-RECORD = re.compile(r"(\d{6}|[1-9]\d{6,})\.json(\.part)?")
-CHECKPOINT = "checkpoint"
-ATTEMPTS = 1000  # to make a folder that others remove
+SUFFIX = ".run.sqlite"
+APPLICATION_ID = 0x4C6F7570  # marks the files of this class
+# record 0 describes the run
+TABLE = """
+CREATE TABLE IF NOT EXISTS records (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body TEXT NOT NULL, file_name TEXT, content BLOB
+)
+"""
+LOCK_TIMEOUT_S = 60.0
+ATTEMPTS = 1000  # to create a file in a folder that other processes remove when it is empty
 
 
 @dataclass(frozen=True)
 class Record:
-    """One thing that was told of a run: its number, a key of `kinds.KINDS`, what it says, and its file."""
+    """One thing that a step logged.
+
+    Args:
+        number: its position in the run, from 1.
+        kind: a key of `record_handlers.RECORD_HANDLERS`.
+        body: the arguments of the handler.
+        file_name: the name of the logged file, or None.
+    """
 
     number: int
     kind: str
     body: dict[str, Any]
-    file: Path | None
+    file_name: str | None
 
 
 class RunBuffer:
-    """The folder of one run's records; one thread appends, one other may read, note and prune.
+    """The records of a run; one thread may append while another reads, marks and prunes.
 
     Args:
-        folder: is made where it does not exist.
+        file: a file that `create` wrote.
 
     Raises:
-        ValueError: the folder has a file of this name that a journal does not write.
+        FileNotFoundError: there is no such file.
+        ValueError: it is another file, or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        _make(folder)
-        self._count = max(self._numbers(), default=0)
-        self._told = int(_read(folder / TOLD).get("number", 0))
+    def __init__(self, file: Path) -> None:
+        if not file.exists():
+            raise FileNotFoundError(file)
+        self.file = file
+        try:
+            # two threads can share the connection, since no transaction spans statements
+            self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            if self._execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+                raise ValueError(f"{file.name} is not a buffered run")
+            self.unsent()
+            self.description  # noqa: B018 # raises ValueError for a damaged file
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise ValueError(str(error)) from None
+
+    @classmethod
+    def create(cls, file: Path, description: dict[str, Any]) -> "RunBuffer":
+        """Create the file, or continue the file of an earlier process.
+
+        Args:
+            file: its name ends in SUFFIX.
+            description: run_id, experiment, name, start_time, tags and params of the run.
+        """
+        text = json.dumps(description)
+        for attempt in range(ATTEMPTS):
+            with suppress(FileNotFoundError, FileExistsError):
+                file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
+                    database.execute("BEGIN IMMEDIATE")  # a killed process leaves the whole table or none
+                    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    database.execute(TABLE)
+                    database.execute(
+                        "INSERT OR REPLACE INTO records (number, kind, body) VALUES (0, 'run', ?)", [text]
+                    )
+                    database.execute("COMMIT")
+                break
+            except sqlite3.OperationalError as error:
+                if attempt == ATTEMPTS - 1:
+                    raise OSError(f"{file}: {error}") from None
+        return cls(file)
 
     @property
-    def run(self) -> dict[str, Any]:
-        """What the run was opened with: id, experiment, name, start, tags, params."""
-        return _read(self.folder / RUN)
+    def description(self) -> dict[str, Any]:
+        """The description that `create` got, with the changes of `describe`."""
+        row = self._execute("SELECT body FROM records WHERE number = 0").fetchone()
+        if row is None:
+            raise ValueError(f"{self.file.name} does not describe a run")
+        found: dict[str, Any] = json.loads(row[0])
+        return found
 
-    @run.setter
-    def run(self, facts: dict[str, Any]) -> None:
-        self._write(RUN, facts)
-
-    def check(self) -> None:
-        """Check that a process can upload the run from this folder.
-
-        Raises:
-            ValueError: a fact of the run is missing, or a record cannot be read.
-        """
-        facts = self.run
-        for name, kind in FACTS.items():
-            if not isinstance(facts.get(name), kind):
-                raise ValueError(f"{RUN}: {name} must be of type {kind.__name__}, got {facts.get(name)!r}")
-        self.unsent()
+    def describe(self, description: dict[str, Any]) -> None:
+        """Replace the description of the run."""
+        self._execute("UPDATE records SET body = ? WHERE number = 0", json.dumps(description))
 
     def append(self, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
-        """Keep a record; a file is copied."""
-        name = f"{self._count + 1:06d}"
-        part = self._write_part(f"{name}.json", {"kind": kind, "body": body, "file": file.name if file else None})
-        if file is not None:  # after the part, by which `remove` finds the copy if the process is killed here
-            copy = self.folder / name / file.name
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, copy)
-        part.rename(part.with_suffix(""))
-        self._count += 1
+        """Add a record with a copy of its file."""
+        self._execute(
+            "INSERT INTO records (kind, body, file_name, content) VALUES (?, ?, ?, ?)",
+            *(kind, json.dumps(body), file.name if file else None, file.read_bytes() if file else None),
+        )
 
     def unsent(self) -> list[Record]:
-        """The records that the server does not know, in order."""
-        return [self._record(number) for number in self._numbers() if number > self._told]
+        """Return the records that the server does not have, in order."""
+        rows = self._execute(
+            "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number", self._sent_number()
+        )
+        return [Record(number, kind, json.loads(body), name) for number, kind, body, name in rows]
 
-    def note_told(self, number: int) -> None:
-        """Note that the server knows the records up to this one; 0: none."""
-        self._told = number
-        self._write(TOLD, {"number": number})
+    @contextmanager
+    def extract_file(self, record: Record) -> Iterator[Path | None]:
+        """Yield a temporary copy of the record's file under its own name; None if it has none."""
+        if record.file_name is None:
+            yield None
+            return
+        row = self._execute("SELECT content FROM records WHERE number = ?", record.number).fetchone()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / Path(record.file_name).name
+            file.write_bytes(row[0])
+            yield file
 
-    def all_told(self) -> bool:
-        """Whether the server knows all that was appended."""
-        return self._told >= self._count
+    def mark_sent(self, number: int) -> None:
+        """Note that the server has the records up to this number, and no others; 0: none."""
+        self._execute(f"PRAGMA user_version = {number}")  # an update of the records would copy their files
+
+    def is_sent(self) -> bool:
+        """Whether the server has all records."""
+        (last,) = self._execute("SELECT max(number) FROM records").fetchone()
+        return bool(last <= self._sent_number())
 
     def prune(self) -> None:
-        """Remove checkpoints that a newer one has replaced, and that nobody is telling of."""
-        found = [number for number in self._numbers() if (self.folder / f"{number:06d}").is_dir()]
-        old = [number for number in found if self._record(number).kind == CHECKPOINT][:-1]
-        for number in old:
-            record = self.folder / f"{number:06d}.json"
-            self._remove_record(record.rename(f"{record}.part"))
+        """Delete checkpoints that a newer one replaces; the thread that sends records calls this."""
+        self._execute(
+            "DELETE FROM records WHERE kind = 'checkpoint' AND number < "
+            "(SELECT max(number) FROM records WHERE kind = 'checkpoint')"
+        )
 
     def remove(self) -> None:
-        """Delete the files that a journal writes, then the folders that are empty; all other files stay."""
-        for record in filter(_is_record, self.folder.glob("*")):
-            self._remove_record(record)
-        for name in (TOLD, f"{TOLD}.part", f"{RUN}.part", RUN):
-            (self.folder / name).unlink(missing_ok=True)
+        """Delete the file, and its folder if it is empty."""
+        self._database.close()
+        self.file.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
-            self.folder.rmdir()
-            self.folder.parent.rmdir()
+            self.file.parent.rmdir()
 
-    def _remove_record(self, record: Path) -> None:
-        """Delete the copy that a record, or the part of one, names; then the record."""
+    def _sent_number(self) -> int:
+        return int(self._execute("PRAGMA user_version").fetchone()[0])
+
+    def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         try:
-            file = self._parse(record).file
-        except FileNotFoundError:  # another process removes it too
-            return
-        except ValueError:
-            if record.suffix != ".part":  # not of a journal
-                return
-            file = None  # the process was killed while it wrote the part, before it made the copy
-        if file is not None:
-            file.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty, or the copy was not made
-                file.parent.rmdir()
-        record.unlink(missing_ok=True)
-
-    def _numbers(self) -> list[int]:
-        return sorted(int(file.stem) for file in self.folder.glob("*.json") if _is_record(file))
-
-    def _record(self, number: int) -> Record:
-        return self._parse(self.folder / f"{number:06d}.json")
-
-    def _parse(self, record: Path) -> Record:
-        """Read a record or a part of one; raises ValueError where a journal does not write such a file."""
-        number, kept = record.name.partition(".")[0], json.loads(record.read_text())
-        match kept:
-            case {"kind": str(kind), "body": dict(body), "file": None}:
-                return Record(int(number), kind, body, None)
-            case {"kind": str(kind), "body": dict(body), "file": str(name)} if _is_plain(name):
-                return Record(int(number), kind, body, self.folder / number / name)
-        raise ValueError(f"{record.name} is not a record")
-
-    def _write(self, name: str, content: dict[str, Any]) -> None:
-        part = self._write_part(name, content)
-        part.rename(part.with_suffix(""))
-
-    def _write_part(self, name: str, content: dict[str, Any]) -> Path:
-        part = self.folder / f"{name}.part"
-        part.write_text(json.dumps(content))
-        return part
-
-
-def _is_record(file: Path) -> bool:
-    return RECORD.fullmatch(file.name) is not None
-
-
-def _is_plain(name: str) -> bool:
-    return name not in ("", "..") and Path(name).name == name
-
-
-def _read(file: Path) -> dict[str, Any]:
-    found = json.loads(file.read_text()) if file.exists() else {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{file.name} is not a JSON object")
-    return found
-
-
-def _make(folder: Path) -> None:
-    """Make a journal's folder, though other processes may remove that of all journals between any two looks at it."""
-    for _ in range(ATTEMPTS):
-        with suppress(FileNotFoundError, FileExistsError):
-            return folder.mkdir(parents=True, exist_ok=True)
-    return folder.mkdir(parents=True, exist_ok=True)
+            return self._database.execute(statement, values)
+        except sqlite3.DatabaseError as error:  # such as a full disk
+            raise OSError(f"{self.file}: {error}") from None

@@ -1,4 +1,4 @@
-"""Checkpoints of trainings: arrays to an artifact of the run, and back."""
+"""Saves checkpoints of trainings as artifacts of their runs, and loads them."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from loupe.tracking.record_handlers import CHECKPOINT_TAG
 
 
 def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
-    """Keep a checkpoint with the open run."""
+    """Save a checkpoint with the open run; it replaces the one before."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{step}.npz"
         np.savez(file, allow_pickle=False, **arrays)
@@ -25,20 +25,24 @@ def has_checkpoint(run_id: str) -> bool:
 
 
 def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
-    """The last whole checkpoint of a run; raises UsageError where the run or its checkpoint is gone."""
+    """Load the last complete checkpoint of a run.
+
+    Raises:
+        UsageError: there is no such run, it has no checkpoint, or the checkpoint cannot be read.
+    """
     name = runs.get_run(run_id, "resume").data.tags.get(CHECKPOINT_TAG)
     if not name:
-        raise UsageError(f"resume: run {run_id} has no checkpoint: it ended, or never came to one")
+        raise UsageError(f"resume: run {run_id} has no checkpoint: it finished, or ended before its first checkpoint")
     with tempfile.TemporaryDirectory() as folder:
         file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder)
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except Exception as error:  # what is no archive of arrays raises whatever it leads numpy to
-            why = describe_error(error)
-            raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {why}") from None
+        except Exception as error:  # NumPy raises any class for a damaged file
+            reason = describe_error(error)
+            raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {reason}") from None
 
 
 def remove_checkpoint() -> None:
-    """Remove the open run's checkpoint: it has ended."""
+    """Remove the checkpoint of the open run."""
     records.log_record("no checkpoint", {})

@@ -1,16 +1,16 @@
-"""What is told of a run reaches MLflow at once, or, where its server does not answer, as soon as it does.
+"""Sends records to the tracking server, and buffers them while it is unreachable.
 
-The record of a run on a server is kept in a folder while it is open (`journal`), and a thread tells the server of
-it. So a step never waits for its server: one that is away for a while costs nothing, and one that is away for good
-nothing but `loupe sync` later. A store in a file needs none of it.
+A step never waits for its server: while a run is open, its records go to a file (`buffer`), and a thread sends them.
+Runs that end while the server is unreachable are uploaded by a later step or `loupe sync`. A store that is not a
+server gets each record directly.
 """
+# MLflow's own retries do not suffice: with an unreachable server, one call blocks for 247 s, and asynchronous logging
+# exists only for metrics, params and tags, which it drops after 247 s; artifacts, datasets and models have none.
 
-import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,238 +24,198 @@ from loupe.cli.progress import print_line
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import LoupeError, describe_error
 from loupe.tracking import liveness
-from loupe.tracking.buffer import RUN, RunBuffer
+from loupe.tracking.buffer import SUFFIX, RunBuffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS, now
+from loupe.tracking.server import (
+    PROBE_TIMEOUT_S,
+    is_reachable,
+    is_server,
+    is_unreachable_error,
+    limit_retries,
+    unreachable_text,
+)
 from loupe.tracking.store import create_store
 
-PAUSES = (1.0, 30.0)  # seconds between looks at a server that does not answer: the first, the longest
-PROBE = 5.0  # seconds in which a server must answer a look
-_OPEN: dict[str, "RunUploader"] = {}
-
-
-def is_server() -> bool:
-    """Whether runs go to a server, which may be away; else to a file or database."""
-    return mlflow.get_tracking_uri().startswith(("http://", "https://"))
-
-
-def is_reachable() -> bool:
-    """Whether the server answers now; a store that is no server always does."""
-    if not is_server():
-        return True
-    try:
-        return requests.get(f"{mlflow.get_tracking_uri().rstrip('/')}/health", timeout=PROBE).status_code < 500
-    except requests.exceptions.SSLError:
-        return True  # MLflow has settings of its own for certificates
-    except requests.RequestException:
-        return False
-
-
-def is_unreachable_error(error: BaseException) -> bool:
-    """Whether this is how MLflow tells that its server is away, or cannot work now."""
-    if isinstance(error, MlflowException):
-        return bool(error.get_http_status_code() >= 500)
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return bool(error.response.status_code >= 500)
-    return isinstance(error, requests.RequestException)
-
-
-def retry_while_unreachable(work: Callable[[], Any], seconds: float, quiet: bool) -> Any:
-    """What work gives; tried again for so many seconds while the server is away. It must bear being done twice."""
-    until, told = time.monotonic() + seconds, False
-    while True:
-        try:
-            return work()
-        except (MlflowException, requests.RequestException) as error:
-            if not is_server() or not is_unreachable_error(error) or time.monotonic() > until:
-                raise
-            if not told:
-                print_line(f"tracking: {mlflow.get_tracking_uri()} does not answer; waiting", quiet)
-            told = True
-            time.sleep(PAUSES[0])
+PAUSES_S = (1.0, 30.0)  # between attempts to send: the first and the longest
+SERVER_ERRORS = (MlflowException, requests.RequestException)
+_UPLOADERS: dict[str, "RunUploader"] = {}  # by the id of the open run
 
 
 def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
-    """Tell of a run.
+    """Log a record to a run.
 
     Args:
-        run_id: whose.
-        kind: a key of `kinds.KINDS`.
-        body: what to tell, as JSON can say it.
-        file: that goes with it.
+        run_id: the run.
+        kind: a key of `record_handlers.RECORD_HANDLERS`.
+        body: the arguments of the handler; must be serialisable as JSON.
+        file: the file that is logged, if any.
     """
-    box = _OPEN.get(run_id)
-    if box is None:
+    uploader = _UPLOADERS.get(run_id)
+    if uploader is None:
         RECORD_HANDLERS[kind](run_id, body, file)
     else:
-        box.log_record(kind, body, file)
+        uploader.log_record(kind, body, file)
 
 
 def start_buffering(run_id: str, quiet: bool) -> None:
-    """Keep the record of this open run, where it is on a server, until `end`."""
+    """Buffer the records of an open run until `end_run`, if the store is a server."""
     if is_server():
-        box = RunUploader(RunBuffer(Path(UNSENT_RUNS_FOLDER).resolve() / run_id), quiet)
-        box.journal.run = _facts(run_id)
-        _OPEN[run_id] = box
+        file = Path(UNSENT_RUNS_FOLDER).resolve() / f"{run_id}{SUFFIX}"
+        _UPLOADERS[run_id] = RunUploader(RunBuffer.create(file, _describe_run(run_id)), quiet)
 
 
 def end_run(run_id: str, status: str) -> None:
-    """Close the open run in this state; after a good end it waits for its server as long as MLflow for an answer.
+    """End the open run with a status.
+
+    A finished run waits for an unreachable server as long as MLflow waits for an answer.
 
     Raises:
-        LoupeError: the run came to its end, but its server does not answer: the record is kept.
+        LoupeError: the run finished but the server is unreachable; its buffer is kept.
     """
-    box = _OPEN.pop(run_id, None)
-    if box is None:
+    uploader = _UPLOADERS.pop(run_id, None)
+    if uploader is None:
         mlflow.end_run(status)
         return
-    finished = status == RunStatus.to_string(RunStatus.FINISHED)
+    buffer, is_finished = uploader.buffer, status == RunStatus.to_string(RunStatus.FINISHED)
     try:
-        if box.all_told_within(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if finished else PROBE):
+        if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S):
             mlflow.end_run(status)
-            box.journal.remove()
+            buffer.remove()
             return
-    except (MlflowException, requests.RequestException) as error:
+    except SERVER_ERRORS as error:
         if not is_unreachable_error(error):
             mlflow.end_run(RunStatus.to_string(RunStatus.FAILED))
             raise
-    box.journal.append("end", {"status": status, "end_time": now()})
-    with suppress(MlflowException, requests.RequestException), _without_retries():
-        mlflow.end_run(status)  # that of this process
-    message = f"tracking: {mlflow.get_tracking_uri()} does not answer; run {run_id} is kept in {box.journal.folder}"
-    message += ": `loupe sync` brings it in"
-    if finished:
+    buffer.append("end", {"status": status, "end_time": now()})
+    with suppress(*SERVER_ERRORS), limit_retries(0):
+        mlflow.end_run(status)  # closes the run in this process
+    message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
+    if is_finished:
         raise LoupeError(message)
-    print_line(message, box.quiet)
+    print_line(message, uploader.quiet)
 
 
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
-    """Tell the server of the runs whose record was kept in this folder and whose process is gone; gives their number.
+    """Upload the buffered runs of ended processes and delete their files.
 
-    A run that the server does not have any more is made anew there, whole. A folder that no journal wrote stays as
-    it is, and a line says so.
+    A run that the server does not have is created there. A damaged file stays, and a line names it.
+
+    Returns:
+        The number of runs.
 
     Raises:
-        LoupeError: the server does not answer.
+        LoupeError: the server is unreachable.
     """
-    told = 0
-    for place in sorted(folder.glob(f"*/{RUN}")):
-        with suppress(FileNotFoundError):  # another process was faster
-            journal = _readable(place.parent, quiet)
-            if journal is None:
-                continue
-            facts = journal.run
-            if facts["tags"].get("loupe.host") == socket.gethostname() and liveness.is_alive(facts["tags"]):
-                continue
-            if not is_reachable():
-                raise LoupeError(f"tracking: {mlflow.get_tracking_uri()} does not answer; {folder} stays as it is")
-            run_id = _found_or_made(journal)
-            count = len(journal.unsent())
-            upload_records(journal)
-            if liveness.is_running(run_id):
-                liveness.mark_killed(run_id)
-            journal.remove()
-            told += 1
-            if count:
-                print_line(f"run {run_id} ({facts['name']}): {count} kept records are told", quiet)
-    return told
-
-
-def _readable(folder: Path, quiet: bool) -> RunBuffer | None:
-    """The journal in a folder; None if another process removed it, or, after a line, if it cannot be uploaded."""
-    try:
-        journal = RunBuffer(folder)
-        if not (folder / RUN).exists():
-            journal.remove()
-            return None
-        journal.check()
-        unknown = {record.kind for record in journal.unsent()} - RECORD_HANDLERS.keys()
-        if unknown:
-            raise ValueError(f"no record has the kind {min(unknown)!r}")
-    except FileNotFoundError:
-        raise
-    except (ValueError, TypeError, OSError) as error:
-        print_line(f"tracking: {folder} is not uploaded and stays as it is: {describe_error(error)}", quiet)
-        return None
-    return journal
-
-
-def upload_records(journal: RunBuffer) -> None:
-    """Tell the server all that it does not know yet, in order; what it refuses is not told again."""
-    run_id = journal.run["run_id"]
-    for record in journal.unsent():
+    count = 0
+    for file in sorted(folder.glob(f"*{SUFFIX}")):
         try:
-            RECORD_HANDLERS[record.kind](run_id, record.body, record.file)
-        except (MlflowException, requests.RequestException) as error:
-            if not is_unreachable_error(error):
-                journal.note_told(record.number)
-            raise
-        journal.note_told(record.number)
+            count += _upload_buffered_run(file, quiet)
+        except ValueError as error:
+            print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
+        except OSError:
+            if file.exists():  # else another process uploaded the run
+                raise
+    return count
+
+
+def _upload_buffered_run(file: Path, quiet: bool) -> bool:
+    """Upload a run and delete its file; returns False if its process is alive."""
+    buffer = RunBuffer(file)
+    description, unsent = buffer.description, buffer.unsent()
+    unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
+    if unknown:
+        raise ValueError(f"there are no records of kind {min(unknown)!r}")
+    tags = description["tags"]
+    if tags.get("loupe.host") == socket.gethostname() and liveness.is_alive(tags):
+        return False
+    if not is_reachable():
+        raise LoupeError(f"{unreachable_text()}; {file.parent} stays as it is")
+    run_id = _find_or_create_run(buffer)
+    upload_records(buffer)
+    liveness.mark_killed(run_id)  # if it is still open
+    buffer.remove()
+    if unsent:
+        print_line(f"run {run_id} ({description['name']}): uploaded {len(unsent)} records", quiet)
+    return True
+
+
+def upload_records(buffer: RunBuffer) -> None:
+    """Send the records that the server does not have, in order; a record that it refuses counts as sent."""
+    run_id = buffer.description["run_id"]
+    for record in buffer.unsent():
+        with buffer.extract_file(record) as file:
+            try:
+                RECORD_HANDLERS[record.kind](run_id, record.body, file)
+            except SERVER_ERRORS as error:
+                if not is_unreachable_error(error):
+                    buffer.mark_sent(record.number)
+                raise
+        buffer.mark_sent(record.number)
 
 
 class RunUploader:
-    """A thread that tells a server what stands in a run's journal, whenever it answers.
+    """A thread that sends the records of a run whenever the server is reachable.
 
     Args:
-        journal: of the run.
-        quiet: say nothing of a server that does not answer.
+        buffer: the records.
+        quiet: do not print that the server is unreachable.
     """
 
-    def __init__(self, journal: RunBuffer, quiet: bool) -> None:
-        self.journal, self.quiet = journal, quiet
-        self._refused: Exception | None = None
-        self._news, self._closing = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
+    def __init__(self, buffer: RunBuffer, quiet: bool) -> None:
+        self.buffer, self.quiet = buffer, quiet
+        self._error: Exception | None = None
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._upload, daemon=True)
         self._thread.start()
 
     def log_record(self, kind: str, body: dict[str, Any], file: Path | None) -> None:
-        """Keep it, to be told; raises what the server has said to something that was told before."""
-        self.journal.append(kind, body, file)
-        self._news.set()
-        self._raise_refusal()
+        """Buffer a record; raises the server's error about an earlier record."""
+        self.buffer.append(kind, body, file)
+        self._wake.set()
+        self._raise_error()
 
-    def all_told_within(self, seconds: float) -> bool:
-        """Whether the server knows it all, at the latest after so many seconds; nothing is told any more then."""
-        until = time.monotonic() + seconds
-        while not self.journal.all_told() and time.monotonic() < until:
-            self._news.set()
+    def finish(self, seconds: float) -> bool:
+        """Wait until all records are sent, for at most `seconds`, and stop; returns whether all are sent."""
+        deadline = time.monotonic() + seconds
+        while not self.buffer.is_sent() and time.monotonic() < deadline:
+            self._wake.set()
             time.sleep(0.05)
-        told = self.journal.all_told()
+        is_sent = self.buffer.is_sent()
         self._closing.set()
-        self._news.set()
-        self._thread.join(PROBE)  # in MLflow's own patience it may stay longer
-        self._raise_refusal()
-        return told
+        self._wake.set()
+        self._thread.join(PROBE_TIMEOUT_S)  # a request that MLflow repeats takes longer
+        self._raise_error()
+        return is_sent
 
-    def _raise_refusal(self) -> None:
-        if self._refused is not None:
-            refused, self._refused = self._refused, None
-            raise refused
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
-    def _work(self) -> None:
+    def _upload(self) -> None:
         pause = 0.0
         while not self._closing.is_set():
-            self._news.wait()
-            self._news.clear()
+            self._wake.wait()
+            self._wake.clear()
             try:
-                self.journal.prune()
-                if not self.journal.all_told() and is_reachable():
-                    upload_records(self.journal)
+                self.buffer.prune()
+                if not self.buffer.is_sent() and is_reachable():
+                    upload_records(self.buffer)
             except Exception as error:
                 if not is_unreachable_error(error):
-                    self._refused = error
-            if self.journal.all_told():
+                    self._error = error
+            if self.buffer.is_sent():
                 pause = 0.0
                 continue
             if not pause and not is_reachable():
-                address = mlflow.get_tracking_uri()
-                print_line(f"tracking: {address} does not answer; kept in {self.journal.folder}", self.quiet)
-            pause = min(PAUSES[1], max(PAUSES[0], 2 * pause))
+                print_line(f"{unreachable_text()}; buffered in {self.buffer.file}", self.quiet)
+            pause = min(PAUSES_S[1], max(PAUSES_S[0], 2 * pause))
             self._closing.wait(pause)
-            self._news.set()
+            self._wake.set()
 
 
-def _facts(run_id: str) -> dict[str, Any]:
-    """What makes the open run anew on a server that has lost it."""
+def _describe_run(run_id: str) -> dict[str, Any]:
+    """Return what a server that lost the run needs to create it again."""
     run = mlflow.get_run(run_id)
     return {
         "run_id": run_id,
@@ -267,33 +227,20 @@ def _facts(run_id: str) -> dict[str, Any]:
     }
 
 
-def _found_or_made(journal: RunBuffer) -> str:
-    """The run of a journal on the server, which is made anew where it is not there."""
+def _find_or_create_run(buffer: RunBuffer) -> str:
+    """Return the id of the run on the server, which creates it if it does not have it."""
     create_store()
-    facts, client = journal.run, mlflow.MlflowClient()
-    run_id = str(facts["run_id"])
+    description, client = buffer.description, mlflow.MlflowClient()
     try:
-        client.get_run(run_id)
+        return str(client.get_run(description["run_id"]).info.run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        found = client.get_experiment_by_name(facts["experiment"])
-        experiment = found.experiment_id if found else client.create_experiment(facts["experiment"])
-        made = client.create_run(experiment, facts["start_time"], facts["tags"], facts["name"])
-        run_id = made.info.run_id
-        RECORD_HANDLERS["params"](run_id, facts["params"], None)
-        journal.note_told(0)
-        journal.run = facts | {"run_id": run_id}
+    experiment = client.get_experiment_by_name(description["experiment"])
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(description["experiment"])
+    run = client.create_run(experiment_id, description["start_time"], description["tags"], description["name"])
+    run_id = str(run.info.run_id)
+    RECORD_HANDLERS["params"](run_id, description["params"], None)
+    buffer.mark_sent(0)
+    buffer.describe(description | {"run_id": run_id})
     return run_id
-
-
-@contextmanager
-def _without_retries() -> Iterator[None]:
-    """MLflow would try for minutes."""
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})

@@ -15,7 +15,7 @@ from mlflow.data.meta_dataset import MetaDataset
 
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
-from loupe.data.storage import absolute
+from loupe.data.storage import make_absolute
 from loupe.tracking import delivery
 from loupe.tracking.record_handlers import now
 
@@ -84,7 +84,7 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 def log_dataset(dataset: Dataset, context: str) -> None:
     """Log a prepared dataset as the run's input, with its digest."""
-    source = CodeDatasetSource({"manifest": absolute(f"{dataset.place}/{MANIFEST}"), **dataset.settings})
+    source = CodeDatasetSource({"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings})
     shown = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()
     log_record(
         "input", {name: shown[name] for name in ("name", "digest", "source_type", "source")} | {"context": context}

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loupe.config.fields import CHAMPION
 from loupe.errors import UsageError
 from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
 from loupe.upscalers import bundled
@@ -20,10 +21,11 @@ from loupe.upscalers.onnx import OnnxUpscaler
 if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
 
-BUNDLED, CHAMPION, RIDGE = "bundled", "champion", "ridge"
+BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
 SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
+MAX_RETRIES = 1  # of requests to the registry: MLflow's default makes a photographer wait minutes for a dead server
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ResolveOptions:
 
     Args:
         ensemble: use the self-ensemble of each network.
-        keras: load models of MLflow with Keras; False loads the ONNX file next to them if there is one.
+        keras: load models of MLflow with Keras; False prefers the ONNX file of the same run.
         threads: threads per image of an ONNX network; 0 is one per core.
         data_dir: folder of the prepared sample dataset, on which the model `ridge` is fitted.
     """
@@ -49,8 +51,8 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     Args:
         name: `champion`, `bundled`, a bundled size (tiny, small, base), a baseline (nearest, bilinear, bicubic,
             lanczos, ridge), a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked
-            up if MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale factors without a
-            champion get the bundled network.
+            up if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
+            factors without a champion get the bundled network.
         options: how models are loaded.
 
     Returns:
@@ -68,13 +70,12 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
         return Networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)), options.ensemble)
     if name == RIDGE:
         return Networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir), options.ensemble)
-    if name.startswith(REGISTRY_SCHEMES):
-        return wrap_model(_load_from_mlflow(name, options), options.ensemble)
-    return wrap_model(_load_file(name, options), options.ensemble)
+    load = _load_from_mlflow if name.startswith(REGISTRY_SCHEMES) else _load_file
+    return wrap_model(load(name, options), options.ensemble)
 
 
 def has_store() -> bool:
-    """Whether a store of MLflow exists; opening one would create it."""
+    """Whether a store of MLflow exists: MLflow would create a missing one."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     file = Path(uri.removeprefix("sqlite:///"))
     return not uri.startswith("sqlite:///") or (file.is_file() and file.stat().st_size > 0)
@@ -82,11 +83,12 @@ def has_store() -> bool:
 
 def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:
     if has_store() and importlib.util.find_spec("mlflow") is not None:
-        from loupe.tracking import models
+        from loupe.tracking import models, server
 
-        found = models.find_model(CHAMPION, scale)
-        if found is not None:
-            return _load_found(found, options)
+        with server.limit_retries(MAX_RETRIES):
+            reference = models.find_champion(scale)
+            if reference is not None:
+                return _load_reference(reference, options)
     loaded = load_bundled(bundled.DEFAULT_SIZE, scale, options.threads)
     return LoadedModel(f"{loaded.name} (no champion)", loaded.model)
 
@@ -99,14 +101,13 @@ def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
     return LoadedModel(RIDGE, ridge.RidgeUpscaler(weights, scale, "rec601"))
 
 
-def _load_from_mlflow(name: str, options: ResolveOptions) -> LoadedModel:
+def _load_from_mlflow(uri: str, options: ResolveOptions) -> LoadedModel:
     if not has_store():
-        raise UsageError(f"model: {name} needs MLFLOW_TRACKING_URI, or mlflow.db in the current folder")
-    from loupe.tracking import models
+        raise UsageError(f"model: {uri} needs MLFLOW_TRACKING_URI, or mlflow.db in the current folder")
+    from loupe.tracking import models, server
 
-    found = models.find_model(name, SCALES[0])
-    assert found is not None  # None means "no champion"
-    return _load_found(found, options)
+    with server.limit_retries(MAX_RETRIES):
+        return _load_reference(models.find_model(uri), options)
 
 
 def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
@@ -120,17 +121,17 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
         return LoadedModel(name, OnnxUpscaler(file, options.threads))
     from loupe.tracking import models
 
-    return _load_found(models.ModelReference(name, name), options)
+    return _load_reference(models.find_model(name), options)
 
 
-def _load_found(found: "ModelReference", options: ResolveOptions) -> LoadedModel:
+def _load_reference(reference: "ModelReference", options: ResolveOptions) -> LoadedModel:
     from loupe.tracking import models
 
     if not options.keras:
         with tempfile.TemporaryDirectory() as folder:
-            file = models.download_artifact(found.run_id, models.ONNX_FILE, folder)
+            file = models.download_artifact(reference.run_id, models.ONNX_FILE, folder)
             if file is not None:
-                return LoadedModel(found.shown, OnnxUpscaler(file, options.threads), found.run_id)
+                return LoadedModel(reference.name, OnnxUpscaler(file, options.threads), reference.run_id)
     from loupe.models.builder import KerasUpscaler
 
-    return LoadedModel(found.shown, KerasUpscaler(models.load_keras(found)), found.run_id)
+    return LoadedModel(reference.name, KerasUpscaler(models.load_keras(reference)), reference.run_id)

@@ -1,9 +1,8 @@
-"""One step, one MLflow run: opened, filled, and closed with the right state whatever ends it."""
+"""Opens one MLflow run per step, and closes it with the right status."""
 
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,64 +17,67 @@ from mlflow.exceptions import MlflowException
 import loupe
 from loupe.config.base import Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
-from loupe.errors import LoupeError, UsageError
-from loupe.tracking import delivery, liveness
+from loupe.errors import UsageError
+from loupe.tracking import delivery, liveness, server
 from loupe.tracking.store import create_store
 
 EXPERIMENT = "loupe"
-SETTINGS = "loupe.settings"
-WAKING = 10.0  # seconds that a step waits at its start for a server that does not answer
+SETTINGS_TAG = "loupe.settings"
 
 
 @contextmanager
 def step_run(settings: Settings, name: str, continues: str | None = None) -> Iterator[str]:
-    """Open the run of a step, log its settings, and close it: FINISHED, FAILED, or KILLED by a signal.
+    """Open the run of a step, log the settings, and close the run as FINISHED, FAILED, or KILLED by a signal.
 
-    Under `mlflow run` the run that it made is joined; inside another step's run it becomes its child.
-    Runs that processes of this machine left open when they died are closed as KILLED first.
+    Under `mlflow run` the step joins the run that was created for it. Inside the run of another step, the new run
+    is its child. Open runs of dead processes are closed first.
 
     Args:
-        settings: of the step; logged whole, but for what `mlflow run` has logged already in its own words:
-            the tag `loupe.settings` has all of them as they were understood.
-        name: that a person can tell from others.
-        continues: a run to go on with. Outside `mlflow run` it is opened again; a run that `mlflow run`
-            made is tagged with it instead.
+        settings: of the step. The tag `loupe.settings` has all of them; params that `mlflow run` logged already
+            keep their text.
+        name: of the run, for people.
+        continues: the id of a run to continue, or None. It is opened again; under `mlflow run`, the joined run
+            gets a tag with the id instead.
 
     Yields:
         The run's id.
     """
-    joined = "MLFLOW_RUN_ID" in os.environ
-    nested = mlflow.active_run() is not None
-    if not nested:
+    is_joined = "MLFLOW_RUN_ID" in os.environ
+    is_nested = mlflow.active_run() is not None
+    if not is_nested:
         open_store(settings.quiet)
-    reopened = continues if continues and not joined else None
+    reopened = continues if continues and not is_joined else None
     if reopened:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
-    texts = settings.to_texts()
     tags = build_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
-    run = mlflow.start_run(run_id=reopened, run_name=name, nested=nested, tags=tags, log_system_metrics=True)
-    mlflow.set_tag("mlflow.runName", name)  # of a run that was joined, too
-    with close_run_at_exit(texts, settings.quiet):
+    run = mlflow.start_run(run_id=reopened, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True)
+    mlflow.set_tag("mlflow.runName", name)  # start_run does not rename a joined run
+    with close_run_at_exit(settings.to_texts(), settings.quiet):
         yield run.info.run_id
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
-    """What a run is opened with: what it does, with which code and settings, and who owns it."""
+    """Return the first tags of a run: step, settings, commit of the code, and process."""
     texts = settings.to_texts()
-    tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS: json.dumps(texts), **liveness.process_tags()}
+    tags = {
+        "loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts), **liveness.process_tags()
+    }  # fmt: skip
     return tags | {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
 
 
 @contextmanager
 def close_run_at_exit(params: dict[str, str], quiet: bool) -> Iterator[None]:
-    """Give the open run those params that it has not, and close it at the end.
+    """Log the params that the open run does not have, and close the run at exit.
 
-    FINISHED, FAILED by an error, KILLED by a signal; `outbox.end` tells of what it raises.
+    The status is FINISHED, FAILED after an error, or KILLED after a signal.
+
+    Raises:
+        LoupeError: see `delivery.end_run`.
     """
     status, run_id = RunStatus.FAILED, mlflow.active_run().info.run_id
     try:
-        there = mlflow.get_run(run_id).data.params
-        mlflow.log_params({name: text for name, text in params.items() if name not in there})
+        logged = mlflow.get_run(run_id).data.params
+        mlflow.log_params({name: text for name, text in params.items() if name not in logged})
         delivery.start_buffering(run_id, quiet)
         yield
         status = RunStatus.FINISHED
@@ -87,36 +89,32 @@ def close_run_at_exit(params: dict[str, str], quiet: bool) -> Iterator[None]:
 
 
 def open_store(quiet: bool = True) -> None:
-    """Make the store where it is new, choose the experiment, and close what dead processes left open.
+    """Create the store if it is missing, choose the experiment, upload buffered runs, and close orphaned runs.
 
     Raises:
-        LoupeError: the server does not answer.
+        LoupeError: the server is unreachable.
     """
-    until = time.monotonic() + WAKING
-    while not delivery.is_reachable():
-        if time.monotonic() > until:
-            raise LoupeError(f"tracking: {mlflow.get_tracking_uri()} does not answer")
-        time.sleep(1.0)
-    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen both
-        _find_the_store()
+    server.wait_until_reachable()
+    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` chose store and experiment
+        _find_store()
     create_store()
     if "MLFLOW_EXPERIMENT_ID" in os.environ:
         tag_project_run()
     else:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-    if delivery.is_server():
+    if server.is_server():
         delivery.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
     liveness.close_orphaned_runs()
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
-    """Use the store and experiment of another process's run."""
+    """Use the store and the experiment of a run of another process, as `locate_run` returns them."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment(experiment_id=experiment_id)
 
 
 def locate_run(run_id: str) -> tuple[str, str]:
-    """Store and experiment of a run, as `connect` takes them."""
+    """Return the store's URI, with an absolute path, and the experiment's id of a run."""
     uri = mlflow.get_tracking_uri()
     file = uri.removeprefix("sqlite:///")
     absolute = f"sqlite:///{Path(file).resolve()}" if file != uri else uri
@@ -124,30 +122,33 @@ def locate_run(run_id: str) -> tuple[str, str]:
 
 
 def get_store_folder() -> Path:
-    """The folder of a store in a file; of a server's, the current one."""
-    _find_the_store()
+    """Return the folder of an SQLite store; for other stores, the current folder."""
+    _find_store()
     uri = mlflow.get_tracking_uri()
     file = uri.removeprefix("sqlite:///")
     return Path(file).resolve().parent if file != uri else Path.cwd()
 
 
 def tag_project_run() -> None:
-    """Sign the run that `mlflow run` made before the work starts, so that it is closed if this process dies."""
+    """Tag the run that `mlflow run` created with this process, before the work starts.
+
+    Otherwise nobody could close the run if the process dies.
+    """
     if "MLFLOW_RUN_ID" in os.environ:
-        _find_the_store()
+        _find_store()
         for key, value in liveness.process_tags().items():
             mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 
 def read_settings(run: Any) -> dict[str, str]:
-    """The settings of a run, field -> text, as they were understood."""
-    found: dict[str, str] = json.loads(run.data.tags.get(SETTINGS, "{}"))
+    """Return the settings of a run as field -> text."""
+    found: dict[str, str] = json.loads(run.data.tags.get(SETTINGS_TAG, "{}"))
     return found
 
 
 @cache
 def find_commit() -> str:
-    """The commit of the running code; of an installed package, its version."""
+    """Return the commit of the running code; for an installed package, its version."""
     package = Path(loupe.__file__).parent
     git = ["git", "-C", str(package)]
     try:
@@ -160,7 +161,15 @@ def find_commit() -> str:
 
 
 def get_run(run_id: str, field: str) -> Any:
-    """A run by its id; raises UsageError, naming the field that it was given in."""
+    """Return a run by its id.
+
+    Args:
+        run_id: the id.
+        field: the setting that named the id, for the error.
+
+    Raises:
+        UsageError: there is no such run.
+    """
     create_store()
     try:
         return mlflow.get_run(run_id)
@@ -169,17 +178,20 @@ def get_run(run_id: str, field: str) -> Any:
 
 
 def find_best_run(scale: str, smoke: bool) -> str:
-    """The id of the finished train run of a scale with the lowest mae on its validation split.
+    """Return the id of the finished train run with the lowest mae on validation.
 
     Args:
-        scale: its text.
-        smoke: whether runs that were shrunk by smoke=true count.
+        scale: the scale factor of the runs, such as `3:2`.
+        smoke: whether runs with smoke=true count.
+
+    Raises:
+        UsageError: there is no such run.
     """
     create_store()
-    shrunk = "" if smoke else " and tags.`loupe.smoke` = 'false'"
+    without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
     found = mlflow.search_runs(
         filter_string="attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"
-        f" and tags.`loupe.scale` = '{scale}'{shrunk}",
+        f" and tags.`loupe.scale` = '{scale}'{without_smoke}",
         order_by=["metrics.`val/best_mae` ASC"],
         search_all_experiments=True,
         max_results=1,
@@ -190,8 +202,11 @@ def find_best_run(scale: str, smoke: bool) -> str:
     return found[0].info.run_id
 
 
-def _find_the_store() -> None:
-    """Under `mlflow run` of a git URI, the store's relative default path counts from where that was typed."""
+def _find_store() -> None:
+    """Under `mlflow run` of a git URI, find the store in the working folder of that command.
+
+    The step runs in another folder, where the store's default path does not exist.
+    """
     uri = mlflow.get_tracking_uri()
     file = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or file.is_absolute() or file.exists():

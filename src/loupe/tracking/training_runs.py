@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from loupe.config.fields import CHAMPION
 from loupe.config.training import GradientTrain, Train
 from loupe.data.dataset import Dataset, Pairs
 from loupe.errors import UsageError
@@ -61,7 +62,7 @@ def load_start(settings: Train) -> keras.Model | None:
     """
     if not isinstance(settings, GradientTrain) or settings.start is None:
         return None
-    found = models.find_model(settings.start, settings.scale)
+    found = models.find_champion(settings.scale) if settings.start == CHAMPION else models.find_model(settings.start)
     if found is None:
         raise UsageError(f"start: there is no champion of this scale yet, got {settings.start!r}")
     return models.load_keras(found)
@@ -103,7 +104,7 @@ def log_result(
     """Log the network's test scores beside the baselines', the study's protocol, and images; gives the summary."""
 
     upscaler, recompose = KerasUpscaler(model), diagnostics.choose_recompose(settings)
-    test, validation = (dataset.pairs(split, settings.scale) for split in ("test", "validation"))
+    test, validation = (dataset.load_pairs(split, settings.scale) for split in ("test", "validation"))
     others = scoring.build_baselines(test, weights, dataset.settings["luminance"])
     table = scoring.score({"model": upscaler, **others}, test, recompose)
     summary = scoring.summarise(table)

@@ -26,7 +26,6 @@ SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 STATE_TAG = "trial.state"
-SPACE_TAG = "loupe.space"
 CHECKPOINT_INTERVAL_S = 10.0  # of training that a killed trial may lose
 CURVE = "val/mae"
 CURVE_TAG = "loupe.curve"
@@ -59,7 +58,7 @@ def trial_run(
         The run's id.
     """
     tags = runs.build_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
-    with signals.as_exits():
+    with signals.raise_on_signals():
         run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
         with runs.close_run_at_exit(settings.to_texts(), settings.quiet):
             yield run.info.run_id

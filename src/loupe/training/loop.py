@@ -164,7 +164,7 @@ def load_points(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
 def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[str, float]:
     """Return the mean mse, mae and psnr of up to `limit` whole images, evenly spaced in the pairs."""
     found: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
-    for inputs, labels in pairs.spread(limit).batches(32):
+    for inputs, labels in pairs.subsample(limit).batches(32):
         large = upscale(model, inputs)
         for name, values in found.items():
             values.append(getattr(metrics, name)(large, labels))

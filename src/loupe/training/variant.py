@@ -1,4 +1,4 @@
-"""Builds the network of a variant: checked settings to a Keras model before its training."""
+"""Builds the network of a variant with its initial weights."""
 
 import keras
 import numpy as np
@@ -15,37 +15,38 @@ from loupe.upscalers import ridge
 def build_network(
     settings: Train, train: Pairs, luminance: str, weights: np.ndarray, start: keras.Model | None = None
 ) -> keras.Model:
-    """Build the Keras model of the settings with its initial weights; a ridge is fitted here.
+    """Build the Keras model of the settings with its initial weights. A ridge is fitted here.
 
     Args:
         settings: of the variant.
-        train: the training split, which crops must fit into and a ridge is fitted on.
+        train: the training split. Training inputs must fit into its inputs; a ridge is fitted on it.
         luminance: of the dataset.
         weights: the ridge of the dataset, (window * window, p * p).
-        start: the network of `settings.start`, whose layers give their weights where the shapes agree.
+        start: the network of `settings.start`. Its layers give their weights where the shapes agree.
 
     Raises:
-        UsageError: the crops do not fit into the inputs, or `start` has no layer of the same shapes.
+        UsageError: training inputs are larger than the dataset's inputs, or no layer of `start` has the same shapes.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
             weights = ridge.fit(train, settings.alpha)
         return builder.build_ridge(weights, settings.scale, luminance)
     assert isinstance(settings, GradientTrain)
-    batches.open_patches(settings, train, builder.compute_geometry(settings, train.sides[0], luminance))
-    model = builder.build(settings, train.sides[0], luminance, weights)
+    input_side = train.sides[0]
+    batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
+    model = builder.build(settings, input_side, luminance, weights)
     if start is not None and not builder.copy_matching_weights(model, start):
         raise UsageError(f"start: must be a network with layers of the same shapes, got {settings.start!r}")
     return model
 
 
 def describe(settings: Train) -> str:
-    """Return a short name of the variant for run lists: `perceptron 10:15 2048,1024 tanh rmsprop`."""
+    """Return a short name of the variant for lists of runs, such as `perceptron 10:15 2048,1024 tanh rmsprop`."""
     if not isinstance(settings, GradientTrain):
         return f"{settings.network} {format_value(settings.scale)}"
-    parts = {
+    fields = {
         "perceptron": ("patch", "hidden", "activation", "optimizer"),
         "convolutional": ("scale", "filters", "layers", "optimizer"),
-    }
-    chosen = [format_value(getattr(settings, name)) for name in parts[settings.network]]
-    return " ".join([settings.network, *chosen, *(["skip"] if settings.skip == "ridge" else [])])
+    }[settings.network]
+    parts = [settings.network, *(format_value(getattr(settings, name)) for name in fields)]
+    return " ".join([*parts, *(["skip"] if settings.skip == "ridge" else [])])

@@ -1,1 +1,1 @@
-"""The interface of an upscaling model, tiling, and the models that need no Keras."""
+"""The interface of an upscaling model, tiling, and the models that do not need Keras."""

@@ -1,4 +1,4 @@
-"""Classical upscaling with the face of a model: nearest, bilinear, bicubic, Lanczos."""
+"""Classical interpolation filters as upscaling models: nearest, bilinear, bicubic, Lanczos."""
 
 from fractions import Fraction
 
@@ -13,19 +13,19 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-MARGIN = 4  # pixels of the small image around a block that the widest filter, Lanczos, may look at
+MARGIN = 4  # pixels of the small image around a block that the widest filter, Lanczos, depends on
 
 
 class FilterUpscaler:
-    """A filter of Pillow, in floating point.
+    """A filter of Pillow in floating point.
 
-    By nearest at 3:2 the middle of every third large pixel lies between two small ones, and Pillow rounds to
-    either side, differently along a image: there alone tiles may differ from the whole, as Pillow does.
+    With nearest at 3:2, the middle of every third result pixel is exactly between two input pixels. Which of them
+    Pillow takes depends on the position, so only in this case tiles can differ from the whole image.
 
     Args:
         name: a key of FILTERS.
-        scale: large side over small side.
-        luminance: told on; a filter works on any.
+        scale: the scale factor.
+        luminance: stored in the geometry only; filters work on any luminance.
     """
 
     def __init__(self, name: str, scale: Fraction, luminance: str = "rec601") -> None:
@@ -34,7 +34,7 @@ class FilterUpscaler:
         self._filter = FILTERS[name]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1), not clipped; h, w multiples of q."""
+        """Upscale images; see `UpscalingModel`. The result is not clipped."""
         height, width = (int(side * self.geometry.scale) for side in images.shape[1:3])
         large = [
             np.asarray(Image.fromarray(image[..., 0]).resize((width, height), self._filter))
@@ -44,20 +44,20 @@ class FilterUpscaler:
 
 
 def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
-    """A filter as the weights of one block, read off its answer to single bright pixels.
+    """Compute the weights of a filter for one block from its responses to single white pixels.
 
     Args:
         name: a key of FILTERS.
         scale: p/q, in lowest terms.
 
     Returns:
-        float32, (window * window, p * p) with window = q + 2 MARGIN: the weight of each pixel in the window
-        around a q x q block for each pixel of its p x p block.
+        float32, (window * window, p * p), where window = q + 2 MARGIN: the weight of each pixel in the window around
+        a q x q block for each pixel of the p x p block.
     """
     q, p = scale.denominator, scale.numerator
     window = q + 2 * MARGIN
-    around = -(-MARGIN // q)  # whole blocks that hold the margin
-    side = (2 * around + 3) * q  # one block more on each side: the border is out of reach
+    around = -(-MARGIN // q)  # whole blocks that cover the margin
+    side = (2 * around + 3) * q  # one more block on each side, so that the border has no effect
     start = (around + 1) * q
     baseline = FilterUpscaler(name, scale)
     weights = np.zeros((window, window, p, p), "float32")

@@ -1,34 +1,33 @@
-"""The networks that ship with the package, as ONNX: a size and a scale to a file."""
+"""The ONNX files of the networks in the package, by size and scale factor."""
 
 from fractions import Fraction
 from pathlib import Path
 
+from loupe.config.fields import format_value
 from loupe.errors import UsageError
 
 SIZES = ("tiny", "small", "base")
-DEFAULT_SIZE = "small"  # the only size that has a network of every scale factor
+DEFAULT_SIZE = "small"  # the only size with a network for every scale factor
 FOLDER = Path(__file__).parent / "weights"
 
 
 def find_file(size: str, scale: Fraction) -> Path:
-    """The network of this size and scale.
+    """Return the file of the network of a size and scale factor.
 
     Args:
         size: one of SIZES.
-        scale: large side over small side.
+        scale: the scale factor.
 
     Raises:
-        UsageError: none of this size and scale ships.
+        UsageError: the package does not contain this network.
     """
-    there = list_scales(size)
-    if scale not in there:
-        shown = ", ".join(f"{found.numerator}:{found.denominator}" for found in there)
-        raise UsageError(
-            f"scale: the bundled network {size} is for {shown}, got {scale.numerator}:{scale.denominator}"
-        )
+    available = list_scales(size)
+    if scale not in available:
+        rule = ", ".join(format_value(found) for found in available)
+        raise UsageError(f"scale: must be {rule} for the bundled network {size}, got {format_value(scale)}")
     return FOLDER / f"{size}-{scale.numerator}x{scale.denominator}.onnx"
 
 
 def list_scales(size: str) -> list[Fraction]:
-    """The scales that ship of this size, from the smallest."""
+    """Return the scale factors of the networks of a size, in ascending order."""
     return sorted(Fraction(path.stem.partition("-")[2].replace("x", "/")) for path in FOLDER.glob(f"{size}-*.onnx"))

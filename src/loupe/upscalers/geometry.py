@@ -1,4 +1,4 @@
-"""What has to be known of a model to use it on any image, and the name by which every file format keeps it."""
+"""The geometry of a model: what `upscale` must know to apply it to images of any size."""
 
 import re
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from fractions import Fraction
 
 from loupe.errors import UsageError
 
-_NUMBER = "([0-9]{1,4})"  # up to the largest label's side, and what is mirrored around it
+_NUMBER = "([0-9]{1,4})"
 _NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A model turns q x q blocks of the small image into p x p blocks of the large one.
+    """The geometry of a model that maps q x q blocks of an image to p x p blocks of the result.
 
     Args:
-        q: sides of the images that the model takes are multiples of it.
-        p: the large image's sides are p/q times those of the small one.
-        min_side: the least side that the model takes, a multiple of q.
-        halo: pixels of the small image beyond a block that the block's result depends on, a multiple of q.
-        luminance: how the grey that it was trained on was made of colour.
+        q: side of an input block; the sides of the model's inputs are multiples of it.
+        p: side of a result block; the scale factor is p/q.
+        min_side: smallest side of an input, a multiple of q.
+        halo: pixels around a block that its result depends on (the receptive field), a multiple of q.
+        luminance: formula of the grey images that the model was trained on; see `imaging.luminance`.
     """
 
     q: int
@@ -30,21 +30,30 @@ class Geometry:
 
     @property
     def scale(self) -> Fraction:
-        """Large side over small side."""
+        """The scale factor, p/q."""
         return Fraction(self.p, self.q)
 
     @property
     def name(self) -> str:
-        """As a model's name: the only text of ours that .keras, SavedModel and MLflow all keep."""
+        """The geometry as the name of a Keras model.
+
+        The name is the only place that all formats keep without custom classes. Keras does not save attributes of
+        models and layers, and drops extra entries of metadata.json in a .keras file. Tags of MLflow and files next to
+        a model are lost when its file is copied. In an ONNX file, the metadata entry `loupe` is this name.
+        """
         return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}"
 
     @classmethod
     def from_name(cls, name: str) -> "Geometry":
-        """Read `name`; raises UsageError where a model of another program has another name, or none that can be."""
+        """Parse the name of a model.
+
+        Raises:
+            UsageError: the model was not made by Loupe, or no model can have this geometry.
+        """
         found = _NAME.fullmatch(name)
         if not found:
-            raise UsageError(f"model: {name!r} was not made by loupe: its name does not tell q, p, side and halo")
+            raise UsageError(f"model: must be made by Loupe, got {name!r}, a name without q, p, side and halo")
         q, p, min_side, halo = map(int, found.groups()[:4])
         if not 0 < q < p or not min_side or min_side % q or halo % q:
-            raise UsageError(f"model: {name!r} has no scale, or its side and halo are no multiples of q")
+            raise UsageError(f"model: must have 0 < q < p, and side and halo that are multiples of q, got {name!r}")
         return cls(q, p, min_side, halo, found[5])

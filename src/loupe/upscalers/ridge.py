@@ -1,4 +1,4 @@
-"""Ridge regression from the pixels around a block of the input to its block of the label."""
+"""Ridge regression from the pixels around a block of the input to the block of the label."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,27 +12,27 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01
-FITTED_ON = 2048  # images at most, evenly spread: millions of rows for the 81 or 100 pixels of a window
+FIT_IMAGES = 2048  # most images that are fitted on: millions of rows for the 81 to 144 columns
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
-    """Fit on all blocks of up to FITTED_ON pairs, without an intercept.
+    """Fit on all blocks of up to FIT_IMAGES evenly spaced pairs, without an intercept.
 
-    The normal equations (X'X + alpha) W = X'Y are summed up image by image, since X has a row a block:
-    the same solution as scikit-learn's Ridge, in memory that does not grow with the images.
+    X has one row per block, so the normal equations (X'X + alpha) W = X'Y are summed over batches of images. The
+    solution is that of scikit-learn's Ridge, but memory does not grow with the number of images.
 
     Args:
-        pairs: images to fit on.
-        alpha: weight of the squared coefficients, at least 0.
+        pairs: the images to fit on.
+        alpha: weight of the squared coefficients, >= 0.
 
     Returns:
-        float32, (window * window, p * p): window = q + 8 pixels around each q x q block.
+        float32, (window * window, p * p), where window = q + 2 MARGIN.
     """
     q, p = pairs.scale.denominator, pairs.scale.numerator
     window = q + 2 * MARGIN
     squares = alpha * np.eye(window * window)
     products = np.zeros((window * window, p * p))
-    for inputs, labels in pairs.spread(FITTED_ON).batches(16):
+    for inputs, labels in pairs.subsample(FIT_IMAGES).batches(16):
         rows, columns = (side // q * q for side in inputs.shape[1:3])
         x = extract_windows(inputs[:, :rows, :columns], q)
         large = labels[:, : rows * p // q, : columns * p // q, 0]
@@ -42,35 +42,47 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         products += x.T @ y
     try:
         return np.linalg.solve(squares, products).astype("float32")
-    except np.linalg.LinAlgError:  # alpha 0 on images that are all alike
+    except np.linalg.LinAlgError:  # alpha is 0 and all images are alike
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """The ridge of a dataset's training split, fitted once and kept beside the shards."""
+    """Return the ridge of a dataset's training split: fitted once, then read from the dataset's folder."""
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
         remove_leftovers(dataset.folder)
-        weights = fit(dataset.pairs("train", scale))
+        weights = fit(dataset.load_pairs("train", scale))
         with write_atomically(file) as partial, partial.open("wb") as stream:
             np.save(stream, weights)
     return load_weights(file, scale)
 
 
 def load_weights(file: Path, scale: Fraction) -> np.ndarray:
-    """The ridge of a scale that a file holds; raises LoupeError where it is none."""
+    """Load the ridge of a scale factor from a file.
+
+    Raises:
+        LoupeError: the file is not a ridge of this scale factor.
+    """
     q, p = scale.denominator, scale.numerator
     try:
         weights = np.load(file, allow_pickle=False)
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
-            raise ValueError(f"it holds {weights.dtype} {weights.shape}")
-    except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:  # AttributeError: of an archive
-        raise LoupeError(f"ridge: {str(file)!r} is no ridge of {p}:{q}: {describe_error(error)}") from None
+            raise ValueError(f"it contains {weights.dtype} {weights.shape}")
+    except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:  # AttributeError: a zip archive
+        raise LoupeError(f"ridge: {str(file)!r} is not a ridge of {p}:{q}: {describe_error(error)}") from None
     return weights
 
 
 def extract_windows(images: np.ndarray, q: int) -> np.ndarray:
-    """The window around each block: (n, h, w, 1) to (n, h/q, w/q, window * window), mirrored at the border."""
+    """Extract the window around each q x q block, with mirrored borders.
+
+    Args:
+        images: (n, h, w, 1), h and w multiples of q.
+        q: side of a block.
+
+    Returns:
+        (n, h/q, w/q, window * window), where window = q + 2 MARGIN.
+    """
     side = q + 2 * MARGIN
     padded = np.pad(images[..., 0], ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="symmetric")
     views = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))[:, ::q, ::q]
@@ -78,10 +90,10 @@ def extract_windows(images: np.ndarray, q: int) -> np.ndarray:
 
 
 class RidgeUpscaler:
-    """Fitted weights with the face of a model, in numpy.
+    """A fitted ridge as an upscaling model, in NumPy.
 
     Args:
-        weights: what `fit` gives, (window * window, p * p).
+        weights: from `fit`, (window * window, p * p).
         scale: p/q, in lowest terms.
         luminance: of the images that it was fitted on.
     """
@@ -91,7 +103,7 @@ class RidgeUpscaler:
         self._weights = weights
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
+        """Upscale images; see `UpscalingModel`."""
         q, p = self.geometry.q, self.geometry.p
         large = []
         for image in images:
@@ -103,6 +115,5 @@ class RidgeUpscaler:
 
 
 def build_geometry(scale: Fraction, luminance: str) -> Geometry:
-    """Of a ridge: the smallest blocks of the scale, and a halo of whole blocks that hold the margin."""
-    q = scale.denominator
-    return Geometry(q, scale.numerator, MARGIN, MARGIN, luminance)
+    """Return the geometry of a ridge: blocks of p x p for a scale factor p/q in lowest terms, and MARGIN as halo."""
+    return Geometry(scale.denominator, scale.numerator, MARGIN, MARGIN, luminance)

@@ -1,4 +1,4 @@
-"""Any image through any model: pad, tile, overlap, cut, clip."""
+"""Upscales images of any size with any model: pads, tiles with overlap, crops and clips."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -9,23 +9,30 @@ from loupe.upscalers.geometry import Geometry
 
 
 class UpscalingModel(Protocol):
-    """The face of a model: what it must be given, and what it makes of it."""
+    """The interface of everything that upscales grey images: networks, ridge and filters."""
 
     geometry: Geometry
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Float32 (n, h, w, 1) in [-1, 1], h and w multiples of q, to (n, h p/q, w p/q, 1)."""
+        """Upscale images.
+
+        Args:
+            images: float32, (n, h, w, 1) in [-1, 1]; h and w are at least `min_side` and multiples of q.
+
+        Returns:
+            float32, (n, h p/q, w p/q, 1), not clipped.
+        """
         ...
 
 
 class SelfEnsemble:
-    """The mean of what a model makes of the eight turns and flips of a image, each turned back.
+    """A model whose result is the mean over the 8 flips and rotations of the image, each undone afterwards.
 
-    The errors that depend on the direction cancel out, in eight times the time (Timofte et al. 2016, enhanced
-    prediction; «self-ensemble»).
+    Errors that depend on the direction cancel out. It takes 8 times as long (Timofte et al. 2016, "Seven ways to
+    improve example-based single image super resolution": enhanced prediction).
 
     Args:
-        model: that is asked eight times.
+        model: the model that is applied 8 times.
     """
 
     def __init__(self, model: UpscalingModel) -> None:
@@ -33,7 +40,7 @@ class SelfEnsemble:
         self._model = model
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Float32 (n, h, w, 1) in [-1, 1] to (n, h p/q, w p/q, 1); h, w multiples of q."""
+        """Upscale images; see `UpscalingModel`."""
         total = np.zeros((), "float32")
         for flipped in (False, True):
             for quarters in range(4):
@@ -44,16 +51,15 @@ class SelfEnsemble:
 
 
 def upscale(model: UpscalingModel, images: np.ndarray, recompose: str = "concatenate", tile: int = 256) -> np.ndarray:
-    """Upscale images of any size, from 1x1.
+    """Upscale images of any size from 1x1.
 
     Args:
-        model: a network, by Keras or onnxruntime, or a baseline.
+        model: a network or a baseline.
         images: float32, (n, h, w, 1) in [-1, 1].
-        recompose: `concatenate`: blocks side by side. `gaussian`: the image is upscaled once for every
-            aligned shift of the blocks, and each block counts by a Gaussian around its middle, so that no
-            seam is left; a model whose blocks are the smallest of the scale has nothing to overlap.
-        tile: side, in small pixels, of what the model is given at once beside its halo. The result does not
-            depend on it, but for rounding.
+        recompose: how blocks are combined. `concatenate`: side by side. `gaussian`: the image is upscaled once for
+            every shift of the blocks by whole result pixels, and blocks are averaged with Gaussian weights around
+            their middles, which removes seams. Both are the same for models with the smallest blocks of their scale.
+        tile: side of a tile in pixels of the image, without the halo. It changes the result by rounding errors only.
 
     Returns:
         float32, (n, floor(h scale + 1/2), floor(w scale + 1/2), 1), clipped to [-1, 1].
@@ -63,14 +69,14 @@ def upscale(model: UpscalingModel, images: np.ndarray, recompose: str = "concate
     images = images.astype("float32", copy=False)
     shifts = _shifts(geometry) if recompose == "gaussian" else [0]
     if len(shifts) == 1:
-        large = _padded(model, images, 0, 0, tile)
+        large = _upscale_shifted(model, images, 0, 0, tile)
     else:
         large = np.zeros((), "float32")
         total = np.zeros((), "float32")
         for down in shifts:
             for right in shifts:
                 weights = _block_gaussian(geometry, height, width, down, right)
-                large = large + weights * _padded(model, images, down, right, tile)
+                large = large + weights * _upscale_shifted(model, images, down, right, tile)
                 total = total + weights
         large = large / total
     rows, columns = (int(side * geometry.scale + 0.5) for side in (height, width))
@@ -78,58 +84,62 @@ def upscale(model: UpscalingModel, images: np.ndarray, recompose: str = "concate
 
 
 def upscale_rows(
-    model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, top: int, bottom: int, tile: int = 256
+    model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, wanted: range, tile: int = 256
 ) -> np.ndarray:
-    """Some rows of an upscaled image, equal to those of the whole; blocks overlap where they can.
+    """Compute some rows of `upscale(..., recompose="gaussian")` from the image rows that they depend on.
 
     Args:
-        model: as `upscale` takes it.
-        rows: gives rows of the small image from one to before another, float32 (rows, width) in [-1, 1].
-        height: of the small image.
-        top: the first row of the large image to make.
-        bottom: the row behind the last.
-        tile: as `upscale` takes it.
+        model: as in `upscale`.
+        rows: returns the image's rows from a first one up to, but not including, a last one: float32, (rows, width)
+            in [-1, 1].
+        height: of the image.
+        wanted: the rows of the result.
+        tile: as in `upscale`.
 
     Returns:
-        float32, (bottom - top, floor(width scale + 1/2)), clipped to [-1, 1].
+        float32, (len(wanted), floor(width scale + 1/2)), clipped to [-1, 1].
     """
     geometry = model.geometry
-    margin = geometry.halo + geometry.q  # a block shifted against the others begins a block further out
-    begin = max(0, int(top / geometry.scale) - margin) // geometry.q * geometry.q
-    end = min(height, int(bottom / geometry.scale) + 1 + margin)
+    margin = geometry.halo + geometry.q  # shifted blocks begin up to one block earlier
+    begin = max(0, int(wanted.start / geometry.scale) - margin) // geometry.q * geometry.q
+    end = min(height, int(wanted.stop / geometry.scale) + 1 + margin)
     large = upscale(model, rows(begin, end)[None, ..., None], "gaussian", tile)[0, ..., 0]
     above = int(begin * geometry.scale)
-    return large[top - above : bottom - above]
+    return large[wanted.start - above : wanted.stop - above]
 
 
 def _shifts(geometry: Geometry) -> list[int]:
-    """Shifts of the blocks that fall on whole large pixels: steps of at most half a block that divide it."""
+    """Return the shifts of the blocks: multiples of the largest step of at most half a block that divides a block.
+
+    Steps are whole pixels of the result.
+    """
     aligned = geometry.scale.denominator
     steps = [step for step in range(aligned, geometry.q // 2 + 1, aligned) if geometry.q % step == 0]
     return list(range(0, geometry.q, steps[-1])) if steps else [0]
 
 
-def _covered(side: int, shift: int, geometry: Geometry) -> int:
-    """The padded side: whole blocks that cover `shift` pixels in front and the image."""
+def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
+    """Return the side of whole blocks that cover `shift` more pixels and the image."""
     return max(-(-(side + shift) // geometry.q) * geometry.q, geometry.min_side)
 
 
-def _padded(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` rows and `right` columns mirrored in front, and cut those off again.
+def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
+    """Upscale with `down` mirrored rows above and `right` mirrored columns to the left, and crop them.
 
-    Returns at least (n, ceil(h scale), ceil(w scale), 1), cut to the same size for every shift.
+    Returns:
+        (n, ceil(h scale), ceil(w scale), 1).
     """
     geometry = model.geometry
     _, height, width, _ = images.shape
-    rows, columns = _covered(height, down, geometry), _covered(width, right, geometry)
-    beyond = ((0, 0), (down, rows - height - down), (right, columns - width - right), (0, 0))
-    large = _tiled(model, np.pad(images, beyond, mode="symmetric"), tile)
+    rows, columns = _pad_side(height, down, geometry), _pad_side(width, right, geometry)
+    margins = ((0, 0), (down, rows - height - down), (right, columns - width - right), (0, 0))
+    large = _upscale_tiles(model, np.pad(images, margins, mode="symmetric"), tile)
     top, left = (int(shift * geometry.scale) for shift in (down, right))
     bottom, end = (-int(-side * geometry.scale // 1) for side in (height, width))  # rounded up
     return large[:, top : top + bottom, left : left + end]
 
 
-def _tiled(model: UpscalingModel, images: np.ndarray, tile: int) -> np.ndarray:
+def _upscale_tiles(model: UpscalingModel, images: np.ndarray, tile: int) -> np.ndarray:
     geometry = model.geometry
     count, height, width, _ = images.shape
     core = max(geometry.min_side, tile // geometry.q * geometry.q)
@@ -151,7 +161,7 @@ def _tiled(model: UpscalingModel, images: np.ndarray, tile: int) -> np.ndarray:
 
 
 def _spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int]]:
-    """Along one side: where each tile starts, and from where to where the model looks for it."""
+    """Return for each tile along one side its start, and the start and stop of the pixels that the model gets."""
     spans = []
     for start in range(0, side, core):
         stop = min(side, start + core + geometry.halo)
@@ -161,7 +171,7 @@ def _spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int
 
 
 def _block_gaussian(geometry: Geometry, height: int, width: int, down: int, right: int) -> np.ndarray:
-    """How much each large pixel counts: a Gaussian of a quarter block around the middle of its block."""
+    """Return the weight of each result pixel: a Gaussian, sigma a quarter block, around the middle of its block."""
     p = geometry.p
     along = np.exp(-0.5 * np.square((np.arange(p) - (p - 1) / 2) / (p / 4))).astype("float32")
     sides = []

@@ -61,7 +61,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
             context.run(progress, fraction, desc="upscaling")
 
         try:
-            target = Target(parse_scale(scale, least_itself=True))
+            target = Target(parse_scale(scale, allow_one=True))
             job, network_scale = _plan(photo, target, networks, folder)
             options = ProcessingOptions(lambda image: upscale_image(image, target, networks))
             for outcome in process_jobs([job], options, report):

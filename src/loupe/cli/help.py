@@ -1,0 +1,71 @@
+"""Writes the help texts of the command line from the settings."""
+
+import textwrap
+from typing import Any
+
+from loupe.config import STEPS, group_fields
+from loupe.config.base import list_choices
+from loupe.config.fields import format_value
+
+WIDTH = 84  # characters of a field's help per line
+COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def overview() -> str:
+    """Return the help of `loupe` without a step."""
+    steps = "\n".join(f"  {name:<11} {settings.__doc__}" for name, settings in STEPS.items())
+    return f"""usage: loupe <step> [--field value …]
+
+steps:
+{steps}
+
+options:
+  --help      show this text; `loupe <step> --help` lists the fields of a step
+  --version   show the version
+  --quiet     print nothing but errors; valid for every step"""
+
+
+def step_help(step: str, positional: str | None, multiple: bool) -> str:
+    """Return the help of a step.
+
+    Args:
+        step: a key of STEPS.
+        positional: the field that needs no flag; None if every field needs one.
+        multiple: whether the positional field takes several values.
+    """
+    place = f" [{positional}{' …' if multiple else ''}]" if positional else ""
+    lines = [f"usage: loupe {step}{place} [--field value …]", "", str(STEPS[step].__doc__)]
+    for title, fields in group_fields(step):
+        lines += ["", f"{title}:"]
+        for name, info in fields.items():
+            flag = ("[no-]" if info.annotation is bool else "") + name.rstrip("_").replace("_", "-")
+            first, *others = textwrap.wrap(_field_help(name, info), width=WIDTH)
+            lines += [f"  --{flag:<20}  {first}", *(f"{'':26}{line}" for line in others)]
+    return "\n".join(lines) + "\n"
+
+
+def _field_help(name: str, info: Any) -> str:
+    rule = (info.json_schema_extra or {}).get("rule", "")
+    default = "" if info.default_factory or info.default is None else f"default {format_value(info.default)}"
+    if name == "optimizer":
+        from loupe.config.training import OPTIMIZERS
+
+        rule = ", ".join(OPTIMIZERS)
+    if name == "categories":
+        default = "default all"
+    choices = ", ".join(format_value(choice) for choice in list_choices(info.annotation))
+    allowed = "; ".join(part for part in (rule or choices, _describe_bounds(info), default) if part)
+    return f"{info.description} [{allowed}]" if allowed else str(info.description)
+
+
+def _describe_bounds(info: Any) -> str:
+    """Return the range of a number, such as "1 to 1024" or ">= 0 and < 1"."""
+    bounds = {
+        kind: f"{int(bound) if bound == int(bound) else bound}"
+        for part in info.metadata
+        for kind in COMPARISONS
+        if (bound := getattr(part, kind, None)) is not None
+    }
+    if bounds.keys() == {"ge", "le"}:
+        return f"{bounds['ge']} to {bounds['le']}"
+    return " and ".join(f"{COMPARISONS[kind]} {bound}" for kind, bound in bounds.items())

@@ -1,0 +1,41 @@
+"""Connects to a Dask scheduler, which runs tasks and trials on many machines."""
+
+import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from loupe.errors import LoupeError, UsageError
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Any]:
+    """Open a Dask client, and close it at the end of the block.
+
+    Args:
+        address: of the scheduler, such as `tcp://host:8786`.
+
+    Yields:
+        The `distributed.Client`.
+
+    Raises:
+        UsageError: no scheduler answers at the address, or Loupe is not installed where it runs.
+        LoupeError: the connection to the scheduler was lost during the block.
+    """
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"scheduler: no Dask scheduler answers at {address!r} ({error})") from None
+    with client:
+        try:
+            client.run_on_scheduler(pkgutil.resolve_name, "loupe:__version__")
+        except ImportError:
+            raise UsageError(f"scheduler: needs Loupe, on its workers too; {address!r} has none") from None
+        try:
+            yield client
+        except Exception:
+            if client.status != "running":
+                raise LoupeError(f"scheduler: {address!r} does not answer any more") from None
+            raise

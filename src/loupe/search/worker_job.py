@@ -1,0 +1,78 @@
+"""The job of a worker process, and the function that runs one process, on this machine or on a Dask worker."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_STDERR_LINES = 40  # of a worker that failed: enough for a traceback of Keras
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """Everything that a worker process needs.
+
+    Args:
+        sweep: the checked sweep file, as JSON.
+        storage: of the Optuna study: a journal file or a database URL.
+        tracking_uri: of MLflow.
+        experiment_id: of MLflow.
+        parent: the id of the sweep's run.
+        dataset: folder or URL of the prepared dataset.
+        digest: of the dataset.
+        source: dataset, smoke and seed: the settings that prepare the dataset on a machine that cannot read it.
+        data_dir: the folder for prepared datasets.
+        threads: cores per trial; 0 is all.
+        max_trials: that one worker runs.
+        deadline: Unix time after which no trial starts, or None.
+        fresh: train trials whose result is in the store, too.
+    """
+
+    sweep: dict[str, Any]
+    storage: str
+    tracking_uri: str
+    experiment_id: str
+    parent: str
+    dataset: str
+    digest: str
+    source: dict[str, Any]
+    data_dir: str
+    threads: int
+    max_trials: int
+    deadline: float | None
+    fresh: bool
+
+
+def start_worker(job: WorkerJob) -> subprocess.Popen[str]:
+    """Start a worker process; it waits for its job on standard input."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    if job.threads:
+        names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+        environment |= dict.fromkeys(names, str(job.threads))
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-m", "loupe.search.worker", str(os.getpid())]
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
+    """Send the job to a worker process and wait until it exits.
+
+    Returns:
+        The number of trials that it ran.
+
+    Raises:
+        RuntimeError: it failed. The first line of the message is a summary; the end of its standard error follows.
+    """
+    output, errors = process.communicate(json.dumps(asdict(job)))
+    if process.returncode:
+        lines = errors.strip().splitlines()[-MAX_STDERR_LINES:] or ["it printed nothing"]
+        summary = f"a worker exited with status {process.returncode}: {lines[-1]}"
+        raise RuntimeError("\n  ".join([summary, *lines]))
+    return int(output.split()[-1])
+
+
+def run_worker(job: WorkerJob) -> int:
+    """Run a worker process until it exits; see `wait_for_worker`."""
+    return wait_for_worker(start_worker(job), job)

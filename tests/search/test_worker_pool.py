@@ -1,0 +1,182 @@
+"""Worker processes: their error messages, heartbeats and shutdown."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from loupe.config.steps import Sweep
+from loupe.errors import LoupeError
+from loupe.search import study_storage, worker, worker_job, worker_pool
+from loupe.tracking import liveness
+
+SWEEP = {
+    "study": {"name": "made-up", "metric": "val/mae", "sampler": "grid"},
+    "search": {"activation": ["tanh", "relu"]},
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job whose journal exists and whose dataset does not."""
+    journal = tmp_path / "optuna.journal"
+    study_storage.open_storage(str(journal))
+    journal.touch()
+    return worker_job.WorkerJob(
+        sweep=SWEEP, storage=str(journal), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment_id="0",
+        parent="none", dataset="/nowhere/photos-0123456789ab", digest="0123456789ab",
+        source={"dataset": "/nowhere/photos", "smoke": False, "seed": 0}, data_dir="data", threads=1,
+        max_trials=1, deadline=None, fresh=False,
+    )  # fmt: skip
+
+
+def is_alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_worker_does_not_create_a_missing_journal(job):
+    os.unlink(job.storage)
+    with pytest.raises(RuntimeError, match=rf"storage: must be a database URL, .* cannot read '{job.storage}'"):
+        worker_job.run_worker(job)
+    assert not os.path.exists(job.storage)
+
+
+@pytest.mark.slow
+def test_worker_refuses_a_dataset_that_it_can_neither_read_nor_prepare(job):
+    with pytest.raises(
+        RuntimeError, match=r"dataset: .* can neither read '/nowhere/photos-0123456789ab' nor prepare"
+    ):
+        worker_job.run_worker(job)
+
+
+def test_error_of_a_worker_contains_the_end_of_its_stderr(job, tmp_path, monkeypatch):
+    os.unlink(job.storage)
+    with pytest.raises(RuntimeError) as caught:
+        worker_job.run_worker(job)
+    summary, *lines = str(caught.value).splitlines()
+    assert summary == f"a worker exited with status 1: {lines[-1].strip()}"
+    assert "Traceback (most recent call last):" in lines[0]
+    assert any("worker.py" in line for line in lines)
+    noisy = tmp_path / "noisy"
+    noisy.write_text("#!/bin/sh\nseq 1000 >&2\nexit 3\n")
+    noisy.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(noisy))
+    with pytest.raises(RuntimeError, match="a worker exited with status 3: 1000") as caught:
+        worker_job.run_worker(job)
+    shown = worker_job.MAX_STDERR_LINES
+    assert str(caught.value).splitlines()[1:] == [f"  {1001 - shown + n}" for n in range(shown)]
+
+
+def test_sweep_prints_the_error_of_each_crashed_worker(job, monkeypatch, capsys):
+    def run(job):
+        raise RuntimeError("a worker exited with status 1: out of memory\n  Traceback\n  out of memory")
+
+    @contextmanager
+    def executor(settings, workers):
+        with ThreadPoolExecutor(workers) as threads:
+            yield threads, run, lambda: workers
+
+    monkeypatch.setattr(worker_pool, "_open_executor", executor)
+    monkeypatch.setattr(worker_pool, "_close_orphans", lambda *given: None)
+    monkeypatch.setattr(worker_pool, "_enqueue_trials", lambda *given: 1)
+    settings = SimpleNamespace(workers=1, quiet=False)
+    study = SimpleNamespace(sweep=SimpleNamespace(name="made-up", count_trials=lambda: 1))
+    with pytest.raises(LoupeError) as caught:
+        worker_pool.run_workers(settings, study, job, 1)
+    assert str(caught.value).endswith("the last: a worker exited with status 1: out of memory")
+    shown = "sweep made-up: a worker exited with status 1: out of memory\n  Traceback\n  out of memory\n"
+    assert capsys.readouterr().out == shown * worker_pool.MAX_CRASHES
+
+
+def test_interrupted_pool_terminates_its_workers_and_no_other_child_process(job, tmp_path, monkeypatch):
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    with subprocess.Popen([str(sleeper)]) as unrelated:
+        monkeypatch.setattr(sys, "executable", str(sleeper))
+        before = set(psutil.Process().children())
+        try:
+            with suppress(KeyboardInterrupt), worker_pool._open_executor(Sweep(), 2) as (executor, run, _):
+                futures = [executor.submit(run, job) for _ in range(2)]
+                while len(workers := set(psutil.Process().children()) - before) < 2:
+                    time.sleep(0.01)
+                raise KeyboardInterrupt
+            assert all("status -15" in str(future.exception()) for future in futures)
+            assert not any(is_alive(process.pid) for process in workers)
+            assert unrelated.poll() is None
+        finally:
+            unrelated.kill()
+
+
+def test_closed_pool_starts_no_worker(job):
+    workers = worker_pool.LocalWorkers()
+    workers.close()
+    before = psutil.Process().children()
+    with pytest.raises(RuntimeError, match="closed"):
+        workers.run(job)
+    assert psutil.Process().children() == before
+
+
+def test_heartbeats_continue_after_any_exception(monkeypatch):
+    errors, received = [ValueError("no answer")], threading.Event()
+
+    def send_heartbeat(run_id):
+        if errors:
+            raise errors.pop()
+        received.set()
+
+    monkeypatch.setattr(liveness, "send_heartbeat", send_heartbeat)
+    monkeypatch.setattr(worker, "HEARTBEAT_INTERVAL_S", 0.0)
+    heartbeat = worker.Heartbeat(os.getppid())
+    heartbeat.watch_run("run")
+    try:
+        assert received.wait(20)
+    finally:
+        heartbeat.stop()
+
+
+WORKER_LOOP = """
+import sys, time
+from loupe.search import worker
+worker.SHUTDOWN_TIMEOUT_S = 1.0
+worker.Heartbeat(int(sys.argv[1]))
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        {then}
+"""
+
+
+@pytest.mark.parametrize("then", ["break", "pass"], ids=["exits", "ignores"])
+def test_worker_exits_when_its_parent_process_is_killed(then):
+    code = WORKER_LOOP.format(then=then)
+    starter = (
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {code!r}, str(os.getpid())])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        time.sleep(2)
+        assert is_alive(child)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    for _ in range(200):
+        if not is_alive(child):
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("the worker still runs")
