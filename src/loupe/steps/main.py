@@ -21,12 +21,12 @@ TRAINED: tuple[dict[str, Any], ...] = (
 def run(settings: Main) -> None:
     """Run every step as a nested run under one, and tell what came out."""
     from loupe.data import preparation
-    from loupe.imaging import writer
+    from loupe.imaging.formats import get_format
     from loupe.steps import evaluate, preprocess, register, train, upscale
     from loupe.tracking import records, runs
 
     out = Path(settings.out)
-    writer.format_of(out)
+    get_format(out)
     validate_output_file("out", out)
     shared = settings.select(DatasetSettings.model_fields)
     prepared = parse_settings("preprocess", {"source": settings.dataset} | shared)
