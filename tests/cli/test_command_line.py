@@ -30,7 +30,7 @@ def loupe(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPr
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that replaces a step: the new step stores its settings, and raises an error if one is given."""
+    """Return a function that replaces a step by one that stores its settings, and raises an error if given."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
 
     def replace(step: str, error: BaseException | None = None) -> list[Settings]:
@@ -286,9 +286,7 @@ def test_an_error_of_the_user_is_printed_in_one_line(
     assert capsys.readouterr() == ("", f"loupe preprocess: error: {line}\n")
 
 
-def test_a_missing_package_is_reported_in_one_line_with_status_2(
-    received: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_package_is_reported_with_its_extra(received: Any, capsys: pytest.CaptureFixture[str]) -> None:
     received("train", ModuleNotFoundError("No module named 'mlflow'", name="mlflow"))
     assert run_step("train", []) == 2
     assert capsys.readouterr().err == "loupe train: error: needs mlflow: pip install 'loupe-upscale[train]'\n"

@@ -121,9 +121,7 @@ def test_every_choice_and_boolean_is_parsed_from_text(step: str, given: dict[str
 
 
 @pytest.mark.parametrize(("step", "given", "name"), BOUNDED, ids=named)
-def test_a_value_outside_a_bound_is_refused_and_the_bound_is_accepted(
-    step: str, given: dict[str, str], name: str
-) -> None:
+def test_bounds_are_accepted_and_values_outside_are_refused(step: str, given: dict[str, str], name: str) -> None:
     info = field_of(step, given, name)
     for kind, bound in bounds_of(info):
         unit = 1 if isinstance(bound, int) and info.annotation is not float else 1e-9
