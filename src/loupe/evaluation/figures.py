@@ -46,7 +46,7 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 def plot_pairs(pairs: Pairs) -> Figure:
     """Plot labels above their inputs, for up to 8 evenly spaced pairs."""
-    chosen = pairs.spread(8)
+    chosen = pairs.subsample(8)
     figure = Figure(figsize=(1.7 * len(chosen), 3.6), layout="constrained")
     grid = figure.subplots(2, len(chosen), squeeze=False)
     for column in range(len(chosen)):
@@ -62,7 +62,7 @@ def plot_value_distribution(pairs: Pairs) -> Figure:
     """Plot histograms of the pixel values of inputs and labels."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    chosen, values = pairs.spread(100), to_floats(np.arange(256, dtype="uint8"))
+    chosen, values = pairs.subsample(100), to_floats(np.arange(256, dtype="uint8"))
     for index, name in enumerate(("inputs", "labels")):
         counts = sum(np.bincount(chosen[number][index].ravel(), minlength=256) for number in range(len(chosen)))
         mean = np.average(values, weights=counts)
@@ -111,7 +111,7 @@ def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping
 
 def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
     """Plot input, label and prediction, one image per row, as the study did."""
-    chosen = pairs.spread(PREDICTION_ROWS)
+    chosen = pairs.subsample(PREDICTION_ROWS)
     figure = Figure(figsize=(6, 2.1 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), 3, squeeze=False)
     inputs, labels = next(chosen.batches(PREDICTION_ROWS))
@@ -132,7 +132,7 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
         pairs: three evenly spaced ones are plotted.
         recompose: as in `upscale`.
     """
-    chosen = pairs.spread(3)
+    chosen = pairs.subsample(3)
     columns = len(methods) + 1
     figure = Figure(figsize=(2 * columns, 4.2 * len(chosen)), layout="constrained")
     grid = figure.subplots(2 * len(chosen), columns, squeeze=False)
@@ -157,7 +157,7 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
         methods: upscaling models by their titles, in the order of the columns.
         pairs: the images. The SHEET_ROWS photos whose most detailed crops have the sharpest edges are plotted.
     """
-    chosen = _select_detailed_pairs(pairs.one_a_photo().spread(SHEET_CANDIDATES), SHEET_ROWS)
+    chosen = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(chosen.batches(SHEET_ROWS))
     results = {name: upscale(method, inputs) for name, method in methods.items()}
     figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(chosen)), layout="constrained")

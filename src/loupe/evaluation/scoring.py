@@ -79,7 +79,7 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     """
     first = next(iter(methods.values())).geometry
     side = first.q if first.q >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
-    patches = Patches(pairs.one_a_photo(), side, "any", augment=False, seed=seed)
+    patches = Patches(pairs.first_per_photo(), side, "any", augment=False, seed=seed)
     rows = []
     for draw in range(DRAWS):
         inputs, labels = patches.draw_from_each(draw)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loupe.errors import UsageError
+
 
 @contextmanager
 def write_atomically(file: Path) -> Iterator[Path]:
@@ -18,6 +20,18 @@ def write_atomically(file: Path) -> Iterator[Path]:
         partial.rename(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def validate_output_file(field: str, file: Path) -> None:
+    """Refuse an output file if its folder does not exist or if it is a folder.
+
+    Raises:
+        UsageError: with the name of the setting.
+    """
+    if not file.resolve().parent.is_dir():
+        raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
+    if file.is_dir():
+        raise UsageError(f"{field}: must be a file, got the folder {str(file)!r}")
 
 
 def remove_leftovers(folder: Path) -> None:

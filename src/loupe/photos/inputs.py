@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from loupe.errors import UsageError
+from loupe.imaging.atomic import validate_output_file
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.reader import FORMATS
 
@@ -49,8 +50,7 @@ def find(inputs: Sequence[str], out: Path, suffix: str | None = None) -> Found:
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
-        if not out.resolve().parent.is_dir():
-            raise UsageError(f"out: must lie in a folder that exists, got {str(out)!r}")
+        validate_output_file("out", out)
         if suffix and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
             raise UsageError(f"format: must be that of out, {str(out)!r}, or be left out, got {suffix[1:]}")
         return _unlike(Found([Job(paths[0], out)], [], []))
