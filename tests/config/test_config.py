@@ -88,7 +88,8 @@ def condition(settings: type[Settings], name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for other, value in depends.get(name, {}).items():
         one = min(value) if isinstance(value, frozenset) else value
-        found |= {**condition(settings, other), other: "somewhere" if one is GIVEN else one}
+        text = "1920x1080" if other == "size" else "somewhere"
+        found |= {**condition(settings, other), other: text if one is GIVEN else one}
     return found
 
 

@@ -28,12 +28,12 @@ def run(settings: Main) -> None:
         UsageError: the source of photos does not exist, or the file of `out` cannot be written.
     """
     from loupe.data import preparation
-    from loupe.imaging import writer
     from loupe.imaging.atomic import validate_output_file
+    from loupe.imaging.formats import get_format
     from loupe.steps import evaluate, preprocess, register, train, upscale
     from loupe.tracking import records, runs
 
-    writer.format_of(Path(settings.out))
+    get_format(Path(settings.out))
     validate_output_file("out", Path(settings.out))
     shared = settings.select(DatasetSettings.model_fields)
     quiet = shared | {"quiet": True}

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loupe.config.photos import Files
+from loupe.config.photos import PhotoSettings
 from loupe.photos.processing import Outcome
 
 
 @contextmanager
-def photo_run(settings: Files) -> Iterator[None]:
+def photo_run(settings: PhotoSettings) -> Iterator[None]:
     """Open a run under `mlflow run` or inside another step's run; elsewhere do nothing and create no store."""
     if "MLFLOW_RUN_ID" not in os.environ and not _is_inside_run():
         yield
@@ -23,7 +23,7 @@ def photo_run(settings: Files) -> Iterator[None]:
         yield
 
 
-def log_outcomes(settings: Files, outcomes: Sequence[Outcome], by: str) -> None:
+def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], by: str) -> None:
     """Log the model's name, the number of results and failures, and the result of a single photo.
 
     Args:
