@@ -55,17 +55,21 @@ def fit_network(
 
 
 def load_start(settings: Train) -> keras.Model | None:
-    """Load the network of `start`; None if the settings name none.
+    """Load the network of `start`: the champion, a URI of MLflow, or a .keras file; None if the settings name none.
 
     Raises:
-        UsageError: no such network.
+        UsageError: the network does not exist or cannot be loaded.
     """
-    if not isinstance(settings, GradientTrain) or settings.start is None:
+    name = settings.start if isinstance(settings, GradientTrain) else None
+    if name is None:
         return None
-    found = models.find_champion(settings.scale) if settings.start == CHAMPION else models.find_model(settings.start)
-    if found is None:
-        raise UsageError(f"start: there is no champion of this scale yet, got {settings.start!r}")
-    return models.load_keras(found)
+    try:
+        found = models.find_champion(settings.scale) if name == CHAMPION else models.find_model(name)
+        if found is None:
+            raise UsageError(f"model: must exist, got {name!r}, which this scale does not have yet")
+        return models.load_keras(found)
+    except UsageError as error:
+        raise UsageError(str(error).replace("model:", "start:", 1)) from None
 
 
 def log_ridge(weights: np.ndarray, settings: Train) -> None:
