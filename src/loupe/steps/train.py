@@ -37,7 +37,6 @@ def run(settings: Train) -> Result:
     from loupe.tracking import checkpoints, models, records, runs, training_runs
     from loupe.training.variant import build_network, describe
     from loupe.upscalers import ridge
-    from loupe.upscalers.geometry import Geometry
 
     if settings.resume:
         before = runs.get_run(str(settings.resume), "resume").data
@@ -64,8 +63,7 @@ def run(settings: Train) -> Result:
         best_mae = diagnostics["val/best_mae"]
         records.log_metrics({"training_seconds": seconds})
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
-        models.log_keras_model(model, Geometry.from_name(model.name))
-        models.log_model_metrics(fit.points)
+        models.log_model(model, fit.points)
         print_lines(scoring.format_scores(summary), settings.quiet)
         checkpoints.remove_checkpoint()
     print_line(

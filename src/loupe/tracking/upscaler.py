@@ -16,12 +16,12 @@ from loupe.tracking.resolver import BUNDLED, ResolveOptions, resolve_model
 
 
 class Upscaler:
-    """Upscales images in memory: luminance by a network, colour and alpha by Lanczos.
+    """Upscales images in memory: luminance with a network, colour and transparency with Lanczos.
 
         large = Upscaler.load("models:/loupe@champion")(Image.open("photo.jpg"))
 
     Args:
-        networks: to choose from.
+        networks: one per scale factor.
     """
 
     def __init__(self, networks: Networks) -> None:
@@ -29,10 +29,10 @@ class Upscaler:
 
     @classmethod
     def load(cls, model: str = BUNDLED, ensemble: bool = False) -> "Upscaler":
-        """Take a model by its name.
+        """Load a model.
 
         Args:
-            model: any name that `resolver.resolve_model` takes.
+            model: its name; see `resolver.resolve_model`.
             ensemble: use the self-ensemble (mean over 8 flips and rotations): slightly better, 8 times slower.
 
         Raises:
@@ -46,19 +46,20 @@ class Upscaler:
         """Upscale one image.
 
         Args:
-            image: a PIL image of any mode, or an array of uint8 or uint16, (height, width) or (height, width, 1..4):
-                grey, grey and alpha, RGB, RGB and alpha, in the encoding of their file.
-            scale: from 1 to 8; the network's own, or 1.5, where neither it nor the size is given.
-            size: width and height of the result instead, in the shape of the image.
+            image: a PIL image of any mode, or an array of uint8 or uint16, (height, width) or (height, width, 1..4),
+                with gamma-encoded grey, grey and alpha, RGB, or RGB and alpha.
+            scale: the scale factor, from 1 to 8. Without `scale` and `size`, it is that of the network if it has
+                only one, else 1.5.
+            size: the width and height of the result instead of `scale`, with the aspect ratio of the image.
 
         Returns:
-            The same kind, upright, floor(side scale + 1/2) pixels a side: a PIL image (L, LA, RGB, RGBA or I;16)
-            with the colour profile of the input, or an array of the same type and number of axes.
+            An upright PIL image (L, LA, RGB, RGBA or I;16) with the colour profile of the input, or an array of the
+            input's type and number of axes. Each side has floor(side * scale + 1/2) pixels.
 
         Raises:
-            TypeError: it is neither, or an array of other types.
-            ValueError: the scale or the array's shape is out of range.
-            PhotoError: the image has no pixels, or the size has another shape than the image.
+            TypeError: the image is neither, or an array of another type.
+            ValueError: the scale or the shape of the array is out of range, or both scale and size are given.
+            PhotoError: the image has no pixels, or the size has another aspect ratio.
         """
         if isinstance(image, Image.Image):
             page = read_image(image)
@@ -68,9 +69,9 @@ class Upscaler:
             raise TypeError(f"image: must be a PIL image or a numpy array, got {type(image).__name__}")
         height, width = page.pixels.shape[:2]
         if not height or not width:
-            raise PhotoError(f"image: has no pixels: it is {width}x{height}")
+            raise PhotoError(f"image: must have pixels, got {width}x{height}")
         if scale is not None and size is not None:
-            raise ValueError(f"size: goes without scale, got {size} and {scale}")
+            raise ValueError(f"size: must be given without scale, got {size} and scale {scale}")
         factor = None if scale is None else parse_scale(scale, allow_one=True)
         asked = None if size is None else (size[0], size[1])
         wanted = upscaling.size_of((width, height), factor, asked, self.networks)
