@@ -81,7 +81,7 @@ class SweepStudy:
 
         Args:
             max_waiting: the number of trials that may wait; nothing is enqueued while half of them do. Few trials
-                wait, because Optuna reads all trials that have not ended from a database on each request.
+                wait, because Optuna reads all unfinished trials from a database with each request.
         """
         room = max_waiting - self.count_waiting()
         if room <= max_waiting // 2:

@@ -68,7 +68,7 @@ class Heartbeat:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def watch_run(self, run_id: str | None) -> None:
-        """Send heartbeats of this run from now on; None sends none."""
+        """Send heartbeats of this run; None sends none."""
         self._run_id = run_id
 
     def stop(self) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loupe.config.photos import Files
+from loupe.config.photos import PhotoSettings
 from loupe.photos.processing import Outcome
 
 
 @contextmanager
-def photo_run(settings: Files) -> Iterator[None]:
+def photo_run(settings: PhotoSettings) -> Iterator[None]:
     """Open a run under `mlflow run` or inside another step's run; otherwise do not log and create no store."""
     if "MLFLOW_RUN_ID" not in os.environ and not _is_run_open():
         yield
@@ -23,7 +23,7 @@ def photo_run(settings: Files) -> Iterator[None]:
         yield
 
 
-def log_outcomes(settings: Files, outcomes: Sequence[Outcome], model: str) -> None:
+def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str) -> None:
     """Log the name of the model or method, the number of results and failures, and the result of a single photo.
 
     Args:
