@@ -57,7 +57,6 @@ def run(settings: Train) -> Training:
     from loupe.tracking import checkpoints, models, records, training_runs
     from loupe.training.variant import build_network, describe
     from loupe.upscalers import ridge
-    from loupe.upscalers.geometry import Geometry
 
     dataset, checkpoint = _open_dataset(settings)
     train = dataset.load_pairs("train", settings.scale, settings.limit)
@@ -77,8 +76,7 @@ def run(settings: Train) -> Training:
         mae = diagnostics["val/best_mae"]
         records.log_metrics({"training_seconds": seconds})
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
-        models.log_keras_model(model, Geometry.from_name(model.name))
-        models.log_model_metrics(fit.points)
+        models.log_model(model, fit.points)
         print_lines(scoring.format_scores(summary), settings.quiet)
         checkpoints.remove_checkpoint()
     text = f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {mae:.4f}"
