@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,12 +16,17 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from loupe.imaging import reader, writer
+from loupe.imaging import writer
 from loupe.imaging.decoder import PhotoError, open_photo
-from loupe.imaging.metadata import AsRead
-from loupe.photos import processing, upscaling
-from loupe.photos.inputs import Job
-from loupe.photos.networks import bundled_networks
+from loupe.imaging.formats import validate_output
+from loupe.imaging.metadata import RawText
+from loupe.imaging.reader import read_photo
+from loupe.imaging.writer import write_photo
+from loupe.photos.inputs import PhotoJob
+from loupe.photos.networks import get_bundled_networks
+from loupe.photos.processing import Outcome, ProcessingOptions, process_jobs
+from loupe.photos.sizes import Target
+from loupe.photos.upscaling import upscale_image, upscale_photo
 
 SIZE = (45, 31)
 LARGE = (68, 47)  # by 3:2
@@ -30,7 +36,7 @@ XMP = (
     b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:exif="http://ns.adobe.com/exif/1.0/" '
     b'tiff:Orientation="1" exif:PixelXDimension="45" exif:PixelYDimension="31"/></rdf:RDF></x:xmpmeta>'
 )
-NETWORKS = bundled_networks("tiny")
+NETWORKS = get_bundled_networks("tiny")
 FORMATS = {
     "png": ["1", "L", "LA", "P", "P+alpha", "RGB", "RGBA", "I;16"],
     "jpg": ["L", "RGB", "CMYK"],
@@ -77,9 +83,9 @@ def of_mode(photo: Image.Image, mode: str) -> Image.Image:
 
 
 def upscaled(file: Path, out: Path, scale: str = "3/2", strip: bool = False) -> Image.Image:
-    found = reader.read(file, strip)
-    large = upscaling.large_pages(found, Fraction(scale), None, NETWORKS)
-    writer.write(out, large, found.count, found.loop)
+    found = read_photo(file, strip)
+    large = upscale_photo(found, Target(Fraction(scale)), NETWORKS)
+    write_photo(out, large, found.count, found.loop)
     assert sorted(out.parent.glob(".*")) == []
     image = Image.open(out)
     image.load()
@@ -98,7 +104,7 @@ def test_every_mode_of_every_format_keeps_its_kind_and_colours(photo, tmp_path, 
         large = large.convert("RGBA" if "A" in expected_mode or "transparency" in large.info else "RGB")
         expected_mode = {"L": "RGB", "P": "RGB"}.get(mode, expected_mode)
     assert large.mode == expected_mode
-    page = next(reader.read(file).pages)
+    page = next(read_photo(file).images)
     seen = Image.open(file)
     seen = seen if mode == "I;16" else seen.convert("RGBA" if "A" in large.mode else "RGB")
     if mode == "LAB":
@@ -165,7 +171,7 @@ def test_metadata_stay_and_tell_the_new_size(photo, tmp_path, monkeypatch, suffi
     if large:
         if out_suffix in ("webp", "avif"):
             pytest.skip("written whole")
-        monkeypatch.setattr(writer, "WHOLE", 0)
+        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
     file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{out_suffix}"
     options = {"exif": exif(), "icc_profile": SRGB, "dpi": (300, 300), "xmp": XMP}
     if suffix == "png":
@@ -296,15 +302,15 @@ def test_whether_a_webp_is_lossless_is_told(photo, tmp_path, mode, frames, lossl
         tmp_path / "small.webp", lossless=lossless, icc_profile=SRGB, exif=exif(1), save_all=frames > 1,
         append_images=several[1:],
     )  # fmt: skip
-    assert reader.read(tmp_path / "small.webp").lossless == lossless
-    assert reader.read((tmp_path / "small.webp").read_bytes()).lossless == lossless
+    assert read_photo(tmp_path / "small.webp").lossless == lossless
+    assert read_photo((tmp_path / "small.webp").read_bytes()).lossless == lossless
 
 
 def test_a_photo_of_inks_has_the_same_profile_whenever_it_is_read(photo, tmp_path):
     photo.convert("CMYK").save(tmp_path / "inks.tif")
-    first = next(reader.read(tmp_path / "inks.tif").pages).icc
+    first = next(read_photo(tmp_path / "inks.tif").images).metadata.icc
     time.sleep(1.1)  # a profile holds the second in which it was made
-    assert next(reader.read(tmp_path / "inks.tif").pages).icc == first
+    assert next(read_photo(tmp_path / "inks.tif").images).metadata.icc == first
     assert ImageCms.getProfileDescription(ImageCms.getOpenProfile(io.BytesIO(first))).startswith("sRGB")
 
 
@@ -316,9 +322,9 @@ def test_cmyk_of_sixteen_bits_is_what_it_is_of_eight_but_finer(photo, tmp_path, 
         deep.set_type(pyvips.GValue.blob_type, "icc-profile-data", cmyk_profile)
     eight.save(tmp_path / "eight.tif", icc_profile=cmyk_profile if profiled else b"")
     deep.tiffsave(str(tmp_path / "deep.tif"))
-    coarse, fine = (next(reader.read(tmp_path / f"{name}.tif").pages) for name in ("eight", "deep"))
+    coarse, fine = (next(read_photo(tmp_path / f"{name}.tif").images) for name in ("eight", "deep"))
     assert fine.pixels.dtype == np.uint16
-    assert fine.icc == coarse.icc
+    assert fine.metadata.icc == coarse.metadata.icc
     differences = np.abs(fine.pixels / 257 - coarse.pixels)
     assert differences.mean() < 0.5
     assert differences.max() < (3 if profiled else 1.01)  # two colour engines
@@ -355,31 +361,29 @@ def test_stripped_of_metadata_the_colour_profile_stays(photo, tmp_path):
 )
 def test_what_a_format_cannot_hold_is_refused(mode, frames, out, word):
     with pytest.raises(PhotoError, match=word):
-        writer.refuse(Path(out), (10, 10), frames, len(mode))
-    with pytest.raises(PhotoError, match="at most 16383 a side"):
-        writer.refuse(Path("x.webp"), (20_000, 10), 1, 3)
+        validate_output(Path(out), (10, 10), frames, len(mode))
+    with pytest.raises(PhotoError, match="at most 16383, got 20000x10"):
+        validate_output(Path("x.webp"), (20_000, 10), 1, 3)
 
 
-def test_a_file_that_cannot_be_finished_leaves_nothing(photo, tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_an_error_while_rows_are_computed_leaves_no_file(photo, tmp_path, monkeypatch, suffix):
     photo.convert("RGB").save(tmp_path / "small.png")
-    found = reader.read(tmp_path / "small.png")
+    found = read_photo(tmp_path / "small.png")
 
     def broken(page):
-        large = upscaling.large_page(page, LARGE, NETWORKS)
+        large = upscale_image(page, Target(Fraction(3, 2)), NETWORKS)
 
         def strips():
             yield next(large.strips)[:5]
             raise OSError("no more")
 
-        return reader.LargePage(large.size, strips(), large.about)
+        return replace(large, strips=strips())
 
     for limit in (10**9, 0):
-        writer.WHOLE, before = limit, writer.WHOLE
-        try:
-            with pytest.raises(OSError, match="no more"):
-                writer.write(tmp_path / "large.png", [broken(next(reader.read(tmp_path / "small.png").pages))])
-        finally:
-            writer.WHOLE = before
+        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", limit)
+        with pytest.raises(OSError, match="no more"):
+            write_photo(tmp_path / f"large.{suffix}", [broken(next(read_photo(tmp_path / "small.png").images))])
     assert [path.name for path in tmp_path.iterdir()] == ["small.png"]
     assert found.count == 1
 
@@ -391,13 +395,14 @@ def test_a_disk_that_is_full_fails_and_leaves_nothing(tmp_path, suffix):
 import resource, sys
 import numpy as np
 from pathlib import Path
-from loupe.imaging import reader, writer
-writer.WHOLE = 0
+from loupe.imaging import writer
+from loupe.imaging.image_data import ImageStream
+writer.MAX_WHOLE_PIXELS = 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 noise = np.random.default_rng(0).integers(0, 256, (3000, 2000, 3)).astype("uint8")
-page = reader.LargePage((2000, 3000), iter(np.array_split(noise, 30)), reader.Page(noise))
+image = ImageStream((2000, 3000), 3, noise.dtype, iter(np.array_split(noise, 30)))
 try:
-    writer.write(Path({str(tmp_path / f"large.{suffix}")!r}), [page])
+    writer.write_photo(Path({str(tmp_path / f"large.{suffix}")!r}), [image])
 except OSError as error:
     sys.exit(7)
 """
@@ -411,9 +416,9 @@ def test_pages_of_a_tiff_keep_sixteen_bits_of_colour(tmp_path):
     several = pyvips.Image.new_from_array(pixels, interpretation="rgb16").copy()
     several.set_type(pyvips.GValue.gint_type, "page-height", 31)
     several.tiffsave(str(tmp_path / "small.tif"))
-    found = reader.read(tmp_path / "small.tif")
+    found = read_photo(tmp_path / "small.tif")
     assert found.count == 2
-    writer.write(tmp_path / "large.tif", upscaling.large_pages(found, Fraction(3, 2), None, NETWORKS), 2)
+    write_photo(tmp_path / "large.tif", upscale_photo(found, Target(Fraction(3, 2)), NETWORKS), 2)
     for number in range(2):
         large = pyvips.Image.new_from_file(str(tmp_path / "large.tif"), page=number)
         assert (large.width, large.height, large.format, large.bands) == (68, 47, "ushort", 3)
@@ -424,17 +429,17 @@ def test_sixteen_bits_of_a_tiff_are_read_by_what_they_mean(tmp_path, bands, inte
     pixels = np.random.default_rng(0).integers(0, 65536, (31, 45, bands)).astype("uint16")
     image = pyvips.Image.new_from_array(pixels, interpretation=interpretation)
     image.tiffsave(str(tmp_path / "small.tif"), miniswhite=bands == 1)
-    assert np.array_equal(next(reader.read(tmp_path / "small.tif").pages).pixels, pixels)
+    assert np.array_equal(next(read_photo(tmp_path / "small.tif").images).pixels, pixels)
 
 
 def test_a_transparent_value_of_grey_is_transparency(tmp_path):
     deep = np.array([[7, 9], [9, 7]], "uint16")
     Image.fromarray(deep).save(tmp_path / "deep.png", transparency=7)
-    page = next(reader.read(tmp_path / "deep.png").pages)
+    page = next(read_photo(tmp_path / "deep.png").images)
     assert page.pixels[..., 1].tolist() == [[0, 65535], [65535, 0]]
     two = Image.fromarray(np.array([[0, 255], [255, 0]], "uint8")).convert("1")
     two.save(tmp_path / "two.png", transparency=1)
-    page = next(reader.read(tmp_path / "two.png").pages)
+    page = next(read_photo(tmp_path / "two.png").images)
     assert page.pixels.tolist() == [[[0, 255], [255, 0]], [[255, 0], [0, 255]]]
 
 
@@ -450,9 +455,9 @@ def test_frames_of_different_sizes_go_into_a_tiff_alone(tmp_path):
 def test_the_size_that_is_told_is_upright(photo, tmp_path, orientation):
     for suffix in ("jpg", "png", "tif", "webp"):
         photo.convert("RGB").save(tmp_path / f"small.{suffix}", exif=exif(orientation))
-        found = reader.read(tmp_path / f"small.{suffix}")
+        found = read_photo(tmp_path / f"small.{suffix}")
         assert found.size == (SIZE if orientation == 1 else SIZE[::-1])
-        assert next(found.pages).pixels.shape[1::-1] == found.size
+        assert next(found.images).pixels.shape[1::-1] == found.size
 
 
 def test_a_png_that_tells_its_colours_without_a_profile_tells_them_still(photo, tmp_path):
@@ -471,7 +476,7 @@ def test_a_colour_that_16_bits_make_transparent_is_transparency(tmp_path):
     image.pngsave(str(tmp_path / "small.png"), keep="none")
     whole = (tmp_path / "small.png").read_bytes()
     (tmp_path / "small.png").write_bytes(whole[:33] + chunk(b"tRNS", struct.pack(">HHH", 700, 700, 700)) + whole[33:])
-    page = next(reader.read(tmp_path / "small.png").pages)
+    page = next(read_photo(tmp_path / "small.png").images)
     assert page.pixels.shape == (8, 9, 4)
     assert not page.pixels[..., 3].any()
 
@@ -487,7 +492,7 @@ def test_a_transparent_grey_of_few_bits_is_transparency(tmp_path, bits, row, hid
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)) + chunk(b"tRNS", struct.pack(">H", hidden))
     file = tmp_path / "small.png"
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b""))
-    page = next(reader.read(file).pages)
+    page = next(read_photo(file).images)
     assert page.pixels[0, :, 1].tolist() == [255, 255, 0, 255]
     assert np.asarray(open_photo(file))[0, :, 1].tolist() == [255, 255, 0, 255]
 
@@ -498,7 +503,7 @@ def test_grey_of_12_bits_fills_the_range(tmp_path):
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
     (tmp_path / "small.tif").write_bytes(head + directory + struct.pack("<I", 0) + samples)
-    page = next(reader.read(tmp_path / "small.tif").pages)
+    page = next(read_photo(tmp_path / "small.tif").images)
     assert page.pixels[..., 0].tolist() == [[0, 65535], [3000 * 65535 // 4095] * 2]
     assert np.asarray(open_photo(tmp_path / "small.tif")).tolist() == [[0, 255], [187, 187]]
 
@@ -507,10 +512,10 @@ def test_grey_of_12_bits_fills_the_range(tmp_path):
 @pytest.mark.parametrize("large", [False, True], ids=["whole", "streamed"])
 def test_text_of_any_language_stays_as_its_bytes_are(photo, tmp_path, monkeypatch, suffix, large):
     if large:
-        monkeypatch.setattr(writer, "WHOLE", 0)
+        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
     tags = exif()
-    tags[0x8298] = AsRead("© 2026 José 日本".encode().decode("latin-1"))
-    tags.get_ifd(0x8769)[0xA433] = AsRead("Müller")
+    tags[0x8298] = RawText("© 2026 José 日本".encode().decode("latin-1"))
+    tags.get_ifd(0x8769)[0xA433] = RawText("Müller")
     photo.convert("RGB").save(tmp_path / "small.jpg", exif=tags, comment="Grüße 日本")
     found = upscaled(tmp_path / "small.jpg", tmp_path / f"large.{suffix}").getexif()
     assert found[0x8298].encode("latin-1").decode() == "© 2026 José 日本"
@@ -546,7 +551,7 @@ def test_a_png_that_is_streamed_tells_its_colours_and_texts_as_others_do(photo, 
         pixels = np.asarray(photo.convert("RGB")).astype("uint16") * 257
         pyvips.Image.new_from_array(pixels, interpretation="rgb16").pngsave(str(tmp_path / "small.png"), keep="none")
     else:
-        monkeypatch.setattr(writer, "WHOLE", 0)
+        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
     whole = (tmp_path / "small.png").read_bytes()
     (tmp_path / "small.png").write_bytes(whole[:33] + chunks + whole[33:])
     large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
@@ -558,25 +563,24 @@ def test_a_png_that_is_streamed_tells_its_colours_and_texts_as_others_do(photo, 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_what_is_too_long_for_a_jpeg_is_left_out_and_told(photo, tmp_path, monkeypatch, streamed):
     if streamed:
-        monkeypatch.setattr(writer, "WHOLE", 0)
+        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
     tags, padded = exif(), XMP.replace(b"</rdf:RDF>", b" " * 70_000 + b"</rdf:RDF>")
     tags.get_ifd(0x8769)[0x927C] = b"n" * 66_000
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt("XML:com.adobe.xmp", padded.decode())
     photo.convert("RGB").save(tmp_path / "small.png", exif=tags, pnginfo=chunks)
-    job = Job(tmp_path / "small.png", tmp_path / "large.jpg")
-    assert outcome_of(job).left_out == ["the camera maker's note", "XMP"]
+    job = PhotoJob(tmp_path / "small.png", tmp_path / "large.jpg")
+    assert outcome_of(job).omitted == ["the camera's maker note", "XMP"]
     found = Image.open(job.out).getexif()
     assert found[0x8298] == "Somebody"
     assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
-    assert outcome_of(Job(job.photo, tmp_path / "large.png")).left_out == []
+    assert outcome_of(PhotoJob(job.photo, tmp_path / "large.png")).omitted == []
 
 
-def outcome_of(job: Job) -> processing.Outcome:
-    """Of upscaling a photo by 3:2."""
-    make = upscaling.page_upscaler(Fraction(3, 2), None, NETWORKS)
-    order = processing.Order(lambda size: upscaling.size_of(size, Fraction(3, 2), None, NETWORKS), make)
-    (outcome,) = processing.results([job], order, lambda share: None)
+def outcome_of(job: PhotoJob) -> Outcome:
+    """Upscale a photo by 3:2."""
+    options = ProcessingOptions(lambda image: upscale_image(image, Target(Fraction(3, 2)), NETWORKS))
+    (outcome,) = process_jobs([job], options, lambda fraction: None)
     return outcome
 
 
@@ -604,15 +608,15 @@ def test_what_an_animated_png_shows_where_nothing_moves_is_no_frame(tmp_path):
 @pytest.mark.parametrize(("mode", "becomes"), [("RGBA", "RGB"), ("LA", "L")])
 def test_an_alpha_that_hides_nothing_is_no_transparency(photo, tmp_path, mode, becomes):
     photo.convert("RGB").convert(mode).save(tmp_path / "opaque.png")
-    job = Job(tmp_path / "opaque.png", tmp_path / "large.jpg")
+    job = PhotoJob(tmp_path / "opaque.png", tmp_path / "large.jpg")
     assert outcome_of(job).size == LARGE
     assert Image.open(job.out).mode == becomes
     photo.convert(mode).save(tmp_path / "soft.png")
-    assert "transparency" in outcome_of(Job(tmp_path / "soft.png", tmp_path / "soft.jpg")).reason
-    assert outcome_of(Job(tmp_path / "opaque.png", tmp_path / "large.png")).size == LARGE
+    assert "transparency" in outcome_of(PhotoJob(tmp_path / "soft.png", tmp_path / "soft.jpg")).reason
+    assert outcome_of(PhotoJob(tmp_path / "opaque.png", tmp_path / "large.png")).size == LARGE
     assert Image.open(tmp_path / "large.png").mode == mode
 
 
 def test_a_jpeg_of_more_than_it_can_hold_is_refused_before_the_work():
-    with pytest.raises(PhotoError, match="at most 65500 a side"):
-        writer.refuse(Path("x.jpg"), (65_520, 10), 1, 3)
+    with pytest.raises(PhotoError, match="at most 65500, got 65520x10"):
+        validate_output(Path("x.jpg"), (65_520, 10), 1, 3)

@@ -1,9 +1,9 @@
-"""Files that get their final name only when they are complete."""
+"""Writes files atomically: a file has its final name only when it is complete."""
 
 import glob
 import os
+import secrets
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +13,12 @@ from loupe.errors import UsageError
 
 @contextmanager
 def write_atomically(file: Path) -> Iterator[Path]:
-    """A name in the same folder that nobody else writes to, renamed to `file` at the end, or removed."""
-    partial = file.with_name(f".loupe-{os.getpid()}-{threading.get_ident()}-{socket.gethostname()}.part")
+    """Yield a temporary path in the same folder; rename it to `file` on success, remove it on failure."""
+    partial = file.with_name(f".loupe-{os.getpid()}-{secrets.token_hex(4)}-{socket.gethostname()}.part")
     try:
         yield partial
+        with partial.open("r+b") as stream:
+            os.fsync(stream.fileno())  # the content must be on the disk before the name
         partial.rename(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -39,11 +41,11 @@ def validate_output_file(field: str, file: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that are dead began to write in a folder."""
+    """Remove the temporary files in a folder that belong to processes of this machine that no longer run."""
     for partial in folder.glob(f".loupe-*-*-{glob.escape(socket.gethostname())}.part"):
         try:
             os.kill(int(partial.name.split("-")[1]), 0)
         except (ProcessLookupError, ValueError):
             partial.unlink(missing_ok=True)
         except OSError:
-            pass  # alive, and another user's
+            pass  # the process runs, as another user
