@@ -6,6 +6,7 @@ import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import patch
 
 import pytest
 
@@ -61,7 +62,8 @@ def served():
 
 
 def fetch(target, served, md5=MD5, tries=3):
-    return download(target, served.url, md5, SIZE, quiet=True, tries=tries, pause=0.01)
+    with patch.multiple("loupe.data.download", TRIES=tries, FIRST_PAUSE_S=0.01):
+        return download(target, served.url, md5, SIZE, quiet=True)
 
 
 def names_in(folder):

@@ -177,7 +177,11 @@ def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished
         ("evaluate", ["--model", "models:/nothing@champion"], "models:/nothing"),
         ("evaluate", ["--model", "no-such-file.keras"], "no-such-file.keras"),
         ("evaluate", ["--beside", "no-such-file.onnx"], "no-such-file.onnx"),
-        ("evaluate", ["--model", "base", "--scale", "2:1"], "base of 3:2 upscales 3:2, got 2:1"),
+        (
+            "evaluate",
+            ["--model", "base", "--scale", "2:1"],
+            "scale: must be 3:2 for the bundled network base of 3:2, got 2:1",
+        ),
         ("evaluate", ["--sheet", "nowhere/sheet.png"], "nowhere/sheet.png"),
         ("evaluate", ["--sheet", "sheet.xyz"], "sheet: must end in one of"),
         ("evaluate", ["--out", "."], "out: must be a file, got the folder '.'"),

@@ -8,11 +8,11 @@ from loupe.cli.progress import ProgressBar
 from loupe.errors import LoupeError
 
 CHUNK = 1 << 20
+TRIES = 8  # connections without a new byte before a download fails
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a further connection; the pause doubles each time
 
 
-def download(
-    target: Path, url: str, md5: str, size: int, quiet: bool = False, tries: int = 8, pause: float = 1.0
-) -> Path:
+def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
     """Fetch `url` into `target`; a file that is there already is kept.
 
     What has arrived stays in `target` + `.part` and is continued by a range request, in this call or
@@ -24,8 +24,6 @@ def download(
         md5: in hexadecimal, of the whole file.
         size: in bytes, of the whole file.
         quiet: show no progress.
-        tries: connections without a new byte before it gives up, at least 1.
-        pause: seconds before the second connection, doubled each time up to 30.
 
     Raises:
         LoupeError: the server does not answer, or what it sent is not the file.
@@ -42,9 +40,9 @@ def download(
                 failed = 0
                 continue
             failed += 1
-            if failed >= tries:
+            if failed >= TRIES:
                 raise LoupeError(f"download of {url} stopped at {there} of {size} bytes: {reason}")
-            time.sleep(min(30.0, pause * 2 ** (failed - 1)))
+            time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (failed - 1)))
     with part.open("rb") as stream:
         found = hashlib.file_digest(stream, "md5").hexdigest()
     if found != md5:

@@ -82,7 +82,10 @@ def has_store() -> bool:
 
 
 def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:
-    if has_store() and importlib.util.find_spec("mlflow") is not None:
+    reason = "no champion"
+    if has_store() and importlib.util.find_spec("mlflow") is None:
+        reason = "mlflow is not installed"
+    elif has_store():
         from loupe.tracking import models, server
 
         with server.limit_retries(MAX_RETRIES):
@@ -90,7 +93,7 @@ def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:
             if reference is not None:
                 return _load_reference(reference, options)
     loaded = load_bundled(bundled.DEFAULT_SIZE, scale, options.threads)
-    return LoadedModel(f"{loaded.name} (no champion)", loaded.model)
+    return LoadedModel(f"{loaded.name} ({reason})", loaded.model)
 
 
 def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
