@@ -16,7 +16,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import requests
-from jobs import environment, loupe
+from jobs import build_env, loupe
 from PIL import Image
 from services import free_port
 
@@ -41,7 +41,7 @@ def address(finished_main, tmp_path_factory):
     log = tmp_path_factory.mktemp("serving") / "log.txt"
     with log.open("w") as stream:
         server = subprocess.Popen(
-            command, cwd=finished_main, env=environment(PYTHONPATH=""), stdout=stream, stderr=stream,
+            command, cwd=finished_main, env=build_env(PYTHONPATH=""), stdout=stream, stderr=stream,
             start_new_session=True,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
