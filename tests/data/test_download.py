@@ -6,9 +6,11 @@ import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import patch
 
 import pytest
 
+from loupe.data import download as module
 from loupe.data.download import download
 from loupe.errors import LoupeError
 
@@ -61,7 +63,8 @@ def served():
 
 
 def fetch(target, served, md5=MD5, tries=3):
-    return download(target, served.url, md5, SIZE, quiet=True, tries=tries, pause=0.01)
+    with patch.multiple(module, MAX_TRIES=tries, FIRST_PAUSE_S=0.01):
+        return download(target, served.url, md5, SIZE, quiet=True)
 
 
 def names_in(folder):

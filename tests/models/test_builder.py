@@ -259,7 +259,7 @@ def fingerprint(given: Given) -> str:
     images = photo_pairs(settings.scale)
     side, count = batches.compute_batch_shape(settings, Geometry.from_name(model.name), images.sides[0])
     patches = Patches(images, side, settings.crops, settings.augment, settings.seed)
-    arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.batch(step, count))]
+    arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.draw_batch(step, count))]
     image = image_for(Geometry.from_name(model.name))
     arrays.append(upscale(builder.KerasUpscaler(model), image, choose_recompose(settings)))
     with optimization.training_precision(model, settings):
