@@ -1,18 +1,18 @@
-"""Loupe turns small photos into large ones with networks that it trains, compares and registers."""
+"""Loupe upscales photos with neural networks, and trains, compares and registers these networks."""
 
 import os
 from typing import Any
 
 __version__ = "0.2.0"
 
-# The one place that runs before onnxruntime and MLflow are imported in every process: steps, sweep and Dask workers,
-# notebooks, served models. onnxruntime reads its switch once, when it is imported; a value of the user's is kept.
+# Telemetry is off unless the user sets these variables. onnxruntime reads its variable only during import, and this
+# module runs before that in every process: steps, workers, notebooks and served models.
 for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
     os.environ.setdefault(_name, _value)
 
 
 def __getattr__(name: str) -> Any:
-    """`from loupe import Upscaler` without work at `import loupe`."""
+    """Import `Upscaler` on first use, so that `import loupe` is fast."""
     if name == "Upscaler":
         from importlib import import_module
 

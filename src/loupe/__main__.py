@@ -1,4 +1,4 @@
-"""`python -m loupe` does what `loupe` does."""
+"""Makes `python -m loupe` equivalent to the command `loupe`."""
 
 from loupe.cli.main import entry
 

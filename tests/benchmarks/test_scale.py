@@ -74,7 +74,7 @@ def test_few_trials_wait_however_many_are_wanted(tmp_path):
 def test_a_report_asks_for_no_curve_that_stands_with_its_run(tmp_path, monkeypatch):
     import mlflow
 
-    from loupe.tracking import trials
+    from loupe.tracking import run_table
 
     asked = []
     answer = mlflow.MlflowClient.get_metric_history
@@ -86,7 +86,7 @@ def test_a_report_asks_for_no_curve_that_stands_with_its_run(tmp_path, monkeypat
         uri = f"sqlite:///{tmp_path / name}.db"
         scale_report.fill(uri, 60, without_tags)
         mlflow.set_tracking_uri(uri)
-        tables.append(trials.load_results())
+        tables.append(run_table.load_run_table())
         assert len(asked) == len(set(asked)) == (60 if without_tags else 0)
     mlflow.set_tracking_uri(None)
     pd.testing.assert_frame_equal(*tables)

@@ -1,4 +1,4 @@
-"""`loupe <step> --field value`: help, statuses, and one line for every complaint."""
+"""`loupe <step> --field value`: help, exit statuses and errors."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ from loupe.config.fields import format_value
 from loupe.config.training import NETWORKS, OPTIMIZERS, Train
 from loupe.errors import LoupeError, UsageError
 
-HEAVY = ("keras", "tensorflow", "mlflow", "pandas", "matplotlib")
+SLOW_LIBRARIES = ("keras", "tensorflow", "mlflow", "pandas", "matplotlib")
 
 
 def loupe(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -30,7 +30,7 @@ def loupe(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPr
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns a function that replaces a step by one that stores its settings and raises an error, if given."""
+    """Return a function that replaces a step by one that stores its settings, and raises an error if given."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
 
     def replace(step: str, error: BaseException | None = None) -> list[Settings]:
@@ -68,7 +68,7 @@ def read_help(text: str) -> dict[str, dict[str, str]]:
 
 
 def groups(step: str) -> dict[str, dict[str, Any]]:
-    """What the help has to list, by title."""
+    """Return the fields that the help must list, per title."""
     if step != "train":
         return {"fields": dict(STEPS[step].model_fields)}
     common = {"fields of every network": dict(Train.model_fields)}
@@ -116,7 +116,7 @@ def check_help(name: str, info: Any, text: str) -> None:
         assert f"default{without_spaces(format_value(info.default))}]" in allowed
 
 
-def test_help_of_train_gives_each_optimizer_its_learning_rate() -> None:
+def test_help_of_train_shows_the_default_learning_rate_of_each_optimizer() -> None:
     text = loupe("train", "--help").stdout
     for name, optimizer in OPTIMIZERS.items():
         rate = optimizer.DEFAULTS.get("learning_rate")
@@ -124,8 +124,8 @@ def test_help_of_train_gives_each_optimizer_its_learning_rate() -> None:
         assert re.search(rf"^--optimizer {name} .*\b{shown}", text, re.MULTILINE)
 
 
-def test_the_command_line_imports_nothing_heavy() -> None:
-    code = f"import sys, loupe.cli.main; print([name for name in {HEAVY} if name in sys.modules])"
+def test_the_command_line_imports_no_slow_library() -> None:
+    code = f"import sys, loupe.cli.main; print([name for name in {SLOW_LIBRARIES} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 
@@ -138,7 +138,7 @@ def test_importing_the_command_line_has_no_side_effects() -> None:
     assert set(answer.stdout.split()) <= {"ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"}
 
 
-def test_version_is_the_package_s() -> None:
+def test_version_is_that_of_the_package() -> None:
     answer = loupe("--version")
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, f"loupe {__version__}\n", "")
 
@@ -152,7 +152,7 @@ def test_no_arguments_show_the_usage_and_every_step() -> None:
     assert "Traceback" not in shown
 
 
-def test_help_without_a_step_ends_well() -> None:
+def test_help_without_a_step_has_status_0() -> None:
     answer = loupe("--help")
     assert answer.returncode == 0
     assert answer.stdout.startswith("usage: loupe <step>")
@@ -181,8 +181,8 @@ def test_help_without_a_step_ends_well() -> None:
         (["upscale", "--scale", "9"], "scale: must be .* from 1 and up to 8, got '9'"),
         (["upscale", "--out", ""], "out: .* an empty text"),
         (["upscale", "--size", "40by30"], "size: must be .*'40by30'"),
-        (["upscale", "--size", "40x30", "--scale", "2"], "size: goes without scale"),
-        (["upscale", "--resume", "--overwrite"], "resume: goes without overwrite"),
+        (["upscale", "--size", "40x30", "--scale", "2"], "size: must not be used with scale"),
+        (["upscale", "--resume", "--overwrite"], "resume: must not be used with overwrite"),
         (["upscale", "--model", "nothing.onnx"], "model: .*'nothing.onnx'"),
         (["upscale", "--compare", "page.txt"], "compare: .*'page.txt'"),
         (["upscale", "--out", "image.xyz"], "out: .*'image.xyz'"),
@@ -190,7 +190,7 @@ def test_help_without_a_step_ends_well() -> None:
     ],
     ids=" ".join,
 )
-def test_bad_usage_ends_in_one_line_with_status_2_and_creates_nothing(
+def test_wrong_usage_prints_one_line_has_status_2_and_creates_no_file(
     arguments: list[str], said: str, tmp_path: Path
 ) -> None:
     answer = loupe(*arguments, folder=tmp_path)
@@ -201,13 +201,13 @@ def test_bad_usage_ends_in_one_line_with_status_2_and_creates_nothing(
 
 
 @pytest.mark.parametrize("flag", ["--data_dir", "--data-dir"])
-def test_a_flag_is_spelled_with_underscores_or_dashes(flag: str, received: Any) -> None:
+def test_a_flag_is_written_with_underscores_or_dashes(flag: str, received: Any) -> None:
     kept = received("preprocess")
     assert main(["preprocess", flag, "there"]) == 0
     assert kept[0].data_dir == "there"
 
 
-def test_flags_become_checked_settings(received: Any) -> None:
+def test_flags_become_validated_settings(received: Any) -> None:
     kept = received("train")
     arguments = "--network perceptron --patch=8:16 --scale 2 --hidden 64,32 --mirror false --smoke"
     assert main(["train", *arguments.split()]) == 0
@@ -245,7 +245,7 @@ def test_no_with_a_field_that_is_not_boolean_is_refused(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("arguments", [["preprocess", "--quiet"], ["--quiet", "preprocess"]], ids=" ".join)
-def test_quiet_goes_before_or_behind_the_step(arguments: list[str], received: Any) -> None:
+def test_quiet_is_accepted_before_and_after_the_step(arguments: list[str], received: Any) -> None:
     kept = received("preprocess")
     assert main(arguments) == 0
     assert kept[0].quiet
@@ -262,7 +262,7 @@ def test_photos_need_no_flag(arguments: list[str], received: Any) -> None:
     assert kept[0].inputs == ("cat.png", "a,b.png")
 
 
-def test_photos_behind_their_flag_are_comma_separated(received: Any) -> None:
+def test_photos_after_their_flag_are_comma_separated(received: Any) -> None:
     kept = received("upscale")
     assert main(["upscale", "--inputs", "cat.png,dog.png"]) == 0
     assert kept[0].inputs == ("cat.png", "dog.png")
@@ -278,7 +278,7 @@ def test_photos_behind_their_flag_are_comma_separated(received: Any) -> None:
     ],
     ids=lambda case: type(case).__name__ if isinstance(case, BaseException) else "",
 )
-def test_what_a_user_can_cause_ends_in_one_line(
+def test_an_error_of_the_user_is_printed_in_one_line(
     error: BaseException, status: int, line: str, received: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     received("preprocess", error)
@@ -286,7 +286,7 @@ def test_what_a_user_can_cause_ends_in_one_line(
     assert capsys.readouterr() == ("", f"loupe preprocess: error: {line}\n")
 
 
-def test_a_missing_package_ends_in_one_line_with_status_2(received: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_package_is_reported_with_its_extra(received: Any, capsys: pytest.CaptureFixture[str]) -> None:
     received("train", ModuleNotFoundError("No module named 'mlflow'", name="mlflow"))
     assert run_step("train", []) == 2
     assert capsys.readouterr().err == "loupe train: error: needs mlflow: pip install 'loupe-upscale[train]'\n"
@@ -295,7 +295,7 @@ def test_a_missing_package_ends_in_one_line_with_status_2(received: Any, capsys:
         run_step("train", [])
 
 
-def test_a_fault_of_the_program_is_not_hidden(received: Any) -> None:
+def test_a_defect_keeps_its_traceback(received: Any) -> None:
     received("preprocess", RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         run_step("preprocess", [])

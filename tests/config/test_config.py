@@ -29,10 +29,10 @@ TRAIN = [
     *({"network": network, "optimizer": optimizer} for network in TRAINED for optimizer in OPTIMIZERS),
     *({"network": network} for network in NETWORKS if network not in TRAINED),
 ]
-# Every settings class that there is: (step, what has to be given to get it).
+# Every settings class: (step, the fields that select it).
 CLASSES = [*((step, {}) for step in STEPS), *(("train", given) for given in TRAIN)]
 SMOKE_CLASSES = [(step, given) for step, given in CLASSES if "smoke" in STEPS[step].model_fields]
-# Every field once: (step, what has to be given to get its class, name).
+# Every field once: (step, the fields that select its class, name).
 FIELDS = [
     *((step, {}, name) for step, settings in STEPS.items() if step != "train" for name in settings.model_fields),
     *(
@@ -46,7 +46,7 @@ FIELDS = [
         for name in sorted(settings.model_fields.keys() - Settings.model_fields.keys())
     ),
 ]
-BOUNDS = {"ge": -1, "le": 1, "gt": 0, "lt": 0}  # kind -> which way the nearest refused value lies
+BOUNDS = {"ge": -1, "le": 1, "gt": 0, "lt": 0}  # kind -> direction to the nearest refused value
 
 
 def field_of(step: str, given: dict[str, str], name: str) -> Any:
@@ -58,7 +58,7 @@ def bounds_of(info: Any) -> list[tuple[str, Any]]:
 
 
 BOUNDED = [case for case in FIELDS if any(bound is not None for _, bound in bounds_of(field_of(*case)))]
-# The other fields take any text: names and paths, which only their step can check.
+# The other fields accept any text: names and paths, which only the step can validate.
 RULED = [
     case
     for case in FIELDS
@@ -81,19 +81,20 @@ def refusal(step: str, given: dict[str, Any]) -> str:
 
 
 def condition(settings: type[Settings], name: str) -> dict[str, Any]:
-    """What has to be given for a field to have an effect, and for that field to have one."""
+    """Return the fields and values under which a field has an effect."""
     depends: dict[str, Any] = {}
     for base in reversed(settings.__mro__):
         depends |= vars(base).get("DEPENDS", {})
     found: dict[str, Any] = {}
     for other, value in depends.get(name, {}).items():
         one = min(value) if isinstance(value, frozenset) else value
-        found |= {**condition(settings, other), other: "somewhere" if one is GIVEN else one}
+        text = "1920x1080" if other == "size" else "somewhere"
+        found |= {**condition(settings, other), other: text if one is GIVEN else one}
     return found
 
 
 @pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
-def test_defaults_are_valid_and_come_back_from_their_texts(step: str, given: dict[str, str]) -> None:
+def test_defaults_are_valid_and_survive_conversion_to_text(step: str, given: dict[str, str]) -> None:
     settings = parse_settings(step, given)
     again = parse_settings(step, settings.to_texts())
     assert again.model_dump() == settings.model_dump()
@@ -101,13 +102,13 @@ def test_defaults_are_valid_and_come_back_from_their_texts(step: str, given: dic
 
 
 @pytest.mark.parametrize(("step", "given"), SMOKE_CLASSES, ids=named)
-def test_smoke_settings_come_back_from_their_texts(step: str, given: dict[str, str]) -> None:
+def test_smoke_settings_survive_conversion_to_text(step: str, given: dict[str, str]) -> None:
     settings = parse_settings(step, {"smoke": True} | given)
     assert parse_settings(step, settings.to_texts()).model_dump() == settings.model_dump()
 
 
 @pytest.mark.parametrize(("step", "given", "name"), FIELDS, ids=named)
-def test_every_choice_and_truth_value_is_read_from_its_text(step: str, given: dict[str, str], name: str) -> None:
+def test_every_choice_and_boolean_is_parsed_from_text(step: str, given: dict[str, str], name: str) -> None:
     settings = type(parse_settings(step, given))
     info = settings.model_fields[name]
     values: tuple[Any, ...] = (True, False) if info.annotation is bool else list_choices(info.annotation)
@@ -120,7 +121,7 @@ def test_every_choice_and_truth_value_is_read_from_its_text(step: str, given: di
 
 
 @pytest.mark.parametrize(("step", "given", "name"), BOUNDED, ids=named)
-def test_a_value_beyond_a_bound_is_refused_and_one_at_it_is_not(step: str, given: dict[str, str], name: str) -> None:
+def test_bounds_are_accepted_and_values_outside_are_refused(step: str, given: dict[str, str], name: str) -> None:
     info = field_of(step, given, name)
     for kind, bound in bounds_of(info):
         unit = 1 if isinstance(bound, int) and info.annotation is not float else 1e-9
@@ -134,7 +135,7 @@ def test_a_value_beyond_a_bound_is_refused_and_one_at_it_is_not(step: str, given
 
 
 @pytest.mark.parametrize(("step", "given", "name"), RULED, ids=named)
-def test_a_wrong_value_is_refused_with_field_rule_and_value(step: str, given: dict[str, str], name: str) -> None:
+def test_the_error_for_a_wrong_value_names_field_rule_and_value(step: str, given: dict[str, str], name: str) -> None:
     line = refusal(step, {**given, name: "rubbish"})
     assert line.startswith(f"{name}: must be ")
     assert line.endswith("got 'rubbish'")
@@ -145,14 +146,14 @@ def test_a_wrong_value_is_refused_with_field_rule_and_value(step: str, given: di
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_an_unknown_field_is_refused_by_its_name(step: str) -> None:
+def test_the_error_for_an_unknown_field_names_it(step: str) -> None:
     line = refusal(step, {"bogus": "1"})
     assert line.startswith(f"bogus: is not a field of {step}")
     assert f"loupe {step} --help" in line
 
 
 @pytest.mark.parametrize("given", TRAIN, ids=named)
-def test_a_field_of_another_network_or_optimizer_is_refused_with_its_owner(given: dict[str, str]) -> None:
+def test_the_error_for_a_field_of_another_network_or_optimizer_names_that(given: dict[str, str]) -> None:
     own = build_train_class(**given).model_fields
     foreign = {
         name: f"{kind}={key}"
@@ -172,7 +173,7 @@ def test_a_field_of_another_network_or_optimizer_is_refused_with_its_owner(given
 
 @pytest.mark.parametrize("network", TRAINED)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_union_covers_every_network_with_every_optimizer(network: str, optimizer: str) -> None:
+def test_every_network_can_be_combined_with_every_optimizer(network: str, optimizer: str) -> None:
     settings = parse_settings("train", {"network": network, "optimizer": optimizer})
     assert isinstance(settings, NETWORKS[network])
     assert isinstance(settings, OPTIMIZERS[optimizer])
@@ -184,7 +185,7 @@ def test_the_union_covers_every_network_with_every_optimizer(network: str, optim
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_a_network_without_a_named_optimizer_takes_its_own(network: str) -> None:
+def test_the_optimizer_defaults_to_that_of_the_network(network: str) -> None:
     settings = parse_settings("train", {"network": network})
     assert isinstance(settings, OPTIMIZERS[settings.optimizer])
     assert settings.optimizer == NETWORKS[network].model_fields["optimizer"].default
@@ -200,14 +201,14 @@ def test_every_settings_class_is_reachable() -> None:
 
 
 def written_below(settings: type[Settings]) -> list[type[Settings]]:
-    """The subclasses that modules of Loupe define, without those that build_train_class puts together."""
+    """Return the subclasses that modules of Loupe define, without those that build_train_class creates."""
     ours = [sub for sub in settings.__subclasses__() if sub.__module__.startswith("loupe.")]
     below = [sub for sub in ours if getattr(sys.modules[sub.__module__], sub.__name__, None) is sub]
     return [*below, *(deeper for sub in below for deeper in written_below(sub))]
 
 
 @pytest.mark.parametrize(("step", "given"), SMOKE_CLASSES, ids=named)
-def test_smoke_shrinks_but_given_fields_stay(step: str, given: dict[str, str]) -> None:
+def test_smoke_changes_only_fields_that_are_not_given(step: str, given: dict[str, str]) -> None:
     whole = parse_settings(step, given)
     small = parse_settings(step, given | {"smoke": "true"})
     sizes: dict[str, Any] = {}
@@ -222,19 +223,19 @@ def test_smoke_shrinks_but_given_fields_stay(step: str, given: dict[str, str]) -
 
 
 @pytest.mark.parametrize("text", ["true", "True", "TRUE", "1", "yes", "on", "t", "y", "T", "Y", True, 1])
-def test_every_text_that_means_true_shrinks(text: Any) -> None:
+def test_every_spelling_of_true_enables_smoke(text: Any) -> None:
     settings = parse_settings("train", {"smoke": text})
     assert settings.smoke
     assert settings.steps < parse_settings("train", {}).steps
 
 
 @pytest.mark.parametrize("text", ["false", "0", "no", "off", "f", "n", False, 0])
-def test_no_text_that_means_false_shrinks(text: Any) -> None:
+def test_no_spelling_of_false_enables_smoke(text: Any) -> None:
     assert parse_settings("train", {"smoke": text}).steps == parse_settings("train", {}).steps
 
 
 @pytest.mark.parametrize(("step", "given"), CLASSES, ids=named)
-def test_a_field_without_effect_is_refused_and_left_out_of_the_texts(step: str, given: dict[str, str]) -> None:
+def test_a_field_without_effect_is_refused_and_not_a_param(step: str, given: dict[str, str]) -> None:
     settings = parse_settings(step, given)
     for name, other in settings.list_unused_fields().items():
         value = format_value(getattr(settings, name))
@@ -245,13 +246,13 @@ def test_a_field_without_effect_is_refused_and_left_out_of_the_texts(step: str, 
         assert effective.to_texts()[name] == value
 
 
-def test_fields_that_depend_on_another_exist() -> None:
+def test_some_fields_depend_on_others() -> None:
     assert {"stddev", "decay_rate", "decay_steps"} <= parse_settings("train", {}).list_unused_fields().keys()
     assert "crops" in parse_settings("preprocess", {}).list_unused_fields()
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
-def test_a_patch_must_be_of_the_scale(scale: Fraction) -> None:
+def test_a_patch_must_have_the_ratio_of_the_scale(scale: Fraction) -> None:
     given = {"network": "perceptron", "scale": format_value(scale)}
     assert parse_settings("train", given).patch == DEFAULT_PATCHES[scale]
     assert parse_settings("train", given | {"patch": "whole"}).patch == "whole"
@@ -262,20 +263,20 @@ def test_a_patch_must_be_of_the_scale(scale: Fraction) -> None:
     assert line == f"patch: must be q:p of the scale {format_value(scale)}, got 5:6"
 
 
-def test_a_label_size_must_divide_into_the_inputs_of_every_scale() -> None:
+def test_a_label_size_must_be_divisible_for_every_scale() -> None:
     assert parse_settings("preprocess", {"label_size": "100", "scales": "2:1"}).label_size == 100
     assert refusal("preprocess", {"label_size": "100", "scales": "2:1,3:2"}) == (
         "label_size: must be a multiple of 3 for scale 3:2, got 100"
     )
 
 
-def test_a_crop_must_be_of_whole_blocks() -> None:
+def test_a_crop_must_consist_of_whole_blocks() -> None:
     assert parse_settings("train", {"crop": "9", "scale": "2:1"}).crop == 9
     assert refusal("train", {"crop": "9"}) == "crop: must be a multiple of 2 at scale 3:2, got 9"
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
-def test_an_output_that_cannot_start_at_the_ridge_is_refused(activation: str) -> None:
+def test_an_output_activation_that_prevents_initialisation_from_ridge_is_refused(activation: str) -> None:
     given = {"network": "perceptron", "skip": "ridge", "activation": activation, "output_activation": "same"}
     assert refusal("train", given) == (
         f"output_activation: must be linear with skip=ridge and activation={activation}, got same"
@@ -284,7 +285,7 @@ def test_an_output_that_cannot_start_at_the_ridge_is_refused(activation: str) ->
         parse_settings("train", given | change)
 
 
-def test_a_scale_that_no_network_has_is_refused() -> None:
+def test_a_scale_without_a_network_is_refused() -> None:
     assert refusal("train", {"scale": "4:3"}) == "scale: must be 3:2, 2:1 or 3:1, got 4:3"
 
 
@@ -293,13 +294,13 @@ def test_a_number_must_be_finite(text: str) -> None:
     assert refusal("train", {"learning_rate": text}).startswith("learning_rate: must be ")
 
 
-def test_settings_are_frozen() -> None:
+def test_settings_are_immutable() -> None:
     settings = parse_settings("train", {})
     with pytest.raises(ValueError, match="frozen"):
         settings.steps = 1
 
 
-def test_points_and_decay_follow_the_steps_unless_given() -> None:
+def test_evaluation_and_decay_intervals_derive_from_the_steps() -> None:
     given = {"schedule": "exponential", "steps": "2000"}
     settings = parse_settings("train", given)
     assert (settings.decay_steps, settings.eval_every) == (30, 125)
@@ -310,7 +311,7 @@ def test_points_and_decay_follow_the_steps_unless_given() -> None:
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_seconds_take_the_place_of_steps(network: str) -> None:
+def test_seconds_replace_steps(network: str) -> None:
     timed = parse_settings("train", {"network": network, "seconds": "30", "schedule": "exponential"})
     assert (timed.seconds, timed.decay_steps, timed.eval_every) == (30.0, None, None)
     assert "steps" not in timed.to_texts()
@@ -323,7 +324,7 @@ def test_seconds_take_the_place_of_steps(network: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["eval_every", "decay_steps"])
-def test_what_follows_from_the_steps_is_none_with_seconds_only(name: str) -> None:
+def test_intervals_are_none_only_with_seconds(name: str) -> None:
     schedule = {"schedule": "exponential"}
     assert refusal("train", schedule | {name: "none"}) == f"{name}: must be >= 1, got none"
     assert refusal("train", schedule | {name: "0"}).startswith(f"{name}: must be ")
@@ -331,7 +332,7 @@ def test_what_follows_from_the_steps_is_none_with_seconds_only(name: str) -> Non
     assert getattr(parse_settings("train", schedule | {"seconds": "9", name: "7"}), name) == 7
 
 
-def test_smoke_with_seconds_sets_no_steps() -> None:
+def test_smoke_with_seconds_does_not_set_steps() -> None:
     small = parse_settings("train", {"network": "perceptron", "smoke": "true", "seconds": "9"})
     assert (small.seconds, small.hidden) == (9.0, (32, 16))
     assert "steps" not in small.model_fields_set
@@ -340,7 +341,7 @@ def test_smoke_with_seconds_sets_no_steps() -> None:
 
 @pytest.mark.parametrize("smoke", ["false", "true"])
 @pytest.mark.parametrize("network", TRAINED)
-def test_steps_that_were_measured_bring_what_follows_from_them(network: str, smoke: str) -> None:
+def test_measured_steps_set_the_intervals(network: str, smoke: str) -> None:
     given = {"network": network, "schedule": "exponential", "smoke": smoke, "learning_rate": "0.01"}
     timed = parse_settings("train", given | {"seconds": "30"})
     assert timed.with_steps(3200).model_dump() == parse_settings("train", given | {"steps": "3200"}).model_dump()
@@ -363,7 +364,7 @@ def test_steps_that_were_measured_bring_what_follows_from_them(network: str, smo
         ("studies/optuna.journal", "studies/optuna.journal"),
     ],
 )
-def test_the_texts_of_a_sweep_hide_a_password(storage: str, shown: str) -> None:
+def test_the_params_of_a_sweep_hide_a_password(storage: str, shown: str) -> None:
     settings = parse_settings("sweep", {"storage": storage})
     assert settings.storage == storage
     assert settings.to_texts()["storage"] == shown

@@ -1,4 +1,4 @@
-"""Texts to values and back."""
+"""Fields convert text to values and back."""
 
 import string
 from fractions import Fraction
@@ -48,7 +48,7 @@ VALUES = {
 
 @pytest.mark.parametrize("kind", VALUES)
 @given(data=st.data())
-def test_a_type_reads_its_own_text_and_its_own_value_back(kind: str, data: st.DataObject) -> None:
+def test_a_value_survives_conversion_to_text_and_back(kind: str, data: st.DataObject) -> None:
     annotation, values = VALUES[kind]
     value = data.draw(values)
     adapter = TypeAdapter(annotation)
@@ -57,7 +57,7 @@ def test_a_type_reads_its_own_text_and_its_own_value_back(kind: str, data: st.Da
 
 
 @given(value=SCALE)
-def test_a_scale_is_understood_as_ratio_fraction_and_number(value: Fraction) -> None:
+def test_a_scale_is_parsed_from_ratios_and_fractions(value: Fraction) -> None:
     p, q = value.numerator, value.denominator
     assert (
         parse_scale(f"{p}:{q}")
@@ -68,7 +68,7 @@ def test_a_scale_is_understood_as_ratio_fraction_and_number(value: Fraction) -> 
     )
 
 
-def test_a_scale_is_understood_as_a_decimal_number() -> None:
+def test_a_scale_is_parsed_from_decimal_numbers() -> None:
     assert [parse_scale(text) for text in ("1.5", 1.5, "2", 2, "3.0", "1.333333333333")] == [
         Fraction(3, 2), Fraction(3, 2), 2, 2, 3, Fraction(4, 3),
     ]  # fmt: skip
@@ -82,7 +82,7 @@ def test_a_scale_is_understood_as_a_decimal_number() -> None:
         ("whole", "whole"), (0.0001, "0.0001"), (7, "7"),
     ],
 )  # fmt: skip
-def test_a_value_has_one_text(value: object, text: str) -> None:
+def test_values_are_formatted(value: object, text: str) -> None:
     assert format_value(value) == text
 
 
@@ -99,7 +99,7 @@ def test_a_value_has_one_text(value: object, text: str) -> None:
         *(("count", text) for text in ("0", "-1", "x", "1.5")),
     ],
 )
-def test_a_text_that_breaks_the_rule_is_refused_in_one_line(kind: str, text: str) -> None:
+def test_a_wrong_text_is_refused_in_one_line(kind: str, text: str) -> None:
     with pytest.raises(ValidationError) as refused:
         TypeAdapter(VALUES[kind][0]).validate_python(text)
     message = refused.value.errors()[0]["msg"]
@@ -107,7 +107,7 @@ def test_a_text_that_breaks_the_rule_is_refused_in_one_line(kind: str, text: str
     assert "\n" not in message
 
 
-def test_none_and_all_are_read_in_any_case_and_with_spaces() -> None:
+def test_none_and_all_are_parsed_in_any_case_and_with_spaces() -> None:
     for kind, text, value in (
         (Hidden, " None ", ()), (Categories, "ALL", ()), (Text, " NONE", None), (Count, "", None),
         (Patch, " WHOLE ", "whole"), (Patch, "010:015", "10:15"),

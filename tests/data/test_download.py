@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 import pytest
 
-from loupe.data import download as module
 from loupe.data.download import download
 from loupe.errors import LoupeError
 
@@ -63,7 +62,7 @@ def served():
 
 
 def fetch(target, served, md5=MD5, tries=3):
-    with patch.multiple(module, MAX_TRIES=tries, FIRST_PAUSE_S=0.01):
+    with patch.multiple("loupe.data.download", MAX_TRIES=tries, FIRST_PAUSE_S=0.01):
         return download(target, served.url, md5, SIZE, quiet=True)
 
 

@@ -129,7 +129,7 @@ def test_a_batch_takes_every_pair_in_time():
     assert {crop.tobytes() for crop in to_bytes(inputs)} == {pairs[index][0].tobytes() for index in range(6)}
 
 
-def test_one_of_each_is_a_patch_of_every_pair_in_order():
+def test_draw_from_each_is_a_patch_of_every_pair_in_order():
     pairs = photos(Fraction(3, 2), count=6, side=8)
     inputs, labels = Patches(pairs, 8, "aligned", False, seed=0).draw_from_each(3)
     for index in range(6):
@@ -137,7 +137,7 @@ def test_one_of_each_is_a_patch_of_every_pair_in_order():
         assert np.array_equal(to_bytes(labels)[index, ..., 0], pairs[index][1])
 
 
-def test_one_of_each_depends_on_seed_and_draw_only():
+def test_draw_from_each_depends_on_seed_and_draw_only():
     patches = Patches(photos(Fraction(3, 2)), 8, "any", False, seed=0)
     first = patches.draw_from_each(1)
     assert not same(patches.draw_from_each(2), first)

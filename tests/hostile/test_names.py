@@ -76,9 +76,9 @@ def test_upscale_follows_no_link_out_of_a_folder(work, folder, surroundings):
     os.mkfifo(folder / "pipe.png")
     shown = printed("upscale", "photos", "--out", "large", "--model", "tiny", cwd=work, status=1)
     assert "photos/linked: a link to a folder, which is not followed\n" in shown
-    assert "photos/linked.png: a link out of the folder, which is not followed\n" in shown
-    assert "photos/broken.png: a link out of the folder, which is not followed\n" in shown
-    assert "photos/pipe.png: no image, left out\n" in shown
+    assert "photos/linked.png: a link to a file outside the folder, which is not followed\n" in shown
+    assert "photos/broken.png: a link to a file outside the folder, which is not followed\n" in shown
+    assert "photos/pipe.png: skipped, not an image\n" in shown
     assert not (work / "large").exists()
 
 

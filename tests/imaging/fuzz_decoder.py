@@ -1,9 +1,9 @@
-"""Damaged image files by the thousand through the decoder: each is read, or refused by a PhotoError; nothing else.
+"""Reads thousands of damaged image files: each is decoded or raises PhotoError.
 
-    python tests/upscaling/fuzz_decoder.py 100000
+    python tests/imaging/fuzz_decoder.py 100000
 
-prints how many were read and refused, the slowest, and how much the memory grew after the first tenth. Pixels are
-limited to two millions, so that the time goes into many files and not into few large ones.
+prints the number of decoded and refused files, the longest time per file, and the growth of memory after the first
+tenth. Images have at most two million pixels: many small files find more errors than few large ones.
 """
 
 import io
@@ -20,12 +20,12 @@ from PIL import Image, ImageCms, PngImagePlugin
 from loupe.imaging import reader
 from loupe.imaging.decoder import PhotoError
 
-SLOW = 5.0  # seconds for one file, after which it counts as a hang
-LIMIT = 2_000_000
+MAX_SECONDS = 5.0  # per file
+MAX_PIXELS = 2_000_000
 
 
 def seeds() -> list[bytes]:
-    """Small files of every format, mode and depth that is read, with metadata."""
+    """Small files of all supported formats, modes and depths, with metadata."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:24, :32]
     soft = np.stack([x * 7, y * 9, x + y], axis=-1).astype("uint8")
@@ -59,7 +59,7 @@ def seeds() -> list[bytes]:
 
 
 def damaged(chance: random.Random, whole: list[bytes]) -> bytes:
-    """One of the files with bytes changed, cut out, put in, or with another's end."""
+    """Change, remove or insert bytes of one of the files, or replace its end by that of another."""
     data = bytearray(chance.choice(whole))
     for _ in range(chance.choice((1, 1, 2, 4, 16))):
         at = (
@@ -88,34 +88,38 @@ def damaged(chance: random.Random, whole: list[bytes]) -> bytes:
 
 
 def run(count: int, seed: int = 0) -> dict[str, float]:
-    """Read so many damaged files.
+    """Read damaged files.
+
+    Args:
+        count: the number of files.
+        seed: of the damage.
 
     Returns:
         read, refused, slowest (seconds), growth (bytes of peak memory after the first tenth), seconds.
 
     Raises:
-        AssertionError: another error than PhotoError, or one file took longer than SLOW.
+        AssertionError: a file raised another error than PhotoError, or took longer than MAX_SECONDS.
     """
-    reader.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = LIMIT
+    reader.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     warnings.simplefilter("ignore")
     chance, whole = random.Random(seed), seeds()
     for data in whole:
-        list(reader.read(data).pages)
+        list(reader.read_photo(data).images)
     result = {"read": 0, "refused": 0, "slowest": 0.0, "growth": 0.0, "seconds": 0.0}
     start, settled = time.perf_counter(), 0
     for number in range(count):
         data = damaged(chance, whole)
         before = time.perf_counter()
         try:
-            for page in reader.read(data).pages:
-                assert page.pixels.ndim == 3
+            for image in reader.read_photo(data).images:
+                assert image.pixels.ndim == 3
             result["read"] += 1
         except PhotoError:
             result["refused"] += 1
         except BaseException as error:
             raise AssertionError(f"file {number} of seed {seed}: {type(error).__name__}: {error}") from error
         result["slowest"] = max(result["slowest"], time.perf_counter() - before)
-        assert result["slowest"] < SLOW, f"file {number} of seed {seed} took {result['slowest']:.1f} s"
+        assert result["slowest"] < MAX_SECONDS, f"file {number} of seed {seed} took {result['slowest']:.1f} s"
         if number == count // 10:
             settled = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result["growth"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - settled) * 1024

@@ -1,4 +1,4 @@
-"""What is half written, and whose it is."""
+"""Atomic writing, and removal of leftovers."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ import pytest
 from loupe.imaging import atomic
 
 
-def test_what_is_written_beside_has_its_name_at_the_end_or_is_gone(tmp_path):
+def test_a_file_is_complete_or_does_not_exist(tmp_path):
     with atomic.write_atomically(tmp_path / "file.txt") as partial:
         partial.write_text("all of it")
         assert not (tmp_path / "file.txt").exists()
@@ -25,7 +25,7 @@ def test_what_is_written_beside_has_its_name_at_the_end_or_is_gone(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_leftovers_of_this_machine_s_dead_alone_are_removed(tmp_path):
+def test_only_leftovers_of_ended_processes_of_this_machine_are_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = socket.gethostname()

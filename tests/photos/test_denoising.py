@@ -1,4 +1,4 @@
-"""Noise goes, edges stay, and nothing changes where the mask is black."""
+"""Denoising: less noise, equal edges, no change where the mask is black."""
 
 from pathlib import Path
 from unittest.mock import patch
@@ -10,9 +10,9 @@ from PIL import Image
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.reader import Page
-from loupe.photos import comparison, denoising
-from loupe.photos.denoising import Cleaning, cleaned, mask_of, noise_of
+from loupe.imaging.image_data import ImageData
+from loupe.photos import denoising
+from loupe.photos.denoising import DenoiseOptions, denoise_image, estimate_noise, read_mask
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def noisy(photo: np.ndarray, sigma: float) -> np.ndarray:
     return np.clip(np.rint(photo + noise), 0, 255).astype("uint8")
 
 
-def made(pixels: np.ndarray, cleaning: Cleaning) -> np.ndarray:
-    return np.concatenate(list(cleaned(Page(pixels), cleaning).strips))
+def made(pixels: np.ndarray, options: DenoiseOptions) -> np.ndarray:
+    return np.concatenate(list(denoise_image(ImageData(pixels), options).strips))
 
 
 def error(one: np.ndarray, other: np.ndarray) -> float:
@@ -37,56 +37,55 @@ def error(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("sigma", [8, 20])
-def test_noise_is_less_without_being_told_how_much_it_is(photo, sigma):
+def test_noise_is_removed_without_its_level(photo, sigma):
     rough = noisy(photo, sigma)
-    smooth = made(rough, Cleaning(1))
+    smooth = made(rough, DenoiseOptions(1))
     assert error(smooth, photo) < 0.6 * error(rough, photo)
-    half = made(rough, Cleaning(0.5))
+    half = made(rough, DenoiseOptions(0.5))
     assert error(smooth, photo) < error(half, photo) < error(rough, photo)
     edges = np.abs(np.diff(photo.astype(float), axis=1)) > 60
     kept = np.abs(np.diff(smooth.astype(float), axis=1))[edges].mean()
     assert kept > 0.8 * np.abs(np.diff(photo.astype(float), axis=1))[edges].mean()
 
 
-def test_a_flat_border_says_nothing_of_the_noise(photo):
+def test_a_flat_border_does_not_change_the_estimate(photo):
     rough = np.pad(noisy(photo, 15), ((60, 60), (60, 60), (0, 0)), constant_values=255)
-    inner = made(rough, Cleaning(1))[60:-60, 60:-60]
+    inner = made(rough, DenoiseOptions(1))[60:-60, 60:-60]
     assert error(inner, photo) < 0.6 * error(rough[60:-60, 60:-60], photo)
 
 
-def test_16_bits_become_8_by_one_rounding_everywhere(tmp_path):
+def test_all_conversions_from_16_to_8_bits_are_equal(tmp_path):
     deep = np.arange(0, 65536, 7, dtype="uint16")[None]
     eight = to_8_bits(deep)
     assert np.array_equal(eight, np.rint(deep / 257))
     Image.fromarray(deep).save(tmp_path / "mask.png")
-    assert np.array_equal(mask_of(tmp_path / "mask.png", 0), eight)
-    assert np.array_equal(comparison._image(deep[..., None]), eight)
+    assert np.array_equal(read_mask(tmp_path / "mask.png", 0), eight)
 
 
 def test_strength_0_and_a_black_mask_change_nothing(photo):
     rough = noisy(photo, 10)
-    assert np.array_equal(made(rough, Cleaning(0)), rough)
-    assert np.array_equal(made(rough, Cleaning(1, np.zeros(rough.shape[:2], "uint8"))), rough)
+    assert np.array_equal(made(rough, DenoiseOptions(0)), rough)
+    assert np.array_equal(made(rough, DenoiseOptions(1, np.zeros(rough.shape[:2], "uint8"))), rough)
 
 
-def test_only_what_the_mask_says_is_cleaned_and_its_edge_is_feathered(photo, tmp_path):
+def test_a_mask_limits_denoising_and_has_soft_edges(photo, tmp_path):
     rough = noisy(photo, 15)
     half = np.zeros(rough.shape[:2], "uint8")
     half[:, 120:] = 255
     Image.fromarray(half).save(tmp_path / "mask.png")
-    mask = mask_of(tmp_path / "mask.png", 8)
+    mask = read_mask(tmp_path / "mask.png", 8)
     assert 0 < mask[80, 118] < mask[80, 122] < 255
-    result = made(rough, Cleaning(1, mask))
+    result = made(rough, DenoiseOptions(1, mask))
     assert np.array_equal(result[:, :100], rough[:, :100])
-    whole = made(rough, Cleaning(1))
+    whole = made(rough, DenoiseOptions(1))
     assert np.array_equal(result[:, 140:], whole[:, 140:])
 
 
-def test_strips_equal_the_whole_and_alpha_stays(photo):
+def test_strips_equal_one_strip_and_alpha_is_unchanged(photo):
     rough = np.concatenate([noisy(photo, 10), photo[..., :1]], axis=2)
-    whole = made(rough, Cleaning(1))
-    with patch.object(denoising, "STRIP", 240 * 20):
-        parts = made(rough, Cleaning(1))
+    whole = made(rough, DenoiseOptions(1))
+    with patch.object(denoising, "STRIP_PIXELS", 240 * 20):
+        parts = made(rough, DenoiseOptions(1))
     assert np.abs(parts.astype(int) - whole.astype(int)).max() <= 1
     assert np.array_equal(whole[..., 3], rough[..., 3])
 
@@ -95,20 +94,20 @@ def test_strips_equal_the_whole_and_alpha_stays(photo):
 def test_the_noise_is_estimated(sigma):
     y, x = np.mgrid[:200, :300]
     slope = 60 + 0.3 * x + 0.2 * y
-    found = noise_of(slope + np.random.default_rng(1).normal(0, sigma, slope.shape))
+    found = estimate_noise(slope + np.random.default_rng(1).normal(0, sigma, slope.shape))
     assert found == pytest.approx(sigma, rel=0.15, abs=0.1)
 
 
-def test_sixteen_bits_and_grey_are_cleaned_too(photo):
+def test_16_bit_grey_is_denoised(photo):
     deep = noisy(photo, 10)[..., :1].astype("uint16") * 257
-    smooth = made(deep, Cleaning(1))
+    smooth = made(deep, DenoiseOptions(1))
     assert smooth.dtype == np.uint16
     assert error(smooth / 257, photo[..., :1]) < error(deep / 257, photo[..., :1])
 
 
-def test_a_mask_of_another_size_or_kind_is_refused(photo, tmp_path):
+def test_a_mask_of_another_size_or_type_is_an_error(photo, tmp_path):
     with pytest.raises(PhotoError, match="240x160 pixels, got 3x2"):
-        cleaned(Page(photo), Cleaning(1, np.zeros((2, 3), "uint8")))
+        denoise_image(ImageData(photo), DenoiseOptions(1, np.zeros((2, 3), "uint8")))
     (tmp_path / "mask.png").write_text("no image")
     with pytest.raises(UsageError, match=r"mask: .*mask\.png.*not an image"):
-        mask_of(tmp_path / "mask.png", 8)
+        read_mask(tmp_path / "mask.png", 8)

@@ -1,4 +1,4 @@
-"""Names of results: the tree is kept, nothing collides, nothing is overwritten, nothing is followed out."""
+"""Finding photos and naming results: unique names in the same folder structure, no overwriting, no links followed."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from loupe.errors import UsageError
-from loupe.photos.inputs import find
+from loupe.photos.inputs import find_photos
 
 
 @pytest.fixture
@@ -21,25 +21,25 @@ def tree(tmp_path: Path) -> Path:
 
 
 def outs(tree: Path, *inputs: str, out: str = "out", suffix: str | None = None) -> dict[str, str]:
-    found = find([str(tree / text) for text in inputs], tree / out, suffix)
+    found = find_photos([str(tree / text) for text in inputs], tree / out, suffix)
     return {str(job.photo.relative_to(tree)): str(job.out.relative_to(tree)) for job in found.jobs}
 
 
-def test_the_tree_is_kept(tree):
+def test_results_keep_the_folder_structure(tree):
     assert outs(tree, "a") == {
         "a/.hidden.png": "out/.hidden.png", "a/one.jpg": "out/one.jpg", "a/b/one.jpg": "out/b/one.jpg",
         "a/b/two.png": "out/b/two.png",
     }  # fmt: skip
 
 
-def test_several_folders_keep_their_names(tree):
+def test_results_of_several_folders_are_in_folders_of_their_names(tree):
     assert outs(tree, "a/b", "c")["a/b/one.jpg"] == "out/b/one.jpg"
     assert sorted(set(outs(tree, "a/b", "c").values())) == [
         "out/b/one.jpg", "out/b/two.png", "out/c/ONE.JPG", "out/c/one-2.jpg"
     ]  # fmt: skip
 
 
-def test_names_that_would_collide_are_counted(tree):
+def test_equal_names_get_numbers(tree):
     assert list(outs(tree, "a/one.jpg", "a/b/one.jpg", "c/one.jpg").values()) == [
         "out/one.jpg", "out/one-2.jpg", "out/one-3.jpg"
     ]  # fmt: skip
@@ -48,7 +48,7 @@ def test_names_that_would_collide_are_counted(tree):
     ]  # fmt: skip
 
 
-def test_patterns_are_expanded_and_one_file_may_be_named(tree):
+def test_patterns_are_expanded_and_out_may_be_a_file(tree):
     assert set(outs(tree, "a/**/*.png")) == {"a/b/two.png"}
     assert outs(tree, "a/one.jpg", out="big.webp") == {"a/one.jpg": "big.webp"}
 
@@ -57,57 +57,57 @@ def test_patterns_are_expanded_and_one_file_may_be_named(tree):
     ("inputs", "out", "word"),
     [(["nowhere"], "out", "nowhere"), (["a/*.gif"], "out", "gif"), (["a"], "a/one.jpg", "one.jpg"),
      (["a/one.jpg"], "nowhere/big.jpg", "nowhere"), (["a/one.jpg"], "big.xyz", "big.xyz"),
-     (["a/one.jpg"], "a/one.jpg", "the photo itself"), (["a"], "a", "the photo itself"),
-     (["a/b/two.png", "a/one.jpg"], "a/b", "another of the photos")],
+     (["a/one.jpg"], "a/one.jpg", "must not replace a photo"), (["a"], "a", "must not replace a photo"),
+     (["a/b/two.png", "a/one.jpg"], "a/b", "must not replace a photo")],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(tree, inputs, out, word):
+def test_invalid_inputs_and_outputs_are_errors(tree, inputs, out, word):
     with pytest.raises(UsageError, match=word):
         outs(tree, *inputs, out=out)
 
 
-def test_a_format_that_is_not_that_of_the_file_to_write_is_refused(tree):
+def test_a_format_other_than_that_of_out_is_an_error(tree):
     assert outs(tree, "a/one.jpg", out="big.jpeg", suffix=".jpg") == {"a/one.jpg": "big.jpeg"}
-    with pytest.raises(UsageError, match=r"format: must be that of out, '.*big\.png', or be left out, got webp"):
+    with pytest.raises(UsageError, match=r"format: must be same or the format of out, '.*big\.png', got webp"):
         outs(tree, "a/one.jpg", out="big.png", suffix=".webp")
 
 
-def test_results_inside_the_folder_are_no_photos_the_next_time(tree):
+def test_results_in_the_input_folder_are_not_inputs(tree):
     before = outs(tree, "a", out="a/big")
     (tree / "a/big").mkdir()
     Image.new("L", (3, 3)).save(tree / "a/big/one.jpg")
     assert outs(tree, "a", out="a/big") == before
 
 
-def test_the_output_folder_among_the_inputs_is_left_out(tree):
+def test_the_output_folder_is_not_an_input(tree):
     before = outs(tree, "a", "c", out="out")
     (tree / "out").mkdir()
     Image.new("L", (3, 3)).save(tree / "out/one.jpg")
     assert outs(tree, "a", "c", "out", out="out") == before
 
 
-def test_an_empty_text_is_no_path(tree):
+def test_an_empty_input_is_an_error(tree):
     with pytest.raises(UsageError, match="inputs: must be"):
-        find([""], tree / "out")
+        find_photos([""], tree / "out")
 
 
-def test_a_photo_named_twice_is_one_photo(tree):
+def test_a_repeated_photo_is_listed_once(tree):
     assert len(outs(tree, "a/one.jpg", "a/one.jpg", "a/*.jpg")) == 1
 
 
-def test_links_to_folders_are_not_followed_and_told(tree):
+def test_links_to_folders_are_failures(tree):
     os.symlink(tree / "c", tree / "a" / "elsewhere")
     os.symlink(tree / "a", tree / "a" / "b" / "round")
-    found = find([str(tree / "a")], tree / "out")
+    found = find_photos([str(tree / "a")], tree / "out")
     assert len(found.jobs) == 4
     assert {path.name for path, _ in found.failures} == {"elsewhere", "round"}
 
 
-def test_other_files_are_told_and_images_with_a_strange_suffix_are_failures(tree):
-    (tree / "a/notes.txt").write_text("no image")
+def test_other_files_are_listed_and_images_with_another_suffix_are_failures(tree):
+    (tree / "a/notes.txt").write_text("not an image")
     (tree / "a/one.jpg").rename(tree / "a/one.xyz")
-    found = find([str(tree / "a")], tree / "out")
+    found = find_photos([str(tree / "a")], tree / "out")
     os.mkfifo(tree / "a/pipe")
     os.mkfifo(tree / "a/pipe.jpg")
-    found = find([str(tree / "a")], tree / "out")
+    found = find_photos([str(tree / "a")], tree / "out")
     assert [path.name for path in found.others] == ["notes.txt", "pipe", "pipe.jpg"]
     assert [path.name for path, _ in found.failures] == ["one.xyz"]

@@ -1,4 +1,4 @@
-"""Any way to ask for rows gives the image that the whole gives; colours and alpha are what they should be."""
+"""Upscaling by strips: the result does not depend on the strips; colours and alpha are correct."""
 
 from fractions import Fraction
 from typing import get_args
@@ -15,18 +15,19 @@ from loupe.imaging import threads
 from loupe.imaging.conversion import to_bytes, to_floats
 from loupe.imaging.luminance import compute_luminance
 from loupe.photos import strips
-from loupe.photos.networks import bundled_networks
+from loupe.photos.networks import get_bundled_networks
+from loupe.photos.sizes import FittedSize
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import SelfEnsemble, upscale, upscale_rows
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
-NETWORKS = {("small", scale): bundled_networks("small") for scale in SCALES} | {
-    (size, Fraction(3, 2)): bundled_networks(size) for size in ("tiny", "base")
+NETWORKS = {("small", scale): get_bundled_networks("small") for scale in SCALES} | {
+    (size, Fraction(3, 2)): get_bundled_networks(size) for size in ("tiny", "base")
 }
 
 
 class Blocks:
-    """A stand-in for a perceptron on 4x4 patches: each block is shifted by its own mean, so that seams show."""
+    """Like a perceptron on 4x4 patches: each block depends on its own mean, so that a wrong block shows."""
 
     def __init__(self) -> None:
         self.geometry = FilterUpscaler("bicubic", Fraction(3, 2)).geometry.__class__(4, 6, 4, 0, "rec601")
@@ -37,6 +38,10 @@ class Blocks:
         ramp = np.linspace(-0.2, 0.2, 36, dtype="float32").reshape(6, 6)
         large = means[:, :, None, :, None] + ramp[None, None, :, None, :]
         return large.reshape(n, height * 6 // 4, width * 6 // 4, 1)
+
+
+def upscale_to(pixels, size, model):
+    return strips.upscale_strips(pixels, FittedSize(size, size), model)
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -51,7 +56,7 @@ def noise(seed: int, *shape: int) -> np.ndarray:
     cuts=st.lists(st.integers(1, 60), min_size=1, max_size=6),
     tile=st.sampled_from([8, 24, 512]),
 )
-def test_rows_of_every_bundled_network_equal_the_whole(key, height, width, cuts, tile):
+def test_rows_of_bundled_networks_equal_the_whole_image(key, height, width, cuts, tile):
     check_rows(NETWORKS[key](key[1]), height, width, cuts, tile)
 
 
@@ -64,7 +69,7 @@ def test_rows_of_every_bundled_network_equal_the_whole(key, height, width, cuts,
     width=st.integers(1, 40),
     cuts=st.lists(st.integers(1, 50), min_size=1, max_size=6),
 )
-def test_rows_of_overlapping_blocks_and_of_filters_equal_the_whole(model, height, width, cuts):
+def test_rows_of_blocks_and_filters_equal_the_whole_image(model, height, width, cuts):
     check_rows(model, height, width, cuts, 16)
 
 
@@ -99,7 +104,9 @@ def check_rows(model, height, width, cuts, tile):
     cores=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_strips_of_pages_of_every_kind_equal_the_whole(bands, deep, height, width, factor, least, most, cores, seed):
+def test_strips_equal_one_strip_for_all_bands_and_depths(
+    bands, deep, height, width, factor, least, most, cores, seed
+):
     full = 65535 if deep else 255
     pixels = (
         np.random.default_rng(seed)
@@ -110,10 +117,10 @@ def test_strips_of_pages_of_every_kind_equal_the_whole(bands, deep, height, widt
         pixels[: height // 2, :, -1] = 0
     size = int(width * factor + Fraction(1, 2)), int(height * factor + Fraction(1, 2))
     model = FilterUpscaler("bicubic", [Fraction(3, 2), Fraction(2)][seed % 2])
-    with patch.multiple(strips, count_cores=lambda: 1, STRIP=10**6):
-        (whole,) = strips.strips(pixels, size, model)
-    with patch.multiple(strips, count_cores=lambda: cores, STRIP=least, IN_WORK=most):
-        parts = list(strips.strips(pixels, size, model))
+    with patch.multiple(strips, count_cores=lambda: 1, STRIP_ROWS=10**6):
+        (whole,) = upscale_to(pixels, size, model)
+    with patch.multiple(strips, count_cores=lambda: cores, STRIP_ROWS=least, MAX_PIXELS_IN_WORK=most):
+        parts = list(upscale_to(pixels, size, model))
     assert whole.shape == (size[1], size[0], bands)
     assert whole.dtype == pixels.dtype
     assert len(parts) >= min(cores, height // (4 * (model.geometry.halo + model.geometry.q)))
@@ -121,7 +128,20 @@ def test_strips_of_pages_of_every_kind_equal_the_whole(bands, deep, height, widt
     assert difference <= (2 if deep else 1)  # a value on the edge between two
 
 
-def test_who_stops_asking_for_strips_does_not_wait_for_the_others():
+@pytest.mark.parametrize("scale", [1, Fraction(7, 5), Fraction(3, 2)])
+def test_a_cropped_result_is_the_centre_of_the_whole_result(scale):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 41, 4)).astype("uint8")
+    size = int(41 * scale), int(90 * scale)
+    model = None if scale == 1 else FilterUpscaler("bicubic", Fraction(3, 2))
+    whole = np.concatenate(list(upscale_to(pixels, size, model)))
+    cropped = FittedSize(size, (size[0] - 7, size[1] - 31))
+    found = np.concatenate(list(strips.upscale_strips(pixels, cropped, model)))
+    expected = whole[15 : size[1] - 16, 3 : size[0] - 4]
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_closing_the_iterator_cancels_the_remaining_strips():
     asked = []
 
     class Slow(FilterUpscaler):
@@ -130,28 +150,28 @@ def test_who_stops_asking_for_strips_does_not_wait_for_the_others():
             return super().__call__(images)
 
     pixels = np.zeros((3000, 30, 3), "uint8")
-    parts = strips.strips(pixels, (45, 4500), Slow("bicubic", Fraction(3, 2)))
+    parts = upscale_to(pixels, (45, 4500), Slow("bicubic", Fraction(3, 2)))
     next(parts)
     parts.close()
     assert len(asked) <= 4 * threads.count_cores()
 
 
-def test_grey_stays_grey_and_flat_stays_flat():
-    networks = bundled_networks("small")
+def test_grey_stays_grey_and_one_colour_stays_one_colour():
+    networks = get_bundled_networks("small")
     flat = np.empty((40, 31, 3), "uint8")
     flat[:] = (200, 60, 20)
     grey = np.random.default_rng(0).integers(0, 256, (40, 31, 1)).astype("uint8").repeat(3, axis=2)
     model = networks(Fraction(3, 2))
-    large = np.concatenate(list(strips.strips(flat, (47, 60), model)))
+    large = np.concatenate(list(upscale_to(flat, (47, 60), model)))
     assert np.abs(large.astype(int) - (200, 60, 20)).max() <= 1
-    large = np.concatenate(list(strips.strips(grey, (47, 60), model))).astype(int)
+    large = np.concatenate(list(upscale_to(grey, (47, 60), model))).astype(int)
     assert np.ptp(large, axis=2).max() == 0
-    alone = np.concatenate(list(strips.strips(grey[..., :1], (47, 60), model))).astype(int)
+    alone = np.concatenate(list(upscale_to(grey[..., :1], (47, 60), model))).astype(int)
     assert np.abs(large - alone).max() <= 1
 
 
 class LowContrast(FilterUpscaler):
-    """Changes the luminance, and records what it is given."""
+    """Reduces the contrast, and records its input."""
 
     def __call__(self, images):
         self.seen = images[0, ..., 0]
@@ -159,13 +179,13 @@ class LowContrast(FilterUpscaler):
 
 
 @pytest.mark.parametrize("luminance", get_args(Luminance))
-def test_a_model_gets_and_sets_the_luminance_that_it_was_trained_on(luminance):
+def test_a_model_reads_and_changes_the_luminance_of_its_training(luminance):
     noise = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype("uint8")
     colours = np.asarray(Image.fromarray(noise).resize((36, 32), Image.Resampling.BILINEAR))
     colours = (40 + 0.6 * colours).astype("uint8")  # so that nothing is clipped
     model = LowContrast("lanczos", Fraction(3, 2), luminance)
     with patch.object(strips, "count_cores", lambda: 1):
-        (large,) = strips.strips(colours, (54, 48), model)
+        (large,) = upscale_to(colours, (54, 48), model)
     trained_on = to_floats(compute_luminance(Image.fromarray(colours), luminance))
     assert np.abs(model.seen - trained_on).max() < 0.6 / 127.5
     expected = to_bytes(upscale(model, trained_on[None, ..., None])[0, ..., 0]).astype(int)
@@ -173,17 +193,17 @@ def test_a_model_gets_and_sets_the_luminance_that_it_was_trained_on(luminance):
 
 
 @pytest.mark.parametrize("luminance", get_args(Luminance))
-def test_colours_that_the_model_leaves_alone_stay(luminance):
+def test_colours_are_unchanged_if_the_model_does_not_change_them(luminance):
     corners = [tuple(255 * (number >> bit & 1) for bit in range(3)) for number in range(8)]
     for colour in (*corners, (200, 60, 20), (3, 0, 1), (77, 77, 77)):
         flat = np.empty((20, 21, 3), "uint8")
         flat[:] = colour
-        (large,) = strips.strips(flat, (32, 30), FilterUpscaler("lanczos", Fraction(3, 2), luminance))
+        (large,) = upscale_to(flat, (32, 30), FilterUpscaler("lanczos", Fraction(3, 2), luminance))
         assert np.abs(large.astype(int) - colour).max() <= 1
 
 
-def test_nothing_hidden_below_transparency_shines_through():
-    """A red disc on transparent black, and on transparent white: the same visible image."""
+def test_hidden_colours_of_transparent_pixels_have_no_effect():
+    """A red disc on transparent black and on transparent white has the same visible pixels."""
     y, x = np.mgrid[:60, :60]
     inside = (y - 30) ** 2 + (x - 30) ** 2 < 400
     images = []
@@ -191,8 +211,8 @@ def test_nothing_hidden_below_transparency_shines_through():
         disc = np.full((60, 60, 4), hidden, "uint8")
         disc[..., 3] = 0
         disc[inside] = (210, 30, 40, 255)
-        model = bundled_networks("small")(Fraction(2))
-        images.append(np.concatenate(list(strips.strips(disc, (120, 120), model))).astype(int))
+        model = get_bundled_networks("small")(Fraction(2))
+        images.append(np.concatenate(list(upscale_to(disc, (120, 120), model))).astype(int))
     black, white = images
     visible = black[..., 3] > 0
     assert np.abs(black - white)[visible].max() <= 1
@@ -201,10 +221,10 @@ def test_nothing_hidden_below_transparency_shines_through():
     assert (black[:8, :8, 3] == 0).all()
 
 
-def test_the_colours_lie_where_the_luminance_does():
-    """An edge, upscaled to an odd size by a model alone, and to a size between by Lanczos, too: no fringe."""
+def test_colour_and_luminance_are_aligned():
+    """An edge has no colour fringe, at the size of the network and at a size that Lanczos reaches."""
     image = np.zeros((61, 61, 3), "uint8")
     image[:, 30:] = (255, 255, 255)
     for size, model in (((92, 92), "lanczos"), ((75, 75), "lanczos")):
-        large = np.concatenate(list(strips.strips(image, size, FilterUpscaler(model, Fraction(3, 2))))).astype(int)
+        large = np.concatenate(list(upscale_to(image, size, FilterUpscaler(model, Fraction(3, 2))))).astype(int)
         assert np.ptp(large, axis=2).max() <= 1

@@ -1,4 +1,4 @@
-"""The pages that people look at photos on, in a browser and by keyboard alone: `loupe demo`'s, and --compare's."""
+"""The demo page and the file of --compare, in a browser and with the keyboard only."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import environment, loupe
+from jobs import build_env, loupe
 from PIL import Image
 
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -33,14 +33,14 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    """A new page whose requests to other hosts and errors fail the test."""
+    """A new browser page; requests to other hosts and errors fail the test."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     faults = []
     ours = re.compile(r"http://127\.0\.0\.1:|data:|blob:|file:")
     opened.on("request", lambda request: None if ours.match(request.url) else faults.append(request.url))
     opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("filechooser", lambda chooser: None)  # from now on: expect_file_chooser alone is slower than a key
+    opened.on("filechooser", lambda chooser: None)  # otherwise expect_file_chooser starts later than the dialog
     yield opened
     opened.close()
     assert not faults
@@ -59,12 +59,12 @@ def photo(tmp_path) -> Path:
 
 @contextmanager
 def serving(folder, complaints=""):
-    """The address of a running `loupe demo`, which Ctrl-C ends, and whose standard error is as expected."""
+    """Run `loupe demo`, yield its address, stop it with Ctrl-C and check its standard error."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     command = [sys.executable, "-m", "loupe", "demo", "--port", "0", "--model", "bundled"]
     temporary = folder / "temporary"
     temporary.mkdir()
-    ours = environment(TMPDIR=str(temporary))
+    ours = build_env(TMPDIR=str(temporary))
     with (folder / "errors.txt").open("w+") as errors:
         running = subprocess.Popen(command, cwd=folder, env=ours, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
@@ -111,15 +111,15 @@ def line(page):
     return page.locator(".images").evaluate("element => element.style.getPropertyValue('--at')")
 
 
-def move_line_and_change_ways(page):
-    """The figure's slider and radio buttons do, by keyboard, what they say."""
-    lanczos, pixels = (page.get_by_role("img", name=name) for name in ("by Lanczos", "before"))
+def use_figure(page):
+    """Use the slider and the radio buttons of the figure with the keyboard."""
+    lanczos, pixels = (page.get_by_role("img", name=name) for name in ("by Lanczos", "original pixels"))
     assert (lanczos.is_visible(), pixels.count()) == (True, 0)
     go_to(page, page.get_by_role("radio", name="Lanczos"))
     page.keyboard.press("ArrowRight")
     pixels.wait_for()
     assert lanczos.count() == 0
-    go_to(page, page.get_by_role("slider", name="Place of the line"))
+    go_to(page, page.get_by_role("slider", name="Position of the line"))
     before = page.locator(".images").screenshot()
     assert line(page) == "50%"
     for _ in range(20):
@@ -130,7 +130,7 @@ def move_line_and_change_ways(page):
     assert line(page) == "0%"
 
 
-def test_a_photo_is_upscaled_by_keyboard_alone_and_taken_away_with_its_metadata(server, page, photo, tmp_path):
+def test_a_photo_is_upscaled_and_downloaded_with_the_keyboard(server, page, photo, tmp_path):
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server)
     page.goto(server)
     choose(page, photo)
@@ -146,36 +146,36 @@ def test_a_photo_is_upscaled_by_keyboard_alone_and_taken_away_with_its_metadata(
         assert (large.getexif()[MODEL], large.getexif()[TAKEN]) == ("Loupe 1", "2016:05:04 03:02:01")
         expected = np.asarray(small.convert("RGB").resize(large.size, Image.Resampling.LANCZOS), float)
         assert np.abs(np.asarray(large, float) - expected).mean() < 4
-    move_line_and_change_ways(page)
+    use_figure(page)
     unnamed = "element => !(element.labels?.length || element.ariaLabel || element.innerText)"
     controls = page.locator("button:visible, input:visible").all()
     assert len(controls) >= 8
     assert not [control for control in controls if control.evaluate(unnamed)]
 
 
-def test_what_cannot_be_upscaled_is_told_in_a_line_and_the_server_lives_on(server, page, photo, tmp_path):
-    (tmp_path / "text.jpg").write_text("no image at all")
+def test_errors_are_one_line_and_the_server_continues(server, page, photo, tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:5000])
     Image.new("1", (6000, 5100)).save(tmp_path / "large.png")
     Image.new("1", (3000, 3000)).save(tmp_path / "grows.png")
     page.goto(server)
     press(page, "Upscale")
-    told = page.get_by_role("alert")
-    told.wait_for()
-    assert told.inner_text() == "photo: choose one first"
-    page.get_by_role("slider", name="Scale").press("End")  # 8
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert alert.inner_text() == "photo: must be chosen first"
+    page.get_by_role("slider", name="Scale factor").press("End")  # 8
     for name, line in {
-        "text.jpg": "text.jpg: not an image, or one that is damaged in its first bytes",
+        "text.jpg": "text.jpg: not an image",
         "cut.jpg": "cut.jpg: damaged: ",
-        "large.png": "large.png: has 30.6 megapixels, must have at most 30",
-        "grows.png": "grows.png: would have 576.0 megapixels, must have at most 178",
+        "large.png": "large.png: photo: must have at most 30 megapixels, got 30.6",
+        "grows.png": "grows.png: result: must have at most 178 megapixels, got 576.0",
     }.items():
         choose(page, tmp_path / name)
-        told.wait_for(state="detached")  # of the file before
+        alert.wait_for(state="detached")  # of the file before
         press(page, "Upscale")
-        told.wait_for()
-        assert told.inner_text().startswith(line)
-        assert "\n" not in told.inner_text()
+        alert.wait_for()
+        assert alert.inner_text().startswith(line)
+        assert "\n" not in alert.inner_text()
         assert page.get_by_role("button", name="Download").is_disabled()
         press(page, "Clear")
     choose(page, photo)
@@ -184,43 +184,43 @@ def test_what_cannot_be_upscaled_is_told_in_a_line_and_the_server_lives_on(serve
     assert "300×200 to 2400×1600, by the bundled network small of 3:1" in page.locator("figure").inner_text()
 
 
-def test_only_what_was_uploaded_is_read(photo, tmp_path):
+def test_only_uploaded_files_are_read(photo, tmp_path):
     httpx = pytest.importorskip("httpx", reason="gradio, which brings it, is not installed")
     file = {"path": str(photo), "meta": {"_type": "gradio.FileData"}}
     with serving(tmp_path, "Traceback.* it was not uploaded by a user\\.\n") as server:
-        event = httpx.post(f"{server}/gradio_api/call/upscaled", json={"data": [file, 2]}, timeout=60).json()[
+        event = httpx.post(f"{server}/gradio_api/call/upscale", json={"data": [file, 2]}, timeout=60).json()[
             "event_id"
         ]
-        assert httpx.get(f"{server}/gradio_api/call/upscaled/{event}", timeout=60).text.startswith("event: error")
+        assert httpx.get(f"{server}/gradio_api/call/upscale/{event}", timeout=60).text.startswith("event: error")
         assert httpx.get(f"{server}/gradio_api/file={photo}", timeout=60).status_code == 403
 
 
-def test_the_page_of_compare_works_by_keyboard(page, photo, tmp_path):
+def test_the_comparison_works_with_the_keyboard(page, photo, tmp_path):
     loupe("upscale", photo, "--out", "large.jpg", "--compare", "page.html", "--model", "bundled", cwd=tmp_path)
     asked = []
     page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
     page.goto((tmp_path / "page.html").as_uri())
     assert "photo.jpg: 300×200 to 450×300" in page.locator("figure").inner_text()
-    move_line_and_change_ways(page)
+    use_figure(page)
     assert set(asked) <= {"file", "data"}  # it needs nothing but itself
 
 
-def test_without_gradio_it_says_what_to_install(tmp_path):
+def test_without_gradio_the_error_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['gradio'] = None; from loupe.cli.main import main; sys.exit(main(['demo']))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, env=build_env(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr == "loupe demo: error: needs gradio: pip install 'loupe-upscale[demo]'\n"
 
 
-def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line(tmp_path):
+def test_a_used_port_and_a_missing_model_are_one_line(tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         taken = loupe("demo", "--port", port, "--model", "bundled", cwd=tmp_path, status=2)
-    assert taken.stderr == f"loupe demo: error: port: must be free at 127.0.0.1, got {port}: Address already in use\n"
+    assert taken.stderr == f"loupe demo: error: port: must be free on 127.0.0.1, got {port}: Address already in use\n"
     missing = loupe("demo", "--port", "0", "--model", "nothing.onnx", cwd=tmp_path, status=2)
-    assert missing.stderr.startswith("loupe demo: error: model: must be a file that exists")
+    assert missing.stderr.startswith("loupe demo: error: model: must be ")
     assert missing.stderr.count("\n") == 1
     assert (taken.stdout, missing.stdout) == ("", "")

@@ -63,7 +63,7 @@ def test_models_whose_files_share_a_name_have_a_row_and_metrics_each(folder):
     ],
 )
 def test_the_label_of_a_model_is_short_where_that_is_unique(model, beside, labels):
-    found = evaluate.labels_of(parse_settings("evaluate", {"model": model, "beside": beside}))
+    found = evaluate.label_models(parse_settings("evaluate", {"model": model, "beside": beside}))
     assert [found[name] for name in beside if name in found] == labels
 
 

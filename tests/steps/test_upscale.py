@@ -1,4 +1,4 @@
-"""`loupe upscale` as people use it: in a folder without a store, on many files, some of them bad, and broken off."""
+"""`loupe upscale` and `loupe restore` on the command line, in folders without an MLflow store."""
 
 import ctypes
 import io
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
-from jobs import environment, loupe, measured
+from jobs import build_env, loupe, measure_step
 from PIL import Image
 
 from loupe.imaging import reader
@@ -49,12 +49,12 @@ def png(width: int, height: int, data: bytes) -> bytes:
 
 
 def damage(folder: Path, real: Image.Image) -> list[str]:
-    """Ten files, each bad in its own way; returns their names."""
+    """Write ten files, each damaged differently; return their names."""
     stream = io.BytesIO()
     real.save(stream, "JPEG")
     (folder / "truncated.jpg").write_bytes(stream.getvalue()[:5000])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.jpg").write_text("no image at all")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "bomb.png").write_bytes(png(60_000, 60_000, zlib.compress(b"\0" * 1_000_000)))
     (folder / "suffix.png").write_bytes(stream.getvalue())
     (folder / "locked.jpg").write_bytes(stream.getvalue())
@@ -79,8 +79,8 @@ def many(tmp_path: Path, real: Image.Image) -> tuple[Path, list[str]]:
     return folder, bad
 
 
-def locked_out() -> None:
-    """Let permissions count for root, too: without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (capabilities(7))."""
+def limit_root() -> None:
+    """Apply file permissions to root: drop CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (capabilities(7))."""
     drop = 24  # PR_CAPBSET_DROP
     for capability in (1, 2):
         ctypes.CDLL(None).prctl(drop, capability, 0, 0, 0)
@@ -94,17 +94,23 @@ def results(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def test_bad_files_are_told_each_and_the_others_go_on_and_what_is_killed_goes_on(many, tmp_path):
+def test_damaged_files_are_reported_and_a_killed_step_resumes(many, tmp_path):
     folder, bad = many
     out = tmp_path / "out"
-    options = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "preexec_fn": locked_out}
+    options = {
+        "cwd": tmp_path,
+        "env": build_env(),
+        "capture_output": True,
+        "text": True,
+        "preexec_fn": limit_root,
+    }
     whole = subprocess.run(command(folder, "--out", out), check=False, **options)
     assert whole.returncode == 1, whole.stderr
     lines = whole.stderr.splitlines()
-    told = {Path(line.split(": ")[0]).name: line for line in lines if str(folder) in line.split(": ")[0]}
-    assert sorted(told) == bad
-    assert len({line.partition(": ")[2] for line in told.values()}) >= 7  # a reason each, not one for all
-    print(*told.values(), sep="\n")
+    reported = {Path(line.split(": ")[0]).name: line for line in lines if str(folder) in line.split(": ")[0]}
+    assert sorted(reported) == bad
+    assert len({line.partition(": ")[2] for line in reported.values()}) >= 7  # different reasons
+    print(*reported.values(), sep="\n")
     assert lines[-1] == f"loupe upscale: error: 10 of {GOOD + 10} photos could not be upscaled"
     assert "Traceback" not in whole.stderr
     expected = results(out)
@@ -112,7 +118,7 @@ def test_bad_files_are_told_each_and_the_others_go_on_and_what_is_killed_goes_on
     assert not (tmp_path / "mlflow.db").exists()
     assert not (tmp_path / "mlruns").exists()
 
-    again = subprocess.run(command(folder, "--out", out), check=False, **options)  # nothing is overwritten
+    again = subprocess.run(command(folder, "--out", out), check=False, **options)  # no result is overwritten
     assert again.returncode == 1
     assert again.stderr.count("exists; --overwrite replaces it") == GOOD
     assert results(out) == expected
@@ -121,7 +127,7 @@ def test_bad_files_are_told_each_and_the_others_go_on_and_what_is_killed_goes_on
     for stop in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         before = len(list(killed.rglob("*.*g"))) if killed.exists() else 0
         running = subprocess.Popen(
-            command(folder, "--out", killed, "--resume"), cwd=tmp_path, env=environment(), preexec_fn=locked_out,
+            command(folder, "--out", killed, "--resume"), cwd=tmp_path, env=build_env(), preexec_fn=limit_root,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         until = time.monotonic() + 60
@@ -150,15 +156,36 @@ def test_sizes_are_exact(real, tmp_path, flag, value, size):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.png", "photo.png"]
 
 
-def test_a_size_of_another_shape_names_both_shapes(real, tmp_path):
-    real.save(tmp_path / "photo.png")
-    failed = loupe("upscale", "photo.png", "--size", "1920x1080", cwd=tmp_path, status=1)
-    assert "1920x1080" in failed.stderr
-    assert "512x384" in failed.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png"]
+def test_a_size_with_another_aspect_ratio_is_fitted(real, tmp_path):
+    (tmp_path / "in").mkdir()
+    real.save(tmp_path / "in" / "wide.png")
+    real.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "in" / "tall.png")
+    for fit, expected in {"inside": [(810, 1080), (1440, 1080)], "cover": [(1920, 1080)] * 2}.items():
+        loupe(
+            "upscale",
+            "in",
+            "--size",
+            "1920x1080",
+            "--fit",
+            fit,
+            "--out",
+            fit,
+            "--compare",
+            f"{fit}.html",
+            cwd=tmp_path,
+        )
+        assert [Image.open(tmp_path / fit / name).size for name in ("tall.png", "wide.png")] == expected
+    inside = Image.open(tmp_path / "inside" / "wide.png").resize((1920, 1440)).crop((0, 180, 1920, 1260))
+    cover = np.asarray(Image.open(tmp_path / "cover" / "wide.png"), float)
+    assert np.abs(cover - np.asarray(inside)).mean() < 3
+    failed = loupe("upscale", "in/wide.png", "--size", "1920x1080", "--fit", "exact", cwd=tmp_path, status=1)
+    assert "1920x1440 or 1440x1080, got 1920x1080" in failed.stderr
+    assert not (tmp_path / "upscaled").exists()
+    alone = loupe("upscale", "in/wide.png", "--fit", "cover", cwd=tmp_path, status=2)
+    assert "fit: has no effect with size=none" in alone.stderr
 
 
-def test_a_dry_run_tells_and_writes_nothing(real, tmp_path):
+def test_a_dry_run_prints_the_results_and_writes_nothing(real, tmp_path):
     (tmp_path / "in").mkdir()
     real.save(tmp_path / "in" / "photo.png")
     printed = loupe("upscale", "in", "--dry_run", "--format", "webp", cwd=tmp_path).stdout
@@ -166,18 +193,18 @@ def test_a_dry_run_tells_and_writes_nothing(real, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_a_lossless_webp_stays_lossless_unless_a_quality_is_given(real, tmp_path):
+def test_a_lossless_webp_stays_lossless_without_a_quality(real, tmp_path):
     real.resize((60, 40)).save(tmp_path / "photo.webp", lossless=True)
     loupe("upscale", "photo.webp", "--out", "same.webp", cwd=tmp_path)
     loupe("upscale", "photo.webp", "--out", "same.png", cwd=tmp_path)
     loupe("upscale", "photo.webp", "--out", "lossy.webp", "--quality", "90", cwd=tmp_path)
-    assert reader.read(tmp_path / "same.webp").lossless
+    assert reader.read_photo(tmp_path / "same.webp").lossless
     same, png = (np.asarray(Image.open(tmp_path / f"same.{suffix}")) for suffix in ("webp", "png"))
     assert np.array_equal(same, png)
-    assert not reader.read(tmp_path / "lossy.webp").lossless
+    assert not reader.read_photo(tmp_path / "lossy.webp").lossless
 
 
-def test_nothing_that_takes_long_is_imported_without_a_store(real, tmp_path):
+def test_no_slow_package_is_imported(real, tmp_path):
     real.resize((60, 40)).save(tmp_path / "photo.jpg")
     code = (
         "import sys; from loupe.cli.main import main; status = main(['upscale', 'photo.jpg', '--out', 'o.jpg']); "
@@ -186,13 +213,13 @@ def test_nothing_that_takes_long_is_imported_without_a_store(real, tmp_path):
         "assert not slow & sys.modules.keys(); sys.exit(status)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=False, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=tmp_path, env=build_env(), check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "no champion" in done.stdout
 
 
-def test_strange_names_are_names(real, tmp_path):
+def test_unusual_file_names_are_accepted(real, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     names = [
@@ -211,7 +238,7 @@ def test_strange_names_are_names(real, tmp_path):
     assert (folder / "single" / "-dash.png").exists()
 
 
-def test_the_compare_page_holds_all_that_it_shows(real, tmp_path):
+def test_the_comparison_is_self_contained(real, tmp_path):
     real.save(tmp_path / "a<b>.jpg")
     loupe("upscale", "a<b>.jpg", "--out", "large.jpg", "--compare", "page.html", cwd=tmp_path)
     page = (tmp_path / "page.html").read_text()
@@ -222,11 +249,11 @@ def test_the_compare_page_holds_all_that_it_shows(real, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_megapixel_from_a_cold_start(real, tmp_path, suffix):
+def test_one_megapixel_including_the_start(real, tmp_path, suffix):
     real.resize((1152, 864)).save(tmp_path / "photo.jpg", quality=92)
     command = ["upscale", "photo.jpg", "--out", f"large.{suffix}", "--overwrite", "--quiet", "--model", "bundled"]
-    seconds, memory = zip(*(measured(*command, cwd=tmp_path) for _ in range(3)), strict=True)
-    print(f"cold, a megapixel of JPEG to {suffix}: {min(seconds):.2f} s, {max(memory):.0f} MB")
+    seconds, memory = zip(*(measure_step(*command, cwd=tmp_path) for _ in range(3)), strict=True)
+    print(f"one megapixel of JPEG to {suffix}, including the start: {min(seconds):.2f} s, {max(memory):.0f} MB")
     assert max(memory) < 400
     assert os.environ.get("LOUPE_STRICT_TIMINGS") != "1" or min(seconds) <= 1.2
 
@@ -236,7 +263,9 @@ def test_108_megapixels_take_less_than_one_and_a_half_gigabytes(real, tmp_path):
     real.resize((12_000, 9_000), Image.Resampling.BICUBIC).save(tmp_path / "huge.jpg", quality=85)
     for suffix in ("jpg", "png"):
         out = tmp_path / f"large.{suffix}"
-        seconds, memory = measured("upscale", "huge.jpg", "--out", out, "--quiet", "--model", "tiny", cwd=tmp_path)
+        seconds, memory = measure_step(
+            "upscale", "huge.jpg", "--out", out, "--quiet", "--model", "tiny", cwd=tmp_path
+        )
         print(f"12,000x9,000 to {suffix}: {seconds:.0f} s, {memory:.0f} MB")
         assert memory < 1500
         large = pyvips.Image.new_from_file(str(out), access="sequential")
@@ -244,7 +273,7 @@ def test_108_megapixels_take_less_than_one_and_a_half_gigabytes(real, tmp_path):
         out.unlink()
 
 
-def test_restore_cleans_where_the_mask_says_and_keeps_what_goes_with_the_photo(real, tmp_path):
+def test_restore_denoises_where_the_mask_is_white_and_keeps_metadata(real, tmp_path):
     tags = Image.Exif()
     tags[0x010E] = "A cup"
     noise = np.random.default_rng(0).normal(0, 12, (384, 512, 3))
@@ -262,14 +291,14 @@ def test_restore_cleans_where_the_mask_says_and_keeps_what_goes_with_the_photo(r
     assert np.array_equal(after[:, :230], before[:, :230])
     assert np.abs(after - truth)[:, 280:].mean() < 0.6 * np.abs(before - truth)[:, 280:].mean()
     wrong = loupe("restore", "photo.png", "--mask", "photo.txt", cwd=tmp_path, status=2)
-    assert "mask: must be a file that exists, got 'photo.txt'" in wrong.stderr
+    assert "mask: must be an existing file, got 'photo.txt'" in wrong.stderr
     mask.resize((10, 10)).save(tmp_path / "mask.png")
     wrong = loupe("restore", "photo.png", "--mask", "mask.png", cwd=tmp_path, status=1)
     assert "512x384 pixels, got 10x10" in wrong.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.png", "mask.png", "photo.png"]
 
 
-def test_names_that_are_no_text_are_names(real, tmp_path):
+def test_file_names_with_invalid_utf8_are_accepted(real, tmp_path):
     name = os.fsdecode(b"\xff\xfe.jpg")
     real.resize((30, 20)).save(tmp_path / name)
     printed = loupe("upscale", ".", "--out", "out", "--compare", "page.html", cwd=tmp_path).stdout
@@ -278,7 +307,7 @@ def test_names_that_are_no_text_are_names(real, tmp_path):
     loupe("upscale", ".", "--dry_run", "--out", "other", cwd=tmp_path)
 
 
-def test_a_name_that_is_too_long_stops_no_others(real, tmp_path):
+def test_a_name_that_is_too_long_fails_alone(real, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a" * 251 + ".jpg", "b.jpg"):
         real.resize((30, 20)).save(tmp_path / "in" / name)
@@ -289,14 +318,14 @@ def test_a_name_that_is_too_long_stops_no_others(real, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["models:/loupe@champion", "runs:/123/model"])
-def test_a_model_of_a_store_that_is_not_there_makes_none(real, tmp_path, model):
+def test_a_model_of_a_missing_store_creates_no_store(real, tmp_path, model):
     real.save(tmp_path / "photo.png")
     failed = loupe("upscale", "photo.png", "--model", model, cwd=tmp_path, status=2)
     assert "needs MLFLOW_TRACKING_URI, or mlflow.db" in failed.stderr
     assert os.listdir(tmp_path) == ["photo.png"]
 
 
-def test_a_server_that_is_not_there_is_told_soon(real, tmp_path):
+def test_an_unreachable_server_fails_within_a_minute(real, tmp_path):
     for number in range(20):
         real.save(tmp_path / f"{number}.png")
     started = time.monotonic()
@@ -307,7 +336,7 @@ def test_a_server_that_is_not_there_is_told_soon(real, tmp_path):
     assert "Traceback" not in failed.stderr
 
 
-def test_the_compare_page_replaces_no_file(real, tmp_path):
+def test_the_comparison_does_not_replace_a_file(real, tmp_path):
     real.save(tmp_path / "photo.png")
     (tmp_path / "page.html").write_text("precious")
     loupe("upscale", "photo.png", "--out", "l.png", "--compare", "page.html", cwd=tmp_path, status=2)
@@ -315,7 +344,7 @@ def test_the_compare_page_replaces_no_file(real, tmp_path):
     assert not (tmp_path / "l.png").exists()
 
 
-def test_a_store_of_another_version_is_told_in_one_line(real, tmp_path):
+def test_a_store_of_another_version_is_one_line(real, tmp_path):
     real.save(tmp_path / "photo.png")
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("create table alembic_version (version_num varchar(32))")

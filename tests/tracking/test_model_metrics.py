@@ -26,14 +26,14 @@ def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def log(run_id: str, maes: tuple[float, ...], final: dict[str, float]) -> None:
     """Log what a training with these validation scores and final metrics logs."""
     points = [{"step": 10 * number, "metrics": {"val/mae": mae}} for number, mae in enumerate(maes)]
-    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 1)])
+    name = Geometry(q=1, p=2, min_side=1, halo=0, luminance="rec601").name
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 1)], name=name)
     with records.log_to_run(run_id):
         records.log_record("input", DATASET)
         for point in points:
             records.log_metrics(point["metrics"] | ({"loss": 1.0} if point["step"] else {}), point["step"])
         records.log_metrics(final)
-        models.log_keras_model(model, Geometry(q=1, p=1, min_side=1, halo=0, luminance="rec601"))
-        models.log_model_metrics(points)
+        models.log_model(model, points)
 
 
 def metrics_of_model(run_id: str) -> dict[str, list[float]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from jobs import environment
+from jobs import build_env
 
 from loupe.errors import UsageError
-from loupe.tracking import models, runs, store, trials
+from loupe.tracking import models, run_table, runs, store, trials
 
 # One process imports MLflow. Its forks open stores as steps do, so that a try costs no start of Python.
 TRIES = """
@@ -78,7 +78,7 @@ def tries(folder: Path, count: int, what: str) -> list[str]:
     """For each try, "works" or the errors of its steps."""
     done = subprocess.run(
         [sys.executable, "-c", TRIES, str(folder), str(count), what],
-        env=environment(MLFLOW_DISABLE_TELEMETRY="true"), capture_output=True, text=True, timeout=600, check=True,
+        env=build_env(MLFLOW_DISABLE_TELEMETRY="true"), capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -117,7 +117,7 @@ def test_files_of_a_killed_process_are_removed_and_an_empty_store_is_created(new
         lambda: models.find_model("runs:/none/model"),
         lambda: models.get_champion(Fraction(3, 2)),
         lambda: trials.find_sweep_runs("none"),
-        trials.load_results,
+        run_table.load_run_table,
     ],
 )
 def test_whatever_a_step_asks_first_the_store_is_created_under_the_lock(

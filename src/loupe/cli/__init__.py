@@ -1,1 +1,1 @@
-"""Command line: arguments to settings to a step and its exit status; progress and signals."""
+"""The command line: arguments, help, output, progress bars and signals."""

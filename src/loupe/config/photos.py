@@ -1,4 +1,4 @@
-"""Settings of the steps that take photos and write photos."""
+"""Settings of the steps that process photo files."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -7,71 +7,79 @@ from pydantic import Field, model_validator
 from loupe.config.base import GIVEN, Settings
 from loupe.config.fields import Factor, Paths, Size, Text, Unset, field
 
-ENSEMBLE = "the mean over eight turns and flips of a image: a little better, eight times as long"
 MODEL = (
     "registry or run URI, .onnx file, bundled network (bundled, tiny, small, base) or baseline; without a champion "
-    "of the scale, the bundled one"
+    "for the scale factor, the bundled network"
 )
+ENSEMBLE = "use the self-ensemble, the mean over 8 flips and rotations: slightly better, 8 times slower"
 
 
-class Files(Settings):
-    """What such a step reads, and how it writes."""
+class PhotoSettings(Settings):
+    """Fields of the steps that read photos and write a result for each."""
 
-    VERB: ClassVar[str] = ""  # what became of the photos
-    out: str = field("", "the folder to write to; for a single photo also a file, whose suffix is the format")
+    VERB: ClassVar[str] = ""  # past participle, for messages
+    out: str = field("", "output folder; for a single photo also a file, whose suffix selects the format")
     inputs: Paths = field(
         ("sample",),
-        "files, folders with all below them, patterns such as 'holiday/**/*.jpg'; sample is a bundled photo",
-        rule="paths; behind --inputs comma-separated",
+        "photos: files, folders (searched recursively), patterns such as 'holiday/**/*.jpg'; sample: a bundled photo",
+        rule="paths; after --inputs comma-separated",
     )
     format: Literal["same", "jpg", "png", "webp", "tif", "avif", "gif", "bmp"] = field(
-        "same", "of the results in a folder; same: as each photo's"
+        "same", "format of the results in a folder; same: the format of each photo"
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
-        None, "of JPEG, WebP and AVIF", rule="none or 1..100; 95, 95 (a lossless WebP stays lossless) and 90"
+        None,
+        "quality of JPEG, WebP and AVIF; none: 95, 95 and 90, and a lossless WebP stays lossless",
+        rule="none or 1..100",
     )
-    compress_level: int = field(1, "of PNG: 9 is the smallest file and the longest wait", ge=0, le=9)
-    strip_metadata: bool = field(False, "write no EXIF, XMP, resolution or comments; the colour profile stays")
-    overwrite: bool = field(False, "replace results that exist")
-    resume: bool = field(False, "leave results that exist as they are, and do the others")
-    dry_run: bool = field(False, "only tell what would be written")
+    compress_level: int = field(1, "compression of PNG: 0 is the fastest, 9 makes the smallest files", ge=0, le=9)
+    strip_metadata: bool = field(False, "omit EXIF, XMP, resolution and comments, but keep the colour profile")
+    overwrite: bool = field(False, "replace existing results")
+    resume: bool = field(False, "keep existing results and process the other photos")
+    dry_run: bool = field(False, "only print which files would be written")
     compare: Text = field(
-        None, "write a page to this file: each photo before and after, with a slider", rule="none or an .html file"
+        None, "write an HTML file that shows each photo before and after, with a slider", rule="none or an .html file"
     )
 
     @model_validator(mode="after")
-    def _overwrite_or_resume(self) -> "Files":
+    def _validate_overwrite_or_resume(self) -> "PhotoSettings":
         if self.resume and self.overwrite:
-            raise ValueError("resume: goes without overwrite, got both")
+            raise ValueError("resume: must not be used with overwrite, got both")
         return self
 
     @property
     def suffix(self) -> str | None:
-        """Of the results in a folder; None where each keeps its photo's."""
+        """The suffix of the results in a folder; None to keep each photo's own."""
         return None if self.format == "same" else f".{self.format}"
 
 
-class Upscale(Files):
-    """Upscale photos: luminance by the champion, colour by Lanczos."""
+class Upscale(PhotoSettings):
+    """Upscale photos: luminance with a network, colour with Lanczos."""
 
     STEP = "upscale"
     VERB = "upscaled"
     DEFAULTS = {"out": "upscaled"}
+    DEPENDS = {"fit": {"size": GIVEN}}
     scale: Factor = field(
-        None, "large side over small side", rule="1 to 8, or none: the model's own, 3:2 of the champion"
+        None, "scale factor; none: that of the model, 3:2 for the champion", rule="none or a ratio from 1 to 8"
     )
-    size: Size = field(None, "width and height of the results, in the shape of the photos", rule="none or 1920x1080")
-    model: str = field("champion", f"{MODEL}; ridge is fitted on the bundled photos")
+    size: Size = field(None, "width and height of the results, instead of a scale factor", rule="none or 1920x1080")
+    fit: Literal["inside", "exact", "cover"] = field(
+        "inside",
+        "how a photo with another aspect ratio fits the size; inside: the largest result within the size; cover: the "
+        "smallest that covers the size, cropped to it at the centre; exact: an error",
+    )
+    model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
 
     @model_validator(mode="after")
-    def _size_or_scale(self) -> "Upscale":
+    def _validate_size_or_scale(self) -> "Upscale":
         if self.size and self.scale:
-            raise ValueError("size: goes without scale, got both")
+            raise ValueError("size: must not be used with scale, got both")
         return self
 
     @property
-    def wanted(self) -> tuple[int, int] | None:
+    def box(self) -> tuple[int, int] | None:
         """The size as width and height."""
         if self.size is None:
             return None
@@ -79,27 +87,29 @@ class Upscale(Files):
         return width, height
 
 
-class Restore(Files):
-    """Clean photos of noise, edges kept, by non-local means; only where a mask says, if there is one."""
+class Restore(PhotoSettings):
+    """Remove noise from photos by non-local means, everywhere or only where a mask is white."""
 
     STEP = "restore"
     VERB = "restored"
     DEFAULTS = {"out": "restored"}
-    mask: Text = field(
-        None, "an image of the photos' size: white is cleaned, black stays as it is", rule="none or a file"
-    )
-    feather: float = field(8, "pixels over which the mask's edges fade", ge=0, le=1000)
-    strength: float = field(0.7, "1 is the cleaned photo, 0 the photo itself", ge=0, le=1)
-    noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
-        None, "standard deviation, of 255 grey values", rule="none: estimated of each photo; or 0..100"
-    )
     DEPENDS = {"feather": {"mask": GIVEN}}
+    mask: Text = field(
+        None, "image of the photos' size; white is restored, black is unchanged", rule="none or a file"
+    )
+    feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
+    strength: float = field(0.7, "1: the result without noise, 0: the photo, between: a mix of both", ge=0, le=1)
+    noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
+        None,
+        "standard deviation of the noise in 255 grey values; none: estimate it per photo",
+        rule="none or 0..100",
+    )
 
 
 class Demo(Settings):
-    """Serve a page in the browser, on which photos are upscaled."""
+    """Serve a web page that upscales photos."""
 
     STEP = "demo"
     model: str = field("champion", MODEL)
-    host: str = field("127.0.0.1", "address to serve at: this machine alone; 0.0.0.0 is every one of its addresses")
-    port: int = field(7860, "of the address; 0 is any that is free", ge=0, le=65535)
+    host: str = field("127.0.0.1", "address to listen on; 127.0.0.1: this machine only, 0.0.0.0: all interfaces")
+    port: int = field(7860, "port to listen on; 0: any free port", ge=0, le=65535)

@@ -1,1 +1,1 @@
-"""Image files to pixels and metadata, and back: the only decoder and the only encoder."""
+"""Image files to pixels and metadata, and back."""

@@ -1,31 +1,51 @@
-"""Files that get their final name only when they are complete."""
+"""Writes files atomically: a file has its final name only when it is complete."""
 
 import glob
 import os
+import secrets
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loupe.errors import UsageError
+
 
 @contextmanager
 def write_atomically(file: Path) -> Iterator[Path]:
-    """A name in the same folder that nobody else writes to, renamed to `file` at the end, or removed."""
-    partial = file.with_name(f".loupe-{os.getpid()}-{threading.get_ident()}-{socket.gethostname()}.part")
+    """Yield a temporary path in the same folder; rename it to `file` on success, remove it on failure."""
+    partial = file.with_name(f".loupe-{os.getpid()}-{secrets.token_hex(4)}-{socket.gethostname()}.part")
     try:
         yield partial
+        with partial.open("r+b") as stream:
+            os.fsync(stream.fileno())  # the content must be on the disk before the name
         partial.rename(file)
     finally:
         partial.unlink(missing_ok=True)
 
 
+def validate_output_file(field: str, file: Path) -> None:
+    """Check that a file can be written: its folder exists, and it is not a folder itself.
+
+    Args:
+        field: the setting that names the file, for the error.
+        file: the file.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if not file.resolve().parent.is_dir():
+        raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
+    if file.is_dir():
+        raise UsageError(f"{field}: must be a file, got the folder {str(file)!r}")
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that are dead began to write in a folder."""
+    """Remove the temporary files in a folder that belong to processes of this machine that no longer run."""
     for partial in folder.glob(f".loupe-*-*-{glob.escape(socket.gethostname())}.part"):
         try:
             os.kill(int(partial.name.split("-")[1]), 0)
         except (ProcessLookupError, ValueError):
             partial.unlink(missing_ok=True)
         except OSError:
-            pass  # alive, and another user's
+            pass  # the process runs, as another user

@@ -1,23 +1,26 @@
-"""A page to a JPEG through libvips, which encodes while the next rows are computed."""
+"""Writes a JPEG while its rows are computed."""
 
-import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from loupe.imaging.png import write_png
-from loupe.imaging.reader import LargePage, Page
+from loupe.imaging.image_data import ImageStream
+from loupe.imaging.metadata import Metadata
+from loupe.imaging.png import encode_png
 
 
-def write_streamed(file: Path, page: LargePage, quality: int) -> None:
-    """Write a page as JPEG while its rows are computed.
+def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
+    """Encode an image with libvips, which reads the rows as an uncompressed PNG.
+
+    Pillow needs all pixels in memory. Of the formats that libvips reads from a stream row by row, the packages of
+    pyvips on PyPI have only PNG without loss.
 
     Args:
-        file: to write.
-        page: that is written.
+        file: the file to write.
+        stream: grey or RGB.
         quality: 1..100.
 
     Raises:
@@ -25,52 +28,49 @@ def write_streamed(file: Path, page: LargePage, quality: int) -> None:
     """
     import pyvips
 
-    reading, writing = os.pipe()
-    fault: list[BaseException] = []
-    failed = threading.Event()
-
-    def until_failed() -> Iterator[np.ndarray]:
-        for strip in page.strips:
-            if failed.is_set():
-                return
-            yield strip
-
-    def feed() -> None:
-        try:
-            with os.fdopen(writing, "wb") as pipe:  # what libvips reads from a pipe, row by row
-                write_png(pipe, replace(page, strips=until_failed()), deep=False, compress_level=0, options={})
-        except BaseException as error:
-            fault.append(error)
-
-    feeder = threading.Thread(target=feed, daemon=True)
-    feeder.start()
+    errors: list[BaseException] = []
+    source = pyvips.SourceCustom()
+    parts = encode_png(replace(stream, dtype=np.dtype("uint8")), 0, {})
+    source.on_read(_make_reader(parts, errors))
     try:
-        _encode(reading, file, page.about, quality)
-        failure = None
-    except (pyvips.Error, OSError) as error:
-        failure = error if isinstance(error, OSError) else OSError(" ".join(str(error).split()))
-        failed.set()
-        while os.read(reading, 2**20):  # libvips keeps this end open, and the feeder may wait to write
-            pass
-    feeder.join()
-    os.close(reading)
-    if fault:
-        raise fault[0]
-    if failure:
-        raise failure
+        image = pyvips.Image.new_from_source(source, "", access="sequential", unlimited=True)
+        _add_metadata(image.copy(), stream.metadata).jpegsave(str(file), Q=quality, subsample_mode="off")
+    except pyvips.Error as error:
+        if not errors:
+            raise OSError(" ".join(str(error).split())) from None
+    if errors:
+        raise errors[0]
 
 
-def _encode(reading: int, file: Path, about: Page, quality: int) -> None:
+def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callable[[int], bytes]:
+    """Make libvips's read function. An exception must not leave it: it ends the data and is kept in `errors`."""
+    rest = memoryview(b"")
+
+    def read(length: int) -> bytes:
+        nonlocal rest
+        try:
+            while not rest:
+                rest = memoryview(next(parts))
+        except StopIteration:
+            return b""
+        except BaseException as error:
+            errors.append(error)
+            return b""
+        block, rest = rest[:length], rest[length:]
+        return bytes(block)
+
+    return read
+
+
+def _add_metadata(image: Any, metadata: Metadata) -> Any:
     import pyvips
 
-    source = pyvips.Source.new_from_descriptor(reading)
-    image = pyvips.Image.new_from_source(source, "", access="sequential", unlimited=True).copy()
-    blobs = {"icc-profile-data": about.icc, "xmp-data": about.xmp}
-    if about.exif is not None:
-        blobs["exif-data"] = b"Exif\0\0" + about.exif.tobytes().removeprefix(b"Exif\0\0")
+    blobs = {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}
+    if metadata.exif is not None:
+        blobs["exif-data"] = b"Exif\0\0" + metadata.exif.tobytes().removeprefix(b"Exif\0\0")
     for field, data in blobs.items():
         if data:
             image.set_type(pyvips.GValue.blob_type, field, data)
-    if about.dpi:
-        image = image.copy(xres=about.dpi[0] / 25.4, yres=about.dpi[1] / 25.4)
-    image.jpegsave(str(file), Q=quality, subsample_mode="off")
+    if metadata.dpi:
+        image = image.copy(xres=metadata.dpi[0] / 25.4, yres=metadata.dpi[1] / 25.4)
+    return image

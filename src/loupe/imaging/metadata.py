@@ -1,68 +1,79 @@
-"""What goes with the pixels of an image file: EXIF, XMP, comments, and what tells colours beside a profile."""
+"""Metadata of an image: EXIF, XMP, colour information and comments."""
 
 import re
 import struct
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
 
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_IFD, GPS_IFD, MAKER_NOTE = 0x8769, 0x8825, 0x927C
-# Tags of a TIFF page that tell how its pixels lie in the file (TIFF 6.0), that are kept under other names, or that
-# hold the layers of Photoshop at their old size.
+# Tags that describe the storage of a TIFF's pixels (TIFF 6.0), that `Metadata` has fields for, or that hold the
+# layers of Photoshop at the photo's old size.
 STRUCTURE = frozenset(
     {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
      330, *range(332, 348), *range(512, 533), 700, 34377, 34675, 37724}
 )  # fmt: skip
 
 
-class AsRead(str):
-    """Text of an EXIF tag or a TIFF's, a character for each of its bytes, that is written as those bytes.
+@dataclass(frozen=True)
+class Metadata:
+    """Metadata of one image of a file.
 
-    Pillow reads such text as Latin-1 and writes ASCII alone; cameras and editors write UTF-8 and more.
+    Args:
+        exif: the descriptive tags, with a normal orientation; None if there are none.
+        icc: the colour profile; b"" if there is none.
+        xmp: the XMP packet; b"" if there is none.
+        dpi: horizontal and vertical pixels per inch; None if unknown.
+        texts: comments by keyword.
+        colour_chunks: PNG chunks that define the colours of an image without a profile, by chunk type.
+        duration_ms: display time of an animation's frame.
+    """
+
+    exif: Image.Exif | None = None
+    icc: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+    colour_chunks: dict[bytes, bytes] = field(default_factory=dict)
+    duration_ms: float = 0
+
+
+class RawText(str):
+    """Text of a tag with one character per byte, which is written as the same bytes.
+
+    Pillow decodes tags as Latin-1 and encodes ASCII only. Cameras and editors also write UTF-8.
     """
 
     def encode(self, encoding: str = "", errors: str = "") -> bytes:
-        """The bytes that were read, whatever is asked for."""
+        """Return the original bytes, whatever encoding is requested."""
         return super().encode("latin-1")
 
 
-def _as_read(exif: Image.Exif) -> None:
-    nested = [exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif]
-    for tags in (exif, *nested):
-        for tag, value in list(tags.items()):
-            if isinstance(value, str) and not value.isascii():
-                tags[tag] = AsRead(value)
+def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
+    """Collect the metadata of an opened image.
+
+    Args:
+        image: the image, at the frame or page in question.
+        exif: its tags; changed in place.
+        icc: the profile of the decoded pixels, which is not always that of the file.
+    """
+    dpi = image.info.get("dpi")
+    return Metadata(
+        exif=_read_exif(image, exif),
+        icc=icc,
+        xmp=_read_xmp(image.info),
+        dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+        texts=_read_texts(image),
+        colour_chunks={} if icc else read_colour_chunks(image.info),
+        duration_ms=read_duration(image.info),
+    )
 
 
-def exif_of(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
-    """The descriptive tags, with a normal orientation and without the open file; None where there are none."""
-    if image.format == "TIFF":
-        for tag in STRUCTURE & set(exif):
-            del exif[tag]
-    if not len(exif):
-        return None
-    if ORIENTATION in exif:
-        exif[ORIENTATION] = 1
-    try:
-        _as_read(exif)
-        kept = Image.Exif()  # that does not need the open file any more
-        kept.load(exif.tobytes())
-        _as_read(kept)
-    except Exception:  # tags that nobody can read
-        return None
-    return kept
-
-
-def xmp_of(info: dict[Any, Any]) -> bytes:
-    """The XMP packet, with a normal orientation; b"" where there is none."""
-    found = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
-    packet = (found.encode() if isinstance(found, str) else bytes(found)).strip(b"\0")
-    return re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
-
-
-def resized(exif: Image.Exif | None, xmp: bytes, width: int, height: int) -> bytes:
-    """Set width and height in tags, and give the XMP packet with them in its properties; only where they are told."""
+def update_size(metadata: Metadata, width: int, height: int) -> Metadata:
+    """Set the width and height in those EXIF tags (in place) and XMP properties that exist."""
+    exif, xmp = metadata.exif, metadata.xmp
     if exif is not None:
         for tags in (exif, exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}):
             for names, side in ((WIDTHS, width), (HEIGHTS, height)):
@@ -73,11 +84,11 @@ def resized(exif: Image.Exif | None, xmp: bytes, width: int, height: int) -> byt
         (rb"exif:PixelXDimension|tiff:ImageWidth", width), (rb"exif:PixelYDimension|tiff:ImageLength", height)
     ):  # fmt: skip
         xmp = re.sub(rb"((?:%s)(?:=[\"']|>))\d+" % properties, rb"\g<1>%d" % side, xmp)
-    return xmp
+    return replace(metadata, xmp=xmp)
 
 
-def colour_chunks(info: dict[Any, Any]) -> dict[bytes, bytes]:
-    """gAMA, cHRM and sRGB (ISO/IEC 15948) as they stood in the file."""
+def read_colour_chunks(info: dict[Any, Any]) -> dict[bytes, bytes]:
+    """Encode gAMA, cHRM and sRGB (ISO/IEC 15948) as in the file."""
     chunks = {}
     if "gamma" in info:
         chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 1e5))
@@ -88,17 +99,54 @@ def colour_chunks(info: dict[Any, Any]) -> dict[bytes, bytes]:
     return chunks
 
 
-def texts_of(image: Image.Image) -> dict[str, str]:
-    """Comments by keyword."""
+def read_duration(info: dict[Any, Any]) -> float:
+    """Return the display time of a frame in milliseconds, 0 if there is none."""
+    return float(info.get("duration") or 0)
+
+
+def _read_exif(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
+    if image.format == "TIFF":
+        for tag in STRUCTURE & set(exif):
+            del exif[tag]
+    if not len(exif):
+        return None
+    if ORIENTATION in exif:
+        exif[ORIENTATION] = 1
+    try:
+        _use_raw_text(exif)
+        copy = Image.Exif()  # independent of the open file
+        copy.load(exif.tobytes())
+        _use_raw_text(copy)
+    except Exception:  # damaged tags
+        return None
+    return copy
+
+
+def _use_raw_text(exif: Image.Exif) -> None:
+    nested = [exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif]
+    for tags in (exif, *nested):
+        for tag, value in list(tags.items()):
+            if isinstance(value, str) and not value.isascii():
+                tags[tag] = RawText(value)
+
+
+def _read_xmp(info: dict[Any, Any]) -> bytes:
+    """Return the XMP packet with a normal orientation."""
+    found = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    packet = (found.encode() if isinstance(found, str) else bytes(found)).strip(b"\0")
+    return re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
+
+
+def _read_texts(image: Image.Image) -> dict[str, str]:
     texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if "xmp" not in name}
     comment = image.info.get("comment")
     if comment:
-        texts["Comment"] = _text(comment) if isinstance(comment, bytes) else str(comment)
+        texts["Comment"] = _decode_comment(comment) if isinstance(comment, bytes) else str(comment)
     return texts
 
 
-def _text(comment: bytes) -> str:
+def _decode_comment(comment: bytes) -> str:
     try:
         return comment.decode()
-    except UnicodeDecodeError:  # no format tells the encoding
+    except UnicodeDecodeError:  # no format stores the encoding
         return comment.decode("latin-1")

@@ -1,4 +1,4 @@
-"""An open image to upright pixels, and the colour profile that they are in: by Pillow, or in 16 bits by libvips."""
+"""Decodes an opened image to pixels and their colour profile: with Pillow, or with libvips for 16-bit colour."""
 
 import io
 import struct
@@ -10,110 +10,90 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError, expand_12_bit_grey, to_8_bit_mode
 
-MADE = slice(24, 36)  # date and time in the header of a profile (ICC.1:2022, 7.2.10)
+CREATION_TIME = slice(24, 36)  # in the header of a profile (ICC.1:2022, 7.2.10)
 
 
 def has_deep_colour(image: Image.Image) -> bool:
-    """Whether a page has 16 bits in more than one band, of which Pillow would keep 8; every one of a TIFF in 16 bits.
+    """Return whether Pillow would reduce the image from 16 to 8 bits; True for every 16-bit TIFF.
 
-    To be asked before it is decoded. Frames of an animated PNG are read by Pillow, which alone knows them.
+    Call it before the image is decoded. Animated PNGs return False: only Pillow decodes their frames.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return 16 in image.tag_v2.get(BITS_PER_SAMPLE, ()) and image.mode != "F"
     tiles: list[Any] = getattr(image, "tile", [])
-    moves = getattr(image, "n_frames", 1) > 1
-    return not moves and len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
+    animated = getattr(image, "n_frames", 1) > 1
+    return not animated and len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
 
 
-def by_vips(source: bytes | Path, number: int, icc: bytes, ignore_faults: bool) -> tuple[np.ndarray, bytes]:
-    """Decoded pixels of 16 bits, and the profile that they are in: CMYK becomes sRGB."""
-    profile = _profile(icc, ignore_faults)
+def decode_by_vips(source: bytes | Path, number: int, icc: bytes, ignore_errors: bool) -> tuple[np.ndarray, bytes]:
+    """Decode a 16-bit image with libvips. CMYK becomes sRGB.
+
+    Args:
+        source: the bytes of a file, or its path.
+        number: of the page, from 0.
+        icc: the colour profile of the image; b"" if there is none.
+        ignore_errors: treat a damaged profile as none, instead of raising PhotoError.
+
+    Returns:
+        uint16, (height, width, bands), and the profile of these pixels.
+    """
+    profile = _open_profile(icc, ignore_errors)
     try:
         import pyvips
     except (ImportError, OSError):
-        raise PhotoError("has 16 bits a colour, for which pyvips is needed") from None
+        raise PhotoError("has 16 bits per colour, which needs pyvips") from None
     options = {"page": number} if number else {}
     try:
-        if isinstance(source, Path) and not _is_text(source):
-            source = source.read_bytes()  # libvips takes names in UTF-8 only
+        if isinstance(source, Path) and not _is_utf8(source):
+            source = source.read_bytes()  # libvips accepts only UTF-8 paths
         if isinstance(source, bytes):
             image = pyvips.Image.new_from_buffer(source, "", **options)
         else:
             image = pyvips.Image.new_from_file(str(source), revalidate=True, **options)
-        inks = image.interpretation == "cmyk" and image.bands == 4
-        if inks:
-            icc = _srgb()
-            if _is_of(profile, "CMYK"):
+        cmyk = image.interpretation == "cmyk" and image.bands == 4
+        if cmyk:
+            icc = _make_srgb_profile()
+            if _is_in(profile, "CMYK"):
                 image = image.icc_transform("srgb", embedded=True, intent="relative", depth=16)
-                inks = False
+                cmyk = False
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
     except pyvips.Error as error:
         raise PhotoError(f"damaged: {' '.join(str(error).split())}") from None
-    if pixels.dtype != np.uint16 or not (inks or image.interpretation in ("grey16", "rgb16")):
-        raise PhotoError(f"{image.bands} bands of {pixels.dtype} as {image.interpretation} are not read")
-    if inks:  # what is left of the light, as Pillow has it of 8 bits
-        left = 65535 - pixels.astype(np.uint32)
-        pixels = ((left[..., :3] * left[..., 3:] + 32767) // 65535).astype(np.uint16)
-    return pixels, icc
+    if pixels.dtype != np.uint16 or not (cmyk or image.interpretation in ("grey16", "rgb16")):
+        raise PhotoError(f"{image.bands} bands of {pixels.dtype} as {image.interpretation} are not supported")
+    return _cmyk_to_rgb(pixels) if cmyk else pixels, icc
 
 
-def _is_text(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tuple[np.ndarray, bytes]:
+    """Decode an image with Pillow. CMYK and Lab become sRGB.
 
+    Args:
+        image: of any mode.
+        icc: its colour profile; b"" if there is none.
+        ignore_errors: as in `decode_by_vips`.
 
-def by_pillow(image: Image.Image, icc: bytes, ignore_faults: bool) -> tuple[np.ndarray, bytes]:
-    """Decoded pixels, and the profile that they are in: CMYK and Lab become sRGB."""
-    profile = _profile(icc, ignore_faults)
+    Returns:
+        uint8, or uint16 for 16-bit grey, (height, width, bands), and the profile of these pixels.
+    """
+    profile = _open_profile(icc, ignore_errors)
     image = expand_12_bit_grey(image)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint16)[..., None]
-        hidden = image.info.get("transparency")
-        if not isinstance(hidden, int):
+        transparent = image.info.get("transparency")
+        if not isinstance(transparent, int):
             return grey, icc
-        return np.concatenate([grey, np.where(grey == hidden, 0, 65535).astype(np.uint16)], axis=-1), icc
+        return np.concatenate([grey, np.where(grey == transparent, 0, 65535).astype(np.uint16)], axis=-1), icc
     if image.mode in ("CMYK", "LAB"):
         if image.mode == "LAB":
             profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-        icc = _srgb()
-        srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        if not _is_of(profile, "CMYK", "Lab"):
-            image = image.convert("RGB")
-        else:
-            intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-            converted = ImageCms.profileToProfile(image, profile, srgb, renderingIntent=intent, outputMode="RGB")
-            assert converted is not None  # it would be changed in place only if asked to
-            image = converted
+        icc = _make_srgb_profile()
+        image = _to_srgb(image, profile, icc) if _is_in(profile, "CMYK", "Lab") else image.convert("RGB")
     pixels = np.asarray(to_8_bit_mode(image))
     return pixels.reshape(*pixels.shape[:2], -1), icc
 
 
-def _srgb() -> bytes:
-    """The profile of sRGB, without the second in which it is made: a photo becomes the same file at any time."""
-    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return made[: MADE.start] + struct.pack(">6H", 2016, 1, 1, 0, 0, 0) + made[MADE.stop :]
-
-
-def _profile(icc: bytes, ignore_faults: bool) -> ImageCms.ImageCmsProfile | None:
-    if not icc:
-        return None
-    try:
-        return ImageCms.getOpenProfile(io.BytesIO(icc))
-    except (OSError, ImageCms.PyCMSError):
-        if ignore_faults:
-            return None
-        raise PhotoError("its colour profile is damaged") from None
-
-
-def _is_of(profile: ImageCms.ImageCmsProfile | None, *spaces: str) -> TypeGuard[ImageCms.ImageCmsProfile]:
-    return profile is not None and profile.profile.xcolor_space.strip() in spaces
-
-
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn pixels, (height, width, bands), as EXIF's orientation (1..8) says; other values turn nothing."""
+def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels, (height, width, bands), by an EXIF orientation (1..8); other values have no effect."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -121,3 +101,46 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _cmyk_to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Convert CMYK without a profile to RGB by multiplication, as Pillow does for 8 bits."""
+    reflected = 65535 - pixels.astype(np.uint32)
+    return ((reflected[..., :3] * reflected[..., 3:] + 32767) // 65535).astype(np.uint16)
+
+
+def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile, srgb: bytes) -> Image.Image:
+    target = ImageCms.ImageCmsProfile(io.BytesIO(srgb))
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    converted = ImageCms.profileToProfile(image, profile, target, renderingIntent=intent, outputMode="RGB")
+    assert converted is not None  # None only for conversion in place
+    return converted
+
+
+def _make_srgb_profile() -> bytes:
+    """Make an sRGB profile with a fixed creation time: equal photos become equal files."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[: CREATION_TIME.start] + struct.pack(">6H", 2016, 1, 1, 0, 0, 0) + profile[CREATION_TIME.stop :]
+
+
+def _open_profile(icc: bytes, ignore_errors: bool) -> ImageCms.ImageCmsProfile | None:
+    if not icc:
+        return None
+    try:
+        return ImageCms.getOpenProfile(io.BytesIO(icc))
+    except (OSError, ImageCms.PyCMSError):
+        if ignore_errors:
+            return None
+        raise PhotoError("the colour profile is damaged") from None
+
+
+def _is_in(profile: ImageCms.ImageCmsProfile | None, *spaces: str) -> TypeGuard[ImageCms.ImageCmsProfile]:
+    return profile is not None and profile.profile.xcolor_space.strip() in spaces

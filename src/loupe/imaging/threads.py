@@ -1,4 +1,4 @@
-"""The cores of the machine that this process may use, and work for all of them."""
+"""Threads on all cores that this process may use."""
 
 import os
 from collections import deque
@@ -10,24 +10,25 @@ Result = TypeVar("Result")
 
 
 def count_cores() -> int:
-    """Cores that this process may run on, which in a container are fewer than there are."""
+    """Return the number of cores that this process may use, which is often lower in a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """What tasks give, in their order, by a thread a core; only a few are begun ahead of who asks.
+    """Run tasks in one thread per core and yield the results in the order of the tasks.
+
+    Only a few tasks per core are started before their results are requested.
 
     Args:
-        tasks: asked for one after another; they should spend their time where Python lets other threads run, in
-            numpy, Pillow, zlib or onnxruntime.
+        tasks: functions that spend their time in code that releases the GIL: numpy, Pillow, zlib, onnxruntime.
     """
-    at_once = count_cores()
+    thread_count = count_cores()
     waiting: deque[Future[Result]] = deque()
-    threads = ThreadPoolExecutor(at_once)
+    threads = ThreadPoolExecutor(thread_count)
     try:
         for task in tasks:
             waiting.append(threads.submit(task))
-            if len(waiting) > 2 * at_once:
+            if len(waiting) > 2 * thread_count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

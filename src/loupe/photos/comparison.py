@@ -1,4 +1,4 @@
-"""Photos and their results to one page that holds all it shows, with a slider between before and after."""
+"""Writes an HTML file that shows photos before and after upscaling, with a slider."""
 
 import base64
 import io
@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging import reader
-from loupe.imaging.atomic import write_atomically
-from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.atomic import validate_output_file, write_atomically
+from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
-from loupe.photos.inputs import Job
+from loupe.imaging.image_data import ImageData
+from loupe.imaging.reader import read_photo
+from loupe.photos.inputs import PhotoJob
+from loupe.photos.sizes import Size, find_uncropped_size
 
-SHOWN = 12  # photos at most
-SIDES = 1600, 1200  # of what is shown of a photo: its middle
+MAX_FIGURES = 12
+MAX_SHOWN = 1600, 1200  # width and height of the part that is shown, in pixels of the result
 
-# The slider lies over the whole image, unseen: one drags the line itself; keys and screen readers have a slider.
-# It is a thumb's width wider than the image, because a thumb's middle never reaches the ends of its slider.
+# An invisible slider covers the image, so that the user drags the line, and keys and screen readers work. It is
+# wider than the image by one thumb, because the centre of a thumb never reaches the ends of its slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
@@ -33,8 +34,8 @@ STYLE = """
 .images .after { clip-path: inset(0 0 0 var(--at)); }
 .images .before { position: absolute; inset: 0; width: 100%; height: 100%;
   clip-path: inset(0 calc(100% - var(--at)) 0 0); }
-.compared:has([value=lanczos]:checked) [data-way=pixels], .compared:has([value=pixels]:checked) [data-way=lanczos] {
-  display: none; }
+.compared:has([value=lanczos]:checked) [data-method=pixels],
+.compared:has([value=pixels]:checked) [data-method=lanczos] { display: none; }
 .images span { position: absolute; top: .5rem; padding: 0 .5rem; border-radius: 4px; font-size: 14px; color: #fff;
   background: #000a; }
 .images .left { left: .5rem; }
@@ -50,7 +51,7 @@ STYLE = """
 .images input::-webkit-slider-thumb { width: 44px; height: 100%; -webkit-appearance: none; }
 .images input::-moz-range-thumb { width: 44px; height: 100%; border: 0; }
 """
-PAGE = """<!DOCTYPE html>
+DOCUMENT = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -63,102 +64,102 @@ p {{ margin: 0 0 1.5rem; }}
 figcaption {{ font-weight: 600; }}
 {style}</style>
 <h1>Before and after</h1>
-<p>Drag the line, or move it by the arrow keys.</p>
+<p>Drag the line, or move it with the arrow keys.</p>
 {figures}
 </html>
 """
 FIGURE = """<figure class="compared">
-<figcaption>{told}</figcaption>
+<figcaption>{caption}</figcaption>
 <fieldset>
 <legend>Left of the line:</legend>
-<label><input type="radio" name="way{number}" value="lanczos" autocomplete="off" checked>Lanczos</label>
-<label><input type="radio" name="way{number}" value="pixels" autocomplete="off">the photo's pixels</label>
+<label><input type="radio" name="method{number}" value="lanczos" autocomplete="off" checked>Lanczos</label>
+<label><input type="radio" name="method{number}" value="pixels" autocomplete="off">original pixels</label>
 </fieldset>
 <div class="images" style="--at: 50%">
 <img class="after" alt="{name} by Loupe" src="{large}">
-<img class="before" data-way="lanczos" alt="{name} by Lanczos" src="{lanczos}">
-<img class="before" data-way="pixels" alt="{name} before" src="{small}">
-<span class="left" data-way="lanczos">Lanczos</span>
-<span class="left" data-way="pixels">pixels</span>
+<img class="before" data-method="lanczos" alt="{name} by Lanczos" src="{lanczos}">
+<img class="before" data-method="pixels" alt="{name}, original pixels" src="{small}">
+<span class="left" data-method="lanczos">Lanczos</span>
+<span class="left" data-method="pixels">original pixels</span>
 <span class="right">Loupe</span>
 <div class="line" aria-hidden="true"></div>
 <input type="range" min="0" max="100" value="50" step="0.5" autocomplete="off"
-  aria-label="Place of the line in {name}"
+  aria-label="Position of the line in {name}"
   oninput="this.parentElement.style.setProperty('--at', this.value + '%')">
 </div>
 </figure>"""
 
 
-def refuse(page: Path, overwrite: bool) -> None:
-    """Raise UsageError where the page cannot be written, or must not."""
-    if page.exists() and not overwrite:
-        raise UsageError(f"compare: {str(page)!r} exists; --overwrite replaces it")
-    if page.suffix.lower() not in (".html", ".htm") or not page.resolve().parent.is_dir():
-        raise UsageError(f"compare: must be an .html file in a folder that exists, got {str(page)!r}")
+def validate_file(file: Path, overwrite: bool) -> None:
+    """Raise UsageError if the file cannot be written or must not be replaced."""
+    if file.exists() and not overwrite:
+        raise UsageError(f"compare: {str(file)!r} exists; --overwrite replaces it")
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"compare: must be an .html file, got {str(file)!r}")
+    validate_output_file("compare", file)
 
 
-def write(page: Path, jobs: Sequence[Job]) -> None:
-    """Write the page of the first photos; the first page of each, and the middle of large ones.
+def write_comparison(file: Path, jobs: Sequence[PhotoJob]) -> None:
+    """Write the figures of the first MAX_FIGURES photos to one self-contained HTML file.
 
     Raises:
-        LoupeError: it cannot be written.
+        LoupeError: the file cannot be written.
     """
-    figures = [_shown(number, job) for number, job in enumerate(jobs[:SHOWN])]
+    figures = [_render_figure_or_error(number, job) for number, job in enumerate(jobs[:MAX_FIGURES])]
     try:
-        with write_atomically(page) as partial:
-            text = PAGE.format(style=STYLE, figures="\n".join(figures))
-            partial.write_text(text, encoding="utf-8", errors="replace")  # names of files need not be text
+        with write_atomically(file) as partial:
+            text = DOCUMENT.format(style=STYLE, figures="\n".join(figures))
+            partial.write_text(text, encoding="utf-8", errors="replace")  # file names may contain invalid UTF-8
     except OSError as error:
-        raise LoupeError(f"compare: {str(page)!r} cannot be written: {error.strerror}") from None
+        raise LoupeError(f"compare: {str(file)!r} cannot be written: {error.strerror}") from None
 
 
-def figure(job: Job, sides: tuple[int, int] = SIDES, number: int = 0, more: str = "") -> str:
-    """A photo and its result as HTML that STYLE goes with.
+def render_figure(job: PhotoJob, max_size: Size = MAX_SHOWN, number: int = 0, note: str = "") -> str:
+    """Render the first frame or page of a photo and its result as HTML; STYLE is its style sheet.
 
     Args:
         job: the two files.
-        sides: width and height of what is shown, at most: the middle of the first page.
-        number: of the figure on its page.
-        more: told behind the sizes.
+        max_size: width and height of the part of the result that is shown, from its centre.
+        number: of the figure in its document.
+        note: appended to the caption.
 
     Raises:
-        PhotoError: one of the two cannot be read, or has too many pixels.
+        PhotoError: one of the files cannot be read, or has too many pixels.
     """
-    before, after = (next(reader.read(file).pages) for file in (job.photo, job.out))
-    (height, width), (large_height, large_width) = before.pixels.shape[:2], after.pixels.shape[:2]
-    shown = min(large_width, sides[0]), min(large_height, sides[1])
+    before, after = (next(read_photo(file).images) for file in (job.photo, job.out))
+    (width, height), (large_width, large_height) = _get_size(before), _get_size(after)
+    shown = min(large_width, max_size[0]), min(large_height, max_size[1])
     left, top = (large_width - shown[0]) // 2, (large_height - shown[1]) // 2
     part = after.pixels[top : top + shown[1], left : left + shown[0]]
-    across, down = width / large_width, height / large_height
-    # in fractions of the photo's pixels: the two sides of the line show the same place
+    # the same part in fractions of the photo's pixels, so that both sides of the line match
+    full = find_uncropped_size((width, height), (large_width, large_height))
+    across, down = width / full[0], height / full[1]
+    left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
     box = left * across, top * down, (left + shown[0]) * across, (top + shown[1]) * down
-    photo = _image(before.pixels)
+    photo = to_image(to_8_bits(before.pixels))
     name = escape(job.photo.name)
     return FIGURE.format(
         number=number,
         name=name,
-        told=f"{name}: {width}×{height} to {large_width}×{large_height}{escape(more)}",
-        large=_address(_image(part), after.icc),
-        lanczos=_address(photo.resize(shown, Image.Resampling.LANCZOS, box), before.icc),
-        small=_address(photo.resize(shown, Image.Resampling.NEAREST, box), before.icc),
+        caption=f"{name}: {width}×{height} to {large_width}×{large_height}{escape(note)}",
+        large=_make_data_url(to_image(to_8_bits(part)), after.metadata.icc),
+        lanczos=_make_data_url(photo.resize(shown, Image.Resampling.LANCZOS, box), before.metadata.icc),
+        small=_make_data_url(photo.resize(shown, Image.Resampling.NEAREST, box), before.metadata.icc),
     )
 
 
-def _shown(number: int, job: Job) -> str:
+def _render_figure_or_error(number: int, job: PhotoJob) -> str:
     try:
-        return figure(job, number=number)
+        return render_figure(job, number=number)
     except PhotoError as error:
         return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error))}</p>"
 
 
-def _image(pixels: np.ndarray) -> Image.Image:
-    """Pixels, uint8 or uint16, (height, width, 1..4), in 8 bits."""
-    eight = to_8_bits(pixels)
-    return Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
+def _get_size(image: ImageData) -> Size:
+    return image.pixels.shape[1], image.pixels.shape[0]
 
 
-def _address(image: Image.Image, icc: bytes) -> str:
-    """The image as a data: address."""
+def _make_data_url(image: Image.Image, icc: bytes) -> str:
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=95, icc_profile=icc)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

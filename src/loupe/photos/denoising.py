@@ -1,4 +1,4 @@
-"""Pages to pages of the same size with less noise: non-local means, where a mask says, its edges feathered."""
+"""Removes noise from photos, optionally only where a mask is white."""
 
 import math
 from collections.abc import Iterator
@@ -9,23 +9,26 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from loupe.errors import UsageError
-from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.formats import has_alpha
+from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.luminance import compute_luminance
-from loupe.imaging.reader import LargePage, Page, read
+from loupe.imaging.reader import read_photo
 from loupe.photos.non_local_means import MARGIN, denoise
 
-STRIP = 300_000  # pixels per strip; the arrays of 2,000,000 pixels do not fit the cache and take 1.5 times as long
+STRIP_PIXELS = 300_000  # strips of 2,000,000 pixels do not fit the cache and take 1.5 times as long
+NOISE_SIDE = 2000  # the noise is estimated in the middle of the image, at most this many pixels wide and high
 
 
 @dataclass(frozen=True)
-class Cleaning:
-    """How photos are cleaned.
+class DenoiseOptions:
+    """Options for all photos.
 
     Args:
-        strength: 0 leaves the photo as it is, 1 takes the cleaned one.
-        mask: uint8, (height, width): 255 is cleaned, 0 stays; None cleans all.
-        noise: standard deviation in 255 grey values; None estimates it.
+        strength: 0..1; 0 keeps the photo, 1 returns the denoised photo, values between mix both.
+        mask: uint8, (height, width); 255 is denoised, 0 is kept; None denoises everything.
+        noise: standard deviation in 255 grey values; None to estimate it.
     """
 
     strength: float = 0.7
@@ -33,81 +36,92 @@ class Cleaning:
     noise: float | None = None
 
 
-def mask_of(file: Path, feather: float) -> np.ndarray:
-    """Read a mask, its edges blurred over so many pixels: uint8, (height, width).
+def read_mask(file: Path, feather: float) -> np.ndarray:
+    """Read a mask and blur its edges.
+
+    Args:
+        file: an image.
+        feather: the width of the blurred edges in pixels.
+
+    Returns:
+        uint8, (height, width).
 
     Raises:
-        UsageError: it is no image.
+        UsageError: the file is not an image.
     """
     try:
-        page = next(read(file, strip=True).pages)
+        pixels = to_8_bits(next(read_photo(file, strip=True).images).pixels)
     except PhotoError as error:
         raise UsageError(f"mask: {str(file)!r} cannot be used: {error}") from None
-    pixels = to_8_bits(page.pixels)
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    grey = Image.fromarray(compute_luminance(image, "rec601"))
+    grey = Image.fromarray(compute_luminance(to_image(pixels), "rec601"))
     return np.asarray(grey.filter(ImageFilter.GaussianBlur(feather / 2)))
 
 
-def cleaned(page: Page, cleaning: Cleaning) -> LargePage:
-    """A page with less noise; its rows are computed when they are asked for.
+def denoise_image(image: ImageData, options: DenoiseOptions) -> ImageStream:
+    """Denoise an image; its rows are computed on demand.
 
     Raises:
-        PhotoError: the mask has another size.
+        PhotoError: the mask has another size than the image.
     """
-    height, width = page.pixels.shape[:2]
-    if cleaning.mask is not None and cleaning.mask.shape != (height, width):
-        other = f"{cleaning.mask.shape[1]}x{cleaning.mask.shape[0]}"
-        raise PhotoError(f"mask: must have the photo's {width}x{height} pixels, got {other}")
-    return LargePage((width, height), _strips(page.pixels, cleaning), page)
+    height, width, bands = image.pixels.shape
+    mask = options.mask
+    if mask is not None and mask.shape != (height, width):
+        raise PhotoError(f"mask: must have the photo's {width}x{height} pixels, got {mask.shape[1]}x{mask.shape[0]}")
+    strips = _denoise_strips(image.pixels, options)
+    return ImageStream((width, height), bands, image.pixels.dtype, strips, image.metadata)
 
 
-def noise_of(grey: np.ndarray) -> float:
-    """Standard deviation of the noise of a image, (height, width), on its own scale.
+def estimate_noise(grey: np.ndarray) -> float:
+    """Estimate the standard deviation of the noise of an image.
 
-    The mean answer to a mask that is blind to flat and evenly sloped parts (Immerkær 1996, Fast Noise Variance
-    Estimation). Texture counts as noise, too, so that a low one of 64 parts of the image is taken; where it answers
-    nothing, as in a white border, it says nothing of the noise elsewhere.
+    The mean response of a filter that ignores flat and evenly sloped parts (Immerkær 1996, Fast Noise Variance
+    Estimation). It also responds to texture: of 64 parts of the image, the 12.5% quantile counts. Parts where most
+    responses are 0, such as a white border, do not count.
+
+    Args:
+        grey: (height, width), of any range.
+
+    Returns:
+        The standard deviation in the unit of the image.
     """
     if min(grey.shape) < 3:
         return 0.0
     rows = grey[:-2] - 2 * grey[1:-1] + grey[2:]
-    answer = np.abs(rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:])
+    response = np.abs(rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:])
     parts = [
         part[part > 0]
-        for band in np.array_split(answer, min(8, len(answer)))
-        for part in np.array_split(band, min(8, answer.shape[1]), axis=1)
+        for band in np.array_split(response, min(8, len(response)))
+        for part in np.array_split(band, min(8, response.shape[1]), axis=1)
     ]
     most = max(len(part) for part in parts)
     means = [part.mean() for part in parts if len(part) > most / 2]
     return float(np.quantile(means, 0.125) * math.sqrt(math.pi / 2) / 6) if most else 0.0
 
 
-def _strips(pixels: np.ndarray, cleaning: Cleaning) -> Iterator[np.ndarray]:
-    full = np.iinfo(pixels.dtype).max
-    bands = pixels.shape[2] - (pixels.shape[2] in (2, 4))
-    height, width = pixels.shape[:2]
-    sigma = cleaning.noise / 255 if cleaning.noise is not None else _noise(pixels[..., :bands], full)
-    rows = max(16, STRIP // width)
+def _denoise_strips(pixels: np.ndarray, options: DenoiseOptions) -> Iterator[np.ndarray]:
+    white = np.iinfo(pixels.dtype).max
+    height, width, bands = pixels.shape
+    colours = bands - has_alpha(bands)
+    noise = _estimate_mean_noise(pixels[..., :colours], white) if options.noise is None else options.noise / 255
+    rows = max(16, STRIP_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         begin, end = max(0, top - MARGIN), min(height, bottom + MARGIN)
-        part = pixels[begin:end, :, :bands].astype("float32") / full
-        # 0.7 sigma is the best of 0.4, 0.6, 0.8 on kodak24
-        clean = denoise(part, sigma, 0.7 * max(sigma, 1e-4))
+        part = pixels[begin:end, :, :colours].astype("float32") / white
+        # 0.7 times the noise is the best of 0.4, 0.6, 0.7, 0.8 on kodak24
         inner = slice(top - begin, bottom - begin)
-        share: np.ndarray = np.full((1, 1, 1), cleaning.strength, "float32")
-        if cleaning.mask is not None:
-            share = share * cleaning.mask[top:bottom, :, None].astype("float32") / 255
-        mixed = part[inner] + share * (clean[inner] - part[inner])
-        large = pixels[top:bottom].copy()
-        large[..., :bands] = np.clip(np.rint(mixed * full), 0, full)
-        yield large
+        difference = (denoise(part, noise, 0.7 * max(noise, 1e-4)) - part)[inner]
+        weight: np.ndarray = np.full((1, 1, 1), options.strength, "float32")
+        if options.mask is not None:
+            weight = weight * options.mask[top:bottom, :, None].astype("float32") / 255
+        strip = pixels[top:bottom].copy()
+        strip[..., :colours] = np.clip(np.rint((part[inner] + weight * difference) * white), 0, white)
+        yield strip
 
 
-def _noise(colours: np.ndarray, full: int) -> float:
-    """The mean noise of the bands, of 1; of the middle 4 megapixels of large pages."""
+def _estimate_mean_noise(colours: np.ndarray, white: int) -> float:
+    """Return the mean noise of the bands, where 1 is white."""
     height, width = colours.shape[:2]
-    top, left = max(0, height // 2 - 1000), max(0, width // 2 - 1000)
-    part = colours[top : top + 2000, left : left + 2000].astype("float32") / full
-    return float(np.mean([noise_of(part[..., band]) for band in range(part.shape[2])]))
+    top, left = (max(0, side // 2 - NOISE_SIDE // 2) for side in (height, width))
+    part = colours[top : top + NOISE_SIDE, left : left + NOISE_SIDE].astype("float32") / white
+    return float(np.mean([estimate_noise(part[..., band]) for band in range(part.shape[2])]))

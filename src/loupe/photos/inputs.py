@@ -1,84 +1,107 @@
-"""Files, folders and globs to pairs of a photo and the file that its result goes to."""
+"""Finds the photos of files, folders and patterns, and names a result for each."""
 
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from loupe.errors import UsageError
-from loupe.imaging.decoder import PhotoError
-from loupe.imaging.reader import FORMATS
+from loupe.imaging.atomic import validate_output_file
+from loupe.imaging.formats import FORMATS
 
 
 @dataclass(frozen=True)
-class Job:
-    """A photo, and the file that its result goes to."""
+class PhotoJob:
+    """A photo and the file for its result."""
 
     photo: Path
     out: Path
 
 
 @dataclass(frozen=True)
-class Found:
-    """What inputs hold: photos, things that can be no photos with the reason, and other files."""
+class PhotoList:
+    """The files of the inputs.
 
-    jobs: list[Job]
-    failures: list[tuple[Path, str]]
-    others: list[Path]
+    Args:
+        jobs: the photos.
+        failures: images that are not processed, with the reason.
+        others: files that are not images.
+    """
+
+    jobs: list[PhotoJob] = field(default_factory=list)
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
 
 
-def find(inputs: Sequence[str], out: Path, suffix: str | None = None) -> Found:
-    """List the photos of inputs, and name a result for each, no two alike.
+def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None) -> PhotoList:
+    """List the photos of the inputs and name a unique result for each.
 
-    Below folders all files are listed, whose names end as images do or that are images; the tree is kept, below the
-    folder's own name where there are several inputs. Links to folders, and those out of the folder, are not followed.
+    Folders are searched recursively, and their results keep the folder structure; with several inputs, below the
+    name of each folder. Links to folders, and links to files outside the folder, are not followed.
 
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
-        out: a folder; or, for one file, the file to write.
-        suffix: of all results, such as `.png`; None keeps each photo's own.
+        out: a folder; for a single photo also a file.
+        suffix: of all results, such as `.png`; None to keep the suffix of each photo.
 
     Raises:
-        UsageError: an input does not exist, or `out` does not fit.
+        UsageError: an input does not exist, or `out` is not valid for the inputs.
     """
-    paths = list(dict.fromkeys(path for text in inputs for path in _expanded(text)))
-    if len(paths) > 1:  # `loupe upscale * --out big` the second time
+    paths = list(dict.fromkeys(path for text in inputs for path in _expand(text)))
+    if len(paths) > 1:  # the second `loupe upscale * --out big` in a folder
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
-        if not out.resolve().parent.is_dir():
-            raise UsageError(f"out: must lie in a folder that exists, got {str(out)!r}")
-        if suffix and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
-            raise UsageError(f"format: must be that of out, {str(out)!r}, or be left out, got {suffix[1:]}")
-        return _unlike(Found([Job(paths[0], out)], [], []))
+        _validate_file(out, suffix)
+        found = PhotoList([PhotoJob(paths[0], out)])
+    else:
+        _validate_folder(out, single)
+        search = _Search(out, suffix)
+        for path in paths:
+            if path.is_dir():
+                search.add_folder(path, out / path.resolve().name if len(paths) > 1 else out)
+            else:
+                search.add_file(path, out / path.name)
+        found = search.found
+    _validate_no_overwriting(found)
+    return found
+
+
+def _expand(text: str) -> list[Path]:
+    path = Path(text)
+    if text.strip() and (path.exists() or path.is_symlink()):
+        return [path]
+    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
+    if not matches:
+        raise UsageError(f"inputs: must be existing files, folders or patterns, got {text!r}")
+    return [Path(match) for match in matches]
+
+
+def _validate_file(out: Path, suffix: str | None) -> None:
+    validate_output_file("out", out)
+    if suffix and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
+        raise UsageError(f"format: must be same or the format of out, {str(out)!r}, got {suffix[1:]}")
+
+
+def _validate_folder(out: Path, single: bool) -> None:
     if out.suffix and not out.is_dir() and single:
         raise UsageError(f"out: must be a folder or end in one of {', '.join(FORMATS)}, got {str(out)!r}")
     if out.exists() and not out.is_dir():
         raise UsageError(f"out: must be a folder for several photos, got the file {str(out)!r}")
-    found = Found([], [], [])
-    taken: set[str] = set()
-    for path in paths:
-        if path.is_dir():
-            _walk(path, out, out / path.resolve().name if len(paths) > 1 else out, suffix, found, taken)
-        else:
-            _add(path, out / path.name, suffix, found, taken)
-    return _unlike(found)
 
 
-def _unlike(found: Found) -> Found:
-    """The same; raises UsageError where a result would take the place of a photo."""
-    photos = {_identity(job.photo) for job in found.jobs} - {None}
+def _validate_no_overwriting(found: PhotoList) -> None:
+    photos = {_identify(job.photo) for job in found.jobs} - {None}
     for job in found.jobs:
-        if _identity(job.out) in photos:
-            raise UsageError(f"out: {str(job.out)!r} is the photo itself, or another of the photos")
-    return found
+        if _identify(job.out) in photos:
+            raise UsageError(f"out: must not replace a photo of the inputs, got {str(job.out)!r}")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What two names of one file have in common; None where there is no file."""
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Return an identity that all names of one file share; None if the file does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -86,70 +109,69 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _expanded(text: str) -> list[Path]:
-    if not text.strip():
-        raise UsageError("inputs: must be files, folders or patterns that exist, got an empty text")
-    path = Path(text)
-    if path.exists() or path.is_symlink():
-        return [path]
-    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
-    if not matches:
-        raise UsageError(f"inputs: must be files, folders or patterns that exist, got {text!r}")
-    return [Path(match) for match in matches]
+class _Search:
+    """Collects photos.
+
+    Args:
+        out: the folder for results; not searched.
+        suffix: as in `find_photos`.
+    """
+
+    def __init__(self, out: Path, suffix: str | None) -> None:
+        self.found = PhotoList()
+        self._results, self._suffix = out.resolve(), suffix
+        self._names: set[str] = set()
+
+    def add_folder(self, folder: Path, target: Path) -> None:
+        """Add the files in and below a folder; their results are in and below `target`."""
+        failures = self.found.failures
+
+        def add_failure(error: OSError) -> None:
+            failures.append((Path(str(error.filename)), (error.strerror or str(error)).lower()))
+
+        for parent, folders, files in os.walk(folder, onerror=add_failure):
+            here = Path(parent)
+            for name in sorted(folders):
+                if (here / name).is_symlink():
+                    failures.append((here / name, "a link to a folder, which is not followed"))
+            folders[:] = sorted(name for name in folders if (here / name).resolve() != self._results)
+            for name in sorted(files):
+                if (here / name).is_symlink() and not _is_within(here / name, folder):
+                    failures.append((here / name, "a link to a file outside the folder, which is not followed"))
+                else:
+                    self.add_file(here / name, target / (here / name).relative_to(folder))
+
+    def add_file(self, path: Path, out: Path) -> None:
+        """Add a file; `out` is its result if that name is still free."""
+        if path.name.startswith((".loupe-", "._")):  # temporary files of Loupe, and macOS's metadata of files
+            return
+        if path.exists() and not path.is_file():  # reading a pipe or a device can block forever
+            self.found.others.append(path)
+        elif path.suffix.lower() in FORMATS:
+            self.found.jobs.append(PhotoJob(path, self._make_unique(out)))
+        elif _is_image(path):
+            reason = f"is an image, but {path.suffix or 'no suffix'} is not the suffix of an image format"
+            self.found.failures.append((path, reason))
+        else:
+            self.found.others.append(path)
+
+    def _make_unique(self, out: Path) -> Path:
+        wanted = out.with_suffix(self._suffix) if self._suffix else out
+        name, number = wanted, 2
+        while str(name).casefold() in self._names:
+            name = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
+            number += 1
+        self._names.add(str(name).casefold())
+        return name
 
 
-def _walk(folder: Path, out: Path, target: Path, suffix: str | None, found: Found, taken: set[str]) -> None:
-    results = out.resolve()
-
-    def failed(error: OSError) -> None:
-        found.failures.append((Path(str(error.filename)), _reason(error)))
-
-    for at, folders, files in os.walk(folder, onerror=failed):
-        here = Path(at)
-        for name in sorted(folders):
-            if (here / name).is_symlink():
-                found.failures.append((here / name, "a link to a folder, which is not followed"))
-        folders[:] = sorted(name for name in folders if (here / name).resolve() != results)
-        for name in sorted(files):
-            if (here / name).is_symlink() and not _is_within(here / name, folder):
-                found.failures.append((here / name, "a link out of the folder, which is not followed"))
-                continue
-            _add(here / name, target / (here / name).relative_to(folder), suffix, found, taken)
+def _is_image(path: Path) -> bool:
+    try:
+        Image.open(path).close()
+    except Exception:  # decoders raise errors of many types
+        return False
+    return True
 
 
 def _is_within(link: Path, folder: Path) -> bool:
     return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # Path.resolve raises for loops
-
-
-def _add(path: Path, out: Path, suffix: str | None, found: Found, taken: set[str]) -> None:
-    if path.name.startswith((".loupe-", "._")):  # what is half written; macOS's shadows of files
-        return
-    if path.exists() and not path.is_file():  # reading a pipe or a device would wait for ever
-        found.others.append(path)
-        return
-    if path.suffix.lower() not in FORMATS:
-        try:
-            Image.open(path).close()
-        except Exception:  # no image: decoders raise whatever a file leads them to
-            found.others.append(path)
-        else:
-            found.failures.append((path, f"an image, but {path.suffix or 'no suffix'} is no suffix of one"))
-        return
-    wanted = out.with_suffix(suffix) if suffix else out
-    name, number = wanted, 2
-    while str(name).casefold() in taken:
-        name = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
-        number += 1
-    taken.add(str(name).casefold())
-    found.jobs.append(Job(path, name))
-
-
-def checked(path: Path, format_name: str) -> None:
-    """Raise PhotoError where a file's suffix names another format than the one that it has."""
-    told = FORMATS.get(path.suffix.lower())
-    if told is not None and told != format_name:
-        raise PhotoError(f"is {format_name}, though it ends in {path.suffix}; rename it")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

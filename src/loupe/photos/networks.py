@@ -1,4 +1,4 @@
-"""The networks that photos are upscaled with: one per scale factor, loaded when first used."""
+"""The networks for photos: one per scale factor, each loaded on first use."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Networks:
         return loaded.model
 
     def get(self, scale: Fraction) -> LoadedModel:
-        """Return the network of a scale factor without counting it as used; raises UsageError as a call does."""
+        """Return the network of a scale factor without counting it as used; raises UsageError in the same cases."""
         if scale not in self._loaded:
             loaded = self._load(scale)
             model = SelfEnsemble(loaded.model) if self._ensemble else loaded.model
@@ -69,13 +69,13 @@ class Networks:
         return ", ".join(dict.fromkeys(self._used.values())) or "no network"
 
 
-def bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = False, threads: int = 1) -> Networks:
+def get_bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = False, threads: int = 1) -> Networks:
     """Return the networks of a size that ship with the package.
 
     Args:
         size: a value of `bundled.SIZES`.
         ensemble: as in `Networks`.
-        threads: as in `OnnxEnlarger`.
+        threads: as in `OnnxUpscaler`.
     """
     return Networks(bundled.list_scales(size), lambda scale: load_bundled(size, scale, threads), ensemble)
 
@@ -88,6 +88,6 @@ def load_bundled(size: str, scale: Fraction, threads: int = 1) -> LoadedModel:
     )
 
 
-def single_network(loaded: LoadedModel, ensemble: bool = False) -> Networks:
+def wrap_model(loaded: LoadedModel, ensemble: bool = False) -> Networks:
     """Return one model, for its own scale factor, as `Networks`."""
     return Networks([loaded.model.geometry.scale], lambda _: loaded, ensemble)

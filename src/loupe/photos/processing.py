@@ -1,4 +1,4 @@
-"""Jobs to files: several photos at a time, each read, worked on and written as a whole or not at all."""
+"""Processes photo files in parallel: each is read, transformed, and written completely or not at all."""
 
 import itertools
 import os
@@ -10,31 +10,33 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.imaging import atomic, reader, writer
+from loupe.imaging.atomic import remove_leftovers
 from loupe.imaging.decoder import PhotoError
-from loupe.photos.inputs import Job, checked
+from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
+from loupe.imaging.image_data import ImageData, ImageStream
+from loupe.imaging.reader import read_photo
+from loupe.imaging.writer import EncodeOptions, write_photo
+from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size
 
-AT_ONCE = 2  # photos: one is decoded or encoded while the other is worked on
-LARGE = 30_000_000  # pixels of a result from which on only one such photo is in work
+MAX_CONCURRENT_PHOTOS = 2  # one is decoded or encoded while the other is transformed
+LARGE_PIXELS = 30_000_000  # larger results are written one at a time
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be made of photos.
+class ProcessingOptions:
+    """Options for all photos.
 
     Args:
-        size: width and height of a result, from those of the photo; raises PhotoError where there is none.
-        make: a page of the result, from a page of the photo.
-        coding: of the files.
-        strip: write no metadata but the colour profile.
-        overwrite: replace results that exist.
-        resume: leave results that exist as they are.
+        transform: makes the result of one frame or page; raises PhotoError.
+        encoding: of the files.
+        strip: omit the metadata except the colour profile.
+        overwrite: replace existing results.
+        resume: keep existing results.
     """
 
-    size: Callable[[Size], Size]
-    make: Callable[[reader.Page], reader.LargePage]
-    coding: writer.Coding = field(default_factory=writer.Coding)
+    transform: Callable[[ImageData], ImageStream]
+    encoding: EncodeOptions = field(default_factory=EncodeOptions)
     strip: bool = False
     overwrite: bool = False
     resume: bool = False
@@ -42,119 +44,122 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Args:
-        job: that was to be done.
-        size: of the result; None where nothing was written.
-        reason: why nothing was made of the photo; "" where it was, or had been before.
-        left_out: what of the metadata is too long for the format.
+        job: the job.
+        size: of the result; None if it was not written.
+        reason: the reason of a failure; "" if the result was written or existed before.
+        omitted: names of metadata that is too long for the format.
     """
 
-    job: Job
+    job: PhotoJob
     size: Size | None = None
     reason: str = ""
-    left_out: Sequence[str] = ()
+    omitted: Sequence[str] = ()
 
 
 class StoppedError(Exception):
-    """The work is to end: what is half written is removed."""
+    """The iteration over the outcomes has ended; partial results are removed."""
 
 
-def results(jobs: Sequence[Job], order: Order, progress: Callable[[float], None]) -> Iterator[Outcome]:
-    """Make a file of each photo; whatever ends the iteration, those in work stop and leave nothing half written.
+def process_jobs(
+    jobs: Sequence[PhotoJob], options: ProcessingOptions, report_progress: Callable[[float], None]
+) -> Iterator[Outcome]:
+    """Write the results of photos. When the iteration ends early, partial results are removed.
 
     Args:
-        jobs: to do.
-        order: how.
-        progress: is told how many photos are done, in fractions; from any thread.
+        jobs: the photos.
+        options: for all of them.
+        report_progress: called from any thread with the number of finished photos, a fraction included.
 
     Yields:
-        What became of each, in the order in which they end.
+        The outcome of each job, in the order of completion.
     """
     for folder in {job.out.parent for job in jobs}:
-        atomic.remove_leftovers(folder)
-    work = _Work(order, progress)
-    pool = ThreadPoolExecutor(AT_ONCE)
+        remove_leftovers(folder)
+    processor = _Processor(options, report_progress)
+    pool = ThreadPoolExecutor(MAX_CONCURRENT_PHOTOS)
     try:
-        for future in as_completed([pool.submit(work.outcome, job) for job in jobs]):
+        for future in as_completed([pool.submit(processor.process, job) for job in jobs]):
             yield future.result()
     finally:
-        work.stop.set()
+        processor.stop.set()
         pool.shutdown(cancel_futures=True)
 
 
-class _Work:
-    """Works on single photos in any thread, and counts how far they all are."""
+class _Processor:
+    """Processes single photos, in several threads, and sums their progress."""
 
-    def __init__(self, order: Order, progress: Callable[[float], None]) -> None:
+    def __init__(self, options: ProcessingOptions, report_progress: Callable[[float], None]) -> None:
         self.stop = threading.Event()
-        self._order, self._progress = order, progress
+        self._options, self._report = options, report_progress
         self._large = threading.Lock()
-        self._shares: dict[Job, float] = {}
+        self._progress: dict[PhotoJob, float] = {}
 
-    def outcome(self, job: Job) -> Outcome:
-        """Do one job."""
-        order = self._order
+    def process(self, job: PhotoJob) -> Outcome:
+        """Process one photo; every error but StoppedError becomes the reason of the outcome."""
+        options = self._options
         try:
-            if os.path.exists(job.out):  # which says no to a name that is too long
-                if order.resume:
+            if os.path.exists(job.out):  # unlike Path.exists, False for a name that is too long
+                if options.resume:
                     return Outcome(job)
-                if not order.overwrite:
-                    return Outcome(job, None, f"{job.out} exists; --overwrite replaces it, --resume leaves it")
-            return self._written(job)
+                if not options.overwrite:
+                    return Outcome(job, None, f"{job.out} exists; --overwrite replaces it, --resume keeps it")
+            return self._write_result(job)
         except PhotoError as error:
             return Outcome(job, None, str(error))
         except StoppedError:
             raise
         except OSError as error:
             return Outcome(job, None, f"{job.out} cannot be written: {error.strerror or error}")
-        except Exception as error:  # encoders raise whatever a image leads them to, and the others go on
-            return Outcome(job, None, f"{job.out} cannot be made: {type(error).__name__}: {error}")
+        except Exception as error:  # encoders raise errors of many types
+            return Outcome(job, None, f"{job.out} cannot be written: {type(error).__name__}: {error}")
         finally:
-            self._tell(job, 1)
+            self._update_progress(job, 1)
 
-    def _written(self, job: Job) -> Outcome:
-        order = self._order
-        photo = reader.read(job.photo, order.strip)
-        checked(job.photo, photo.format)
-        size = order.size(photo.size)
-        first = _without_opaque_alpha(next(photo.pages), photo.count, job.out)
-        writer.refuse(job.out, size, photo.count, first.pixels.shape[2])
-        large = itertools.chain([order.make(first)], map(order.make, photo.pages))
+    def _write_result(self, job: PhotoJob) -> Outcome:
+        options = self._options
+        photo = read_photo(job.photo, options.strip)
+        validate_suffix(job.photo, photo.format)
+        images = itertools.chain([_drop_opaque_alpha(next(photo.images), photo.count, job.out)], photo.images)
+        results = map(options.transform, images)
+        first = next(results)
+        validate_output(job.out, first.size, photo.count, first.bands)
         counted = (
-            replace(page, strips=self._counted(job, page, number, photo.count)) for number, page in enumerate(large)
+            replace(result, strips=self._count_rows(job, result, number, photo.count))
+            for number, result in enumerate(itertools.chain([first], results))
         )
         job.out.parent.mkdir(parents=True, exist_ok=True)
-        alone = size[0] * size[1] > LARGE
+        alone = first.pixel_count > LARGE_PIXELS
         if alone:
             self._large.acquire()
         try:
-            coding = replace(order.coding, lossless=photo.lossless)
-            left_out = writer.write(job.out, counted, photo.count, photo.loop, coding)
+            encoding = replace(options.encoding, lossless=photo.lossless)
+            omitted = write_photo(job.out, counted, photo.count, photo.loop, encoding)
         finally:
             if alone:
                 self._large.release()
-        return Outcome(job, size, left_out=left_out)
+        return Outcome(job, first.size, omitted=omitted)
 
-    def _counted(self, job: Job, page: reader.LargePage, number: int, count: int) -> Iterator[np.ndarray]:
+    def _count_rows(self, job: PhotoJob, image: ImageStream, number: int, count: int) -> Iterator[np.ndarray]:
         rows = 0
-        for strip in page.strips:
+        for strip in image.strips:
             if self.stop.is_set():
                 raise StoppedError
             rows += len(strip)
-            self._tell(job, (number + rows / page.size[1]) / count)
+            self._update_progress(job, (number + rows / image.size[1]) / count)
             yield strip
 
-    def _tell(self, job: Job, share: float) -> None:
-        self._shares[job] = share
-        self._progress(sum(list(self._shares.values())))
+    def _update_progress(self, job: PhotoJob, fraction: float) -> None:
+        self._progress[job] = fraction
+        self._report(sum(list(self._progress.values())))
 
 
-def _without_opaque_alpha(page: reader.Page, count: int, out: Path) -> reader.Page:
-    """A lone page without the alpha that hides nothing, where the format of its file has none."""
-    pixels = page.pixels
-    if count > 1 or pixels.shape[2] in (1, 3) or writer.format_of(out) in writer.ALPHA:
-        return page
+def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
+    """Remove the alpha of a single image if it is opaque everywhere and the format of the result has none."""
+    pixels = image.pixels
+    if count > 1 or not has_alpha(pixels.shape[2]) or get_format(out) in ALPHA_FORMATS:
+        return image
     opaque = (pixels[..., -1] == np.iinfo(pixels.dtype).max).all()
-    return replace(page, pixels=np.ascontiguousarray(pixels[..., :-1])) if opaque else page
+    return replace(image, pixels=np.ascontiguousarray(pixels[..., :-1])) if opaque else image

@@ -1,58 +1,108 @@
-"""The size of a result, and the network that a photo goes through to reach it."""
+"""The size of a result, and the network that reaches it."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 
+from loupe.config.fields import LARGEST_SCALE
 from loupe.imaging.decoder import PhotoError
 
 Size = tuple[int, int]  # width and height
+FITS = ("inside", "exact", "cover")
 
-LARGEST = 8  # large side over small side
+
+@dataclass(frozen=True)
+class Target:
+    """The requested size of results.
+
+    Args:
+        scale: the scale factor; None for the smallest one that has a network.
+        box: width and height; None to use the scale.
+        fit: how results fit the box: `inside`, `exact` or `cover`, as in `fit_size`.
+    """
+
+    scale: Fraction | None = None
+    box: Size | None = None
+    fit: str = "inside"
 
 
-def scaled(size: Size, scale: Fraction) -> Size:
-    """Width and height times a scale, halves rounded up."""
+@dataclass(frozen=True)
+class FittedSize:
+    """The size of the upscaled photo, and the size after it is cropped on both sides equally."""
+
+    upscaled: Size
+    cropped: Size
+
+
+def scale_size(size: Size, scale: Fraction) -> Size:
+    """Multiply width and height by a scale factor; halves are rounded up."""
     width, height = (int(side * scale + Fraction(1, 2)) for side in size)
     return width, height
 
 
-def fitted(size: Size, wanted: Size) -> Size:
-    """The size asked for, where it has the photo's shape to a pixel and is not smaller.
+def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
+    """Fit a photo to a box.
 
-    Raises:
-        PhotoError: naming both shapes.
-    """
-    width, height = size
-    by_width = scaled(size, Fraction(wanted[0], width))
-    by_height = scaled(size, Fraction(wanted[1], height))
-    told = f"size: {wanted[0]}x{wanted[1]} "
-    if abs(by_width[1] - wanted[1]) > 1 and abs(by_height[0] - wanted[0]) > 1:
-        raise PhotoError(
-            f"{told}has another shape than the photo's {width}x{height}; "
-            f"{by_width[0]}x{by_width[1]} and {by_height[0]}x{by_height[1]} have its shape"
-        )
-    if wanted[0] < width or wanted[1] < height or max(wanted[0] / width, wanted[1] / height) > LARGEST + 0.01:
-        raise PhotoError(f"{told}must be 1 to {LARGEST} times the photo's {width}x{height}")
-    return wanted
-
-
-def network_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fraction | None:
-    """The scale of the network whose result Lanczos then shrinks, or upscales further.
-
-    That of the smallest network that reaches the size, else the largest. A second pass does not pay: at 4:1 on
-    kodak24 (shrunk by Lanczos; Lanczos alone 25.50 dB) 3:1 and Lanczos reach 26.36 dB, 2:1 twice 26.33, 3:1 and 3:2
-    26.36.
+    A box with the photo's aspect ratio, to a pixel, is the result for every fit.
 
     Args:
-        size: width and height of the photo.
+        size: of the photo.
+        box: width and height.
+        fit: `inside`: the largest size with the photo's aspect ratio in the box. `cover`: the smallest one that
+            covers the box, cropped to the box. `exact`: the box must have the photo's aspect ratio.
+
+    Raises:
+        PhotoError: the box has another aspect ratio (`exact`), or is not 1 to 8 times as large as the photo.
+    """
+    fitted = _fit(size, box, fit)
+    scales = [large / small for large, small in zip(fitted.upscaled, size, strict=True)]
+    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:
+        raise PhotoError(f"size: must be 1 to {LARGEST_SCALE} times the photo's {_show(size)}, got {_show(box)}")
+    return fitted
+
+
+def find_uncropped_size(size: Size, result: Size) -> Size:
+    """Return the size of a photo's result before it was cropped: the smallest that covers it."""
+    return _fit(size, result, "cover").upscaled
+
+
+def choose_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fraction | None:
+    """Choose the network for a size: the smallest scale factor that reaches it, otherwise the largest.
+
+    Lanczos resizes the network's result to the size. A second pass through a network is not better: at 4:1 on
+    kodak24, with Lanczos at 25.50 dB, 3:1 and Lanczos reach 26.36 dB, 2:1 twice 26.33 dB, 3:1 and 3:2 26.36 dB.
+
+    Args:
+        size: of the photo.
         wanted: of the result.
-        scales: of the networks that there are.
+        scales: the scale factors that have a network.
 
     Returns:
-        None for the photo's own size.
+        The scale factor; None if the photo has the wanted size.
     """
     if wanted == size:
         return None
-    there = sorted(scales)
-    reaching = (scale for scale in there if all(a >= b for a, b in zip(scaled(size, scale), wanted, strict=True)))
-    return next(reaching, there[-1])
+    ordered = sorted(scales)
+    reaching = (
+        scale for scale in ordered if all(a >= b for a, b in zip(scale_size(size, scale), wanted, strict=True))
+    )
+    return next(reaching, ordered[-1])
+
+
+def _fit(size: Size, box: Size, fit: str) -> FittedSize:
+    by_width, by_height = (scale_size(size, Fraction(side, own)) for side, own in zip(box, size, strict=True))
+    if abs(by_width[1] - box[1]) <= 1 or abs(by_height[0] - box[0]) <= 1:
+        return FittedSize(box, box)
+    if fit == "exact":
+        raise PhotoError(
+            f"size: must have the aspect ratio of the photo's {_show(size)}, such as {_show(by_width)} or "
+            f"{_show(by_height)}, got {_show(box)}"
+        )
+    if fit == "cover":
+        return FittedSize(max(by_width, by_height), box)
+    inside = min(by_width, by_height)
+    return FittedSize(inside, inside)
+
+
+def _show(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,53 +1,41 @@
-"""Pages of photos to large pages, by networks under onnxruntime; neither TensorFlow nor MLflow is imported."""
+"""Upscales the images of photos with networks."""
 
-from collections.abc import Callable
-from fractions import Fraction
+from collections.abc import Iterator
 
-from loupe.imaging.reader import LargePage, Page, Photo, with_size
-from loupe.photos import sizes, strips
+from loupe.imaging.image_data import ImageData, ImageStream
+from loupe.imaging.metadata import update_size
+from loupe.imaging.reader import Photo
 from loupe.photos.networks import Networks
+from loupe.photos.sizes import FittedSize, Size, Target, choose_scale, fit_size, scale_size
+from loupe.photos.strips import upscale_strips
 
 
-def size_of(size: sizes.Size, scale: Fraction | None, wanted: sizes.Size | None, networks: Networks) -> sizes.Size:
-    """Width and height of a result.
-
-    Args:
-        size: of the photo.
-        scale: large side over small side; None: the smallest that there is a network of.
-        wanted: the size itself, not by a scale.
-        networks: that there are.
+def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
+    """Compute the size of a photo's result.
 
     Raises:
-        PhotoError: the photo's shape is not that of `wanted`.
+        PhotoError: the photo does not fit the target.
     """
-    if wanted is not None:
-        return sizes.fitted(size, wanted)
-    return sizes.scaled(size, min(networks.scales) if scale is None else scale)
+    if target.box is not None:
+        return fit_size(size, target.box, target.fit)
+    scaled = scale_size(size, min(networks.scales) if target.scale is None else target.scale)
+    return FittedSize(scaled, scaled)
 
 
-def large_page(page: Page, size: sizes.Size, networks: Networks) -> LargePage:
-    """A page upscaled to a size, its rows computed when they are asked for."""
-    height, width = page.pixels.shape[:2]
-    scale = sizes.network_scale((width, height), size, networks.scales)
-    model = None if scale is None else networks(scale)
-    return LargePage(size, strips.strips(page.pixels, size, model), with_size(page, *size))
+def upscale_image(image: ImageData, target: Target, networks: Networks) -> ImageStream:
+    """Upscale an image; its rows are computed on demand.
+
+    Raises:
+        PhotoError: the image does not fit the target.
+    """
+    height, width, bands = image.pixels.shape
+    size = compute_size((width, height), target, networks)
+    scale = choose_scale((width, height), size.upscaled, networks.scales)
+    strips = upscale_strips(image.pixels, size, None if scale is None else networks(scale))
+    metadata = update_size(image.metadata, *size.cropped)
+    return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata)
 
 
-def page_upscaler(
-    scale: Fraction | None, wanted: sizes.Size | None, networks: Networks
-) -> Callable[[Page], LargePage]:
-    """What makes large pages of pages; arguments as `size_of` takes them."""
-
-    def upscaled(page: Page) -> LargePage:
-        height, width = page.pixels.shape[:2]
-        return large_page(page, size_of((width, height), scale, wanted, networks), networks)
-
-    return upscaled
-
-
-def large_pages(
-    photo: Photo, scale: Fraction | None, wanted: sizes.Size | None, networks: Networks
-) -> "map[LargePage]":
-    """The pages of a photo, upscaled one after another; the pages of a TIFF may differ in size."""
-
-    return map(page_upscaler(scale, wanted, networks), photo.pages)
+def upscale_photo(photo: Photo, target: Target, networks: Networks) -> Iterator[ImageStream]:
+    """Upscale the images of a photo one after another; the pages of a TIFF may differ in size."""
+    return (upscale_image(image, target, networks) for image in photo.images)

@@ -26,7 +26,7 @@ from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS, SweepStudy
 from loupe.search.worker_job import WorkerJob
-from loupe.tracking import checkpoints, records, training_runs, trials
+from loupe.tracking import checkpoints, curves, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
 
 # Files and folders whose code determines the trained weights, given the settings and the dataset.
@@ -129,7 +129,7 @@ def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | 
     trial, sweep = context.trial, context.study.sweep
     trial.set_user_attr(RUN, run.info.run_id)
     trial.set_user_attr(REUSED, run.data.tags.get("mlflow.parentRunId") != context.job.parent)
-    for number, (step, value) in enumerate(trials.load_curve(run.info.run_id, sweep.study.metric)):
+    for number, (step, value) in enumerate(curves.load_curve(run.info.run_id, sweep.study.metric)):
         _report_point(trial, number, step, value)
     return TrialState[run.data.tags[trials.STATE_TAG]], run.data.metrics.get(sweep.objective)
 
@@ -166,7 +166,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
                 points = _fit(context, model, pairs, checkpoint)
                 value = training_runs.log_diagnostics(model, settings, points, *pairs)[study.sweep.objective]
             if study.is_among_best(value):
-                trials.log_model(model, points)
+                models.log_model(model, points)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
         finally:
@@ -221,7 +221,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     try:
         progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
     except LoupeError:  # the training diverged
-        kept.keep()
+        kept.save()
         raise
     records.log_metrics({"training_seconds": progress.seconds})
     return progress.points

@@ -44,7 +44,7 @@ def main(parent_pid: int) -> None:
         if trial is not None:
             run_trial(trial, study, job, heartbeat.watch_run)
             done += 1
-        if trial is not None or study.has_open_trials():
+        if trial is not None or study.count_open():
             active = time.monotonic()
         elif time.monotonic() - active > IDLE_TIMEOUT_S:
             break
@@ -68,7 +68,7 @@ class Heartbeat:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def watch_run(self, run_id: str | None) -> None:
-        """Send heartbeats of this run from now on; None sends none."""
+        """Send heartbeats of this run; None sends none."""
         self._run_id = run_id
 
     def stop(self) -> None:

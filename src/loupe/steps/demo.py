@@ -1,4 +1,4 @@
-"""A page in the browser, on which photos are upscaled."""
+"""Serves a web page that upscales photos."""
 
 import logging
 import os
@@ -18,23 +18,27 @@ def run(settings: Demo) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: there is no such model, or the port is taken.
+        UsageError: the model does not exist, or the port is in use.
     """
     import gradio
     import uvicorn
     from fastapi import FastAPI
 
     from loupe.tracking.resolver import resolve_model
-    from loupe.web.page import MOST_BYTES, STYLE, THEME, page
+    from loupe.web.demo import MAX_FILE_BYTES, STYLE, THEME, build_page
 
-    warnings.simplefilter("ignore")  # Pillow's, of what is odd in a file but does no harm
     networks = resolve_model(settings.model)
-    with tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder, _listening(settings) as listening:
-        os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"  # photos of visitors must not outlive the server
+    with (
+        warnings.catch_warnings(),
+        tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
+        _open_socket(settings) as listening,
+    ):
+        warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
+        os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"  # removed with the folder when the server ends
         results = Path(folder, "results")
         results.mkdir()
-        blocks = page(networks, results)
-        blocks.has_launched = blocks.is_running = True  # else Gradio takes any file of this machine for an upload
+        blocks = build_page(networks, results)
+        blocks.has_launched = blocks.is_running = True  # otherwise Gradio accepts any local file as an upload
         app = gradio.mount_gradio_app(
             FastAPI(),
             blocks,
@@ -43,9 +47,9 @@ def run(settings: Demo) -> None:
             css=STYLE,
             footer_links=[],
             ssr_mode=False,
-            max_file_size=MOST_BYTES,
+            max_file_size=MAX_FILE_BYTES,
         )
-        # a page that is open holds its connection for ever: at the end it is cut, which is no error to tell
+        # an open page never closes its connection: it is cut after a second, and the log omits that error
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         host, port = listening.getsockname()[:2]
@@ -54,13 +58,13 @@ def run(settings: Demo) -> None:
             server.run(sockets=[listening])
 
 
-def _listening(settings: Demo) -> socket.socket:
+def _open_socket(settings: Demo) -> socket.socket:
     host, port = settings.host, settings.port
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = str(error.strerror).partition(" (while")[0]  # behind it Python repeats the address
-        raise UsageError(f"port: must be free at {host}, got {port}: {reason}") from None
+        reason = str(error.strerror).partition(" (while")[0]  # Python then repeats the address
+        raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None
 
 
 if __name__ == "__main__":

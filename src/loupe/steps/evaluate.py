@@ -1,116 +1,102 @@
-"""A model and the baselines, scored on a dataset or on any folder of photos."""
+"""Scores models and the baselines on a dataset or on a folder of photos."""
 
 import json
 import math
 import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line, print_lines
 from loupe.config import parse_settings
-from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import write_atomically
+from loupe.imaging.atomic import validate_output_file, write_atomically
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     import numpy as np
+    import pandas as pd
 
     from loupe.data.dataset import Pairs
     from loupe.data.whole_photos import WholePhotos
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
+# Prefixes of the metrics by split; `train` logs those of the validation split as val/, too.
+SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
-# As metrics are called: what `train` logs of the validation split is val/mae, too.
-SPLITS = {"test": "test", "validation": "val", "train": "train", "all": "all"}
+
+@dataclass(frozen=True)
+class Images:
+    """The images to score on.
+
+    Args:
+        pairs: the images.
+        name: shown to the user.
+    """
+
+    pairs: "Pairs | WholePhotos"
+    name: str
 
 
 def run(settings: Evaluate) -> dict[str, Any]:
-    """Score, log, print, and write the summary; returns it."""
-    from loupe.data import whole_photos
-    from loupe.data.dataset import Pairs
-    from loupe.evaluation import figures, scoring
-    from loupe.tracking import records, runs
-    from loupe.upscalers.tiling import SelfEnsemble
+    """Score the models, log and print the scores, and write the files of `out` and `sheet`.
 
-    labels = labels_of(settings)
-    for name in ("out", "sheet"):
-        file = getattr(settings, name)
-        if file and not Path(file).resolve().parent.is_dir():
-            raise UsageError(f"{name}: must lie in a folder that exists, got {file!r}")
-        if file and Path(file).is_dir():
-            raise UsageError(f"{name}: must be a file, got the folder {file!r}")
-    if settings.sheet:
-        figures.validate_format(Path(settings.sheet))
-    if settings.photos and not Path(settings.photos).exists():
-        raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
+    Returns:
+        The summary that `out` contains.
+    """
+    from loupe.evaluation import scoring
+    from loupe.tracking import records, runs
+
+    labels = label_models(settings)
+    _validate_files(settings)
     runs.tag_project_run()
-    loaded = _load(settings, settings.model)
-    shown, model = loaded.name, loaded.model
-    scale = model.geometry.scale
+    loaded = _load(settings, settings.model, settings.ensemble)
+    scale = loaded.model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
-        raise UsageError(f"scale: {shown} upscales {format_value(scale)}, got {format_value(settings.scale)}")
-    others = _beside(settings, scale, labels)
-    pairs, where = _images(settings, scale, model.geometry.luminance)
-    methods = {
-        "model": SelfEnsemble(model) if settings.ensemble else model,
-        **scoring.build_baselines(pairs, _ridge_of(loaded.run_id, settings, scale), model.geometry.luminance),
-        **others,
-    }
-    with runs.step_run(settings, f"evaluate {shown} on {where}"):
-        records.log_tags({"loupe.model": shown})
-        if isinstance(pairs, Pairs) and settings.protocol == "study-patches":
-            table = scoring.score_patches(methods, pairs, settings.seed)
-        else:
-            shaved = whole_photos.compute_border(scale) if settings.protocol == "classical" else None
-            table = scoring.score(methods, pairs, settings.recompose, border=shaved)
-            records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
-            if settings.sheet and isinstance(pairs, Pairs):
-                ordered = _sheet_order(methods, labels[settings.model])
-                figures.save_figure(figures.plot_sheet(ordered, pairs), Path(settings.sheet))
+        got = format_value(settings.scale)
+        raise UsageError(f"scale: must be {format_value(scale)} for {loaded.name}, got {got}")
+    others = _load_others(settings, scale, labels)
+    images = _open_images(settings, scale, loaded.model.geometry.luminance)
+    ridge = _load_ridge(loaded.run_id, settings, scale)
+    baselines = scoring.build_baselines(images.pairs, ridge, loaded.model.geometry.luminance)
+    methods = {"model": loaded.model, **baselines, **others}
+    with runs.step_run(settings, f"evaluate {loaded.name} on {images.name}"):
+        records.log_tags({"loupe.model": loaded.name})
+        table = _score(settings, methods, images.pairs)
+        _draw_figures(settings, methods, labels[settings.model], images.pairs)
         scores = scoring.summarise(table)
         summary = {
-            "model": shown, "on": where, "protocol": settings.protocol, "images": len(pairs), "scores": scores
+            "model": loaded.name, "on": images.name, "protocol": settings.protocol, "images": len(images.pairs),
+            "scores": scores,
         }  # fmt: skip
         records.log_table(table, "scores.json")
-        records.log_json(_finite(summary), "summary.json")
-        records.log_metrics(scoring.to_metrics(scores, _kind(settings)))
+        records.log_json(_replace_nan(summary), "summary.json")
+        records.log_metrics(scoring.to_metrics(scores, _choose_prefix(settings)))
     if settings.out:
-        _write(Path(settings.out), summary)
-    print_line(f"{shown} on {where}, {len(pairs)} images ({settings.protocol})", settings.quiet)
+        _write_json(Path(settings.out), summary)
+    count = len(images.pairs)
+    print_line(f"{loaded.name} on {images.name}, {count} images ({settings.protocol})", settings.quiet)
     print_lines(scoring.format_scores(scores), settings.quiet)
     return summary
 
 
-def _load(settings: Evaluate, name: str, scale: "Fraction | None" = None) -> "LoadedModel":
-    """Load a model by name, for `scale` or else its only scale factor or else that of the settings."""
-    from loupe.tracking.resolver import ResolveOptions, resolve_model
-
-    networks = resolve_model(name, ResolveOptions(keras=True, threads=0, data_dir=settings.data_dir))
-    if len(networks.scales) == 1:
-        return networks.get(networks.scales[0])
-    return networks.get(scale or settings.scale)
-
-
-def labels_of(settings: Evaluate) -> dict[str, str]:
-    """A unique label per network: the last part of its name if that is unique, otherwise the whole name.
+def label_models(settings: Evaluate) -> dict[str, str]:
+    """Choose a unique label per network: the last part of its name if that is unique, otherwise the whole name.
 
     Args:
         settings: with `model` and `beside`. Baselines in `beside` get no label: every table has them.
 
     Raises:
-        UsageError: two networks have the same name, or a network has the name of a row of the table.
+        UsageError: two networks have the same name, or a network has the name of another row of the table.
     """
     from loupe.evaluation.scoring import to_metric_name
     from loupe.upscalers.baselines import FILTERS
 
     baselines = {*FILTERS, "ridge"}
-    others = [name for name in settings.beside if name not in baselines]
-    names = [settings.model, *others]
+    names = [settings.model, *(name for name in settings.beside if name not in baselines)]
     for labels in ([name if ":/" in name else Path(name).stem for name in names], names):
         parts = [to_metric_name(label) for label in labels]
         if len(set(parts)) == len(names) and not {"model", *baselines} & set(parts[1:]):
@@ -118,87 +104,125 @@ def labels_of(settings: Evaluate) -> dict[str, str]:
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
 
 
-def _beside(settings: Evaluate, scale: "Fraction", labels: dict[str, str]) -> dict[str, "UpscalingModel"]:
-    """Load the networks of `beside`; returns them by their labels."""
-    found = {}
+def _validate_files(settings: Evaluate) -> None:
+    from loupe.evaluation import figures
+
+    for name in ("out", "sheet"):
+        if file := getattr(settings, name):
+            validate_output_file(name, Path(file))
+    if settings.sheet:
+        figures.validate_format(Path(settings.sheet))
+    if settings.photos and not Path(settings.photos).exists():
+        raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
+
+
+def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None) -> "LoadedModel":
+    """Load a model by its name. If it has several scale factors, load that of `scale` or of the settings."""
+    from loupe.tracking.resolver import ResolveOptions, resolve_model
+
+    options = ResolveOptions(ensemble=ensemble, keras=True, threads=0, data_dir=settings.data_dir)
+    networks = resolve_model(name, options)
+    return networks.get(networks.scales[0] if len(networks.scales) == 1 else scale or settings.scale)
+
+
+def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) -> dict[str, "UpscalingModel"]:
+    """Load the networks of `beside`, and return them by their labels."""
+    models = {}
     for name in settings.beside:
         if name not in labels:  # a baseline
             continue
-        loaded = _load(settings, name, scale)
-        if loaded.model.geometry.scale != scale:
-            own = format_value(loaded.model.geometry.scale)
-            raise UsageError(f"beside: {loaded.name} upscales {own}, not {format_value(scale)}")
-        found[labels[name]] = loaded.model
-    return found
+        loaded = _load(settings, name, scale=scale)
+        own = loaded.model.geometry.scale
+        if own != scale:
+            raise UsageError(
+                f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of {format_value(own)}"
+            )
+        models[labels[name]] = loaded.model
+    return models
 
 
-def _sheet_order(methods: dict[str, "UpscalingModel"], label: str) -> dict[str, "UpscalingModel"]:
-    """The methods of a sheet, usually from worst to best: nearest, Lanczos, ridge, networks, and the model last."""
-    shown = {name: method for name, method in methods.items() if name not in ("model", "bilinear", "bicubic")}
-    return shown | {label: methods["model"]}
-
-
-def _ridge_of(run_id: str | None, settings: Evaluate, scale: "Fraction") -> "np.ndarray":
-    """The ridge to stand beside a model: that of the dataset that its run was trained on, else of the sample."""
+def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray":
+    """Load the ridge of the dataset that the model was trained on; by default that of the sample dataset."""
+    from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
 
     with tempfile.TemporaryDirectory() as folder:
         file = models.download_artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
-        return _sample_ridge(settings, scale) if file is None else ridge.load_weights(file, scale)
-
-
-def _sample_ridge(settings: DatasetSettings, scale: "Fraction") -> "np.ndarray":
-    """The ridge of the bundled sample."""
-    from loupe.data.preparation import open_or_prepare
-    from loupe.upscalers import ridge
-
+        if file is not None:
+            return ridge.load_weights(file, scale)
     return ridge.load_or_fit(open_or_prepare(settings, "sample"), scale)
 
 
-def _kind(settings: Evaluate) -> str:
-    """What the names of logged scores start with: figures of another protocol are no figures of a split."""
-    if settings.protocol != "photos":
-        return settings.protocol
-    return "photos" if settings.photos else SPLITS[settings.split]
-
-
-def _images(settings: Evaluate, scale: "Fraction", luminance: str) -> tuple["Pairs | WholePhotos", str]:
-    """The images to score on, and what to call them."""
+def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
+    """Open the images of the protocol; `luminance` is the default for photos."""
     from loupe.data import preparation
+    from loupe.data.whole_photos import WholePhotos
 
+    shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
     if settings.protocol == "classical":
-        from loupe.data.whole_photos import WholePhotos
-
         source = settings.photos or "sample"
-        listed = preparation.find_photos(parse_settings("preprocess", {"source": source} | _shared(settings)))
-        return WholePhotos(listed, scale, settings.quiet), source
+        photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
+        return Images(WholePhotos(photos, scale, settings.quiet), source)
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
-        return dataset.load_pairs(settings.split, scale, settings.limit), f"{settings.split} of {dataset.folder.name}"
+        pairs = dataset.load_pairs(settings.split, scale, settings.limit)
+        return Images(pairs, f"{settings.split} of {dataset.folder.name}")
     cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    cut |= _shared(settings)
-    return preparation.prepare_in_memory(parse_settings("preprocess", cut), scale), str(settings.photos)
+    return Images(preparation.prepare_in_memory(parse_settings("preprocess", cut | shared), scale), settings.photos)
 
 
-def _shared(settings: Evaluate) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
+def _score(settings: Evaluate, methods: dict[str, "UpscalingModel"], pairs: "Pairs | WholePhotos") -> "pd.DataFrame":
+    """Score the methods by the protocol of the settings."""
+    from loupe.data import whole_photos
+    from loupe.data.dataset import Pairs
+    from loupe.evaluation import scoring
+
+    if settings.protocol == "study-patches":
+        assert isinstance(pairs, Pairs)
+        return scoring.score_patches(methods, pairs, settings.seed)
+    border = whole_photos.compute_border(pairs.scale) if settings.protocol == "classical" else None
+    return scoring.score(methods, pairs, settings.recompose, border=border)
 
 
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON has no word for, such as the ssim of tiny images."""
+def _draw_figures(
+    settings: Evaluate, methods: dict[str, "UpscalingModel"], label: str, pairs: "Pairs | WholePhotos"
+) -> None:
+    """Log a comparison of the methods on whole images, and write the sheet with the model under its label, last."""
+    from loupe.data.dataset import Pairs
+    from loupe.evaluation import figures
+    from loupe.tracking import records
+
+    if settings.protocol != "study-patches":
+        records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
+    if settings.sheet:
+        assert isinstance(pairs, Pairs)
+        columns = {name: method for name, method in methods.items() if name not in ("model", "bilinear", "bicubic")}
+        figure = figures.plot_sheet(columns | {label: methods["model"]}, pairs)
+        figures.save_figure(figure, Path(settings.sheet))
+
+
+def _choose_prefix(settings: Evaluate) -> str:
+    """Return the prefix of the metrics; only scores of the protocol `photos` on a dataset have that of a split."""
+    if settings.protocol != "photos":
+        return settings.protocol
+    return "photos" if settings.photos else SPLIT_PREFIXES[settings.split]
+
+
+def _replace_nan(value: Any) -> Any:
+    """Replace NaN and infinite numbers by None, since JSON has neither; ssim of tiny images is NaN."""
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: _replace_nan(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_finite(part) for part in value]
+        return [_replace_nan(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write(out: Path, summary: dict[str, Any]) -> None:
+def _write_json(out: Path, summary: dict[str, Any]) -> None:
     try:
         with write_atomically(out) as partial:
-            partial.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+            partial.write_text(json.dumps(_replace_nan(summary), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise LoupeError(f"out: {str(out)!r} cannot be written: {error.strerror}") from None
 

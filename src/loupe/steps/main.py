@@ -1,17 +1,20 @@
-"""The whole job: prepare, train three networks, compare, register the best, upscale a photo with it."""
+"""The whole job: prepares photos, trains and compares networks, registers the best one, upscales a photo with it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_lines
 from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Main
-from loupe.errors import UsageError
 
-# What is trained: the study's perceptron, the closed form, and a small convolutional network.
-TRAINED: tuple[dict[str, Any], ...] = (
+if TYPE_CHECKING:
+    from loupe.steps.register import Registration
+    from loupe.steps.train import Training
+
+# Ridge regression, the study's perceptron, and a small convolutional network.
+VARIANTS: tuple[dict[str, Any], ...] = (
     {"network": "ridge"},
     {"network": "perceptron"},
     {"network": "convolutional", "skip": "ridge"},
@@ -19,68 +22,63 @@ TRAINED: tuple[dict[str, Any], ...] = (
 
 
 def run(settings: Main) -> None:
-    """Run every step as a nested run under one, and tell what came out."""
+    """Run the steps as nested runs of one run, and print a table of their scores.
+
+    Raises:
+        UsageError: the source of photos does not exist, or the file of `out` cannot be written.
+    """
     from loupe.data import preparation
-    from loupe.imaging import writer
+    from loupe.imaging.atomic import validate_output_file
+    from loupe.imaging.formats import get_format
     from loupe.steps import evaluate, preprocess, register, train, upscale
     from loupe.tracking import records, runs
 
-    out = Path(settings.out)
-    writer.format_of(out)
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"out: must lie in a folder that exists, got {settings.out!r}")
+    get_format(Path(settings.out))
+    validate_output_file("out", Path(settings.out))
     shared = settings.select(DatasetSettings.model_fields)
-    prepared = parse_settings("preprocess", {"source": settings.dataset} | shared)
-    there = preparation.find_dataset(settings.data_dir, settings.dataset)
-    if there is None:  # a source that is not there is refused before anything starts
-        preparation.find_photos(prepared)
+    quiet = shared | {"quiet": True}
+    preparing = parse_settings("preprocess", {"source": settings.dataset} | shared)
+    place = preparation.find_dataset(settings.data_dir, settings.dataset)
+    if place is None:
+        preparation.find_photos(preparing)  # raises before the run starts if there are none
     with runs.step_run(settings, f"main {settings.dataset}"):
-        dataset = there or preprocess.run(prepared).location
-        trained = [
-            train.run(parse_settings("train", {"dataset": dataset, "threads": settings.threads} | given | shared))
-            for given in TRAINED
-        ]
-        best = min(trained, key=lambda result: result.validation_mae)
-        summary = evaluate.run(
-            parse_settings(
-                "evaluate",
-                {"model": f"runs:/{best.run_id}/model", "dataset": dataset} | shared | {"quiet": True},
-            )
-        )
-        registered = register.run(parse_settings("register", {"run": best.run_id} | shared | {"quiet": True}))
+        place = place or preprocess.run(preparing).location
+        given = {"dataset": place, "threads": settings.threads} | shared
+        trainings = [train.run(parse_settings("train", variant | given)) for variant in VARIANTS]
+        best = min(trainings, key=lambda training: training.validation_mae)
+        model = {"model": f"runs:/{best.run_id}/model", "dataset": place}
+        summary = evaluate.run(parse_settings("evaluate", model | quiet))
+        registration = register.run(parse_settings("register", {"run": best.run_id} | quiet))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
-        scores |= {f"{result.name} *": result.summary["model"] for result in trained}
+        scores |= {f"{training.network} *": training.summary["model"] for training in trainings}
         records.log_json(scores, "table.json")
         records.log_metrics(
-            {f"test/{result.name}/{score}": result.summary["model"][score]
-             for result in trained for score in ("mae", "psnr", "ssim")}
+            {f"test/{training.network}/{score}": training.summary["model"][score]
+             for training in trainings for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
-    print_lines(_report(settings, scores, trained, best, registered, out, dataset), settings.quiet)
+    seconds = {f"{training.network} *": training.seconds for training in trainings}
+    print_lines(_format_table(Path(place).name, scores, seconds), settings.quiet)
+    print_lines(_format_next_steps(settings, best, registration, place), settings.quiet)
 
 
-def _report(
-    settings: Main,
-    scores: dict[str, Any],
-    trained: list[Any],
-    best: Any,
-    registered: Any,
-    out: Path,
-    dataset: str,
-) -> str:
-    from loupe.data.sources import find_bundled_photo
+def _format_table(dataset: str, scores: dict[str, Any], seconds: dict[str, float]) -> str:
     from loupe.evaluation import scoring
 
-    seconds = {f"{result.name} *": result.seconds for result in trained}
-    longer = parse_settings("train", {"network": "perceptron" if best.name == "perceptron" else "convolutional"})
-    named = "" if settings.dataset == "sample" else f" --dataset {dataset}"
-    return f"""
-The test photos of {Path(dataset).name} at {format_value(longer.scale)} (* trained here):
-{scoring.format_scores(scores, seconds)}
+    scale = format_value(parse_settings("train", {}).scale)
+    return f"\nThe test photos of {dataset} at {scale} (* trained here):\n{scoring.format_scores(scores, seconds)}"
 
-{registered.status}: {best.name}, models:/{registered.name}/{registered.version}: {registered.reason}
-look at: {out} (beside {find_bundled_photo()})
-train it longer: loupe train --network {longer.network} --steps {10 * longer.steps}{named} && loupe register
+
+def _format_next_steps(settings: Main, best: "Training", registration: "Registration", place: str) -> str:
+    from loupe.data.sources import find_bundled_photo
+
+    network = "perceptron" if best.network == "perceptron" else "convolutional"
+    steps = 10 * parse_settings("train", {"network": network}).steps
+    dataset = "" if settings.dataset == "sample" else f" --dataset {place}"
+    return f"""
+{registration.status}: {best.network}, models:/{registration.name}/{registration.version}: {registration.reason}
+look at: {settings.out} (next to {find_bundled_photo()})
+train it longer: loupe train --network {network} --steps {steps}{dataset} && loupe register
 compare the runs: mlflow ui"""
 
 

@@ -63,10 +63,10 @@ def _read_table(settings: Report) -> "pd.DataFrame":
 
     if settings.from_:
         return results.read(Path(settings.from_))
-    from loupe.tracking import runs, trials
+    from loupe.tracking import run_table, runs
 
     runs.tag_project_run()
-    table = trials.load_results()
+    table = run_table.load_run_table()
     if table.empty:
         raise UsageError("report needs finished runs, got none in MLflow; first: loupe sweep sweeps/activation.toml")
     with tempfile.TemporaryDirectory() as folder:  # the same values as in a report from the file

@@ -1,4 +1,4 @@
-"""Photos, cleaned of noise, where a mask says."""
+"""Removes noise from photo files."""
 
 from pathlib import Path
 
@@ -10,10 +10,13 @@ METHOD = "non-local means"
 
 
 def run(settings: Restore) -> list[Path]:
-    """Clean the photos, go on after bad ones, and tell; returns the files that were written.
+    """Denoise the photos; a photo that fails is reported, and the rest continue.
+
+    Returns:
+        The files that were written.
 
     Raises:
-        LoupeError: some could not be restored.
+        LoupeError: at least one photo failed.
     """
     from loupe.photos import denoising
     from loupe.tracking import photo_runs
@@ -21,17 +24,16 @@ def run(settings: Restore) -> list[Path]:
     mask = None
     if settings.mask is not None:
         if not Path(settings.mask).is_file():
-            raise UsageError(f"mask: must be a file that exists, got {settings.mask!r}")
-        mask = denoising.mask_of(Path(settings.mask), settings.feather)
-    cleaning = denoising.Cleaning(settings.strength, mask, settings.noise)
-    found = files.listed(settings)
+            raise UsageError(f"mask: must be an existing file, got {settings.mask!r}")
+        mask = denoising.read_mask(Path(settings.mask), settings.feather)
+    options = denoising.DenoiseOptions(settings.strength, mask, settings.noise)
+    found = files.list_photos(settings)
     if settings.dry_run:
         return []
     with photo_runs.photo_run(settings):
-        order = files.order(settings, lambda size: size, lambda page: denoising.cleaned(page, cleaning))
-        outcomes = files.make(settings, found, order)
+        outcomes = files.process_photos(settings, found, lambda image: denoising.denoise_image(image, options))
         photo_runs.log_outcomes(settings, outcomes, METHOD)
-        return files.report(settings, found, outcomes, METHOD)
+        return files.report_outcomes(settings, found, outcomes, METHOD)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def _delete_other_models(study: "SweepStudy") -> list[str]:
 def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> str:
     """Score the best networks on the test split and register the best one; returns the id of its run."""
     from loupe.steps import register, train
-    from loupe.tracking import models, records, runs, training_runs, trials
+    from loupe.tracking import curves, models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
 
     for run_id in kept:
@@ -213,7 +213,7 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
         model = models.load_keras(models.ModelReference.of_run(run_id))
         weights = ridge.load_or_fit(dataset, given.scale)
         with records.log_to_run(run_id):
-            points = trials.load_points(run_id)
+            points = curves.load_points(run_id)
             training_runs.log_result(model, given, dataset, weights, points)
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)

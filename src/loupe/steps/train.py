@@ -1,9 +1,9 @@
-"""One variant of a network, trained on a prepared dataset."""
+"""Trains one variant of a network on a prepared dataset."""
 
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line, print_lines
 from loupe.config import parse_settings
@@ -11,49 +11,61 @@ from loupe.config.fields import format_value
 from loupe.config.training import Train
 from loupe.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from loupe.data.dataset import Dataset
+
+# Settings that may differ when a run is resumed.
+FREE_FIELDS = frozenset({"resume", "data_dir", "scheduler", "quiet"})
+
 
 @dataclass(frozen=True)
-class Result:
-    """What became of a training."""
+class Training:
+    """A finished training.
+
+    Args:
+        run_id: its MLflow run.
+        network: the name of the network.
+        seconds: duration of the training.
+        validation_mae: on whole validation images, with the best weights.
+        summary: test scores of the network and the baselines, from `scoring.summarise`.
+    """
 
     run_id: str
-    name: str
+    network: str
     seconds: float
     validation_mae: float
     summary: dict[str, Any]
 
 
-def run(settings: Train) -> Result:
-    """Train, keep what was best on validation, and log it beside the baselines."""
-    from loupe.data import preparation
+def run(settings: Train) -> Training:
+    """Train a network, and log the weights with the lowest validation error and their scores next to the baselines.
+
+    Raises:
+        UsageError: the dataset or the run to resume does not exist, or the network does not fit the dataset.
+        LoupeError: the loss is NaN or infinite.
+    """
     from loupe.tracking import runs
 
     runs.tag_project_run()
     if settings.resume:
-        settings = continued(settings)
-    if settings.threads:  # read by TensorFlow when it is first imported
+        settings = load_resumed_settings(settings)
+    if settings.threads:  # TensorFlow reads this when it is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
-    from loupe.tracking import checkpoints, models, records, runs, training_runs
+    from loupe.tracking import checkpoints, models, records, training_runs
     from loupe.training.variant import build_network, describe
     from loupe.upscalers import ridge
-    from loupe.upscalers.geometry import Geometry
 
-    if settings.resume:
-        before = runs.get_run(str(settings.resume), "resume").data
-        checkpoint = checkpoints.load_checkpoint(str(settings.resume))
-        dataset = preparation.reopen(
-            settings, before.tags["loupe.dataset"], before.tags["loupe.digest"], settings.dataset
-        )
-    else:
-        checkpoint, dataset = None, preparation.open_or_prepare(settings, settings.dataset)
+    dataset, checkpoint = _open_dataset(settings)
     train = dataset.load_pairs("train", settings.scale, settings.limit)
     validation = dataset.load_pairs("validation", settings.scale)
-    dataset.load_pairs("test", settings.scale)  # where there is none, that is said before the training
+    dataset.load_pairs("test", settings.scale)  # raises before the training if the split is empty
     started = time.perf_counter()
     weights = ridge.load_or_fit(dataset, settings.scale)
-    luminance = dataset.settings["luminance"]
-    model = build_network(settings, train, luminance, weights, training_runs.load_start(settings))
+    start = training_runs.load_start(settings)
+    model = build_network(settings, train, dataset.settings["luminance"], weights, start)
     building_seconds = time.perf_counter() - started
     with runs.step_run(settings, describe(settings), settings.resume) as run_id:
         records.log_dataset(dataset, "training")
@@ -61,42 +73,52 @@ def run(settings: Train) -> Result:
         fit = training_runs.fit_network(model, settings, train, validation, checkpoint)
         seconds = fit.seconds or building_seconds
         diagnostics = training_runs.log_diagnostics(model, settings, fit.points, train, validation)
-        best_mae = diagnostics["val/best_mae"]
+        mae = diagnostics["val/best_mae"]
         records.log_metrics({"training_seconds": seconds})
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
-        models.log_keras_model(model, Geometry.from_name(model.name))
-        models.log_model_metrics(fit.points)
+        models.log_model(model, fit.points)
         print_lines(scoring.format_scores(summary), settings.quiet)
         checkpoints.remove_checkpoint()
-    print_line(
-        f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {best_mae:.4f}",
-        settings.quiet,
-    )
-    return Result(run_id, settings.network, seconds, best_mae, summary)
+    text = f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {mae:.4f}"
+    print_line(text, settings.quiet)
+    return Training(run_id, settings.network, seconds, mae, summary)
 
 
-def continued(settings: Train) -> Any:
-    """The settings of the run that is resumed; what is given beside `resume` must agree with them.
+def load_resumed_settings(settings: Train) -> Train:
+    """Return the settings of the run that is resumed.
 
     Raises:
-        UsageError: the run is no train run, or another value is given than it was started with.
+        UsageError: it is not a train run, it is still running, or a setting differs from it.
     """
     from loupe.tracking import liveness, runs
 
-    run = runs.get_run(str(settings.resume), "resume")
+    run_id = str(settings.resume)
+    run = runs.get_run(run_id, "resume")
     if run.data.tags.get("loupe.step") != "train":
-        raise UsageError(f"resume: run {settings.resume} is no train run")
+        raise UsageError(f"resume: must be a train run, got {run_id}")
     if run.info.status == "RUNNING" and liveness.is_alive(run.data.tags):
-        raise UsageError(f"resume: run {settings.resume} is still running")
-    before = runs.read_settings(run)
-    free = {"resume", "data_dir", "scheduler", "quiet"}
+        raise UsageError(f"resume: must be a run that has ended, got {run_id}, which is still running")
+    old = runs.read_settings(run)
     given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
-    for name in sorted(given.keys() - free):
+    for name in sorted(given.keys() - FREE_FIELDS):
         default = type(settings).model_fields[name].default
-        if given[name] not in (before.get(name), format_value(default)):
-            raise UsageError(f"{name}: run {settings.resume} was started with {before.get(name)}, got {given[name]}")
-    old = {name: value for name, value in before.items() if name not in free}
-    return parse_settings("train", old | {name: value for name, value in given.items() if name in free})
+        if given[name] not in (old.get(name), format_value(default)):
+            raise UsageError(f"{name}: must be {old.get(name)} as in run {run_id}, got {given[name]}")
+    kept = {name: value for name, value in old.items() if name not in FREE_FIELDS}
+    return parse_settings("train", kept | {name: given[name] for name in FREE_FIELDS & given.keys()})
+
+
+def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | None]":
+    """Open the dataset, and the checkpoint of the run that is resumed; None without such a run."""
+    from loupe.data import preparation
+    from loupe.tracking import checkpoints, runs
+
+    if not settings.resume:
+        return preparation.open_or_prepare(settings, settings.dataset), None
+    tags = runs.get_run(settings.resume, "resume").data.tags
+    checkpoint = checkpoints.load_checkpoint(settings.resume)
+    name, digest = tags["loupe.dataset"], tags["loupe.digest"]
+    return preparation.reopen(settings, name, digest, settings.dataset), checkpoint
 
 
 if __name__ == "__main__":

@@ -15,25 +15,21 @@ def run(settings: Upscale) -> list[Path]:
     Raises:
         LoupeError: at least one photo failed.
     """
-    from loupe.photos import upscaling
+    from loupe.photos.sizes import Target
+    from loupe.photos.upscaling import upscale_image
     from loupe.tracking import photo_runs
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
-    found = files.listed(settings)
+    found = files.list_photos(settings)
     if settings.dry_run:
         return []
     with photo_runs.photo_run(settings):
         networks = resolve_model(settings.model, ResolveOptions(ensemble=settings.ensemble))
         networks.check()
-        scale, wanted = settings.scale, settings.wanted
-        order = files.order(
-            settings,
-            lambda size: upscaling.size_of(size, scale, wanted, networks),
-            upscaling.page_upscaler(scale, wanted, networks),
-        )
-        outcomes = files.make(settings, found, order)
+        target = Target(settings.scale, settings.box, settings.fit)
+        outcomes = files.process_photos(settings, found, lambda image: upscale_image(image, target, networks))
         photo_runs.log_outcomes(settings, outcomes, networks.used_names)
-        return files.report(settings, found, outcomes, networks.used_names)
+        return files.report_outcomes(settings, found, outcomes, networks.used_names)
 
 
 if __name__ == "__main__":

@@ -41,12 +41,18 @@ class ModelReference:
         return cls(name or run_id, f"runs:/{run_id}/model", run_id)
 
 
-def log_keras_model(model: Any, geometry: Geometry) -> None:
-    """Log a Keras model, uncompiled, to the open run."""
+def log_model(model: Any, points: list[dict[str, Any]]) -> None:
+    """Log a Keras model, uncompiled, to the open run, and link the final metrics to it.
+
+    Args:
+        model: its name has the geometry.
+        points: see `log_model_metrics`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         model.save(file)
-        records.log_record("model", geometry_tags(geometry), file)
+        records.log_record("model", geometry_tags(Geometry.from_name(model.name)), file)
+    log_model_metrics(points)
 
 
 def log_model_metrics(points: list[dict[str, Any]]) -> None:
@@ -65,7 +71,7 @@ def geometry_tags(geometry: Geometry) -> dict[str, str]:
 
 
 def load_keras(reference: ModelReference) -> Any:
-    """Load the Keras model of a `.keras` file or of a model that `log_keras_model` logged.
+    """Load the Keras model of a `.keras` file or of a model that `log_model` logged.
 
     Only this one file is read. MLflow's own loader runs whatever loader an MLmodel names, and TensorFlow graphs can
     write files.

@@ -17,25 +17,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from loupe.config.fields import LARGEST_SCALE
 from loupe.errors import UsageError
-from loupe.imaging import reader, writer
 from loupe.imaging.decoder import PhotoError
-from loupe.photos import upscaling
+from loupe.imaging.formats import SUFFIXES, validate_output
+from loupe.imaging.reader import read_photo
+from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.networks import LoadedModel, Networks
+from loupe.photos.sizes import Target
+from loupe.photos.upscaling import compute_size, upscale_photo
 from loupe.upscalers.onnx import OnnxUpscaler
 
 LARGEST_FILE = 32_000_000  # bytes of a photo, before base64
 LARGEST_RESULT = 64_000_000  # pixels of all its pages together
 AT_ONCE = 2  # photos in work; other requests wait
-SUFFIXES = {
-    "JPEG": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "TIFF": ".tif",
-    "AVIF": ".avif",
-    "GIF": ".gif",
-    "BMP": ".bmp",
-}
 
 
 class RefusedError(MlflowException):
@@ -90,14 +85,17 @@ class PhotoModel(PythonModel):
     def _upscaled(self, number: int, text: Any, scale: Fraction, suffix: str | None) -> str:
         try:
             with self._turns, tempfile.TemporaryDirectory() as folder:
-                photo = reader.read(_decoded(text))
-                size = upscaling.size_of(photo.size, scale, None, self._networks)
-                if size[0] * size[1] * photo.count > LARGEST_RESULT:
-                    raise PhotoError(f"would have more than {LARGEST_RESULT / 1e6:.0f} million pixels")
-                out = Path(folder) / f"large{suffix or SUFFIXES[photo.format]}"
-                large = list(upscaling.large_pages(photo, scale, None, self._networks))
-                writer.refuse(out, size, photo.count, large[0].about.pixels.shape[2])
-                writer.write(out, large, photo.count, photo.loop, writer.Coding(lossless=photo.lossless))
+                photo = read_photo(_decoded(text))
+                target = Target(scale)
+                size = compute_size(photo.size, target, self._networks).upscaled
+                pixels = size[0] * size[1] * photo.count
+                if pixels > LARGEST_RESULT:
+                    limit = f"at most {LARGEST_RESULT / 1e6:.0f} million pixels"
+                    raise PhotoError(f"result: must have {limit}, got {pixels / 1e6:.1f} million")
+                out = Path(folder) / f"large{suffix or SUFFIXES[photo.format][0]}"
+                large = list(upscale_photo(photo, target, self._networks))
+                validate_output(out, size, photo.count, large[0].bands)
+                write_photo(out, large, photo.count, photo.loop, EncodeOptions(lossless=photo.lossless))
                 return base64.b64encode(out.read_bytes()).decode()
         except (PhotoError, UsageError) as error:
             raise RefusedError(f"photo {number + 1}: {error}") from None
@@ -121,14 +119,15 @@ def _scale(value: Any) -> Fraction:
         scale = Fraction(value).limit_denominator(1000)
     except (TypeError, ValueError, OverflowError):
         scale = Fraction(0)
-    if not 1 <= scale <= upscaling.sizes.LARGEST:
-        raise RefusedError(f"scale: must be from 1 to {upscaling.sizes.LARGEST}, got {value}")
+    if not 1 <= scale <= LARGEST_SCALE:
+        raise RefusedError(f"scale: must be from 1 to {LARGEST_SCALE}, got {value}")
     return scale
 
 
 def _suffix(value: Any) -> str | None:
-    if value != "same" and f".{value}" not in SUFFIXES.values():
-        names = ", ".join(suffix[1:] for suffix in SUFFIXES.values())
+    suffixes = [suffixes[0] for suffixes in SUFFIXES.values()]
+    if value != "same" and f".{value}" not in suffixes:
+        names = ", ".join(suffix[1:] for suffix in suffixes)
         raise RefusedError(f"format: must be same, {names}, got {str(value)[:40]}")
     return None if value == "same" else f".{value}"
 

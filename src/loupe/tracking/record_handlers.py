@@ -1,4 +1,4 @@
-"""The kinds of things that are told of a run, each with how MLflow takes it; telling twice does no harm."""
+"""Sends each kind of record to MLflow; every handler is idempotent."""
 
 import json
 import time
@@ -11,58 +11,58 @@ import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
-CHECKPOINT_TAG = "loupe.checkpoint"
-NO_STEP = -1  # has no metrics: MLflow copies those of the step that a model is logged at, without their dataset
+CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
+NO_STEP = -1  # MLflow copies the metrics of a model's step to the model, without their dataset; this step has none
 
 
 def now() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
+    """Return the time in MLflow's unit: milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
 def remove_artifact(artifact_uri: str, name: str) -> None:
-    """Remove a file or folder of artifacts."""
+    """Remove a file or folder of artifacts; an empty name removes all."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     get_artifact_repository(artifact_uri).delete_artifacts(name)
 
 
-def _metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    found = [Metric(name, value, body["time"], body["step"]) for name, value in body["values"].items()]
-    mlflow.MlflowClient().log_batch(run_id, metrics=found)
+def _send_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    metrics = [Metric(name, value, body["time"], body["step"]) for name, value in body["values"].items()]
+    mlflow.MlflowClient().log_batch(run_id, metrics=metrics)
 
 
-def _tags(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+def _send_tags(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(name, text) for name, text in body.items()])
 
 
-def _params(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+def _send_params(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().log_batch(run_id, params=[Param(name, text) for name, text in body.items()])
 
 
-def _file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     mlflow.MlflowClient().log_artifact(run_id, str(file), body["folder"])
 
 
-def _table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Replace the table of this name: `mlflow.log_table` would append the rows to it."""
+def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+    """Replace the table of this name: `mlflow.log_table` would append the rows."""
     client, name = mlflow.MlflowClient(), body["name"]
     folder, _, _ = name.rpartition("/")
     client.log_artifact(run_id, str(file), folder or None)
     tables = json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
     entry = {"path": name, "type": "table"}
-    if entry not in tables:  # MLflow's pages show the tables that this tag lists
+    if entry not in tables:  # MLflow's pages show the tables in this tag
         client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
 
 
-def _input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    given = {name: body.get(name) for name in ("name", "digest", "source_type", "source")}
+def _send_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    fields = {name: body.get(name) for name in ("name", "digest", "source_type", "source")}
     context = InputTag(MLFLOW_DATASET_CONTEXT, body["context"])
-    mlflow.MlflowClient().log_inputs(run_id, [DatasetInput(Dataset(**given), [context])])
+    mlflow.MlflowClient().log_inputs(run_id, [DatasetInput(Dataset(**fields), [context])])
 
 
-def _model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """A Keras model, with the signature (-1, -1, -1, 1) and its facts."""
+def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+    """Log a Keras model with the signature (-1, -1, -1, 1) and its geometry."""
     from importlib.metadata import version
 
     import keras
@@ -81,27 +81,27 @@ def _model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     )
 
 
-def _model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Copy the final metrics of the run to its model: those of the best step, and those that have one value only."""
+def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    """Link final metrics of the run to its last model: those of the best step, and those with one value."""
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
     model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
     dataset = run.inputs.dataset_inputs[0].dataset
     linked = {metric.key for metric in model.metrics or ()}
-    found = []
+    metrics = []
     for name in run.data.metrics:
         if name in linked or name.startswith("system/"):
             continue
         points = {point.step: point for point in client.get_metric_history(run_id, name)}
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
-        if point is not None:  # with its own time and step, the run keeps it once
-            of_model = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
-            found.append(Metric(name, point.value, point.timestamp, point.step, **of_model, run_id=run_id))
-    client.log_batch(run_id, metrics=found)
+        if point is not None:  # with the same time and step, the run does not get a second point
+            link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
+            metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
+    client.log_batch(run_id, metrics=metrics)
 
 
-def _checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """A tag names the last whole one; the ones before make room."""
+def _send_checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+    """Upload the checkpoint, set the tag, and only then remove the checkpoint before."""
     assert file is not None
     client, name = mlflow.MlflowClient(), f"checkpoint/{file.name}"
     run = client.get_run(run_id)
@@ -113,27 +113,28 @@ def _checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
             remove_artifact(run.info.artifact_uri, before)
 
 
-def _no_checkpoint(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+def _remove_checkpoint(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     run = mlflow.get_run(run_id)
     if CHECKPOINT_TAG in run.data.tags:
         mlflow.MlflowClient().delete_tag(run_id, CHECKPOINT_TAG)
         remove_artifact(run.info.artifact_uri, "checkpoint")
 
 
-def _end(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+def _end_run(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
 
 
+# Arguments: the run's id, the body of the record, and its file.
 RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
-    "metrics": _metrics,
-    "tags": _tags,
-    "params": _params,
-    "file": _file,
-    "table": _table,
-    "input": _input,
-    "model": _model,
-    "model metrics": _model_metrics,
-    "checkpoint": _checkpoint,
-    "no checkpoint": _no_checkpoint,
-    "end": _end,
+    "metrics": _send_metrics,
+    "tags": _send_tags,
+    "params": _send_params,
+    "file": _send_file,
+    "table": _send_table,
+    "input": _send_input,
+    "model": _send_model,
+    "model metrics": _send_model_metrics,
+    "checkpoint": _send_checkpoint,
+    "no checkpoint": _remove_checkpoint,
+    "end": _end_run,
 }

@@ -1,4 +1,4 @@
-"""What a step tells of its run: numbers, tags, files, images, tables, and the dataset that it worked on."""
+"""Logs metrics, tags, files, images, tables and the dataset of a step to its run."""
 
 import json
 import tempfile
@@ -19,82 +19,81 @@ from loupe.data.storage import make_absolute
 from loupe.tracking import delivery
 from loupe.tracking.record_handlers import now
 
-_AT: ContextVar[str | None] = ContextVar("run to log with", default=None)
+_RUN_ID: ContextVar[str | None] = ContextVar("run to log to", default=None)
 
 
 @contextmanager
 def log_to_run(run_id: str) -> Iterator[None]:
-    """Log with this run, not with the open one: it has ended, and stays so."""
-    before = _AT.set(run_id)
+    """Log to this run instead of the open one; a run that has ended keeps its status."""
+    token = _RUN_ID.set(run_id)
     try:
         yield
     finally:
-        _AT.reset(before)
+        _RUN_ID.reset(token)
 
 
 def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> None:
-    """Tell of the run; see `outbox.tell`."""
-    delivery.log_record(_AT.get() or str(mlflow.active_run().info.run_id), kind, body, file)
+    """Log a record to the run; see `delivery.log_record`."""
+    delivery.log_record(_RUN_ID.get() or str(mlflow.active_run().info.run_id), kind, body, file)
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log numbers under their names; those that are no number (ssim of tiny images) are left out."""
-    found = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
-    if found:
-        log_record("metrics", {"values": found, "step": step or 0, "time": now()})
+    """Log metrics; values that are not finite, such as the ssim of tiny images, are left out."""
+    values = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
+    if values:
+        log_record("metrics", {"values": values, "step": step or 0, "time": now()})
 
 
 def log_tags(tags: dict[str, str]) -> None:
-    """Set tags on the run."""
+    """Set tags."""
     log_record("tags", tags)
 
 
 def log_file(file: Path, folder: str | None = None) -> None:
-    """Log a file into a folder of the run's artifacts."""
+    """Log a file to a folder of the artifacts, or to their root."""
     log_record("file", {"folder": folder}, file)
 
 
 def log_figure(figure: Any, name: str) -> None:
-    """Log a matplotlib figure under `name`, such as `plots/curves.png`."""
-    with _file_for(name) as (file, folder):
+    """Log a matplotlib figure under a name such as `plots/curves.png`."""
+    with _temporary_file(name) as (file, folder):
         figure.savefig(file)
         log_file(file, folder)
 
 
 def log_json(value: Any, name: str) -> None:
     """Log a dict or list as a JSON file."""
-    with _file_for(name) as (file, folder):
+    with _temporary_file(name) as (file, folder):
         file.write_text(json.dumps(value, indent=2, default=str))
         log_file(file, folder)
 
 
 def log_table(table: Any, name: str) -> None:
-    """Log a pandas table under `name`, which ends in .json, as MLflow's pages show and compare it."""
-    with _file_for(name) as (file, _):
+    """Log a pandas table, which MLflow's pages show, under a name that ends in .json."""
+    with _temporary_file(name) as (file, _):
         table.to_json(file, orient="split", index=False)
         log_record("table", {"name": name}, file)
 
 
 def log_array(array: np.ndarray, name: str) -> None:
-    """Log an array as `name`, which ends in .npy."""
-    with _file_for(name) as (file, folder):
+    """Log an array under a name that ends in .npy."""
+    with _temporary_file(name) as (file, folder):
         np.save(file, array)
         log_file(file, folder)
 
 
 def log_dataset(dataset: Dataset, context: str) -> None:
-    """Log a prepared dataset as the run's input, with its digest."""
+    """Log a prepared dataset with its digest as an input of the run."""
     source = CodeDatasetSource({"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings})
-    shown = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()
-    log_record(
-        "input", {name: shown[name] for name in ("name", "digest", "source_type", "source")} | {"context": context}
-    )
+    fields = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()
+    body = {name: fields[name] for name in ("name", "digest", "source_type", "source")}
+    log_record("input", body | {"context": context})
     log_record("tags", {"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})
 
 
 @contextmanager
-def _file_for(name: str) -> Iterator[tuple[Path, str | None]]:
-    """A file of this name to write to, and its folder among the artifacts."""
-    above = str(Path(name).parent)
+def _temporary_file(name: str) -> Iterator[tuple[Path, str | None]]:
+    """Yield a temporary file for an artifact of this name, and the artifact's folder."""
+    parent = str(Path(name).parent)
     with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / Path(name).name, None if above == "." else above
+        yield Path(folder) / Path(name).name, None if parent == "." else parent

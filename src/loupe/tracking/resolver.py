@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from loupe.config.fields import CHAMPION
 from loupe.errors import UsageError
-from loupe.photos.networks import LoadedModel, Networks, bundled_networks, load_bundled, single_network
+from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
 from loupe.upscalers.onnx import OnnxUpscaler
@@ -63,7 +63,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     """
     if name in (BUNDLED, *bundled.SIZES):
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
-        return bundled_networks(size, options.ensemble, options.threads)
+        return get_bundled_networks(size, options.ensemble, options.threads)
     if name == CHAMPION:
         return Networks(SCALES, lambda scale: _load_champion(scale, options), options.ensemble)
     if name in FILTERS:
@@ -71,7 +71,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     if name == RIDGE:
         return Networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir), options.ensemble)
     load = _load_from_mlflow if name.startswith(REGISTRY_SCHEMES) else _load_file
-    return single_network(load(name, options), options.ensemble)
+    return wrap_model(load(name, options), options.ensemble)
 
 
 def has_store() -> bool:
@@ -82,7 +82,10 @@ def has_store() -> bool:
 
 
 def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:
-    if has_store() and importlib.util.find_spec("mlflow") is not None:
+    reason = "no champion"
+    if has_store() and importlib.util.find_spec("mlflow") is None:
+        reason = "mlflow is not installed"
+    elif has_store():
         from loupe.tracking import models, server
 
         with server.limit_retries(MAX_RETRIES):
@@ -90,7 +93,7 @@ def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:
             if reference is not None:
                 return _load_reference(reference, options)
     loaded = load_bundled(bundled.DEFAULT_SIZE, scale, options.threads)
-    return LoadedModel(f"{loaded.name} (no champion)", loaded.model)
+    return LoadedModel(f"{loaded.name} ({reason})", loaded.model)
 
 
 def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Creates the SQLite store, once and as a whole."""
+"""Creates the SQLite store of MLflow completely or not at all."""
 
 import fcntl
 import shutil
@@ -12,9 +12,9 @@ import sqlalchemy
 def create_store() -> None:
     """Create the SQLite file that the tracking URI names, if it is missing or empty; else do nothing.
 
-    MLflow migrates a new file in dozens of transactions. A process that is killed during these, or a second
-    process that does the same, leaves tables with which no later process can work. Therefore one process at a
-    time creates the file, under another name until the last migration.
+    MLflow migrates a new file in dozens of transactions. If a process is killed during these, or two processes
+    migrate at the same time, no later process can use the file. Therefore only one process at a time creates the
+    file, and under a temporary name until the last migration.
     """
     uri = mlflow.get_tracking_uri()
     database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite") else None
@@ -29,7 +29,7 @@ def create_store() -> None:
         fcntl.flock(stream, fcntl.LOCK_EX)  # the system releases the lock of a killed process
         if not _is_complete(file):
             _create(file)
-        lock.unlink(missing_ok=True)  # a process that makes a new lock file after this finds the complete store
+        lock.unlink(missing_ok=True)  # a process that creates a new lock file later finds the complete store
 
 
 def _is_complete(file: Path) -> bool:
@@ -39,10 +39,10 @@ def _is_complete(file: Path) -> bool:
 def _create(file: Path) -> None:
     prefix = f"{file.name}.part-"
     for old in file.parent.iterdir():
-        if old.name.startswith(prefix):  # of a killed process: a live one has the lock
+        if old.name.startswith(prefix):  # of a killed process, since this process has the lock
             shutil.rmtree(old)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name
-        escaped = str(part).replace("%", "%25")  # as SQLAlchemy reads a URL
+        escaped = str(part).replace("%", "%25")  # SQLAlchemy decodes URLs
         mlflow.MlflowClient(f"sqlite:///{escaped}").search_experiments()  # creates the file
         part.rename(file)

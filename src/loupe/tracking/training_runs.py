@@ -1,4 +1,4 @@
-"""Logs what a training produced: curves, diagnostics, test scores and figures of the network."""
+"""Logs the results of a training: curves, checkpoints, diagnostics, test scores and figures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from loupe.data.dataset import Dataset, Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import figures, scoring
 from loupe.models.builder import KerasUpscaler
-from loupe.tracking import checkpoints, models, records, trials
+from loupe.tracking import checkpoints, curves, models, records
 from loupe.training import diagnostics, loop
 
 
@@ -21,8 +21,8 @@ class Fit:
     """The result of a training.
 
     Args:
-        points: the points of its curves, empty for a network in closed form.
-        seconds: that the steps took; 0 for a network in closed form.
+        points: the points of its curves; [] for a network in closed form.
+        seconds: the duration of the steps; 0 for a network in closed form.
     """
 
     points: list[dict[str, Any]]
@@ -32,14 +32,14 @@ class Fit:
 def fit_network(
     model: keras.Model, settings: Train, train: Pairs, validation: Pairs, checkpoint: loop.Checkpoint | None
 ) -> Fit:
-    """Train a network that is trained by steps, and log its points and checkpoints to the open run.
+    """Train a network, and log the points of its curves and its checkpoints to the open run.
 
     Args:
-        model: with its initial weights; has the best weights afterwards.
-        settings: of the variant.
+        model: has its initial weights before, the best weights after.
+        settings: of the training; without gradient steps nothing is done.
         train: the training split.
         validation: the validation split.
-        checkpoint: of the run that is resumed, or None.
+        checkpoint: of the resumed run, or None.
     """
     if not isinstance(settings, GradientTrain):
         return Fit([], 0.0)
@@ -48,49 +48,53 @@ def fit_network(
         records.log_metrics(point.metrics, point.step)
         checkpoints.save_checkpoint(arrays, point.step)
 
-    for point in loop.load_points(checkpoint):  # the new run shows the whole curves
+    for point in loop.load_points(checkpoint):  # a resumed run has the complete curves
         records.log_metrics(point["metrics"], point["step"])
     progress = loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
     return Fit(progress.points, progress.seconds)
 
 
 def load_start(settings: Train) -> keras.Model | None:
-    """Load the network of `start`; None if the settings name none.
+    """Load the network of `start`: the champion, a URI of MLflow, or a .keras file; None if the settings name none.
 
     Raises:
-        UsageError: no such network.
+        UsageError: the network does not exist or cannot be loaded.
     """
-    if not isinstance(settings, GradientTrain) or settings.start is None:
+    name = settings.start if isinstance(settings, GradientTrain) else None
+    if name is None:
         return None
-    found = models.find_champion(settings.scale) if settings.start == CHAMPION else models.find_model(settings.start)
-    if found is None:
-        raise UsageError(f"start: there is no champion of this scale yet, got {settings.start!r}")
-    return models.load_keras(found)
+    try:
+        reference = models.find_champion(settings.scale) if name == CHAMPION else models.find_model(name)
+        if reference is None:
+            raise UsageError(f"model: there is no champion of this scale factor yet, got {name!r}")
+        return models.load_keras(reference)
+    except UsageError as error:
+        raise UsageError(str(error).replace("model:", "start:", 1)) from None
 
 
 def log_ridge(weights: np.ndarray, settings: Train) -> None:
-    """Keep the dataset's ridge with the run: the network is compared with it wherever it goes."""
+    """Log the ridge weights of the dataset, so that any later evaluation can compare the network with ridge."""
     records.log_array(weights, f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy")
 
 
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log, and give, what the network as it is kept shows on validation, and its curve: see `diagnostics`.
+    """Log and return the diagnostics of a network and its curve; see `loupe.training.diagnostics`.
 
     Args:
-        model: with its best weights.
-        settings: that it was trained with.
-        points: of its curve; [] for one that is not trained by steps.
-        train: what it was trained on.
-        validation: what it was chosen on.
+        model: the network with its best weights.
+        settings: of the training.
+        points: the points of its curves; [] for a network in closed form.
+        train: the training split.
+        validation: the validation split.
     """
     upscaler = KerasUpscaler(model)
     found = diagnostics.diagnose_network(upscaler, settings, train, validation)
     if points:
         found |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
-        trials.log_curve(points)
-    else:  # so that curves of runs can be compared in one chart
+        curves.log_curve_tag(points)
+    else:  # one point, so that a chart can compare it with the curves of other runs
         for name, pairs, limit in (("train", train, loop.CURVE_TRAIN_IMAGES), ("val", validation, len(validation))):
             scores = loop.score_whole_images(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
@@ -101,12 +105,22 @@ def log_diagnostics(
 def log_result(
     model: keras.Model, settings: Train, dataset: Dataset, weights: np.ndarray, points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Log the network's test scores beside the baselines', the study's protocol, and images; gives the summary."""
+    """Log the test scores of the network and the baselines, and figures.
 
+    Args:
+        model: the network with its best weights.
+        settings: of the training.
+        dataset: whose test and validation splits are used.
+        weights: of ridge on this dataset.
+        points: the points of the curves; [] for a network in closed form.
+
+    Returns:
+        The summary of `scoring.summarise`.
+    """
     upscaler, recompose = KerasUpscaler(model), diagnostics.choose_recompose(settings)
     test, validation = (dataset.load_pairs(split, settings.scale) for split in ("test", "validation"))
-    others = scoring.build_baselines(test, weights, dataset.settings["luminance"])
-    table = scoring.score({"model": upscaler, **others}, test, recompose)
+    baselines = scoring.build_baselines(test, weights, dataset.settings["luminance"])
+    table = scoring.score({"model": upscaler, **baselines}, test, recompose)
     summary = scoring.summarise(table)
     nearest = summary["model"]["over"]["nearest"]
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
@@ -118,7 +132,7 @@ def log_result(
     records.log_table(table, "test.json")
     records.log_json(summary, "test-summary.json")
     if points:
-        on_validation = scoring.score(others, validation, names=("mae",)).groupby("method")["mae"].mean()
+        on_validation = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
         records.log_figure(figures.plot_learning_curves(points, on_validation.to_dict()), "curves.png")
     records.log_figure(figures.plot_predictions(upscaler, test), "predictions.png")
     return summary

@@ -8,10 +8,13 @@ import numpy as np
 from PIL import Image
 
 from loupe.config.fields import parse_scale
+from loupe.imaging.conversion import to_image
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.reader import Page, read_image
-from loupe.photos import upscaling
+from loupe.imaging.image_data import ImageData
+from loupe.imaging.reader import read_pillow_image
 from loupe.photos.networks import Networks
+from loupe.photos.sizes import FITS, Target
+from loupe.photos.upscaling import upscale_image
 from loupe.tracking.resolver import BUNDLED, ResolveOptions, resolve_model
 
 
@@ -41,49 +44,57 @@ class Upscaler:
         return cls(resolve_model(model, ResolveOptions(ensemble=ensemble)))
 
     def __call__(
-        self, image: Any, scale: float | str | Fraction | None = None, size: Sequence[int] | None = None
+        self,
+        image: Any,
+        scale: float | str | Fraction | None = None,
+        size: Sequence[int] | None = None,
+        fit: str = "inside",
     ) -> Any:
         """Upscale one image.
 
         Args:
-            image: a PIL image of any mode, or an array of uint8 or uint16, (height, width) or (height, width, 1..4):
-                grey, grey and alpha, RGB, RGB and alpha, in the encoding of their file.
-            scale: from 1 to 8; the network's own, or 1.5, where neither it nor the size is given.
-            size: width and height of the result instead, in the shape of the image.
+            image: a PIL image of any mode, or an array of uint8 or uint16, (height, width) or (height, width, bands)
+                with 1 to 4 bands: grey, grey and alpha, RGB, RGBA, encoded as in image files.
+            scale: the scale factor, 1 to 8; None for that of the network, or 1.5 if it has several.
+            size: width and height of the result, instead of a scale factor.
+            fit: how an image with another aspect ratio fits the size: `inside`: the largest result within the size;
+                `cover`: the smallest that covers the size, cropped to it at the centre; `exact`: an error.
 
         Returns:
-            The same kind, upright, floor(side scale + 1/2) pixels a side: a PIL image (L, LA, RGB, RGBA or I;16)
-            with the colour profile of the input, or an array of the same type and number of axes.
+            The same kind, upright, with floor(side * scale + 1/2) pixels per side: a PIL image (L, LA, RGB, RGBA or
+            I;16) with the colour profile of the input, or an array of the same dtype and number of axes.
 
         Raises:
-            TypeError: it is neither, or an array of other types.
-            ValueError: the scale or the array's shape is out of range.
-            PhotoError: the image has no pixels, or the size has another shape than the image.
+            TypeError: the image is of another type, or an array of another dtype.
+            ValueError: the scale factor, fit or the array's shape is out of range.
+            PhotoError: the image has no pixels, or does not fit the size.
         """
         if isinstance(image, Image.Image):
-            page = read_image(image)
+            data = read_pillow_image(image)
         elif isinstance(image, np.ndarray):
-            page = Page(_bands(image))
+            data = ImageData(_add_bands(image))
         else:
             raise TypeError(f"image: must be a PIL image or a numpy array, got {type(image).__name__}")
-        height, width = page.pixels.shape[:2]
-        if not height or not width:
-            raise PhotoError(f"image: has no pixels: it is {width}x{height}")
+        if not data.pixels.size:
+            raise PhotoError(
+                f"image: must have at least one pixel, got {data.pixels.shape[1]}x{data.pixels.shape[0]}"
+            )
         if scale is not None and size is not None:
-            raise ValueError(f"size: goes without scale, got {size} and {scale}")
+            raise ValueError(f"size: must not be used with scale, got {size} and {scale}")
+        if fit not in FITS:
+            raise ValueError(f"fit: must be one of {', '.join(FITS)}, got {fit!r}")
         factor = None if scale is None else parse_scale(scale, allow_one=True)
-        asked = None if size is None else (size[0], size[1])
-        wanted = upscaling.size_of((width, height), factor, asked, self.networks)
-        large = np.concatenate(list(upscaling.large_page(page, wanted, self.networks).strips))
+        target = Target(factor, None if size is None else (size[0], size[1]), fit)
+        large = np.concatenate(list(upscale_image(data, target, self.networks).strips))
         if isinstance(image, np.ndarray):
             return large[..., 0] if image.ndim == 2 else large
-        result = Image.fromarray(large[..., 0] if large.shape[2] == 1 else large)
-        if page.icc:
-            result.info["icc_profile"] = page.icc
+        result = to_image(large)
+        if data.metadata.icc:
+            result.info["icc_profile"] = data.metadata.icc
         return result
 
 
-def _bands(image: np.ndarray) -> np.ndarray:
+def _add_bands(image: np.ndarray) -> np.ndarray:
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.dtype not in (np.uint8, np.uint16):
         raise TypeError(f"image: must be uint8 or uint16, got {image.dtype}")

@@ -1,1 +1,1 @@
-"""The demo page."""
+"""The demo: a web page that upscales photos."""

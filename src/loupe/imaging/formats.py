@@ -1,0 +1,60 @@
+"""The image formats that are read and written: their suffixes and limits."""
+
+from pathlib import Path
+
+from loupe.errors import UsageError
+from loupe.imaging.decoder import PhotoError
+
+# The first suffix is the usual one.
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
+}  # fmt: skip
+FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
+ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
+DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # 16 bits per sample
+MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
+
+
+def get_format(out: Path) -> str:
+    """Return the format of a file's suffix; raise UsageError if the suffix is not one of an image format."""
+    try:
+        return FORMATS[out.suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"out: must end in the suffix of an image format, {', '.join(FORMATS)}, got {str(out)!r}"
+        ) from None
+
+
+def has_alpha(bands: int) -> bool:
+    """Return whether images with this number of bands have transparency."""
+    return bands in (2, 4)
+
+
+def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) -> None:
+    """Check that a file's format can store the result.
+
+    Args:
+        out: the file.
+        size: width and height.
+        count: the number of frames or pages.
+        bands: 1 to 4, as in `ImageData`.
+
+    Raises:
+        PhotoError: it cannot.
+    """
+    name = get_format(out)
+    if count > 1 and name not in FRAME_FORMATS:
+        raise PhotoError(f"has {count} pages or frames, but {out.suffix} stores one; use .tif, .webp, .gif or .png")
+    if has_alpha(bands) and name not in ALPHA_FORMATS:
+        raise PhotoError(f"has transparency, but {out.suffix} has none; use .png or .webp")
+    largest = MAX_SIDE_PIXELS.get(name, 2**31 - 1)
+    if max(size) > largest:
+        raise PhotoError(f"{out.suffix}: width and height must be at most {largest}, got {size[0]}x{size[1]}")
+
+
+def validate_suffix(path: Path, format_name: str) -> None:
+    """Raise PhotoError if a photo's suffix belongs to another format than its content."""
+    named = FORMATS.get(path.suffix.lower())
+    if named is not None and named != format_name:
+        raise PhotoError(f"is a {format_name} file with the suffix {path.suffix}; rename it")

@@ -1,0 +1,45 @@
+"""Images in memory: pixels with their metadata, whole or as a stream of strips."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from loupe.imaging.metadata import Metadata
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """One image of a file: a photo, a frame of an animation or a page of a TIFF.
+
+    Args:
+        pixels: upright, uint8 or uint16, (height, width, bands). 1 to 4 bands: grey, grey and alpha, RGB, RGBA.
+        metadata: of the image.
+    """
+
+    pixels: np.ndarray
+    metadata: Metadata = field(default_factory=Metadata)
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """An image to write, whose rows are computed on demand.
+
+    Args:
+        size: width and height.
+        bands: 1 to 4, as in `ImageData`.
+        dtype: uint8 or uint16.
+        strips: arrays of the dtype, (rows, width, bands), from top to bottom.
+        metadata: of the image.
+    """
+
+    size: tuple[int, int]
+    bands: int
+    dtype: np.dtype
+    strips: Iterator[np.ndarray]
+    metadata: Metadata = field(default_factory=Metadata)
+
+    @property
+    def pixel_count(self) -> int:
+        """Width times height."""
+        return self.size[0] * self.size[1]

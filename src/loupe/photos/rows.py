@@ -1,0 +1,199 @@
+"""Images whose rows are computed on demand, so that an image of any size needs bounded memory.
+
+Each class requests the rows that it needs, with the margin of its filter or network, from the one below. The result
+does not depend on which rows are requested together.
+"""
+
+import math
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from loupe.imaging.formats import has_alpha
+from loupe.imaging.luminance import REC_601, REC_709, relative_luminance
+from loupe.upscalers.tiling import UpscalingModel, upscale_rows
+
+LANCZOS_RADIUS = 3  # source pixels on each side, for upscaling
+SPREAD_LEVELS = 5  # colours spread 2**5 = 32 pixels into transparency, twice the halo of a network
+
+
+class Rows(Protocol):
+    """A grey image, float32 in [-1, 1].
+
+    Args:
+        size: width and height.
+        extent: the unrounded width and height: at 3:2 the result of an odd side ends in the middle of a pixel.
+    """
+
+    size: tuple[int, int]
+    extent: tuple[float, float]
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Compute rows top to bottom (exclusive), (bottom - top, width)."""
+        ...
+
+
+class VisibleColours:
+    """The colours of an image; transparent pixels take the colours of visible pixels around them.
+
+    Networks and filters also read the hidden colours next to an edge of transparency. These are often black and
+    would leave a dark fringe.
+
+    Args:
+        pixels: uint8 or uint16, (height, width, bands), as in `ImageData`.
+    """
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        self._alpha = has_alpha(pixels.shape[2])
+        self.bands = pixels.shape[2] - self._alpha
+        self.height, self.width = pixels.shape[:2]
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Compute rows of the pixels' dtype, (bottom - top, width, 1 or 3)."""
+        if not self._alpha:
+            return self._pixels[top:bottom]
+        step = 2**SPREAD_LEVELS
+        begin = max(0, top - 2 * step) // step * step
+        part = self._pixels[begin : bottom + 2 * step]
+        colour = part[..., :-1]
+        if part[..., -1].all():
+            return colour[top - begin : bottom - begin]
+        spread = _spread_colour(colour.astype("float32"), part[..., -1:].astype("float32"), SPREAD_LEVELS)
+        filled = np.where(part[..., -1:] > 0, colour, np.rint(spread).astype(part.dtype))
+        return filled[top - begin : bottom - begin]
+
+
+def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.ndarray:
+    """Replace colours, (height, width, bands), where alpha, (height, width, 1), is 0 by means of visible ones."""
+    if levels == 0 or alpha.all():
+        return colour
+    height, width = alpha.shape[:2]
+    even = ((0, height % 2), (0, width % 2), (0, 0))
+
+    def sum_2x2(values: np.ndarray) -> np.ndarray:
+        values = np.pad(values, even)
+        return values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]
+
+    weight = sum_2x2(alpha)
+    mean = np.where(weight > 0, sum_2x2(colour * alpha) / np.maximum(weight, 1e-6), 0)
+    coarse = _spread_colour(mean, weight, levels - 1)
+    doubled = coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    return np.where(alpha > 0, colour, doubled)
+
+
+class LuminanceRows:
+    """Luminance of colours, computed as `compute_luminance` computes it for training but without rounding.
+
+    Args:
+        colours: of the image.
+        luminance: `rec601`, `rec709` or `relative`.
+    """
+
+    def __init__(self, colours: VisibleColours, luminance: str) -> None:
+        self._colours, self._luminance = colours, luminance
+        self.size = colours.width, colours.height
+        self.extent = float(colours.width), float(colours.height)
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Compute rows, as `Rows`."""
+        colour = self._colours(top, bottom)
+        half = np.float32(np.iinfo(colour.dtype).max / 2)
+        if colour.shape[2] == 3 and self._luminance == "relative":
+            return 2 * relative_luminance(colour.astype("float32") / (2 * half)) - 1
+        if colour.shape[2] == 1:
+            return colour[..., 0].astype("float32") / half - 1
+        weights = get_weights(self._luminance)
+        total = colour[..., 0] * weights[0]
+        for band in (1, 2):
+            total += colour[..., band] * weights[band]
+        return total / half - 1
+
+
+class ChromaRows:
+    """Red minus green and blue minus green, float32 (rows, width, 2); both are 0 for grey."""
+
+    def __init__(self, colours: VisibleColours) -> None:
+        self._colours = colours
+        self.height, self.width = colours.height, colours.width
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Compute rows top to bottom (exclusive)."""
+        colour = self._colours(top, bottom).astype("float32")
+        return colour[..., ::2] - colour[..., 1:2]
+
+
+class UpscaledRows:
+    """Rows upscaled by a network."""
+
+    def __init__(self, below: Rows, model: UpscalingModel) -> None:
+        self._below, self._model = below, model
+        scale = model.geometry.scale
+        self.size = int(below.size[0] * scale + 0.5), int(below.size[1] * scale + 0.5)
+        exact = (side * float(scale) for side in below.extent)
+        width, height = (min(side, rounded) for side, rounded in zip(exact, self.size, strict=True))
+        self.extent = width, height
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Compute rows, as `Rows`."""
+        return upscale_rows(self._model, self._below, self._below.size[1], range(top, bottom))
+
+
+class ResizedRows:
+    """Rows resized by Lanczos."""
+
+    def __init__(self, below: Rows, size: tuple[int, int]) -> None:
+        self._below, self.size = below, size
+        self.extent = float(size[0]), float(size[1])
+
+    def __call__(self, top: int, bottom: int) -> np.ndarray:
+        """Compute rows, as `Rows`."""
+        step = self._below.extent[1] / self.size[1]
+        begin, end = _source_rows(top, bottom, step, self._below.size[1])
+        image = Image.fromarray(self._below(begin, end))
+        box = (0, top * step - begin, self._below.extent[0], min(bottom * step - begin, image.height))
+        return np.asarray(image.resize((self.size[0], bottom - top), Image.Resampling.LANCZOS, box=box))
+
+
+def resize_bands(
+    source: VisibleColours | ChromaRows, top: int, bottom: int, width: int, steps: tuple[float, float]
+) -> list[np.ndarray]:
+    """Compute rows top to bottom (exclusive) of each band by Lanczos.
+
+    Args:
+        source: the bands.
+        top: the first row of the result.
+        bottom: the row after the last one.
+        width: of the result.
+        steps: source pixels per pixel of the result, horizontally and vertically.
+
+    Returns:
+        One float32 array, (bottom - top, width), per band.
+    """
+    across, down = steps
+    begin, end = _source_rows(top, bottom, down, source.height)
+    part = source(begin, end)
+    ends = bottom * down - begin, width * across
+    missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
+    if any(missing):  # half a pixel at 3:2
+        part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    box = (0.0, top * down - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
+
+    def resize(band: int) -> np.ndarray:
+        # floats: Pillow clips 8 bits between its two passes, whose order depends on the sizes
+        plane = Image.fromarray(part[..., band].astype("float32"))
+        return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
+
+    return [resize(band) for band in range(part.shape[2])]
+
+
+def get_weights(luminance: str) -> np.ndarray:
+    """Return the weights of red, green and blue; their sum is 1."""
+    return REC_601 if luminance == "rec601" else REC_709
+
+
+def _source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
+    """Return the range of source rows that Lanczos reads, with `step` source rows per row of the result."""
+    reach = LANCZOS_RADIUS * max(step, 1) + 1
+    return max(0, math.floor(top * step - reach)), min(height, math.ceil(bottom * step + reach))

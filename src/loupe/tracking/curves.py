@@ -1,0 +1,48 @@
+"""Learning curves of runs: as metrics, and in short as a tag, which a search returns with the run."""
+
+import json
+from typing import Any
+
+import mlflow
+import numpy as np
+
+from loupe.tracking import records
+
+METRIC = "val/mae"  # the metric of the curve in the tag
+CURVE_TAG = "loupe.curve"
+MAX_TAG_LENGTH = 5000  # that every store accepts
+
+
+def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
+    """Return the step and value of each point of a metric."""
+    history = mlflow.MlflowClient().get_metric_history(run_id, metric)
+    return sorted({point.step: point.value for point in history}.items())
+
+
+def load_points(run_id: str) -> list[dict[str, Any]]:
+    """Return the points of a run's curves: each has a step and the metrics of whole images."""
+    names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
+    curves = {name: dict(load_curve(run_id, name)) for name in names}
+    return [
+        {"step": step, "metrics": {name: curves[name][step] for name in names if step in curves[name]}}
+        for step in sorted(curves[METRIC])
+    ]
+
+
+def log_curve_tag(points: list[dict[str, Any]]) -> None:
+    """Log the curve of METRIC as a tag of the open run, so that a report needs no request per run.
+
+    Args:
+        points: as `load_points` returns them; too many for a tag are not logged.
+    """
+    curve = [(point["step"], float(point["metrics"][METRIC])) for point in points]
+    text = json.dumps([pair for pair in curve if np.isfinite(pair[1])], separators=(",", ":"))
+    if len(text) <= MAX_TAG_LENGTH:
+        records.log_tags({CURVE_TAG: text})
+
+
+def read_curve(run: Any) -> list[tuple[int, float]]:
+    """Return the curve of METRIC from the tag of a run, or else from its metrics."""
+    if CURVE_TAG in run.data.tags:
+        return [(step, value) for step, value in json.loads(run.data.tags[CURVE_TAG])]
+    return load_curve(run.info.run_id, METRIC) if METRIC in run.data.metrics else []

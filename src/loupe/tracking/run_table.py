@@ -1,0 +1,63 @@
+"""Loads the results of all finished runs as one table."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from loupe.tracking import curves, runs, trials
+from loupe.tracking.store import create_store
+
+RUNS_PER_REQUEST = 1000
+THREADS = 8  # that request curves
+
+
+def load_run_table() -> pd.DataFrame:
+    """Load every finished train run, trial and evaluation of the store, without those of smoke=true.
+
+    Returns:
+        One row per run, newest first, with the columns run_id, name, kind (trial, train, evaluate), sweep, state
+        (COMPLETE, PRUNED), started (ISO, UTC), dataset, digest, code, commit; settings.<field>: texts;
+        metrics.<name>: last values; curve.step and curve.val/mae: lists.
+    """
+    create_store()
+    client = mlflow.MlflowClient()
+    rows: list[dict[str, Any]] = []
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            experiments, "attributes.status = 'FINISHED'", max_results=RUNS_PER_REQUEST, page_token=token
+        )
+        found = [run for run in page if _is_result(run.data.tags)]
+        with ThreadPoolExecutor(THREADS) as threads:
+            rows += map(_make_row, found, threads.map(curves.read_curve, found))
+        token = page.token
+        if not token:
+            return pd.DataFrame(rows)
+
+
+def _is_result(tags: dict[str, str]) -> bool:
+    return tags.get("loupe.step") in ("trial", "train", "evaluate") and tags.get("loupe.smoke") == "false"
+
+
+def _make_row(run: Any, curve: list[tuple[int, float]]) -> dict[str, Any]:
+    tags, texts = run.data.tags, runs.read_settings(run)
+    return (
+        {
+            "run_id": run.info.run_id,
+            "name": run.info.run_name,
+            "kind": tags["loupe.step"],
+            "sweep": tags.get(trials.SWEEP_TAG),
+            "state": tags.get(trials.STATE_TAG, "COMPLETE"),
+            "started": pd.Timestamp(run.info.start_time, unit="ms").isoformat(timespec="seconds"),
+            "dataset": tags.get("loupe.dataset"),
+            "digest": tags.get("loupe.digest"),
+            "code": tags.get(trials.CODE_TAG),
+            "commit": tags.get("loupe.commit"),
+        }
+        | {f"settings.{name}": text for name, text in texts.items()}
+        | {f"metrics.{name}": value for name, value in run.data.metrics.items() if not name.startswith("system/")}
+        | {"curve.step": [step for step, _ in curve], "curve.val/mae": [value for _, value in curve]}
+    )
