@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 import services
-from jobs import environment, loupe
+from jobs import build_env, loupe
 
 from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
@@ -197,6 +197,6 @@ def test_keys_that_the_store_does_not_know_are_refused(tmp_path, monkeypatch):
 
 def test_a_package_that_is_missing_is_named():
     code = "import sys; sys.modules['s3fs'] = None; from loupe.data import storage; storage.exists('s3://a/b', 'c')"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=build_env(), capture_output=True, text=True)
     line = "loupe.errors.UsageError: data_dir: 's3://a/b' needs another package: Install s3fs to access S3"
     assert done.stderr.splitlines()[-1] == line

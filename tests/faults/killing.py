@@ -29,7 +29,7 @@ import psutil
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
-from jobs import all_runs, environment, loupe, store
+from jobs import build_env, list_runs, loupe, open_store
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ENDED = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
@@ -111,7 +111,7 @@ def trained(folder: Path) -> None:
 def of_training(folder: Path) -> Any:
     """The numbers of the newest finished training."""
     ended = [
-        run for run in all_runs(folder) if run.info.status == "FINISHED" and run.data.tags["loupe.step"] == "train"
+        run for run in list_runs(folder) if run.info.status == "FINISHED" and run.data.tags["loupe.step"] == "train"
     ]
     numbers = ended[0].data.metrics
     assert ended[0].outputs.model_outputs, "a finished run without its model"
@@ -130,14 +130,14 @@ def of_sweep(folder: Path) -> Any:
     ).trials
     assert not [trial for trial in found if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
     ended = [trial for trial in found if trial.state == TrialState.COMPLETE]
-    runs = {run.info.run_id for run in all_runs(folder)}
+    runs = {run.info.run_id for run in list_runs(folder)}
     assert all(trial.user_attrs["run"] in runs for trial in ended)
     return sorted((trial.params["activation"], trial.params["seed"], trial.value) for trial in ended)
 
 
 def of_registry(folder: Path) -> Any:
     """The champions, each a version with a model that is there."""
-    client, found = store(folder), {}
+    client, found = open_store(folder), {}
     for registered in client.search_registered_models():
         versions = client.search_model_versions(f"name = '{registered.name}'")
         assert versions, f"the registry has {registered.name} without a model"
@@ -153,7 +153,7 @@ def of_registry(folder: Path) -> Any:
 
 def fresh_registry(folder: Path) -> None:
     """A registry without an entry again."""
-    client = store(folder)
+    client = open_store(folder)
     for registered in client.search_registered_models():
         client.delete_registered_model(registered.name)
 
@@ -165,7 +165,7 @@ def fresh_sweep(folder: Path) -> None:
 
 def fresh_store(folder: Path) -> None:
     """A store of nothing, made before anybody can be killed in making it."""
-    store(folder).search_experiments()
+    open_store(folder).search_experiments()
 
 
 CASES = {
@@ -233,7 +233,7 @@ class Killing:
         with tempfile.TemporaryFile("w+") as told:
             process = subprocess.Popen(
                 [sys.executable, "-m", "loupe", *self.case.command],
-                cwd=self.folder, env=environment(), start_new_session=True, stdout=told, stderr=told,
+                cwd=self.folder, env=build_env(), start_new_session=True, stdout=told, stderr=told,
             )  # fmt: skip
             try:
                 killed = self._killed(process, number)
@@ -279,7 +279,7 @@ class Killing:
         left = [str(path) for path in self.folder.rglob(".*") if ".part" in path.name or path.name.count(".") > 2]
         assert not left, f"unfinished things are left: {left}"
         if (self.folder / "mlflow.db").exists():
-            running = [run.info.run_name for run in all_runs(self.folder) if run.info.status == "RUNNING"]
+            running = [run.info.run_name for run in list_runs(self.folder) if run.info.status == "RUNNING"]
             assert not running, f"still RUNNING: {running}"
         self.case.clean(self.folder)
 

@@ -10,7 +10,7 @@ import time
 import mlflow
 import pytest
 import services
-from jobs import complaint, environment, loupe
+from jobs import build_env, loupe, read_error
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking server")]
 EVERY = 100
@@ -32,7 +32,7 @@ def training(place, url, steps, **more):
     """A training in the background; yields its process."""
     command = [sys.executable, "-m", "loupe", *TRAINING, "--steps", str(steps)]
     process = subprocess.Popen(
-        command, cwd=place, env=environment(MLFLOW_TRACKING_URI=url, **more), stdout=subprocess.PIPE,
+        command, cwd=place, env=build_env(MLFLOW_TRACKING_URI=url, **more), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
@@ -123,7 +123,7 @@ def test_a_server_that_is_gone_for_good_is_told_by_sync_or_a_new_one_is(place, t
     assert last.startswith(f"loupe train: error: tracking: {url} is unreachable; run {run_id} is buffered in ")
     assert last.endswith("`loupe sync` uploads it")
     assert "Traceback" not in printed
-    assert "is unreachable" in complaint(loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url))
+    assert "is unreachable" in read_error(loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url))
     shutil.copytree(place / "unsent-runs", place / "copied")
     for server, kept in (("server", "unsent-runs"), ("another", "copied")):
         with services.mlflow_server(tmp_path / server, port):
@@ -141,6 +141,6 @@ def test_a_step_whose_server_does_not_answer_says_so_at_once_and_does_nothing(pl
     before = sorted(place.rglob("*"))
     started = time.monotonic()
     failed = loupe("train", "--dataset", "set", "--smoke", "true", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
-    assert complaint(failed) == f"loupe train: error: tracking: {url} is unreachable"
+    assert read_error(failed) == f"loupe train: error: tracking: {url} is unreachable"
     assert time.monotonic() - started < 60
     assert sorted(place.rglob("*")) == before

@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import onnx
 import pytest
-from jobs import loupe, store
+from jobs import loupe, open_store
 from onnx import TensorProto, helper
 
 from loupe.config import parse_settings
@@ -337,7 +337,7 @@ def test_train_starts_from_no_network_that_holds_code(kept, keras_files):
 def a_train_run(kept, run_id, status):
     """Make a run one of `train` on the small dataset."""
     dataset = next((kept[0] / "data").glob("photos-*")).name
-    client = store(kept[0])
+    client = open_store(kept[0])
     given = parse_settings("train", {"dataset": dataset, "smoke": True, "crop": 8, "quiet": True}).to_texts()
     tags = {"step": "train", "settings": json.dumps(given), "dataset": dataset, "digest": dataset.split("-")[-1]}
     for name, value in tags.items():
