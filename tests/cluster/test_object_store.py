@@ -149,7 +149,7 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_refused_by_name(pho
     with pytest.raises(LoupeError, match=rf"dataset: {dataset.location}/labels-00002.npy is missing or changed"):
         Dataset(dataset.location).load_pairs("train", SCALE)
     store.rm(f"{dataset.location}/{MANIFEST}")  # which makes the dataset: without it, it is prepared again
-    with pytest.raises(UsageError, match=r"dataset: 's3://.*' is no prepared dataset"):
+    with pytest.raises(UsageError, match=r"dataset: must be a prepared dataset, got 's3://.*'"):
         Dataset(dataset.location)
     again = prepare(preprocess(source=photo_folder, data_dir=place, scheduler=dask))
     again.load_pairs("train", SCALE)
