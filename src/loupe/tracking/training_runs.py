@@ -65,7 +65,9 @@ def load_start(settings: Train) -> keras.Model | None:
     start = settings.start
     reference = models.find_champion(settings.scale) if start == CHAMPION else models.find_model(start)
     if reference is None:
-        raise UsageError(f"start: there is no champion of this scale factor yet, got {start!r}")
+        raise UsageError(
+            f"start: must be a model that exists, got {start!r} without a champion for this scale factor"
+        )
     return models.load_keras(reference)
 
 
