@@ -5,7 +5,7 @@
 
 With --taken, only so many are taken, half of them first and half last; the others are put in between, ended.
 A worker and the sweep's parent, each with a storage of its own, take turns as they do in a sweep: the parent looks
-at the study after every few trials, and the worker is a new one after TRIALS_A_WORKER.
+at the study after every few trials, and the worker is a new one after MAX_TRIALS_PER_WORKER.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def run(place, sweep, taken):
             watch.ended += fill(parent, sweep.count_trials() - taken)
         with watch.of("a new worker"):
             worker = SweepStudy(sweep, study_storage.open_storage(place), "digest", "parent")
-            worker.count_running()
+            worker.count_open()
         for _ in range(worker_pool.MAX_TRIALS_PER_WORKER):
             if watch.ended % LOOK_EVERY == 0:
                 look(parent, watch)
@@ -78,7 +78,7 @@ def run(place, sweep, taken):
             one_trial(worker, sweep, watch)
     look(parent, watch)
     assert parent.count_ended() == sweep.count_trials()
-    assert not parent.has_open_trials()
+    assert not parent.count_open()
     return watch
 
 
@@ -110,8 +110,7 @@ def look(parent, watch):
         parent.enqueue_missing(2 * WORKERS + worker_pool.SPARE_TRIALS)
         parent.count_ended()
         parent.find_best()
-        parent.count_running(), parent.count_waiting()
-        parent.has_open_trials()
+        parent.count_open()
 
 
 def one_trial(worker, sweep, watch):

@@ -4,8 +4,8 @@
     python tests/faults/killing.py upscale --times 5 --seed 3
 
 SIGKILL and SIGTERM to the step's process and SIGINT to its group take turns, at a random moment before the usual end
-of the step (a step that ended before does not count). After up to MAX_KILLS_IN_A_ROW kills, the command runs undisturbed and
-must have the result of a command that was never killed.
+of the step (a step that ended before does not count). After up to MAX_KILLS_IN_A_ROW kills, the command runs
+undisturbed and must have the result of a command that was never killed.
 """
 
 import argparse

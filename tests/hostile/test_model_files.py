@@ -177,7 +177,7 @@ def keras_files(tmp_path_factory, canary):
 
 KERAS = {
     "lambda.keras": "[Ll]ambda",
-    "lambda.h5": "must be a .keras or .onnx file",
+    "lambda.h5": "must be a .keras file",
     "h5.keras": "not a zip file",
     "vector.keras": r"must take grey images, \(n, h, w, 1\)",
     "pickle.keras": "not a zip file",

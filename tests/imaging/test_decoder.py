@@ -1,4 +1,4 @@
-"""The decoder: every kind of image file is used or refused with a reason, and the ways to grey are right."""
+"""The decoder and the luminance formulas: a file is decoded or raises PhotoError with a reason."""
 
 import re
 
@@ -37,18 +37,18 @@ def mode_or_reason(content):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA"])
-def test_modes_of_8_bits_are_kept_exactly(photo, encode, mode):
+def test_8_bit_modes_are_unchanged(photo, encode, mode):
     opened = open_photo(encode(photo.convert(mode), ".png"))
     assert opened.mode == mode
     assert np.array_equal(opened, photo.convert(mode))
 
 
-def test_a_path_is_opened_as_its_bytes_are(photo, encode, tmp_path):
+def test_a_path_and_its_bytes_give_equal_images(photo, encode, tmp_path):
     (tmp_path / "photo.png").write_bytes(encode(photo, ".png"))
     assert np.array_equal(open_photo(tmp_path / "photo.png"), photo)
 
 
-def test_a_palette_becomes_its_colours(photo, encode):
+def test_a_palette_becomes_rgb(photo, encode):
     palette = photo.quantize(64)
     opened = open_photo(encode(palette, ".png"))
     assert opened.mode == "RGB"
@@ -62,7 +62,7 @@ def test_black_and_white_becomes_0_and_255(photo, encode):
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".tif", 0), (".jpg", 3)])
-def test_cmyk_becomes_the_same_image_in_rgb(photo, encode, suffix, tolerance):
+def test_cmyk_becomes_rgb(photo, encode, suffix, tolerance):
     opened = open_photo(encode(photo.convert("CMYK"), suffix, quality=95))
     assert opened.mode == "RGB"
     assert np.abs(np.asarray(opened, int) - np.asarray(photo, int)).mean() <= tolerance
@@ -82,13 +82,13 @@ def test_16_bit_grey_is_rounded(encode):
     assert np.asarray(opened).tolist() == [[0, 1, 255, 100]]
 
 
-def test_an_animation_gives_its_first_frame(photo, encode):
+def test_the_first_frame_of_an_animation_is_decoded(photo, encode):
     frames = [photo.convert("L").quantize(256), Image.new("P", photo.size, 0)]
     opened = open_photo(encode(frames[0], ".gif", save_all=True, append_images=frames[1:], duration=50))
     assert np.array_equal(compute_luminance(opened, "rec601"), photo.convert("L"))
 
 
-STORED = {  # EXIF orientation -> how the upright image lies in the file
+STORED = {  # EXIF orientation -> stored pixels of an upright image
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -102,7 +102,7 @@ STORED = {  # EXIF orientation -> how the upright image lies in the file
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "I;16"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_exif_orientation_gives_the_same_upright_image(photo, encode, orientation, mode):
+def test_the_exif_orientation_is_applied(photo, encode, orientation, mode):
     upright = photo.convert("L" if mode in ("I;16", "P") else mode)
     pixels = np.asarray(upright).astype("uint16") * 257 if mode == "I;16" else np.asarray(upright)
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](pixels)))
@@ -115,30 +115,30 @@ def test_every_exif_orientation_gives_the_same_upright_image(photo, encode, orie
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_photo_with_damaged_exif_is_used(photo, encode):
+def test_damaged_exif_is_ignored(photo, encode):
     content = encode(photo, ".jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff")
     assert open_photo(content).size == photo.size
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".tif", ".webp"])
-def test_a_truncated_file_is_refused_with_a_reason(photo, encode, suffix):
+def test_a_truncated_file_is_an_error(photo, encode, suffix):
     content = encode(photo, suffix)
     assert reason(content[: len(content) * 2 // 3])
 
 
-def test_a_jpeg_that_lost_its_end_is_damaged(photo, encode):
+def test_a_truncated_jpeg_is_damaged(photo, encode):
     content = encode(photo, ".jpg")
     assert reason(content[: len(content) // 2 + 200]).startswith("damaged: ")
 
 
-@pytest.mark.parametrize("content", [b"", b"a letter, no photo", b"<svg/>"])
-def test_what_is_no_image_is_refused_with_a_reason(content):
+@pytest.mark.parametrize("content", [b"", b"a letter, not a photo", b"<svg/>"])
+def test_a_file_that_is_not_an_image_is_an_error(content):
     assert reason(content) == "not an image"
 
 
 @pytest.mark.parametrize(("mode", "value"), [("F", 0.5), ("I", 70_000)])
-def test_values_without_a_known_range_are_refused_with_a_reason(encode, mode, value):
+def test_values_without_a_known_range_are_an_error(encode, mode, value):
     assert reason(encode(Image.new(mode, (8, 8), value), ".tif")) == f"mode {mode} has no known range of values"
 
 
@@ -149,7 +149,7 @@ def test_values_without_a_known_range_are_refused_with_a_reason(encode, mode, va
     keep=st.floats(0, 1),
     damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
 )
-def test_any_damage_ends_in_a_photo_or_in_a_reason(photo, encode, suffix, keep, damage):
+def test_damaged_files_are_decoded_or_raise_photo_error(photo, encode, suffix, keep, damage):
     content = bytearray(encode(photo, suffix))
     for place, value in damage:
         content[int(place * len(content))] = value
@@ -161,7 +161,7 @@ def test_any_damage_ends_in_a_photo_or_in_a_reason(photo, encode, suffix, keep, 
 
 @settings(max_examples=30)
 @given(arrays("uint8", (5, 7, 3)))
-def test_rec601_is_exactly_the_l_of_pillow(pixels):
+def test_rec601_equals_mode_l_of_pillow(pixels):
     image = Image.fromarray(pixels)
     assert np.array_equal(compute_luminance(image, "rec601"), np.asarray(image.convert("L")))
 
@@ -176,13 +176,13 @@ def test_rec601_is_exactly_the_l_of_pillow(pixels):
         ("relative", (255, 255, 0), 247), ("relative", (0, 10, 0), 7),
     ],
 )  # fmt: skip
-def test_pure_colours_have_the_grey_of_the_formula(luminance, colour, grey):
+def test_luminance_of_pure_colours(luminance, colour, grey):
     assert compute_luminance(Image.new("RGB", (2, 3), colour), luminance).tolist() == [[grey] * 2] * 3
 
 
 @pytest.mark.parametrize("luminance", LUMINANCES)
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA"])
-def test_grey_stays_as_it_is_by_every_luminance(luminance, mode):
+def test_grey_is_unchanged_by_all_formulas(luminance, mode):
     greys = np.arange(256, dtype="uint8").reshape(16, 16)
     grey = compute_luminance(Image.fromarray(greys).convert(mode), luminance)
     assert grey.dtype == np.uint8
@@ -191,7 +191,7 @@ def test_grey_stays_as_it_is_by_every_luminance(luminance, mode):
 
 @pytest.mark.parametrize("luminance", LUMINANCES)
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_transparent_parts_lie_on_white(encode, luminance, mode):
+def test_transparent_parts_are_blended_with_white(encode, luminance, mode):
     image = Image.new(mode, (3, 1), 0)
     for x, alpha in enumerate((255, 128, 0)):
         image.putpixel((x, 0), (0,) * (len(mode) - 1) + (alpha,))
@@ -200,7 +200,7 @@ def test_transparent_parts_lie_on_white(encode, luminance, mode):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
-def test_a_transparent_colour_of_a_palette_lies_on_white(encode, suffix):
+def test_a_transparent_palette_colour_is_white(encode, suffix):
     image = Image.new("P", (2, 1))
     image.putpalette([0, 0, 0, 255, 0, 0])
     image.putpixel((1, 0), 1)
@@ -210,14 +210,14 @@ def test_a_transparent_colour_of_a_palette_lies_on_white(encode, suffix):
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("RGB", (10, 20, 30)), ("L", 20)])
-def test_a_transparent_colour_of_a_png_without_alpha_lies_on_white(encode, mode, colour):
+def test_a_transparent_colour_of_a_png_without_alpha_is_white(encode, mode, colour):
     image = Image.new(mode, (2, 1), 0)
     image.putpixel((1, 0), colour)
     opened = open_photo(encode(image, ".png", transparency=colour))
     assert compute_luminance(opened, "rec601").tolist() == [[0, 255]]
 
 
-def test_bytes_become_floats_and_come_back_unchanged():
+def test_bytes_to_floats_and_back_are_equal():
     every = np.arange(256, dtype="uint8")
     floats = to_floats(every)
     assert floats.dtype == np.float32
@@ -226,7 +226,7 @@ def test_bytes_become_floats_and_come_back_unchanged():
     assert to_bytes(floats).dtype == np.uint8
 
 
-def test_floats_beyond_black_and_white_are_clipped():
+def test_floats_out_of_range_are_clipped():
     assert to_bytes(np.array([-3.0, -1.001, 0.9999, 1.2], "float32")).tolist() == [0, 0, 255, 255]
 
 

@@ -1,4 +1,4 @@
-"""Modes x formats x depths x metadata: nothing lost, and nothing changed that should not be."""
+"""Reading, upscaling and writing all formats, modes, depths and metadata."""
 
 import io
 import itertools
@@ -29,7 +29,7 @@ from loupe.photos.sizes import Target
 from loupe.photos.upscaling import upscale_image, upscale_photo
 
 SIZE = (45, 31)
-LARGE = (68, 47)  # by 3:2
+LARGE = (68, 47)  # at 3:2
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -52,7 +52,7 @@ LOSSLESS = {"png", "tif", "bmp"}
 
 @pytest.fixture(scope="module")
 def photo() -> Image.Image:
-    """A real photo with a soft, in places flat, alpha."""
+    """A real photo with transparent, soft and opaque parts."""
     import skimage
 
     image = Image.open(Path(skimage.__file__).parent / "data" / "chelsea.png").convert("RGB").resize(SIZE)
@@ -93,7 +93,7 @@ def upscaled(file: Path, out: Path, scale: str = "3/2", strip: bool = False) -> 
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in FORMATS.items() for mode in modes])
-def test_every_mode_of_every_format_keeps_its_kind_and_colours(photo, tmp_path, suffix, mode):
+def test_all_formats_keep_mode_and_colours(photo, tmp_path, suffix, mode):
     image = of_mode(photo, mode)
     file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
     image.save(file, lossless=True) if suffix == "webp" else image.save(file)
@@ -127,7 +127,7 @@ def test_every_mode_of_every_format_keeps_its_kind_and_colours(photo, tmp_path, 
 
 @pytest.mark.parametrize(("suffix", "bands"), [*itertools.product(["png", "tif"], [1, 3, 4]), ("png", 2)])
 @pytest.mark.parametrize("keep", ["all", "none"])
-def test_sixteen_bits_stay_sixteen_bits(photo, tmp_path, suffix, bands, keep):
+def test_16_bits_stay_16_bits(photo, tmp_path, suffix, bands, keep):
     rng = np.random.default_rng(0)
     smooth = np.linspace(10_000, 12_000, SIZE[0])[None, :, None] + np.linspace(0, 900, SIZE[1])[:, None, None]
     pixels = (smooth + rng.uniform(0, 30, (*SIZE[::-1], bands))).astype("uint16")
@@ -135,7 +135,7 @@ def test_sixteen_bits_stay_sixteen_bits(photo, tmp_path, suffix, bands, keep):
         pixels[..., -1] = 65535
     image = pyvips.Image.new_from_array(pixels, interpretation="grey16" if bands < 3 else "rgb16")
     file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
-    image.write_to_file(str(file), keep=keep)  # libvips puts EXIF into each file, unless it is told not to
+    image.write_to_file(str(file), keep=keep)  # libvips adds EXIF by default
     upscaled(file, out)
     large = pyvips.Image.new_from_file(str(out), revalidate=True).numpy().reshape(*LARGE[::-1], bands)
     assert large.dtype == np.uint16
@@ -146,7 +146,7 @@ def test_sixteen_bits_stay_sixteen_bits(photo, tmp_path, suffix, bands, keep):
         assert (large[..., -1] == 65535).all()
 
 
-def test_sixteen_bits_become_eight_where_the_format_has_no_more(photo, tmp_path):
+def test_16_bits_become_8_in_formats_without_16_bits(photo, tmp_path):
     of_mode(photo, "I;16").save(tmp_path / "small.png")
     assert upscaled(tmp_path / "small.png", tmp_path / "large.jpg").mode == "L"
 
@@ -167,10 +167,10 @@ def exif(orientation: int = 1) -> Image.Exif:
      ("png", "jpg"), ("tif", "jpg"), ("jpg", "tif"), ("webp", "png")],
 )  # fmt: skip
 @pytest.mark.parametrize("large", [False, True], ids=["whole", "streamed"])
-def test_metadata_stay_and_tell_the_new_size(photo, tmp_path, monkeypatch, suffix, out_suffix, large):
+def test_metadata_are_kept_with_the_new_size(photo, tmp_path, monkeypatch, suffix, out_suffix, large):
     if large:
         if out_suffix in ("webp", "avif"):
-            pytest.skip("written whole")
+            pytest.skip("never streamed")
         monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
     file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{out_suffix}"
     options = {"exif": exif(), "icc_profile": SRGB, "dpi": (300, 300), "xmp": XMP}
@@ -209,7 +209,7 @@ def test_metadata_stay_and_tell_the_new_size(photo, tmp_path, monkeypatch, suffi
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_orientations_come_out_upright_once(photo, tmp_path, suffix, orientation):
+def test_results_are_upright_for_all_orientations(photo, tmp_path, suffix, orientation):
     upright = Image.new("RGB", (40, 24), "black")
     upright.paste("white", (0, 0, 20, 12))  # the upper left quarter
     turn = {
@@ -230,7 +230,7 @@ def test_all_orientations_come_out_upright_once(photo, tmp_path, suffix, orienta
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
-def test_animations_keep_their_frames_and_their_time(photo, tmp_path, suffix):
+def test_animations_keep_frames_and_durations(photo, tmp_path, suffix):
     frames = [photo.convert("RGB").rotate(30 * number) for number in range(4)]
     file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"
     durations = [100, 200, 300, 400]
@@ -238,7 +238,7 @@ def test_animations_keep_their_frames_and_their_time(photo, tmp_path, suffix):
     large = upscaled(file, out)
     assert large.n_frames == 4
     assert large.size == LARGE
-    assert suffix == "avif" or large.info["loop"] == 3  # an AVIF does not tell
+    assert suffix == "avif" or large.info["loop"] == 3  # AVIF does not store it
     found = []
     for number in range(4):
         large.seek(number)
@@ -266,7 +266,7 @@ def test_a_transparent_animation_stays_transparent(tmp_path):
         assert pixels[14:26, : 2 * at - 4, 3].max(initial=0) == 0
 
 
-def test_every_page_of_a_tiff_is_upscaled_with_its_own_size_and_mode(photo, tmp_path):
+def test_pages_of_a_tiff_keep_their_sizes_and_modes(photo, tmp_path):
     several = [photo.convert("L"), photo.convert("RGB").resize((20, 30)), of_mode(photo, "I;16")]
     several[0].save(tmp_path / "small.tif", save_all=True, append_images=several[1:])
     large = upscaled(tmp_path / "small.tif", tmp_path / "large.tif")
@@ -278,7 +278,7 @@ def test_every_page_of_a_tiff_is_upscaled_with_its_own_size_and_mode(photo, tmp_
     assert found == [(LARGE, "L"), ((30, 45), "RGB"), (LARGE, "I;16")]
 
 
-def test_a_cmyk_photo_goes_through_its_profile_and_carries_srgb(photo, tmp_path, cmyk_profile):
+def test_cmyk_is_converted_by_its_profile_to_srgb(photo, tmp_path, cmyk_profile):
     srgb = ImageCms.createProfile("sRGB")
     profile = ImageCms.getOpenProfile(io.BytesIO(cmyk_profile)) if cmyk_profile else None
     if profile is None:
@@ -296,7 +296,7 @@ def test_a_cmyk_photo_goes_through_its_profile_and_carries_srgb(photo, tmp_path,
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_whether_a_webp_is_lossless_is_told(photo, tmp_path, mode, frames, lossless):
+def test_lossless_webp_is_detected(photo, tmp_path, mode, frames, lossless):
     several = [of_mode(photo, mode).rotate(90 * number) for number in range(frames)]
     several[0].save(
         tmp_path / "small.webp", lossless=lossless, icc_profile=SRGB, exif=exif(1), save_all=frames > 1,
@@ -306,16 +306,16 @@ def test_whether_a_webp_is_lossless_is_told(photo, tmp_path, mode, frames, lossl
     assert read_photo((tmp_path / "small.webp").read_bytes()).lossless == lossless
 
 
-def test_a_photo_of_inks_has_the_same_profile_whenever_it_is_read(photo, tmp_path):
-    photo.convert("CMYK").save(tmp_path / "inks.tif")
-    first = next(read_photo(tmp_path / "inks.tif").images).metadata.icc
-    time.sleep(1.1)  # a profile holds the second in which it was made
-    assert next(read_photo(tmp_path / "inks.tif").images).metadata.icc == first
+def test_the_profile_of_a_cmyk_photo_does_not_depend_on_the_time(photo, tmp_path):
+    photo.convert("CMYK").save(tmp_path / "cmyk.tif")
+    first = next(read_photo(tmp_path / "cmyk.tif").images).metadata.icc
+    time.sleep(1.1)  # a profile has a creation time in seconds
+    assert next(read_photo(tmp_path / "cmyk.tif").images).metadata.icc == first
     assert ImageCms.getProfileDescription(ImageCms.getOpenProfile(io.BytesIO(first))).startswith("sRGB")
 
 
 @pytest.mark.parametrize("profiled", [False, True])
-def test_cmyk_of_sixteen_bits_is_what_it_is_of_eight_but_finer(photo, tmp_path, cmyk_profile, profiled):
+def test_16_bit_cmyk_equals_8_bit_cmyk_to_rounding(photo, tmp_path, cmyk_profile, profiled):
     eight = photo.convert("CMYK")
     deep = pyvips.Image.new_from_array(np.asarray(eight).astype("uint16") * 257).copy(interpretation="cmyk")
     if profiled:
@@ -332,7 +332,7 @@ def test_cmyk_of_sixteen_bits_is_what_it_is_of_eight_but_finer(photo, tmp_path, 
 
 @pytest.fixture
 def cmyk_profile() -> bytes:
-    """The profile that libvips brings along."""
+    """The CMYK profile of libvips."""
     tiny = pyvips.Image.black(2, 2, bands=3).copy(interpretation="srgb")
     try:
         return tiny.icc_transform("cmyk").get("icc-profile-data")
@@ -340,7 +340,7 @@ def cmyk_profile() -> bytes:
         return b""
 
 
-def test_stripped_of_metadata_the_colour_profile_stays(photo, tmp_path):
+def test_strip_keeps_the_colour_profile_only(photo, tmp_path):
     photo.convert("RGB").save(
         tmp_path / "small.jpg", exif=exif(6), icc_profile=SRGB, dpi=(300, 300), xmp=XMP, comment="secret"
     )
@@ -359,7 +359,7 @@ def test_stripped_of_metadata_the_colour_profile_stays(photo, tmp_path):
         ("RGB", 3, "x.jpg", "3 pages or frames"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused(mode, frames, out, word):
+def test_a_result_that_the_format_cannot_store_is_an_error(mode, frames, out, word):
     with pytest.raises(PhotoError, match=word):
         validate_output(Path(out), (10, 10), frames, len(mode))
     with pytest.raises(PhotoError, match="at most 16383, got 20000x10"):
@@ -389,8 +389,8 @@ def test_an_error_while_rows_are_computed_leaves_no_file(photo, tmp_path, monkey
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-def test_a_disk_that_is_full_fails_and_leaves_nothing(tmp_path, suffix):
-    """In a process that may write no file of more than 100 kB, row by row."""
+def test_a_full_disk_raises_an_error_and_leaves_no_file(tmp_path, suffix):
+    """Stream a file in a process whose files are limited to 100 kB."""
     code = f"""
 import resource, sys
 import numpy as np
@@ -411,7 +411,7 @@ except OSError as error:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pages_of_a_tiff_keep_sixteen_bits_of_colour(tmp_path):
+def test_pages_of_a_tiff_keep_16_bit_colour(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 65536, (62, 45, 3)).astype("uint16")
     several = pyvips.Image.new_from_array(pixels, interpretation="rgb16").copy()
     several.set_type(pyvips.GValue.gint_type, "page-height", 31)
@@ -425,14 +425,14 @@ def test_pages_of_a_tiff_keep_sixteen_bits_of_colour(tmp_path):
 
 
 @pytest.mark.parametrize(("bands", "interpretation"), [(1, "grey16"), (3, "rgb16"), (4, "rgb16")])
-def test_sixteen_bits_of_a_tiff_are_read_by_what_they_mean(tmp_path, bands, interpretation):
+def test_16_bit_tiffs_are_read_by_their_interpretation(tmp_path, bands, interpretation):
     pixels = np.random.default_rng(0).integers(0, 65536, (31, 45, bands)).astype("uint16")
     image = pyvips.Image.new_from_array(pixels, interpretation=interpretation)
     image.tiffsave(str(tmp_path / "small.tif"), miniswhite=bands == 1)
     assert np.array_equal(next(read_photo(tmp_path / "small.tif").images).pixels, pixels)
 
 
-def test_a_transparent_value_of_grey_is_transparency(tmp_path):
+def test_a_transparent_grey_value_becomes_alpha(tmp_path):
     deep = np.array([[7, 9], [9, 7]], "uint16")
     Image.fromarray(deep).save(tmp_path / "deep.png", transparency=7)
     page = next(read_photo(tmp_path / "deep.png").images)
@@ -443,7 +443,7 @@ def test_a_transparent_value_of_grey_is_transparency(tmp_path):
     assert page.pixels.tolist() == [[[0, 255], [255, 0]], [[255, 0], [0, 255]]]
 
 
-def test_frames_of_different_sizes_go_into_a_tiff_alone(tmp_path):
+def test_pages_of_different_sizes_fit_only_a_tiff(tmp_path):
     several = [Image.new("RGB", (10, 10)), Image.new("RGB", (20, 10))]
     several[0].save(tmp_path / "small.tif", save_all=True, append_images=several[1:])
     with pytest.raises(PhotoError, match="different sizes"):
@@ -452,7 +452,7 @@ def test_frames_of_different_sizes_go_into_a_tiff_alone(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_the_size_that_is_told_is_upright(photo, tmp_path, orientation):
+def test_the_size_of_a_photo_is_upright(photo, tmp_path, orientation):
     for suffix in ("jpg", "png", "tif", "webp"):
         photo.convert("RGB").save(tmp_path / f"small.{suffix}", exif=exif(orientation))
         found = read_photo(tmp_path / f"small.{suffix}")
@@ -460,7 +460,7 @@ def test_the_size_that_is_told_is_upright(photo, tmp_path, orientation):
         assert next(found.images).pixels.shape[1::-1] == found.size
 
 
-def test_a_png_that_tells_its_colours_without_a_profile_tells_them_still(photo, tmp_path):
+def test_colour_chunks_of_a_png_are_kept(photo, tmp_path):
     chunks = PngImagePlugin.PngInfo()
     chunks.add(b"gAMA", (100_000).to_bytes(4, "big"))
     primaries = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
@@ -471,7 +471,7 @@ def test_a_png_that_tells_its_colours_without_a_profile_tells_them_still(photo, 
     assert [round(value * 1e5) for value in large.info["chromaticity"]] == list(primaries)
 
 
-def test_a_colour_that_16_bits_make_transparent_is_transparency(tmp_path):
+def test_a_transparent_16_bit_colour_becomes_alpha(tmp_path):
     image = pyvips.Image.new_from_array(np.full((8, 9, 3), 700, "uint16"), interpretation="rgb16")
     image.pngsave(str(tmp_path / "small.png"), keep="none")
     whole = (tmp_path / "small.png").read_bytes()
@@ -482,13 +482,12 @@ def test_a_colour_that_16_bits_make_transparent_is_transparency(tmp_path):
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """Of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 @pytest.mark.parametrize(("bits", "row", "hidden"), [(2, b"\x1b", 2), (4, b"\x05\xbf", 11)])
-def test_a_transparent_grey_of_few_bits_is_transparency(tmp_path, bits, row, hidden):
-    """A row of four greys, from black to white, the third of which is transparent."""
+def test_a_transparent_grey_of_2_or_4_bits_becomes_alpha(tmp_path, bits, row, hidden):
+    """A row of four greys from black to white; the third is transparent."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)) + chunk(b"tRNS", struct.pack(">H", hidden))
     file = tmp_path / "small.png"
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b""))
@@ -497,7 +496,7 @@ def test_a_transparent_grey_of_few_bits_is_transparency(tmp_path, bits, row, hid
     assert np.asarray(open_photo(file))[0, :, 1].tolist() == [255, 255, 0, 255]
 
 
-def test_grey_of_12_bits_fills_the_range(tmp_path):
+def test_12_bit_grey_is_scaled_to_the_full_range(tmp_path):
     samples = b"".join((low << 12 | high).to_bytes(3, "big") for low, high in [(0, 4095), (3000, 3000)])
     tags = [(256, 2), (257, 2), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 8 * 12 + 4), (278, 2), (279, 6)]
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
@@ -510,7 +509,7 @@ def test_grey_of_12_bits_fills_the_range(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
 @pytest.mark.parametrize("large", [False, True], ids=["whole", "streamed"])
-def test_text_of_any_language_stays_as_its_bytes_are(photo, tmp_path, monkeypatch, suffix, large):
+def test_text_in_exif_keeps_its_bytes(photo, tmp_path, monkeypatch, suffix, large):
     if large:
         monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
     tags = exif()
@@ -523,7 +522,7 @@ def test_text_of_any_language_stays_as_its_bytes_are(photo, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("comment", ["Grüße 日本", "Grüße"])
-def test_a_comment_stays_readable_whatever_its_encoding(photo, tmp_path, comment):
+def test_comments_of_all_encodings_are_kept(photo, tmp_path, comment):
     encoding = "latin-1" if comment.isascii() or len(comment) == 5 else "utf-8"
     photo.convert("RGB").save(tmp_path / "small.jpg", comment=comment.encode(encoding))
     for suffix, format_value in {
@@ -533,7 +532,7 @@ def test_a_comment_stays_readable_whatever_its_encoding(photo, tmp_path, comment
         assert format_value(upscaled(tmp_path / "small.jpg", tmp_path / f"large.{suffix}")) == comment
 
 
-def test_grey_with_alpha_stays_transparent_in_a_gif(photo, tmp_path):
+def test_a_gif_keeps_the_transparency_of_grey(photo, tmp_path):
     photo.convert("LA").save(tmp_path / "small.png")
     alpha = np.asarray(upscaled(tmp_path / "small.png", tmp_path / "large.gif").convert("RGBA"))[..., 3]
     assert (alpha[:, :16] == 0).all()
@@ -541,7 +540,7 @@ def test_grey_with_alpha_stays_transparent_in_a_gif(photo, tmp_path):
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
-def test_a_png_that_is_streamed_tells_its_colours_and_texts_as_others_do(photo, tmp_path, monkeypatch, deep):
+def test_a_streamed_png_keeps_colour_chunks_and_texts(photo, tmp_path, monkeypatch, deep):
     chunks = chunk(b"gAMA", (100_000).to_bytes(4, "big"))
     title = PngImagePlugin.PngInfo()
     title.add_itxt("Title", "日本 ü", "ja", "題")
@@ -561,7 +560,7 @@ def test_a_png_that_is_streamed_tells_its_colours_and_texts_as_others_do(photo, 
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-def test_what_is_too_long_for_a_jpeg_is_left_out_and_told(photo, tmp_path, monkeypatch, streamed):
+def test_metadata_too_long_for_a_jpeg_are_omitted_and_reported(photo, tmp_path, monkeypatch, streamed):
     if streamed:
         monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
     tags, padded = exif(), XMP.replace(b"</rdf:RDF>", b" " * 70_000 + b"</rdf:RDF>")
@@ -570,21 +569,21 @@ def test_what_is_too_long_for_a_jpeg_is_left_out_and_told(photo, tmp_path, monke
     chunks.add_itxt("XML:com.adobe.xmp", padded.decode())
     photo.convert("RGB").save(tmp_path / "small.png", exif=tags, pnginfo=chunks)
     job = PhotoJob(tmp_path / "small.png", tmp_path / "large.jpg")
-    assert outcome_of(job).omitted == ["the camera's maker note", "XMP"]
+    assert upscale_job(job).omitted == ["the camera's maker note", "XMP"]
     found = Image.open(job.out).getexif()
     assert found[0x8298] == "Somebody"
     assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
-    assert outcome_of(PhotoJob(job.photo, tmp_path / "large.png")).omitted == []
+    assert upscale_job(PhotoJob(job.photo, tmp_path / "large.png")).omitted == []
 
 
-def outcome_of(job: PhotoJob) -> Outcome:
+def upscale_job(job: PhotoJob) -> Outcome:
     """Upscale a photo by 3:2."""
     options = ProcessingOptions(lambda image: upscale_image(image, Target(Fraction(3, 2)), NETWORKS))
     (outcome,) = process_jobs([job], options, lambda fraction: None)
     return outcome
 
 
-def test_layers_of_photoshop_do_not_go_into_a_photo_of_another_size(photo, tmp_path):
+def test_photoshop_layers_are_omitted(photo, tmp_path):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[37724], tags[34377] = b"Adobe Photoshop Document Data Block\0" + b"l" * 80_000, b"8BIM"
     photo.convert("RGB").save(tmp_path / "small.tif", tiffinfo=tags)
@@ -592,7 +591,7 @@ def test_layers_of_photoshop_do_not_go_into_a_photo_of_another_size(photo, tmp_p
     upscaled(tmp_path / "small.tif", tmp_path / "large.jpg")
 
 
-def test_what_an_animated_png_shows_where_nothing_moves_is_no_frame(tmp_path):
+def test_the_default_image_of_an_animated_png_is_not_a_frame(tmp_path):
     frames = [Image.new("RGB", (12, 8), colour) for colour in ("red", "green", "blue")]
     frames[0].save(
         tmp_path / "small.png", save_all=True, append_images=frames[1:], default_image=True, duration=[100, 200]
@@ -606,17 +605,17 @@ def test_what_an_animated_png_shows_where_nothing_moves_is_no_frame(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "becomes"), [("RGBA", "RGB"), ("LA", "L")])
-def test_an_alpha_that_hides_nothing_is_no_transparency(photo, tmp_path, mode, becomes):
+def test_opaque_alpha_is_removed_for_formats_without_alpha(photo, tmp_path, mode, becomes):
     photo.convert("RGB").convert(mode).save(tmp_path / "opaque.png")
     job = PhotoJob(tmp_path / "opaque.png", tmp_path / "large.jpg")
-    assert outcome_of(job).size == LARGE
+    assert upscale_job(job).size == LARGE
     assert Image.open(job.out).mode == becomes
     photo.convert(mode).save(tmp_path / "soft.png")
-    assert "transparency" in outcome_of(PhotoJob(tmp_path / "soft.png", tmp_path / "soft.jpg")).reason
-    assert outcome_of(PhotoJob(tmp_path / "opaque.png", tmp_path / "large.png")).size == LARGE
+    assert "transparency" in upscale_job(PhotoJob(tmp_path / "soft.png", tmp_path / "soft.jpg")).reason
+    assert upscale_job(PhotoJob(tmp_path / "opaque.png", tmp_path / "large.png")).size == LARGE
     assert Image.open(tmp_path / "large.png").mode == mode
 
 
-def test_a_jpeg_of_more_than_it_can_hold_is_refused_before_the_work():
+def test_a_result_too_large_for_a_jpeg_is_an_error():
     with pytest.raises(PhotoError, match="at most 65500, got 65520x10"):
         validate_output(Path("x.jpg"), (65_520, 10), 1, 3)

@@ -113,20 +113,19 @@ def test_repeated_calls_enqueue_each_item_once(place):
     study.enqueue_missing()
     study.enqueue_missing()
     opened(place, parent="the next").enqueue_missing()
-    assert (study.count_waiting(), study.count_running(), study.count_ended()) == (8, 0, 0)
-    assert study.has_open_trials()
+    assert (study.count_waiting(), study.count_open(), study.count_ended()) == (8, 8, 0)
     taken = study.claim_trial(HERE)
     study.enqueue_missing()
-    assert (study.count_waiting(), study.count_running()) == (7, 1)
+    assert (study.count_waiting(), study.count_open()) == (7, 8)
     finish(study, taken)
     study.enqueue_missing()
-    assert (study.count_waiting(), study.count_running(), study.count_ended()) == (7, 0, 1)
+    assert (study.count_waiting(), study.count_open(), study.count_ended()) == (7, 7, 1)
     done = work(study)
     study.enqueue_missing()
     assert len(done) == 7
     assert states(study) == {"COMPLETE": 8}
     assert study.count_ended() == study.sweep.count_trials() == 8
-    assert not study.has_open_trials()
+    assert not study.count_open()
     assert study.claim_trial(HERE) is None
 
 
@@ -247,7 +246,7 @@ def test_tuned_grid_trains_other_seeds_only_at_the_best_point_of_each_arm(place)
         ("relu", 0.001, 2),
     }
     study.enqueue_missing()
-    assert not study.has_open_trials()
+    assert not study.count_open()
     assert study.count_ended() == TUNED.count_trials() == 10
 
 
@@ -267,7 +266,7 @@ def test_tuning_ignores_failed_points(journal):
         ("tanh", 0.001, 2),
     }
     study.enqueue_missing()
-    assert not study.has_open_trials()
+    assert not study.count_open()
 
 
 def test_tuning_follows_the_direction_of_the_study():
@@ -365,7 +364,7 @@ def test_only_trials_of_dead_owners_become_orphans(place):
     assert [trial.number for trial in orphans] == [dead.number]
     assert study.optuna_study.trials[dead.number].user_attrs[FAILURE] == ORPHANED
     assert study.optuna_study.trials[alive.number].state == TrialState.RUNNING
-    assert (study.count_running(), study.count_waiting(), study.count_ended()) == (1, 5, 1)
+    assert (study.count_open(), study.count_waiting(), study.count_ended()) == (6, 5, 1)
 
 
 def test_running_trial_without_owner_becomes_an_orphan_after_the_timeout(place, monkeypatch):
@@ -559,7 +558,7 @@ def test_pruner_stops_poor_trials_and_never_good_ones(pruner, kind):
         assert len(bad) == len(ended)
     assert study.count_ended() == 24  # pruned trials have ended too
     study.enqueue_missing()
-    assert not study.has_open_trials()
+    assert not study.count_open()
 
 
 def test_study_has_the_sampler_of_the_file(tmp_path):
@@ -635,7 +634,7 @@ def test_journal_cut_at_any_byte_completes_each_item_once(
     study.enqueue_missing()
     work(study)
     study.enqueue_missing()
-    assert not study.has_open_trials()
+    assert not study.count_open()
     complete = [trial for trial in study.optuna_study.trials if trial.state == TrialState.COMPLETE]
     assert len({trial.user_attrs[ITEM] for trial in complete}) == len(complete) == 8
 
@@ -709,7 +708,7 @@ def test_at_most_max_waiting_trials_wait_and_all_items_run(place):
     done = [finish(study, study.claim_trial(HERE)) for _ in range(2)]
     study.enqueue_missing(max_waiting=4)
     assert study.count_waiting() == 4
-    while study.has_open_trials():
+    while study.count_open():
         done += [finish(study, study.claim_trial(HERE))]
         study.enqueue_missing(max_waiting=4)
     assert len(done) == 7

@@ -317,7 +317,7 @@ def test_another_search_under_a_name_that_is_taken_is_refused(searched, dataset)
 @pytest.mark.parametrize(
     ("search", "arguments", "words"),
     [
-        ("swish = [1, 2]", [], ["swish", "no field"]),
+        ("swish = [1, 2]", [], ["swish", "not a field"]),
         ("activation = {low = 1, high = 2}", [], ["activation", "must be a list of values with sampler=grid"]),
         ("keep_prob = [0.5, 2.0]", [], ["keep_prob", "less than or equal to 1", "2.0"]),
         ('"sgd.epsilon" = [1e-7]\noptimizer = ["sgd"]', [], ["epsilon"]),

@@ -153,10 +153,10 @@ class Register(DatasetSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run; best: the run of this scale with the lowest validation error (smoke runs count only with "
-        "smoke)",
+        "id of a train run; best: the run of this scale with the lowest validation error",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor with run=best", rule="3:2, 2:1 or 3:1")
+    smoke: bool = field(False, "run=best includes smoke runs")
     DEPENDS = {"scale": {"run": "best"}}
 
 

@@ -17,7 +17,7 @@ def load(file: Path) -> keras.Model:
             can make Keras raise other exceptions.
     """
     if file.suffix != ".keras":
-        raise ValueError("must be a .keras or .onnx file")
+        raise ValueError("must be a .keras file")
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
     unexpected = {member.filename for member in members} - ALLOWED_MEMBERS

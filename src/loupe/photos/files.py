@@ -86,7 +86,7 @@ def report_outcomes(
         The files that were written.
 
     Raises:
-        LoupeError: at least one photo failed, or there are no photos.
+        LoupeError: at least one photo failed, or the inputs have none.
     """
     failures = [*found.failures, *((outcome.job.photo, outcome.reason) for outcome in outcomes if outcome.reason)]
     done = [outcome for outcome in outcomes if outcome.size]

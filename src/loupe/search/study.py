@@ -106,13 +106,9 @@ class SweepStudy:
         """Return the number of waiting trials."""
         return len(self._list_trials(TrialState.WAITING))
 
-    def count_running(self) -> int:
-        """Return the number of running trials."""
-        return len(self._list_trials(TrialState.RUNNING))
-
-    def has_open_trials(self) -> bool:
-        """Return whether a trial waits or runs."""
-        return bool(self._list_trials(TrialState.WAITING, TrialState.RUNNING))
+    def count_open(self) -> int:
+        """Return the number of waiting and running trials."""
+        return len(self._list_trials(TrialState.WAITING, TrialState.RUNNING))
 
     def sum_work_seconds(self) -> float:
         """Return the seconds of training and scoring of all trials under the sweep's run."""
@@ -192,12 +188,14 @@ class SweepStudy:
 
     def rank_trials(self) -> list[FrozenTrial]:
         """Return the complete trials, best first: those of a grid by number of seeds, mean, and value."""
-        values: dict[object, list[float]] = {}
         complete = self._list_trials(TrialState.COMPLETE)
-        for trial in complete:
-            values.setdefault(self._find_point(trial), []).append(self._find_loss(trial))
+        points = list(map(self._find_point, complete))
+        values: dict[object, list[float]] = {}
+        for trial, point in zip(complete, points, strict=True):
+            values.setdefault(point, []).append(self._find_loss(trial))
         ranks = {point: (-len(losses), sum(losses) / len(losses)) for point, losses in values.items()}
-        return sorted(complete, key=lambda trial: (*ranks[self._find_point(trial)], self._find_loss(trial)))
+        keys = [(*ranks[point], self._find_loss(trial)) for trial, point in zip(complete, points, strict=True)]
+        return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
 
     def find_best(self) -> FrozenTrial | None:
         """Return the best complete trial, or None."""
@@ -216,7 +214,7 @@ class SweepStudy:
         """Return a key that trials of one grid point share; each trial of a sampler is its own point."""
         if not self.sweep.is_grid:
             return trial.number
-        return frozenset((key, value) for key, value in trial.params.items() if key != "seed")
+        return tuple(map(trial.params.get, self.sweep.search))
 
     def _find_loss(self, trial: FrozenTrial) -> float:
         """Return the value of a complete trial with the sign that makes lower better."""

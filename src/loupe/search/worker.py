@@ -44,7 +44,7 @@ def main(parent_pid: int) -> None:
         if trial is not None:
             run_trial(trial, study, job, heartbeat.watch_run)
             done += 1
-        if trial is not None or study.has_open_trials():
+        if trial is not None or study.count_open():
             active = time.monotonic()
         elif time.monotonic() - active > IDLE_TIMEOUT_S:
             break

@@ -83,7 +83,7 @@ def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> in
     study.enqueue_missing(max_waiting)
     best = study.find_best()
     bar.update(study.count_ended(), f"best {study.sweep.study.metric} {best.value:.5f}" if best else "")
-    return study.count_running() + study.count_waiting()
+    return study.count_open()
 
 
 def _close_orphans(study: SweepStudy, parent: str) -> None:

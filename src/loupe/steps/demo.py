@@ -18,12 +18,9 @@ def run(settings: Demo) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: Gradio is not installed, the model does not exist, or the port is in use.
+        UsageError: the model does not exist, or the port is in use.
     """
-    try:
-        import gradio
-    except ImportError:
-        raise UsageError("demo: needs Gradio: pip install 'loupe-upscale[demo]'") from None
+    import gradio
     import uvicorn
     from fastapi import FastAPI
 

@@ -55,20 +55,21 @@ def fit_network(
 
 
 def load_start(settings: Train) -> keras.Model | None:
-    """Load the model that the setting `start` names; None without it.
+    """Load the network of `start`: the champion, a URI of MLflow, or a .keras file; None if the settings name none.
 
     Raises:
-        UsageError: no such model.
+        UsageError: the network does not exist or cannot be loaded.
     """
-    if not isinstance(settings, GradientTrain) or settings.start is None:
+    name = settings.start if isinstance(settings, GradientTrain) else None
+    if name is None:
         return None
-    start = settings.start
-    reference = models.find_champion(settings.scale) if start == CHAMPION else models.find_model(start)
-    if reference is None:
-        raise UsageError(
-            f"start: must be a model that exists, got {start!r} without a champion for this scale factor"
-        )
-    return models.load_keras(reference)
+    try:
+        reference = models.find_champion(settings.scale) if name == CHAMPION else models.find_model(name)
+        if reference is None:
+            raise UsageError(f"model: there is no champion of this scale factor yet, got {name!r}")
+        return models.load_keras(reference)
+    except UsageError as error:
+        raise UsageError(str(error).replace("model:", "start:", 1)) from None
 
 
 def log_ridge(weights: np.ndarray, settings: Train) -> None:
