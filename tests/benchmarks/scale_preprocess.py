@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 
-from jobs import environment
+from jobs import build_env
 
 from loupe.config import parse_settings
 from loupe.data import preparation
@@ -107,7 +107,7 @@ def peaks_of_command(file):
     peaks, looked = {}, 0.0
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         command = [sys.executable, "-m", "loupe", "preprocess", "--source", file.resolve(), "--quiet"]
-        process = psutil.Popen([*map(str, command)], cwd=folder, env=environment())
+        process = psutil.Popen([*map(str, command)], cwd=folder, env=build_env())
         while process.poll() is None:
             with contextlib.suppress(psutil.Error):
                 if time.monotonic() - looked > 0.5:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 
 import made_up
 import services
-from jobs import measured
+from jobs import measure_step
 
 FILES = made_up.FILES
 
@@ -107,7 +107,7 @@ def main():
         started = time.perf_counter()
         with stored(given.store, folder, given.runs, given.without_tags) as uri:
             print(f"{given.runs} runs written in {time.perf_counter() - started:.0f} s", flush=True)
-            seconds, memory = measured(
+            seconds, memory = measure_step(
                 "report", "--sweeps", sweeps, "--out", folder / "report", cwd=folder, MLFLOW_TRACKING_URI=uri
             )
         assert len(list((folder / "report").iterdir())) >= 3

@@ -57,7 +57,7 @@ def measure(folder, size):
     with optimization.training_precision(model, settings):
         for step in range(STEPS):
             started = time.perf_counter()
-            inputs, labels = patches.batch(step, count)
+            inputs, labels = patches.draw_batch(step, count)
             cutting.append(time.perf_counter() - started)
             model.train_on_batch(inputs, labels)
             stepping.append(time.perf_counter() - started)

@@ -79,14 +79,14 @@ def test_a_step_takes_little_more_than_its_arithmetic(name, benchmark, operation
     model = builder.build(settings, INPUT_SIDE, "rec601")
     optimization.compile_model(model, settings)
     patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
-    inputs, labels = patches.batch(0, count)
+    inputs, labels = patches.draw_batch(0, count)
     with optimization.training_precision(model, settings):
         benchmark.pedantic(model.train_on_batch, (inputs, labels), rounds=100, warmup_rounds=5)
     if benchmark.stats is None:
         return  # beside other tests nothing is timed
     floor = operations(model, inputs.shape[1], count) / operations_a_second
     step = benchmark.stats.stats.median
-    cutting = statistics.median(seconds_of(lambda: patches.batch(1, count), 20))
+    cutting = statistics.median(seconds_of(lambda: patches.draw_batch(1, count), 20))
     benchmark.extra_info |= {"floor": floor, "over floor": step / floor, "input pipeline": cutting / step}
     with capsys.disabled():
         print(

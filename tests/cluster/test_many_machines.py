@@ -12,7 +12,7 @@ import optuna
 import pytest
 import services
 from hosts import cut_off, hosts, trials_of
-from jobs import all_runs, environment, loupe
+from jobs import build_env, list_runs, loupe
 
 from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
@@ -77,7 +77,7 @@ class Cluster:
         """Until the scheduler knows as many workers as are alive."""
         from distributed import Client
 
-        with Client(self.scheduler, timeout=services.PATIENCE, set_as_default=False) as client:
+        with Client(self.scheduler, timeout=services.START_TIMEOUT_S, set_as_default=False) as client:
             until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == len(self.alive), "workers")
 
     def lose(self, worker):
@@ -89,7 +89,7 @@ class Cluster:
         """A step in the background, on this cluster."""
         command = [sys.executable, "-c", IMPATIENT, *map(str, arguments), "--scheduler", self.scheduler]
         step = subprocess.Popen(
-            command, cwd=cwd, env=environment(MLFLOW_TRACKING_URI=self.tracking), stdout=subprocess.PIPE,
+            command, cwd=cwd, env=build_env(MLFLOW_TRACKING_URI=self.tracking), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         self._stack.callback(step.kill)
@@ -183,7 +183,7 @@ def test_a_sweep_is_the_same_though_machines_are_lost_and_others_join(cluster, a
 
     (tmp_path / "alone").mkdir()
     loupe("sweep", tmp_path / "sweep.toml", "--workers", 1, "--champion", "false", "--quiet", cwd=tmp_path / "alone")
-    assert {run.info.status for run in all_runs(tmp_path / "alone")} == {"FINISHED"}
+    assert {run.info.status for run in list_runs(tmp_path / "alone")} == {"FINISHED"}
     ours = results(found["COMPLETE"])
     assert len(ours) == 6
     assert ours == results(study_of(tmp_path / "alone").trials)

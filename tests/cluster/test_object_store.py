@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 import services
-from jobs import environment, loupe
+from jobs import build_env, loupe
 
 from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
@@ -149,7 +149,7 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_refused_by_name(pho
     with pytest.raises(LoupeError, match=rf"dataset: {dataset.location}/labels-00002.npy is missing or changed"):
         Dataset(dataset.location).load_pairs("train", SCALE)
     store.rm(f"{dataset.location}/{MANIFEST}")  # which makes the dataset: without it, it is prepared again
-    with pytest.raises(UsageError, match=r"dataset: 's3://.*' is no prepared dataset"):
+    with pytest.raises(UsageError, match=r"dataset: must be a prepared dataset, got 's3://.*'"):
         Dataset(dataset.location)
     again = prepare(preprocess(source=photo_folder, data_dir=place, scheduler=dask))
     again.load_pairs("train", SCALE)
@@ -197,6 +197,6 @@ def test_keys_that_the_store_does_not_know_are_refused(tmp_path, monkeypatch):
 
 def test_a_package_that_is_missing_is_named():
     code = "import sys; sys.modules['s3fs'] = None; from loupe.data import storage; storage.exists('s3://a/b', 'c')"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=build_env(), capture_output=True, text=True)
     line = "loupe.errors.UsageError: data_dir: 's3://a/b' needs another package: Install s3fs to access S3"
     assert done.stderr.splitlines()[-1] == line

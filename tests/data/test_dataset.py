@@ -232,7 +232,7 @@ def test_a_damaged_shard_of_another_scale_does_no_harm(copy):
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UsageError, match="is no prepared dataset"):
+        with pytest.raises(UsageError, match="must be a prepared dataset"):
             Dataset(folder)
 
 
@@ -240,7 +240,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
 def test_a_damaged_manifest_is_refused(copy, keep):
     content = (copy / MANIFEST).read_bytes()
     (copy / MANIFEST).write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(UsageError, match="is no prepared dataset"):
+    with pytest.raises(UsageError, match="must be a prepared dataset"):
         Dataset(copy)
 
 
@@ -249,7 +249,7 @@ def test_a_table_of_somebody_else_is_no_dataset(tmp_path):
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.table({"path": ["a"]}), tmp_path / MANIFEST)
-    with pytest.raises(UsageError, match="is no prepared dataset"):
+    with pytest.raises(UsageError, match="must be a prepared dataset"):
         Dataset(tmp_path)
 
 

@@ -62,7 +62,7 @@ def served():
 
 
 def fetch(target, served, md5=MD5, tries=3):
-    with patch.multiple("loupe.data.download", TRIES=tries, FIRST_PAUSE_S=0.01):
+    with patch.multiple("loupe.data.download", MAX_TRIES=tries, FIRST_PAUSE_S=0.01):
         return download(target, served.url, md5, SIZE, quiet=True)
 
 

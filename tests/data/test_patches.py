@@ -42,7 +42,7 @@ def same(batch, other):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_batch_is_floats_of_the_sides_asked_for(scale):
-    inputs, labels = Patches(photos(scale), 8, "aligned", True, seed=0).batch(0, 5)
+    inputs, labels = Patches(photos(scale), 8, "aligned", True, seed=0).draw_batch(0, 5)
     assert inputs.shape == (5, 8, 8, 1)
     assert labels.shape == (5, 8 * scale, 8 * scale, 1)
     assert inputs.dtype == labels.dtype == np.float32
@@ -53,13 +53,15 @@ def test_a_batch_is_floats_of_the_sides_asked_for(scale):
 @given(seed=st.integers(0, 2**31 - 1), steps=st.lists(st.integers(0, 10**8), min_size=1, max_size=5))
 def test_a_batch_depends_on_seed_and_step_only(seed, steps):
     used, fresh = (Patches(photos(Fraction(3, 2)), 8, "aligned", True, seed) for _ in range(2))
-    batches = [used.batch(step, 4) for step in steps]
-    assert all(same(fresh.batch(step, 4), batch) for step, batch in reversed(list(zip(steps, batches, strict=True))))
+    batches = [used.draw_batch(step, 4) for step in steps]
+    assert all(
+        same(fresh.draw_batch(step, 4), batch) for step, batch in reversed(list(zip(steps, batches, strict=True)))
+    )
 
 
 def test_other_steps_and_other_seeds_give_other_batches():
     patches = {seed: Patches(photos(Fraction(3, 2)), 8, "aligned", True, seed) for seed in (0, 1)}
-    batches = [patches[seed].batch(step, 4) for seed in (0, 1) for step in (0, 1)]
+    batches = [patches[seed].draw_batch(step, 4) for seed in (0, 1) for step in (0, 1)]
     assert not any(same(a, b) for number, a in enumerate(batches) for b in batches[:number])
 
 
@@ -68,7 +70,7 @@ def test_other_steps_and_other_seeds_give_other_batches():
 def test_aligned_patches_are_cut_from_the_same_place_of_input_and_label(scale, across):
     patches = Patches(rulers(scale, across=across), 8, "aligned", False, seed=0)
     starts = set()
-    for small, label in zip(*map(to_bytes, patches.batch(0, 200)), strict=True):
+    for small, label in zip(*map(to_bytes, patches.draw_batch(0, 200)), strict=True):
         if across:
             small, label = small.swapaxes(0, 1), label.swapaxes(0, 1)
         start = int(small[0, 0, 0])
@@ -83,7 +85,7 @@ def test_aligned_patches_are_cut_from_the_same_place_of_input_and_label(scale, a
 def test_any_takes_every_offset_and_the_label_from_the_place_rounded_down():
     patches = Patches(rulers(Fraction(3, 2)), 8, "any", False, seed=0)
     starts = {}
-    for small, label in zip(*map(to_bytes, patches.batch(0, 300)), strict=True):
+    for small, label in zip(*map(to_bytes, patches.draw_batch(0, 300)), strict=True):
         assert (label[:, :, 0] == np.arange(label[0, 0, 0], label[0, 0, 0] + 12)[:, None]).all()
         starts[int(small[0, 0, 0])] = int(label[0, 0, 0])
     assert starts == {start: start * 3 // 2 for start in range(17)}
@@ -106,7 +108,9 @@ def test_augment_turns_input_and_label_alike_in_all_eight_ways():
     small, label = pairs[0]
     ways = {a.tobytes(): b for a, b in zip(eight_ways(small), eight_ways(label), strict=True)}
     seen = set()
-    for crop, larger in zip(*map(to_bytes, Patches(pairs, 8, "aligned", True, seed=0).batch(0, 100)), strict=True):
+    for crop, larger in zip(
+        *map(to_bytes, Patches(pairs, 8, "aligned", True, seed=0).draw_batch(0, 100)), strict=True
+    ):
         assert np.array_equal(larger[..., 0], ways[crop.tobytes()])
         seen.add(crop.tobytes())
     assert seen == set(ways)
@@ -114,14 +118,14 @@ def test_augment_turns_input_and_label_alike_in_all_eight_ways():
 
 def test_without_augment_nothing_is_turned():
     pairs = photos(Fraction(3, 2), count=1, side=8)
-    inputs, labels = map(to_bytes, Patches(pairs, 8, "aligned", False, seed=0).batch(0, 20))
+    inputs, labels = map(to_bytes, Patches(pairs, 8, "aligned", False, seed=0).draw_batch(0, 20))
     assert (inputs[..., 0] == pairs[0][0]).all()
     assert (labels[..., 0] == pairs[0][1]).all()
 
 
 def test_a_batch_takes_every_pair_in_time():
     pairs = photos(Fraction(2), count=6, side=8)
-    inputs, _ = Patches(pairs, 8, "aligned", False, seed=0).batch(0, 100)
+    inputs, _ = Patches(pairs, 8, "aligned", False, seed=0).draw_batch(0, 100)
     assert {crop.tobytes() for crop in to_bytes(inputs)} == {pairs[index][0].tobytes() for index in range(6)}
 
 
@@ -151,7 +155,7 @@ def from_maps(monkeypatch):
 
     def of(*arguments):
         with monkeypatch.context() as patched:
-            patched.setattr(module, "HELD", 0)
+            patched.setattr(module, "MEMORY_LIMIT_BYTES", 0)
             return Patches(*arguments)
 
     return of
@@ -171,7 +175,7 @@ def test_patches_from_memory_and_from_the_maps_are_the_same(scale, crops, augmen
         assert len(taken) == 1  # it has held nothing
         taken.clear()
         for step in range(3):
-            assert same(held.batch(step, 9), mapped.batch(step, 9))
+            assert same(held.draw_batch(step, 9), mapped.draw_batch(step, 9))
             assert same(held.draw_from_each(step), mapped.draw_from_each(step))
 
 
@@ -180,7 +184,7 @@ def test_images_are_held_up_to_a_limit_only(over, held, monkeypatch):
     pairs = photos(Fraction(3, 2), count=4)
     taken = []
     pairs.stack, stacked = lambda: taken.append(1) or stacked(), pairs.stack
-    monkeypatch.setattr(module, "HELD", 4 * (24**2 + 36**2) - over)
+    monkeypatch.setattr(module, "MEMORY_LIMIT_BYTES", 4 * (24**2 + 36**2) - over)
     Patches(pairs, 8, "aligned", True, 0)
     assert bool(taken) == held
 
@@ -188,9 +192,9 @@ def test_images_are_held_up_to_a_limit_only(over, held, monkeypatch):
 def test_a_batch_changes_no_image_that_is_held():
     pairs = photos(Fraction(3, 2), count=2, side=8)
     patches = Patches(pairs, 8, "aligned", True, seed=0)  # whole images, turned
-    before = patches.batch(0, 50)
-    patches.batch(1, 50)
-    assert same(patches.batch(0, 50), before)
+    before = patches.draw_batch(0, 50)
+    patches.draw_batch(1, 50)
+    assert same(patches.draw_batch(0, 50), before)
     assert {to_bytes(crop).sum() for crop in before[0]} <= {int(pair[0].sum()) for pair in (pairs[0], pairs[1])}
 
 

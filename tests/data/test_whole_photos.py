@@ -1,5 +1,6 @@
 """The classical protocol: its luma, its shrinking and its scores equal what is derived here in another way."""
 
+import io
 from fractions import Fraction
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_bicubic_scores_what_is_computed_by_hand(photos, scale):
     assert list(table["path"]) == ["a.png", "b.png"]
     for path, found in zip(table["path"], table["psnr"], strict=True):
         photo = next(photo for photo in photos if photo.path == path)
-        image = np.asarray(Image.open(photo.opened()))
+        image = np.asarray(Image.open(io.BytesIO(photo.read_bytes())))
         luma = np.rint(rgb2ycbcr(image)[..., 0]) if image.ndim == 3 else image.astype(float)
         rows, columns = (side // scale.numerator * scale.numerator for side in luma.shape)
         label = luma[:rows, :columns]
@@ -111,5 +112,5 @@ def test_what_is_left_out_is_told_with_the_first_reason(photos, capsys):
 
 def test_a_folder_of_nothing_usable_is_refused_with_the_reason(photos):
     unusable = [photo for photo in photos if photo.path in ("broken.png", "small.png")]
-    with pytest.raises(UsageError, match=r"not one of 2 can be used; the first: broken\.png: "):
+    with pytest.raises(UsageError, match=r"must contain a usable image, got 2 files; the first: broken\.png: "):
         WholePhotos(unusable, Fraction(2))

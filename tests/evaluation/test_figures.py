@@ -1,4 +1,4 @@
-"""The story's images: which crops are shown, and by whom."""
+"""The sheet of crops: which crops it shows, and in which order."""
 
 from fractions import Fraction
 
@@ -14,7 +14,7 @@ SIDE = 30  # of a label; an input has 20
 
 @pytest.fixture
 def pairs() -> Pairs:
-    """Six flat photos; of the fourth and the second a corner is striped, the fourth's stripes are sharper."""
+    """Return six flat photos. The fourth and the second have a striped corner; the fourth's stripes are sharper."""
     labels = [np.full((SIDE, SIDE), 100, np.uint8) for _ in range(6)]
     labels[3][:10, 20:] = np.tile([0, 255], 5)
     labels[1][20:, :10] = np.tile([60, 140], 5)
@@ -22,7 +22,7 @@ def pairs() -> Pairs:
     return Pairs(rows, [np.full((20, 20), 100, np.uint8)] * 6, labels, Fraction(3, 2))
 
 
-def test_the_story_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pairs) -> None:
+def test_the_sheet_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pairs) -> None:
     scale = pairs.scale
     methods = {"plain": FilterUpscaler("nearest", scale), "final": FilterUpscaler("bicubic", scale)}
     figure = figures.plot_sheet(methods, pairs)
@@ -39,14 +39,14 @@ def test_the_story_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pair
     assert figure.axes[1].get_title() == f"plain\nmae {whole:.4f}"
 
 
-def test_the_story_shows_a_photo_once(pairs: Pairs) -> None:
+def test_the_sheet_shows_each_photo_once(pairs: Pairs) -> None:
     rows = [row | {"sha256": str(number // 3)} for number, row in enumerate(pairs.rows)]
     twice = Pairs(rows, [pairs[index][0] for index in range(6)], [pairs[index][1] for index in range(6)], pairs.scale)
     assert len(figures.plot_sheet({}, twice).axes) == 2 * 2  # two photos, input and label
 
 
 @pytest.mark.parametrize("sides", [(30, 90), (90, 30), (1, 7), (2, 2), (31, 64)])
-def test_the_busiest_crop_is_found_anywhere_in_an_image_of_any_aspect_ratio(sides: tuple[int, int]) -> None:
+def test_the_most_detailed_crop_is_found_anywhere_in_images_of_any_aspect_ratio(sides: tuple[int, int]) -> None:
     height, width = sides
     flat = np.zeros(sides, "float32")
     for y, x in ((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (height // 2, width // 2)):

@@ -1,4 +1,4 @@
-"""Summaries of scores: means, bootstrap intervals over photos, and what stands beside the baselines."""
+"""Summaries of scores: means, bootstrap intervals over photos, and comparisons with the baselines."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ import pytest
 from loupe.evaluation import metrics, scoring
 
 
-def test_an_interval_is_as_wide_as_the_normal_distribution_says():
+def test_an_interval_has_the_width_of_the_normal_approximation():
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)
     columns = np.stack([values, -2 * values], axis=1)
     (low, high), (negative_low, negative_high) = scoring.bootstrap_intervals(columns, np.arange(400))
@@ -16,7 +16,7 @@ def test_an_interval_is_as_wide_as_the_normal_distribution_says():
     assert (negative_low, negative_high) == pytest.approx((-2 * high, -2 * low))
 
 
-def test_tiles_of_a_photo_make_an_interval_no_narrower():
+def test_tiles_of_a_photo_do_not_narrow_the_interval():
     values = np.random.default_rng(1).normal(size=50)
     once = scoring.bootstrap_intervals(values[:, None], np.arange(50))
     tiled = scoring.bootstrap_intervals(np.repeat(values, 9)[:, None], np.repeat(np.arange(50), 9))

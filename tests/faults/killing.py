@@ -29,7 +29,7 @@ import psutil
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
-from jobs import all_runs, environment, loupe, store
+from jobs import build_env, list_runs, loupe, open_store
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MESSAGES = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
@@ -119,7 +119,7 @@ def prepare_training(folder: Path) -> None:
 def read_training(folder: Path) -> Any:
     """Return metrics of the newest finished training."""
     ended = [
-        run for run in all_runs(folder) if run.info.status == "FINISHED" and run.data.tags["loupe.step"] == "train"
+        run for run in list_runs(folder) if run.info.status == "FINISHED" and run.data.tags["loupe.step"] == "train"
     ]
     numbers = ended[0].data.metrics
     assert ended[0].outputs.model_outputs, "a finished run without a model"
@@ -138,14 +138,14 @@ def read_sweep(folder: Path) -> Any:
     ).trials
     assert not [trial for trial in found if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
     ended = [trial for trial in found if trial.state == TrialState.COMPLETE]
-    runs = {run.info.run_id for run in all_runs(folder)}
+    runs = {run.info.run_id for run in list_runs(folder)}
     assert all(trial.user_attrs["run"] in runs for trial in ended)
     return sorted((trial.params["activation"], trial.params["seed"], trial.value) for trial in ended)
 
 
-def read_registry(folder: Path) -> Any:
-    """Return whether each registered model has a champion; all versions must have their model."""
-    client, found = store(folder), {}
+def of_registry(folder: Path) -> Any:
+    """The champions, each a version with a model that is there."""
+    client, found = open_store(folder), {}
     for registered in client.search_registered_models():
         versions = client.search_model_versions(f"name = '{registered.name}'")
         assert versions, f"the registry has {registered.name} without a model"
@@ -159,9 +159,9 @@ def read_registry(folder: Path) -> Any:
     return found
 
 
-def clear_registry(folder: Path) -> None:
-    """Delete all registered models."""
-    client = store(folder)
+def fresh_registry(folder: Path) -> None:
+    """A registry without an entry again."""
+    client = open_store(folder)
     for registered in client.search_registered_models():
         client.delete_registered_model(registered.name)
 
@@ -171,9 +171,9 @@ def clear_study(folder: Path) -> None:
     (folder / "optuna.journal").unlink(missing_ok=True)
 
 
-def create_store(folder: Path) -> None:
-    """Create an empty store before the first kill."""
-    store(folder).search_experiments()
+def fresh_store(folder: Path) -> None:
+    """A store of nothing, made before anybody can be killed in making it."""
+    open_store(folder).search_experiments()
 
 
 CASES = {
@@ -241,7 +241,7 @@ class StepKiller:
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "loupe", *self.case.command],
-                cwd=self.folder, env=environment(), start_new_session=True, stdout=output, stderr=output,
+                cwd=self.folder, env=build_env(), start_new_session=True, stdout=told, stderr=told,
             )  # fmt: skip
             try:
                 killed = self._kill_at_random(process, number)
@@ -287,7 +287,7 @@ class StepKiller:
         left = [str(path) for path in self.folder.rglob(".*") if ".part" in path.name or path.name.count(".") > 2]
         assert not left, f"incomplete files are left: {left}"
         if (self.folder / "mlflow.db").exists():
-            running = [run.info.run_name for run in all_runs(self.folder) if run.info.status == "RUNNING"]
+            running = [run.info.run_name for run in list_runs(self.folder) if run.info.status == "RUNNING"]
             assert not running, f"still RUNNING: {running}"
         self.case.clean(self.folder)
 

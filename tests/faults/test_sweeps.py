@@ -8,7 +8,7 @@ from collections import Counter
 import optuna
 import pytest
 import services
-from jobs import all_runs, complaint, environment, loupe, store
+from jobs import build_env, list_runs, loupe, open_store, read_error
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults of sweeps")]
 SWEEP = """
@@ -36,16 +36,16 @@ def test_no_trial_is_lost_when_the_database_restarts(tmp_path, dataset):
         name="restarted", hidden="16,8", repeats=3, steps=400, every=20, search='activation = ["tanh", "relu"]'
     )
     (tmp_path / "sweep.toml").write_text(text)
-    store(tmp_path).search_experiments()  # two processes that make one store break it
+    open_store(tmp_path).search_experiments()  # two processes that make one store break it
     with services.restartable_postgresql(tmp_path / "postgresql") as (url, restart):
         arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--storage", url, "--no-champion"]
         command = [sys.executable, "-m", "loupe", *map(str, arguments), "--workers", "2"]
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=tmp_path, env=build_env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         for _ in range(1200):
             assert process.poll() is None, process.stdout.read()
-            if any("val/mae" in run.data.metrics for run in all_runs(tmp_path)):
+            if any("val/mae" in run.data.metrics for run in list_runs(tmp_path)):
                 break
             time.sleep(0.1)
         restart(4.0)
@@ -56,7 +56,7 @@ def test_no_trial_is_lost_when_the_database_restarts(tmp_path, dataset):
     assert Counter((trial.params["activation"], trial.params["seed"]) for trial in ended).most_common(1)[0][1] == 1
     assert len(ended) == 6
     assert not [trial for trial in trials if trial.state.name in ("RUNNING", "WAITING")]
-    assert not [run for run in all_runs(tmp_path) if run.info.status in ("RUNNING", "FAILED")]
+    assert not [run for run in list_runs(tmp_path) if run.info.status in ("RUNNING", "FAILED")]
 
 
 def test_a_diverging_trial_fails_with_its_last_checkpoint_and_the_others_continue(tmp_path, dataset):
@@ -64,13 +64,13 @@ def test_a_diverging_trial_fails_with_its_last_checkpoint_and_the_others_continu
     (tmp_path / "sweep.toml").write_text(
         SWEEP.format(name="diverging", hidden="none", repeats=1, steps=60, every=10, search=search)
     )
-    loupe("sweep", "sweep.toml", "--dataset", dataset, "--no-champion", "--quiet", cwd=tmp_path)
-    runs = {run.data.params.get("optimizer"): run for run in all_runs(tmp_path)}
+    loupe("sweep", "sweep.toml", "--dataset", dataset, "--champion", "false", "--quiet", cwd=tmp_path)
+    runs = {run.data.params.get("optimizer"): run for run in list_runs(tmp_path)}
     assert (runs["sgd"].info.status, runs["adam"].info.status) == ("FAILED", "FINISHED")
     kept = runs["sgd"].data.tags["loupe.checkpoint"]
     assert int(kept.removeprefix("checkpoint/").removesuffix(".npz")) % 10 == 0
-    assert kept in [item.path for item in store(tmp_path).list_artifacts(runs["sgd"].info.run_id, "checkpoint")]
-    line = complaint(loupe(
+    assert kept in [item.path for item in open_store(tmp_path).list_artifacts(runs["sgd"].info.run_id, "checkpoint")]
+    line = read_error(loupe(
         *("train", "--dataset", dataset, "--network", "perceptron", "--hidden", "none", "--optimizer", "sgd"),
         *("--learning-rate", 100, "--loss", "mse", "--schedule", "constant", "--steps", 60, "--eval-every", 10),
         cwd=tmp_path, status=1,

@@ -10,7 +10,7 @@ import time
 import mlflow
 import pytest
 import services
-from jobs import complaint, environment, loupe
+from jobs import build_env, loupe, read_error
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking server")]
 EVERY = 100
@@ -32,7 +32,7 @@ def training(place, url, steps, **more):
     """Run a training in the background; yields its process."""
     command = [sys.executable, "-m", "loupe", *TRAINING, "--steps", str(steps)]
     process = subprocess.Popen(
-        command, cwd=place, env=environment(MLFLOW_TRACKING_URI=url, **more), stdout=subprocess.PIPE,
+        command, cwd=place, env=build_env(MLFLOW_TRACKING_URI=url, **more), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
@@ -123,7 +123,7 @@ def test_sync_uploads_the_run_to_the_same_or_another_server(place, tmp_path):
     assert last.startswith(f"loupe train: error: tracking: {url} is unreachable; run {run_id} is buffered in ")
     assert last.endswith("`loupe sync` uploads it")
     assert "Traceback" not in printed
-    assert "is unreachable" in complaint(loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url))
+    assert "is unreachable" in read_error(loupe("sync", cwd=place, status=1, MLFLOW_TRACKING_URI=url))
     shutil.copytree(place / "unsent-runs", place / "copied")
     for server, kept in (("server", "unsent-runs"), ("another", "copied")):
         with services.mlflow_server(tmp_path / server, port):
@@ -140,7 +140,7 @@ def test_a_step_with_an_unreachable_server_fails_within_a_minute_and_writes_noth
     url = f"http://{services.LOOPBACK}:{services.free_port()}"
     before = sorted(place.rglob("*"))
     started = time.monotonic()
-    failed = loupe("train", "--dataset", "set", "--smoke", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
-    assert complaint(failed) == f"loupe train: error: tracking: {url} is unreachable"
+    failed = loupe("train", "--dataset", "set", "--smoke", "true", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
+    assert read_error(failed) == f"loupe train: error: tracking: {url} is unreachable"
     assert time.monotonic() - started < 60
     assert sorted(place.rglob("*")) == before

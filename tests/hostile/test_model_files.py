@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import onnx
 import pytest
-from jobs import loupe, store
+from jobs import loupe, open_store
 from onnx import TensorProto, helper
 
 from loupe.config import parse_settings
@@ -84,8 +84,8 @@ ONNX = {
     "another input": ({"inputs": [(7, [1, None, None, 1])]}, "Type Error"),
     "two inputs, one of another kind": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "must take grey images: "),
     "colour": ({"inputs": [(1, [1, None, None, 3])]}, "must take grey images: "),
-    "no input": (filling(1, 2) | {"inputs": []}, "gives float32"),
-    "a result of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "gives float32"),
+    "no input": (filling(1, 2) | {"inputs": []}, "must give float32"),
+    "a result of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "must give float32"),
     "a result that fills any memory": (filling(10**6, 10**6, 10**6), "must take grey images: "),
     "an unknown operation": (
         {"nodes": [helper.make_node("Evil", ["x0"], ["y"], domain="evil")]},
@@ -337,7 +337,7 @@ def test_train_starts_from_no_network_that_holds_code(kept, keras_files):
 def a_train_run(kept, run_id, status):
     """Make a run one of `train` on the small dataset."""
     dataset = next((kept[0] / "data").glob("photos-*")).name
-    client = store(kept[0])
+    client = open_store(kept[0])
     given = parse_settings("train", {"dataset": dataset, "smoke": True, "crop": 8, "quiet": True}).to_texts()
     tags = {"step": "train", "settings": json.dumps(given), "dataset": dataset, "digest": dataset.split("-")[-1]}
     for name, value in tags.items():

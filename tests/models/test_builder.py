@@ -1,7 +1,7 @@
-"""The contract of every network: built from any valid settings, it trains, saves, loads and predicts the same.
+"""Every network of any valid settings trains, saves, loads and predicts the same.
 
-Nothing here lists what there is: fields and their values come from the settings classes, so that a new
-choice is tested, and has to change what is built, from the day that it is written down.
+Fields and values come from the settings classes, so these tests include every new choice. A choice must change the
+network or its training.
 """
 
 import json
@@ -47,7 +47,7 @@ TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Gra
 NARROW = {
     "hidden": "8", "filters": 4, "layers": 1, "crop": 8, "batch_size": 4, "steps": 2, "eval_every": 2, "quiet": True,
 }  # fmt: skip
-# Values of fields that are no choices, where they change what is built; None: not given.
+# Values to try of fields without a list of choices; None: not given.
 FEW: dict[str, tuple[str | None, ...]] = {
     "scale": tuple(map(format_value, TRAINED_SCALES)),
     "optimizer": tuple(OPTIMIZERS),
@@ -66,7 +66,7 @@ def narrow(network: str, **more: Any) -> Given:
 
 
 def values_of(network: str) -> dict[str, tuple[Any, ...]]:
-    """Every field of a network, with any optimizer, that has more than one value to try."""
+    """Return the values to try of every field of a network and its optimizers that has more than one."""
     values: dict[str, tuple[Any, ...]] = {}
     for optimizer in OPTIMIZERS:
         for name, info in build_train_class(network, optimizer).model_fields.items():
@@ -80,10 +80,10 @@ def values_of(network: str) -> dict[str, tuple[Any, ...]]:
 
 
 class AllPairs:
-    """Few valid combinations that hold every pair of values that is valid at all.
+    """A small set of valid combinations that contains every valid pair of values.
 
-    Greedy: each begins with a pair that is still missing, and takes for every other field the value that
-    covers most missing pairs and leaves it valid.
+    Greedy: each combination starts with a missing pair, and takes for every other field the valid value that covers
+    the most missing pairs.
     """
 
     def __init__(self, network: str) -> None:
@@ -119,7 +119,7 @@ class AllPairs:
         return row
 
     def _possible(self, row: Given, depth: int = 2) -> bool:
-        """Whether some choice of the other fields makes it valid; only those are tried that matter to it."""
+        """Return whether some choice of up to `depth` other fields that change the error makes the row valid."""
         complaint = self._complaint(row)
         if not complaint or not depth:
             return not complaint
@@ -152,7 +152,7 @@ CASES = [
 
 @cache
 def photo_pairs(scale: Fraction) -> Pairs:
-    """Labels of 24x24 pixels: patch=whole stays small, and every other patch and crop fits."""
+    """Return labels of 24x24 pixels: small for patch=whole, large enough for every other patch and crop."""
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 24, x : x + 24] for y in range(0, 480, 80) for x in range(0, 480, 80)]
     cut = parse_settings("preprocess", {"label_size": 24})
@@ -165,13 +165,13 @@ def ridge_weights(scale: Fraction) -> np.ndarray:
 
 
 def built(settings: GradientTrain) -> keras.Model:
-    keras.utils.clear_session()  # the names of layers start anew
+    keras.utils.clear_session()  # resets the names of layers
     side = photo_pairs(settings.scale).sides[0]
     return builder.build(settings, side, "rec709", ridge_weights(settings.scale))
 
 
 def trained(settings: GradientTrain) -> keras.Model:
-    """After two steps: with the weights that they led to, be they better or not."""
+    """Return a network with its weights after two steps, even if the initial weights are better."""
     model = built(settings)
     checkpoints: dict[int, loop.Checkpoint] = {}
 
@@ -195,7 +195,9 @@ def image_for(geometry: Geometry) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "given"), CASES)
-def test_any_valid_settings_train_save_load_and_predict_the_same(network: str, given: Given, tmp_path: Path) -> None:
+def test_networks_of_any_valid_settings_train_save_load_and_predict_the_same(
+    network: str, given: Given, tmp_path: Path
+) -> None:
     settings = parse_settings("train", narrow(network) | given)
     model = trained(settings)
     geometry = Geometry.from_name(model.name)
@@ -212,7 +214,7 @@ def test_any_valid_settings_train_save_load_and_predict_the_same(network: str, g
     np.testing.assert_allclose(builder.KerasUpscaler(loaded)(image), large, atol=1e-6)
 
 
-def test_models_load_where_nothing_is_known_of_this_package(tmp_path: Path) -> None:
+def test_saved_models_load_without_this_package(tmp_path: Path) -> None:
     code = (
         "import sys, keras, numpy\n"
         "for name in sys.argv[1:]:\n"
@@ -235,7 +237,7 @@ def test_models_load_where_nothing_is_known_of_this_package(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_the_combinations_hold_every_value_and_every_optimizer_with_every_scale(network: str) -> None:
+def test_the_combinations_cover_every_value_and_every_optimizer_with_every_scale(network: str) -> None:
     rows = COMBINATIONS[network]
     for name, values in values_of(network).items():
         assert {row.get(name) for row in rows} == set(values)
@@ -244,7 +246,7 @@ def test_the_combinations_hold_every_value_and_every_optimizer_with_every_scale(
 
 
 def condition(network: str, name: str) -> Given:
-    """What a field needs beside it to have an effect, as the settings say."""
+    """Return the values of other fields that a field needs to have an effect."""
     depends: dict[str, Any] = {}
     for base in NETWORKS[network].__mro__:
         depends |= vars(base).get("DEPENDS", {})
@@ -252,14 +254,14 @@ def condition(network: str, name: str) -> Given:
 
 
 def fingerprint(given: Given) -> str:
-    """All that settings can change: the graph, its weights, the optimizer, the loss, the batches, the upscaled."""
+    """Hash everything that settings can change: graph, weights, optimizer, loss, batches and result."""
     settings = parse_settings("train", given)
     model = built(settings)
     optimization.compile_model(model, settings)
     images = photo_pairs(settings.scale)
     side, count = batches.compute_batch_shape(settings, Geometry.from_name(model.name), images.sides[0])
     patches = Patches(images, side, settings.crops, settings.augment, settings.seed)
-    arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.batch(step, count))]
+    arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.draw_batch(step, count))]
     image = image_for(Geometry.from_name(model.name))
     arrays.append(upscale(builder.KerasUpscaler(model), image, choose_recompose(settings)))
     with optimization.training_precision(model, settings):
@@ -280,8 +282,8 @@ CHOICES = [
 
 
 @pytest.mark.parametrize(("network", "name"), CHOICES)
-def test_every_choice_changes_what_is_built(network: str, name: str) -> None:
-    # several hidden layers with dropout, so that there is something to choose for each field
+def test_every_choice_changes_the_network_or_its_training(network: str, name: str) -> None:
+    # several hidden layers with dropout, so that every field can have an effect
     several = {"hidden": "8,4", "keep_prob": "0.5"}
     base = narrow(network) | {key: value for key, value in several.items() if key in NETWORKS[network].model_fields}
     base |= condition(network, name)
@@ -289,7 +291,7 @@ def test_every_choice_changes_what_is_built(network: str, name: str) -> None:
     assert len(prints) > 1
     assert len(set(prints.values())) == len(prints), prints
     value, before = next(iter(prints.items()))
-    assert fingerprint(base | {name: value}) == before  # the print itself does not change by chance
+    assert fingerprint(base | {name: value}) == before  # the fingerprint is deterministic
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -307,10 +309,10 @@ def test_every_field_of_an_optimizer_reaches_keras(optimizer: str) -> None:
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 @pytest.mark.parametrize("network", TRAINED)
-def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Fraction) -> None:
+def test_a_network_with_skip_ridge_equals_the_ridge_before_training(network: str, scale: Fraction) -> None:
     settings = parse_settings("train", narrow(network, scale=scale, skip="ridge", pre_upscale="none"))
     model = built(settings)
-    side = 5 * 24  # whole blocks of every default
+    side = 5 * 24  # a multiple of every default block
     image = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 1)).astype("float32")
     expected = ridge.RidgeUpscaler(ridge_weights(scale), scale, "rec709")(image)
     np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
@@ -318,12 +320,14 @@ def test_a_network_with_skip_ridge_starts_as_the_ridge(network: str, scale: Frac
 
 @pytest.mark.parametrize("output_activation", list_choices(Perceptron.model_fields["output_activation"].annotation))
 @pytest.mark.parametrize("activation", list_choices(Perceptron.model_fields["activation"].annotation))
-def test_a_perceptron_with_skip_ridge_starts_as_the_ridge_and_learns(activation: str, output_activation: str) -> None:
+def test_a_perceptron_with_skip_ridge_equals_the_ridge_and_has_a_gradient(
+    activation: str, output_activation: str
+) -> None:
     given = {"skip": "ridge", "activation": activation, "output_activation": output_activation}
     try:
         settings = parse_settings("train", narrow("perceptron") | given)
     except SettingsError as error:
-        pytest.skip(f"refused, as test_config.py asserts: {error}")
+        pytest.skip(f"refused, see test_config.py: {error}")
     model = built(settings)
     image = np.random.default_rng(0).uniform(-1, 1, (1, 40, 40, 1)).astype("float32")
     expected = ridge.RidgeUpscaler(ridge_weights(settings.scale), settings.scale, "rec709")(image)
@@ -334,7 +338,7 @@ def test_a_perceptron_with_skip_ridge_starts_as_the_ridge_and_learns(activation:
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_a_branch_of_a_filter_is_not_trained_and_that_of_the_ridge_is(network: str) -> None:
+def test_the_skip_branch_is_trainable_and_the_pre_upscale_branch_is_not(network: str) -> None:
     model = built(parse_settings("train", narrow(network, skip="ridge", pre_upscale="bicubic")))
     trainable = {variable.path for variable in model.trainable_variables}
     assert any("skip" in path for path in trainable)
@@ -356,14 +360,14 @@ def test_a_branch_of_a_filter_is_not_trained_and_that_of_the_ridge_is(network: s
     ],
     ids=str,
 )
-def test_the_geometry_of_a_network_is_what_its_settings_say(network: str, given: Given, expected: Geometry) -> None:
+def test_the_geometry_of_a_network_follows_from_its_settings(network: str, given: Given, expected: Geometry) -> None:
     settings = parse_settings("train", narrow(network) | given)
     assert builder.compute_geometry(settings, 16, "rec709") == expected
     assert Geometry.from_name(built(settings).name) == expected
 
 
 @pytest.mark.parametrize(("network", "given"), [case for case in CASES if int(str(case.id)[-2:]) < 8])
-def test_a_block_depends_on_nothing_beyond_the_halo(network: str, given: Given) -> None:
+def test_a_block_does_not_depend_on_pixels_beyond_the_halo(network: str, given: Given) -> None:
     settings = parse_settings("train", narrow(network) | given)
     model = built(settings)
     rng = np.random.default_rng(0)
@@ -384,18 +388,20 @@ def test_a_block_depends_on_nothing_beyond_the_halo(network: str, given: Given) 
     ("initializer", "inputs", "outputs", "stddev"),
     [("xavier", 100, 8, 6**0.5 / (10 + 8**0.5)), ("gaussian", 100, 8, 0.03)],
 )
-def test_weights_start_with_the_stated_spread(initializer: str, inputs: int, outputs: int, stddev: float) -> None:
+def test_initial_weights_have_the_standard_deviation_of_the_initializer(
+    initializer: str, inputs: int, outputs: int, stddev: float
+) -> None:
     given = {"stddev": stddev} if initializer == "gaussian" else {}
     settings = parse_settings("train", narrow("perceptron", initializer=initializer, hidden=outputs, **given))
     first, bias = built(settings).get_weights()[:2]
     assert first.shape == (inputs, outputs)
     assert not bias.any()
-    # Keras' truncated normal is cut at two of these and narrower for it: 0.88 times
+    # Keras's truncated normal ends at two of these, which lowers its deviation to 0.88 of them
     assert first.std() == pytest.approx(0.88 * stddev, rel=0.1)
     assert np.abs(first).max() <= 2 * stddev
 
 
-def test_layers_start_with_other_weights_than_each_other_and_than_another_seed_s() -> None:
+def test_initial_weights_differ_between_layers_and_seeds() -> None:
     alike = narrow("convolutional", skip="none", layers=2)
     one, again, other = (built(parse_settings("train", alike | {"seed": seed})).get_weights() for seed in (0, 0, 1))
     assert not np.array_equal(one[2], one[4])  # two convolutions of the same shape
@@ -403,7 +409,7 @@ def test_layers_start_with_other_weights_than_each_other_and_than_another_seed_s
     assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.any())
 
 
-def test_a_network_that_starts_from_another_takes_the_layers_of_the_same_shape() -> None:
+def test_copy_matching_weights_copies_layers_of_the_same_shapes() -> None:
     one, same, other_scale = (
         built(parse_settings("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))
         for seed, scale in ((0, "3:2"), (1, "3:2"), (1, "2:1"))
@@ -419,7 +425,7 @@ def test_a_network_that_starts_from_another_takes_the_layers_of_the_same_shape()
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(before, after, strict=True))
 
 
-def test_the_default_patch_of_every_scale_is_of_the_scale() -> None:
+def test_the_default_patch_has_the_ratio_of_its_scale() -> None:
     assert {scale: parse_scale(":".join(reversed(patch.split(":")))) for scale, patch in DEFAULT_PATCHES.items()} == {
         scale: scale for scale in TRAINED_SCALES
     }

@@ -11,7 +11,7 @@ from loupe.errors import UsageError
 from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
-from loupe.photos import comparison, denoising
+from loupe.photos import denoising
 from loupe.photos.denoising import DenoiseOptions, denoise_image, estimate_noise, read_mask
 
 
@@ -60,7 +60,6 @@ def test_all_conversions_from_16_to_8_bits_are_equal(tmp_path):
     assert np.array_equal(eight, np.rint(deep / 257))
     Image.fromarray(deep).save(tmp_path / "mask.png")
     assert np.array_equal(read_mask(tmp_path / "mask.png", 0), eight)
-    assert np.array_equal(comparison._make_image(deep[..., None]), eight)
 
 
 def test_strength_0_and_a_black_mask_change_nothing(photo):

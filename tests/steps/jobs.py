@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def environment(**more):
+def build_env(**more):
     """This process's environment, with the checkout's code first and no store of anybody else's."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     ours |= {"PYTHONPATH": str(ROOT / "src"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -35,7 +35,7 @@ def loupe(*arguments, cwd, status=0, timeout=900, **more):
     arguments = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as out:
         request = {"arguments": arguments, "cwd": str(cwd), "timeout": timeout, "out": out}
-        request["environment"] = environment(TF_CPP_MIN_LOG_LEVEL="3", **more)
+        request["environment"] = build_env(TF_CPP_MIN_LOG_LEVEL="3", **more)
         found = step_server().request(request)
         printed = [Path(out, name).read_text(errors="surrogateescape") for name in ("stdout", "stderr")]
     done = subprocess.CompletedProcess(arguments, found, *printed)
@@ -55,7 +55,7 @@ class StepServer:
     def __init__(self):
         command = [sys.executable, Path(__file__).with_name("step_server.py")]
         self._process = subprocess.Popen(
-            command, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            command, env=build_env(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def request(self, request):
@@ -66,7 +66,7 @@ class StepServer:
         return int(answer)
 
 
-def complaint(done):
+def read_error(done):
     """The one line in which a step has said why it ended; beside it TensorFlow tells that there is no GPU."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("loupe ")]
     assert len(lines) == 1, done.stderr
@@ -88,26 +88,26 @@ sys.exit(status)
 """
 
 
-def measured(*arguments, cwd, **more):
+def measure_step(*arguments, cwd, **more):
     """Run `python -m loupe` alone; returns seconds and peak memory in MB.
 
     A small process starts it: a child's peak counts what its parent had when it was made.
     """
     command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "loupe", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=cwd, env=build_env(**more), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     seconds, memory = map(float, done.stderr.split()[-2:])
     return seconds, memory
 
 
-def store(folder):
+def open_store(folder):
     """A client of the MLflow store in a folder."""
     import mlflow
 
     return mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db", f"sqlite:///{folder}/mlflow.db")
 
 
-def all_runs(folder):
+def list_runs(folder):
     """Every run of the store in a folder, newest first."""
-    client = store(folder)
+    client = open_store(folder)
     return client.search_runs([found.experiment_id for found in client.search_experiments()])

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from jobs import environment
+from jobs import build_env
 
 LOOPBACK = "127.0.0.1"
-PATIENCE = 120  # seconds until a server must answer
+START_TIMEOUT_S = 120  # seconds until a server must answer
 UNPRIVILEGED = "nobody"  # whom PostgreSQL runs as where this process is root, which it refuses to be
 
 
@@ -68,7 +68,7 @@ def restartable_postgresql(folder: Path, host: str = LOOPBACK) -> Iterator[tuple
         made = subprocess.run(
             [binaries / "initdb", "-D", data, "-U", "loupe", "--auth=scram-sha-256", f"--pwfile={secret}",
              "--encoding=utf8", "--locale=C", "--no-sync"],
-            cwd=data, env=environment(), capture_output=True, text=True, **who,
+            cwd=data, env=build_env(), capture_output=True, text=True, **who,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
         with (data / "pg_hba.conf").open("a") as rules:
@@ -159,8 +159,8 @@ def dask_cluster(folder: Path, workers: int = 2, **more: str) -> Iterator[str]:
         address = stack.enter_context(dask_scheduler(folder / "scheduler"))
         for number in range(workers):
             stack.enter_context(dask_worker(folder / f"worker-{number}", address, **more))
-        with Client(address, timeout=PATIENCE, set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=PATIENCE)
+        with Client(address, timeout=START_TIMEOUT_S, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=START_TIMEOUT_S)
         yield address
 
 
@@ -218,7 +218,7 @@ def _server(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as written:
         process = subprocess.Popen(
-            [*map(str, command)], cwd=cwd, env=environment(**more), start_new_session=True,
+            [*map(str, command)], cwd=cwd, env=build_env(**more), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT,
             user=user, group=group, extra_groups=extra_groups,
         )  # fmt: skip
@@ -259,7 +259,7 @@ def is_alive(process: psutil.Process) -> bool:
 def _wait(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], object]) -> None:
     """Until the server answers; fails with the end of its log where it dies, or stays silent."""
     last: Exception | None = None
-    for _ in range(PATIENCE * 10):
+    for _ in range(START_TIMEOUT_S * 10):
         assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text()[-3000:]}"
         try:
             answers()

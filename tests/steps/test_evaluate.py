@@ -1,4 +1,4 @@
-"""Several models in one evaluation keep their own scores, whatever they are called."""
+"""Several models in one evaluation keep their own scores, regardless of their names."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ BASELINES = {"nearest", "bilinear", "bicubic", "lanczos", "ridge"}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, photos):
-    """A folder with photos and its own store, and networks in files that share their names with others."""
+    """Return a folder with photos, its own store, and network files with equal names."""
     before = mlflow.get_tracking_uri()
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
@@ -36,7 +36,7 @@ def evaluated(**given):
 
 
 @pytest.mark.slow
-def test_models_whose_files_share_a_name_have_a_row_and_metrics_each(folder):
+def test_models_with_the_same_file_name_have_separate_rows_and_metrics(folder):
     files = ["a/model.onnx", "b/model.onnx", "c/lanczos.onnx"]
     scores = evaluated(model="small", beside=[*files, "bicubic"], out="scores.json", sheet="sheet.png")
     assert scores.keys() == {"model", *BASELINES, *files}
@@ -62,7 +62,7 @@ def test_models_whose_files_share_a_name_have_a_row_and_metrics_each(folder):
         ("bicubic", ["tiny", "ridge"], ["tiny"]),
     ],
 )
-def test_the_label_of_a_model_is_short_where_that_is_unique(model, beside, labels):
+def test_the_label_of_a_model_is_short_if_that_is_unique(model, beside, labels):
     found = evaluate.label_models(parse_settings("evaluate", {"model": model, "beside": beside}))
     assert [found[name] for name in beside if name in found] == labels
 
@@ -70,6 +70,6 @@ def test_the_label_of_a_model_is_short_where_that_is_unique(model, beside, label
 @pytest.mark.parametrize(
     ("model", "beside"), [("small", "tiny,tiny"), ("small", "small"), ("small", "model"), ("x/a.onnx", "x-a.onnx,a")]
 )
-def test_a_model_that_is_named_twice_is_refused(model, beside):
+def test_two_models_of_the_same_name_are_refused(model, beside):
     with pytest.raises(UsageError, match=r"^beside: must name different models"):
         evaluated(model=model, beside=beside)

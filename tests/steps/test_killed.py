@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from jobs import all_runs, environment, loupe, store
+from jobs import build_env, list_runs, loupe, open_store
 
 VARIANT = (
     *["train", "--network", "perceptron", "--hidden", "24,16", "--keep_prob", "0.5", "--augment", "true", "--quiet"],
@@ -28,7 +28,7 @@ def started(folder, *arguments):
     """A step in the background, in a process group of its own."""
     command = [sys.executable, "-m", "loupe", *arguments]
     return subprocess.Popen(
-        command, cwd=folder, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL,
+        command, cwd=folder, env=build_env(), start_new_session=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ def wait_for_checkpoint(folder, process, after):
     """Until the open run has a checkpoint of a step beyond `after`; returns the run."""
     for _ in range(3600):
         assert process.poll() is None, "the training ended before it could be killed"
-        for run in all_runs(folder) if (folder / "mlflow.db").exists() else []:
+        for run in list_runs(folder) if (folder / "mlflow.db").exists() else []:
             name = run.data.tags.get("loupe.checkpoint", "checkpoint/0.npz")
             if int(name.removeprefix("checkpoint/").removesuffix(".npz")) > after:
                 return run
@@ -59,9 +59,9 @@ def test_a_training_killed_at_any_moment_continues_to_the_weights_of_an_unbroken
     run = wait_for_checkpoint(broken, process, after=40)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert store(broken).get_run(run.info.run_id).info.status == "RUNNING"
+    assert open_store(broken).get_run(run.info.run_id).info.status == "RUNNING"
     loupe("train", "--resume", run.info.run_id, "--quiet", cwd=broken)
-    ended, unbroken = store(broken).get_run(run.info.run_id), all_runs(whole)[0]
+    ended, unbroken = open_store(broken).get_run(run.info.run_id), list_runs(whole)[0]
     assert ended.info.status == "FINISHED"
     assert ended.data.metrics["val/best_mae"] == unbroken.data.metrics["val/best_mae"]
     for ours, theirs in zip(weights_of(broken, ended), weights_of(whole, unbroken), strict=True):
@@ -81,8 +81,8 @@ def test_a_killed_run_is_closed_by_the_next_start_and_a_terminated_one_by_itself
             loupe("train", "--resume", run.info.run_id, cwd=tmp_path, status=2)  # it is still running
         os.kill(process.pid, number)
         process.wait(60)
-        store(tmp_path).delete_tag(run.info.run_id, "loupe.checkpoint")
-        states.append(store(tmp_path).get_run(run.info.run_id).info.status)
+        open_store(tmp_path).delete_tag(run.info.run_id, "loupe.checkpoint")
+        states.append(open_store(tmp_path).get_run(run.info.run_id).info.status)
     assert states == ["RUNNING", "KILLED", "KILLED"]
     loupe("preprocess", "--smoke", "true", "--quiet", cwd=tmp_path)
-    assert not [run for run in all_runs(tmp_path) if run.info.status == "RUNNING"]
+    assert not [run for run in list_runs(tmp_path) if run.info.status == "RUNNING"]

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from jobs import all_runs, environment, loupe, store
+from jobs import build_env, list_runs, loupe, open_store
 from PIL import Image
 
 from loupe.upscalers import bundled
@@ -17,11 +17,11 @@ BASELINES = ("nearest", "bilinear", "bicubic", "lanczos", "ridge")
 
 
 def steps_of(folder):
-    return {run.data.tags["loupe.step"]: run for run in all_runs(folder) if "loupe.step" in run.data.tags}
+    return {run.data.tags["loupe.step"]: run for run in list_runs(folder) if "loupe.step" in run.data.tags}
 
 
 def test_main_leaves_finished_runs_under_one_parent(finished_main):
-    runs = [run for run in all_runs(finished_main) if run.data.tags.get("loupe.step")]
+    runs = [run for run in list_runs(finished_main) if run.data.tags.get("loupe.step")]
     parent = next(run for run in runs if run.data.tags["loupe.step"] == "main")
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     steps = sorted(run.data.tags["loupe.step"] for run in children)
@@ -38,8 +38,8 @@ def test_main_ends_by_telling_what_to_look_at(finished_main):
 
 
 def test_a_train_run_holds_settings_dataset_curves_scores_and_images(finished_main):
-    client = store(finished_main)
-    run = next(run for run in all_runs(finished_main) if run.data.params.get("network") == "convolutional")
+    client = open_store(finished_main)
+    run = next(run for run in list_runs(finished_main) if run.data.params.get("network") == "convolutional")
     assert run.data.params["filters"] == "8"
     assert run.data.params["skip"] == "ridge"
     dataset = run.inputs.dataset_inputs[0].dataset
@@ -62,20 +62,20 @@ def test_a_train_run_holds_settings_dataset_curves_scores_and_images(finished_ma
 
 def test_a_preprocess_run_holds_manifest_counts_statistics_and_images(finished_main):
     run = steps_of(finished_main)["preprocess"]
-    files = {item.path for item in store(finished_main).list_artifacts(run.info.run_id)}
+    files = {item.path for item in open_store(finished_main).list_artifacts(run.info.run_id)}
     assert {"manifest.parquet", "pairs.png", "spread-values.png", "spread-images.png"} <= files
     assert run.data.metrics["labels"] == 12
     assert {"labels/mean", "labels/std", "inputs-3x2/mean", "inputs-2x1/std"} <= run.data.metrics.keys()
 
 
 def test_the_registered_version_tells_all_that_its_use_needs(finished_main):
-    version = store(finished_main).get_model_version_by_alias("loupe", "champion")
+    version = open_store(finished_main).get_model_version_by_alias("loupe", "champion")
     assert {"q", "p", "min_side", "halo", "luminance", "digest", "commit", "why", "gate", "mae", "defender_mae"} <= (
         version.tags.keys()
     )
     assert "scikit-image" in version.description
     assert version.tags["gate"] == "weak"  # one validation photo
-    files = store(finished_main).list_artifacts(version.run_id, "onnx")
+    files = open_store(finished_main).list_artifacts(version.run_id, "onnx")
     assert [item.path for item in files] == ["onnx/model.onnx"]
 
 
@@ -99,7 +99,7 @@ assert "loupe" not in sys.modules
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=finished_main,
-        env=environment(PYTHONPATH=""),
+        env=build_env(PYTHONPATH=""),
         capture_output=True,
         text=True,
     )
@@ -160,15 +160,15 @@ def test_without_a_champion_upscale_takes_and_names_the_bundled_network_of_the_s
 
 
 def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished_main):
-    champion = store(finished_main).get_model_version_by_alias("loupe", "champion")
-    worst = next(run for run in all_runs(finished_main) if run.data.params.get("network") == "perceptron")
+    champion = open_store(finished_main).get_model_version_by_alias("loupe", "champion")
+    worst = next(run for run in list_runs(finished_main) if run.data.params.get("network") == "perceptron")
     printed = loupe("register", "--run", worst.info.run_id, cwd=finished_main).stdout
     assert "not champion" in printed
-    after = store(finished_main).get_model_version_by_alias("loupe", "champion")
+    after = open_store(finished_main).get_model_version_by_alias("loupe", "champion")
     assert after.version == champion.version
-    versions = store(finished_main).search_model_versions("name = 'loupe'")
+    versions = open_store(finished_main).search_model_versions("name = 'loupe'")
     loupe("register", "--run", worst.info.run_id, cwd=finished_main)
-    assert len(store(finished_main).search_model_versions("name = 'loupe'")) == len(versions)
+    assert len(open_store(finished_main).search_model_versions("name = 'loupe'")) == len(versions)
 
 
 @pytest.mark.parametrize(
@@ -201,13 +201,13 @@ def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished
 )
 def test_what_is_not_there_is_refused_in_one_line_before_anything_starts(finished_main, step, arguments, word):
     (finished_main / "empty").mkdir(exist_ok=True)
-    before = len(all_runs(finished_main))
+    before = len(list_runs(finished_main))
     done = loupe(step, *arguments, "--quiet", cwd=finished_main, status=2)
     lines = [line for line in done.stderr.splitlines() if line.startswith("loupe ")]
     assert len(lines) == 1
     assert word in lines[0]
     assert "Traceback" not in done.stderr
-    runs = all_runs(finished_main)
+    runs = list_runs(finished_main)
     assert len(runs) == before
     assert not [run for run in runs if run.info.status == "RUNNING"]
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from jobs import ROOT, all_runs, environment, store
+from jobs import ROOT, build_env, list_runs, open_store
 from PIL import Image
 from services import LOOPBACK, free_port
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow run")]
 
 def run(*command, cwd, **more):
     done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=1500
+        [*map(str, command)], cwd=cwd, env=build_env(**more), capture_output=True, text=True, timeout=1500
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done
@@ -44,7 +44,7 @@ def clone(tmp_path_factory):
 
 
 def newest(folder):
-    return all_runs(folder)[0]
+    return list_runs(folder)[0]
 
 
 def test_every_entry_point_runs_bare_under_the_local_environment(clone, tmp_path):
@@ -52,7 +52,7 @@ def test_every_entry_point_runs_bare_under_the_local_environment(clone, tmp_path
     for step in ("main", "preprocess", "train", "evaluate", "register", "upscale"):
         run("mlflow", "run", ".", "-e", step, "--env-manager", "local", "-P", "smoke=true", cwd=clone, **store)
         assert newest(tmp_path).data.tags["loupe.step"] == ("upscale" if step == "main" else step)
-    runs = all_runs(tmp_path)
+    runs = list_runs(tmp_path)
     assert {found.info.status for found in runs} == {"FINISHED"}
     assert len({found.info.experiment_id for found in runs}) == 1  # else the page shows no nesting
     assert (clone / "upscaled.png").exists()
@@ -64,15 +64,15 @@ def test_the_smoke_sweep_ends_with_a_registered_version_and_plots_in_a_minute_an
     run("mlflow", "run", ".", "-e", "sweep", "-P", "sweep=sweeps/smoke.toml", "--env-manager", "local", cwd=clone,
         MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")  # fmt: skip
     seconds = time.monotonic() - started
-    runs = all_runs(tmp_path)
+    runs = list_runs(tmp_path)
     assert {found.info.status for found in runs} == {"FINISHED"}
     assert len({found.info.experiment_id for found in runs}) == 1
     (parent,) = (found for found in runs if found.data.tags["loupe.step"] == "sweep")
     trials = [found for found in runs if found.data.tags["loupe.step"] == "trial"]
     assert [found.data.tags["mlflow.parentRunId"] for found in trials] == [parent.info.run_id] * 4
-    plots = store(tmp_path).list_artifacts(parent.info.run_id, "plots")
+    plots = open_store(tmp_path).list_artifacts(parent.info.run_id, "plots")
     assert {item.path for item in plots} == {f"plots/{name}.png" for name in PLOTS}
-    version = store(tmp_path).get_model_version_by_alias("loupe", "champion")
+    version = open_store(tmp_path).get_model_version_by_alias("loupe", "champion")
     assert version.run_id == parent.data.tags["best_run"]
     assert seconds < 90
 
@@ -92,11 +92,11 @@ def test_fields_that_the_project_file_does_not_list_are_taken_and_text_of_number
 
 def test_bad_usage_under_mlflow_run_leaves_no_run_open(clone, tmp_path):
     command = ["mlflow", "run", ".", "-e", "train", "--env-manager", "local", "-P", "activation=swish"]
-    more = environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
+    more = build_env(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
     done = subprocess.run(command, cwd=clone, env=more, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     assert "activation: must be one of tanh, sigmoid, relu, got 'swish'" in done.stderr
-    assert [found.info.status for found in all_runs(tmp_path)] == ["FAILED"]
+    assert [found.info.status for found in list_runs(tmp_path)] == ["FAILED"]
 
 
 def test_train_runs_in_an_environment_that_uv_makes_of_the_project_file(clone):
@@ -123,7 +123,7 @@ def test_train_runs_from_a_git_address_and_logs_into_the_store_of_the_caller(clo
         run("mlflow", "run", address, "-e", "upscale", "--env-manager", "uv", "-P", "model=lanczos", cwd=tmp_path)
     finally:
         os.killpg(daemon.pid, 15)
-    assert [found.info.status for found in all_runs(tmp_path)] == ["FINISHED", "FINISHED"]
+    assert [found.info.status for found in list_runs(tmp_path)] == ["FINISHED", "FINISHED"]
 
 
 def test_a_wheel_trains_and_upscales_outside_the_checkout(clone, tmp_path):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from jobs import ROOT, environment
+from jobs import ROOT, build_env
 
 NOTEBOOK = ROOT / "docs" / "champion.ipynb"
 pytestmark = pytest.mark.xdist_group("main")  # one process: the tests share one finished main job
@@ -35,7 +35,7 @@ assert "loupe" not in sys.modules
     done = subprocess.run(
         [sys.executable, "-c", code + checks],
         cwd=finished_main,
-        env=environment(PYTHONPATH="", MPLBACKEND="Agg", TF_CPP_MIN_LOG_LEVEL="3"),
+        env=build_env(PYTHONPATH="", MPLBACKEND="Agg", TF_CPP_MIN_LOG_LEVEL="3"),
         capture_output=True,
         text=True,
     )

@@ -1,7 +1,7 @@
 """The step that judges and writes the pages, from a store, and where there is nothing to read."""
 
 import pytest
-from jobs import all_runs, loupe, store
+from jobs import list_runs, loupe, open_store
 
 from loupe.report import results
 
@@ -52,8 +52,8 @@ def test_a_store_gives_the_pages_with_images_and_the_table_that_gives_them_again
     loupe("sweep", "--sweep", "sweeps/tiny.toml", cwd=tmp_path)
     loupe("report", cwd=tmp_path)
     page = tmp_path / "report" / "report.html"
-    run = next(run for run in all_runs(tmp_path) if run.data.tags.get("loupe.step") == "report")
-    assert [item.path for item in store(tmp_path).list_artifacts(run.info.run_id)] == ["report.html"]
+    run = next(run for run in list_runs(tmp_path) if run.data.tags.get("loupe.step") == "report")
+    assert [item.path for item in open_store(tmp_path).list_artifacts(run.info.run_id)] == ["report.html"]
     assert run.info.status == "FINISHED"
     images = {path.stem for path in (tmp_path / "report" / "images").iterdir()}
     assert images == {"comparison", "story"}

@@ -16,7 +16,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import requests
-from jobs import environment, loupe
+from jobs import build_env, loupe
 from PIL import Image
 from services import free_port
 
@@ -41,7 +41,7 @@ def address(finished_main, tmp_path_factory):
     log = tmp_path_factory.mktemp("serving") / "log.txt"
     with log.open("w") as stream:
         server = subprocess.Popen(
-            command, cwd=finished_main, env=environment(PYTHONPATH=""), stdout=stream, stderr=stream,
+            command, cwd=finished_main, env=build_env(PYTHONPATH=""), stdout=stream, stderr=stream,
             start_new_session=True,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -116,7 +116,7 @@ def png(width, height, rows=100):
         ([""], {}, "is empty"),
         ([5], {}, "must be an image file in base64, got int"),
         ([base64.b64encode(png(60_000, 60_000)).decode()], {}, "too many pixels"),
-        ([base64.b64encode(png(9_000, 9_000, 9_000)).decode()], {}, "more than 64 million pixels"),
+        ([base64.b64encode(png(9_000, 9_000, 9_000)).decode()], {}, "at most 64 million pixels"),
         (["A" * 44_000_000], {}, "must have at most 32 MB, got 33 MB"),
         (["photo"], {"scale": 99.0}, "scale: must be from 1 to 8, got 99.0"),
         (["photo"], {"format": "exe"}, "format: must be same, jpg"),

@@ -15,7 +15,7 @@ from collections import Counter
 import optuna
 import psutil
 import pytest
-from jobs import ROOT, all_runs, complaint, environment, loupe, store
+from jobs import ROOT, build_env, list_runs, loupe, open_store, read_error
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -98,7 +98,7 @@ def started(folder, file, *arguments):
 def in_background(folder, *arguments, **more):
     """A Python process in a group of its own."""
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=folder, env=environment(**more), start_new_session=True,
+        [sys.executable, *arguments], cwd=folder, env=build_env(**more), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ def wait_for(process, found):
 
 def runs_of(folder, step, status=None):
     """The runs of a step in a folder's store, newest first."""
-    found = all_runs(folder) if (folder / "mlflow.db").exists() else []
+    found = list_runs(folder) if (folder / "mlflow.db").exists() else []
     return [run for run in found if run.data.tags.get("loupe.step") == step and status in (None, run.info.status)]
 
 
@@ -128,19 +128,19 @@ def study_of(folder, name):
 
 def table_of(folder, parent):
     """The rows of a sweep's trials.json."""
-    path = store(folder).download_artifacts(parent.info.run_id, "trials.json")
+    path = open_store(folder).download_artifacts(parent.info.run_id, "trials.json")
     with open(path) as file:
         read = json.load(file)
     return [dict(zip(read["columns"], row, strict=True)) for row in read["data"]]
 
 
 def files_of(folder, run, under=None):
-    return sorted(item.path for item in store(folder).list_artifacts(run.info.run_id, under))
+    return sorted(item.path for item in open_store(folder).list_artifacts(run.info.run_id, under))
 
 
 def kept_networks(folder):
     """The runs in a folder's store whose networks are there."""
-    client = store(folder)
+    client = open_store(folder)
     experiments = [found.experiment_id for found in client.search_experiments()]
     found = [model for model in client.search_logged_models(experiments) if model.name == "model"]
     assert len(list(folder.glob("mlruns/**/model.keras"))) == len(found)
@@ -163,7 +163,7 @@ def smoke(tmp_path_factory, dataset):
 def test_trials_are_children_of_the_sweep_and_linked_with_optuna_both_ways(smoke):
     (parent,), children = runs_of(smoke, "sweep"), runs_of(smoke, "trial")
     trials = {trial.number: trial for trial in study_of(smoke, "smoke").trials}
-    assert {run.info.status for run in all_runs(smoke)} == {"FINISHED"}
+    assert {run.info.status for run in list_runs(smoke)} == {"FINISHED"}
     assert {trial.state for trial in trials.values()} == {TrialState.COMPLETE}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     by_number = {int(run.data.tags["loupe.trial"]): run for run in children}
@@ -186,7 +186,7 @@ def test_a_trial_has_every_setting_and_whole_curves(smoke, dataset):
         ) == 1
     for run in runs_of(smoke, "trial"):
         for name in ("val/mae", "val/psnr", "train/mae", "loss", "learning_rate"):
-            steps = [point.step for point in store(smoke).get_metric_history(run.info.run_id, name)]
+            steps = [point.step for point in open_store(smoke).get_metric_history(run.info.run_id, name)]
             assert sorted(steps) == [0, 8, 16, 24], name
         assert run.data.tags["loupe.digest"] == dataset.name.rpartition("-")[2]
 
@@ -211,14 +211,14 @@ def test_only_the_best_is_kept_scored_on_test_and_registered(smoke):
     best = parent.data.tags["best_run"]  # smoke.toml keeps one
     assert kept_networks(smoke) == [best]
     assert [run.info.run_id for run in children if "test/mae" in run.data.metrics] == [best]
-    kept = store(smoke).get_run(best)
-    model = store(smoke).get_logged_model(kept.outputs.model_outputs[-1].model_id)
+    kept = open_store(smoke).get_run(best)
+    model = open_store(smoke).get_logged_model(kept.outputs.model_outputs[-1].model_id)
     linked = {metric.key: metric.value for metric in model.metrics}
     assert [linked[name] for name in ("val/best_mae", "test/mae")] == [
         kept.data.metrics[name] for name in ("val/best_mae", "test/mae")
     ]
     assert len(linked) == len(model.metrics)
-    version = store(smoke).get_model_version_by_alias("loupe", "champion")
+    version = open_store(smoke).get_model_version_by_alias("loupe", "champion")
     assert (int(version.version), version.run_id) == (1, best)
     assert not [run for run in children if files_of(smoke, run, "checkpoint")]
 
@@ -265,7 +265,7 @@ def test_an_arm_that_another_sweep_has_trained_is_taken_from_the_store_unless_fr
     by_activation = {trial.params["activation"]: trial for trial in study_of(searched, "second").trials}
     taken = by_activation["tanh"]
     assert (taken.state, taken.user_attrs["run"]) == (TrialState.COMPLETE, trained["tanh"])
-    linked = store(searched).get_run(trained["tanh"]).data
+    linked = open_store(searched).get_run(trained["tanh"]).data
     assert taken.value == linked.metrics["val/best_mae"]
     assert sorted(taken.intermediate_values) == [1, 2, 3]  # its curve, for the pruner of those that follow
     assert linked.tags["loupe.sweep"] == "first"
@@ -288,7 +288,7 @@ def test_a_best_trial_whose_network_was_not_kept_is_trained_again_and_registered
     (parent,), trials = runs_of(tmp_path, "sweep"), runs_of(tmp_path, "trial")
     best = parent.data.tags["best_run"]
     assert kept_networks(tmp_path) == [best]
-    store(tmp_path).set_terminated(parent.info.run_id, "KILLED")  # as if while it registered
+    open_store(tmp_path).set_terminated(parent.info.run_id, "KILLED")  # as if while it registered
     sweep(tmp_path, file)
     assert kept_networks(tmp_path) == [best]
 
@@ -299,15 +299,15 @@ def test_a_best_trial_whose_network_was_not_kept_is_trained_again_and_registered
     assert parent.data.tags["best_run"] == trained.info.run_id
     assert trained.data.params["activation"] == activation
     assert trained.data.metrics["val/best_mae"] == other.data.metrics["val/best_mae"]
-    assert store(tmp_path).get_model_version("loupe", "1").run_id == trained.info.run_id
+    assert open_store(tmp_path).get_model_version("loupe", "1").run_id == trained.info.run_id
 
 
 def test_another_search_under_a_name_that_is_taken_is_refused(searched, dataset):
-    runs, trials = len(all_runs(searched)), len(study_of(searched, "first").trials)
+    runs, trials = len(list_runs(searched)), len(study_of(searched, "first").trials)
     file = write_sweep(searched, dataset, "changed", 'activation = ["tanh", "sigmoid"]')
-    line = complaint(sweep(searched, file, "--name", "first", status=2))
+    line = read_error(sweep(searched, file, "--name", "first", status=2))
     assert "'first' is a study of another space" in line
-    assert len(all_runs(searched)) == runs
+    assert len(list_runs(searched)) == runs
     assert len(study_of(searched, "first").trials) == trials
 
 
@@ -339,7 +339,7 @@ def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_nothing(tmp_path, 
     files = [] if search is None else [write("refused", search)]
     done = loupe("sweep", *files, *arguments, "--workers", 1, cwd=tmp_path, status=2)
     for word in words:
-        assert word in complaint(done)
+        assert word in read_error(done)
     assert "secret" not in done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir()] == files
 
@@ -349,7 +349,7 @@ def test_a_sweep_that_runs_already_is_refused_and_one_that_is_terminated_leaves_
     process = started(tmp_path, file, "--workers", "2")
     try:
         wait_for(process, lambda: len(runs_of(tmp_path, "trial", "RUNNING")) == 2)
-        line = complaint(sweep(tmp_path, file, status=2))
+        line = read_error(sweep(tmp_path, file, status=2))
         assert f"process {process.pid} of " in line
         assert "already runs 'long'" in line
         assert len(runs_of(tmp_path, "sweep")) == 1
@@ -388,7 +388,7 @@ def test_a_poor_trial_is_pruned_and_counts_as_finished_in_mlflow(tmp_path, write
         run = runs[trial.user_attrs["run"]]
         assert run.info.status == "FINISHED"
         assert run.data.tags["trial.state"] == trial.state.name
-        points = [point.value for point in store(tmp_path).get_metric_history(run.info.run_id, "val/mae")]
+        points = [point.value for point in open_store(tmp_path).get_metric_history(run.info.run_id, "val/mae")]
         assert list(trial.intermediate_values.values()) == points[1:]  # not where it starts
         assert len(points) == 11 or trial.state == TrialState.PRUNED
         steps += len(points) - 1
@@ -418,7 +418,7 @@ def test_a_trial_that_diverges_fails_and_the_sweep_goes_on_unless_all_do(tmp_pat
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["best_run"] == trials["adam"].user_attrs["run"]
 
-    line = complaint(sweep(tmp_path, write("none", diverging + '["sgd"]', **more), status=1))
+    line = read_error(sweep(tmp_path, write("none", diverging + '["sgd"]', **more), status=1))
     assert "has failed" in line
     assert "lower learning_rate" in line
     parent = runs_of(tmp_path, "sweep")[0]
@@ -442,7 +442,7 @@ def test_max_trials_and_timeout_bound_a_sweep_and_the_next_one_finishes_it(tmp_p
     runs = runs_of(tmp_path, "trial")
     assert {run.data.params["activation"] for run in runs} == {"tanh", "relu", "sigmoid"}
     assert len(runs) == 3
-    assert {run.info.status for run in all_runs(tmp_path)} == {"FINISHED"}
+    assert {run.info.status for run in list_runs(tmp_path)} == {"FINISHED"}
 
 
 # What is killed.
@@ -500,7 +500,7 @@ def test_a_grid_killed_again_and_again_has_each_point_exactly_once_in_the_end(tm
     assert {run.info.run_id for run in finished} == {trial.user_attrs["run"] for trial in trials}
     assert len(finished) == 9
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {last.info.run_id}
-    assert store(tmp_path).get_run(ours[0].info.run_id).info.status == "KILLED"
+    assert open_store(tmp_path).get_run(ours[0].info.run_id).info.status == "KILLED"
     assert not {trial.state for trial in study_of(tmp_path, "killed").trials} & {
         TrialState.RUNNING, TrialState.WAITING,
     }  # fmt: skip
@@ -528,7 +528,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_numbers_of_an_unbroke
     assert unbroken.data.tags["loupe.sweep"] == "unbroken"
     for name in ("val/best_mae", "val/mae", "train/mae", "val/roughness"):
         assert ended.data.metrics[name] == unbroken.data.metrics[name], name
-    curves = [store(tmp_path).get_metric_history(whole.info.run_id, "val/mae") for whole in (ended, unbroken)]
+    curves = [open_store(tmp_path).get_metric_history(whole.info.run_id, "val/mae") for whole in (ended, unbroken)]
     curves = [sorted(curve, key=lambda point: point.step) for curve in curves]
     ours, theirs = ([(point.step, point.value) for point in curve] for curve in curves)
     assert ours == theirs
@@ -548,7 +548,7 @@ def one_trial_each(tmp_path_factory, dataset):
     files = [str(file) for file in SWEEPS if file.stem not in REAL]
     given = {"dataset": str(dataset), "smoke": "true", "max_trials": 1}
     done = subprocess.run(
-        [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(given), *files], cwd=folder, env=environment(),
+        [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(given), *files], cwd=folder, env=build_env(),
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     (folder / "printed.txt").write_text(f"{done.stdout}\n{done.stderr}")

@@ -13,7 +13,7 @@ import psutil
 import psycopg
 import pytest
 import services
-from jobs import environment, loupe
+from jobs import build_env, loupe
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep services")]  # one process: they share the servers
 
@@ -84,7 +84,7 @@ def transitions(scheduler):
     """How many changes of tasks' states a Dask scheduler has seen: more, once it was given a task."""
     from distributed import Client
 
-    with Client(scheduler, timeout=services.PATIENCE, set_as_default=False) as client:
+    with Client(scheduler, timeout=services.START_TIMEOUT_S, set_as_default=False) as client:
         return client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
 
 
@@ -143,7 +143,7 @@ def test_two_processes_share_the_trials_of_a_study_in_postgresql(postgresql):
         study.enqueue_trial({"point": point})
     command = [sys.executable, "-c", TEN_TRIALS, postgresql]
     both = [
-        subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(command, env=build_env(), stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]  # fmt: skip
     errors = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
@@ -172,7 +172,7 @@ def test_the_dask_cluster_computes_on_two_workers_of_one_thread(dask_scheduler):
     from distributed import Client
 
     before = transitions(dask_scheduler)
-    with Client(dask_scheduler, timeout=services.PATIENCE, set_as_default=False) as client:
+    with Client(dask_scheduler, timeout=services.START_TIMEOUT_S, set_as_default=False) as client:
         assert list(client.nthreads().values()) == [1, 1]
         workers = list(client.nthreads())
         pids = [client.submit(os.getpid, workers=[worker], pure=False).result(60) for worker in workers]

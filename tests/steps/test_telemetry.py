@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from jobs import environment
+from jobs import build_env
 
 from loupe.tracking import photo_model
 from loupe.upscalers import bundled
@@ -38,7 +38,7 @@ def traced(tmp_path):
     for name in ("home", "temporary"):
         (tmp_path / name).mkdir()
     home = tmp_path / "home"
-    found = environment(
+    found = build_env(
         HOME=str(home), XDG_CACHE_HOME=str(home / "cache"), TMPDIR=str(tmp_path / "temporary"),
         LOOKED_UP=str(tmp_path / "looked-up.txt"),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
-from jobs import environment, loupe, measured
+from jobs import build_env, loupe, measure_step
 from PIL import Image
 
 from loupe.imaging import reader
@@ -99,7 +99,7 @@ def test_damaged_files_are_reported_and_a_killed_step_resumes(many, tmp_path):
     out = tmp_path / "out"
     options = {
         "cwd": tmp_path,
-        "env": environment(),
+        "env": build_env(),
         "capture_output": True,
         "text": True,
         "preexec_fn": limit_root,
@@ -127,7 +127,7 @@ def test_damaged_files_are_reported_and_a_killed_step_resumes(many, tmp_path):
     for stop in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         before = len(list(killed.rglob("*.*g"))) if killed.exists() else 0
         running = subprocess.Popen(
-            command(folder, "--out", killed, "--resume"), cwd=tmp_path, env=environment(), preexec_fn=limit_root,
+            command(folder, "--out", killed, "--resume"), cwd=tmp_path, env=build_env(), preexec_fn=limit_root,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         until = time.monotonic() + 60
@@ -213,7 +213,7 @@ def test_no_slow_package_is_imported(real, tmp_path):
         "assert not slow & sys.modules.keys(); sys.exit(status)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=False, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=tmp_path, env=build_env(), check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "no champion" in done.stdout
@@ -252,7 +252,7 @@ def test_the_comparison_is_self_contained(real, tmp_path):
 def test_one_megapixel_including_the_start(real, tmp_path, suffix):
     real.resize((1152, 864)).save(tmp_path / "photo.jpg", quality=92)
     command = ["upscale", "photo.jpg", "--out", f"large.{suffix}", "--overwrite", "--quiet", "--model", "bundled"]
-    seconds, memory = zip(*(measured(*command, cwd=tmp_path) for _ in range(3)), strict=True)
+    seconds, memory = zip(*(measure_step(*command, cwd=tmp_path) for _ in range(3)), strict=True)
     print(f"one megapixel of JPEG to {suffix}, including the start: {min(seconds):.2f} s, {max(memory):.0f} MB")
     assert max(memory) < 400
     assert os.environ.get("LOUPE_STRICT_TIMINGS") != "1" or min(seconds) <= 1.2
@@ -263,7 +263,9 @@ def test_108_megapixels_take_less_than_one_and_a_half_gigabytes(real, tmp_path):
     real.resize((12_000, 9_000), Image.Resampling.BICUBIC).save(tmp_path / "huge.jpg", quality=85)
     for suffix in ("jpg", "png"):
         out = tmp_path / f"large.{suffix}"
-        seconds, memory = measured("upscale", "huge.jpg", "--out", out, "--quiet", "--model", "tiny", cwd=tmp_path)
+        seconds, memory = measure_step(
+            "upscale", "huge.jpg", "--out", out, "--quiet", "--model", "tiny", cwd=tmp_path
+        )
         print(f"12,000x9,000 to {suffix}: {seconds:.0f} s, {memory:.0f} MB")
         assert memory < 1500
         large = pyvips.Image.new_from_file(str(out), access="sequential")

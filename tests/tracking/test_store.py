@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from jobs import environment
+from jobs import build_env
 
 from loupe.errors import UsageError
 from loupe.tracking import models, run_table, runs, store, trials
@@ -78,7 +78,7 @@ def tries(folder: Path, count: int, what: str) -> list[str]:
     """Return "works" or the errors of the steps, for each try."""
     done = subprocess.run(
         [sys.executable, "-c", TRIES, str(folder), str(count), what],
-        env=environment(MLFLOW_DISABLE_TELEMETRY="true"), capture_output=True, text=True, timeout=600, check=True,
+        env=build_env(MLFLOW_DISABLE_TELEMETRY="true"), capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -1,4 +1,4 @@
-"""Diagnostics of images and curves whose answers are known beforehand."""
+"""Diagnostics of images and curves with known values."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -41,12 +41,12 @@ def validation() -> Pairs:
 
 
 class Remembered:
-    """A model that knows the labels of some inputs, and answers with what is made of them.
+    """A model that returns the changed labels of known inputs.
 
     Args:
-        known: pairs that it may be asked for.
-        change: what becomes of a label (n, height, width, 1).
-        q: side of its blocks.
+        known: pairs with these inputs.
+        change: function from labels (n, height, width, 1) to results.
+        q: side of the model's blocks.
     """
 
     def __init__(self, known: list[Pairs], change: Any, q: int = 10) -> None:
@@ -70,7 +70,7 @@ def blurred(labels: np.ndarray) -> np.ndarray:
     return np.mean([wide[:, y : y + side, x : x + side] for y in range(3) for x in range(3)], axis=0)
 
 
-def test_lanczos_as_the_model_neither_overfits_nor_gains_on_itself(train: Pairs, validation: Pairs) -> None:
+def test_lanczos_as_the_model_has_no_gap(train: Pairs, validation: Pairs) -> None:
     found = diagnostics.diagnose_network(FilterUpscaler("lanczos", SCALE), CONVOLUTIONAL, train, validation)
     assert found["val/gap"] == pytest.approx(0, abs=1e-7)
     assert found["val/best_mae"] == found["val/lanczos/mae"]
@@ -80,7 +80,7 @@ def test_lanczos_as_the_model_neither_overfits_nor_gains_on_itself(train: Pairs,
     assert "val/input_mae" not in found
 
 
-def test_nearest_as_the_model_gains_nothing_and_does_not_win_over_itself(train: Pairs, validation: Pairs) -> None:
+def test_nearest_as_the_model_has_gain_1_and_no_wins(train: Pairs, validation: Pairs) -> None:
     found = diagnostics.diagnose_network(FilterUpscaler("nearest", SCALE), CONVOLUTIONAL, train, validation)
     assert found["val/gain"] == pytest.approx(1)
     assert found["val/nearest_wins"] == 0
@@ -98,7 +98,7 @@ def test_scores_are_means_over_the_validation_images(train: Pairs, validation: P
         assert found[f"val/{name}/mae"] == pytest.approx(error, abs=1e-6)
 
 
-def test_a_model_that_has_learnt_its_photos_by_heart_shows_a_gap(train: Pairs, validation: Pairs) -> None:
+def test_a_model_that_memorised_its_photos_has_a_gap(train: Pairs, validation: Pairs) -> None:
     lanczos = FilterUpscaler("lanczos", SCALE)
     seen = {small.tobytes() for inputs, _ in train.batches(16) for small in inputs}
     by_heart = Remembered([train], lambda labels: labels)
@@ -117,13 +117,13 @@ def test_a_model_that_has_learnt_its_photos_by_heart_shows_a_gap(train: Pairs, v
 
 
 @pytest.mark.parametrize("before", ["bicubic", "lanczos", "nearest"])
-def test_the_input_s_error_is_that_of_the_filter_in_front(before: str, train: Pairs, validation: Pairs) -> None:
+def test_the_input_mae_is_that_of_the_pre_upscale_filter(before: str, train: Pairs, validation: Pairs) -> None:
     settings = parse_settings("train", {"network": "perceptron", "pre_upscale": before})
     found = diagnostics.diagnose_network(FilterUpscaler(before, SCALE), settings, train, validation)
     assert found["val/input_mae"] == found["val/best_mae"]
 
 
-def test_a_blurred_label_has_gradient_energy_below_1_and_the_label_itself_1(train: Pairs, validation: Pairs) -> None:
+def test_blur_and_lower_contrast_decrease_the_gradient_energy(train: Pairs, validation: Pairs) -> None:
     energies = {
         name: diagnostics.diagnose_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
             "val/gradient_energy"
@@ -134,7 +134,7 @@ def test_a_blurred_label_has_gradient_energy_below_1_and_the_label_itself_1(trai
     assert energies["shifted"] == pytest.approx(0.81, abs=1e-3)
 
 
-def test_darks_are_lost_where_a_model_never_goes_below_0(train: Pairs, validation: Pairs) -> None:
+def test_all_darks_are_lost_by_a_model_without_values_below_0(train: Pairs, validation: Pairs) -> None:
     lost = {
         name: diagnostics.diagnose_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
             "val/dark_lost"
@@ -145,7 +145,7 @@ def test_darks_are_lost_where_a_model_never_goes_below_0(train: Pairs, validatio
 
 
 @pytest.mark.parametrize(("q", "seams"), [(10, 1.0), (2, None)])
-def test_seams_are_seen_at_the_borders_of_the_model_s_own_blocks(
+def test_seams_are_measured_at_the_borders_of_the_models_blocks(
     q: int, seams: float | None, train: Pairs, validation: Pairs
 ) -> None:
     def even(labels: np.ndarray) -> np.ndarray:
@@ -165,20 +165,20 @@ def test_seams_are_seen_at_the_borders_of_the_model_s_own_blocks(
     assert found[even]["val/seams"] == pytest.approx(1, abs=1e-4)
     if seams:
         assert found[at_seams]["val/seams"] == pytest.approx(4, abs=1e-3)
-    else:  # its blocks are smaller: what it is asked for are not its seams
+    else:  # its own blocks are smaller than these
         assert found[at_seams]["val/seams"] < 2
 
 
-def test_perceptrons_are_put_together_as_they_say_and_others_side_by_side() -> None:
+def test_only_perceptrons_choose_how_patches_are_combined() -> None:
     overlapping = parse_settings("train", {"network": "perceptron", "recompose": "gaussian"})
     ridge = parse_settings("train", {"network": "ridge"})
     assert diagnostics.choose_recompose(overlapping) == "gaussian"
     assert {diagnostics.choose_recompose(one) for one in (PERCEPTRON, CONVOLUTIONAL, ridge)} == {"concatenate"}
 
 
-def test_a_recomposed_network_is_scored_as_it_is_recomposed(train: Pairs, validation: Pairs) -> None:
+def test_diagnostics_combine_patches_as_the_settings_say(train: Pairs, validation: Pairs) -> None:
     class Blocky:
-        """Each block has the mean of its input."""
+        """A model whose result blocks have the mean of their input block."""
 
         geometry = Geometry(10, 15, 10, 0, "rec601")
 
@@ -210,11 +210,11 @@ def rows_of(*names: str) -> Pairs:
         ("abab", [1, 0, 1, 0], 0.5),
     ],
 )
-def test_a_photo_counts_once_however_many_images_it_gave(photos: str, wins: list[int], share: float) -> None:
+def test_a_photo_counts_once_regardless_of_its_number_of_images(photos: str, wins: list[int], share: float) -> None:
     assert diagnostics.compute_win_share(np.array(wins, bool), rows_of(*photos)) == pytest.approx(share)
 
 
-def test_images_without_a_photo_s_hash_count_each() -> None:
+def test_images_without_a_photo_hash_count_individually() -> None:
     plain = Pairs([{}] * 4, [np.zeros((2, 2), "uint8")] * 4, [np.zeros((3, 3), "uint8")] * 4, SCALE)
     assert diagnostics.compute_win_share(np.array([True, False, False, False]), plain) == 0.25
 
@@ -226,24 +226,24 @@ def curve(*maes: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("maes", "saturated", "lowest"),
     [
-        ([1.0, 0.5, 0.4, 0.3], 0.3, 0.3),  # never saturated
-        ([1.0, 0.5, 0.499, 0.498, 0.1], 0.498, 0.1),  # two points of 0.2 %, then a fall that came too late
-        ([1.0, 0.5, 0.499, 0.4, 0.399, 0.3], 0.3, 0.3),  # one such point alone is none
-        ([1.0, 0.5, 0.6, 0.7, 0.1], 0.5, 0.1),  # worse points bring nothing either
+        ([1.0, 0.5, 0.4, 0.3], 0.3, 0.3),  # never saturates
+        ([1.0, 0.5, 0.499, 0.498, 0.1], 0.498, 0.1),  # two points of 0.2 %, then a decrease that is too late
+        ([1.0, 0.5, 0.499, 0.4, 0.399, 0.3], 0.3, 0.3),  # one such point alone does not count
+        ([1.0, 0.5, 0.6, 0.7, 0.1], 0.5, 0.1),  # worse points count as well
         ([1.0, 1.1, 1.2], 1.0, 1.0),
-        ([1.0, 0.995, 0.990], 0.990, 0.990),  # each below 1 %, both together not: each point counts by itself
+        ([1.0, 0.995, 0.990], 0.990, 0.990),  # each is below 1 %, though both together are not
         ([1.0, 0.98, 0.96, 0.94], 0.94, 0.94),
         ([0.7], 0.7, 0.7),
     ],
 )
-def test_saturation_is_the_second_point_in_a_row_that_brings_less_than_1_percent(
+def test_a_curve_saturates_at_the_second_consecutive_point_below_1_percent(
     maes: list[float], saturated: float, lowest: float
 ) -> None:
     found = curve(*maes)
     assert (found["val/saturated_mae"], found["val/lowest_mae"]) == (saturated, lowest)
 
 
-def test_roughness_is_the_spread_of_the_differences_in_the_second_half() -> None:
+def test_roughness_is_the_deviation_of_differences_in_the_second_half() -> None:
     assert curve(9, 1, 5, 3, 0.4, 0.3, 0.2, 0.1)["val/roughness"] == pytest.approx(0, abs=1e-12)
     found = curve(0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.5, 0.3)  # differences of -0.2, 0.2, -0.2
     assert found["val/roughness"] == pytest.approx(np.std([-0.2, 0.2, -0.2]))

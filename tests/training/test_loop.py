@@ -1,4 +1,4 @@
-"""Training: what is resumed equals what was never broken off, and the best is what is kept."""
+"""Training: a resumed training equals an uninterrupted one, and the best weights are kept."""
 
 import itertools
 import math
@@ -47,7 +47,7 @@ DEMANDING = {
 
 @pytest.fixture(scope="module")
 def photos() -> dict[str, Pairs]:
-    """Pairs of 3:2 in memory, of two bundled photographs."""
+    """Return pairs of two bundled photos at 3:2, in memory."""
     cut = parse_settings("preprocess", {"label_size": 48})
     splits = {}
     for split, name in (("train", "camera.png"), ("validation", "coins.png")):
@@ -60,7 +60,7 @@ def photos() -> dict[str, Pairs]:
 
 
 class Run:
-    """One training with all that it reported."""
+    """A finished training with everything that it reported."""
 
     def __init__(self, photos: dict[str, Pairs], given: dict[str, Any], resume: Checkpoint | None = None) -> None:
         self.settings: GradientTrain = parse_settings("train", given | {"quiet": True})
@@ -85,7 +85,7 @@ class Run:
         return [point.step for point in self.points]
 
 
-def but_for_speed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def drop_speed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"step": point["step"]}
         | {key: value for key, value in point["metrics"].items() if key != "patches_per_second"}
@@ -99,15 +99,15 @@ def assert_bitwise_equal(one: list[np.ndarray], other: list[np.ndarray]) -> None
 
 
 @pytest.fixture(scope="module", params=DEMANDING)
-def unbroken(request: pytest.FixtureRequest, photos: dict[str, Pairs]) -> tuple[dict[str, Any], Run]:
+def uninterrupted(request: pytest.FixtureRequest, photos: dict[str, Pairs]) -> tuple[dict[str, Any], Run]:
     given = DEMANDING[request.param]
     return given, Run(photos, given)
 
 
-def test_a_training_resumed_from_any_checkpoint_ends_with_the_same_bits(
-    unbroken: tuple[dict[str, Any], Run], photos: dict[str, Pairs]
+def test_a_training_resumed_from_any_checkpoint_gives_the_same_weights(
+    uninterrupted: tuple[dict[str, Any], Run], photos: dict[str, Pairs]
 ) -> None:
-    given, whole = unbroken
+    given, whole = uninterrupted
     assert len(whole.checkpoints) == 4
     last = max(whole.checkpoints)
     assert any(
@@ -118,7 +118,7 @@ def test_a_training_resumed_from_any_checkpoint_ends_with_the_same_bits(
         again = Run(photos, given, checkpoint)
         assert again.steps == [at for at in whole.steps if at > step]
         assert_bitwise_equal(again.weights, whole.weights)
-        assert but_for_speed(again.progress.points) == but_for_speed(whole.progress.points)
+        assert drop_speed(again.progress.points) == drop_speed(whole.progress.points)
         for name in ("step", "best_mae", "best_step", "waited"):
             assert getattr(again.progress, name) == getattr(whole.progress, name)
         if step != last:
@@ -129,7 +129,7 @@ def test_a_training_resumed_from_any_checkpoint_ends_with_the_same_bits(
 
 
 def test_dropout_derives_from_seed_and_step(photos: dict[str, Pairs]) -> None:
-    # with one image, no crops and no augmentation, dropout is all that differs from step to step
+    # with one image, no crops and no augmentation, steps differ in dropout only
     alone = {split: part.subsample(1) for split, part in photos.items()}
     given = DEMANDING["perceptron"] | {"patch": "whole", "hidden": "8", "augment": False, "steps": 4, "eval_every": 1}
     given |= {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1e-30, "patience": 0}
@@ -144,13 +144,13 @@ def test_dropout_derives_from_seed_and_step(photos: dict[str, Pairs]) -> None:
 
 
 @pytest.mark.parametrize("rate", [1e-3, 3.0])
-def test_the_best_on_validation_is_what_is_kept(rate: float, photos: dict[str, Pairs]) -> None:
+def test_the_weights_of_the_best_point_are_kept(rate: float, photos: dict[str, Pairs]) -> None:
     run = Run(photos, CONVOLUTIONAL | {"learning_rate": rate, "schedule": "constant", "skip": "ridge"})
     by_step = {point.step: point.metrics["val/mae"] for point in run.points}
     best = min(by_step, key=lambda step: by_step[step])
     assert (run.progress.best_step, run.progress.best_mae) == (best, by_step[best])
     if rate > 1:
-        assert best < max(by_step)  # else the last would be the best, and nothing be shown
+        assert best < max(by_step)  # otherwise keeping the last weights would pass as well
     kept = [run.checkpoints[best][f"weights/{number}"] for number in range(len(run.weights))]
     assert_bitwise_equal(run.weights, kept)
     again = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"], 256)
@@ -158,8 +158,8 @@ def test_the_best_on_validation_is_what_is_kept(rate: float, photos: dict[str, P
 
 
 @pytest.mark.parametrize("patience", [1, 2])
-def test_patience_stops_where_validation_no_longer_falls(patience: int, photos: dict[str, Pairs]) -> None:
-    # skip=ridge starts well, and steps of this size only lead away
+def test_patience_stops_when_validation_error_no_longer_decreases(patience: int, photos: dict[str, Pairs]) -> None:
+    # skip=ridge is good before training, and steps of this size only make it worse
     spoiling = CONVOLUTIONAL | {"learning_rate": 10.0, "skip": "ridge", "steps": 40, "schedule": "constant"}
     run = Run(photos, spoiling | {"patience": patience})
     assert run.progress.best_step == 0
@@ -167,13 +167,13 @@ def test_patience_stops_where_validation_no_longer_falls(patience: int, photos: 
     assert run.progress.waited == patience
 
 
-def test_without_patience_all_steps_are_taken(photos: dict[str, Pairs]) -> None:
+def test_without_patience_all_steps_are_done(photos: dict[str, Pairs]) -> None:
     run = Run(photos, CONVOLUTIONAL | {"learning_rate": 10.0, "skip": "ridge", "schedule": "constant"})
     assert run.progress.best_step == 0
     assert run.progress.step == 6
 
 
-def test_a_training_that_patience_ended_does_not_go_on_when_it_is_resumed(photos: dict[str, Pairs]) -> None:
+def test_resuming_a_training_that_patience_ended_does_nothing(photos: dict[str, Pairs]) -> None:
     given = CONVOLUTIONAL | {
         "learning_rate": 10.0,
         "skip": "ridge",
@@ -187,7 +187,7 @@ def test_a_training_that_patience_ended_does_not_go_on_when_it_is_resumed(photos
     assert_bitwise_equal(again.weights, whole.weights)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_its_step(photos: dict[str, Pairs]) -> None:
+def test_a_loss_that_is_nan_or_infinite_ends_the_training(photos: dict[str, Pairs]) -> None:
     exploding = PERCEPTRON | {"optimizer": "sgd", "learning_rate": 100, "loss": "mse", "schedule": "constant"}
     with pytest.raises(LoupeError, match=r"training: the loss is (nan|inf) at step \d+; .*learning_rate") as ended:
         Run(photos, exploding | {"steps": 60, "eval_every": 20})
@@ -202,7 +202,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_its_step(photos: dict[s
     ("steps", "every", "points"),
     [(7, 3, [0, 3, 6, 7]), (6, 3, [0, 3, 6]), (2, 5, [0, 2]), (1, 1, [0, 1])],
 )
-def test_points_stand_at_step_0_every_eval_every_and_the_end(
+def test_points_are_at_step_0_every_eval_every_steps_and_at_the_end(
     steps: int, every: int, points: list[int], photos: dict[str, Pairs]
 ) -> None:
     run = Run(photos, CONVOLUTIONAL | {"steps": steps, "eval_every": every})
@@ -211,7 +211,7 @@ def test_points_stand_at_step_0_every_eval_every_and_the_end(
     assert [point.metrics for point in run.points] == [point["metrics"] for point in run.progress.points]
 
 
-def test_every_point_has_the_metrics_that_others_rely_on(photos: dict[str, Pairs]) -> None:
+def test_every_point_has_the_documented_metrics(photos: dict[str, Pairs]) -> None:
     run = Run(photos, PERCEPTRON)
     named = {f"{split}/{score}" for split in ("train", "val") for score in ("mse", "mae", "psnr")}
     for point in run.points:
@@ -232,7 +232,7 @@ def test_every_point_has_the_metrics_that_others_rely_on(photos: dict[str, Pairs
     ],
     ids=["constant", "cosine", "exponential"],
 )
-def test_the_learning_rate_of_a_step_is_the_schedule_s(
+def test_the_learning_rate_follows_the_schedule(
     schedule: dict[str, Any], rate_at: Any, photos: dict[str, Pairs]
 ) -> None:
     given = CONVOLUTIONAL | {"steps": 8, "eval_every": 1, "learning_rate": 0.003} | schedule
@@ -242,7 +242,7 @@ def test_the_learning_rate_of_a_step_is_the_schedule_s(
     assert run.steps == list(range(9))
 
 
-def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_steps() -> None:
+def test_exponential_decay_is_4_percent_every_1_5_percent_of_the_steps() -> None:
     settings = parse_settings("train", {"schedule": "exponential", "steps": 2_000_000, "learning_rate": 1.0})
     rate = optimization.build_learning_rate(settings)
     for times in (0, 1, 10):
@@ -261,7 +261,7 @@ def test_the_study_s_learning_rate_falls_by_4_percent_every_1_5_percent_of_the_s
     ],
     ids=format_value,
 )
-def test_a_step_trains_on_so_many_images_of_such_a_side(given: dict[str, Any], side: int, count: int) -> None:
+def test_the_shape_of_a_batch_follows_from_the_settings(given: dict[str, Any], side: int, count: int) -> None:
     settings = parse_settings("train", given)
     assert batches.compute_batch_shape(settings, builder.compute_geometry(settings, 32, "rec601"), 32) == (
         side,
@@ -269,7 +269,7 @@ def test_a_step_trains_on_so_many_images_of_such_a_side(given: dict[str, Any], s
     )
 
 
-def test_images_that_do_not_fit_into_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
+def test_crops_larger_than_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
     with pytest.raises(UsageError, match="32, got 34"):
         Run(photos, CONVOLUTIONAL | {"crop": 34})
 
@@ -283,10 +283,10 @@ def test_training_lowers_the_loss(loss: str, photos: dict[str, Pairs]) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_bfloat16_is_for_the_steps_alone_and_ends_near_float32(photos: dict[str, Pairs]) -> None:
+def test_bfloat16_applies_to_steps_only_and_gives_nearly_the_same_loss(photos: dict[str, Pairs]) -> None:
     given = CONVOLUTIONAL | {"filters": 8, "steps": 40, "eval_every": 40}
     exact, rounded = (Run(photos, given | {"precision": precision}) for precision in ("float32", "bfloat16"))
-    assert exact.points[0].metrics == rounded.points[0].metrics  # scored in float32 before the first step
+    assert exact.points[0].metrics == rounded.points[0].metrics  # computed in float32 before the first step
     losses = [run.points[1].metrics["train/patch_loss"] for run in (exact, rounded)]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
@@ -308,7 +308,7 @@ UNTIMED = {
 
 
 @pytest.mark.parametrize("network", DEMANDING)
-def test_a_budget_in_seconds_becomes_steps_once_and_leaves_the_network_as_it_was(
+def test_a_time_budget_is_measured_once_and_does_not_change_the_result(
     network: str, photos: dict[str, Pairs]
 ) -> None:
     given = UNTIMED[network]
@@ -323,15 +323,17 @@ def test_a_budget_in_seconds_becomes_steps_once_and_leaves_the_network_as_it_was
     ]
     assert_bitwise_equal(*starts)
     assert_bitwise_equal(timed.weights, whole.weights)
-    assert but_for_speed(timed.progress.points) == but_for_speed(whole.progress.points)
+    assert drop_speed(timed.progress.points) == drop_speed(whole.progress.points)
     middle = timed.steps[len(timed.steps) // 2]
-    again = Run(photos, given | TIMED | {"seconds": 400}, timed.checkpoints[middle])  # it does not measure anew
+    again = Run(photos, given | TIMED | {"seconds": 400}, timed.checkpoints[middle])  # it does not measure again
     assert again.progress.steps == steps
     assert again.steps == [at for at in timed.steps if at > middle]
     assert_bitwise_equal(again.weights, timed.weights)
 
 
-def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_steps_are_proportional_to_the_time_budget(
+    photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings: GradientTrain = parse_settings("train", UNTIMED["convolutional"] | TIMED)
     model = builder.build(settings, 32, "rec601")
     patches, count = batches.open_patches(settings, photos["train"], Geometry.from_name(model.name))
@@ -343,7 +345,7 @@ def test_twice_the_seconds_are_twice_the_steps(photos: dict[str, Pairs], monkeyp
     assert_bitwise_equal(model.get_weights(), before)
 
 
-def test_points_score_so_many_validation_images(photos: dict[str, Pairs]) -> None:
+def test_points_score_at_most_eval_images_validation_images(photos: dict[str, Pairs]) -> None:
     for images in (1, 4, 256):
         run = Run(photos, CONVOLUTIONAL | {"eval_images": images, "steps": 1})
         scored = loop.score_whole_images(KerasUpscaler(run.model), photos["validation"].subsample(images), 256)

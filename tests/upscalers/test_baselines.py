@@ -1,4 +1,4 @@
-"""The classical filters are Pillow's, and are known as the weights of a block."""
+"""Filters equal those of Pillow, and their weights give the same result."""
 
 from fractions import Fraction
 
@@ -21,7 +21,7 @@ def grey() -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
-def test_a_baseline_is_pillow_s_resize_in_float(name: str, scale: Fraction, grey: np.ndarray) -> None:
+def test_a_filter_equals_pillows_resize_in_floating_point(name: str, scale: Fraction, grey: np.ndarray) -> None:
     images = to_floats(grey)[..., None]
     large = FilterUpscaler(name, scale)(images)
     assert large.shape == (3, int(24 * scale), int(30 * scale), 1)
@@ -35,15 +35,15 @@ def test_a_baseline_is_pillow_s_resize_in_float(name: str, scale: Fraction, grey
 
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
-def test_a_baseline_agrees_with_pillow_s_resize_of_8_bits(name: str, scale: Fraction, grey: np.ndarray) -> None:
-    soft = grey[0] // 4 + 96  # Pillow clips and rounds 8-bit images between its two passes
+def test_a_filter_agrees_with_pillows_resize_of_8_bit_images(name: str, scale: Fraction, grey: np.ndarray) -> None:
+    soft = grey[0] // 4 + 96  # low contrast: Pillow clips and rounds 8-bit images between its two passes
     large = FilterUpscaler(name, scale)(to_floats(soft)[None, ..., None])
     size = int(30 * scale), int(24 * scale)
     expected = np.asarray(Image.fromarray(soft).resize(size, Image.Resampling[name.upper()]))
     assert np.abs(to_bytes(large[0, ..., 0]).astype(int) - expected).max() <= 1
 
 
-def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:
+def test_lanczos_and_bicubic_overshoot_and_are_not_clipped() -> None:
     edge = np.where(np.arange(16) < 8, -1.0, 1.0).astype("float32") * np.ones((1, 16, 1), "float32")
     for name, beyond in (("nearest", False), ("bilinear", False), ("bicubic", True), ("lanczos", True)):
         large = FilterUpscaler(name, Fraction(2))(edge[..., None])
@@ -51,7 +51,7 @@ def test_lanczos_and_bicubic_reach_beyond_the_range_unclipped() -> None:
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
-def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> None:
+def test_a_filter_has_the_smallest_blocks_of_its_scale(scale: Fraction) -> None:
     geometry = FilterUpscaler("lanczos", scale, "rec709").geometry
     assert (geometry.q, geometry.p, geometry.scale) == (scale.denominator, scale.numerator, scale)
     assert geometry.luminance == "rec709"
@@ -59,10 +59,10 @@ def test_a_baseline_s_geometry_is_of_the_smallest_blocks(scale: Fraction) -> Non
     assert geometry.halo % geometry.q == geometry.min_side % geometry.q == 0
 
 
-# Nearest at 3:2 is left out: the middle of every third pixel falls between two pixels, and which of the
-# two Pillow takes depends on how its sums round at that place.
+# Without nearest at 3:2: the middle of every third pixel is exactly between two pixels, and rounding decides which of
+# them Pillow takes.
 @pytest.mark.parametrize(("name", "scale"), [case for case in CASES if case != ("nearest", Fraction(3, 2))], ids=str)
-def test_block_weights_upscale_as_the_baseline_does_in_the_interior(
+def test_filter_weights_give_the_result_of_the_filter_away_from_the_border(
     name: str, scale: Fraction, grey: np.ndarray
 ) -> None:
     images = to_floats(grey)[..., None]
@@ -76,5 +76,5 @@ def test_block_weights_upscale_as_the_baseline_does_in_the_interior(
 
 
 @pytest.mark.parametrize(("name", "scale"), CASES, ids=str)
-def test_block_weights_of_every_pixel_sum_to_one(name: str, scale: Fraction) -> None:
+def test_filter_weights_of_every_pixel_sum_to_one(name: str, scale: Fraction) -> None:
     np.testing.assert_allclose(compute_filter_weights(name, scale).sum(axis=0), 1, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The networks that ship: of the size that they claim, better than Lanczos, and as good at the border as inside."""
+"""Bundled networks have their documented sizes, beat Lanczos, and are as good at the border as inside."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -19,8 +19,8 @@ from loupe.upscalers.tiling import upscale
 FILES = sorted(bundled.FOLDER.glob("*.onnx"))
 WEIGHTS = {"tiny": 20_000, "small": 65_000, "base": 400_000}
 BYTES = {"tiny": 100_000, "small": 300_000, "base": 1_500_000}
-TOGETHER = 2_000_000  # bytes of one of each size
-BORDER = 8  # pixels of the large image
+TOTAL_BYTES = 2_000_000  # of one network per size
+BORDER = 8  # pixels of the result
 
 
 def scale_of_file(file: Path) -> Fraction:
@@ -29,20 +29,20 @@ def scale_of_file(file: Path) -> Fraction:
 
 @pytest.fixture(scope="module")
 def sample() -> dict[Fraction, Pairs]:
-    """The middle of each bundled photo, at every scale; trained on by the networks, so that no score counts."""
+    """Return the middle of each bundled photo at every scale. The networks were trained on these photos."""
     cut = {"source": "sample", "crop": "centre", "scales": "3:2,2:1,3:1", "quiet": True}
     return {scale: prepare_in_memory(parse_settings("preprocess", cut), scale) for scale in map(scale_of_file, FILES)}
 
 
-def test_there_is_one_of_every_size_at_3_2_and_a_small_one_at_every_scale() -> None:
+def test_the_package_contains_all_sizes_at_3_2_and_small_at_every_scale() -> None:
     names = {file.stem for file in FILES}
     assert names == {"tiny-3x2", "small-3x2", "base-3x2", "small-2x1", "small-3x1"}
     assert bundled.DEFAULT_SIZE == "small"
-    assert sum(bundled.find_file(size, Fraction(3, 2)).stat().st_size for size in bundled.SIZES) <= TOGETHER
+    assert sum(bundled.find_file(size, Fraction(3, 2)).stat().st_size for size in bundled.SIZES) <= TOTAL_BYTES
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_network_is_of_its_scale_and_size(file: Path) -> None:
+def test_a_bundled_network_has_the_scale_and_size_of_its_name(file: Path) -> None:
     size = file.stem.partition("-")[0]
     assert bundled.find_file(size, scale_of_file(file)) == file
     geometry = OnnxUpscaler(file).geometry
@@ -53,22 +53,20 @@ def test_a_network_is_of_its_scale_and_size(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_network_beats_lanczos_and_its_border_is_as_good_as_its_inside(
-    file: Path, sample: dict[Fraction, Pairs]
-) -> None:
+def test_a_bundled_network_beats_lanczos_also_at_the_border(file: Path, sample: dict[Fraction, Pairs]) -> None:
     scale = scale_of_file(file)
     inputs, labels = next(sample[scale].batches(len(sample[scale])))
     ours, lanczos = (
         np.abs(upscale(model, inputs) - labels)[..., 0]
         for model in (OnnxUpscaler(file), FilterUpscaler("lanczos", scale))
     )
-    assert (ours.mean(axis=(1, 2)) < lanczos.mean(axis=(1, 2))).mean() > 0.8  # not where a photo is noise or a blur
+    assert (ours.mean(axis=(1, 2)) < lanczos.mean(axis=(1, 2))).mean() > 0.8  # some photos are noise or blurred
     assert ours.mean() < 0.9 * lanczos.mean()
     inside = np.zeros(ours.shape[1:], bool)
     inside[BORDER:-BORDER, BORDER:-BORDER] = True
     assert ours[:, ~inside].mean() < 1.3 * ours[:, inside].mean()
 
 
-def test_what_does_not_ship_is_refused_with_what_does() -> None:
+def test_a_scale_without_a_bundled_network_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^scale: must be 3:2 for the bundled network tiny, got 2:1$"):
         bundled.find_file("tiny", Fraction(2))

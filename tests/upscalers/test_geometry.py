@@ -1,4 +1,4 @@
-"""What is known of a model survives in its name."""
+"""The geometry of a model and its name."""
 
 from fractions import Fraction
 
@@ -20,12 +20,12 @@ GEOMETRY = st.builds(
 
 
 @given(geometry=GEOMETRY)
-def test_a_geometry_comes_back_from_its_name(geometry: Geometry) -> None:
+def test_a_geometry_survives_a_round_trip_through_its_name(geometry: Geometry) -> None:
     assert Geometry.from_name(geometry.name) == geometry
 
 
 @given(one=GEOMETRY, other=GEOMETRY)
-def test_two_geometries_have_two_names(one: Geometry, other: Geometry) -> None:
+def test_different_geometries_have_different_names(one: Geometry, other: Geometry) -> None:
     assert (one.name == other.name) == (one == other)
 
 
@@ -55,6 +55,6 @@ def test_a_name_of_another_program_is_refused(name: str) -> None:
         "loupe.q2.p3.side3.halo4.rec601", "loupe.q2.p3.side4.halo3.rec601",
     ],
 )  # fmt: skip
-def test_a_name_that_no_model_can_have_is_refused(name: str) -> None:
+def test_an_impossible_geometry_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=rf"model: must have 0 < q < p, .*, got '{name}'"):
         Geometry.from_name(name)

@@ -1,4 +1,4 @@
-"""A network as ONNX is the one that Keras has, without the copies that the converter makes of mirrored borders."""
+"""Exported networks give the results of Keras, without the copies that tf2onnx makes for padding."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,14 +19,16 @@ LAYERS = 2
 
 
 @pytest.mark.parametrize("scale", ["3:2", "2:1", "3:1"])
-def test_a_network_is_the_same_and_one_node_mirrors_the_border_of_a_layer(scale: str, tmp_path: Path) -> None:
+def test_an_exported_network_gives_the_same_result_with_one_padding_node_per_layer(
+    scale: str, tmp_path: Path
+) -> None:
     keras.utils.set_random_seed(0)
     given = {"network": "convolutional", "filters": 8, "layers": LAYERS, "skip": "none", "scale": scale}
     settings = parse_settings("train", given)
     model = builder.build(settings, 32, "rec601")
     assert export(model, builder.compute_geometry(settings, 32, "rec601"), tmp_path / "model.onnx") <= 1e-5
     nodes = Counter(node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node)
-    assert nodes["Pad"] == nodes["Conv"] - LAYERS - 1  # each layer ends with 1x1, as does the network: no border
+    assert nodes["Pad"] == nodes["Conv"] - LAYERS - 1  # 1x1 convolutions, one per layer and the last, have no padding
     assert nodes["Compress"] == 0
     image = np.random.default_rng(0).uniform(-1, 1, (1, 38, 51, 1)).astype("float32")
     found = upscale(OnnxUpscaler(tmp_path / "model.onnx"), image)

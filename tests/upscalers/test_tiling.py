@@ -1,4 +1,4 @@
-"""Any image through any model."""
+"""Images of any size with any model."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -41,7 +41,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class Blocked:
-    """A model with the face of one of larger blocks."""
+    """A model that claims larger blocks than it has."""
 
     def __init__(self, model: Callable[[np.ndarray], np.ndarray], scale: Fraction, factor: int) -> None:
         q, p = factor * scale.denominator, factor * scale.numerator
@@ -84,7 +84,9 @@ def network(name: str, scale: Fraction) -> KerasUpscaler:
     checked = parse_settings("train", given | NETWORKS[name])
     model = builder.build(checked, 12, "rec601", ridge.fit(photo_pairs(scale)))
     rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:  # skip=ridge starts its body at zero: nothing would be tested
+    for (
+        variable
+    ) in model.trainable_variables:  # the body of skip=ridge is zero before training and would not be tested
         if not np.any(variable):
             variable.assign(rng.normal(0, 0.1, variable.shape))
     return KerasUpscaler(model)
@@ -99,7 +101,7 @@ def model_of(name: str, scale: Fraction) -> UpscalingModel:
 @pytest.mark.parametrize("name", [*FILTERS, "ridge"])
 @few
 @given(scale=SCALE, height=SIDE, width=SIDE, seed=SEED)
-def test_the_result_s_sides_are_rounded_half_up(
+def test_the_sides_of_the_result_are_rounded_half_up(
     name: str, scale: Fraction, height: int, width: int, seed: int
 ) -> None:
     large = upscale(model_of(name, scale), noise(seed, height, width, count=2))
@@ -111,7 +113,7 @@ def test_the_result_s_sides_are_rounded_half_up(
 
 @pytest.mark.parametrize("scale", [Fraction(4, 3), Fraction(5, 4), Fraction(5, 2), Fraction(8)], ids=format_value)
 @pytest.mark.parametrize("recompose", ["concatenate", "gaussian"])
-def test_the_result_s_sides_are_rounded_half_up_at_other_scales(scale: Fraction, recompose: str) -> None:
+def test_the_sides_of_the_result_are_rounded_half_up_at_other_scales(scale: Fraction, recompose: str) -> None:
     for side in range(1, 30):
         large = upscale(Blocked(FilterUpscaler("bicubic", scale), scale, 4), noise(side, side, 31 - side), recompose)
         assert large.shape == (1, expected_side(side, scale), expected_side(31 - side, scale), 1)
@@ -120,7 +122,7 @@ def test_the_result_s_sides_are_rounded_half_up_at_other_scales(scale: Fraction,
 @pytest.mark.parametrize("recompose", ["concatenate", "gaussian"])
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_takes_images_from_1x1_on(name: str, scale: Fraction, recompose: str) -> None:
+def test_networks_upscale_images_from_1x1(name: str, scale: Fraction, recompose: str) -> None:
     for height, width in ((1, 1), (1, 7), (2, 1), (5, 13)):
         large = upscale(network(name, scale), noise(0, height, width), recompose)
         assert large.shape == (1, expected_side(height, scale), expected_side(width, scale), 1)
@@ -131,10 +133,10 @@ def test_a_network_takes_images_from_1x1_on(name: str, scale: Fraction, recompos
 @pytest.mark.parametrize("name", [*FILTERS, "ridge"])
 @settings(max_examples=25, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
 @given(scale=SCALE, height=SIDE, width=SIDE, tile=TILE, seed=SEED)
-def test_tiled_equals_whole_for_baselines_inside_and_at_the_border(
+def test_tiling_does_not_change_the_result_of_baselines(
     name: str, scale: Fraction, height: int, width: int, tile: int, seed: int
 ) -> None:
-    assume((name, scale) != ("nearest", Fraction(3, 2)))  # Pillow's ties: see Baseline
+    assume((name, scale) != ("nearest", Fraction(3, 2)))  # see FilterUpscaler
     images = noise(seed, height, width)
     model = model_of(name, scale)
     np.testing.assert_allclose(upscale(model, images, tile=tile), upscale(model, images, tile=4096), atol=1e-5)
@@ -144,17 +146,17 @@ def test_tiled_equals_whole_for_baselines_inside_and_at_the_border(
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=6)
 @given(height=SIDE, width=SIDE, tile=TILE, seed=SEED)
-def test_tiled_equals_whole_for_networks(
+def test_tiling_does_not_change_the_result_of_networks(
     name: str, scale: Fraction, height: int, width: int, tile: int, seed: int
 ) -> None:
     model = network(name, scale)
     images = noise(seed, height, width) / 2
     whole = upscale(model, images, tile=4096)
-    assert np.mean(np.abs(whole) < 1) > 0.5  # not all of it clipped
+    assert np.mean(np.abs(whole) < 1) > 0.5  # most of it is not clipped
     np.testing.assert_allclose(upscale(model, images, tile=tile), whole, atol=1e-5)
 
 
-def test_a_model_is_given_tiles_no_larger_than_asked_and_its_halo() -> None:
+def test_tiles_are_at_most_the_tile_size_plus_the_halo() -> None:
     seen = []
 
     def recorded(images: np.ndarray) -> np.ndarray:
@@ -173,7 +175,7 @@ def test_a_model_is_given_tiles_no_larger_than_asked_and_its_halo() -> None:
 @pytest.mark.parametrize("factor", [4, 5, 6, 8])
 @few
 @given(height=SIDE, width=SIDE, seed=SEED)
-def test_gaussian_changes_nothing_of_a_model_that_does_not_know_its_blocks(
+def test_gaussian_equals_concatenate_for_a_model_that_ignores_its_blocks(
     factor: int, height: int, width: int, seed: int
 ) -> None:
     model = Blocked(lambda images: images.repeat(2, 1).repeat(2, 2), Fraction(2), factor)
@@ -183,7 +185,7 @@ def test_gaussian_changes_nothing_of_a_model_that_does_not_know_its_blocks(
 
 @few
 @given(scale=SCALE, height=SIDE, width=SIDE, grey=st.floats(-1, 1, width=32), factor=st.sampled_from([2, 4, 5, 8]))
-def test_gaussian_leaves_a_constant_image_constant(
+def test_gaussian_keeps_a_constant_image_constant(
     scale: Fraction, height: int, width: int, grey: float, factor: int
 ) -> None:
     constant = np.full((1, height, width, 1), grey, "float32")
@@ -192,8 +194,8 @@ def test_gaussian_leaves_a_constant_image_constant(
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
-def test_gaussian_changes_nothing_of_ridge_in_blocks_beyond_the_reach_of_the_border(scale: Fraction) -> None:
-    # At the border a shifted block mirrors a image that is mirrored already.
+def test_gaussian_equals_concatenate_for_ridge_away_from_the_border(scale: Fraction) -> None:
+    # at the border, shifted blocks mirror the image differently
     image = noise(3, 40, 50)
     plain = upscale(ridge_upscaler(scale), image)
     np.testing.assert_array_equal(upscale(ridge_upscaler(scale), image, "gaussian"), plain)
@@ -213,7 +215,7 @@ def test_gaussian_differs_from_concatenate_for_a_perceptron(scale: Fraction) -> 
 
 @few
 @given(q=st.integers(1, 6), rows=st.integers(1, 4), columns=st.integers(1, 4), channels=st.integers(1, 3), seed=SEED)
-def test_fold_is_a_reshape_and_transpose_and_unfold_its_inverse(
+def test_fold_equals_reshape_and_transpose_and_unfold_is_its_inverse(
     q: int, rows: int, columns: int, channels: int, seed: int
 ) -> None:
     x = np.random.default_rng(seed).normal(size=(2, rows * q, columns * q, channels)).astype("float32")
@@ -225,7 +227,9 @@ def test_fold_is_a_reshape_and_transpose_and_unfold_its_inverse(
 
 @few
 @given(p=st.integers(1, 6), rows=st.integers(1, 4), columns=st.integers(1, 4), seed=SEED)
-def test_unfold_is_a_reshape_and_transpose_and_fold_its_inverse(p: int, rows: int, columns: int, seed: int) -> None:
+def test_unfold_equals_reshape_and_transpose_and_fold_is_its_inverse(
+    p: int, rows: int, columns: int, seed: int
+) -> None:
     x = np.random.default_rng(seed).normal(size=(2, rows, columns, p * p)).astype("float32")
     unfolded = np.asarray(blocks.unfold(x, p))
     expected = x.reshape(2, rows, columns, p, p).transpose(0, 1, 3, 2, 4).reshape(2, rows * p, columns * p, 1)
@@ -235,7 +239,7 @@ def test_unfold_is_a_reshape_and_transpose_and_fold_its_inverse(p: int, rows: in
 
 @few
 @given(height=st.integers(4, 9), width=st.integers(4, 9), margin=st.integers(0, 4), seed=SEED)
-def test_pad_mirrors_the_border_itself_included(height: int, width: int, margin: int, seed: int) -> None:
+def test_pad_mirrors_the_border_including_the_edge_pixels(height: int, width: int, margin: int, seed: int) -> None:
     x = noise(seed, height, width)
     padded = np.asarray(blocks.pad(x, margin))
     around = ((0, 0), (margin, margin), (margin, margin), (0, 0))
@@ -255,7 +259,7 @@ def test_ridge_in_numpy_equals_ridge_in_keras(scale: Fraction) -> None:
 
 @pytest.mark.parametrize("alpha", [0.01, 10.0])
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
-def test_ridge_is_scikit_learn_s(scale: Fraction, alpha: float) -> None:
+def test_ridge_equals_that_of_scikit_learn(scale: Fraction, alpha: float) -> None:
     q, p = scale.denominator, scale.numerator
     rows, targets = [], []
     side = q + 2 * blocks.MARGIN
@@ -271,7 +275,7 @@ def test_ridge_is_scikit_learn_s(scale: Fraction, alpha: float) -> None:
     np.testing.assert_allclose(weights, expected.coef_.T, atol=1e-4)
 
 
-def test_ridge_beats_lanczos_on_what_it_was_fitted_on() -> None:
+def test_ridge_beats_lanczos_on_its_training_images() -> None:
     inputs, labels = next(photo_pairs(Fraction(2)).batches(16))
     errors = [
         np.abs(upscale(model_of(name, Fraction(2)), inputs) - labels).mean()
@@ -282,7 +286,7 @@ def test_ridge_beats_lanczos_on_what_it_was_fitted_on() -> None:
 
 @few
 @given(rows=st.integers(2, 9), columns=st.integers(2, 9), scale=SCALE, seed=SEED, quarters=st.integers(0, 3))
-def test_an_ensemble_makes_of_a_turned_image_the_turned_result(
+def test_the_self_ensemble_of_a_rotated_image_is_the_rotated_result(
     rows: int, columns: int, scale: Fraction, seed: int, quarters: int
 ) -> None:
     alone = network("convolutional", scale)
@@ -295,7 +299,7 @@ def test_an_ensemble_makes_of_a_turned_image_the_turned_result(
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
-def test_an_ensemble_of_what_knows_no_direction_changes_nothing(scale: Fraction) -> None:
+def test_the_self_ensemble_of_a_symmetric_filter_equals_the_filter(scale: Fraction) -> None:
     image = noise(0, 12, 18)
     filtered = FilterUpscaler("bicubic", scale)
     np.testing.assert_allclose(upscale(SelfEnsemble(filtered), image), upscale(filtered, image), atol=1e-5)

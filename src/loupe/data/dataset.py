@@ -1,4 +1,4 @@
-"""A prepared dataset, opened: its manifest, and the pairs of small images and labels in its shards."""
+"""Opens a prepared dataset: its manifest, and the pairs of inputs and labels in its shards."""
 
 import json
 from collections.abc import Iterator
@@ -17,32 +17,33 @@ from loupe.imaging.conversion import to_floats
 
 
 class Dataset:
-    """A prepared dataset, opened: its files are checked against the manifest as they are used.
-
-    `place` is where it is kept, and `folder` where its files lie on this machine: the same, or a copy into which
-    shards are fetched as they are used.
+    """A prepared dataset. Each shard is verified with its checksum before it is used.
 
     Args:
-        place: the folder or the address that `prepare` made.
+        location: the folder or URL that `prepare` created.
+
+    Attributes:
+        location: as given.
+        folder: the local folder of the files: the location, or a copy to which shards are downloaded on demand.
 
     Raises:
-        UsageError: it is no prepared dataset.
+        UsageError: the location is not a prepared dataset.
     """
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, location: str | Path) -> None:
         import pyarrow.parquet
 
-        place = str(place)
-        folder = storage.get_local_folder(place)
+        location = str(location)
+        folder = storage.get_local_folder(location)
         try:
-            if storage.is_url(place) and not storage.fetch_file(place, folder / MANIFEST):
+            if storage.is_url(location) and not storage.fetch_file(location, folder / MANIFEST):
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
-                table = file.read(use_threads=False)  # each would keep memory of its own
+                table = file.read(use_threads=False)  # every thread would keep memory of its own
             facts = json.loads(table.schema.metadata[b"loupe"])
         except (OSError, KeyError, TypeError, ValueError):
-            raise UsageError(f"dataset: {place!r} is no prepared dataset") from None
-        self.location, self.folder = place, folder
+            raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
+        self.location, self.folder = location, folder
         self.table = table
         self.digest: str = facts["digest"]
         self.settings: dict[str, str] = facts["settings"]
@@ -51,45 +52,45 @@ class Dataset:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The manifest as it was written, a dict a row."""
+        """The rows of the manifest as dicts."""
         return self.table.to_pylist()
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Photos kept and skipped, labels, and labels by split."""
-        kept = self.table.filter(self.table["split"].is_valid())
-        counts = {found["values"]: found["counts"] for found in kept["split"].value_counts().to_pylist()}
+        """The numbers of used and skipped photos, of labels, and of labels per split."""
+        labels = self.table.filter(self.table["split"].is_valid())
+        per_split = {count["values"]: count["counts"] for count in labels["split"].value_counts().to_pylist()}
         return {
-            "photos": len(kept.select(["path", "sha256"]).group_by(["path", "sha256"]).aggregate([])),
-            "skipped": len(self.table) - len(kept),
-            "labels": len(kept),
-        } | {f"{name}_labels": counts.get(name, 0) for name in SPLITS}
+            "photos": len(labels.select(["path", "sha256"]).group_by(["path", "sha256"]).aggregate([])),
+            "skipped": len(self.table) - len(labels),
+            "labels": len(labels),
+        } | {f"{name}_labels": per_split.get(name, 0) for name in SPLITS}
 
     @cached_property
     def skip_reasons(self) -> dict[str, int]:
-        """Why photos were skipped, in short, and how many for each reason."""
-        found: dict[str, int] = {}
+        """The number of skipped photos per kind of reason."""
+        counts: dict[str, int] = {}
         for reason in self.table["reason"].drop_null().to_pylist():
             kind = reason.split(":")[0]
-            found[kind] = found.get(kind, 0) + 1
-        return found
+            counts[kind] = counts.get(kind, 0) + 1
+        return counts
 
     @cached_property
     def scales(self) -> list[Fraction]:
-        """The scales that it holds inputs for."""
+        """The scales of its inputs."""
         return [Fraction(text.replace(":", "/")) for text in self.settings["scales"].split(",")]
 
     def load_pairs(self, split: str, scale: Fraction, limit: int | None = None) -> "Pairs":
-        """The inputs and labels of a split (`train`, `validation`, `test` or `all`).
+        """Open the inputs and labels of a split as memory maps.
 
         Args:
-            split: which.
+            split: `train`, `validation`, `test` or `all`.
             scale: label side over input side.
-            limit: labels of only so many photos, those of the smallest content hashes; None: of all.
+            limit: the number of photos to use, those with the smallest content hashes; None uses all.
 
         Raises:
-            UsageError: there are no inputs of this scale, or the split is empty.
-            LoupeError: a shard is not what the manifest says.
+            UsageError: the dataset has no inputs of this scale, or the split is empty.
+            LoupeError: a shard is missing or differs from its checksum.
         """
         if scale not in self.scales:
             raise UsageError(f"scale: {self.folder.name} has inputs for {self.settings['scales']} only")
@@ -104,9 +105,9 @@ class Dataset:
             chosen = photos.take(pc.sort_indices(photos)[:limit])
             table = table.filter(pc.is_in(table["sha256"], chosen))
         rows = table.to_pylist()
-        used = sorted({row["shard"] for row in rows})
+        numbers = sorted({row["shard"] for row in rows})
         inputs, labels = (
-            {number: self._open_shard(name, number) for number in used} for name in (name_inputs(scale), "labels")
+            {number: self._open_shard(kind, number) for number in numbers} for kind in (name_inputs(scale), "labels")
         )
         return Pairs(
             rows,
@@ -116,15 +117,15 @@ class Dataset:
         )
 
     def fetch_shards(self) -> None:
-        """Bring all shards onto this machine, so that none is waited for later."""
+        """Download all shards of a URL now instead of on demand."""
         for name in self._shards if storage.is_url(self.location) else ():
             self._verify_shard(name)
 
-    def _open_shard(self, name: str, number: int) -> np.ndarray:
-        return np.load(self._verify_shard(name_shard(name, number)), mmap_mode="r", allow_pickle=False)
+    def _open_shard(self, kind: str, number: int) -> np.ndarray:
+        return np.load(self._verify_shard(name_shard(kind, number)), mmap_mode="r", allow_pickle=False)
 
     def _verify_shard(self, name: str) -> Path:
-        """The file of a shard on this machine, which is what the manifest says."""
+        """Return the local file of a shard, downloaded if it is missing or its checksum is wrong."""
         file = self.folder / name
         if not self._is_intact(file) and not (storage.fetch_file(self.location, file) and self._is_intact(file)):
             shard = storage.join_path(self.location, name)
@@ -132,28 +133,28 @@ class Dataset:
         return file
 
     def _is_intact(self, file: Path) -> bool:
-        return file.exists() and _sha256_once(file, _state_of(file)) == self._shards[file.name]
+        return file.exists() and _hash_once(file, _get_state(file)) == self._shards[file.name]
 
 
-def _state_of(file: Path) -> tuple[int, ...]:
-    """Numbers that change whenever a file is written or replaced."""
+def _get_state(file: Path) -> tuple[int, ...]:
+    """Return numbers that change when a file is written or replaced."""
     state = file.stat()
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 @cache
-def _sha256_once(file: Path, state: tuple[int, ...]) -> str:
-    """The content hash of a file in this state: a step opens a dataset of gigabytes several times."""
+def _hash_once(file: Path, state: tuple[int, ...]) -> str:
+    """Return the content hash of a file in a state; cached, since a step opens a large dataset several times."""
     return hash_file(file)
 
 
 class Pairs:
-    """Small images with their labels, as memory maps; a photo's pair never comes apart.
+    """Inputs with their labels, as memory maps.
 
     Args:
-        rows: of the manifest, one a pair.
-        inputs: uint8, (input side, input side), one a pair.
-        labels: uint8, (label side, label side), one a pair.
+        rows: of the manifest, one per pair.
+        inputs: uint8, (input side, input side), one per pair.
+        labels: uint8, (label side, label side), one per pair.
         scale: label side over input side.
     """
 
@@ -169,7 +170,7 @@ class Pairs:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One pair: uint8 (input side, input side) and uint8 (label side, label side)."""
+        """Return one pair: uint8 (input side, input side) and uint8 (label side, label side)."""
         return self._inputs[index], self._labels[index]
 
     @property
@@ -178,11 +179,11 @@ class Pairs:
         return self._inputs[0].shape[0], self._labels[0].shape[0]
 
     def stack(self) -> tuple[np.ndarray, np.ndarray]:
-        """All inputs (n, input side, input side) and labels, uint8, copied into memory."""
+        """Copy all inputs, uint8 (n, input side, input side), and all labels into memory."""
         return np.stack(self._inputs), np.stack(self._labels)
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """In order, up to `size` at a time: float32 in [-1, 1], (n, input side, input side, 1) and labels."""
+        """Yield up to `size` pairs at a time, in order: float32 in [-1, 1], (n, side, side, 1)."""
         for start in range(0, len(self), size):
             yield (
                 to_floats(np.stack(self._inputs[start : start + size]))[..., None],
@@ -190,12 +191,12 @@ class Pairs:
             )
 
     def subsample(self, limit: int) -> "Pairs":
-        """Up to `limit` of the pairs, evenly spread over their order."""
+        """Return up to `limit` pairs at even distances in their order."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
         return self._select(list(chosen))
 
     def first_per_photo(self) -> "Pairs":
-        """The first pair of each photo."""
+        """Return the first pair of each photo."""
         first: dict[str, int] = {}
         for index, row in enumerate(self.rows):
             first.setdefault(row["sha256"], index)

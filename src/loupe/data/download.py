@@ -1,4 +1,4 @@
-"""Turns an address into a whole, checked file: with progress, resumed where it broke off."""
+"""Downloads a file of known size and checksum, and resumes an interrupted download."""
 
 import hashlib
 import time
@@ -7,64 +7,69 @@ from pathlib import Path
 from loupe.cli.progress import ProgressBar
 from loupe.errors import LoupeError
 
-CHUNK = 1 << 20
-TRIES = 8  # connections without a new byte before a download fails
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a further connection; the pause doubles each time
+CHUNK_BYTES = 1 << 20
+MAX_TRIES = 8  # connections in a row without a new byte
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between connections; the pause doubles each time
 
 
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
-    """Fetch `url` into `target`; a file that is there already is kept.
+    """Download `url` to `target`, unless `target` exists.
 
-    What has arrived stays in `target` + `.part` and is continued by a range request, in this call or
-    the next one. The file gets its name only once its md5 is right.
+    The received bytes are kept in `target` + `.part`; this call and later ones continue it with range requests. The
+    file is renamed to `target` after its checksum was verified.
 
     Args:
-        target: the file to make; its folder is made too.
+        target: the file to create; its folder is created too.
         url: http or https.
-        md5: in hexadecimal, of the whole file.
-        size: in bytes, of the whole file.
+        md5: of the file, in hexadecimal.
+        size: of the file, in bytes.
         quiet: show no progress.
 
+    Returns:
+        target.
+
     Raises:
-        LoupeError: the server does not answer, or what it sent is not the file.
+        LoupeError: the server does not answer, or the received file has another checksum.
     """
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    failed = 0
+    failures = 0
     with ProgressBar(f"downloading {target.name}", size, quiet, unit="bytes") as bar:
-        while (there := part.stat().st_size if part.exists() else 0) < size:
-            reason = _fetch(url, part, there, bar)
-            if part.exists() and part.stat().st_size > there:
-                failed = 0
-                continue
-            failed += 1
-            if failed >= TRIES:
-                raise LoupeError(f"download of {url} stopped at {there} of {size} bytes: {reason}")
-            time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (failed - 1)))
+        while (received := _get_size(part)) < size:
+            reason = _append(url, part, received, bar)
+            failures = 0 if _get_size(part) > received else failures + 1
+            if failures >= MAX_TRIES:
+                raise LoupeError(f"download of {url} stopped at {received} of {size} bytes: {reason}")
+            if failures:
+                time.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (failures - 1)))
     with part.open("rb") as stream:
         found = hashlib.file_digest(stream, "md5").hexdigest()
     if found != md5:
         part.unlink()
-        raise LoupeError(f"download of {url}: md5 must be {md5}, got {found}; the file was thrown away")
+        raise LoupeError(f"download of {url}: md5 must be {md5}, got {found}; the file was deleted")
     part.rename(target)
     return target
 
 
-def _fetch(url: str, part: Path, there: int, bar: ProgressBar) -> str:
-    """Append to `part` what the server sends from byte `there` on; returns why it ended early, or ""."""
+def _get_size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
+    """Append the bytes of `url` after the first `received` ones; returns the reason for an early end, or ""."""
     import requests
     import urllib3
 
     try:
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
-        with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-            answer.raise_for_status()
-            resumed = answer.status_code == requests.codes.partial_content
-            done = there if resumed else 0
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={received}-"} if received else {})
+        with requests.get(url, headers=headers, stream=True, timeout=30) as response:
+            response.raise_for_status()
+            resumed = response.status_code == requests.codes.partial_content
+            done = received if resumed else 0
             with part.open("ab" if resumed else "wb") as stream:
-                while chunk := answer.raw.read1(CHUNK):  # what has come; iter_content would wait for it all
+                while chunk := response.raw.read1(CHUNK_BYTES):  # iter_content would wait for a complete chunk
                     stream.write(chunk)
                     done += len(chunk)
                     bar.update(done)

@@ -1,4 +1,4 @@
-"""Turns the luminance of a photo into labels, and a label into the small input that a network upscales."""
+"""Cuts labels from the luminance of a photo, and shrinks a label to the input of a network."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +19,7 @@ FILTERS = {
 
 @dataclass(frozen=True)
 class Label:
-    """A label and where it was cut: x, y count in the photo after it was shrunk by the factor `shrunk`."""
+    """A label and its position: x and y are pixels of the photo after it was resized by the factor `shrunk`."""
 
     pixels: np.ndarray  # uint8, (label_size, label_size)
     x: int
@@ -33,9 +33,13 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
     Args:
         grey: uint8, (height, width).
         settings: label_size, crops, recompress.
-        crop: `centre`, `fit`, `tiles` or `random`.
-        seed: of crop=random, together with the photo's content hash.
+        crop: `centre` (one label from the centre), `fit` (the photo is shrunk to the label first), `tiles` (all
+            labels of a grid) or `random`.
+        seed: of crop=random, together with the content hash.
         sha256: the photo's content hash, in hexadecimal.
+
+    Returns:
+        The labels, uint8 (label_size, label_size) each.
 
     Raises:
         PhotoError: the photo is smaller than a label.
@@ -45,7 +49,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
     if min(height, width) < size:
         raise PhotoError(f"smaller than {size}x{size}: {width}x{height}")
     if crop == "random":
-        labels = _random(grey, settings, np.random.default_rng([seed, int(sha256[:16], 16)]))
+        labels = _cut_random(grey, settings, np.random.default_rng([seed, int(sha256[:16], 16)]))
     elif crop == "tiles":
         labels = [
             Label(grey[y : y + size, x : x + size], x, y)
@@ -54,7 +58,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
         ]
     else:
         factor = size / min(height, width) if crop == "fit" else 1.0
-        grey = _resized(grey, factor)
+        grey = _resize(grey, factor)
         x, y = (grey.shape[1] - size) // 2, (grey.shape[0] - size) // 2
         labels = [Label(grey[y : y + size, x : x + size], x, y, factor)]
     if settings.recompress is None:
@@ -64,20 +68,20 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
     ]
 
 
-def _random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
-    """Every second label is from the photo shrunk by a random factor, down to a half."""
+def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
+    """Cut every second label from the photo at its size, the others after shrinking it by a random factor >= 0.5."""
     size = settings.label_size
     labels = []
     for number in range(settings.crops):
-        least = max(0.5, size / min(grey.shape))
-        factor = float(rng.uniform(least, 1)) if number % 2 else 1.0
-        photo = _resized(grey, factor)
+        smallest = max(0.5, size / min(grey.shape))
+        factor = float(rng.uniform(smallest, 1)) if number % 2 else 1.0
+        photo = _resize(grey, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in photo.shape)
         labels.append(Label(photo[y : y + size, x : x + size], x, y, factor))
     return labels
 
 
-def _resized(grey: np.ndarray, factor: float) -> np.ndarray:
+def _resize(grey: np.ndarray, factor: float) -> np.ndarray:
     if factor == 1.0:
         return grey
     height, width = (max(1, round(side * factor)) for side in grey.shape)
@@ -85,9 +89,15 @@ def _resized(grey: np.ndarray, factor: float) -> np.ndarray:
 
 
 def shrink_label(label: np.ndarray, scale: Fraction, settings: Pairing) -> np.ndarray:
-    """Shrink a label, uint8 (label_size, label_size), by the scale: uint8 (input side, input side).
+    """Shrink a label by the scale with an antialiased filter, and round to 8 bits like a photo.
 
-    The filter is antialiased, and the result rounded to 8 bits, as a small photo is.
+    Args:
+        label: uint8, (label_size, label_size).
+        scale: label side over input side.
+        settings: shrink, recompress.
+
+    Returns:
+        uint8, (label_size / scale, label_size / scale).
     """
     side = int(label.shape[0] / scale)
     small = np.asarray(Image.fromarray(label).resize((side, side), FILTERS[settings.shrink]))

@@ -1,8 +1,7 @@
-"""Turns listed photos into a prepared dataset on disk, on all cores or on a Dask cluster.
+"""Prepares a dataset from photos, on all cores or on a Dask cluster.
 
-Every task turns a few photos into one shard of labels and one of inputs for each scale; only rows of the
-manifest and sums come back, so that memory stays the same however many photos there are. What a task
-writes depends on its photos and the settings alone, not on the machine, the order or the core.
+Each task writes one shard of labels and one shard of inputs per scale, and returns rows of the manifest. The memory
+that is needed does not depend on the number of photos. The files depend only on the photos and the settings.
 """
 
 import glob
@@ -32,37 +31,37 @@ from loupe.data.labels import shrink_label
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
 
-VERSION = 1  # of this code: a change that gives other labels or inputs raises it
-PHOTOS_A_TASK = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}
+VERSION = 1  # of the prepared data: raise it with every change of labels or inputs
+PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
-    """The photos that the settings name, with their content hashes; raises UsageError where there are none."""
+    """List the photos that the settings select; see `list_photos`."""
     return list_photos(settings.source, settings.categories, settings.limit, settings.data_dir, settings.quiet)
 
 
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Dataset:
-    """Make the dataset of these photos and settings, or open it where it exists already.
+    """Create the dataset of photos and settings, or open it if it exists.
 
-    A folder is written beside its final name and renamed when whole, so that a killed run leaves nothing under
-    that name; what it left beside is removed by the next one. At an address, where nothing can be renamed, the
-    manifest comes last and makes the dataset: whoever writes the same shards again writes the same bytes.
+    A folder is written under a temporary name and renamed when it is complete; the next call removes the folders of
+    killed processes. Under a URL, which cannot be renamed, the manifest is written last and completes the dataset:
+    processes that write the same shard write the same bytes.
 
     Args:
-        settings: what to prepare.
-        photos: what `listed` gave for the settings; None lists them here.
+        settings: of preprocess.
+        photos: the result of `find_photos`; None lists the photos first.
 
     Raises:
-        UsageError: not one label came out of the photos.
+        UsageError: none of the photos is usable.
     """
     photos = find_photos(settings) if photos is None else photos
     digest = _compute_digest(settings, photos)
-    place = storage.join_path(settings.data_dir, f"{name_sources(settings.source)}-{digest}")
-    if storage.is_url(place):
-        if not storage.exists(place, manifest.MANIFEST):
-            _write_dataset(settings, photos, digest, place)
-        return Dataset(place)
-    folder = Path(place)
+    location = storage.join_path(settings.data_dir, f"{name_sources(settings.source)}-{digest}")
+    if storage.is_url(location):
+        if not storage.exists(location, manifest.MANIFEST):
+            _write_dataset(settings, photos, digest, location)
+        return Dataset(location)
+    folder = Path(location)
     if not folder.exists():
         _remove_leftovers(folder)
         partial = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
@@ -72,7 +71,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
             try:
                 partial.rename(folder)
             except OSError:
-                if not folder.exists():  # else another process was faster
+                if not folder.exists():  # otherwise another process has prepared it meanwhile
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -80,111 +79,108 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
 
 
 def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
-    """The crop that a photo gets: as set, else tiles for the bundled sample and centre for the rest."""
+    """Return the crop of a photo; the default is `tiles` for the bundled sample and `centre` for others."""
     return settings.crop or ("tiles" if photo.source == "sample" else "centre")
 
 
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
-    given = settings.to_texts()
+    texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
-        given.pop(name, None)  # they choose the photos, which stand below, or change nothing in the result
+        texts.pop(name, None)  # these select the photos, which are hashed below, or do not change the result
     if all(choose_crop(settings, photo) != "random" for photo in photos):
-        given.pop("seed")
-    given["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
-    # As json.dumps writes [VERSION, given, [[path, sha256, crop], …]], without the memory that it takes for all.
-    hashed = hashlib.sha256(f"[{VERSION}, {json.dumps(given, sort_keys=True)}, [".encode())
+        texts.pop("seed")
+    texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
+    # The hash of json.dumps([VERSION, texts, [[path, sha256, crop], ...]]), without that text in memory.
+    hashed = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())
     for number, photo in enumerate(photos):
-        one = json.dumps([photo.path, photo.sha256, choose_crop(settings, photo)])
-        hashed.update(f"{', ' if number else ''}{one}".encode())
+        item = json.dumps([photo.path, photo.sha256, choose_crop(settings, photo)])
+        hashed.update(f"{', ' if number else ''}{item}".encode())
     hashed.update(b"]]")
     return hashed.hexdigest()[:12]
 
 
-def _write_dataset(settings: Preprocess, listed: list[SourcePhoto], digest: str, place: str) -> None:
-    parts: dict[int, Any] = {}  # of the manifest, by the number of their shard
-    digests: dict[str, str] = {}
+def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str, location: str) -> None:
+    parts: dict[int, Any] = {}  # of the manifest, by the number of the shard
+    checksums: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
-    results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, listed, place), settings.scheduler)
-    with closing(results), ProgressBar("preparing photos", len(listed), settings.quiet) as bar:
+    results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
+    with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:
         done = 0
         for result in results:
             parts[result["number"]] = manifest.build_table(result["rows"])
-            digests |= result["shards"]
-            sums = {name: sums[name] + result["sums"].get(name, 0) for name in sums}
+            checksums |= result["shards"]
+            sums = {kind: sums[kind] + result["sums"].get(kind, 0) for kind in sums}
             done += result["photos"]
             bar.update(done)
     ordered = _sort_parts(parts)
     if not sums["labels"][0]:
-        reason = ordered[0]["reason"][0].as_py() if ordered else "there is none"
-        raise UsageError(f"source: not one of {len(listed)} photos can be used; the first: {reason}")
-    manifest.write_manifest(
-        place,
-        manifest.assign_splits(ordered),
-        {
-            "version": VERSION,
-            "digest": digest,
-            "settings": settings.to_texts(),
-            "statistics": {name: _compute_statistics(total) for name, total in sums.items()},
-            "shards": dict(sorted(digests.items())),
-        },
-    )
+        reason = ordered[0]["reason"][0].as_py() if ordered else "none"
+        raise UsageError(f"source: must contain a usable image, got {len(photos)} files; the first: {reason}")
+    facts = {
+        "version": VERSION,
+        "digest": digest,
+        "settings": settings.to_texts(),
+        "statistics": {kind: _compute_statistics(total) for kind, total in sums.items()},
+        "shards": dict(sorted(checksums.items())),
+    }
+    manifest.write_manifest(location, manifest.assign_splits(ordered), facts)
 
 
 def _sort_parts(parts: dict[int, Any]) -> list[Any]:
-    """The manifest's rows by path, content hash, shard and row: as the photos were listed, if all had one crop."""
+    """Return the tables of the manifest's rows, sorted by path, content hash, shard and row."""
     import pyarrow as pa
 
     ordered = [parts[number] for number in sorted(parts)]
     ends = [tuple(part[name][at].as_py() for name in ("path", "sha256")) for part in ordered for at in (0, -1)]
-    if ends == sorted(ends):
+    if ends == sorted(ends):  # true if all photos have the same crop
         return ordered
     keys = [(name, "ascending") for name in ("path", "sha256", "shard", "row")]
     return [pa.concat_tables(ordered).sort_by(keys)]
 
 
-def _list_tasks(settings: Preprocess, listed: list[SourcePhoto], place: str) -> Iterator[tuple[Any, ...]]:
-    """The arguments of `shards.prepare_shard` for each shard."""
-    numbers = itertools.count()
-    for crop, step in PHOTOS_A_TASK.items():
-        group = [photo for photo in listed if choose_crop(settings, photo) == crop]
-        for start in range(0, len(group), step):
-            yield next(numbers), group[start : start + step], crop, place, settings.to_texts()
+def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of `prepare_shard` for each shard."""
+    numbers, texts = itertools.count(), settings.to_texts()
+    for crop, count in PHOTOS_PER_SHARD.items():
+        group = [photo for photo in photos if choose_crop(settings, photo) == crop]
+        for start in range(0, len(group), count):
+            yield next(numbers), group[start : start + count], crop, location, texts
 
 
 def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
-    """Cut photos for scoring, without a dataset on disk: what can be used, in the order of paths.
+    """Cut pairs of the selected photos for scoring, without a dataset on disk, in the order of paths.
 
     Raises:
-        UsageError: not one label came out of the photos.
+        UsageError: none of the photos is usable.
     """
     rows, inputs, labels = [], [], []
     reasons: list[str] = []
-    given = find_photos(settings)
-    for photo in given:
-        row, found = shards.cut_photo(photo, choose_crop(settings, photo), settings)
+    photos = find_photos(settings)
+    for photo in photos:
+        row, cut = shards.cut_photo(photo, choose_crop(settings, photo), settings)
         if row.reason:
             reasons.append(f"{photo.path}: {row.reason}")
-        rows += [asdict(row)] * len(found)
-        labels += [label.pixels for label in found]
-        inputs += [shrink_label(label.pixels, scale, settings) for label in found]
+        rows += [asdict(row)] * len(cut)
+        labels += [label.pixels for label in cut]
+        inputs += [shrink_label(label.pixels, scale, settings) for label in cut]
     if not labels:
-        first = reasons[0] if reasons else "there is none"
-        raise UsageError(f"photos: not one photo of {','.join(settings.source)} can be used; the first: {first}")
-    print_left_out(reasons, len(given), settings.quiet)
+        first = reasons[0] if reasons else "none"
+        raise UsageError(f"photos: must contain a usable image, got {','.join(settings.source)}; the first: {first}")
+    print_left_out(reasons, len(photos), settings.quiet)
     return Pairs(rows, inputs, labels, scale)
 
 
 def find_dataset(data_dir: str, name: str) -> str | None:
-    """Where a prepared dataset is, by its folder or address or by its name in data_dir; None where it is not."""
-    named = [name] if storage.is_url(name) else [name, storage.join_path(data_dir, name)]
-    return next((place for place in named if storage.exists(place, manifest.MANIFEST, "dataset")), None)
+    """Return the location of a prepared dataset, given its location or its name in data_dir; None if not found."""
+    locations = [name] if storage.is_url(name) else [name, storage.join_path(data_dir, name)]
+    return next((found for found in locations if storage.exists(found, manifest.MANIFEST, "dataset")), None)
 
 
 def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
-    """The dataset of a step: one that is prepared already, or a source that is prepared with defaults."""
-    place = find_dataset(settings.data_dir, name)
-    if place is not None:
-        return Dataset(place)
+    """Open a prepared dataset by location or name, or prepare the source of this name with default settings."""
+    location = find_dataset(settings.data_dir, name)
+    if location is not None:
+        return Dataset(location)
     shared = settings.select(DatasetSettings.model_fields)
     try:
         return prepare(parse_settings("preprocess", {"source": name} | shared))
@@ -193,30 +189,31 @@ def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
 
 
 def open_sample(data_dir: str) -> Dataset:
-    """Open the dataset of the bundled photos below a folder; prepare it first if it is missing."""
+    """Open the dataset of the bundled photos in a folder; prepare it first if it is missing."""
     return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample")
 
 
 def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
-    """The dataset that a run was trained on: by its name in data_dir, else prepared again.
+    """Open the dataset that a run was trained on, by its name in data_dir, or prepare it again.
 
     Raises:
-        UsageError: what is there, or came out, has another digest.
+        UsageError: the dataset has another digest.
     """
-    place = storage.join_path(settings.data_dir, name)
-    found = Dataset(place) if storage.exists(place, manifest.MANIFEST) else open_or_prepare(settings, source)
-    if found.digest != digest:
-        raise UsageError(f"dataset: the run was trained on {name}, got {found.folder.name}; set data_dir")
-    return found
+    location = storage.join_path(settings.data_dir, name)
+    dataset = Dataset(location) if storage.exists(location, manifest.MANIFEST) else open_or_prepare(settings, source)
+    if dataset.digest != digest:
+        raise UsageError(f"dataset: must be {name}, as in the run, got {dataset.folder.name}; set data_dir")
+    return dataset
 
 
 def _compute_statistics(total: np.ndarray) -> dict[str, float]:
+    """Return mean and standard deviation, given the number of values, their sum and the sum of their squares."""
     mean = total[1] / total[0]
     return {"mean": round(float(mean), 6), "std": round(float(np.sqrt(total[2] / total[0] - mean**2)), 6)}
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed runs on this machine left of this dataset."""
+    """Remove incomplete folders of this dataset that killed processes of this machine left."""
     import psutil
 
     for partial in folder.parent.glob(f".{glob.escape(folder.name)}.{socket.gethostname()}.*"):

@@ -1,4 +1,4 @@
-"""Shards of a prepared dataset: files of labels and of their inputs, each made of a few photos by one task."""
+"""Shards of a prepared dataset: files of labels and of their inputs. One task writes the shards of a few photos."""
 
 import hashlib
 import socket
@@ -21,45 +21,58 @@ from loupe.imaging import decoder, luminance
 
 
 def prepare_shard(
-    number: int, listed: list[SourcePhoto], crop: str, place: str, given: dict[str, str]
+    number: int, photos: list[SourcePhoto], crop: str, location: str, texts: dict[str, str]
 ) -> dict[str, Any]:
-    """One task: decode, cut, shrink, write; gives the manifest's rows, the files' sha256 and pixel sums.
+    """Decode photos, cut and shrink their labels, and write one shard of labels and one of inputs per scale.
+
+    Args:
+        number: of the shard.
+        photos: of the shard.
+        crop: as in `cut_labels`.
+        location: of the dataset.
+        texts: the settings of preprocess as text.
+
+    Returns:
+        `number`; `rows` of the manifest; `shards`, the sha256 of each file by name; `sums`, by kind of shard the
+        number of pixels, the sum of their values in [-1, 1] and the sum of the squares; `photos`, their number.
 
     Raises:
-        LoupeError: a photo is not, here, what it was where it was listed.
+        LoupeError: a photo has changed since it was listed, or this machine cannot read it.
     """
-    settings = parse_settings("preprocess", given)
+    settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
     labels: list[np.ndarray] = []
-    for photo in listed:
-        row, found = cut_photo(photo, crop, settings)
-        if not found:
+    for photo in photos:
+        row, cut = cut_photo(photo, crop, settings)
+        if not cut:
             rows.append(vars(row))
-        for label in found:
-            where = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
-            rows.append(vars(row) | where)
+        for label in cut:
+            position = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
+            rows.append(vars(row) | position)
             labels.append(label.pixels)
-    arrays = {"labels": labels}
-    for scale in settings.scales if labels else ():
-        small = [shrink_label(label, scale, settings) for label in labels]
-        arrays[name_inputs(scale)] = small
-    shards, sums = {}, {}
-    for name, images in arrays.items():
-        if images:
+    checksums, sums = {}, {}
+    if labels:
+        arrays = {"labels": labels}
+        for scale in settings.scales:
+            arrays[name_inputs(scale)] = [shrink_label(label, scale, settings) for label in labels]
+        for kind, images in arrays.items():
             stacked = np.stack(images)
-            with storage.create_file(place, name_shard(name, number)) as file:
+            with storage.create_file(location, name_shard(kind, number)) as file:
                 save_array(file, stacked)
-                shards[file.name] = hash_file(file)
-            values, counts = (
-                np.arange(256) / 127.5 - 1,
-                np.array(Image.fromarray(stacked.reshape(-1, stacked.shape[-1])).histogram()),
-            )
-            sums[name] = np.array([stacked.size, counts @ values, counts @ values**2])
-    return {"number": number, "rows": rows, "shards": shards, "sums": sums, "photos": len(listed)}
+                checksums[file.name] = hash_file(file)
+            sums[kind] = _sum_values(stacked)
+    return {"number": number, "rows": rows, "shards": checksums, "sums": sums, "photos": len(photos)}
+
+
+def _sum_values(images: np.ndarray) -> np.ndarray:
+    """Return the number of pixels of uint8 images, the sum of their values in [-1, 1], and the sum of the squares."""
+    values = np.arange(256) / 127.5 - 1
+    counts = np.array(Image.fromarray(images.reshape(-1, images.shape[-1])).histogram())
+    return np.array([images.size, counts @ values, counts @ values**2])
 
 
 def cut_photo(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[Row, list[Label]]:
-    """The labels of one photo with its row; a photo that cannot be used has none, and a reason."""
+    """Cut the labels of one photo; an unusable photo has no labels, and its row contains the reason."""
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
         return replace(row, reason=photo.reason), []
@@ -72,40 +85,39 @@ def cut_photo(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[Row,
         return replace(row, reason=str(error)), []
 
 
-def _read_unchanged(photo: SourcePhoto) -> Path | bytes:
-    """The file or bytes of a photo; refused where this machine does not see what the one that listed it saw."""
+def _read_unchanged(photo: SourcePhoto) -> bytes:
+    """Return the bytes of a photo; raises LoupeError if its hash differs from the listed one."""
     try:
-        content = photo.opened()
-        found = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else hash_file(content)
-        why = "is another file" if found != photo.sha256 else ""
+        content = photo.read_bytes()
+        reason = "is another file" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
-        why = error.strerror or str(error)
-    if why:  # as a photo that cannot be read it would be left out, silently, with all others of its machine
+        reason = error.strerror or str(error)
+    if reason:  # as a skipped photo, it would be lost silently with all others of a machine that cannot read them
         raise LoupeError(
-            "source: must be at an address or in a folder that all machines share, and stay as it is; on "
-            f"{socket.gethostname()}, {photo.file!r}: {why}"
+            "source: must be a URL or a folder that all machines share, and must not change; on "
+            f"{socket.gethostname()}, {photo.file!r}: {reason}"
         )
     return content
 
 
 def name_inputs(scale: Fraction) -> str:
-    """What the shards of inputs of a scale are called: `inputs-3x2`."""
+    """Return the kind of the shards with inputs of a scale: `inputs-3x2`."""
     return f"inputs-{scale.numerator}x{scale.denominator}"
 
 
-def name_shard(name: str, number: int) -> str:
-    """What the file of a shard is called: `labels-00007.npy`."""
-    return f"{name}-{number:05d}.npy"
+def name_shard(kind: str, number: int) -> str:
+    """Return the file name of a shard: `labels-00007.npy`."""
+    return f"{kind}-{number:05d}.npy"
 
 
 def save_array(file: Path, images: np.ndarray) -> None:
-    """Write uint8 images (n, side, side) as np.save does, which does not tell when the disk is full."""
+    """Write uint8 images (n, side, side) in the format of np.save, which ignores a full disk."""
     with file.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(images))
         stream.write(np.ascontiguousarray(images).data)
 
 
 def hash_file(file: Path) -> str:
-    """The content hash of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Where photos come from: lists what `source` names, with the place and content hash of every photo."""
+"""Lists the photos of the sources that a user names, with their content hashes."""
 
 import hashlib
 import importlib.util
@@ -18,7 +18,7 @@ from loupe.data import storage, tars
 from loupe.data.download import download
 from loupe.errors import UsageError
 
-# Photographs only: no diagrams, no text, no drawings, one of each stereo pair.
+# Photographs only: no diagrams, text or drawings, and one image of each stereo pair.
 SAMPLE = {
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
     "skimage": (
@@ -37,78 +37,76 @@ CALTECH_256: dict[str, Any] = {
     "size": 1_183_006_720,
 }
 
-MAX_FILE_BYTES = 2**30  # bytes of one photo: more is no photo, and would not fit into the memory of every core
-HASH_CHUNK_BYTES = 2**20  # bytes of a file that are hashed at a time
-MAX_NAME_BYTES = 160  # bytes that the name of a source takes in the names of folders
+MAX_FILE_BYTES = 2**30  # of one photo: larger files are not photos, and would not fit into the memory of every core
+HASH_CHUNK_BYTES = 2**20
+MAX_NAME_BYTES = 160  # of the sources' part of a folder's name
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePhoto:
-    """One file of a source: where its bytes lie, and their sha256 ("" where they cannot be read)."""
+    """One file of a source."""
 
-    source: str  # as it was named in the settings
-    path: str  # inside the source, with / between folders
-    category: str  # the topmost folder that it lies in, "" for none
-    file: str  # or its address
-    offset: int = 0
-    size: int | None = None  # None: to the end of the file
-    sha256: str = ""
+    source: str  # as the user named it
+    path: str  # in the source, with / between folders
+    category: str  # the top-level folder of the path; "" if there is none
+    file: str  # path or URL of the file or of its tar
+    offset: int = 0  # of the content in the file, in bytes
+    size: int | None = None  # of the content, in bytes; None reads to the end of the file
+    sha256: str = ""  # of the content; "" if it cannot be read
     reason: str = ""  # why it cannot be read
 
-    def opened(self) -> Path | bytes:
-        """The file, or its bytes where it is a part of a tar or at an address."""
-        if self.size is None:
-            return Path(self.file)
+    def read_bytes(self) -> bytes:
+        """Return the content; raises OSError if the file cannot be read."""
         if storage.is_url(self.file):
-            return storage.read_range(self.file, self.offset, self.size)
+            return storage.read_range(self.file, self.offset, self.size or 0)
         with open(self.file, "rb") as stream:
             stream.seek(self.offset)
-            return stream.read(self.size)
+            return stream.read(-1 if self.size is None else self.size)
 
 
 def list_photos(
     sources: tuple[str, ...], categories: tuple[str, ...], limit: int | None, data_dir: str, quiet: bool
 ) -> list[SourcePhoto]:
-    """List the photos of all sources, sorted by path, each with its content hash.
+    """List the photos of all sources with their content hashes, sorted by path.
 
     Args:
-        sources: `sample`, `caltech256` (downloaded into data_dir once), paths or addresses of tars or folders.
-        categories: keep only photos of these; () keeps all.
-        limit: keep only so many, those of the smallest content hashes, so that a larger limit contains a
+        sources: `sample`, `caltech256` (downloaded to data_dir once), and paths or URLs of tars or folders.
+        categories: to keep; () keeps all.
+        limit: the number of photos to keep, those with the smallest content hashes, so that a larger limit includes a
             smaller one; None keeps all.
-        data_dir: where downloads are kept.
+        data_dir: the location of downloads.
         quiet: show no progress of a download.
 
     Raises:
-        UsageError: a source does not exist, is of another kind, or holds no image; or a name in a tar leads
-            outside of it.
+        UsageError: a source does not exist, has another format or contains no image, a category does not exist, or a
+            name in a tar points outside of it.
     """
-    found = [photo for source in sources for photo in _list_source(source, data_dir, quiet)]
+    photos = [photo for source in sources for photo in _list_source(source, data_dir, quiet)]
     if categories:
-        known = {photo.category for photo in found}
+        known = {photo.category for photo in photos}
         for category in categories:
             if category not in known:
-                raise UsageError(f"categories: {category!r} is not among those of {','.join(sources)}")
-        found = [photo for photo in found if photo.category in categories]
-    if any(storage.is_url(photo.file) for photo in found):
-        with ThreadPoolExecutor() as threads:  # which wait for the network together
-            hashed = list(threads.map(_hash_photo, found))
+                raise UsageError(f"categories: must be folders of {','.join(sources)}, got {category!r}")
+        photos = [photo for photo in photos if photo.category in categories]
+    if any(storage.is_url(photo.file) for photo in photos):
+        with ThreadPoolExecutor() as threads:  # the threads wait for the network
+            photos = list(threads.map(_hash_photo, photos))
     else:
-        hashed = list(map(_hash_photo, found))
+        photos = list(map(_hash_photo, photos))
     if limit is not None:
-        hashed = sorted(hashed, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
-    return sorted(hashed, key=lambda photo: (photo.path, photo.sha256))
+        photos = sorted(photos, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
+    return sorted(photos, key=lambda photo: (photo.path, photo.sha256))
 
 
 def name_sources(sources: tuple[str, ...]) -> str:
-    """A name of the sources for folders and runs: `sample`, `caltech256-subset+sample`."""
+    """Return a name of the sources for folders and runs, such as `sample` or `caltech256-subset+sample`."""
     names = [Path(source).stem if os.path.exists(source) or storage.is_url(source) else source for source in sources]
     plain = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")
     return plain.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "photos"
 
 
 def find_bundled_photo() -> Path:
-    """A bundled colour photo for examples: the cat Chelsea, 451x300 pixels."""
+    """Return the path of a bundled colour photo for examples: the cat Chelsea, 451x300 pixels."""
     return _find_package_folder("skimage") / SAMPLE["skimage"][0] / "chelsea.png"
 
 
@@ -129,22 +127,22 @@ def _list_source(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhot
 
 
 def _list_sample() -> Iterator[SourcePhoto]:
-    for package, (folder, names) in SAMPLE.items():
+    for package, (subfolder, names) in SAMPLE.items():
+        folder = _find_package_folder(package) / subfolder
         for name in names:
-            yield SourcePhoto(
-                "sample", f"{package}/{name}", package, str(_find_package_folder(package) / folder / name)
-            )
+            yield SourcePhoto("sample", f"{package}/{name}", package, str(folder / name))
 
 
 def _find_package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)  # finds the folder, imports nothing
+    spec = importlib.util.find_spec(package)  # does not import it
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     return Path(spec.origin).parent
 
 
 def _list_folder(root: Path) -> Iterator[SourcePhoto]:
-    files: dict[Path, str] = {}  # with the reason why one is not opened
+    """Yield the files of a folder and its subfolders, without hidden ones."""
+    files: dict[Path, str] = {}  # with the reason for skipping each, or ""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in (*subfolders, *sorted(name for name in names if not name.startswith("."))):
@@ -156,21 +154,21 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
     for file, reason in files.items():
         parts = _split_path(file.relative_to(root).as_posix())
         category = parts[0] if len(parts) > 1 else ""
-        place = str(file if reason else file.resolve())
-        yield SourcePhoto(str(root), "/".join(parts), category, place, reason=reason)
+        location = str(file if reason else file.resolve())
+        yield SourcePhoto(str(root), "/".join(parts), category, location, reason=reason)
 
 
 def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
-    """Why something in a folder or tar is not opened: links lead elsewhere, and FIFOs wait; "" for plain files."""
+    """Return why a file is not opened, or "" for a plain one: a link leads elsewhere, a FIFO blocks the reader."""
     if is_link:
         return "a link: not followed"
     if is_sparse:
         return "a sparse file: not read"
-    return "" if is_file else "no file: a device, FIFO or socket is not opened"
+    return "" if is_file else "not a file: a device, FIFO or socket is not opened"
 
 
 def _list_url(source: str) -> Iterator[SourcePhoto]:
-    """A folder in an object store, or a tar."""
+    """Yield the files of a folder or tar in an object store."""
     files = storage.list_files(source)
     if list(files) == [""]:
         return _list_tar(source, source)
@@ -186,7 +184,7 @@ def _list_url(source: str) -> Iterator[SourcePhoto]:
 
 
 def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
-    """The files of an uncompressed tar; a topmost folder that holds them all is no part of their paths."""
+    """Yield the files of an uncompressed tar; a single top-level folder that contains folders is not in the paths."""
     members = [
         (parts, member.offset, member.size, _explain_skip(member.is_file, member.is_link, member.is_sparse))
         for member in tars.list_members(file)
@@ -204,7 +202,7 @@ def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
 
 
 def _split_path(path: str) -> list[str]:
-    """The folders and the file's name; bytes that are no UTF-8 become U+FFFD, as the manifest needs it."""
+    """Return the folders and the file name of a path; bytes that are not UTF-8 become U+FFFD, for the manifest."""
     text = os.fsencode(path).decode(errors="replace")
     return [part for part in text.split("/") if part not in ("", ".")]
 
@@ -214,23 +212,21 @@ def _is_image(name: str) -> bool:
 
 
 def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
-    """With the hash of its bytes, or with the reason why it has none; in memory that a large file does not fill."""
+    """Return the photo with its content hash, or with the reason why it cannot be read."""
     if photo.reason:
         return photo
     try:
-        left = os.stat(photo.file).st_size if photo.size is None else photo.size
-        if left > MAX_FILE_BYTES:
-            return replace(photo, reason=f"too large: {left} bytes, at most {MAX_FILE_BYTES}")
+        remaining = os.stat(photo.file).st_size if photo.size is None else photo.size
+        if remaining > MAX_FILE_BYTES:
+            return replace(photo, reason=f"too large: {remaining} bytes, at most {MAX_FILE_BYTES}")
         if storage.is_url(photo.file):
-            return replace(
-                photo, sha256=hashlib.sha256(storage.read_range(photo.file, photo.offset, left)).hexdigest()
-            )
+            return replace(photo, sha256=hashlib.sha256(photo.read_bytes()).hexdigest())
         digest = hashlib.sha256()
-        with open(photo.file, "rb") as stream:
+        with open(photo.file, "rb") as stream:  # in chunks, so that a large file does not fill the memory
             stream.seek(photo.offset)
-            while part := stream.read(min(left, HASH_CHUNK_BYTES)):
-                digest.update(part)
-                left -= len(part)
+            while chunk := stream.read(min(remaining, HASH_CHUNK_BYTES)):
+                digest.update(chunk)
+                remaining -= len(chunk)
         return replace(photo, sha256=digest.hexdigest())
     except OSError as error:
         return replace(photo, reason=f"cannot be read: {error.strerror or error}")

@@ -1,6 +1,6 @@
-"""Where photos and datasets are kept: a folder, or an address in an object store with a copy on this machine.
+"""Files of photo collections and datasets in a folder, or in an object store with a local copy.
 
-An address (`s3://bucket/prefix`) is opened by fsspec; this is the only file that knows it.
+A location is the path of a folder or file, or a URL such as `s3://bucket/prefix`, which fsspec opens.
 """
 
 import os
@@ -14,113 +14,117 @@ from typing import IO, Any
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_atomically
 
-# So that a store that does not answer is told within seconds; s3fs tries again what may succeed then.
+# An unreachable store is reported within seconds; s3fs repeats the requests that may succeed later.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
-READ_AHEAD = 4 << 20  # bytes: the headers of a tar lie between its photos
+READ_AHEAD_BYTES = 4 << 20  # the headers of a tar are between its photos
 
 
-def is_url(place: str) -> bool:
-    """Whether a place is an address rather than a folder or file of this machine."""
-    return "://" in place
+def is_url(location: str) -> bool:
+    """Return whether a location is a URL, not a local path."""
+    return "://" in location
 
 
-def join_path(place: str, name: str) -> str:
-    """The place of what is called `name` in a folder or below an address."""
-    return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place) / name)
+def join_path(location: str, name: str) -> str:
+    """Return the location of a file in a folder or under a URL."""
+    return f"{location.rstrip('/')}/{name}" if is_url(location) else str(Path(location) / name)
 
 
-def make_absolute(place: str) -> str:
-    """A place that means the same to processes in other folders."""
-    return place if is_url(place) else str(Path(place).resolve())
+def make_absolute(location: str) -> str:
+    """Return a location that does not depend on the working directory."""
+    return location if is_url(location) else str(Path(location).resolve())
 
 
-def get_local_folder(place: str) -> Path:
-    """The folder on this machine that has the files of a place: itself, or an address's copy in the cache."""
-    if not is_url(place):
-        return Path(place)
-    protocol, _, rest = place.partition("://")
+def get_local_folder(location: str) -> Path:
+    """Return the local folder with the files of a location: the folder itself, or the copy of a URL in the cache."""
+    if not is_url(location):
+        return Path(location)
+    protocol, _, path = location.partition("://")
     cache = Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser()
-    return cache / protocol / posixpath.normpath(f"/{rest}").lstrip("/")
+    return cache / protocol / posixpath.normpath(f"/{path}").lstrip("/")
 
 
-def exists(place: str, name: str, field: str = "data_dir") -> bool:
-    """Whether a folder or an address holds a file of this name; `field` is who names the place."""
-    if not is_url(place):
-        return (Path(place) / name).exists()
-    with _open_filesystem(place, field) as (store, path):
-        store.invalidate_cache()
-        return bool(store.exists(posixpath.join(path, name)))
+def exists(location: str, name: str, field: str = "data_dir") -> bool:
+    """Return whether a folder or URL contains a file of this name; errors name the field of the location."""
+    if not is_url(location):
+        return (Path(location) / name).exists()
+    with _open_filesystem(location, field) as (filesystem, path):
+        filesystem.invalidate_cache()
+        return bool(filesystem.exists(posixpath.join(path, name)))
 
 
-def fetch_file(place: str, file: Path) -> bool:
-    """Copy a file of this name from an address over `file`; False where the place has none to give."""
-    if not is_url(place):
+def fetch_file(location: str, file: Path) -> bool:
+    """Download the file of the same name from a URL, and replace `file` by it.
+
+    fsspec's `filecache::` is not used: its downloads are not atomic, and it keeps a damaged copy.
+
+    Returns:
+        False if the location is not a URL or has no such file.
+    """
+    if not is_url(location):
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
+    url = join_path(location, file.name)
     try:
-        with (
-            write_atomically(file) as partial,
-            _open_filesystem(join_path(place, file.name), "data_dir") as (store, path),
-        ):
-            store.get_file(path, str(partial))
+        with write_atomically(file) as partial, _open_filesystem(url, "data_dir") as (filesystem, path):
+            filesystem.get_file(path, str(partial))
     except _MissingError:
         return False
     return True
 
 
 @contextmanager
-def create_file(place: str, name: str) -> Iterator[Path]:
-    """A file to write, which stands in the folder, or is put at the address once the block has ended well."""
-    if not is_url(place):
-        yield Path(place) / name
+def create_file(location: str, name: str) -> Iterator[Path]:
+    """Yield the path of a new file in a folder; under a URL, a temporary file that is uploaded after the block."""
+    if not is_url(location):
+        yield Path(location) / name
         return
     with tempfile.TemporaryDirectory(prefix="loupe-") as folder:
         file = Path(folder) / name
         yield file
-        with _open_filesystem(join_path(place, name), "data_dir") as (store, path):
-            store.put_file(str(file), path)
+        with _open_filesystem(join_path(location, name), "data_dir") as (filesystem, path):
+            filesystem.put_file(str(file), path)
 
 
-def list_files(address: str) -> dict[str, int]:
-    """The size of each file below an address, by its path from there; of an address that is a file, of "" alone."""
-    with _open_filesystem(address, "source") as (store, path):
-        found = store.find(path, detail=True)
+def list_files(url: str) -> dict[str, int]:
+    """Return the size in bytes of every file under a URL, by relative path; of a single file, by ""."""
+    with _open_filesystem(url, "source") as (filesystem, path):
+        found = filesystem.find(path, detail=True)
     top = path.rstrip("/")
-    return {name.removeprefix(top).lstrip("/"): int(about["size"] or 0) for name, about in found.items()}
+    return {name.removeprefix(top).lstrip("/"): int(info["size"] or 0) for name, info in found.items()}
 
 
-def open_file(file: str) -> IO[bytes]:
-    """A file to read from any position: of this machine, or at an address."""
-    if not is_url(file):
-        return open(file, "rb")
-    with _open_filesystem(file, "source") as (store, path):
-        stream: IO[bytes] = store.open(path, "rb", block_size=READ_AHEAD)
+def open_file(location: str) -> IO[bytes]:
+    """Open a local file or a URL for reading at any position."""
+    if not is_url(location):
+        return open(location, "rb")
+    with _open_filesystem(location, "source") as (filesystem, path):
+        stream: IO[bytes] = filesystem.open(path, "rb", block_size=READ_AHEAD_BYTES)
         return stream
 
 
-def read_range(address: str, offset: int, size: int) -> bytes:
-    """So many bytes of the file at an address, by one request."""
-    with _open_filesystem(address, "source") as (store, path):
-        return bytes(store.cat_file(path, start=offset, end=offset + size)) if size else b""
+def read_range(url: str, offset: int, size: int) -> bytes:
+    """Read `size` bytes of a URL, starting at `offset`, with one request."""
+    with _open_filesystem(url, "source") as (filesystem, path):
+        return bytes(filesystem.cat_file(path, start=offset, end=offset + size)) if size else b""
 
 
 class _MissingError(LoupeError):
-    """There is no such file, or no such bucket."""
+    """The file or its bucket does not exist."""
 
 
 @contextmanager
-def _open_filesystem(address: str, field: str) -> Iterator[tuple[Any, str]]:
-    """The store of an address and the path there; whatever goes wrong in the block is told in one line."""
+def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
+    """Yield the fsspec file system of a URL and the path in it; errors in the block become one-line errors."""
     try:
         import fsspec
 
-        yield fsspec.url_to_fs(address, **OPTIONS.get(address.partition("://")[0], {}))
+        yield fsspec.url_to_fs(url, **OPTIONS.get(url.partition("://")[0], {}))
     except FileNotFoundError as error:
-        raise _MissingError(f"{field}: {address!r}: {error}") from None
+        raise _MissingError(f"{field}: {url!r}: {error}") from None
     except ImportError as error:
-        raise UsageError(f"{field}: {address!r} needs another package: {error}") from error
+        raise UsageError(f"{field}: {url!r} needs another package: {error}") from None
     except ValueError as error:
-        raise UsageError(f"{field}: {address!r}: {error}") from None
-    except Exception as error:  # each kind of store has exceptions of its own
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise LoupeError(f"{field}: {address!r}: {why}") from None
+        raise UsageError(f"{field}: {url!r}: {error}") from None
+    except Exception as error:  # every file system has its own exceptions
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise LoupeError(f"{field}: {url!r}: {reason}") from None

@@ -1,4 +1,4 @@
-"""An uncompressed tar to what it holds, by its headers alone: nothing is unpacked, and no name of it is followed."""
+"""Lists the members of an uncompressed tar from its headers; nothing is extracted."""
 
 import io
 import tarfile
@@ -7,55 +7,55 @@ from typing import Any, NamedTuple
 from loupe.data import storage
 from loupe.errors import UsageError
 
-LARGEST_HEADER = 2**20  # bytes of an extended header, which holds a name
+MAX_HEADER_BYTES = 2**20  # of an extended header, which contains a long name
 
 
-class _Headers(io.BufferedReader):
-    """A tar of which only headers are read: what claims to be one and is larger is damaged, or made to be."""
+class _HeaderReader(io.BufferedReader):
+    """A tar of which only headers are read: a larger read request means that the tar is damaged or malicious."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As of a file; raises ReadError where `size` is that of no header."""
-        if size is None or not 0 <= size <= LARGEST_HEADER:
+        """Read `size` bytes; raises ReadError if that is not the size of a header."""
+        if size is None or not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)
 
 
 class Member(NamedTuple):
-    """What a header says: a fraction of what tarfile keeps of it."""
+    """The fields of a header that are needed, a fraction of what tarfile keeps."""
 
     name: str
-    offset: int  # of the content, in the tar
+    offset: int  # of the content in the tar, in bytes
     size: int
     is_file: bool
     is_link: bool
     is_sparse: bool
 
 
-def list_members(file: str) -> list[Member]:
-    """What is in a tar, a file or at an address, but folders.
+def list_members(location: str) -> list[Member]:
+    """List the members of a tar, a local file or a URL, without its folders.
 
     Raises:
-        UsageError: it is no whole, uncompressed tar, or a name in it leads outside.
+        UsageError: the tar is compressed or damaged, or a name in it points outside of it.
     """
-    found, outside = [], ""
+    members, outside = [], ""
     try:
-        raw: Any = storage.open_file(file)
-        with _Headers(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        raw: Any = storage.open_file(location)
+        with _HeaderReader(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                if member.size < 0:  # after which tarfile would go backwards, for ever
+                if member.size < 0:  # tarfile would go backwards and never end
                     raise tarfile.ReadError(f"a size of {member.size} bytes")
                 if not member.isdir():
                     link = member.issym() or member.islnk()
-                    place = member.offset_data, member.size
-                    found.append(Member(member.name, *place, member.isreg(), link, member.issparse()))
+                    position = member.offset_data, member.size
+                    members.append(Member(member.name, *position, member.isreg(), link, member.issparse()))
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     outside = outside or member.name
-                tar.members.clear()  # type: ignore[attr-defined] # which would hold a kilobyte for each
-            stream.seek(tar.offset)  # tarfile takes a damaged header for the end
+                tar.members.clear()  # type: ignore[attr-defined] # saves a kilobyte per member
+            stream.seek(tar.offset)  # tarfile treats a damaged header as the end
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two: of numbers in headers
-        raise UsageError(f"source: {file!r} is no whole, uncompressed tar ({error})") from None
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # numbers in headers raise the last two
+        raise UsageError(f"source: must be a complete, uncompressed tar, got {location!r} ({error})") from None
     if outside:
-        raise UsageError(f"source: the tar {file!r} holds {outside!r}, which leads outside of it")
-    return found
+        raise UsageError(f"source: names in a tar must not point outside of it, got {outside!r} in {location!r}")
+    return members

@@ -1,4 +1,4 @@
-"""Whole photos as papers on super-resolution pair them: studio luma, shrunk by an antialiased bicubic filter."""
+"""Pairs of whole photos as in papers on super-resolution: studio luma, antialiased bicubic shrinking."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,28 +14,28 @@ from loupe.imaging.conversion import to_floats
 from loupe.imaging.decoder import PhotoError, open_photo
 from loupe.imaging.luminance import compute_luminance
 
-LEAST = 11  # pixels a side of what is left inside the border: the window of ssim
+MIN_SIDE = 11  # pixels without the border: the window of SSIM
 
 
 def compute_border(scale: Fraction) -> int:
-    """Pixels of a large image's border that do not count: the scale, rounded up."""
+    """Return the width in pixels of the border that scores ignore: the scale, rounded up."""
     return -(-scale.numerator // scale.denominator)
 
 
 class WholePhotos:
-    """Pairs of any size, decoded when they are asked for, so that memory holds one photo at a time.
+    """Pairs of any size, decoded when they are used, so that one photo is in memory at a time.
 
-    The label is the photo's luma (16 to 235, rounded; grey photos as they are), cropped to a multiple of the
-    scale. The input is the label shrunk as MATLAB's imresize does: cubic convolution (Keys 1981, a = -1/2)
-    widened by the scale, the border mirrored, not rounded.
+    The label is the photo's luma (16 to 235, rounded; grey photos are unchanged), cropped to a multiple of the scale.
+    The input is the label, shrunk like MATLAB's imresize: cubic convolution (Keys 1981, a = -1/2) widened by the
+    scale, mirrored borders, no rounding.
 
     Args:
-        photos: as listed; those that cannot be used are left out, which is told.
+        photos: as `list_photos` returns them; unusable ones are skipped and reported.
         scale: label side over input side, p/q.
-        quiet: do not tell it.
+        quiet: do not report skipped photos.
 
     Raises:
-        UsageError: not one photo can be used.
+        UsageError: none of the photos is usable.
     """
 
     def __init__(self, photos: list[SourcePhoto], scale: Fraction, quiet: bool = False) -> None:
@@ -45,48 +45,53 @@ class WholePhotos:
         reasons: list[str] = []
         for photo in photos:
             try:
-                height, width = _label(photo, scale).shape
+                height, width = _load_label(photo, scale).shape
             except PhotoError as error:
                 reasons.append(f"{photo.path}: {error}")
                 continue
             self._photos.append(photo)
             self.rows.append({"path": photo.path, "sha256": photo.sha256, "height": height, "width": width})
         if not self.rows:
-            first = reasons[0] if reasons else "there is none"
-            raise UsageError(f"photos: not one of {len(photos)} can be used; the first: {first}")
+            first = reasons[0] if reasons else "none"
+            raise UsageError(f"photos: must contain a usable image, got {len(photos)} files; the first: {first}")
         print_left_out(reasons, len(photos), quiet)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batches(self, size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """One at a time, since each has its own size: input (1, h, w, 1) and label, float32 in [-1, 1]."""
+        """Yield one pair at a time: input and label, float32 in [-1, 1], (1, height, width, 1)."""
         for photo in self._photos:
-            label = to_floats(_label(photo, self.scale))
+            label = to_floats(_load_label(photo, self.scale))
             yield shrink_bicubic(label, self.scale)[None, ..., None], label[None, ..., None]
 
     def subsample(self, limit: int) -> "WholePhotos":
-        """Up to `limit` of them, evenly spread over their order."""
+        """Return up to `limit` photos at even distances in their order."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
         return WholePhotos([self._photos[index] for index in chosen], self.scale)
 
 
 def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
-    """Shrink float32 (height, width), multiples of p, by p/q with a bicubic filter, the border mirrored."""
+    """Shrink float32 (height, width), sides multiples of p, by p/q with a bicubic filter and mirrored borders."""
     p, q = scale.numerator, scale.denominator
-    around = 3  # blocks: the filter reaches 2 small pixels beyond
-    padded = np.pad(label, around * p, mode="symmetric")
+    margin = 3  # blocks: the filter reads 2 pixels of the small image beyond its border
+    padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))
-    return small[around * q : -around * q, around * q : -around * q]
+    return small[margin * q : -margin * q, margin * q : -margin * q]
 
 
-def _label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
+def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
+    """Return the luma of a photo, uint8, cropped to multiples of the scale's numerator."""
     if photo.reason:
         raise PhotoError(photo.reason)
-    luma = compute_luminance(open_photo(photo.opened()), "studio")
+    try:
+        content = photo.read_bytes()
+    except OSError as error:
+        raise PhotoError(f"cannot be read: {error.strerror or error}") from None
+    luma = compute_luminance(open_photo(content), "studio")
     height, width = (side // scale.numerator * scale.numerator for side in luma.shape)
-    least = LEAST + 2 * compute_border(scale)
-    if min(height, width) < least:
-        raise PhotoError(f"smaller than {least}x{least}: {luma.shape[1]}x{luma.shape[0]}")
+    smallest = MIN_SIDE + 2 * compute_border(scale)
+    if min(height, width) < smallest:
+        raise PhotoError(f"smaller than {smallest}x{smallest}: {luma.shape[1]}x{luma.shape[0]}")
     return luma[:height, :width]

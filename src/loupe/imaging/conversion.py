@@ -21,6 +21,11 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Convert pixels, (height, width, bands), uint8 or 16-bit grey, to a Pillow image."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
 def compress_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
     """Encode a grey image, uint8 (height, width), as JPEG of a quality (1..95) and decode it again."""
     stream = io.BytesIO()

@@ -3,6 +3,8 @@
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +36,30 @@ def open_photo(source: bytes | Path) -> Image.Image:
     Raises:
         PhotoError: the file is not an image, is damaged or too large, or its values have no known range.
     """
+    with translate_errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.format == "EPS":  # Pillow would run Ghostscript
+                raise PhotoError("a PostScript program, not a photo")
+            scale_transparent_value(image)
+            image.load()
+            return to_8_bit_mode(ImageOps.exif_transpose(expand_12_bit_grey(image)))
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Raise every error of a decoder as PhotoError: damaged files cause errors of many types."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if image.format == "EPS":  # Pillow would run Ghostscript
-                    raise PhotoError("a PostScript program, not a photo")
-                scale_transparent_value(image)
-                image.load()
-                return to_8_bit_mode(ImageOps.exif_transpose(expand_12_bit_grey(image)))
+        yield
     except PhotoError:
         raise
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image") from None
     except Image.DecompressionBombError as error:
         raise too_many_pixels(error) from None
-    except Exception as error:  # the decoders of damaged files raise errors of many types
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 

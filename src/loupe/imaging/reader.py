@@ -3,14 +3,13 @@
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging import metadata
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels
+from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.metadata import Metadata
@@ -58,7 +57,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         PhotoError: the file is not an image of a supported format, is damaged or too large. Iterating over the
             images may also raise it.
     """
-    with _translate_errors():
+    with translate_errors():
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise PhotoError("is empty")
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
@@ -87,7 +86,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
 
 def read_pillow_image(image: Image.Image) -> ImageData:
     """Convert a Pillow image to upright pixels with the colour profile; raises PhotoError as `read_photo` does."""
-    with _translate_errors():
+    with translate_errors():
         _validate_not_empty(image)
         pixels, icc = decode_by_pillow(image, image.info.get("icc_profile") or b"", ignore_errors=True)
         upright = make_upright(pixels, image.getexif().get(metadata.ORIENTATION, 1))
@@ -119,7 +118,7 @@ def _is_lossless(source: bytes | Path) -> bool:
 def _read_images(file: _OpenFile, numbers: range, deep: bool) -> Iterator[ImageData]:
     with file.image as image:
         for number in numbers:
-            with _translate_errors():
+            with translate_errors():
                 if number:
                     image.seek(number)
                     deep = has_deep_colour(image)
@@ -149,20 +148,3 @@ def _decode(file: _OpenFile, number: int, deep: bool) -> ImageData:
         duration_ms = metadata.read_duration(image.info)
         return ImageData(pixels, Metadata(icc=icc, colour_chunks=chunks, duration_ms=duration_ms))
     return ImageData(pixels, metadata.read_metadata(image, exif, icc))
-
-
-@contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Raise every error of a decoder as PhotoError."""
-    try:
-        yield
-    except PhotoError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise PhotoError("not an image, or the first bytes are damaged") from None
-    except Image.DecompressionBombError as error:
-        raise too_many_pixels(error) from None
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
-        raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.atomic import write_atomically
-from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, get_format
 from loupe.imaging.image_data import ImageStream
@@ -137,7 +137,7 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
     for strip in stream.strips:
         pixels[top : top + len(strip)] = strip if deep_grey else to_8_bits(strip)
         top += len(strip)
-    image = Image.fromarray(pixels[..., 0] if stream.bands == 1 else pixels)
+    image = to_image(pixels)
     return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # Pillow drops the alpha of LA
 
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import validate_output_file, write_atomically
-from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.reader import read_photo
@@ -137,13 +136,13 @@ def render_figure(job: PhotoJob, max_size: Size = MAX_SHOWN, number: int = 0, no
     across, down = width / full[0], height / full[1]
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
     box = left * across, top * down, (left + shown[0]) * across, (top + shown[1]) * down
-    photo = _make_image(before.pixels)
+    photo = to_image(to_8_bits(before.pixels))
     name = escape(job.photo.name)
     return FIGURE.format(
         number=number,
         name=name,
         caption=f"{name}: {width}×{height} to {large_width}×{large_height}{escape(note)}",
-        large=_make_data_url(_make_image(part), after.metadata.icc),
+        large=_make_data_url(to_image(to_8_bits(part)), after.metadata.icc),
         lanczos=_make_data_url(photo.resize(shown, Image.Resampling.LANCZOS, box), before.metadata.icc),
         small=_make_data_url(photo.resize(shown, Image.Resampling.NEAREST, box), before.metadata.icc),
     )
@@ -158,11 +157,6 @@ def _render_figure_or_error(number: int, job: PhotoJob) -> str:
 
 def _get_size(image: ImageData) -> Size:
     return image.pixels.shape[1], image.pixels.shape[0]
-
-
-def _make_image(pixels: np.ndarray) -> Image.Image:
-    pixels = to_8_bits(pixels)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _make_data_url(image: Image.Image, icc: bytes) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from loupe.errors import UsageError
-from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageData, ImageStream
@@ -53,8 +53,7 @@ def read_mask(file: Path, feather: float) -> np.ndarray:
         pixels = to_8_bits(next(read_photo(file, strip=True).images).pixels)
     except PhotoError as error:
         raise UsageError(f"mask: {str(file)!r} cannot be used: {error}") from None
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    grey = Image.fromarray(compute_luminance(image, "rec601"))
+    grey = Image.fromarray(compute_luminance(to_image(pixels), "rec601"))
     return np.asarray(grey.filter(ImageFilter.GaussianBlur(feather / 2)))
 
 

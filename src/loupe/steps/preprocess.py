@@ -1,6 +1,5 @@
-"""Sources of photos to a prepared dataset."""
+"""Prepares a dataset from photos, and logs its numbers and figures."""
 
-import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,23 +11,28 @@ from loupe.data.manifest import MANIFEST
 from loupe.data.storage import make_absolute
 from loupe.imaging.atomic import remove_leftovers, write_atomically
 
-SHOWN = 300  # photos that the images are drawn of
+FIGURE_PHOTOS = 300  # photos that the figures show or summarise
+FIGURES = {  # file name -> function of evaluation.figures
+    "pairs.png": "plot_pairs",
+    "spread-values.png": "plot_value_distribution",
+    "spread-images.png": "plot_image_statistics",
+}
 
 
 def run(settings: Preprocess) -> Dataset:
-    """Prepare the dataset, or find it prepared, and log what it holds."""
+    """Prepare the dataset, or open it if it exists, and log it in a run."""
     from loupe.data import preparation
     from loupe.data.sources import name_sources
 
     started = time.perf_counter()
     photos = preparation.find_photos(settings)
-    with ThreadPoolExecutor(1) as meanwhile:  # MLflow takes seconds to start, and the workers have the photos
-        opening = meanwhile.submit(_open_store)
+    with ThreadPoolExecutor(1) as thread:  # MLflow takes seconds to start; meanwhile the photos are prepared
+        store = thread.submit(_open_store)
         dataset = preparation.prepare(settings, photos)
-        del photos  # the list of a large collection
-        images = _images(dataset)
+        del photos  # of a large collection: frees the memory
+        figures = _draw_figures(dataset)
         seconds = time.perf_counter() - started
-        opening.result()
+        store.result()
     from loupe.tracking import records, runs
 
     with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
@@ -36,14 +40,17 @@ def run(settings: Preprocess) -> Dataset:
         records.log_dataset(dataset, "prepared")
         records.log_file(dataset.folder / MANIFEST)
         records.log_json(dataset.settings, "settings.json")
-        numbers = {f"{name}/{key}": value for name, of in dataset.statistics.items() for key, value in of.items()}
-        records.log_metrics({**counts, **numbers, "preparing_seconds": seconds})
-        for image in images:
-            records.log_file(image)
+        statistics = {f"{kind}/{key}": n for kind, values in dataset.statistics.items() for key, n in values.items()}
+        records.log_metrics({**counts, **statistics, "preparing_seconds": seconds})
+        for figure in figures:
+            records.log_file(figure)
         records.log_tags({"loupe.folder": make_absolute(dataset.location)})
     skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.skip_reasons.items()))
-    print_line(f"{dataset.location}: {counts['photos']} photos, {counts['labels']} labels, "
-        f"{counts['skipped']} skipped{skipped}", settings.quiet)  # fmt: skip
+    print_line(
+        f"{dataset.location}: {counts['photos']} photos, {counts['labels']} labels, "
+        f"{counts['skipped']} skipped{skipped}",
+        settings.quiet,
+    )
     return dataset
 
 
@@ -53,21 +60,17 @@ def _open_store() -> None:
     runs.open_store()
 
 
-def _images(dataset: Dataset) -> list[Path]:
-    """The sheet of pairs and the spread plots, drawn once and kept beside the shards."""
-    names = {"pairs.png": "plot_pairs", "spread-values.png": "plot_value_distribution",
-             "spread-images.png": "plot_image_statistics"}  # fmt: skip
-    files = [dataset.folder / name for name in names]
+def _draw_figures(dataset: Dataset) -> list[Path]:
+    """Draw the figures of a dataset, unless they exist next to its shards; returns their files."""
+    files = [dataset.folder / name for name in FIGURES]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):
         from loupe.evaluation import figures
 
-        pairs = dataset.load_pairs("all", dataset.scales[0], limit=SHOWN)
-        for file, draw in zip(files, names.values(), strict=True):
-            drawn = io.BytesIO()
-            getattr(figures, draw)(pairs).savefig(drawn, dpi=100)
+        pairs = dataset.load_pairs("all", dataset.scales[0], limit=FIGURE_PHOTOS)
+        for file, function in zip(files, FIGURES.values(), strict=True):
             with write_atomically(file) as partial:
-                partial.write_bytes(drawn.getvalue())
+                getattr(figures, function)(pairs).savefig(partial, dpi=100, format="png")
     return files
 
 

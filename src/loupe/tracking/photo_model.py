@@ -91,8 +91,10 @@ class PhotoModel(PythonModel):
                 photo = read_photo(_decode(text))
                 target = Target(scale)
                 size = compute_size(photo.size, target, self._networks).upscaled
-                if size[0] * size[1] * photo.count > MAX_RESULT_PIXELS:
-                    raise PhotoError(f"result: must have at most {MAX_RESULT_PIXELS / 1e6:.0f} million pixels")
+                pixels = size[0] * size[1] * photo.count
+                if pixels > LARGEST_RESULT:
+                    limit = f"at most {LARGEST_RESULT / 1e6:.0f} million pixels"
+                    raise PhotoError(f"result: must have {limit}, got {pixels / 1e6:.1f} million")
                 out = Path(folder) / f"large{suffix or SUFFIXES[photo.format][0]}"
                 large = list(upscale_photo(photo, target, self._networks))
                 validate_output(out, size, photo.count, large[0].bands)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from loupe.config.fields import parse_scale
+from loupe.imaging.conversion import to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.reader import read_pillow_image
@@ -87,7 +88,7 @@ class Upscaler:
         large = np.concatenate(list(upscale_image(data, target, self.networks).strips))
         if isinstance(image, np.ndarray):
             return large[..., 0] if image.ndim == 2 else large
-        result = Image.fromarray(large[..., 0] if large.shape[2] == 1 else large)
+        result = to_image(large)
         if data.metadata.icc:
             result.info["icc_profile"] = data.metadata.icc
         return result

@@ -65,10 +65,10 @@ def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, p
     compile_model(model, settings.with_steps(1))
     with training_precision(model, settings):
         for step in range(WARMUP_STEPS):
-            model.train_on_batch(*patches.batch(step, count))
+            model.train_on_batch(*patches.draw_batch(step, count))
         started, steps, spent = time.process_time(), 0, 0.0
         while steps < WARMUP_STEPS or spent < min(TIMING_LIMIT_S, TIMING_SHARE * seconds):
-            model.train_on_batch(*patches.batch(steps, count))
+            model.train_on_batch(*patches.draw_batch(steps, count))
             steps, spent = steps + 1, time.process_time() - started
     model.set_weights(weights)
     return max(1, round(seconds * steps / spent))

@@ -147,7 +147,7 @@ def fit(
         while state.step < settings.steps and not 0 < settings.patience <= state.waited:
             stop = min(settings.steps, (state.step // settings.eval_every + 1) * settings.eval_every)
             steps, started = range(state.step, stop), time.perf_counter()
-            loss = _run_steps(model, settings, lambda step: patches.batch(step, count), steps, bar)
+            loss = _run_steps(model, settings, lambda step: patches.draw_batch(step, count), steps, bar)
             seconds = time.perf_counter() - started
             state.step, state.seconds = stop, state.seconds + seconds
             add_point({"train/patch_loss": loss, "patches_per_second": settings.batch_size * len(steps) / seconds})

@@ -48,4 +48,5 @@ class OnnxUpscaler:
             raise UsageError(f"model: {str(file)!r} must take grey images: {describe_error(error)}") from None
         expected = (1, int(side * scale), int(side * scale), 1)
         if found.shape != expected or found.dtype != np.float32:
-            raise UsageError(f"model: {str(file)!r} gives {found.dtype} {found.shape}, must give float32 {expected}")
+            got = f"{found.dtype} {found.shape}"
+            raise UsageError(f"model: {str(file)!r} must give float32 {expected} for a grey image, got {got}")
