@@ -92,8 +92,8 @@ class PhotoModel(PythonModel):
                 target = Target(scale)
                 size = compute_size(photo.size, target, self._networks).upscaled
                 pixels = size[0] * size[1] * photo.count
-                if pixels > LARGEST_RESULT:
-                    limit = f"at most {LARGEST_RESULT / 1e6:.0f} million pixels"
+                if pixels > MAX_RESULT_PIXELS:
+                    limit = f"at most {MAX_RESULT_PIXELS / 1e6:.0f} million pixels"
                     raise PhotoError(f"result: must have {limit}, got {pixels / 1e6:.1f} million")
                 out = Path(folder) / f"large{suffix or SUFFIXES[photo.format][0]}"
                 large = list(upscale_photo(photo, target, self._networks))
