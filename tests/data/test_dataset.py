@@ -88,11 +88,11 @@ def test_skipped_photos_have_no_split():
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, crops, write_folder):
+def prepared(tmp_path_factory, scheduler, crops, write_folder):
     place = tmp_path_factory.mktemp("dataset")
     extra = {"notes.txt": b"no photo"}
     source = write_folder(place / "photos", crops | extra)
-    given = {"source": str(source), "data_dir": str(place), "quiet": "true"}
+    given = {"source": str(source), "data_dir": str(place), "scheduler": scheduler, "quiet": "true"}
     return prepare(parse_settings("preprocess", given | {"label_size": 24, "crop": "tiles"})).folder
 
 

@@ -59,7 +59,7 @@ def moments(folder):
 
 
 def test_real_and_bad_files_are_prepared(mixed_folder, bad_files, preprocess, crops):
-    dataset = prepare(preprocess(source=str(mixed_folder)))
+    dataset = prepare(preprocess(source=str(mixed_folder), scheduler="none"))
     assert dataset.counts["photos"] == dataset.counts["labels"] == len(crops)
     assert dataset.counts["skipped"] == len(bad_files)
     assert all(dataset.counts[f"{split}_labels"] for split in ("train", "validation", "test"))
@@ -126,7 +126,7 @@ def test_the_same_call_again_asks_no_scheduler(photo_folder, preprocess):
 def test_a_dask_cluster_gives_the_same_digest_and_bytes_as_local_processes(
     mixed_folder, preprocess, scheduler, tmp_path, crop
 ):
-    local = prepare(preprocess(source=str(mixed_folder), crop=crop))
+    local = prepare(preprocess(source=str(mixed_folder), crop=crop, scheduler="none"))
     elsewhere = str(tmp_path / "elsewhere")
     on_dask = prepare(preprocess(source=str(mixed_folder), crop=crop, scheduler=scheduler, data_dir=elsewhere))
     assert on_dask.digest == local.digest
