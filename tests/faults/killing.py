@@ -143,8 +143,8 @@ def read_sweep(folder: Path) -> Any:
     return sorted((trial.params["activation"], trial.params["seed"], trial.value) for trial in ended)
 
 
-def of_registry(folder: Path) -> Any:
-    """The champions, each a version with a model that is there."""
+def read_registry(folder: Path) -> Any:
+    """Return whether each registered model has a champion; all versions must have their model."""
     client, found = open_store(folder), {}
     for registered in client.search_registered_models():
         versions = client.search_model_versions(f"name = '{registered.name}'")
@@ -159,8 +159,8 @@ def of_registry(folder: Path) -> Any:
     return found
 
 
-def fresh_registry(folder: Path) -> None:
-    """A registry without an entry again."""
+def clear_registry(folder: Path) -> None:
+    """Delete all registered models."""
     client = open_store(folder)
     for registered in client.search_registered_models():
         client.delete_registered_model(registered.name)
@@ -171,8 +171,8 @@ def clear_study(folder: Path) -> None:
     (folder / "optuna.journal").unlink(missing_ok=True)
 
 
-def fresh_store(folder: Path) -> None:
-    """A store of nothing, made before anybody can be killed in making it."""
+def create_store(folder: Path) -> None:
+    """Create an empty store before the first kill."""
     open_store(folder).search_experiments()
 
 
@@ -241,7 +241,7 @@ class StepKiller:
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "loupe", *self.case.command],
-                cwd=self.folder, env=build_env(), start_new_session=True, stdout=told, stderr=told,
+                cwd=self.folder, env=build_env(), start_new_session=True, stdout=output, stderr=output,
             )  # fmt: skip
             try:
                 killed = self._kill_at_random(process, number)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from jobs import list_runs, loupe, read_error
-from killing import photos
+from killing import create_photos
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +39,7 @@ def test_preprocess_keeps_earlier_datasets_and_leaves_no_partial_one(tmp_path):
         loupe(*arguments, "--label-size", 48, "--limit", 12, cwd=tmp_path)
         before = contents(small)
         assert before
-        line = read_error(loupe(*arguments, "--label_size", 60, "--crop", "random", cwd=tmp_path, status=1))
+        line = read_error(loupe(*arguments, "--label-size", 60, "--crop", "random", cwd=tmp_path, status=1))
         assert "No space left on device" in line
         assert contents(small) == before
 
@@ -68,7 +68,7 @@ def test_training_fails_with_one_line_and_leaves_the_store_readable(tmp_path):
     with disk(tmp_path / "small", 6000) as small:
         arguments = ["train", "--dataset", dataset, "--network", "perceptron", "--hidden", "2048", "--quiet"]
         loupe("train", "--dataset", dataset, "--network", "ridge", "--quiet", cwd=small)
-        line = read_error(loupe(*arguments, "--steps", 40, "--eval_every", 10, cwd=small, status=1))
+        line = read_error(loupe(*arguments, "--steps", 40, "--eval-every", 10, cwd=small, status=1))
         assert "No space left on device" in line or "disk is full" in line
         states = {run.data.params["network"]: run.info.status for run in list_runs(small)}
         assert states["ridge"] == "FINISHED"

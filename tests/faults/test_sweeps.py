@@ -64,7 +64,7 @@ def test_a_diverging_trial_fails_with_its_last_checkpoint_and_the_others_continu
     (tmp_path / "sweep.toml").write_text(
         SWEEP.format(name="diverging", hidden="none", repeats=1, steps=60, every=10, search=search)
     )
-    loupe("sweep", "sweep.toml", "--dataset", dataset, "--champion", "false", "--quiet", cwd=tmp_path)
+    loupe("sweep", "sweep.toml", "--dataset", dataset, "--no-champion", "--quiet", cwd=tmp_path)
     runs = {run.data.params.get("optimizer"): run for run in list_runs(tmp_path)}
     assert (runs["sgd"].info.status, runs["adam"].info.status) == ("FAILED", "FINISHED")
     kept = runs["sgd"].data.tags["loupe.checkpoint"]

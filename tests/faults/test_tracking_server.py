@@ -140,7 +140,7 @@ def test_a_step_with_an_unreachable_server_fails_within_a_minute_and_writes_noth
     url = f"http://{services.LOOPBACK}:{services.free_port()}"
     before = sorted(place.rglob("*"))
     started = time.monotonic()
-    failed = loupe("train", "--dataset", "set", "--smoke", "true", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
+    failed = loupe("train", "--dataset", "set", "--smoke", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
     assert read_error(failed) == f"loupe train: error: tracking: {url} is unreachable"
     assert time.monotonic() - started < 60
     assert sorted(place.rglob("*")) == before
