@@ -7,7 +7,7 @@ from loupe.config import parse_settings
 
 @pytest.fixture(scope="session")
 def scheduler():
-    """The address of a Dask cluster with one process."""
+    """The address of a Dask cluster that tests share; local processes would be started for each call."""
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -17,11 +17,11 @@ def scheduler():
 
 
 @pytest.fixture
-def preprocess(tmp_path):
-    """Makes settings for small photos; `data_dir` is a folder of the test."""
+def preprocess(tmp_path, scheduler):
+    """Makes settings for small photos; `data_dir` is a folder of the test, the scheduler is the shared one."""
 
     def settings(**given):
-        defaults = {"data_dir": str(tmp_path / "data"), "label_size": "30", "quiet": "true"}
+        defaults = {"data_dir": str(tmp_path / "data"), "scheduler": scheduler, "label_size": "30", "quiet": "true"}
         return parse_settings("preprocess", defaults | given)
 
     return settings

@@ -1,4 +1,4 @@
-"""Splits by content hash, and a prepared dataset that checks its files as they are used."""
+"""Splits depend on content hashes, and a dataset verifies its files before it uses them."""
 
 import hashlib
 import shutil
@@ -29,7 +29,7 @@ def sha256(text):
 
 
 def splits_of(hashes):
-    """Content hash -> its split, when these photos make a dataset; every split of a row counts."""
+    """Return the split of each content hash in a dataset of these photos; fails if a hash has two splits."""
     rows = [{"sha256": key, "row": number} for number, key in enumerate(hashes)]
     rows = [row for part in assign_splits([build_table(rows[:1]), build_table(rows[1:])]) for row in part.to_pylist()]
     found = {row["sha256"]: row["split"] for row in rows}
@@ -41,18 +41,18 @@ def shares(splits):
     return {name: count / len(splits) for name, count in Counter(splits.values()).items()}
 
 
-def test_splits_take_their_shares_of_many_photos():
+def test_splits_of_many_photos_have_the_stated_shares():
     assert shares(splits_of(map(sha256, range(8000)))) == pytest.approx(SHARES, abs=0.02)
 
 
-def test_splits_take_their_shares_of_the_photos_that_limit_chooses():
+def test_splits_of_a_limited_collection_have_the_stated_shares():
     chosen = sorted(map(sha256, range(40_000)))[:4000]
     assert shares(splits_of(chosen)) == pytest.approx(SHARES, abs=0.03)
 
 
 @settings(max_examples=30)
 @given(more=st.integers(1, 500))
-def test_adding_photos_moves_none_of_the_others(more):
+def test_added_photos_do_not_move_others_to_another_split(more):
     before = splits_of(map(sha256, range(100)))
     after = splits_of(map(sha256, range(100 + more)))
     assert {key: after[key] for key in before} == before
@@ -65,7 +65,7 @@ def test_the_order_of_the_photos_does_not_matter():
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60))
-def test_copies_of_a_photo_land_together(photos):
+def test_copies_of_a_photo_are_in_the_same_split(photos):
     assert splits_of(map(sha256, photos)).keys() == set(map(sha256, photos))  # it refuses two splits for one hash
 
 
@@ -75,24 +75,24 @@ def test_three_photos_fill_all_three_splits(photos):
     assert set(splits_of(map(sha256, photos)).values()) == set(SHARES)
 
 
-def test_a_split_that_stays_empty_takes_the_photo_nearest_its_bounds():
+def test_an_empty_split_receives_the_photo_with_the_nearest_hash():
     at = {f"{'0' * 48}{int(place * 2**64):016x}": place for place in (0.1, 0.3, 0.7, 0.74)}
     found = {at[key]: split for key, split in splits_of(at).items()}
     assert found == {0.1: "train", 0.3: "train", 0.7: "test", 0.74: "validation"}
 
 
-def test_photos_that_were_skipped_have_no_split():
+def test_skipped_photos_have_no_split():
     table = build_table([{"sha256": sha256(number), "row": number or None} for number in range(6)])
     (part,) = assign_splits([table])
     assert [split is None for split in part["split"].to_pylist()] == [True] + [False] * 5
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, crops, write_folder):
+def prepared(tmp_path_factory, scheduler, crops, write_folder):
     place = tmp_path_factory.mktemp("dataset")
     extra = {"notes.txt": b"no photo"}
     source = write_folder(place / "photos", crops | extra)
-    given = {"source": str(source), "data_dir": str(place), "quiet": "true"}
+    given = {"source": str(source), "data_dir": str(place), "scheduler": scheduler, "quiet": "true"}
     return prepare(parse_settings("preprocess", given | {"label_size": 24, "crop": "tiles"})).folder
 
 
@@ -120,14 +120,14 @@ def test_pairs_are_memory_maps_of_bytes(prepared):
     assert small.dtype == label.dtype == np.uint8
 
 
-def test_the_splits_are_all_photos_and_share_none(prepared):
+def test_every_photo_is_in_exactly_one_split(prepared):
     dataset = Dataset(prepared)
     parts = [{row["sha256"] for row in dataset.load_pairs(name, Fraction(2)).rows} for name in SHARES]
     assert all(parts)
     assert sum(map(len, parts)) == len(set.union(*parts)) == dataset.counts["photos"] == 7
 
 
-def test_counts_are_those_of_the_manifest(prepared):
+def test_counts_match_the_manifest(prepared):
     dataset = Dataset(prepared)
     counts = dataset.counts
     assert counts["skipped"] == 1
@@ -135,7 +135,7 @@ def test_counts_are_those_of_the_manifest(prepared):
     assert counts["labels"] == sum(counts[f"{name}_labels"] for name in SHARES)
 
 
-def test_limit_takes_all_labels_of_the_photos_with_the_smallest_hashes(prepared):
+def test_limit_keeps_all_labels_of_the_photos_with_the_smallest_hashes(prepared):
     dataset = Dataset(prepared)
     rows = dataset.load_pairs("all", Fraction(2)).rows
     hashes = sorted({row["sha256"] for row in rows})
@@ -144,7 +144,7 @@ def test_limit_takes_all_labels_of_the_photos_with_the_smallest_hashes(prepared)
         assert dataset.load_pairs("all", Fraction(2), limit).rows == chosen
 
 
-def test_a_limited_training_split_is_a_part_of_the_whole_one_and_of_that_of_a_higher_limit(prepared):
+def test_a_larger_limit_of_the_training_split_includes_a_smaller_one(prepared):
     dataset = Dataset(prepared)
     whole = dataset.load_pairs("train", Fraction(2))
     images = {(row["path"], row["x"], row["y"]): whole[index] for index, row in enumerate(whole.rows)}
@@ -162,7 +162,7 @@ def test_a_limited_training_split_is_a_part_of_the_whole_one_and_of_that_of_a_hi
     assert before == images.keys()
 
 
-def test_batches_are_all_pairs_in_order_as_floats(prepared):
+def test_batches_contain_all_pairs_in_order_as_floats(prepared):
     pairs = Dataset(prepared).load_pairs("all", Fraction(3, 2))
     batches = list(pairs.batches(4))
     assert [len(inputs) for inputs, _ in batches[:-1]] == [4] * (len(batches) - 1)
@@ -175,7 +175,7 @@ def test_batches_are_all_pairs_in_order_as_floats(prepared):
         assert np.array_equal(labels[index, ..., 0], to_floats(pairs[index][1]))
 
 
-def test_spread_keeps_pairs_together_from_first_to_last(prepared):
+def test_subsample_keeps_inputs_and_labels_together(prepared):
     pairs = Dataset(prepared).load_pairs("all", Fraction(2))
     few = pairs.subsample(5)
     assert len(few) == 5
@@ -188,7 +188,7 @@ def test_spread_keeps_pairs_together_from_first_to_last(prepared):
 
 @pytest.mark.parametrize("name", ["labels-00000.npy", "inputs-2x1-00000.npy"])
 @pytest.mark.parametrize("harm", ["changed", "cut", "gone"])
-def test_a_shard_that_is_not_what_was_written_is_refused_by_name(copy, name, harm):
+def test_a_changed_shard_is_refused_by_name(copy, name, harm):
     file = copy / name
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -216,7 +216,7 @@ def test_a_process_hashes_each_shard_once_until_it_changes(copy):
         names = {name_shard(name, 0) for name in ("labels", name_inputs(Fraction(2)))}
         assert names <= hashed.keys()
         assert set(hashed.values()) == {1}
-        with (copy / "labels-00000.npy").open("r+b") as file:  # in place: neither its name nor its size changes
+        with (copy / "labels-00000.npy").open("r+b") as file:  # name and size stay the same
             file.seek(-1, 2)
             last = file.read(1)[0]
             file.seek(-1, 2)
@@ -225,12 +225,12 @@ def test_a_process_hashes_each_shard_once_until_it_changes(copy):
             dataset.load_pairs("all", Fraction(2))
 
 
-def test_a_damaged_shard_of_another_scale_does_no_harm(copy):
+def test_a_damaged_shard_of_another_scale_is_ignored(copy):
     (copy / "inputs-3x1-00000.npy").unlink()
     assert len(Dataset(copy).load_pairs("all", Fraction(2)))
 
 
-def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_dataset_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UsageError, match="must be a prepared dataset"):
             Dataset(folder)
@@ -244,7 +244,7 @@ def test_a_damaged_manifest_is_refused(copy, keep):
         Dataset(copy)
 
 
-def test_a_table_of_somebody_else_is_no_dataset(tmp_path):
+def test_a_parquet_file_of_another_program_is_refused(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
@@ -267,6 +267,6 @@ def test_an_empty_split_is_refused(tmp_path, preprocess, crops, write_folder):
         dataset.load_pairs(empty[0], Fraction(2))
 
 
-def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
+def test_hash_file_returns_the_sha256_of_the_bytes(tmp_path):
     (tmp_path / "file").write_bytes(b"abc" * 100_000)
     assert hash_file(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()

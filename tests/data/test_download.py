@@ -1,4 +1,4 @@
-"""The download against a real server on this machine that drops connections, ignores ranges, or refuses."""
+"""Downloads from a local server that drops connections, ignores range requests, or refuses."""
 
 import hashlib
 import random
@@ -22,10 +22,10 @@ REFUSED = -1
 
 @dataclass
 class Served:
-    """How the server behaves, and what it was asked for."""
+    """The behaviour of the server, and the requests that it received."""
 
     url: str = ""
-    plan: list[int] = field(default_factory=list)  # bytes before each connection drops; afterwards all are sent
+    plan: list[int] = field(default_factory=list)  # bytes before each connection drops; later connections send all
     knows_ranges: bool = True
     ranges: list[str | None] = field(default_factory=list)  # of each request
 
@@ -70,7 +70,7 @@ def names_in(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_a_file_arrives_whole_over_connections_that_drop(served, tmp_path):
+def test_a_file_is_complete_after_dropped_connections(served, tmp_path):
     served.plan = [2 * MEGABYTE, 2 * MEGABYTE]
     target = fetch(tmp_path / "new folder" / "photos.tar", served)
     assert target.read_bytes() == CONTENT
@@ -78,7 +78,7 @@ def test_a_file_arrives_whole_over_connections_that_drop(served, tmp_path):
     assert names_in(target.parent) == ["photos.tar"]
 
 
-def test_connections_that_drop_after_little_bring_the_file_too(served, tmp_path):
+def test_a_file_is_complete_after_connections_that_drop_early(served, tmp_path):
     served.plan = [300_000] * 5
     assert fetch(tmp_path / "photos.tar", served).read_bytes() == CONTENT
     assert len(served.ranges) == 6
@@ -90,7 +90,7 @@ def test_tries_count_only_connections_without_a_new_byte(served, tmp_path):
     assert len(served.ranges) == 7
 
 
-def test_a_second_call_continues_where_the_first_gave_up(served, tmp_path):
+def test_a_second_call_resumes_the_download(served, tmp_path):
     target = tmp_path / "photos.tar"
     served.plan = [2 * MEGABYTE, REFUSED]
     with pytest.raises(LoupeError, match=f"stopped at {2 * MEGABYTE} of {SIZE} bytes"):
@@ -109,13 +109,13 @@ def test_a_server_that_ignores_ranges_works_too(served, tmp_path):
     assert served.ranges == [None, f"bytes={2 * MEGABYTE}-", f"bytes={3 * MEGABYTE}-"]
 
 
-def test_a_file_with_another_md5_is_refused_and_thrown_away(served, tmp_path):
+def test_a_file_with_another_md5_is_refused_and_deleted(served, tmp_path):
     with pytest.raises(LoupeError, match=f"md5 must be {'0' * 32}, got {MD5}"):
         fetch(tmp_path / "photos.tar", served, md5="0" * 32)
     assert names_in(tmp_path) == []
 
 
-def test_a_server_that_refuses_is_asked_as_often_as_tries_says(served, tmp_path):
+def test_a_refusing_server_is_asked_as_often_as_allowed(served, tmp_path):
     served.plan = [REFUSED] * 9
     with pytest.raises(LoupeError, match="503") as caught:
         fetch(tmp_path / "photos.tar", served, tries=4)
@@ -124,14 +124,14 @@ def test_a_server_that_refuses_is_asked_as_often_as_tries_says(served, tmp_path)
     assert not (tmp_path / "photos.tar").exists()
 
 
-def test_a_server_that_does_not_answer_ends_in_an_error(tmp_path):
+def test_a_server_that_does_not_answer_raises_an_error(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/photos.tar"
     with pytest.raises(LoupeError, match="stopped at 0"):
         fetch(tmp_path / "photos.tar", Served(url), tries=2)
 
 
-def test_a_file_that_is_there_is_kept_without_a_request(served, tmp_path):
+def test_an_existing_file_is_kept_without_a_request(served, tmp_path):
     (tmp_path / "photos.tar").write_bytes(b"kept")
     assert fetch(tmp_path / "photos.tar", served).read_bytes() == b"kept"
     assert served.ranges == []

@@ -1,4 +1,4 @@
-"""Labels are cut where the settings say, for photos of any size, and inputs are the labels made small."""
+"""Labels have the position that the settings select, in photos of any size; inputs are shrunk labels."""
 
 from fractions import Fraction
 
@@ -38,7 +38,7 @@ def places(labels):
 @pytest.mark.parametrize("crop", ["centre", "fit", "tiles", "random"])
 @BY_SIZES
 @given(height=SIDES, width=SIDES)
-def test_labels_have_their_size_and_lie_inside_the_photo(crop, height, width):
+def test_labels_have_their_size_and_are_inside_the_photo(crop, height, width):
     labels = cut(noise(height, width), crop)
     assert labels
     for label in labels:
@@ -51,7 +51,7 @@ def test_labels_have_their_size_and_lie_inside_the_photo(crop, height, width):
 @pytest.mark.parametrize("crop", ["centre", "tiles", "random"])
 @BY_SIZES
 @given(height=SIDES, width=SIDES)
-def test_labels_that_are_not_shrunk_are_the_pixels_of_their_place(crop, height, width):
+def test_labels_without_resizing_equal_the_pixels_at_their_position(crop, height, width):
     grey = noise(height, width)
     native = [label for label in cut(grey, crop) if label.shrunk == 1]
     assert native
@@ -61,7 +61,7 @@ def test_labels_that_are_not_shrunk_are_the_pixels_of_their_place(crop, height, 
 
 @BY_SIZES
 @given(height=SIDES, width=SIDES)
-def test_centre_is_one_label_from_the_middle(height, width):
+def test_centre_cuts_one_label_from_the_middle(height, width):
     (label,) = cut(noise(height, width), "centre")
     assert label.shrunk == 1
     assert abs((width - SIZE - label.x) - label.x) <= 1
@@ -70,7 +70,7 @@ def test_centre_is_one_label_from_the_middle(height, width):
 
 @BY_SIZES
 @given(height=SIDES, width=SIDES)
-def test_fit_is_the_middle_of_the_photo_with_its_shorter_side_made_a_label(height, width):
+def test_fit_shrinks_the_shorter_side_to_the_label(height, width):
     grey = noise(height, width)
     (label,) = cut(grey, "fit")
     small = round(width * label.shrunk), round(height * label.shrunk)
@@ -83,7 +83,7 @@ def test_fit_is_the_middle_of_the_photo_with_its_shorter_side_made_a_label(heigh
 
 @BY_SIZES
 @given(height=SIDES, width=SIDES)
-def test_tiles_are_all_that_fit_and_do_not_overlap(height, width):
+def test_tiles_fill_the_photo_without_overlap(height, width):
     labels = cut(noise(height, width), "tiles")
     covered = np.zeros((height, width), int)
     for label in labels:
@@ -101,7 +101,7 @@ def test_random_shrinks_every_second_photo_by_a_half_at_most(height, width, crop
     assert all(0.5 <= label.shrunk <= 1 for label in labels[1::2])
 
 
-def test_random_labels_of_a_shrunk_photo_are_of_the_shrunk_photo():
+def test_random_labels_equal_the_pixels_of_the_shrunk_photo():
     grey = noise(90, 120)
     label = cut(grey, "random")[1]
     assert label.shrunk < 1
@@ -112,7 +112,7 @@ def test_random_labels_of_a_shrunk_photo_are_of_the_shrunk_photo():
 
 @BY_SIZES
 @given(seed=st.integers(0, 2**31 - 1), sha256=st.text("0123456789abcdef", min_size=64, max_size=64))
-def test_random_follows_from_seed_and_content_hash(seed, sha256):
+def test_random_crops_depend_on_seed_and_content_hash(seed, sha256):
     grey = noise(150, 170)
     first, again = (cut(grey, "random", seed, sha256) for _ in range(2))
     assert places(first) == places(again)
@@ -130,7 +130,7 @@ def test_a_photo_smaller_than_a_label_is_refused_with_both_sizes(crop, shape):
 
 
 @pytest.mark.parametrize("crop", ["centre", "fit", "tiles", "random"])
-def test_a_photo_of_exactly_a_label_is_the_label(crop):
+def test_a_photo_of_the_size_of_a_label_becomes_the_label(crop):
     grey = noise(SIZE, SIZE)
     for label in cut(grey, crop):
         assert (label.x, label.y) == (0, 0)
@@ -139,7 +139,7 @@ def test_a_photo_of_exactly_a_label_is_the_label(crop):
 
 @BY_SIZES
 @given(blocks=st.integers(2, 12), scale=st.sampled_from(["3:2", "2:1", "3:1", "5:4", "8:3"]))
-def test_inputs_have_the_side_of_the_label_over_the_scale(blocks, scale):
+def test_the_side_of_an_input_is_that_of_the_label_divided_by_the_scale(blocks, scale):
     ratio = Fraction(scale.replace(":", "/"))
     side = 2 * ratio.numerator * blocks
     given = parse_settings("preprocess", {"label_size": side, "scales": scale})
@@ -149,7 +149,7 @@ def test_inputs_have_the_side_of_the_label_over_the_scale(blocks, scale):
 
 
 @pytest.mark.parametrize("shrink", ["lanczos", "bicubic", "box"])
-def test_the_input_is_made_by_the_filter_that_shrink_names(shrink):
+def test_the_setting_shrink_selects_the_filter(shrink):
     label = noise(SIZE, SIZE)
     pillow = Image.Resampling[shrink.upper()]
     expected = np.asarray(Image.fromarray(label).resize((SIZE // 2, SIZE // 2), pillow))
@@ -161,14 +161,14 @@ def test_box_by_two_is_the_mean_of_four_pixels():
     assert np.array_equal(shrink_label(label, Fraction(2), pairing(shrink="box")), label[::2, ::2])
 
 
-def test_a_grey_area_keeps_its_grey_when_it_is_shrunk():
+def test_shrinking_keeps_a_constant_grey():
     for shrink in ("lanczos", "bicubic", "box"):
         small = shrink_label(np.full((SIZE, SIZE), 77, "uint8"), Fraction(3, 2), pairing(shrink=shrink))
         assert (small == 77).all()
 
 
 @pytest.mark.parametrize("crop", ["centre", "fit", "tiles", "random"])
-def test_recompress_sends_labels_through_jpeg(real_crop, crop):
+def test_recompress_compresses_labels_as_jpeg(real_crop, crop):
     grey = np.asarray(real_crop("camera.png", 200, 80, 60, 50))
     plain, recompressed = cut(grey, crop), cut(grey, crop, recompress=75)
     assert places(plain) == places(recompressed)
@@ -177,7 +177,7 @@ def test_recompress_sends_labels_through_jpeg(real_crop, crop):
         assert not np.array_equal(after.pixels, before.pixels)
 
 
-def test_recompress_sends_inputs_through_jpeg(real_crop):
+def test_recompress_compresses_inputs_as_jpeg(real_crop):
     label = np.asarray(real_crop("camera.png", 200, 80, SIZE, SIZE))
     plain = shrink_label(label, Fraction(3, 2), pairing())
     recompressed = shrink_label(label, Fraction(3, 2), pairing(recompress=75))

@@ -1,4 +1,4 @@
-"""Training batches: reproducible from seed and step, input and label cut from the same place, turned alike."""
+"""Training batches depend on seed and step; input and label have the same position and symmetry."""
 
 from fractions import Fraction
 
@@ -31,7 +31,7 @@ def photos(scale, count=3, side=24):
 
 
 def rulers(scale, side=24, across=False):
-    """A pair whose pixels say how far down (or across) they lie, in pixels of the input and of the label."""
+    """A pair whose values are the row (or column) of each pixel, in pixels of the input and of the label."""
     images = [np.repeat(np.arange(size, dtype="uint8")[:, None], size, 1) for size in (side, int(side * scale))]
     return pairs_of([image.T if across else image for image in images], scale=scale)
 
@@ -41,7 +41,7 @@ def same(batch, other):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_batch_is_floats_of_the_sides_asked_for(scale):
+def test_a_batch_has_the_requested_sides_as_floats(scale):
     inputs, labels = Patches(photos(scale), 8, "aligned", True, seed=0).draw_batch(0, 5)
     assert inputs.shape == (5, 8, 8, 1)
     assert labels.shape == (5, 8 * scale, 8 * scale, 1)
@@ -59,7 +59,7 @@ def test_a_batch_depends_on_seed_and_step_only(seed, steps):
     )
 
 
-def test_other_steps_and_other_seeds_give_other_batches():
+def test_batches_differ_between_steps_and_seeds():
     patches = {seed: Patches(photos(Fraction(3, 2)), 8, "aligned", True, seed) for seed in (0, 1)}
     batches = [patches[seed].draw_batch(step, 4) for seed in (0, 1) for step in (0, 1)]
     assert not any(same(a, b) for number, a in enumerate(batches) for b in batches[:number])
@@ -67,7 +67,7 @@ def test_other_steps_and_other_seeds_give_other_batches():
 
 @pytest.mark.parametrize("across", [False, True])
 @pytest.mark.parametrize("scale", SCALES)
-def test_aligned_patches_are_cut_from_the_same_place_of_input_and_label(scale, across):
+def test_aligned_crops_have_the_same_position_in_input_and_label(scale, across):
     patches = Patches(rulers(scale, across=across), 8, "aligned", False, seed=0)
     starts = set()
     for small, label in zip(*map(to_bytes, patches.draw_batch(0, 200)), strict=True):
@@ -82,7 +82,7 @@ def test_aligned_patches_are_cut_from_the_same_place_of_input_and_label(scale, a
     assert starts == set(range(0, 24 - 8 + 1, scale.denominator))
 
 
-def test_any_takes_every_offset_and_the_label_from_the_place_rounded_down():
+def test_any_uses_every_offset_and_rounds_down_in_the_label():
     patches = Patches(rulers(Fraction(3, 2)), 8, "any", False, seed=0)
     starts = {}
     for small, label in zip(*map(to_bytes, patches.draw_batch(0, 300)), strict=True):
@@ -92,18 +92,18 @@ def test_any_takes_every_offset_and_the_label_from_the_place_rounded_down():
 
 
 def eight_ways(image):
-    """All flips and turns of a square, written down once more."""
+    """The 8 symmetries of a square, computed in another way."""
     return [np.rot90(way, quarter) for way in (image, np.fliplr(image)) for quarter in range(4)]
 
 
-def test_the_eight_turns_are_all_different_flips_and_turns():
+def test_the_eight_symmetries_differ():
     image = np.arange(9).reshape(3, 3)
     found = {apply_symmetry(image, turn).tobytes() for turn in range(8)}
     assert found == {np.ascontiguousarray(way).tobytes() for way in eight_ways(image)}
     assert len(found) == 8
 
 
-def test_augment_turns_input_and_label_alike_in_all_eight_ways():
+def test_augment_applies_the_same_symmetry_to_input_and_label():
     pairs = photos(Fraction(3, 2), count=1, side=8)
     small, label = pairs[0]
     ways = {a.tobytes(): b for a, b in zip(eight_ways(small), eight_ways(label), strict=True)}
@@ -116,20 +116,20 @@ def test_augment_turns_input_and_label_alike_in_all_eight_ways():
     assert seen == set(ways)
 
 
-def test_without_augment_nothing_is_turned():
+def test_without_augment_crops_are_not_flipped_or_rotated():
     pairs = photos(Fraction(3, 2), count=1, side=8)
     inputs, labels = map(to_bytes, Patches(pairs, 8, "aligned", False, seed=0).draw_batch(0, 20))
     assert (inputs[..., 0] == pairs[0][0]).all()
     assert (labels[..., 0] == pairs[0][1]).all()
 
 
-def test_a_batch_takes_every_pair_in_time():
+def test_batches_use_every_pair():
     pairs = photos(Fraction(2), count=6, side=8)
     inputs, _ = Patches(pairs, 8, "aligned", False, seed=0).draw_batch(0, 100)
     assert {crop.tobytes() for crop in to_bytes(inputs)} == {pairs[index][0].tobytes() for index in range(6)}
 
 
-def test_draw_from_each_is_a_patch_of_every_pair_in_order():
+def test_draw_from_each_cuts_one_crop_of_every_pair_in_order():
     pairs = photos(Fraction(3, 2), count=6, side=8)
     inputs, labels = Patches(pairs, 8, "aligned", False, seed=0).draw_from_each(3)
     for index in range(6):
@@ -151,7 +151,7 @@ def test_a_crop_larger_than_the_inputs_is_refused_with_both_sizes():
 
 @pytest.fixture
 def from_maps(monkeypatch):
-    """Makes patches that are cut from the maps, as of a dataset that is larger than what is held in memory."""
+    """Makes patches that are cut from memory maps, as for a dataset above the memory limit."""
 
     def of(*arguments):
         with monkeypatch.context() as patched:
@@ -164,34 +164,34 @@ def from_maps(monkeypatch):
 @pytest.mark.parametrize("augment", [True, False])
 @pytest.mark.parametrize("crops", ["aligned", "any"])
 @pytest.mark.parametrize("scale", SCALES)
-def test_patches_from_memory_and_from_the_maps_are_the_same(scale, crops, augment, from_maps):
+def test_crops_from_memory_and_from_memory_maps_are_equal(scale, crops, augment, from_maps):
     pairs = photos(scale, count=5)
-    taken = []
-    pairs.stack, stacked = lambda: taken.append(1) or stacked(), pairs.stack
+    calls = []
+    pairs.stack, stacked = lambda: calls.append(1) or stacked(), pairs.stack
     for side in (6, 8, 24):
         held = Patches(pairs, side, crops, augment, 7)
-        assert len(taken) == 1
+        assert len(calls) == 1
         mapped = from_maps(pairs, side, crops, augment, 7)
-        assert len(taken) == 1  # it has held nothing
-        taken.clear()
+        assert len(calls) == 1  # nothing was copied into memory
+        calls.clear()
         for step in range(3):
             assert same(held.draw_batch(step, 9), mapped.draw_batch(step, 9))
             assert same(held.draw_from_each(step), mapped.draw_from_each(step))
 
 
 @pytest.mark.parametrize(("over", "held"), [(0, True), (1, False)])
-def test_images_are_held_up_to_a_limit_only(over, held, monkeypatch):
+def test_images_are_copied_into_memory_up_to_a_limit(over, held, monkeypatch):
     pairs = photos(Fraction(3, 2), count=4)
-    taken = []
-    pairs.stack, stacked = lambda: taken.append(1) or stacked(), pairs.stack
+    calls = []
+    pairs.stack, stacked = lambda: calls.append(1) or stacked(), pairs.stack
     monkeypatch.setattr(module, "MEMORY_LIMIT_BYTES", 4 * (24**2 + 36**2) - over)
     Patches(pairs, 8, "aligned", True, 0)
-    assert bool(taken) == held
+    assert bool(calls) == held
 
 
-def test_a_batch_changes_no_image_that_is_held():
+def test_a_batch_does_not_change_images_in_memory():
     pairs = photos(Fraction(3, 2), count=2, side=8)
-    patches = Patches(pairs, 8, "aligned", True, seed=0)  # whole images, turned
+    patches = Patches(pairs, 8, "aligned", True, seed=0)  # whole images
     before = patches.draw_batch(0, 50)
     patches.draw_batch(1, 50)
     assert same(patches.draw_batch(0, 50), before)
@@ -200,7 +200,7 @@ def test_a_batch_changes_no_image_that_is_held():
 
 @settings(max_examples=30)
 @given(data=st.data(), side=st.integers(1, 12), height=st.integers(12, 20))
-def test_cut_takes_squares_where_they_are_asked_for(data, side, height):
+def test_cut_squares_cuts_at_the_given_corners(data, side, height):
     images = np.random.default_rng(0).integers(0, 256, (3, height, height + 1), dtype="uint8")
     place = st.tuples(st.integers(0, 2), st.integers(0, height - side), st.integers(0, height + 1 - side))
     places = data.draw(st.lists(place, min_size=1, max_size=5))

@@ -1,4 +1,4 @@
-"""From a source to a dataset on disk: counted, reasoned, hashed, repeatable, and safe against `kill -9`."""
+"""Preparing a dataset: counts, reasons, checksums, equal results, and recovery after `kill -9`."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from loupe.imaging.luminance import compute_luminance
 
 @pytest.fixture(scope="session")
 def bad_files(crops, encode):
-    """Path -> bytes of files that cannot be used, and what the reason must say."""
+    """Path -> content of an unusable file, and a pattern of the reason."""
     jpeg, png = crops["001.cat/001_0001.jpg"], crops["002.cup/002_0002.png"]
     return {
         "001.cat/cut.jpg": (jpeg[: len(jpeg) * 2 // 3], "damaged: .*truncated"),
@@ -37,7 +37,7 @@ def bad_files(crops, encode):
         "001.cat/letter.jpg": (b"no photo", "not an image"),
         "001.cat/tiny.png": (encode(Image.new("L", (40, 20)), ".png"), "smaller than 30x30: 40x20"),
         "float.tif": (encode(Image.new("F", (40, 40)), ".tif"), "mode F has no known range"),
-        "notes.txt": (b"beside the photos", "not an image"),
+        "notes.txt": (b"not a photo", "not an image"),
     }
 
 
@@ -59,7 +59,7 @@ def moments(folder):
 
 
 def test_real_and_bad_files_are_prepared(mixed_folder, bad_files, preprocess, crops):
-    dataset = prepare(preprocess(source=str(mixed_folder)))
+    dataset = prepare(preprocess(source=str(mixed_folder), scheduler="none"))
     assert dataset.counts["photos"] == dataset.counts["labels"] == len(crops)
     assert dataset.counts["skipped"] == len(bad_files)
     assert all(dataset.counts[f"{split}_labels"] for split in ("train", "validation", "test"))
@@ -79,7 +79,7 @@ def test_skipped_photos_have_one_row_with_the_reason(mixed_folder, bad_files, pr
     assert (skipped["001.cat/tiny.png"]["width"], skipped["001.cat/tiny.png"]["height"]) == (40, 20)
 
 
-def test_rows_say_where_each_label_was_cut(photo_folder, preprocess, crops):
+def test_rows_contain_the_position_of_each_label(photo_folder, preprocess, crops):
     settings = preprocess(source=str(photo_folder), crop="tiles")
     dataset = prepare(settings)
     assert {row["path"] for row in dataset.rows} == set(crops)
@@ -94,7 +94,7 @@ def test_rows_say_where_each_label_was_cut(photo_folder, preprocess, crops):
             assert np.array_equal(np.load(dataset.folder / name)[row["row"]], shrink_label(label, scale, settings))
 
 
-def test_the_manifest_holds_the_hash_of_every_shard_and_the_statistics(photo_folder, preprocess):
+def test_the_manifest_contains_the_hash_of_every_shard_and_the_statistics(photo_folder, preprocess):
     folder = prepare(preprocess(source=str(photo_folder))).folder
     files = sorted(folder.glob("*.npy"))
     assert facts(folder)["shards"] == {file.name: hash_file(file) for file in files}
@@ -118,7 +118,7 @@ def test_the_same_call_again_changes_nothing(photo_folder, preprocess):
 
 def test_the_same_call_again_asks_no_scheduler(photo_folder, preprocess):
     first = prepare(preprocess(source=str(photo_folder)))
-    again = prepare(preprocess(source=str(photo_folder), scheduler="tcp://127.0.0.1:9"))  # nobody answers there
+    again = prepare(preprocess(source=str(photo_folder), scheduler="tcp://127.0.0.1:9"))  # no scheduler answers there
     assert again.folder == first.folder
 
 
@@ -126,7 +126,7 @@ def test_the_same_call_again_asks_no_scheduler(photo_folder, preprocess):
 def test_a_dask_cluster_gives_the_same_digest_and_bytes_as_local_processes(
     mixed_folder, preprocess, scheduler, tmp_path, crop
 ):
-    local = prepare(preprocess(source=str(mixed_folder), crop=crop))
+    local = prepare(preprocess(source=str(mixed_folder), crop=crop, scheduler="none"))
     elsewhere = str(tmp_path / "elsewhere")
     on_dask = prepare(preprocess(source=str(mixed_folder), crop=crop, scheduler=scheduler, data_dir=elsewhere))
     assert on_dask.digest == local.digest
@@ -174,7 +174,7 @@ def test_the_digest_changes_with_the_photos_and_their_paths(photo_folder, prepro
     assert len(set(digests)) == 4
 
 
-def test_the_seed_is_of_random_crops_only(photo_folder, preprocess):
+def test_the_seed_changes_random_crops_only(photo_folder, preprocess):
     source = str(photo_folder)
     digests = [
         prepare(preprocess(source=source, crop=crop, seed=seed)).digest
@@ -200,9 +200,7 @@ def test_random_labels_differ_by_the_seed_only(photo_folder, preprocess):
     assert places[0] != places[1]
 
 
-def test_photos_none_of_which_can_be_used_are_refused_and_leave_nothing(
-    tmp_path, bad_files, preprocess, write_folder
-):
+def test_a_source_without_usable_photos_is_refused_and_leaves_no_files(tmp_path, bad_files, preprocess, write_folder):
     source = write_folder(tmp_path / "bad", {path: content for path, (content, _) in bad_files.items()})
     with pytest.raises(UsageError, match="source: must contain a usable image, got 7 files") as caught:
         prepare(preprocess(source=str(source)))
@@ -211,9 +209,7 @@ def test_photos_none_of_which_can_be_used_are_refused_and_leave_nothing(
 
 
 @pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-9])])
-def test_a_photo_that_a_worker_does_not_see_as_it_was_listed_ends_the_step(
-    change, photo_folder, preprocess, tmp_path
-):
+def test_a_photo_that_changes_after_listing_ends_the_step(change, photo_folder, preprocess, tmp_path):
     settings = preprocess(source=str(photo_folder))
     photos = find_photos(settings)
     change(Path(photos[2].file))
@@ -222,7 +218,7 @@ def test_a_photo_that_a_worker_does_not_see_as_it_was_listed_ends_the_step(
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_scheduler_that_does_not_answer_is_refused_and_leaves_nothing(photo_folder, preprocess, tmp_path):
+def test_a_scheduler_that_does_not_answer_is_refused_and_leaves_no_files(photo_folder, preprocess, tmp_path):
     with pytest.raises(UsageError, match=r"scheduler: no Dask scheduler answers at 'tcp//nowhere'"):
         prepare(preprocess(source=str(photo_folder), scheduler="tcp//nowhere"))
     assert list((tmp_path / "data").iterdir()) == []
@@ -238,7 +234,7 @@ prepare(parse_settings("preprocess", dict(pair.split("=") for pair in sys.argv[1
 
 @pytest.fixture
 def many_photos(tmp_path, real_crop, encode, write_folder):
-    """96 real photos: six tasks of crop=random."""
+    """A folder of 96 photos: six tasks of crop=random."""
     places = [(x, y) for y in range(0, 400, 50) for x in range(0, 420, 35)]
     files = {f"{x}-{y}.png": encode(real_crop("astronaut.png", x, y, 90, 80), ".png") for x, y in places}
     return write_folder(tmp_path / "many", files)
@@ -252,9 +248,9 @@ def wait_for(found, process):
         time.sleep(0.002)
 
 
-def test_killed_in_the_middle_it_ends_with_the_same_digest_and_bytes_as_unbroken(many_photos, preprocess, tmp_path):
+def test_preparing_again_after_a_kill_gives_the_same_digest_and_bytes(many_photos, preprocess, tmp_path):
     data = tmp_path / "data"
-    given = {"source": str(many_photos), "crop": "random", "crops": "100"}  # so that there is time to kill it
+    given = {"source": str(many_photos), "crop": "random", "crops": "100"}  # slow enough to be killed
     words = [
         f"{name}={value}" for name, value in (given | {"data_dir": data, "label_size": 30, "quiet": True}).items()
     ]
@@ -279,7 +275,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_digest_and_bytes_as_unbroken
 
 
 def leave(folder, pid):
-    """What a run of this process id leaves where it is killed while it prepares `folder`."""
+    """Create the files that a killed process with this id leaves when it prepares `folder`."""
     left = folder.with_name(f".{folder.name}.{socket.gethostname()}.{pid}")
     left.mkdir()
     (left / "labels-00000.npy").write_bytes(b"half")
@@ -294,7 +290,7 @@ def dead_pid():
 
 
 def prepared_again(settings, pid):
-    """Prepare, remove the dataset, leave what a killed run leaves, prepare again: was that removed?"""
+    """Prepare again after a process with this id was killed; returns whether its files were removed."""
     folder = prepare(settings).folder
     for file in folder.iterdir():
         file.unlink()
@@ -304,32 +300,32 @@ def prepared_again(settings, pid):
     return not left.exists()
 
 
-def test_what_a_killed_run_left_is_removed(photo_folder, preprocess, dead_pid):
+def test_files_of_a_killed_process_are_removed(photo_folder, preprocess, dead_pid):
     assert prepared_again(preprocess(source=str(photo_folder)), dead_pid)
 
 
-def test_what_a_killed_run_left_is_removed_whatever_the_source_is_called(photo_folder, preprocess, dead_pid):
+def test_files_of_a_killed_process_are_removed_for_any_name_of_the_source(photo_folder, preprocess, dead_pid):
     renamed = photo_folder.rename(photo_folder.with_name("photos [old]"))
     assert prepared_again(preprocess(source=str(renamed)), dead_pid)
 
 
-def test_what_a_killed_run_left_is_no_obstacle_to_a_run_of_the_same_process_id(photo_folder, preprocess):
-    """In a container every start may have the same host name and process id."""
+def test_files_of_a_killed_process_with_the_same_process_id_are_removed(photo_folder, preprocess):
+    """In a container, every process may have the same host name and process id."""
     assert prepared_again(preprocess(source=str(photo_folder)), os.getpid())
 
 
-def test_what_a_living_run_is_writing_is_left_alone(photo_folder, preprocess):
+def test_files_of_a_running_process_are_kept(photo_folder, preprocess):
     assert not prepared_again(preprocess(source=str(photo_folder)), os.getppid())
 
 
-def test_a_file_name_that_is_no_utf_8_does_not_stop_the_others(photo_folder, preprocess, crops):
+def test_a_file_name_that_is_not_utf_8_is_accepted(photo_folder, preprocess, crops):
     name = os.fsencode(photo_folder / "001.cat") + b"/caf\xe9.jpg"
     with open(name, "wb") as file:
         file.write(crops["001.cat/001_0001.jpg"])
     assert prepare(preprocess(source=str(photo_folder))).counts["labels"] == len(crops) + 1
 
 
-def test_pairs_in_memory_are_those_of_the_dataset(mixed_folder, preprocess):
+def test_pairs_in_memory_equal_those_of_the_dataset(mixed_folder, preprocess):
     settings = preprocess(source=str(mixed_folder), crop="tiles")
     stored = prepare(settings).load_pairs("all", Fraction(3, 2))
     held = prepare_in_memory(settings, Fraction(3, 2))
@@ -351,12 +347,12 @@ def test_a_dataset_is_opened_by_path_or_by_name_in_data_dir(photo_folder, prepro
     assert open_or_prepare(settings, made.folder.name).digest == made.digest
 
 
-def test_a_source_that_does_not_exist_is_refused_as_the_field_dataset(preprocess):
+def test_a_missing_source_is_reported_with_the_field_dataset(preprocess):
     with pytest.raises(UsageError, match=r"^dataset: .*'nowhere'"):
         open_or_prepare(preprocess(), "nowhere")
 
 
-def test_a_dataset_is_opened_again_only_with_the_digest_it_had(photo_folder, preprocess):
+def test_reopen_refuses_another_digest(photo_folder, preprocess):
     settings = preprocess(source=str(photo_folder))
     made = prepare(settings)
     assert reopen(settings, made.folder.name, made.digest, str(photo_folder)).folder == made.folder
@@ -364,7 +360,7 @@ def test_a_dataset_is_opened_again_only_with_the_digest_it_had(photo_folder, pre
         reopen(settings, made.folder.name, "0" * 12, str(photo_folder))
 
 
-def test_what_was_listed_before_is_not_listed_again(photo_folder, preprocess):
+def test_listed_photos_are_not_listed_again(photo_folder, preprocess):
     settings = preprocess(source=str(photo_folder))
     photos = find_photos(settings)
     (photo_folder / "later.jpg").write_bytes((photo_folder / "001.cat" / "001_0001.jpg").read_bytes())

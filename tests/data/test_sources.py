@@ -1,4 +1,4 @@
-"""What a source names, and what of it is listed: the sample, folders and tars."""
+"""Photos of the bundled sample, of folders and of tars are listed."""
 
 import hashlib
 import itertools
@@ -21,7 +21,7 @@ def listed(tmp_path):
 
 
 def content(photo):
-    """The bytes that a listed photo stands for."""
+    """Return the content of a listed photo."""
     return photo.read_bytes()
 
 
@@ -36,7 +36,7 @@ def refused(listed, *sources, **choice):
     return str(caught.value)
 
 
-def test_the_sample_is_real_bundled_photos_and_needs_no_network(listed, monkeypatch):
+def test_the_sample_consists_of_bundled_photos_and_needs_no_network(listed, monkeypatch):
     def no_network(*_):
         raise AssertionError("the sample asked for a connection")
 
@@ -49,7 +49,7 @@ def test_the_sample_is_real_bundled_photos_and_needs_no_network(listed, monkeypa
             assert min(image.size) >= 150, photo.path
 
 
-def test_a_photo_is_listed_with_the_hash_of_the_bytes_that_it_reads(listed, photo_folder, crops):
+def test_a_photo_has_the_hash_of_its_content(listed, photo_folder, crops):
     for photo in listed(photo_folder):
         assert content(photo) == crops[photo.path]
         assert photo.sha256 == hashlib.sha256(crops[photo.path]).hexdigest()
@@ -61,42 +61,42 @@ def test_a_folder_is_searched_recursively_and_sorted_by_path(listed, photo_folde
     assert [photo.category for photo in photos] == [path.split("/")[0] for path in sorted(crops)]
 
 
-def test_a_tar_in_the_layout_of_caltech_256_lists_what_its_folder_lists(listed, photo_folder, crops, write_tar):
+def test_a_tar_in_the_layout_of_caltech_256_equals_its_folder(listed, photo_folder, crops, write_tar):
     tar = write_tar(photo_folder.parent / "photos.tar", dict(reversed(crops.items())))
     assert facts(listed(tar)) == facts(listed(photo_folder))
     assert [content(photo) for photo in listed(tar)] == [content(photo) for photo in listed(photo_folder)]
 
 
-def test_a_tar_without_a_folder_around_its_categories_lists_the_same(listed, photo_folder, crops, write_tar):
+def test_a_tar_without_a_top_level_folder_equals_its_folder(listed, photo_folder, crops, write_tar):
     tar = write_tar(photo_folder.parent / "photos.tar", crops, top="")
     assert facts(listed(tar)) == facts(listed(photo_folder))
 
 
 @pytest.mark.parametrize("top", ["./", "./256_ObjectCategories/"])
-def test_a_tar_made_of_the_folder_dot_lists_the_same(listed, photo_folder, crops, write_tar, top):
+def test_a_tar_of_the_folder_dot_equals_its_folder(listed, photo_folder, crops, write_tar, top):
     tar = write_tar(photo_folder.parent / "photos.tar", crops, top=top)
     assert facts(listed(tar)) == facts(listed(photo_folder))
 
 
-def test_a_tar_made_of_dot_with_photos_beside_its_folders_lists_the_same(listed, photo_folder, crops, write_tar):
+def test_a_tar_with_photos_at_its_top_level_equals_its_folder(listed, photo_folder, crops, write_tar):
     (photo_folder / "alone.jpg").write_bytes(crops["001.cat/001_0001.jpg"])
     alone = {"alone.jpg": crops["001.cat/001_0001.jpg"]}
     tar = write_tar(photo_folder.parent / "photos.tar", crops | alone, top="./")
     assert facts(listed(tar)) == facts(listed(photo_folder))
 
 
-def test_photos_beside_the_categories_have_none(listed, photo_folder, crops):
+def test_photos_outside_of_folders_have_no_category(listed, photo_folder, crops):
     (photo_folder / "alone.jpg").write_bytes(crops["001.cat/001_0001.jpg"])
     assert {photo.path: photo.category for photo in listed(photo_folder)}["alone.jpg"] == ""
 
 
-def test_limit_takes_the_smallest_content_hashes(listed, photo_folder):
+def test_limit_keeps_the_smallest_content_hashes(listed, photo_folder):
     hashes = sorted(photo.sha256 for photo in listed(photo_folder))
     for limit in range(1, 9):
         assert sorted(photo.sha256 for photo in listed(photo_folder, limit=limit)) == hashes[:limit]
 
 
-def test_a_larger_limit_contains_a_smaller_one(listed, photo_folder):
+def test_a_larger_limit_includes_a_smaller_one(listed, photo_folder):
     chosen = [set(facts(listed(photo_folder, limit=limit))) for limit in range(1, 8)]
     assert all(smaller < larger for smaller, larger in itertools.pairwise(chosen))
 
@@ -107,7 +107,7 @@ def test_several_sources_are_listed_together(listed, photo_folder):
     assert paths == sorted(paths)
 
 
-def test_categories_choose(listed, photo_folder):
+def test_categories_select_photos(listed, photo_folder):
     photos = listed(photo_folder, categories=("001.cat", "003.person"))
     assert sorted({photo.category for photo in photos}) == ["001.cat", "003.person"]
     assert len(photos) == 5
@@ -146,7 +146,7 @@ def test_a_compressed_tar_is_refused(listed, tmp_path, crops, write_tar, mode):
     assert "must be a complete, uncompressed tar" in refused(listed, tar)
 
 
-def test_a_file_that_is_no_tar_is_refused(listed, tmp_path):
+def test_a_file_that_is_not_a_tar_is_refused(listed, tmp_path):
     (tmp_path / "photos.tar").write_bytes(b"")
     assert "photos.tar" in refused(listed, tmp_path / "photos.tar")
     (tmp_path / "photos.tar").write_text("no tar at all" * 100)
@@ -192,7 +192,7 @@ def test_hidden_files_and_folders_of_a_tar_are_not_listed(listed, photo_folder, 
     assert facts(listed(tar)) == facts(listed(photo_folder))
 
 
-def test_links_are_listed_as_such_and_not_followed(listed, photo_folder, tmp_path, crops, write_folder):
+def test_links_are_listed_and_not_followed(listed, photo_folder, tmp_path, crops, write_folder):
     before = facts(listed(photo_folder))
     elsewhere = write_folder(tmp_path / "elsewhere", {"1.jpg": crops["001.cat/001_0001.jpg"]})
     (photo_folder / "linked").symlink_to(elsewhere)

@@ -62,6 +62,17 @@ def test_it_works_in_code_from_standard_input_without_a_main_guard_and_without_d
     assert (done.stdout, done.stderr) == ("[3, 7] False\n", "")
 
 
+def test_processes_have_the_current_environment(monkeypatch):
+    list(run_tasks(os.getpid, iter([()])))
+    monkeypatch.setenv("LOUPE_TEST", "new")
+    assert list(run_tasks(os.getenv, iter([("LOUPE_TEST",)] * 4))) == ["new"] * 4
+
+
+def test_no_process_is_left_after_the_last_result():
+    pids = set(run_tasks(os.getpid, iter([()] * 20)))
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_processes_end_when_the_client_does(number):
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The classical protocol: its luma, its shrinking and its scores equal what is derived here in another way."""
+"""Luma, shrinking and scores of the classical protocol equal independent computations."""
 
 import io
 from fractions import Fraction
@@ -27,7 +27,7 @@ def keys(x):
 
 
 def resizing(before, after):
-    """What imresize does along one side, as a matrix (after, before): widened where it shrinks, mirrored."""
+    """Return imresize along one axis as a matrix (output side, input side): widened kernel, mirrored borders."""
     scale = after / before
     wide = max(1, 1 / scale)
     matrix = np.zeros((after, before))
@@ -57,7 +57,7 @@ def photos(tmp_path, real_crop, write_folder, encode):
     return list_photos((str(tmp_path),), (), None, "data", quiet=True)
 
 
-def test_studio_luma_is_that_of_scikit_image_and_grey_stays(real_crop):
+def test_studio_luma_equals_scikit_image_and_keeps_grey(real_crop):
     colour = real_crop("coffee.png", 100, 100, 60, 50)
     expected = rgb2ycbcr(np.asarray(colour))[..., 0]
     assert np.abs(compute_luminance(colour, "studio") - expected).max() <= 0.5 + 1e-3
@@ -68,13 +68,13 @@ def test_studio_luma_is_that_of_scikit_image_and_grey_stays(real_crop):
 
 
 @pytest.mark.parametrize("scale", SCALES, ids=str)
-def test_shrinking_is_cubic_convolution_widened_and_mirrored(scale):
+def test_shrinking_equals_widened_cubic_convolution_with_mirrored_borders(scale):
     label = np.random.default_rng(0).uniform(-1, 1, (scale.numerator * 11, scale.numerator * 8)).astype("float32")
     np.testing.assert_allclose(shrink_bicubic(label, scale), resized(label, 1 / scale), atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", SCALES, ids=str)
-def test_bicubic_scores_what_is_computed_by_hand(photos, scale):
+def test_the_scores_of_bicubic_equal_a_direct_computation(photos, scale):
     pairs = WholePhotos(photos, scale)
     table = scoring.score({"bicubic": FilterUpscaler("bicubic", scale)}, pairs, border=compute_border(scale))
     assert list(table["path"]) == ["a.png", "b.png"]
@@ -94,7 +94,7 @@ def test_the_border_is_the_scale_rounded_up():
     assert [compute_border(scale) for scale in SCALES] == [2, 2, 3]
 
 
-def test_photos_come_one_at_a_time_in_their_own_size(photos):
+def test_batches_contain_one_photo_of_its_own_size(photos):
     pairs = WholePhotos(photos, Fraction(3, 2))
     assert len(pairs) == 2
     shapes = [(inputs.shape, labels.shape) for inputs, labels in pairs.batches(16)]
@@ -102,7 +102,7 @@ def test_photos_come_one_at_a_time_in_their_own_size(photos):
     assert [row["path"] for row in pairs.subsample(1).rows] == ["a.png"]
 
 
-def test_what_is_left_out_is_told_with_the_first_reason(photos, capsys):
+def test_skipped_photos_are_reported_with_the_first_reason(photos, capsys):
     WholePhotos(photos, Fraction(2))
     assert capsys.readouterr().out.startswith("left out: 2 of 4 photos; the first: broken.png: ")
     WholePhotos(photos[:2], Fraction(2))
@@ -110,7 +110,7 @@ def test_what_is_left_out_is_told_with_the_first_reason(photos, capsys):
     assert not capsys.readouterr().out
 
 
-def test_a_folder_of_nothing_usable_is_refused_with_the_reason(photos):
+def test_a_folder_without_usable_photos_is_refused_with_the_reason(photos):
     unusable = [photo for photo in photos if photo.path in ("broken.png", "small.png")]
     with pytest.raises(UsageError, match=r"must contain a usable image, got 2 files; the first: broken\.png: "):
         WholePhotos(unusable, Fraction(2))

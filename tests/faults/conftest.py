@@ -1,4 +1,4 @@
-"""One small dataset for all faults that happen to what works on it."""
+"""A small dataset for the tests of faults."""
 
 import pytest
 from jobs import loupe
@@ -6,7 +6,7 @@ from jobs import loupe
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
-    """The folder of a prepared dataset, to be read only."""
+    """The folder of a prepared dataset; tests must not change it."""
     folder = tmp_path_factory.mktemp("prepared")
-    loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder)
+    loupe("preprocess", "--smoke", "--quiet", cwd=folder)
     return next((folder / "data").iterdir())

@@ -1,11 +1,11 @@
-"""Kills steps at random moments, starts the same command again, and says what was lost: nothing may be.
+"""Kills steps at random moments, starts the same command again, and checks that nothing is lost.
 
     python tests/faults/killing.py                          # 50 kills of preprocess and upscale, 20 of the others
     python tests/faults/killing.py upscale --times 5 --seed 3
 
-By turns kill -9 and SIGTERM to the step's process and Ctrl-C to its group, at a moment between its start and its
-end (a step that has ended before counts as none). Now and then the command is left alone; then it must end with the
-result of one that nobody has killed.
+SIGKILL and SIGTERM to the step's process and SIGINT to its group take turns, at a random moment before the usual end
+of the step (a step that ended before does not count). After up to MAX_KILLS_IN_A_ROW kills, the command runs
+undisturbed and must have the result of a command that was never killed.
 """
 
 import argparse
@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 from jobs import build_env, list_runs, loupe, open_store
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-ENDED = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
-GONE = 30.0  # seconds in which all that a killed step had started must be gone
-ROUND = 5  # kills, at most, before the command is left alone
+MESSAGES = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
+EXIT_TIMEOUT_S = 30.0  # for all processes of a killed step
+MAX_KILLS_IN_A_ROW = 5  # then the command runs undisturbed
 SWEEP = """
 [study]
 name = "killed"
@@ -53,22 +53,30 @@ eval_every = 50
 [search]
 activation = ["tanh", "relu"]
 """
-TRAINED = ("--network", "perceptron", "--hidden", "24,16", "--steps", "300", "--eval_every", "50")
+TRAINING = ("--network", "perceptron", "--hidden", "24,16", "--steps", "300", "--eval-every", "50")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A step that is killed."""
+    """A step to kill.
+
+    Args:
+        command: arguments of the command line.
+        prepare: creates the inputs in a new folder.
+        result: reads the result, which must be the same with and without kills.
+        parts: reads the parts of the result that are complete, also after a kill.
+        clean: deletes the result.
+    """
 
     command: list[str]
-    prepare: Callable[[Path], None]  # a new folder, before the first start
-    result: Callable[[Path], Any]  # what must come out the same
-    parts: Callable[[Path], Any] = field(default=lambda folder: {})  # what stands under final names: of the result
-    clean: Callable[[Path], None] = field(default=lambda folder: None)  # so that it starts from nothing again
+    prepare: Callable[[Path], None]
+    result: Callable[[Path], Any]
+    parts: Callable[[Path], Any] = field(default=lambda folder: {})
+    clean: Callable[[Path], None] = field(default=lambda folder: None)
 
 
-def photos(folder: Path, count: int = 24) -> None:
-    """Cut real photos of different sizes into a folder."""
+def create_photos(folder: Path, count: int = 24) -> None:
+    """Cut real create_photos of different sizes into a folder."""
     import skimage
 
     rng = np.random.default_rng(0)
@@ -83,8 +91,8 @@ def photos(folder: Path, count: int = 24) -> None:
         image.crop((x, y, x + side, y + side)).save(file)
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """The content hash of every file under a folder that has no name of something unfinished."""
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the hash of every file below a folder, without those whose names mark them as incomplete."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     names = {file.relative_to(folder).as_posix(): file for file in files}
     return {
@@ -94,32 +102,32 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def prepared(folder: Path) -> None:
-    """A dataset of a few small labels."""
-    photos(folder)
-    loupe("preprocess", "--source", "photos", "--label_size", 60, "--crop", "centre", "--quiet", cwd=folder)
+def prepare_dataset(folder: Path) -> None:
+    """Create a dataset with small labels."""
+    create_photos(folder)
+    loupe("preprocess", "--source", "photos", "--label-size", 60, "--crop", "centre", "--quiet", cwd=folder)
     next((folder / "data").iterdir()).rename(folder / "data" / "set")
     (folder / "killed.toml").write_text(SWEEP)
 
 
-def trained(folder: Path) -> None:
-    """A dataset and one finished training of it."""
-    prepared(folder)
+def prepare_training(folder: Path) -> None:
+    """Create a dataset and finish one training on it."""
+    prepare_dataset(folder)
     loupe("train", "--dataset", "set", "--network", "ridge", "--quiet", cwd=folder)
 
 
-def of_training(folder: Path) -> Any:
-    """The numbers of the newest finished training."""
+def read_training(folder: Path) -> Any:
+    """Return metrics of the newest finished training."""
     ended = [
         run for run in list_runs(folder) if run.info.status == "FINISHED" and run.data.tags["loupe.step"] == "train"
     ]
     numbers = ended[0].data.metrics
-    assert ended[0].outputs.model_outputs, "a finished run without its model"
+    assert ended[0].outputs.model_outputs, "a finished run without a model"
     return {name: numbers[name] for name in ("val/best_mae", "test/mae", "training_steps")}
 
 
-def of_sweep(folder: Path) -> Any:
-    """Each trial that came to its end: its point, seed and value."""
+def read_sweep(folder: Path) -> Any:
+    """Return point, seed and value of each completed trial."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -135,8 +143,8 @@ def of_sweep(folder: Path) -> Any:
     return sorted((trial.params["activation"], trial.params["seed"], trial.value) for trial in ended)
 
 
-def of_registry(folder: Path) -> Any:
-    """The champions, each a version with a model that is there."""
+def read_registry(folder: Path) -> Any:
+    """Return whether each registered model has a champion; all versions must have their model."""
     client, found = open_store(folder), {}
     for registered in client.search_registered_models():
         versions = client.search_model_versions(f"name = '{registered.name}'")
@@ -151,39 +159,41 @@ def of_registry(folder: Path) -> Any:
     return found
 
 
-def fresh_registry(folder: Path) -> None:
-    """A registry without an entry again."""
+def clear_registry(folder: Path) -> None:
+    """Delete all registered models."""
     client = open_store(folder)
     for registered in client.search_registered_models():
         client.delete_registered_model(registered.name)
 
 
-def fresh_sweep(folder: Path) -> None:
-    """A store without a study again; the runs stay, so the sweep is told not to take their results over."""
+def clear_study(folder: Path) -> None:
+    """Delete the study; the runs stay, so that the sweep needs --fresh to train again."""
     (folder / "optuna.journal").unlink(missing_ok=True)
 
 
-def fresh_store(folder: Path) -> None:
-    """A store of nothing, made before anybody can be killed in making it."""
+def create_store(folder: Path) -> None:
+    """Create an empty store before the first kill."""
     open_store(folder).search_experiments()
 
 
 CASES = {
     "preprocess": Case(
-        ["preprocess", "--source", "photos", "--label_size", "48", "--crop", "random", "--quiet"],
-        lambda folder: (photos(folder, 200), fresh_store(folder))[-1],
-        lambda folder: hashes(folder / "data"),
-        lambda folder: hashes(folder / "data"),
+        ["preprocess", "--source", "photos", "--label-size", "48", "--crop", "random", "--quiet"],
+        lambda folder: (create_photos(folder, 200), create_store(folder))[-1],
+        lambda folder: hash_files(folder / "data"),
+        lambda folder: hash_files(folder / "data"),
         lambda folder: shutil.rmtree(folder / "data", ignore_errors=True),
     ),
     "upscale": Case(
         ["upscale", "photos", "--out", "big", "--model", "tiny", "--resume", "--quiet"],
-        lambda folder: photos(folder, 60),
-        lambda folder: hashes(folder / "big"),
-        lambda folder: hashes(folder / "big"),
+        lambda folder: create_photos(folder, 60),
+        lambda folder: hash_files(folder / "big"),
+        lambda folder: hash_files(folder / "big"),
         lambda folder: shutil.rmtree(folder / "big", ignore_errors=True),
     ),
-    "train": Case(["train", "--dataset", "set", *TRAINED, "--threads", "1", "--quiet"], prepared, of_training),
+    "train": Case(
+        ["train", "--dataset", "set", *TRAINING, "--threads", "1", "--quiet"], prepare_dataset, read_training
+    ),
     "sweep": Case(
         [
             "sweep",
@@ -192,28 +202,26 @@ CASES = {
             "set",
             "--workers",
             "2",
-            "--champion",
-            "false",
+            "--no-champion",
             "--fresh",
-            "true",
             "--quiet",
         ],
-        prepared,
-        of_sweep,
-        clean=fresh_sweep,
+        prepare_dataset,
+        read_sweep,
+        clean=clear_study,
     ),
-    "register": Case(["register", "--quiet"], trained, of_registry, clean=fresh_registry),
+    "register": Case(["register", "--quiet"], prepare_training, read_registry, clean=clear_registry),
 }
 TIMES = {"preprocess": 50, "upscale": 50, "train": 20, "sweep": 20, "register": 20}
 
 
-class Killing:
+class StepKiller:
     """Kills one step in one folder.
 
     Args:
         step: a key of CASES.
-        folder: an empty one.
-        seed: of the moments.
+        folder: an empty folder.
+        seed: of the random moments.
     """
 
     def __init__(self, step: str, folder: Path, seed: int = 0) -> None:
@@ -228,27 +236,27 @@ class Killing:
         self.whole = self.case.parts(folder)
         self.case.clean(folder)
 
-    def once(self, number: signal.Signals) -> bool:
-        """Start the command, kill it, and look at what it leaves; False where it had ended before."""
-        with tempfile.TemporaryFile("w+") as told:
+    def kill_once(self, number: signal.Signals) -> bool:
+        """Start the command, kill it, and check the files; returns False if it ended before the kill."""
+        with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "loupe", *self.case.command],
-                cwd=self.folder, env=build_env(), start_new_session=True, stdout=told, stderr=told,
+                cwd=self.folder, env=build_env(), start_new_session=True, stdout=output, stderr=output,
             )  # fmt: skip
             try:
-                killed = self._killed(process, number)
+                killed = self._kill_at_random(process, number)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
-            told.seek(0)
-            lines = told.read().splitlines()
+            output.seek(0)
+            lines = output.read().splitlines()
             if process.returncode == 128 + number:
-                last = f"loupe {self.step}: error: {ENDED[number]}"
-                assert lines[-1:] == [last], f"told after {number.name}: {lines}"
-                assert not any("Traceback" in line for line in lines), f"told after {number.name}: {lines}"
+                last = f"loupe {self.step}: error: {MESSAGES[number]}"
+                assert lines[-1:] == [last], f"printed after {number.name}: {lines}"
+                assert not any("Traceback" in line for line in lines), f"printed after {number.name}: {lines}"
         return killed
 
-    def _killed(self, process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
+    def _kill_at_random(self, process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
         until = time.monotonic() + self.rng.uniform(0.0, self.seconds)
         below: set[psutil.Process] = set()
         while time.monotonic() < until and process.poll() is None:
@@ -259,25 +267,25 @@ class Killing:
             return False
         self.kills[number.name] += 1
         os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)
-        process.wait(GONE)
-        _, left = psutil.wait_procs(below, timeout=GONE)
+        process.wait(EXIT_TIMEOUT_S)
+        _, left = psutil.wait_procs(below, timeout=EXIT_TIMEOUT_S)
         left = [other for other in left if other.is_running() and other.status() != psutil.STATUS_ZOMBIE]
         assert not left, f"still running after {number.name}: {[other.cmdline() for other in left]}"
         for name, content in self.case.parts(self.folder).items():
-            assert self.whole.get(name) == content, f"{name} is not whole after {number.name}"
+            assert self.whole.get(name) == content, f"{name} is not complete after {number.name}"
         return True
 
-    def to_its_end(self) -> None:
-        """Leave the command alone: it must end with the result of one that nobody has killed."""
+    def run_undisturbed(self) -> None:
+        """Run the command undisturbed and compare the result."""
         loupe(*self.case.command, cwd=self.folder)
         self.compare()
 
     def compare(self) -> None:
-        """What has ended must have left what one leaves that nobody has killed; then it starts from nothing again."""
+        """Check that the result is that of a command without kills, then delete it."""
         found = self.case.result(self.folder)
         assert found == self.expected, f"{self.step}: got {found}, without a kill {self.expected}"
         left = [str(path) for path in self.folder.rglob(".*") if ".part" in path.name or path.name.count(".") > 2]
-        assert not left, f"unfinished things are left: {left}"
+        assert not left, f"incomplete files are left: {left}"
         if (self.folder / "mlflow.db").exists():
             running = [run.info.run_name for run in list_runs(self.folder) if run.info.status == "RUNNING"]
             assert not running, f"still RUNNING: {running}"
@@ -285,27 +293,27 @@ class Killing:
 
 
 def kill(step: str, times: int, folder: Path, seed: int = 0) -> Counter[str]:
-    """Kill a step so many times; gives how often by which signal. Raises AssertionError for what was lost."""
-    killing = Killing(step, folder, seed)
-    until_left_alone = killing.rng.randint(1, ROUND)
-    while (killed := killing.kills.total()) < times:
-        if not killing.once(SIGNALS[killed % len(SIGNALS)]):
+    """Kill a step `times` times; returns the number per signal. Raises AssertionError if something is lost."""
+    killer = StepKiller(step, folder, seed)
+    kills_left = killer.rng.randint(1, MAX_KILLS_IN_A_ROW)
+    while (killed := killer.kills.total()) < times:
+        if not killer.kill_once(SIGNALS[killed % len(SIGNALS)]):
             continue
-        until_left_alone -= 1
-        if not until_left_alone or killed == times - 1:
-            killing.to_its_end()
-            until_left_alone = killing.rng.randint(1, ROUND)
-    return killing.kills
+        kills_left -= 1
+        if not kills_left or killed == times - 1:
+            killer.run_undisturbed()
+            kills_left = killer.rng.randint(1, MAX_KILLS_IN_A_ROW)
+    return killer.kills
 
 
 def main() -> int:
-    """Kill the steps that are named, or all; prints a table; 1 where something was lost."""
+    """Kill the named steps, or all; returns 1 if something is lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", nargs="*", default=list(CASES), choices=[*CASES])
     parser.add_argument("--times", type=int)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has a background job ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell disables it for background jobs
     lost = 0
     for step in given.steps:
         times, started = given.times or TIMES[step], time.monotonic()

@@ -1,4 +1,4 @@
-"""A disk that is full: one line, exit status 1, and what was there before is whole."""
+"""A full disk: the step prints one line, exits with status 1, and leaves earlier results unchanged."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from jobs import list_runs, loupe, read_error
-from killing import photos
+from killing import create_photos
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,7 +18,7 @@ pytestmark = [
 
 @contextlib.contextmanager
 def disk(place, kilobytes):
-    """A disk of so many kilobytes, mounted at a new folder."""
+    """Mount a disk of this size at a new folder."""
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place], check=True)
     try:
@@ -32,20 +32,20 @@ def contents(folder):
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def test_preprocess_leaves_the_datasets_that_are_there_and_nothing_of_its_own(tmp_path):
-    photos(tmp_path, 60)
+def test_preprocess_keeps_earlier_datasets_and_leaves_no_partial_one(tmp_path):
+    create_photos(tmp_path, 60)
     with disk(tmp_path / "small", 1200) as small:
-        arguments = ["preprocess", "--source", "photos", "--data_dir", small, "--crop", "centre", "--quiet"]
-        loupe(*arguments, "--label_size", 48, "--limit", 12, cwd=tmp_path)
+        arguments = ["preprocess", "--source", "photos", "--data-dir", small, "--crop", "centre", "--quiet"]
+        loupe(*arguments, "--label-size", 48, "--limit", 12, cwd=tmp_path)
         before = contents(small)
         assert before
-        line = read_error(loupe(*arguments, "--label_size", 60, "--crop", "random", cwd=tmp_path, status=1))
+        line = read_error(loupe(*arguments, "--label-size", 60, "--crop", "random", cwd=tmp_path, status=1))
         assert "No space left on device" in line
         assert contents(small) == before
 
 
-def test_upscale_keeps_whole_results_only_and_tells_what_did_not_fit(tmp_path):
-    photos(tmp_path, 30)
+def test_upscale_keeps_complete_results_only_and_reports_the_others(tmp_path):
+    create_photos(tmp_path, 30)
     with disk(tmp_path / "small", 700) as small:
         whole = loupe(
             "upscale", "photos", "--out", tmp_path / "big", "--format", "png", "--model", "tiny", cwd=tmp_path
@@ -61,16 +61,16 @@ def test_upscale_keeps_whole_results_only_and_tells_what_did_not_fit(tmp_path):
         assert found.items() <= expected.items()
 
 
-def test_training_ends_in_one_line_and_leaves_the_store_readable(tmp_path):
-    photos(tmp_path, 12)
-    loupe("preprocess", "--source", "photos", "--label_size", 60, "--crop", "centre", "--quiet", cwd=tmp_path)
+def test_training_fails_with_one_line_and_leaves_the_store_readable(tmp_path):
+    create_photos(tmp_path, 12)
+    loupe("preprocess", "--source", "photos", "--label-size", 60, "--crop", "centre", "--quiet", cwd=tmp_path)
     (dataset,) = (tmp_path / "data").iterdir()
     with disk(tmp_path / "small", 6000) as small:
         arguments = ["train", "--dataset", dataset, "--network", "perceptron", "--hidden", "2048", "--quiet"]
         loupe("train", "--dataset", dataset, "--network", "ridge", "--quiet", cwd=small)
-        line = read_error(loupe(*arguments, "--steps", 40, "--eval_every", 10, cwd=small, status=1))
+        line = read_error(loupe(*arguments, "--steps", 40, "--eval-every", 10, cwd=small, status=1))
         assert "No space left on device" in line or "disk is full" in line
         states = {run.data.params["network"]: run.info.status for run in list_runs(small)}
         assert states["ridge"] == "FINISHED"
-        assert states["perceptron"] in ("FAILED", "RUNNING")  # the store may have had no room for its end
+        assert states["perceptron"] in ("FAILED", "RUNNING")  # the store may be unable to save the status
     assert dataset.exists()

@@ -1,4 +1,4 @@
-"""Sweeps whose database is restarted in the middle, and whose trials diverge."""
+"""Sweeps whose database restarts, and sweeps whose trials diverge."""
 
 import subprocess
 import sys
@@ -31,14 +31,14 @@ eval_every = {every}
 """
 
 
-def test_a_database_that_is_restarted_in_the_middle_costs_no_trial(tmp_path, dataset):
+def test_no_trial_is_lost_when_the_database_restarts(tmp_path, dataset):
     text = SWEEP.format(
         name="restarted", hidden="16,8", repeats=3, steps=400, every=20, search='activation = ["tanh", "relu"]'
     )
     (tmp_path / "sweep.toml").write_text(text)
     open_store(tmp_path).search_experiments()  # two processes that make one store break it
     with services.restartable_postgresql(tmp_path / "postgresql") as (url, restart):
-        arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--storage", url, "--champion", "false"]
+        arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--storage", url, "--no-champion"]
         command = [sys.executable, "-m", "loupe", *map(str, arguments), "--workers", "2"]
         process = subprocess.Popen(
             command, cwd=tmp_path, env=build_env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -59,12 +59,12 @@ def test_a_database_that_is_restarted_in_the_middle_costs_no_trial(tmp_path, dat
     assert not [run for run in list_runs(tmp_path) if run.info.status in ("RUNNING", "FAILED")]
 
 
-def test_a_trial_that_diverges_fails_with_its_step_and_last_good_checkpoint_and_the_others_go_on(tmp_path, dataset):
+def test_a_diverging_trial_fails_with_its_last_checkpoint_and_the_others_continue(tmp_path, dataset):
     search = '"sgd.learning_rate" = [100.0]\noptimizer = ["sgd", "adam"]'
     (tmp_path / "sweep.toml").write_text(
         SWEEP.format(name="diverging", hidden="none", repeats=1, steps=60, every=10, search=search)
     )
-    loupe("sweep", "sweep.toml", "--dataset", dataset, "--champion", "false", "--quiet", cwd=tmp_path)
+    loupe("sweep", "sweep.toml", "--dataset", dataset, "--no-champion", "--quiet", cwd=tmp_path)
     runs = {run.data.params.get("optimizer"): run for run in list_runs(tmp_path)}
     assert (runs["sgd"].info.status, runs["adam"].info.status) == ("FAILED", "FINISHED")
     kept = runs["sgd"].data.tags["loupe.checkpoint"]
@@ -72,7 +72,7 @@ def test_a_trial_that_diverges_fails_with_its_step_and_last_good_checkpoint_and_
     assert kept in [item.path for item in open_store(tmp_path).list_artifacts(runs["sgd"].info.run_id, "checkpoint")]
     line = read_error(loupe(
         *("train", "--dataset", dataset, "--network", "perceptron", "--hidden", "none", "--optimizer", "sgd"),
-        *("--learning_rate", 100, "--loss", "mse", "--schedule", "constant", "--steps", 60, "--eval_every", 10),
+        *("--learning-rate", 100, "--loss", "mse", "--schedule", "constant", "--steps", 60, "--eval-every", 10),
         cwd=tmp_path, status=1,
     ))  # fmt: skip
     assert "training: the loss is " in line

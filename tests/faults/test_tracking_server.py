@@ -1,4 +1,4 @@
-"""A tracking server that goes away in the middle of a training, for a while or for good."""
+"""A tracking server that becomes unreachable during a training, for some time or for good."""
 
 import contextlib
 import shutil
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking server")]
 EVERY = 100
 TRAINING = (
     *("train", "--dataset", "set", "--network", "perceptron", "--hidden", "24,16", "--threads", "1"),
-    *("--batch_size", "64", "--eval_every", str(EVERY), "--eval_images", "1"),
+    *("--batch-size", "64", "--eval-every", str(EVERY), "--eval-images", "1"),
 )
 
 
@@ -29,7 +29,7 @@ def place(tmp_path, dataset):
 
 @contextlib.contextmanager
 def training(place, url, steps, **more):
-    """A training in the background; yields its process."""
+    """Run a training in the background; yields its process."""
     command = [sys.executable, "-m", "loupe", *TRAINING, "--steps", str(steps)]
     process = subprocess.Popen(
         command, cwd=place, env=build_env(MLFLOW_TRACKING_URI=url, **more), stdout=subprocess.PIPE,
@@ -58,7 +58,7 @@ def steps_of(url, run_id, metric="val/mae"):
 
 
 def wait_for_steps(url, process, step):
-    """Until the server knows of this step."""
+    """Wait until the server has this step; returns the run's id."""
     for _ in range(1200):
         assert process.poll() is None, process.stdout.read()
         with contextlib.suppress(AssertionError, mlflow.exceptions.MlflowException):
@@ -66,7 +66,7 @@ def wait_for_steps(url, process, step):
             if max(steps_of(url, run.info.run_id), default=0) >= step:
                 return run.info.run_id
         time.sleep(0.1)
-    raise AssertionError("the training has not begun")
+    raise AssertionError("the training did not start")
 
 
 def records_of(place, run_id):
@@ -75,8 +75,8 @@ def records_of(place, run_id):
         return database.execute("SELECT count(*) FROM records").fetchone()[0]
 
 
-def has_all(url, run_id, steps):
-    """The run has each point of its curves once, its model, images and table, and no checkpoint any more."""
+def check_complete(url, run_id, steps):
+    """Check that the run has each point of its curves once, its model, images and table, and no checkpoint."""
     run, client = client_of(url).get_run(run_id), client_of(url)
     for metric in ("val/mae", "loss", "learning_rate"):
         assert steps_of(url, run_id, metric) == list(range(0, steps + 1, EVERY)), metric
@@ -92,25 +92,25 @@ def has_all(url, run_id, steps):
     assert linked["test/mae"] == run.data.metrics["test/mae"]
 
 
-def test_a_server_that_is_away_for_a_while_is_told_everything_afterwards(place, tmp_path):
-    port, steps, away = services.free_port(), 6000, 15.0
+def test_a_server_that_is_unreachable_for_some_time_gets_all_records_afterwards(place, tmp_path):
+    port, steps, outage_s = services.free_port(), 6000, 15.0
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
         with training(place, url, steps) as process:
             run_id = wait_for_steps(url, process, EVERY)
             running.close()
             before = records_of(place, run_id)
-            time.sleep(away)
-            assert records_of(place, run_id) > before + 5, "it has not gone on"
-            assert process.poll() is None, "it was to last longer than the server is away"
+            time.sleep(outage_s)
+            assert records_of(place, run_id) > before + 5, "the training did not continue"
+            assert process.poll() is None, "the training must last longer than the server is unreachable"
             with services.mlflow_server(tmp_path / "server", port):
                 printed = process.communicate(timeout=300)[0]
                 assert process.returncode == 0, printed
-                has_all(url, run_id, steps)
+                check_complete(url, run_id, steps)
     assert not (place / "unsent-runs").exists()
 
 
-def test_a_server_that_is_gone_for_good_is_told_by_sync_or_a_new_one_is(place, tmp_path):
+def test_sync_uploads_the_run_to_the_same_or_another_server(place, tmp_path):
     port, steps = services.free_port(), 1000
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
@@ -127,20 +127,20 @@ def test_a_server_that_is_gone_for_good_is_told_by_sync_or_a_new_one_is(place, t
     shutil.copytree(place / "unsent-runs", place / "copied")
     for server, kept in (("server", "unsent-runs"), ("another", "copied")):
         with services.mlflow_server(tmp_path / server, port):
-            told = loupe("sync", "--folder", kept, cwd=place, MLFLOW_TRACKING_URI=url).stdout
+            printed = loupe("sync", "--folder", kept, cwd=place, MLFLOW_TRACKING_URI=url).stdout
             found = the_run(url).info.run_id
             assert (found == run_id) == (server == "server")
-            assert found in told
-            has_all(url, found, steps)
+            assert found in printed
+            check_complete(url, found, steps)
             assert not (place / kept).exists()
             assert "no run to upload" in loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
 
 
-def test_a_step_whose_server_does_not_answer_says_so_at_once_and_does_nothing(place):
+def test_a_step_with_an_unreachable_server_fails_within_a_minute_and_writes_nothing(place):
     url = f"http://{services.LOOPBACK}:{services.free_port()}"
     before = sorted(place.rglob("*"))
     started = time.monotonic()
-    failed = loupe("train", "--dataset", "set", "--smoke", "true", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
+    failed = loupe("train", "--dataset", "set", "--smoke", cwd=place, status=1, MLFLOW_TRACKING_URI=url)
     assert read_error(failed) == f"loupe train: error: tracking: {url} is unreachable"
     assert time.monotonic() - started < 60
     assert sorted(place.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""A logged model has the final metrics of its run, linked to the dataset, so that a search finds the right one."""
+"""A logged model has the final metrics of its run, linked to the dataset: a search for models uses them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def log(run_id: str, maes: tuple[float, ...], final: dict[str, float]) -> None:
-    """Log what a training with these validation scores and final metrics logs."""
+    """Log the records of a training with these validation scores and final metrics."""
     points = [{"step": 10 * number, "metrics": {"val/mae": mae}} for number, mae in enumerate(maes)]
     name = Geometry(q=1, p=2, min_side=1, halo=0, luminance="rec601").name
     model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 1)], name=name)
@@ -37,7 +37,7 @@ def log(run_id: str, maes: tuple[float, ...], final: dict[str, float]) -> None:
 
 
 def metrics_of_model(run_id: str) -> dict[str, list[float]]:
-    """The values of each metric that is linked to the last model of the run and to the dataset."""
+    """Return the values of each metric that is linked to the last model of the run and to the dataset."""
     client = mlflow.MlflowClient()
     model = client.get_logged_model(client.get_run(run_id).outputs.model_outputs[-1].model_id)
     found: dict[str, list[float]] = {}
@@ -59,7 +59,7 @@ def test_a_model_that_is_not_trained_by_steps_has_its_metrics(run_id: str) -> No
     assert metrics_of_model(run_id) == {"val/mae": [0.5], "val/best_mae": [0.5]}
 
 
-def test_metrics_that_are_linked_again_are_linked_once_with_those_that_came_later(run_id: str) -> None:
+def test_linking_again_adds_only_the_metrics_that_were_logged_since(run_id: str) -> None:
     log(run_id, MAES, {"val/best_mae": 0.1})
     with records.log_to_run(run_id):
         records.log_metrics({"test/mae": 0.11})

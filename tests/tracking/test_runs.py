@@ -1,4 +1,4 @@
-"""Runs that nobody works on any more are closed; those that somebody does are left alone."""
+"""Runs of dead processes are closed; runs of live processes stay open."""
 
 import os
 import signal
@@ -25,51 +25,51 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.M
     mlflow.set_tracking_uri(before)
 
 
-def opened(client: mlflow.MlflowClient, **tags: str) -> str:
+def create_run(client: mlflow.MlflowClient, **tags: str) -> str:
     named = {name.replace("_", "."): value for name, value in tags.items()}
     return str(client.create_run("0", tags=named).info.run_id)
 
 
-def status(client: mlflow.MlflowClient, run_id: str) -> str:
+def get_status(client: mlflow.MlflowClient, run_id: str) -> str:
     return str(client.get_run(run_id).info.status)
 
 
-def test_a_run_that_mlflow_run_made_is_closed_where_its_process_died_before_it_signed(
+def test_a_run_of_mlflow_run_is_closed_if_its_process_died_before_it_tagged_the_run(
     client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    died, works = (opened(client, mlflow_source_type="PROJECT") for _ in range(2))
-    by_hand = opened(client, mlflow_source_type="LOCAL")
+    died, works = (create_run(client, mlflow_source_type="PROJECT") for _ in range(2))
+    by_hand = create_run(client, mlflow_source_type="LOCAL")
     step = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"MLFLOW_RUN_ID": works})
     time.sleep(0.5)
-    # another `mlflow run` on this machine, such as a test beside this one, might be the maker of any of them
+    # another test may use `mlflow run` at the same time
     monkeypatch.setattr(psutil, "process_iter", lambda: [psutil.Process(step.pid)])
     try:
         liveness.close_orphaned_runs()
-        assert [status(client, run) for run in (died, works, by_hand)] == ["KILLED", "RUNNING", "RUNNING"]
+        assert [get_status(client, run) for run in (died, works, by_hand)] == ["KILLED", "RUNNING", "RUNNING"]
     finally:
         step.communicate(b"\n")
     monkeypatch.setattr(psutil, "process_iter", lambda: [])
     liveness.close_orphaned_runs()
-    assert status(client, works) == "KILLED"
+    assert get_status(client, works) == "KILLED"
 
 
-def test_a_run_of_another_machine_is_dead_after_a_long_silence(client: mlflow.MlflowClient) -> None:
-    ages = {"silent": 2 * liveness.HEARTBEAT_TIMEOUT_S, "lively": 0.0}
+def test_a_process_on_another_machine_is_dead_after_the_heartbeat_timeout(client: mlflow.MlflowClient) -> None:
+    ages = {"old": 2 * liveness.HEARTBEAT_TIMEOUT_S, "new": 0.0}
     found = {
-        name: opened(client, loupe_host="elsewhere", loupe_pid="1", loupe_heartbeat=f"{time.time() - age:.0f}")
+        name: create_run(client, loupe_host="elsewhere", loupe_pid="1", loupe_heartbeat=f"{time.time() - age:.0f}")
         for name, age in ages.items()
     }
-    found["mute"] = opened(client, loupe_host="elsewhere", loupe_pid="1")
+    found["none"] = create_run(client, loupe_host="elsewhere", loupe_pid="1")
     liveness.close_orphaned_runs()
-    assert {name: status(client, run) for name, run in found.items()} == {
-        "silent": "KILLED", "lively": "RUNNING", "mute": "RUNNING",
+    assert {name: get_status(client, run) for name, run in found.items()} == {
+        "old": "KILLED", "new": "RUNNING", "none": "RUNNING",
     }  # fmt: skip
-    liveness.send_heartbeat(found["mute"])
-    assert liveness.is_alive(client.get_run(found["mute"]).data.tags)
+    liveness.send_heartbeat(found["none"])
+    assert liveness.is_alive(client.get_run(found["none"]).data.tags)
 
 
-def test_what_is_logged_at_an_ended_run_leaves_it_ended(client: mlflow.MlflowClient) -> None:
-    run = opened(client)
+def test_logging_to_an_ended_run_keeps_its_status(client: mlflow.MlflowClient) -> None:
+    run = create_run(client)
     client.set_terminated(run, "FINISHED")
     with records.log_to_run(run):
         records.log_metrics({"test/mae": 0.1, "test/ssim": float("nan")})
@@ -91,18 +91,18 @@ def test_a_signal_closes_the_run_as_killed(
 
     with mlflow.start_run() as run, pytest.raises(raised):
         work()
-    assert status(client, run.info.run_id) == "KILLED"
+    assert get_status(client, run.info.run_id) == "KILLED"
 
 
-def test_a_run_that_ends_well_while_orphans_are_looked_for_stays_finished(
+def test_a_run_that_finishes_during_the_search_for_orphans_stays_finished(
     client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = opened(client, loupe_host="here")
+    run = create_run(client, loupe_host="here")
 
     def ends(tags: object) -> bool:
         client.set_terminated(run)
-        return False  # and its process is gone
+        return False  # its process has exited
 
     monkeypatch.setattr(liveness, "is_alive", ends)
     liveness.close_orphaned_runs()
-    assert status(client, run) == "FINISHED"
+    assert get_status(client, run) == "FINISHED"

@@ -14,7 +14,7 @@ from jobs import build_env
 from loupe.errors import UsageError
 from loupe.tracking import models, run_table, runs, store, trials
 
-# One process imports MLflow. Its forks open stores as steps do, so that a try costs no start of Python.
+# One process imports MLflow. Its forks open stores as steps do: a try does not start Python.
 TRIES = """
 import json, os, random, signal, sys, time
 from pathlib import Path
@@ -75,7 +75,7 @@ def new_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def tries(folder: Path, count: int, what: str) -> list[str]:
-    """For each try, "works" or the errors of its steps."""
+    """Return "works" or the errors of the steps, for each try."""
     done = subprocess.run(
         [sys.executable, "-c", TRIES, str(folder), str(count), what],
         env=build_env(MLFLOW_DISABLE_TELEMETRY="true"), capture_output=True, text=True, timeout=600, check=True,
@@ -85,7 +85,7 @@ def tries(folder: Path, count: int, what: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_step_works_after_a_first_one_that_was_killed_at_a_random_moment(tmp_path: Path) -> None:
+def test_steps_work_after_a_first_step_that_was_killed_at_a_random_moment(tmp_path: Path) -> None:
     assert tries(tmp_path, 20, "kill") == ["works"] * 20
 
 
@@ -120,7 +120,7 @@ def test_files_of_a_killed_process_are_removed_and_an_empty_store_is_created(new
         run_table.load_run_table,
     ],
 )
-def test_whatever_a_step_asks_first_the_store_is_created_under_the_lock(
+def test_every_first_access_to_the_store_creates_it_under_the_lock(
     first: Callable[[], object], new_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(file: Path) -> None:
@@ -132,7 +132,7 @@ def test_whatever_a_step_asks_first_the_store_is_created_under_the_lock(
     assert not new_store.exists()
 
 
-def test_a_server_or_another_database_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_and_other_databases_are_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for uri in ("http://127.0.0.1:1", "postgresql://loupe@127.0.0.1:1/mlflow", "sqlite:///:memory:", "databricks"):
         monkeypatch.setattr(mlflow, "get_tracking_uri", lambda uri=uri: uri)

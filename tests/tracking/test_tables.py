@@ -1,4 +1,4 @@
-"""A table that is logged twice has its rows once: a resumed step and a buffered record both log again."""
+"""A table that is logged twice has its rows once; resumed steps and buffered records log a table again."""
 
 import json
 from collections.abc import Iterator

@@ -17,7 +17,6 @@ from loupe.errors import LoupeError
 from loupe.imaging.threads import count_cores
 
 DASK_TASKS = 64  # submitted in advance, at least: a scheduler answers more slowly than a local process
-IDLE_TIMEOUT_S = 10  # after which a local process without tasks exits
 
 Results = Generator[Any, None, None]
 
@@ -51,25 +50,29 @@ def _run_on_dask(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]],
 
         running = as_completed(submit(max(DASK_TASKS, 2 * sum(client.nthreads().values()))), with_results=True)
         for _, result in running:
+            if isinstance(result, BaseException):  # the task was cancelled, since the scheduler is gone
+                raise result
             running.update(submit(1))
             yield result
 
 
 def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]]) -> Results:
     from joblib import Parallel, delayed, parallel_config
+    from joblib.externals.loky import get_reusable_executor
 
     calls = (delayed(function)(*task) for task in tasks)
-    options = {"return_as": "generator_unordered", "batch_size": 1, "idle_worker_timeout": IDLE_TIMEOUT_S}
     with warnings.catch_warnings():
         # joblib warns when results are not consumed, and when it replaces a process that holds much memory
         warnings.filterwarnings("ignore", module="joblib")
         with _block_ctrl_c(), parallel_config("loky", initializer=_watch_parent, initargs=(os.getpid(),)):
-            results = Parallel(count_cores(), **options)(calls)
+            results = Parallel(count_cores(), return_as="generator_unordered", batch_size=1)(calls)
         with closing(results):
             try:
                 yield from results
             except BrokenProcessPool:
                 raise LoupeError("a process was killed, probably because the machine ran out of memory") from None
+            finally:  # free their memory; a later call must not use processes with an outdated environment
+                get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 @contextmanager
@@ -84,7 +87,7 @@ def _block_ctrl_c() -> Iterator[None]:
 
 
 def _watch_parent(parent: int) -> None:
-    """Exit soon after the parent process was killed; the processes of loky alone exit 40 s later."""
+    """Exit soon after the parent process was killed; loky's processes would wait for tasks for minutes."""
 
     def watch() -> None:
         while os.getppid() == parent:

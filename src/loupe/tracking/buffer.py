@@ -48,7 +48,7 @@ class RunBuffer:
         file: a file that `create` wrote.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is another file, or damaged.
     """
 

@@ -124,7 +124,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     description, unsent = buffer.description, buffer.unsent()
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
-        raise ValueError(f"there are no records of kind {min(unknown)!r}")
+        raise ValueError(f"the kind of records must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
     tags = description["tags"]
     if tags.get("loupe.host") == socket.gethostname() and liveness.is_alive(tags):
         return False

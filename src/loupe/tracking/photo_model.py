@@ -1,6 +1,6 @@
-"""The code of `loupe-photo`: photos in base64 to larger photos in base64, by networks as ONNX.
+"""The MLflow model `loupe-photo`: upscales photos in base64 with ONNX networks.
 
-MLflow runs this file where the model is loaded; it needs onnxruntime, numpy and pillow beside MLflow.
+MLflow runs this file when it loads the model. Besides MLflow, it needs onnxruntime, numpy and pillow.
 """
 
 import base64
@@ -28,13 +28,16 @@ from loupe.photos.sizes import Target
 from loupe.photos.upscaling import compute_size, upscale_photo
 from loupe.upscalers.onnx import OnnxUpscaler
 
-LARGEST_FILE = 32_000_000  # bytes of a photo, before base64
-LARGEST_RESULT = 64_000_000  # pixels of all its pages together
-AT_ONCE = 2  # photos in work; other requests wait
+MAX_FILE_BYTES = 32_000_000  # of a photo, before base64
+MAX_RESULT_PIXELS = 64_000_000  # of all frames or pages together
+MAX_THREADS = 2  # that upscale photos; other requests wait
 
 
 class RefusedError(MlflowException):
-    """A request that cannot be served, told in one line: MLflow's server would put the request itself before it."""
+    """A request that cannot be served.
+
+    The message is one line. MLflow's server puts the whole request in front of the message of other errors.
+    """
 
     def __init__(self, line: str) -> None:
         self._line = line
@@ -42,7 +45,7 @@ class RefusedError(MlflowException):
 
     @property
     def message(self) -> str:
-        """What is wrong: the field, the rule, and the value."""
+        """The field, the rule, and the value."""
         return self._line
 
     @message.setter
@@ -51,46 +54,46 @@ class RefusedError(MlflowException):
 
 
 class PhotoModel(PythonModel):
-    """Photo in, photo out."""
+    """Upscales image files."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Find the networks: an artifact a scale, named as `3x2`."""
+        """Find the networks: one artifact per scale factor, with a name such as `3x2`."""
         files = {Fraction(name.replace("x", "/")): Path(path) for name, path in context.artifacts.items()}
         self._networks = Networks(
             sorted(files), lambda scale: LoadedModel(files[scale].name, OnnxUpscaler(files[scale]))
         )
-        self._turns = threading.Semaphore(AT_ONCE)
+        self._semaphore = threading.Semaphore(MAX_THREADS)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would read hints
         """Upscale photos.
 
         Args:
-            context: of the model.
-            model_input: a table whose column `photo` holds image files in base64.
-            params: `scale` from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
+            context: of the model; not used.
+            model_input: a table with one column `photo`: image files in base64.
+            params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
             Image files in base64, in the same order.
 
         Raises:
-            RefusedError: one of them is no photo, or too large, or a parameter is out of range.
+            RefusedError: a file is not a photo or too large, or a parameter is out of range.
         """
-        given = params or {}
-        scale = _scale(given.get("scale", 1.5))
-        suffix = _suffix(given.get("format", "same"))
+        params = params or {}
+        scale = _parse_scale(params.get("scale", 1.5))
+        suffix = _parse_format(params.get("format", "same"))
         if list(model_input) != ["photo"]:
-            raise RefusedError(f"input: must have the one column photo, got {', '.join(map(str, model_input))}")
-        return [self._upscaled(number, text, scale, suffix) for number, text in enumerate(model_input["photo"])]
+            raise RefusedError(f"input: must have one column, photo, got {', '.join(map(str, model_input))}")
+        return [self._upscale(number, text, scale, suffix) for number, text in enumerate(model_input["photo"])]
 
-    def _upscaled(self, number: int, text: Any, scale: Fraction, suffix: str | None) -> str:
+    def _upscale(self, number: int, text: Any, scale: Fraction, suffix: str | None) -> str:
         try:
-            with self._turns, tempfile.TemporaryDirectory() as folder:
-                photo = read_photo(_decoded(text))
+            with self._semaphore, tempfile.TemporaryDirectory() as folder:
+                photo = read_photo(_decode(text))
                 target = Target(scale)
                 size = compute_size(photo.size, target, self._networks).upscaled
                 pixels = size[0] * size[1] * photo.count
-                if pixels > LARGEST_RESULT:
-                    limit = f"at most {LARGEST_RESULT / 1e6:.0f} million pixels"
+                if pixels > MAX_RESULT_PIXELS:
+                    limit = f"at most {MAX_RESULT_PIXELS / 1e6:.0f} million pixels"
                     raise PhotoError(f"result: must have {limit}, got {pixels / 1e6:.1f} million")
                 out = Path(folder) / f"large{suffix or SUFFIXES[photo.format][0]}"
                 large = list(upscale_photo(photo, target, self._networks))
@@ -103,18 +106,18 @@ class PhotoModel(PythonModel):
             raise RefusedError(f"photo {number + 1}: cannot be upscaled: {' '.join(str(error).split())}") from None
 
 
-def _decoded(text: Any) -> bytes:
+def _decode(text: Any) -> bytes:
     if not isinstance(text, str):
         raise PhotoError(f"must be an image file in base64, got {type(text).__name__}")
-    if len(text) > LARGEST_FILE * 4 / 3 + 4:
-        raise PhotoError(f"must have at most {LARGEST_FILE / 1e6:.0f} MB, got {len(text) * 0.75 / 1e6:.0f} MB")
+    if len(text) > MAX_FILE_BYTES * 4 / 3 + 4:
+        raise PhotoError(f"must have at most {MAX_FILE_BYTES / 1e6:.0f} MB, got {len(text) * 0.75 / 1e6:.0f} MB")
     try:
         return base64.b64decode(text.partition("base64,")[2] or text, validate=True)
     except (binascii.Error, ValueError):
         raise PhotoError("must be an image file in base64, got other text") from None
 
 
-def _scale(value: Any) -> Fraction:
+def _parse_scale(value: Any) -> Fraction:
     try:
         scale = Fraction(value).limit_denominator(1000)
     except (TypeError, ValueError, OverflowError):
@@ -124,7 +127,7 @@ def _scale(value: Any) -> Fraction:
     return scale
 
 
-def _suffix(value: Any) -> str | None:
+def _parse_format(value: Any) -> str | None:
     suffixes = [suffixes[0] for suffixes in SUFFIXES.values()]
     if value != "same" and f".{value}" not in suffixes:
         names = ", ".join(suffix[1:] for suffix in suffixes)
@@ -132,6 +135,6 @@ def _suffix(value: Any) -> str | None:
     return None if value == "same" else f".{value}"
 
 
-if __name__ != "loupe.tracking.photo_model":  # MLflow loads the file as a model; an import only reads it
-    mlflow.telemetry.set_telemetry_client()  # MLflow read its switch before this file, and so `loupe`, was imported
+if __name__ != "loupe.tracking.photo_model":  # MLflow runs the file under another name
+    mlflow.telemetry.set_telemetry_client()  # MLflow read the setting before `loupe` was imported
     mlflow.models.set_model(PhotoModel())

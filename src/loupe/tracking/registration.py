@@ -188,7 +188,7 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
             artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in onnx.items()},
             signature=_signature_of_photo_model(),
             pip_requirements=[f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "pillow")],
-            metadata={"largest_file": photo_model.LARGEST_FILE, "largest_result": photo_model.LARGEST_RESULT},
+            metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
         )
     return str(logged.model_uri)
 

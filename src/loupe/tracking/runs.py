@@ -168,7 +168,7 @@ def get_run(run_id: str, field: str) -> Any:
         field: the setting that named the id, for the error.
 
     Raises:
-        UsageError: there is no such run.
+        UsageError: the run does not exist.
     """
     create_store()
     try:
@@ -185,7 +185,7 @@ def find_best_run(scale: str, smoke: bool) -> str:
         smoke: whether runs with smoke=true count.
 
     Raises:
-        UsageError: there is no such run.
+        UsageError: no run matches.
     """
     create_store()
     without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"

@@ -39,7 +39,7 @@ class Upscaler:
             ensemble: use the self-ensemble (mean over 8 flips and rotations): slightly better, 8 times slower.
 
         Raises:
-            UsageError: there is no such model.
+            UsageError: the model does not exist or cannot be loaded.
         """
         return cls(resolve_model(model, ResolveOptions(ensemble=ensemble)))
 
