@@ -1,7 +1,7 @@
-"""Asks for known vulnerabilities of all that is installed beside this interpreter, by pip-audit.
+"""Checks the packages of this environment for known vulnerabilities with pip-audit.
 
-Exit status 1: something is vulnerable, or pip-audit itself is broken. A service that cannot be reached, or that knows
-none of the packages (a mirror of PyPI without its JSON API answers so), is told in a line, and is no failure.
+The exit status is 1 if a package is vulnerable or pip-audit fails. A service that is unreachable, or that knows none
+of the packages (a PyPI mirror without the JSON API), is reported in one line and is not a failure.
 """
 
 import json
@@ -11,52 +11,56 @@ from collections.abc import Iterator
 from typing import Any
 
 SERVICES = ("pypi", "osv")
-# What pip-audit's complaint holds where it is about the service, not about itself.
-OF_SERVICE = ("requests.exceptions.", "pip_audit._service.interface.", "your network may be blocking this service")
-PATIENCE = 600  # seconds
+# Parts of the errors of pip-audit that concern the service.
+SERVICE_ERRORS = (
+    "requests.exceptions.",
+    "pip_audit._service.interface.",
+    "your network may be blocking this service",
+)
+TIMEOUT_S = 600
 
 
 def audit(service: str) -> list[dict[str, Any]] | str:
-    """Each package with its vulnerabilities, or why the service gives no answer."""
+    """Return each package with its vulnerabilities, or the reason why the service has no result."""
     command = [sys.executable, "-m", "pip_audit", "--vulnerability-service", service, "--format", "json"]
     command += ["--skip-editable", "--progress-spinner", "off", "--timeout", "20"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return f"not within {PATIENCE} seconds"
+        return f"no result within {TIMEOUT_S} seconds"
     if not done.stdout.strip():
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        if any(words in done.stderr for words in OF_SERVICE):
+        if any(words in done.stderr for words in SERVICE_ERRORS):
             return last
         sys.exit(f"pip-audit: {last}")
     found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     if all("skip_reason" in package for package in found):
-        return f"it knows none of {len(found)} packages"
+        return f"the service knows none of {len(found)} packages"
     return found
 
 
-def vulnerable(packages: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each vulnerability."""
+def list_vulnerabilities(packages: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield one line per vulnerability."""
     for package in packages:
         for found in package.get("vulns", []):
             fixed = ", ".join(found["fix_versions"]) or "no version"
-            yield f"{package['name']} {package['version']}: {found['id']}, mended in {fixed}"
+            yield f"{package['name']} {package['version']}: {found['id']}, fixed in {fixed}"
 
 
 def main() -> int:
-    """Ask one service after the other until one answers; gives the exit status."""
+    """Query the services until one has a result; returns the exit status."""
     for service in SERVICES:
         answer = audit(service)
         if isinstance(answer, str):
-            print(f"pip-audit: {service} gives no answer: {answer[:200]}")
+            print(f"pip-audit: {service} failed: {answer[:200]}")
             continue
-        lines = list(vulnerable(answer))
+        lines = list(list_vulnerabilities(answer))
         print(*lines, sep="\n", end="\n" if lines else "")
         skipped = sum("skip_reason" in package for package in answer)
         print(f"pip-audit: {len(lines)} known vulnerabilities in {len(answer) - skipped} packages, by {service}; "
               f"{skipped} are unknown to it")  # fmt: skip
         return 1 if lines else 0
-    print("pip-audit: nothing was audited: no service can be reached from here")
+    print("pip-audit: nothing was audited: no service is reachable")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures for all tests: small real photos as files, folders and tar archives; locks between test processes."""
 
 import fcntl
 import functools
@@ -13,22 +13,22 @@ from PIL import Image
 
 from loupe.data.sources import find_bundled_photo
 
-# An example that takes long on a machine in other use is no fault.
+# A slow example on a busy machine is not a failure.
 settings.register_profile("loupe", deadline=None)
 settings.load_profile("loupe")
-# A shell has what it starts in the background ignore Ctrl-C, and processes that ignore it start others that do.
+# A shell makes background processes ignore Ctrl-C, and their child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let a test that is marked `alone` run beside no other of any process: it holds the lock that others share."""
+    """Run a test marked `alone` while no other test runs: it takes the lock exclusively, the others share it."""
     with open(__file__) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
         try:
             return (yield)
         finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not: processes that a test forked have it open too
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: processes that a test forked have the file open
 
 
 # Path in the layout of Caltech-256 -> bundled photo, left, top, width, height.
@@ -43,8 +43,8 @@ CROPS = {
 }
 
 
-def encoded(image, suffix, **options):
-    """The bytes of a image as a file of this suffix."""
+def encode_image(image, suffix, **options):
+    """Return the bytes of an image in the file format of a suffix."""
     stream = io.BytesIO()
     image.save(stream, Image.registered_extensions()[suffix], **options)
     return stream.getvalue()
@@ -52,12 +52,12 @@ def encoded(image, suffix, **options):
 
 @pytest.fixture(scope="session")
 def encode():
-    return encoded
+    return encode_image
 
 
 @pytest.fixture(scope="session")
 def real_crop():
-    """Cuts a real photo: name, left, top, width, height -> a Pillow image."""
+    """A function that crops a bundled photo; returns a Pillow image."""
 
     @functools.cache
     def photo(name):
@@ -71,8 +71,8 @@ def real_crop():
 
 @pytest.fixture(scope="session")
 def crops(real_crop):
-    """Path -> bytes of a few small real photos."""
-    return {path: encoded(real_crop(*place), path[path.rindex(".") :]) for path, place in CROPS.items()}
+    """Map paths to the bytes of a few small real photos."""
+    return {path: encode_image(real_crop(*box), path[path.rindex(".") :]) for path, box in CROPS.items()}
 
 
 @pytest.fixture(scope="session")

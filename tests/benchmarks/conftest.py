@@ -1,4 +1,4 @@
-"""The programs that measure import what tests of steps and of the report share."""
+"""Makes the helpers of the tests of steps and of the report importable."""
 
 import sys
 from pathlib import Path

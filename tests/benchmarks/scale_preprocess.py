@@ -1,10 +1,10 @@
-"""Preparing more and more photos: seconds, memory of every process, and the same work in a bare loop.
+"""Measures `loupe preprocess` on growing numbers of photos: run time, memory, and the same work in a bare loop.
 
     python tests/benchmarks/scale_preprocess.py --photos caltech256-subset.tar --sizes 1000,10000,30000
 
-The photos are those of the tar, as often as it takes, each time shifted by other pixels and encoded again, so that
-no two have the same content; they are written once, as tars, into --folder. For each size `loupe preprocess`
-(start-up excluded) and the bare loop take turns: --rounds of each, the medians count.
+The program repeats the photos of the tar. It shifts each copy by a different number of pixels and encodes it again,
+so that all contents differ, and writes them as tars to --folder. For each size it runs `loupe preprocess` (without
+start-up) and the bare loop --rounds times in turn, and prints the medians.
 """
 
 import argparse
@@ -38,8 +38,8 @@ PROCESSES = 2
 CHUNK = 64
 
 
-def shifted(content, number):
-    """A JPEG of the same photo, rolled by `number` pixels and encoded again."""
+def shift_photo(content, number):
+    """Return a JPEG of the same photo, rolled by `number` pixels."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     rolled = np.roll(np.asarray(image), (number // 7, number), axis=(0, 1))
     stream = io.BytesIO()
@@ -48,7 +48,7 @@ def shifted(content, number):
 
 
 def write_tar(given, file, count):
-    """A tar of `count` photos, made from those of the tar `given`; one that is there already stays."""
+    """Write a tar of `count` photos from those of another tar, unless the file exists; returns the file."""
     if file.exists():
         return file
     partial = file.with_name(file.name + ".part")
@@ -57,7 +57,7 @@ def write_tar(given, file, count):
         contents = [source.extractfile(member).read() for member in members]
         for number in range(count):
             turn, at = divmod(number, len(members))
-            content = shifted(contents[at], turn)
+            content = shift_photo(contents[at], turn)
             member = tarfile.TarInfo(f"{turn:03d}.turn/{Path(members[at].name).name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -65,12 +65,12 @@ def write_tar(given, file, count):
     return file
 
 
-def bare(chunk):
-    """Decode, hash, crop and shrink some files of a tar; gives how many labels came out."""
-    file, places, settings = chunk
+def process_chunk(chunk):
+    """Decode, hash, crop and shrink some files of a tar; returns the number of labels."""
+    file, ranges, settings = chunk
     done = 0
     with open(file, "rb") as stream:
-        for offset, size in places:
+        for offset, size in ranges:
             stream.seek(offset)
             content = stream.read(size)
             digest = hashlib.sha256(content).hexdigest()
@@ -85,24 +85,24 @@ def bare(chunk):
     return done
 
 
-def bare_loop(file):
-    """Labels, and the seconds that PROCESSES took for them, without their start and without the listing."""
+def run_bare_loop(file):
+    """Return the number of labels and the run time in s of PROCESSES, without their start and the listing."""
     settings = parse_settings("preprocess", {"source": str(file)})
     with tarfile.open(file) as tar:
-        places = [(member.offset_data, member.size) for member in tar if member.isreg()]
-    chunks = [(str(file), places[start : start + CHUNK], settings) for start in range(0, len(places), CHUNK)]
+        ranges = [(member.offset_data, member.size) for member in tar if member.isreg()]
+    chunks = [(str(file), ranges[start : start + CHUNK], settings) for start in range(0, len(ranges), CHUNK)]
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        pool.map(bare, [(str(file), places[:2], settings)] * PROCESSES, 1)
+        pool.map(process_chunk, [(str(file), ranges[:2], settings)] * PROCESSES, 1)
         started = time.perf_counter()
-        labels = sum(pool.imap_unordered(bare, chunks, 1))
+        labels = sum(pool.imap_unordered(process_chunk, chunks, 1))
         return labels, time.perf_counter() - started
 
 
-def peaks_of_command(file):
-    """Peak memory of `loupe preprocess`, in MB: of its own process, and of the largest worker.
+def measure_memory(file):
+    """Return the peak memory of `loupe preprocess` in MB: of its main process, and of the largest worker.
 
-    Pages of files that are mapped are not counted: they are the system's, and shared. Looked at every few
-    milliseconds, since a large photo is in memory no longer than that.
+    Shared memory is not counted. The memory is read every few milliseconds, because a large photo is in memory for
+    no longer than that.
     """
     peaks, looked = {}, 0.0
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -120,8 +120,8 @@ def peaks_of_command(file):
     return peaks.pop(process.pid), max(peaks.values())
 
 
-def prepared(file):
-    """Photos, and the seconds that listing and preparing took."""
+def prepare_tar(file):
+    """Prepare the photos of a tar; returns counts, the run time and the time of the listing in s."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         given = {"source": str(file), "data_dir": folder, "quiet": True}
         settings = parse_settings("preprocess", given)
@@ -134,34 +134,34 @@ def prepared(file):
         return counts, seconds, listed
 
 
-def measure_loupe(file, answer):
+def measure_loupe(file, queue):
     """Counts, seconds and the seconds of listing, after a small dataset has started the worker processes."""
-    prepared(write_tar(file, file.with_name("photos-256.tar"), 256))
-    answer.put(prepared(file))
+    prepare_tar(write_tar(file, file.with_name("photos-256.tar"), 256))
+    queue.put(prepare_tar(file))
 
 
-def of_loupe(file):
-    """`measure_loupe`, in a process that ends with it."""
+def measure_in_new_process(file):
+    """Run `measure_loupe` in a new process."""
     spawn = multiprocessing.get_context("spawn")
-    answer = spawn.Queue()
-    process = spawn.Process(target=measure_loupe, args=(file, answer))
+    queue = spawn.Queue()
+    process = spawn.Process(target=measure_loupe, args=(file, queue))
     process.start()
-    found = answer.get()
+    found = queue.get()
     process.join()
     return found
 
 
 def measure(given, folder, size, rounds):
-    """A row of the table, as a dict."""
+    """Return a row of the table as a dict."""
     file = write_tar(given, folder / f"photos-{size}.tar", size)
     runs, loops = [], []
     for _ in range(rounds):
-        runs.append(of_loupe(file))
-        loops.append(bare_loop(file))
+        runs.append(measure_in_new_process(file))
+        loops.append(run_bare_loop(file))
     counts = runs[0][0]
     assert {labels for labels, _ in loops} == {counts["labels"]}
     seconds, listed = (statistics.median(run[at] for run in runs) for at in (1, 2))
-    client, worker = peaks_of_command(file)
+    client, worker = measure_memory(file)
     loop = statistics.median(seconds for _, seconds in loops)
     return {
         "photos": size,
@@ -176,8 +176,8 @@ def measure(given, folder, size, rounds):
     }
 
 
-def told(rows):
-    """The table, and from each size to the next the slopes: milliseconds and kilobytes a photo."""
+def print_table(rows):
+    """Print the table, and the slopes from each size to the next in ms and kB per photo."""
     print(" | ".join(rows[0]))
     for row in rows:
         print(" | ".join(f"{value:.2f}" if value < 100 else f"{value:.0f}" for value in row.values()))
@@ -186,7 +186,7 @@ def told(rows):
         print(
             f"{before['photos']} to {after['photos']}: {1e3 * (after['seconds'] - before['seconds']) / more:.3f} ms, "
             f"client {1024 * (after['client MB'] - before['client MB']) / more:.2f} kB, "
-            f"worker {1024 * (after['worker MB'] - before['worker MB']) / more:.2f} kB a photo"
+            f"worker {1024 * (after['worker MB'] - before['worker MB']) / more:.2f} kB per photo"
         )
 
 
@@ -202,7 +202,7 @@ def main():
     for size in map(int, given.sizes.split(",")):
         rows.append(measure(given.photos, given.folder, size, given.rounds))
         print(rows[-1], file=sys.stderr, flush=True)
-    told(rows)
+    print_table(rows)
 
 
 if __name__ == "__main__":

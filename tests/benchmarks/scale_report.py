@@ -1,11 +1,11 @@
-"""A store full of finished trials, made up, and the seconds that `loupe report` takes over it.
+"""Measures `loupe report` on a store with many invented trials.
 
     python tests/benchmarks/scale_report.py --runs 10000                     # MLflow's SQLite file
-    python tests/benchmarks/scale_report.py --runs 10000 --store server      # `mlflow server`, started for this
+    python tests/benchmarks/scale_report.py --runs 10000 --store server      # starts an MLflow server
     python tests/benchmarks/scale_report.py --runs 10000 --store postgresql
-    … --without-tags                                                         # as runs were before they kept curves
+    … --without-tags                                                         # as older runs without curves in tags
 
-Runs are written into MLflow's tables at once: logging them one after the other takes longer than all else.
+The program inserts the runs into MLflow's tables in one batch, because logging them one by one takes much longer.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from jobs import measure_step
 FILES = made_up.FILES
 
 
-def tables_of(runs, without_tags):
-    """The rows of MLflow's tables for so many runs of the sweep files' points, with as many seeds as it takes."""
+def build_rows(runs, without_tags):
+    """Return the rows of MLflow's tables for `runs` runs: the points of the sweep files, with enough seeds."""
     seeds = 1 + runs // len(made_up.make_table(FILES, seeds=1))
     table = made_up.make_table(FILES, seeds)[:runs]
     tables = {name: [] for name in ("runs", "params", "tags", "metrics", "latest_metrics")}
@@ -60,23 +60,23 @@ def tables_of(runs, without_tags):
 
 
 def fill(uri, runs, without_tags):
-    """Write the runs into a store that is a database."""
+    """Write the runs to a database."""
     import mlflow
     import sqlalchemy
 
-    mlflow.MlflowClient(uri, uri).search_experiments()  # makes the tables
+    mlflow.MlflowClient(uri, uri).search_experiments()  # creates the tables
     engine = sqlalchemy.create_engine(uri)
     known = sqlalchemy.MetaData()
     known.reflect(engine)
     with engine.begin() as connection:
-        for name, rows in tables_of(runs, without_tags).items():
+        for name, rows in build_rows(runs, without_tags).items():
             connection.execute(known.tables[name].insert(), rows)
     engine.dispose()
 
 
 @contextmanager
-def stored(kind, folder, runs, without_tags):
-    """The URI of a store of this kind that holds the runs."""
+def run_store(kind, folder, runs, without_tags):
+    """Run a store of this kind with the runs; yields its URI."""
     if kind == "postgresql":
         with services.postgresql(folder / "postgresql") as url:
             fill(url, runs, without_tags)
@@ -97,7 +97,7 @@ def main():
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--store", choices=["sqlite", "postgresql", "server"], default="sqlite")
     parser.add_argument("--without-tags", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sweeps = folder / "sweeps"
@@ -105,13 +105,13 @@ def main():
         for file in FILES:
             (sweeps / file.name).write_text(file.read_text())
         started = time.perf_counter()
-        with stored(given.store, folder, given.runs, given.without_tags) as uri:
-            print(f"{given.runs} runs written in {time.perf_counter() - started:.0f} s", flush=True)
+        with run_store(options.store, folder, options.runs, options.without_tags) as uri:
+            print(f"{options.runs} runs written in {time.perf_counter() - started:.0f} s", flush=True)
             seconds, memory = measure_step(
                 "report", "--sweeps", sweeps, "--out", folder / "report", cwd=folder, MLFLOW_TRACKING_URI=uri
             )
         assert len(list((folder / "report").iterdir())) >= 3
-    print(f"report on {given.runs} runs ({given.store}): {seconds:.1f} s, {memory:.0f} MB")
+    print(f"report on {options.runs} runs ({options.store}): {seconds:.1f} s, {memory:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Training on larger and larger datasets: seconds until the first step, and of a step.
+"""Measures training on growing datasets: the time before the first step and the time per step.
 
     python tests/benchmarks/scale_training.py --photos caltech256-subset.tar --sizes 1000,10000,30000
 
-The photos of the tar are prepared once; a larger dataset has copies of their shards, each with rows of its own.
+The photos of the tar are prepared once. A larger dataset has copies of their shards, with rows of their own.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from loupe.upscalers.geometry import Geometry
 STEPS = 50
 
 
-def repeated(small, folder, size):
-    """A dataset of `size` labels: those of a small one, as often as it takes."""
+def repeat_dataset(small, folder, size):
+    """Write a dataset of `size` labels, which repeats a small one; returns its folder."""
     folder.mkdir()
     table, shards, parts = small.table.filter(small.table["row"].is_valid()), {}, []
     numbers = 1 + max(table["shard"].to_pylist())
@@ -43,7 +43,7 @@ def repeated(small, folder, size):
 
 
 def measure(folder, size):
-    """A row of the table, as a dict."""
+    """Return a row of the table as a dict."""
     settings = parse_settings("train", {"network": "convolutional", "quiet": True})
     started = time.perf_counter()
     pairs = Dataset(folder).load_pairs("train", settings.scale)
@@ -52,7 +52,7 @@ def measure(folder, size):
     optimization.compile_model(model, settings)
     started = time.perf_counter()
     patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
-    held = time.perf_counter() - started
+    copied = time.perf_counter() - started
     cutting, stepping = [], []
     with optimization.training_precision(model, settings):
         for step in range(STEPS):
@@ -64,7 +64,7 @@ def measure(folder, size):
     return {
         "labels": size,
         "opening s": opened,
-        "copying s": held,
+        "copying s": copied,
         "batch ms": 1e3 * statistics.median(cutting[5:]),
         "step ms": 1e3 * statistics.median(stepping[5:]),
         "MB": psutil.Process().memory_info().rss / 2**20,
@@ -75,12 +75,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True)
     parser.add_argument("--sizes", default="1000,10000,30000")
-    given = parser.parse_args()
+    options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        prepared = preparation.prepare(parse_settings("preprocess", {"source": given.photos, "data_dir": folder}))
-        for size in map(int, given.sizes.split(",")):
-            rows.append(measure(repeated(prepared, Path(folder) / str(size), size), size))
+        prepared = preparation.prepare(parse_settings("preprocess", {"source": options.photos, "data_dir": folder}))
+        for size in map(int, options.sizes.split(",")):
+            rows.append(measure(repeat_dataset(prepared, Path(folder) / str(size), size), size))
     print(" | ".join(rows[0]))
     for row in rows:
         print(" | ".join(f"{value:.2f}" if value < 100 else f"{value:.0f}" for value in row.values()))

@@ -1,9 +1,9 @@
-"""Upscaling against the arithmetic floor of this machine, and against a peer.
+"""Compares upscaling with the arithmetic floor of this machine and with FSRCNN.
 
     pytest tests/benchmarks/test_upscaling_speed.py -s
 
-LOUPE_FSRCNN=FSRCNN_x2.pb (the weights that OpenCV's dnn_superres documents) adds the peer, which needs
-opencv-contrib-python-headless. Printed, and asserted only with LOUPE_STRICT_TIMINGS=1.
+LOUPE_FSRCNN=FSRCNN_x2.pb (the weights that OpenCV's dnn_superres documents) adds FSRCNN, which needs
+opencv-contrib-python-headless. The test prints the times, and checks them only with LOUPE_STRICT_TIMINGS=1.
 """
 
 import os
@@ -21,12 +21,12 @@ from loupe import Upscaler
 from loupe.upscalers import bundled
 
 STRICT = os.environ.get("LOUPE_STRICT_TIMINGS") == "1"
-PEER = os.environ.get("LOUPE_FSRCNN")
+FSRCNN_FILE = os.environ.get("LOUPE_FSRCNN")
 SMALL, LARGE = (1280, 720), (1920, 1080)
 
 
-def median_of(work, times):
-    """Seconds of a call, after one that does not count."""
+def time_median(work, times):
+    """Return the median run time of a call in s, after one call for warming up."""
     work()
     found = []
     for _ in range(times):
@@ -37,37 +37,37 @@ def median_of(work, times):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     import skimage
 
     image = Image.open(Path(skimage.__file__).parent / "data" / "coffee.png").convert("RGB")
     return image.resize(SMALL, Image.Resampling.LANCZOS)
 
 
-def test_a_image_in_a_warm_process(picture):
+def test_upscaling_in_a_warm_process_is_near_the_floor(image):
     matrix = np.random.default_rng(0).standard_normal((2048, 2048), "float32")
-    rate = 2 * 2048**3 / median_of(lambda: matrix @ matrix, 20)
+    rate = 2 * 2048**3 / time_median(lambda: matrix @ matrix, 20)
     model = onnx.load(bundled.find_file("small", Fraction(3, 2)))
     weights = sum(int(np.prod(part.dims)) for part in model.graph.initializer if len(part.dims) == 4)
-    floor = 2 * weights * SMALL[0] * SMALL[1] / 4 / rate  # one position for every 2x2 block
+    floor = 2 * weights * SMALL[0] * SMALL[1] / 4 / rate  # one position per 2x2 block
     upscaler = Upscaler.load("small")
-    assert upscaler(picture).size == LARGE
-    seconds = median_of(lambda: upscaler(picture), 7)
+    assert upscaler(image).size == LARGE
+    seconds = time_median(lambda: upscaler(image), 7)
     print(f"\nsmall, 1280x720 to 1920x1080: {seconds:.3f} s, {seconds / floor:.2f} times the floor of {floor:.3f} s")
     if STRICT:
         assert seconds <= 0.45
         assert seconds <= 2 * floor
-    if PEER:
+    if FSRCNN_FILE:
         from cv2 import dnn_superres
 
-        peer = dnn_superres.DnnSuperResImpl_create()
-        peer.readModel(PEER)
-        peer.setModel("fsrcnn", 2)
-        blue_first = np.asarray(picture)[..., ::-1].copy()
+        fsrcnn = dnn_superres.DnnSuperResImpl_create()
+        fsrcnn.readModel(FSRCNN_FILE)
+        fsrcnn.setModel("fsrcnn", 2)
+        blue_first = np.asarray(image)[..., ::-1].copy()
 
-        def by_peer():
-            return Image.fromarray(peer.upsample(blue_first)).resize(LARGE, Image.Resampling.LANCZOS)
+        def upscale_by_fsrcnn():
+            return Image.fromarray(fsrcnn.upsample(blue_first)).resize(LARGE, Image.Resampling.LANCZOS)
 
-        other = median_of(by_peer, 5)
+        other = time_median(upscale_by_fsrcnn, 5)
         print(f"FSRCNN 2x and Lanczos down: {other:.3f} s, {other / seconds:.1f} times as long")
         assert not STRICT or other >= 3 * seconds

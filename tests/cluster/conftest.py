@@ -1,4 +1,4 @@
-"""Photos for many machines: hundreds of small ones, cut from those that are bundled with scikit-image."""
+"""Hundreds of small photos, cut from the photos of scikit-image."""
 
 import io
 
@@ -12,7 +12,7 @@ CUT_FROM = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")
 
 @pytest.fixture(scope="session")
 def cut_photos():
-    """Gives path -> bytes of so many JPEGs of 72x60 pixels, each cut a few pixels further; every 40th is damaged."""
+    """A function that maps paths to `count` different JPEGs of 72x60 pixels, of which every 40th is damaged."""
 
     def cut(count):
         found = {}
@@ -31,7 +31,7 @@ def cut_photos():
 
 @pytest.fixture(scope="session")
 def photo_folder(cut_photos, tmp_path_factory):
-    """A folder of 300 of them."""
+    """A folder of 300 of these photos."""
     folder = tmp_path_factory.mktemp("photos") / "cut"
     for path, content in cut_photos(300).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -16,18 +16,18 @@ SECTION = (ROOT / "docs" / "cluster.md").read_text()
 BLOCKS = [block.splitlines() for block in re.findall(r"^```\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)]
 
 
-def words(command):
+def split_command(command):
     return command.split("    #")[0].split()
 
 
-def test_it_follows_the_specification():
+def test_compose_file_follows_the_specification():
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_images_are_pinned_and_passwords_come_from_outside(name):
+def test_images_are_pinned_and_passwords_are_variables(name):
     service = SERVICES[name]
     assert re.search(r":\d[\w.-]*$", service["image"])
     if "build" in service:
@@ -39,33 +39,33 @@ def test_images_are_pinned_and_passwords_come_from_outside(name):
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"sweep"}))
-def test_what_runs_on_is_looked_after_and_started_in_order(name):
+def test_services_have_health_checks_and_start_in_order(name):
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
     for other, how in SERVICES[name].get("depends_on", {}).items():
         assert "healthcheck" in SERVICES[other]
         assert how == {"condition": "service_healthy"}
 
 
-def test_it_starts_the_services_of_the_page():
+def test_services_run_the_commands_of_the_page():
     database, *servers = BLOCKS[0]
     made = re.findall(r"createdb (\w+)", database)
     assert made == [SERVICES["postgres"]["environment"]["POSTGRES_DB"], "studies"]
     assert yaml.safe_load(FILE.read_text())["configs"]["databases"]["content"] == f"CREATE DATABASE {made[1]};"
     for name, line in zip(("mlflow", "scheduler", "worker"), servers, strict=True):
-        ours = words(SERVICES[name]["command"])
-        assert ours[: len(words(line))] == words(line)
-        assert ours[len(words(line)) :] in ([], ["--dashboard-address", ":8790"])  # for its health
+        command = split_command(SERVICES[name]["command"])
+        assert command[: len(split_command(line))] == split_command(line)
+        assert command[len(split_command(line)) :] in ([], ["--dashboard-address", ":8790"])  # for the health check
 
 
-def test_its_sweep_is_the_command_of_the_page():
-    preprocess, sweep = map(words, BLOCKS[1])
-    assert words(SERVICES["sweep"]["command"]) == sweep
+def test_sweep_runs_the_command_of_the_page():
+    preprocess, sweep = map(split_command, BLOCKS[1])
+    assert split_command(SERVICES["sweep"]["command"]) == sweep
     shared = [preprocess[preprocess.index(flag) + 1] == sweep[sweep.index(flag) + 1]
               for flag in ("--scheduler", "--data-dir")]  # fmt: skip
     assert shared == [True, True]
 
 
-def test_names_and_ports_are_those_of_its_services():
+def test_names_and_ports_of_the_page_are_those_of_the_services():
     text = SECTION + FILE.read_text()
     for name, port in re.findall(r"(?:tcp|http)://(\w+):(\d+)", text):
         assert name in SERVICES or name == "localhost"
@@ -74,15 +74,17 @@ def test_names_and_ports_are_those_of_its_services():
         ("postgres", "mlflow"),
         ("postgres", "studies"),
     }
-    assert SERVICES["mlflow"]["ports"] == ["127.0.0.1:5000:5000"]  # nothing else is open to the outside
+    assert SERVICES["mlflow"]["ports"] == ["127.0.0.1:5000:5000"]  # the only open port
     assert [name for name in SERVICES if "ports" in SERVICES[name]] == ["mlflow"]
 
 
-def test_the_commands_of_the_page_have_known_options():
+def test_commands_of_the_page_have_known_options():
     from loupe.config import STEPS
 
     for line in BLOCKS[1]:
-        step = words(line)[1]
-        flags = [word.removeprefix("--").replace("-", "_") for word in words(line) if word.startswith("--")]
+        step = split_command(line)[1]
+        flags = [word.removeprefix("--").replace("-", "_") for word in split_command(line) if word.startswith("--")]
         assert set(flags) <= STEPS[step].model_fields.keys()
-        assert not [word for word in words(line)[2:] if word.endswith(".toml") and not (ROOT / word).is_file()]
+        assert not [
+            word for word in split_command(line)[2:] if word.endswith(".toml") and not (ROOT / word).is_file()
+        ]

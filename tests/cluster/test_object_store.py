@@ -1,4 +1,4 @@
-"""Datasets and photos at s3://…, on a real S3 server: the same bytes as in a folder, whoever writes and reads."""
+"""Datasets and photos at s3:// URLs on a real S3 server are the same as in local folders."""
 
 import io
 import re
@@ -29,65 +29,65 @@ DATA, SCALE = "s3://loupe/data", Fraction(3, 2)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with one bucket; gives its log, and the environment of its clients."""
+    """A server with one bucket: its log and the environment variables of its clients."""
     folder = tmp_path_factory.mktemp("s3")
     with services.s3(folder) as client, pytest.MonkeyPatch.context() as patch:
-        set_all(patch, client)
+        set_variables(patch, client)
         fsspec.filesystem("s3").mkdir("loupe")
         yield folder / "s3.log", client
 
 
 @pytest.fixture
 def store(server, tmp_path, monkeypatch):
-    """The server's file system, for a process with an empty cache of its own."""
-    set_all(monkeypatch, server[1] | {"LOUPE_CACHE": str(tmp_path / "cache")})
+    """The file system of the server, in a process with an empty cache."""
+    set_variables(monkeypatch, server[1] | {"LOUPE_CACHE": str(tmp_path / "cache")})
     return fsspec.filesystem("s3")
 
 
 @pytest.fixture(scope="module")
 def dask(server, tmp_path_factory):
-    """A scheduler with two workers, each in a folder of its own."""
+    """A Dask scheduler with two workers, each in a folder of its own."""
     with services.dask_cluster(tmp_path_factory.mktemp("dask"), **server[1]) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def in_a_folder(photo_folder, tmp_path_factory):
-    """The dataset of the same photos in a local folder, prepared by a local cluster."""
-    return prepare(preprocess(source=photo_folder, data_dir=tmp_path_factory.mktemp("data")))
+def local_dataset(photo_folder, tmp_path_factory):
+    """The dataset of the same photos, prepared in a local folder."""
+    return prepare(preprocess_settings(source=photo_folder, data_dir=tmp_path_factory.mktemp("data")))
 
 
-def set_all(patch, variables):
+def set_variables(patch, variables):
     for name, value in variables.items():
         patch.setenv(name, value)
     fsspec.filesystem("s3").clear_instance_cache()
 
 
-def preprocess(**given):
-    return parse_settings("preprocess", {"label_size": 30, "quiet": "true"} | {k: str(v) for k, v in given.items()})
+def preprocess_settings(**fields):
+    return parse_settings("preprocess", {"label_size": 30, "quiet": "true"} | {k: str(v) for k, v in fields.items()})
 
 
-def shards(dataset, store=None):
-    """Name -> bytes of a dataset's shards, on this machine or at its address."""
+def read_shards(dataset, store=None):
+    """Map the names of a dataset's shards to their bytes, from the local folder or from the store."""
     if store is None:
         return {file.name: file.read_bytes() for file in dataset.folder.glob("*.npy")}
     return {path.rpartition("/")[2]: store.cat_file(path) for path in store.glob(f"{dataset.location}/*.npy")}
 
 
-def reads(server):
-    """How often each object was asked for."""
+def count_reads(server):
+    """Count the read requests of each object."""
     return Counter(line.split("GET ")[1].split()[0] for line in server[0].read_text().splitlines() if "GET " in line)
 
 
-def test_a_local_cluster_writes_to_an_address_what_it_writes_to_a_folder(in_a_folder, photo_folder, store):
-    settings = preprocess(source=photo_folder, data_dir=DATA)
+def test_dataset_at_a_url_is_the_same_as_in_a_folder(local_dataset, photo_folder, store):
+    settings = preprocess_settings(source=photo_folder, data_dir=DATA)
     dataset = prepare(settings)
-    assert dataset.location == f"{DATA}/cut-{in_a_folder.digest}"
-    assert shards(dataset, store) == shards(in_a_folder)
-    assert len(shards(in_a_folder)) == 5 * 4
-    assert dataset.rows == in_a_folder.rows
+    assert dataset.location == f"{DATA}/cut-{local_dataset.digest}"
+    assert read_shards(dataset, store) == read_shards(local_dataset)
+    assert len(read_shards(local_dataset)) == 5 * 4
+    assert dataset.rows == local_dataset.rows
     before = {path: about["LastModified"] for path, about in store.find(DATA, detail=True, refresh=True).items()}
-    assert prepare(settings).digest == dataset.digest  # nothing is written a second time
+    assert prepare(settings).digest == dataset.digest  # writes nothing again
     assert before == {
         path: about["LastModified"] for path, about in store.find(DATA, detail=True, refresh=True).items()
     }
@@ -98,9 +98,7 @@ def test_a_local_cluster_writes_to_an_address_what_it_writes_to_a_folder(in_a_fo
 
 
 @pytest.mark.parametrize("source", ["s3://loupe/cut/", "s3://loupe/cut.tar"])
-def test_workers_that_share_no_folder_read_photos_from_an_address_and_write_to_one(
-    source, in_a_folder, photo_folder, store, dask
-):
+def test_dask_workers_without_a_shared_folder_read_and_write_urls(source, local_dataset, photo_folder, store, dask):
     if source.endswith("/"):
         store.put(f"{photo_folder}/", source, recursive=True)
         store.pipe("s3://loupe/cut/.hidden/0001.jpg", b"no photo")
@@ -109,38 +107,38 @@ def test_workers_that_share_no_folder_read_photos_from_an_address_and_write_to_o
         with tarfile.open(fileobj=stream, mode="w") as tar:
             tar.add(photo_folder, "cut")
         store.pipe(source, stream.getvalue())
-    place = f"s3://loupe/from-{source.strip('/')[-3:]}"
-    dataset = prepare(preprocess(source=source, data_dir=place, scheduler=dask))
-    assert dataset.location == f"{place}/cut-{in_a_folder.digest}"
-    assert shards(dataset, store) == shards(in_a_folder)
+    url = f"s3://loupe/from-{source.strip('/')[-3:]}"
+    dataset = prepare(preprocess_settings(source=source, data_dir=url, scheduler=dask))
+    assert dataset.location == f"{url}/cut-{local_dataset.digest}"
+    assert read_shards(dataset, store) == read_shards(local_dataset)
 
 
-def test_a_shard_is_read_from_the_store_once(in_a_folder, photo_folder, store, server, dask):
-    dataset = prepare(preprocess(source=photo_folder, data_dir=DATA, scheduler=dask))
-    assert list(dataset.folder.glob("*.npy")) == []  # none is fetched before it is used
-    before = reads(server)
+def test_shard_is_downloaded_once(local_dataset, photo_folder, store, server, dask):
+    dataset = prepare(preprocess_settings(source=photo_folder, data_dir=DATA, scheduler=dask))
+    assert list(dataset.folder.glob("*.npy")) == []  # nothing is downloaded before it is used
+    before = count_reads(server)
     pairs = dataset.load_pairs("all", SCALE)
-    assert np.array_equal(pairs.stack()[1], in_a_folder.load_pairs("all", SCALE).stack()[1])
-    fetched = reads(server) - before
-    assert len(fetched) == 2 * 5  # labels, and inputs of the one scale
+    assert np.array_equal(pairs.stack()[1], local_dataset.load_pairs("all", SCALE).stack()[1])
+    fetched = count_reads(server) - before
+    assert len(fetched) == 2 * 5  # labels and inputs of one scale
     assert set(fetched.values()) == {1}
     again = Dataset(dataset.location)
     again.load_pairs("all", SCALE)
-    assert not [name for name in (reads(server) - before - fetched) if name.endswith(".npy")]
+    assert not [name for name in (count_reads(server) - before - fetched) if name.endswith(".npy")]
     assert not [file for file in dataset.folder.iterdir() if file.name.startswith(".")]
 
 
-def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_refused_by_name(photo_folder, store, dask):
-    place = "s3://loupe/damaged"
-    dataset = prepare(preprocess(source=photo_folder, data_dir=place, scheduler=dask))
+def test_damaged_local_copy_is_downloaded_again_and_damaged_shard_is_refused(photo_folder, store, dask):
+    url = "s3://loupe/damaged"
+    dataset = prepare(preprocess_settings(source=photo_folder, data_dir=url, scheduler=dask))
     dataset.load_pairs("train", SCALE)
     copy = dataset.folder / "labels-00002.npy"
-    whole = copy.read_bytes()
-    copy.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = copy.read_bytes()
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     dataset.load_pairs("train", SCALE)
-    assert copy.read_bytes() == whole
-    store.pipe(f"{dataset.location}/labels-00002.npy", whole[:-100])
-    dataset.load_pairs("train", SCALE)  # this machine's copy is right
+    assert copy.read_bytes() == content
+    store.pipe(f"{dataset.location}/labels-00002.npy", content[:-100])
+    dataset.load_pairs("train", SCALE)  # the local copy is valid
     copy.unlink()
     with pytest.raises(LoupeError, match=rf"dataset: {dataset.location}/labels-00002.npy is missing or changed"):
         dataset.load_pairs("train", SCALE)
@@ -148,26 +146,26 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_refused_by_name(pho
     copy.unlink()
     with pytest.raises(LoupeError, match=rf"dataset: {dataset.location}/labels-00002.npy is missing or changed"):
         Dataset(dataset.location).load_pairs("train", SCALE)
-    store.rm(f"{dataset.location}/{MANIFEST}")  # which makes the dataset: without it, it is prepared again
+    store.rm(f"{dataset.location}/{MANIFEST}")  # without it the dataset is prepared again
     with pytest.raises(UsageError, match=r"dataset: must be a prepared dataset, got 's3://.*'"):
         Dataset(dataset.location)
-    again = prepare(preprocess(source=photo_folder, data_dir=place, scheduler=dask))
+    again = prepare(preprocess_settings(source=photo_folder, data_dir=url, scheduler=dask))
     again.load_pairs("train", SCALE)
     assert hash_file(copy) == again._shards[copy.name]
 
 
-def test_a_network_is_trained_on_what_lies_at_an_address(photo_folder, store, server, dask, tmp_path):
-    dataset = prepare(preprocess(source=photo_folder, data_dir=DATA, scheduler=dask))
-    before = reads(server)
+def test_train_reads_a_dataset_at_a_url(photo_folder, store, server, dask, tmp_path):
+    dataset = prepare(preprocess_settings(source=photo_folder, data_dir=DATA, scheduler=dask))
+    before = count_reads(server)
     loupe("train", "--smoke", "true", "--data_dir", DATA, "--dataset", dataset.folder.name, "--quiet",
           cwd=tmp_path, LOUPE_CACHE=str(tmp_path / "cache"), **server[1])  # fmt: skip
-    fetched = {name: count for name, count in (reads(server) - before).items() if name.endswith(".npy")}
+    fetched = {name: count for name, count in (count_reads(server) - before).items() if name.endswith(".npy")}
     assert set(fetched.values()) == {1}
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(
-    ("given", "changed", "kind", "line"),
+    ("fields", "changed", "kind", "line"),
     [
         ({"data_dir": "s3://nowhere/data"}, {}, LoupeError, "data_dir: 's3://nowhere/.*bucket does not exist"),
         ({}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, LoupeError, "data_dir: 's3://loupe/.*Could not connect"),
@@ -178,24 +176,24 @@ def test_a_network_is_trained_on_what_lies_at_an_address(photo_folder, store, se
     ],
     ids=["bucket", "endpoint", "credentials", "protocol", "photos", "bucket-of-photos"],
 )
-def test_what_is_wrong_with_an_address_is_told_in_one_line(given, changed, kind, line, store, dask, monkeypatch):
-    set_all(monkeypatch, {"AWS_EC2_METADATA_DISABLED": "true"} | changed)
+def test_wrong_url_is_refused_in_one_line(fields, changed, kind, line, store, dask, monkeypatch):
+    set_variables(monkeypatch, {"AWS_EC2_METADATA_DISABLED": "true"} | changed)
     started = time.monotonic()
-    with pytest.raises(kind) as told:
-        prepare(preprocess(**{"limit": 3, "data_dir": "s3://loupe/wrong", "scheduler": dask} | given))
-    assert re.fullmatch(f"{line}.*", str(told.value))
-    assert isinstance(told.value, UsageError) == (kind is UsageError)
+    with pytest.raises(kind) as error:
+        prepare(preprocess_settings(**{"limit": 3, "data_dir": "s3://loupe/wrong", "scheduler": dask} | fields))
+    assert re.fullmatch(f"{line}.*", str(error.value))
+    assert isinstance(error.value, UsageError) == (kind is UsageError)
     assert time.monotonic() - started < 20
 
 
-def test_keys_that_the_store_does_not_know_are_refused(tmp_path, monkeypatch):
+def test_unknown_credentials_are_refused(tmp_path, monkeypatch):
     with services.s3(tmp_path / "s3", INITIAL_NO_AUTH_ACTION_COUNT="0") as client:
-        set_all(monkeypatch, client)
+        set_variables(monkeypatch, client)
         with pytest.raises(LoupeError, match=r"data_dir: 's3://loupe/data/sample-.*Forbidden"):
-            prepare(preprocess(data_dir=DATA))
+            prepare(preprocess_settings(data_dir=DATA))
 
 
-def test_a_package_that_is_missing_is_named():
+def test_missing_package_is_named():
     code = "import sys; sys.modules['s3fs'] = None; from loupe.data import storage; storage.exists('s3://a/b', 'c')"
     done = subprocess.run([sys.executable, "-c", code], env=build_env(), capture_output=True, text=True)
     line = "loupe.errors.UsageError: data_dir: 's3://a/b' needs another package: Install s3fs to access S3"

@@ -1,4 +1,4 @@
-"""A Dask scheduler that vanishes, or that knows nothing of Loupe: told in one line, not by whatever it leads to."""
+"""A Dask scheduler that stops, or runs without Loupe, ends a step with one clear error."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,7 +13,7 @@ from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, UsageError
 
 pytestmark = pytest.mark.slow
-# A scheduler as `dask scheduler` starts it, in an environment without Loupe.
+# `dask scheduler` in an environment without Loupe.
 WITHOUT_LOUPE = """
 import sys
 sys.modules["loupe"] = None
@@ -23,23 +23,23 @@ main()
 
 
 def settings(tmp_path, address):
-    given = {"data_dir": str(tmp_path / "data"), "scheduler": address, "limit": "4", "label_size": "30"}
-    return parse_settings("preprocess", given | {"quiet": "true"})
+    fields = {"data_dir": str(tmp_path / "data"), "scheduler": address, "limit": "4", "label_size": "30"}
+    return parse_settings("preprocess", fields | {"quiet": "true"})
 
 
-def wait_for_tasks(address, working):
-    """Until the scheduler has been given any, while who gives them is at work."""
-    with Client(address) as asking:
+def wait_for_tasks(address, future):
+    """Wait until the scheduler has tasks, while their client works."""
+    with Client(address) as observer:
         until = time.monotonic() + 60
-        while not asking.run_on_scheduler(lambda dask_scheduler: bool(dask_scheduler.tasks)):
-            assert not working.done()
+        while not observer.run_on_scheduler(lambda dask_scheduler: bool(dask_scheduler.tasks)):
+            assert not future.done()
             assert time.monotonic() < until
             time.sleep(0.1)
 
 
-def test_one_that_vanishes_while_a_dataset_is_prepared_ends_the_step(tmp_path):
+def test_scheduler_failure_ends_preprocess(tmp_path):
     with ThreadPoolExecutor(1) as thread:
-        with services.dask_scheduler(tmp_path / "scheduler") as address:  # without a worker the step waits
+        with services.dask_scheduler(tmp_path / "scheduler") as address:  # without a worker, preprocess waits
             preparing = thread.submit(prepare, settings(tmp_path, address))
             wait_for_tasks(address, preparing)
         with pytest.raises(LoupeError, match=rf"scheduler: '{address}' does not answer any more"):
@@ -47,7 +47,7 @@ def test_one_that_vanishes_while_a_dataset_is_prepared_ends_the_step(tmp_path):
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_one_that_vanishes_while_trials_are_at_work_is_told(tmp_path):
+def test_scheduler_failure_ends_the_wait_for_trials(tmp_path):
     def wait_for_a_trial(address):
         with connect(address) as cluster:
             (done,) = wait([cluster.get_executor(pure=False).submit(sum, [1, 2])]).done
@@ -55,13 +55,13 @@ def test_one_that_vanishes_while_trials_are_at_work_is_told(tmp_path):
 
     with ThreadPoolExecutor(1) as thread:
         with services.dask_scheduler(tmp_path / "scheduler") as address:
-            working = thread.submit(wait_for_a_trial, address)
-            wait_for_tasks(address, working)
+            future = thread.submit(wait_for_a_trial, address)
+            wait_for_tasks(address, future)
         with pytest.raises(LoupeError, match=rf"scheduler: '{address}' does not answer any more"):
-            working.result(60)
+            future.result(60)
 
 
-def test_one_without_loupe_is_refused(tmp_path):
+def test_scheduler_without_loupe_is_refused(tmp_path):
     with (
         services.dask_scheduler(tmp_path / "scheduler", program=("-c", WITHOUT_LOUPE)) as address,
         pytest.raises(UsageError, match=rf"scheduler: needs Loupe, on its workers too; '{address}' has none"),

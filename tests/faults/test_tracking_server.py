@@ -93,7 +93,7 @@ def check_complete(url, run_id, steps):
 
 
 def test_a_server_that_is_unreachable_for_some_time_gets_all_records_afterwards(place, tmp_path):
-    port, steps, outage_s = services.free_port(), 6000, 15.0
+    port, steps, outage_s = services.find_free_port(), 6000, 15.0
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
         with training(place, url, steps) as process:
@@ -111,7 +111,7 @@ def test_a_server_that_is_unreachable_for_some_time_gets_all_records_afterwards(
 
 
 def test_sync_uploads_the_run_to_the_same_or_another_server(place, tmp_path):
-    port, steps = services.free_port(), 1000
+    port, steps = services.find_free_port(), 1000
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
         with training(place, url, steps, MLFLOW_HTTP_REQUEST_TIMEOUT="10") as process:
@@ -137,7 +137,7 @@ def test_sync_uploads_the_run_to_the_same_or_another_server(place, tmp_path):
 
 
 def test_a_step_with_an_unreachable_server_fails_within_a_minute_and_writes_nothing(place):
-    url = f"http://{services.LOOPBACK}:{services.free_port()}"
+    url = f"http://{services.LOOPBACK}:{services.find_free_port()}"
     before = sorted(place.rglob("*"))
     started = time.monotonic()
     failed = loupe("train", "--dataset", "set", "--smoke", cwd=place, status=1, MLFLOW_TRACKING_URI=url)

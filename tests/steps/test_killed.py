@@ -1,4 +1,4 @@
-"""Trainings that are killed: what their runs say, and that they continue to the same numbers."""
+"""Killed trainings: the states of their runs, and identical results after they are resumed."""
 
 import os
 import signal
@@ -17,15 +17,15 @@ VARIANT = (
 )
 
 
-def weights_of(folder, run):
+def load_weights(folder, run):
     import mlflow
 
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     return mlflow.keras.load_model(f"runs:/{run.info.run_id}/model").get_weights()
 
 
-def started(folder, *arguments):
-    """A step in the background, in a process group of its own."""
+def start_step(folder, *arguments):
+    """Start a step in the background, in a process group of its own."""
     command = [sys.executable, "-m", "loupe", *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=build_env(), start_new_session=True, stdout=subprocess.DEVNULL,
@@ -34,7 +34,7 @@ def started(folder, *arguments):
 
 
 def wait_for_checkpoint(folder, process, after):
-    """Until the open run has a checkpoint of a step beyond `after`; returns the run."""
+    """Wait until a run has a checkpoint of a later step than `after`; returns the run."""
     for _ in range(3600):
         assert process.poll() is None, "the training ended before it could be killed"
         for run in list_runs(folder) if (folder / "mlflow.db").exists() else []:
@@ -42,40 +42,40 @@ def wait_for_checkpoint(folder, process, after):
             if int(name.removeprefix("checkpoint/").removesuffix(".npz")) > after:
                 return run
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)  # else it would take a core from all tests behind it
+    os.killpg(process.pid, signal.SIGKILL)  # so that it does not slow down the other tests
     raise AssertionError("no checkpoint within three minutes")
 
 
 @pytest.mark.slow
-def test_a_training_killed_at_any_moment_continues_to_the_weights_of_an_unbroken_one(tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for folder in (whole, broken):
+def test_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path):
+    complete, broken = tmp_path / "complete", tmp_path / "broken"
+    for folder in (complete, broken):
         folder.mkdir()
         loupe("preprocess", "--label_size", "60", "--crop", "centre", "--quiet", cwd=folder)
-    dataset = next((whole / "data").iterdir()).name
+    dataset = next((complete / "data").iterdir()).name
     variant = [*VARIANT, "--dataset", dataset]
-    loupe(*variant, cwd=whole)
-    process = started(broken, *variant)
+    loupe(*variant, cwd=complete)
+    process = start_step(broken, *variant)
     run = wait_for_checkpoint(broken, process, after=40)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert open_store(broken).get_run(run.info.run_id).info.status == "RUNNING"
     loupe("train", "--resume", run.info.run_id, "--quiet", cwd=broken)
-    ended, unbroken = open_store(broken).get_run(run.info.run_id), list_runs(whole)[0]
+    ended, uninterrupted = open_store(broken).get_run(run.info.run_id), list_runs(complete)[0]
     assert ended.info.status == "FINISHED"
-    assert ended.data.metrics["val/best_mae"] == unbroken.data.metrics["val/best_mae"]
-    for ours, theirs in zip(weights_of(broken, ended), weights_of(whole, unbroken), strict=True):
-        assert np.array_equal(ours, theirs)
-    loupe("train", "--resume", run.info.run_id, cwd=broken, status=2)  # it has ended: there is nothing to resume
+    assert ended.data.metrics["val/best_mae"] == uninterrupted.data.metrics["val/best_mae"]
+    for weight, expected in zip(load_weights(broken, ended), load_weights(complete, uninterrupted), strict=True):
+        assert np.array_equal(weight, expected)
+    loupe("train", "--resume", run.info.run_id, cwd=broken, status=2)  # it has finished
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_closed_by_the_next_start_and_a_terminated_one_by_itself(tmp_path):
+def test_killed_run_is_closed_by_the_next_step_and_interrupted_runs_close_themselves(tmp_path):
     loupe("preprocess", "--smoke", "true", "--quiet", cwd=tmp_path)
     arguments = ["train", "--smoke", "true", "--steps", "100000", "--eval_every", "100", "--quiet"]
     states = []
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        process = started(tmp_path, *arguments)
+        process = start_step(tmp_path, *arguments)
         run = wait_for_checkpoint(tmp_path, process, after=0)
         if number == signal.SIGKILL:
             loupe("train", "--resume", run.info.run_id, cwd=tmp_path, status=2)  # it is still running

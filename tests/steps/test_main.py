@@ -1,4 +1,4 @@
-"""The whole job in its smoke form: what it leaves in the store, and what others can do with that."""
+"""The main job with --smoke: its runs and models, and steps that use them."""
 
 import json
 import subprocess
@@ -12,15 +12,15 @@ from PIL import Image
 
 from loupe.upscalers import bundled
 
-pytestmark = pytest.mark.xdist_group("main")  # one process: they share what one main job left
+pytestmark = pytest.mark.xdist_group("main")  # one process: the tests share one finished main job
 BASELINES = ("nearest", "bilinear", "bicubic", "lanczos", "ridge")
 
 
-def steps_of(folder):
+def find_runs_by_step(folder):
     return {run.data.tags["loupe.step"]: run for run in list_runs(folder) if "loupe.step" in run.data.tags}
 
 
-def test_main_leaves_finished_runs_under_one_parent(finished_main):
+def test_main_creates_finished_runs_under_one_parent(finished_main):
     runs = [run for run in list_runs(finished_main) if run.data.tags.get("loupe.step")]
     parent = next(run for run in runs if run.data.tags["loupe.step"] == "main")
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -30,14 +30,14 @@ def test_main_leaves_finished_runs_under_one_parent(finished_main):
     assert len({run.info.run_name for run in children}) == len(children)
 
 
-def test_main_ends_by_telling_what_to_look_at(finished_main):
+def test_main_prints_scores_and_the_next_commands(finished_main):
     printed = (finished_main / "printed.txt").read_text()
     for word in (*BASELINES, "perceptron *", "convolutional *", "champion", "upscaled.png", "mlflow ui", "--steps"):
         assert word in printed
     assert Image.open(finished_main / "upscaled.png").size == (677, 450)  # 451x300 by 3:2
 
 
-def test_a_train_run_holds_settings_dataset_curves_scores_and_images(finished_main):
+def test_train_run_has_settings_dataset_curves_scores_and_images(finished_main):
     client = open_store(finished_main)
     run = next(run for run in list_runs(finished_main) if run.data.params.get("network") == "convolutional")
     assert run.data.params["filters"] == "8"
@@ -60,15 +60,15 @@ def test_a_train_run_holds_settings_dataset_curves_scores_and_images(finished_ma
     assert linked["test/mae"] == run.data.metrics["test/mae"]
 
 
-def test_a_preprocess_run_holds_manifest_counts_statistics_and_images(finished_main):
-    run = steps_of(finished_main)["preprocess"]
+def test_preprocess_run_has_manifest_counts_statistics_and_images(finished_main):
+    run = find_runs_by_step(finished_main)["preprocess"]
     files = {item.path for item in open_store(finished_main).list_artifacts(run.info.run_id)}
     assert {"manifest.parquet", "pairs.png", "spread-values.png", "spread-images.png"} <= files
     assert run.data.metrics["labels"] == 12
     assert {"labels/mean", "labels/std", "inputs-3x2/mean", "inputs-2x1/std"} <= run.data.metrics.keys()
 
 
-def test_the_registered_version_tells_all_that_its_use_needs(finished_main):
+def test_registered_version_has_geometry_scores_and_an_onnx_file(finished_main):
     version = open_store(finished_main).get_model_version_by_alias("loupe", "champion")
     assert {"q", "p", "min_side", "halo", "luminance", "digest", "commit", "why", "gate", "mae", "defender_mae"} <= (
         version.tags.keys()
@@ -79,8 +79,8 @@ def test_the_registered_version_tells_all_that_its_use_needs(finished_main):
     assert [item.path for item in files] == ["onnx/model.onnx"]
 
 
-def test_the_champion_loads_where_this_repository_is_unknown(finished_main):
-    """Bare Keras and pyfunc, with no `loupe` to import: the checkout's install is hidden by a finder."""
+def test_champion_loads_without_loupe(finished_main):
+    """Keras and pyfunc load the champion although `loupe` cannot be imported."""
     code = """
 import sys
 class Hidden:
@@ -106,7 +106,7 @@ assert "loupe" not in sys.modules
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_evaluate_writes_every_method_beside_the_model(finished_main):
+def test_evaluate_writes_the_scores_of_the_model_and_all_baselines(finished_main):
     loupe("evaluate", "--smoke", "true", "--out", "scores.json", cwd=finished_main)
     summary = json.loads((finished_main / "scores.json").read_text())
     assert summary["scores"].keys() == {"model", *BASELINES}
@@ -120,7 +120,7 @@ def test_evaluate_writes_every_method_beside_the_model(finished_main):
     ("field", "value"),
     [("recompose", "gaussian"), ("ensemble", "true"), ("protocol", "study-patches"), ("protocol", "classical")],
 )
-def test_evaluate_scores_any_folder_of_photos(finished_main, tmp_path, field, value, photos):
+def test_evaluate_scores_a_folder_of_photos(finished_main, tmp_path, field, value, photos):
     out = tmp_path / "scores.json"
     size = [] if value == "classical" else ["--label_size", "90"]
     given = ["--photos", photos, *size, f"--{field}", value, "--out", out]
@@ -130,7 +130,7 @@ def test_evaluate_scores_any_folder_of_photos(finished_main, tmp_path, field, va
     assert ("spread" if value == "study-patches" else "interval") in summary["scores"]["nearest"]
 
 
-def test_evaluate_scores_further_models_beside_and_draws_a_sheet_of_all(finished_main, tmp_path, photos):
+def test_evaluate_scores_additional_models_and_draws_a_sheet(finished_main, tmp_path, photos):
     given = ["--photos", photos, "--label_size", "90", "--model", "small", "--beside", "tiny,champion,bicubic"]
     loupe("evaluate", *given, "--out", "scores.json", "--sheet", "sheet.png", cwd=finished_main)
     summary = json.loads((finished_main / "scores.json").read_text())
@@ -141,7 +141,7 @@ def test_evaluate_scores_further_models_beside_and_draws_a_sheet_of_all(finished
         assert sheet.width > 2 * sheet.height > 0
 
 
-def test_evaluate_takes_an_onnx_file(finished_main, tmp_path, photos):
+def test_evaluate_scores_an_onnx_file(finished_main, tmp_path, photos):
     file = bundled.find_file("tiny", Fraction(3, 2))
     out = tmp_path / "scores.json"
     loupe("evaluate", "--photos", photos, "--label_size", "90", "--model", file, "--out", out, cwd=finished_main)
@@ -149,9 +149,7 @@ def test_evaluate_takes_an_onnx_file(finished_main, tmp_path, photos):
 
 
 @pytest.mark.parametrize(("scale", "size"), [("3:2", (92, 56)), ("2:1", (122, 74)), ("3:1", (183, 111))])
-def test_without_a_champion_upscale_takes_and_names_the_bundled_network_of_the_scale(
-    finished_main, tmp_path, scale, size
-):
+def test_upscale_without_a_champion_uses_the_bundled_network_of_the_scale(finished_main, tmp_path, scale, size):
     Image.open(finished_main / "upscaled.png").resize((61, 37)).save(tmp_path / "photo.png")
     printed = loupe("upscale", "photo.png", "--scale", scale, "--out", "large.png", cwd=tmp_path).stdout
     assert "no champion" in printed
@@ -159,7 +157,7 @@ def test_without_a_champion_upscale_takes_and_names_the_bundled_network_of_the_s
     assert Image.open(tmp_path / "large.png").size == size
 
 
-def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished_main):
+def test_register_keeps_the_champion_if_the_challenger_is_not_better(finished_main):
     champion = open_store(finished_main).get_model_version_by_alias("loupe", "champion")
     worst = next(run for run in list_runs(finished_main) if run.data.params.get("network") == "perceptron")
     printed = loupe("register", "--run", worst.info.run_id, cwd=finished_main).stdout
@@ -199,7 +197,7 @@ def test_register_leaves_the_champion_where_the_challenger_is_no_better(finished
         ("main", ["--dataset", "nowhere"], "nowhere"),
     ],
 )
-def test_what_is_not_there_is_refused_in_one_line_before_anything_starts(finished_main, step, arguments, word):
+def test_bad_input_is_refused_in_one_line_before_a_run_starts(finished_main, step, arguments, word):
     (finished_main / "empty").mkdir(exist_ok=True)
     before = len(list_runs(finished_main))
     done = loupe(step, *arguments, "--quiet", cwd=finished_main, status=2)
@@ -212,7 +210,7 @@ def test_what_is_not_there_is_refused_in_one_line_before_anything_starts(finishe
     assert not [run for run in runs if run.info.status == "RUNNING"]
 
 
-def test_upscale_keeps_modes_and_upscales_by_three_halves(finished_main, tmp_path):
+def test_upscale_keeps_image_modes(finished_main, tmp_path):
     for mode, suffix in (("L", "png"), ("RGB", "jpg"), ("RGBA", "png"), ("P", "png"), ("CMYK", "jpg")):
         photo, out = tmp_path / f"{mode}.{suffix}", tmp_path / f"large-{mode}.{suffix}"
         Image.open(finished_main / "upscaled.png").convert(mode).resize((61, 1 if mode == "L" else 37)).save(photo)
@@ -223,7 +221,7 @@ def test_upscale_keeps_modes_and_upscales_by_three_halves(finished_main, tmp_pat
         assert sorted(tmp_path.glob(".*")) == []
 
 
-def test_a_flat_colour_stays_that_colour(finished_main, tmp_path):
+def test_flat_colour_is_unchanged(finished_main, tmp_path):
     Image.new("RGB", (40, 30), (200, 60, 20)).save(tmp_path / "flat.png")
     loupe("upscale", tmp_path / "flat.png", "--out", tmp_path / "large.png", "--model", "ridge", cwd=finished_main)
     assert np.abs(np.asarray(Image.open(tmp_path / "large.png")).astype(int) - (200, 60, 20)).max() <= 2

@@ -1,4 +1,4 @@
-"""The step that judges and writes the pages, from a store, and where there is nothing to read."""
+"""The report step: pages from a store or a results table, and refusal without results."""
 
 import pytest
 from jobs import list_runs, loupe, open_store
@@ -37,7 +37,7 @@ beats = [{hidden = "none"}]
         (["--from", "nowhere.parquet"], "nowhere.parquet"),
     ],
 )
-def test_where_there_is_nothing_to_read_it_says_so_in_one_line(tmp_path, arguments, word):
+def test_report_without_results_is_refused_in_one_line(tmp_path, arguments, word):
     done = loupe("report", *arguments, cwd=tmp_path, status=2)
     lines = [line for line in done.stderr.splitlines() if line.startswith("loupe report: error: ")]
     assert len(lines) == 1
@@ -46,10 +46,10 @@ def test_where_there_is_nothing_to_read_it_says_so_in_one_line(tmp_path, argumen
 
 
 @pytest.mark.slow
-def test_a_store_gives_the_pages_with_images_and_the_table_that_gives_them_again(tmp_path):
+def test_report_writes_pages_images_and_a_table_that_reproduces_them(tmp_path):
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "tiny.toml").write_text(TINY)
-    loupe("sweep", "--sweep", "sweeps/tiny.toml", cwd=tmp_path)
+    loupe("sweep", "--sweep", "sweeps/tiny.toml", cwd=tmp_path, in_one_process=True)
     loupe("report", cwd=tmp_path)
     page = tmp_path / "report" / "report.html"
     run = next(run for run in list_runs(tmp_path) if run.data.tags.get("loupe.step") == "report")
@@ -59,6 +59,6 @@ def test_a_store_gives_the_pages_with_images_and_the_table_that_gives_them_again
     assert images == {"comparison", "story"}
     assert len(results.read(tmp_path / "report" / "results.parquet")) == 4
     before = {path: path.read_bytes() for path in (page, page.with_suffix(".md"))}
-    loupe("report", "--from", "report/results.parquet", "--out", "again", cwd=tmp_path)
+    loupe("report", "--from", "report/results.parquet", "--out", "reproduced", cwd=tmp_path)
     for path, content in before.items():
-        assert (tmp_path / "again" / path.name).read_bytes() == content
+        assert (tmp_path / "reproduced" / path.name).read_bytes() == content

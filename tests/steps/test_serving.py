@@ -18,7 +18,7 @@ import pytest
 import requests
 from jobs import build_env, loupe
 from PIL import Image
-from services import free_port
+from services import find_free_port
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def photo() -> bytes:
 
 @pytest.fixture(scope="module")
 def address(finished_main, tmp_path_factory):
-    port = free_port()
+    port = find_free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/loupe-photo@champion",
                "--env-manager", "local", "-p", str(port)]  # fmt: skip
     log = tmp_path_factory.mktemp("serving") / "log.txt"
@@ -61,37 +61,37 @@ def address(finished_main, tmp_path_factory):
         server.wait(30)
 
 
-def ask(address, data, params=None, content_type="application/json"):
+def send(address, data, params=None, content_type="application/json"):
     if not isinstance(data, (str, bytes)):
         data = json.dumps({"dataframe_split": {"columns": ["photo"], "data": [data]}, "params": params or {}})
     return requests.post(f"{address}/invocations", data=data, headers={"Content-Type": content_type}, timeout=60)
 
 
-def opened(answer):
-    assert answer.status_code == 200, answer.text
-    return Image.open(io.BytesIO(base64.b64decode(answer.json()["predictions"][0])))
+def open_photo(response):
+    assert response.status_code == 200, response.text
+    return Image.open(io.BytesIO(base64.b64decode(response.json()["predictions"][0])))
 
 
-def test_a_photo_comes_back_larger_with_its_metadata(address, photo):
-    large = opened(ask(address, [base64.b64encode(photo).decode()]))
+def test_photo_is_upscaled_with_its_metadata(address, photo):
+    large = open_photo(send(address, [base64.b64encode(photo).decode()]))
     assert (large.format, large.size) == ("JPEG", (144, 96))
     assert large.getexif()[0x010E] == "A cat"
-    large = opened(ask(address, [base64.b64encode(photo).decode()], {"scale": 3.7, "format": "png"}))
+    large = open_photo(send(address, [base64.b64encode(photo).decode()], {"scale": 3.7, "format": "png"}))
     assert (large.format, large.size) == ("PNG", (355, 237))
 
 
-def test_200_requests_of_8_clients_are_answered(address, photo):
+def test_200_requests_of_8_clients_succeed(address, photo):
     text = base64.b64encode(photo).decode()
 
     def timed(_):
         start = time.perf_counter()
-        status = ask(address, [text]).status_code
+        status = send(address, [text]).status_code
         return status, time.perf_counter() - start
 
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(timed, range(200)))
-    assert {status for status, _ in answers} == {200}
-    seconds = sorted(second for _, second in answers)
+        responses = list(clients.map(timed, range(200)))
+    assert {status for status, _ in responses} == {200}
+    seconds = sorted(second for _, second in responses)
     print(f"p50 {seconds[100] * 1e3:.0f} ms, p95 {seconds[190] * 1e3:.0f} ms")
 
 
@@ -125,25 +125,25 @@ def png(width, height, rows=100):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_bad_request_is_refused_and_the_server_lives_on(address, photo, data, params, word):
+def test_bad_request_is_refused_and_the_server_continues(address, photo, data, params, word):
     good = base64.b64encode(photo).decode()
-    answer = ask(address, [good] if data == ["photo"] else data, params)
-    assert 400 <= answer.status_code < 500
-    assert word in answer.json()["message"]
-    assert "Traceback" not in answer.text
-    assert ask(address, [good]).status_code == 200
+    response = send(address, [good] if data == ["photo"] else data, params)
+    assert 400 <= response.status_code < 500
+    assert word in response.json()["message"]
+    assert "Traceback" not in response.text
+    assert send(address, [good]).status_code == 200
 
 
-def test_another_content_type_is_refused(address):
-    assert ask(address, "photo", content_type="text/plain").status_code == 415
+def test_unknown_content_type_is_refused(address):
+    assert send(address, "photo", content_type="text/plain").status_code == 415
 
 
-def test_the_photo_model_moves_with_the_champion(finished_main):
+def test_registered_photo_model_follows_the_champion(finished_main):
     mlflow.set_tracking_uri(f"sqlite:///{finished_main}/mlflow.db")
     client = mlflow.MlflowClient()
     champion = client.get_model_version_by_alias("loupe", "champion")
     served = client.get_model_version_by_alias("loupe-photo", "champion")
     assert f"loupe version {champion.version}" in served.description
     assert "the bundled network of 2:1" in served.description
-    loupe("register", "--run", champion.run_id, cwd=finished_main)  # the champion already: nothing moves
+    loupe("register", "--run", champion.run_id, cwd=finished_main)  # it is the champion already
     assert client.get_model_version_by_alias("loupe-photo", "champion").version == served.version

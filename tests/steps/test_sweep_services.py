@@ -1,5 +1,4 @@
-"""A sweep whose trials stand in PostgreSQL and whose runs go to an MLflow server, with workers of this machine
-and of a Dask cluster: all of them real servers, started here (`services`), and tried on their own first."""
+"""Sweeps with trials in PostgreSQL and runs on an MLflow server, with local and Dask workers, all real servers."""
 
 import os
 import socket
@@ -15,13 +14,9 @@ import pytest
 import services
 from jobs import build_env, loupe
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep services")]  # one process: they share the servers
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep services")]  # one process: the tests share the servers
 
 SWEEP = """
-# Command:   loupe sweep --sweep <this file> --storage postgresql://…
-# Points:    4
-# Time:      a minute
-# Expected:  each point once
 [study]
 name = "{name}"
 direction = "minimize"
@@ -39,7 +34,7 @@ batch_size = 16
 [search]
 activation = ["tanh", "relu"]
 """
-# What each of two processes does with a study: ten trials of those that were enqueued.
+# Runs ten of the enqueued trials of a study.
 TEN_TRIALS = """
 import os, sys, time, optuna
 def value(trial):
@@ -70,18 +65,18 @@ def dask_scheduler(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory, mlflow_server):
-    """A prepared folder of a few small labels."""
+    """The folder of a prepared dataset of a few small labels."""
     folder = tmp_path_factory.mktemp("prepared")
     loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder, MLFLOW_TRACKING_URI=mlflow_server)
     return next((folder / "data").iterdir())
 
 
-def all_runs(client):
+def list_runs(client):
     return client.search_runs([found.experiment_id for found in client.search_experiments()])
 
 
-def transitions(scheduler):
-    """How many changes of tasks' states a Dask scheduler has seen: more, once it was given a task."""
+def count_transitions(scheduler):
+    """Return the number of changes of task states on a Dask scheduler, which grows with each task."""
     from distributed import Client
 
     with Client(scheduler, timeout=services.START_TIMEOUT_S, set_as_default=False) as client:
@@ -89,20 +84,20 @@ def transitions(scheduler):
 
 
 @pytest.mark.parametrize("workers", ["local", "dask"])
-def test_a_sweep_over_postgresql_and_an_mlflow_server_runs_each_point_once(
+def test_sweep_with_postgresql_and_an_mlflow_server_runs_each_point_once(
     workers, postgresql, mlflow_server, dataset, tmp_path, request
 ):
     import mlflow
 
-    # Not the same steps: a trial that ran in another sweep is taken from the store instead of trained again.
+    # Different numbers of steps, so that the second sweep does not reuse the results of the first.
     name, steps = f"services-{workers}", {"local": 20, "dask": 22}[workers]
     (tmp_path / "sweep.toml").write_text(SWEEP.format(name=name, dataset=dataset, steps=steps))
     arguments = ["--sweep", "sweep.toml", "--storage", postgresql, "--workers", 2]
     if workers == "dask":
         scheduler = request.getfixturevalue("dask_scheduler")
-        before = transitions(scheduler)
+        before = count_transitions(scheduler)
         loupe("sweep", *arguments, "--scheduler", scheduler, cwd=tmp_path, MLFLOW_TRACKING_URI=mlflow_server)
-        assert transitions(scheduler) > before  # it was not done without the cluster
+        assert count_transitions(scheduler) > before  # the sweep used the cluster
     else:
         loupe("sweep", *arguments, cwd=tmp_path, MLFLOW_TRACKING_URI=mlflow_server)
 
@@ -112,7 +107,7 @@ def test_a_sweep_over_postgresql_and_an_mlflow_server_runs_each_point_once(
     assert Counter(trial.params["activation"] for trial in trials) == {"tanh": 2, "relu": 2}
 
     client = mlflow.MlflowClient(mlflow_server, mlflow_server)
-    runs = {run.info.run_id: run for run in all_runs(client)}
+    runs = {run.info.run_id: run for run in list_runs(client)}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     trainings = {run_id for run_id, run in runs.items() if "activation" in run.data.params}
     linked = {
@@ -121,7 +116,7 @@ def test_a_sweep_over_postgresql_and_an_mlflow_server_runs_each_point_once(
     }
     assert [len(found) for found in linked.values()] == [1] * 4
     trained = {found[0]: runs[found[0]] for found in linked.values()}
-    assert len(trained) == 4  # no two trials share a run
+    assert len(trained) == 4  # each trial has its own run
     for trial in trials:
         params = runs[linked[trial.number][0]].data.params
         assert (params["activation"], params["seed"]) == (trial.params["activation"], str(trial.params["seed"]))
@@ -131,10 +126,10 @@ def test_a_sweep_over_postgresql_and_an_mlflow_server_runs_each_point_once(
     assert parents < runs.keys()
     (parent,) = parents
     assert runs[parent].data.tags["loupe.step"] == "sweep"
-    below = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent]
-    assert {run.info.run_id for run in below} & trainings == trained.keys()
+    children = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent]
+    assert {run.info.run_id for run in children} & trainings == trained.keys()
     assert [found for found in client.search_model_versions("name = 'loupe'") if found.run_id in trained]
-    assert not list(tmp_path.rglob("mlflow.db"))  # nothing went into a store of its own
+    assert not list(tmp_path.rglob("mlflow.db"))  # no local store
 
 
 def test_two_processes_share_the_trials_of_a_study_in_postgresql(postgresql):
@@ -152,7 +147,7 @@ def test_two_processes_share_the_trials_of_a_study_in_postgresql(postgresql):
     assert Counter(trial.user_attrs["pid"] for trial in study.trials) == {process.pid: 10 for process in both}
 
 
-def test_the_mlflow_server_keeps_runs_and_serves_artifacts(mlflow_server):
+def test_mlflow_server_stores_runs_and_serves_artifacts(mlflow_server):
     import mlflow
 
     client = mlflow.MlflowClient(mlflow_server, mlflow_server)
@@ -161,27 +156,27 @@ def test_the_mlflow_server_keeps_runs_and_serves_artifacts(mlflow_server):
     client.log_text(run.info.run_id, "kept", "notes/one.txt")
     client.set_terminated(run.info.run_id)
     found = client.get_run(run.info.run_id)
-    assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, not past it
+    assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server
     assert (found.info.status, found.data.metrics) == ("FINISHED", {"mae": 0.5})
     assert mlflow.artifacts.load_text(f"{mlflow_server}/api/2.0/mlflow-artifacts/artifacts/"
                                       f"{found.info.experiment_id}/{run.info.run_id}/artifacts/notes/one.txt"
                                       ) == "kept"  # fmt: skip
 
 
-def test_the_dask_cluster_computes_on_two_workers_of_one_thread(dask_scheduler):
+def test_dask_cluster_has_two_workers_with_one_thread(dask_scheduler):
     from distributed import Client
 
-    before = transitions(dask_scheduler)
+    before = count_transitions(dask_scheduler)
     with Client(dask_scheduler, timeout=services.START_TIMEOUT_S, set_as_default=False) as client:
         assert list(client.nthreads().values()) == [1, 1]
         workers = list(client.nthreads())
         pids = [client.submit(os.getpid, workers=[worker], pure=False).result(60) for worker in workers]
     assert len({*pids, os.getpid()}) == 3
-    assert transitions(dask_scheduler) > before
+    assert count_transitions(dask_scheduler) > before
 
 
 @pytest.mark.parametrize("service", [services.postgresql, services.mlflow_server, services.dask_cluster])
-def test_a_service_leaves_no_process_behind_though_a_client_is_connected(service, tmp_path):
+def test_service_stops_all_its_processes_although_a_client_is_connected(service, tmp_path):
     this = psutil.Process()
     before = set(this.children(recursive=True))
     with service(tmp_path / "service") as url:

@@ -17,22 +17,22 @@ RESOLVER = """
 import os, socket
 
 def logged(function):
-    def look_up(host, *arguments, **more):
-        with open(os.environ["LOOKED_UP"], "a") as file:
+    def resolve(host, *arguments, **more):
+        with open(os.environ["RESOLVED"], "a") as file:
             print(host, file=file)
         return function(host, *arguments, **more)
-    return look_up
+    return resolve
 
 for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
     setattr(socket, name, logged(getattr(socket, name)))
 """
-# MLflow and onnxruntime send nothing where one of these is set, so that a test would find nothing.
+# Each of these disables the telemetry of MLflow or onnxruntime, so that a test would prove nothing.
 CI = {"CI", "GITHUB_ACTIONS", "TF_BUILD", "PYTEST_CURRENT_TEST", "DO_NOT_TRACK", "ORT_DISABLE_TELEMETRY"}
 
 
 @pytest.fixture
 def traced(tmp_path):
-    """The environment of a user with an empty home, in which each name that Python looks up is logged."""
+    """The environment of a user with an empty home folder, in which Python logs each host name that it resolves."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(RESOLVER)
     for name in ("home", "temporary"):
@@ -40,7 +40,7 @@ def traced(tmp_path):
     home = tmp_path / "home"
     found = build_env(
         HOME=str(home), XDG_CACHE_HOME=str(home / "cache"), TMPDIR=str(tmp_path / "temporary"),
-        LOOKED_UP=str(tmp_path / "looked-up.txt"),
+        RESOLVED=str(tmp_path / "resolved.txt"),
     )  # fmt: skip
     found["PYTHONPATH"] = f"{tmp_path / 'site'}:{found['PYTHONPATH']}"
     return {name: value for name, value in found.items() if name not in CI}
@@ -53,9 +53,9 @@ def run(traced, *arguments, cwd):
     return done.stdout
 
 
-def foreign_names(traced):
-    """The names that were looked up, without those of this machine."""
-    file = Path(traced["LOOKED_UP"])
+def read_foreign_hosts(traced):
+    """Return the resolved host names without those of this machine."""
+    file = Path(traced["RESOLVED"])
     names = set(file.read_text().split()) if file.exists() else set()
     return {name for name in names - {"None", "localhost", socket.gethostname()} if not is_address(name)}
 
@@ -67,26 +67,26 @@ def is_address(name):
         return False
 
 
-def files_below(*folders):
+def list_files(*folders):
     return [file for folder in folders for file in Path(folder).rglob("*") if file.is_file()]
 
 
-def test_upscale_leaves_no_file_in_home_and_looks_up_no_name(traced, photos, tmp_path):
+def test_upscale_writes_no_file_to_home_and_resolves_no_host(traced, photos, tmp_path):
     run(traced, "-m", "loupe", "upscale", photos / "1" / "chelsea.png", "--out", "large.png", cwd=tmp_path)
     assert (tmp_path / "large.png").is_file()
-    assert not files_below(traced["HOME"], traced["TMPDIR"])  # a device identifier, a database of events
-    assert not foreign_names(traced)
+    assert not list_files(traced["HOME"], traced["TMPDIR"])  # a device identifier, a database of events
+    assert not read_foreign_hosts(traced)
 
 
 @pytest.mark.parametrize("library", ["onnxruntime", "mlflow"])
-def test_an_import_of_loupe_sets_both_switches_unless_the_user_has(library, traced, tmp_path):
+def test_import_of_loupe_disables_telemetry_unless_the_user_enables_it(library, traced, tmp_path):
     names = ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY")
     code = f"import loupe, os, {library}; print(*(os.environ[name] for name in {names}))"
     assert run(traced, "-c", code, cwd=tmp_path).split() == ["1", "true"]
     assert run(traced | dict.fromkeys(names, "0"), "-c", code, cwd=tmp_path).split() == ["0", "0"]
 
 
-def test_a_loaded_photo_model_sends_nothing(traced, photos, tmp_path):
+def test_loaded_photo_model_has_no_telemetry_client(traced, photos, tmp_path):
     model = tmp_path / "model"
     mlflow.pyfunc.save_model(
         str(model),
@@ -104,12 +104,12 @@ def test_a_loaded_photo_model_sends_nothing(traced, photos, tmp_path):
     )
     traced = traced | {"PYTHONPATH": traced["PYTHONPATH"].partition(":")[0]}
     assert run(traced, "-c", code, photos / "1" / "chelsea.png", cwd=tmp_path).split() == ["None"]
-    assert not files_below(traced["XDG_CACHE_HOME"])  # MLflow, imported before the model, has a file in .config
-    assert not foreign_names(traced)
+    assert not list_files(traced["XDG_CACHE_HOME"])  # MLflow writes to .config when it is imported before the model
+    assert not read_foreign_hosts(traced)
 
 
 @pytest.mark.slow
-def test_train_and_evaluate_look_up_no_name(traced, tmp_path):
+def test_train_and_evaluate_resolve_no_host(traced, tmp_path):
     run(traced, "-m", "loupe", "train", "--smoke", "true", "--quiet", cwd=tmp_path)
     run(traced, "-m", "loupe", "evaluate", "--smoke", "true", "--model", "lanczos", cwd=tmp_path)
-    assert not foreign_names(traced)
+    assert not read_foreign_hosts(traced)
