@@ -84,8 +84,8 @@ ONNX = {
     "another input": ({"inputs": [(7, [1, None, None, 1])]}, "Type Error"),
     "two inputs, one of another kind": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "must take grey images: "),
     "colour": ({"inputs": [(1, [1, None, None, 3])]}, "must take grey images: "),
-    "no input": (filling(1, 2) | {"inputs": []}, "must give float32"),
-    "a result of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "must give float32"),
+    "no input": (filling(1, 2) | {"inputs": []}, "must return float32"),
+    "a result of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "must return float32"),
     "a result that fills any memory": (filling(10**6, 10**6, 10**6), "must take grey images: "),
     "an unknown operation": (
         {"nodes": [helper.make_node("Evil", ["x0"], ["y"], domain="evil")]},
@@ -369,7 +369,7 @@ PICKLED = {
     [
         ("objects", 2, "the checkpoint of run {} cannot be read: .*allow_pickle"),
         ("another network", 1, "the checkpoint is of another network"),
-        ("nothing", 1, "the checkpoint is of no training"),
+        ("nothing", 1, "must be a checkpoint of a training"),
     ],
 )
 def test_train_resumes_from_no_checkpoint_that_holds_anything_but_numbers(name, status, why, kept, canary, tmp_path):

@@ -134,7 +134,7 @@ def test_what_is_no_file_is_listed_with_the_reason(tar_of_kinds, photo):
 
 def test_a_tar_of_links_alone_has_no_image(work, refused):
     tar = write(work / "photos.tar", member("photos/1.png", tarfile.SYMTYPE, link="../../outside/secret.png"))
-    assert f"source: no image in the tar '{tar}'" in refused("preprocess", "--source", tar)
+    assert f"source: must contain an image, got the tar '{tar}'" in refused("preprocess", "--source", tar)
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ class Restore(PhotoSettings):
     strength: float = field(0.7, "1: the result without noise, 0: the photo, between: a mix of both", ge=0, le=1)
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,
-        "standard deviation of the noise in 255 grey values; none: estimate it per photo",
+        "standard deviation of the noise on a scale from 0 to 255; none: estimate it per photo",
         rule="none or 0..100",
     )
 
