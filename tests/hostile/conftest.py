@@ -1,4 +1,4 @@
-"""What tests of hostile input share: the command, held against what it may print, and a place to look around it."""
+"""Fixtures for hostile input: a working folder whose surroundings are checked, and commands that must be refuse."""
 
 import hashlib
 import io
@@ -12,12 +12,12 @@ from PIL import Image
 from loupe.data.sources import find_bundled_photo
 
 
-def state_of(folder):
-    """All below a folder: names, kinds, targets of links, contents."""
+def read_state(folder):
+    """Return the hash, link target or file type of every path below a folder."""
     found = {}
-    for at, folders, names in os.walk(os.fsencode(folder)):
+    for parent, folders, names in os.walk(os.fsencode(folder)):
         for name in (*folders, *names):
-            path = os.path.join(at, name)
+            path = os.path.join(parent, name)
             if os.path.islink(path):
                 found[path] = os.readlink(path)
             elif os.path.isfile(path):
@@ -30,7 +30,7 @@ def state_of(folder):
 
 @pytest.fixture
 def surroundings(tmp_path):
-    """A folder with a secret, which nobody may write to or read from, beside `work`, in which commands run."""
+    """A folder next to `work` whose files no command may read or change."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "secret.txt").write_text("secret")
@@ -40,27 +40,27 @@ def surroundings(tmp_path):
 
 @pytest.fixture
 def work(tmp_path, surroundings):
-    """The folder in which commands run; what lies outside of it is the same afterwards."""
+    """The folder in which commands run; everything outside it must stay the same."""
     folder = tmp_path / "work"
     folder.mkdir()
-    before = {path: of for path, of in state_of(tmp_path).items() if not path.startswith(os.fsencode(folder))}
+    before = {path: state for path, state in read_state(tmp_path).items() if not path.startswith(os.fsencode(folder))}
     yield folder
-    after = {path: of for path, of in state_of(tmp_path).items() if not path.startswith(os.fsencode(folder))}
+    after = {path: state for path, state in read_state(tmp_path).items() if not path.startswith(os.fsencode(folder))}
     assert after == before
 
 
 @pytest.fixture
-def refused(work):
-    """Runs a command that must be refused: in one line, with this status, and with no store or file made."""
+def refuse(work):
+    """A function that runs a command and checks that it fails with one line and creates no file."""
 
     def run(*arguments, status=2, changes=False, **more):
-        before = state_of(work)
+        before = read_state(work)
         done = loupe(*arguments, cwd=work, status=status, **more)
         assert re.fullmatch(r"loupe \w+: error: [^\n]+\n", done.stderr), done.stderr
         assert is_harmless(done.stderr)
         if not changes:
             assert done.stdout == ""
-            assert state_of(work) == before
+            assert read_state(work) == before
         return done.stderr
 
     return run

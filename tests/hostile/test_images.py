@@ -1,4 +1,4 @@
-"""Images that claim to be huge, or are programs: told in a line with their size and the limit, and not decoded."""
+"""Images with huge sizes and PostScript programs are refused in one line and not decoded."""
 
 import struct
 import tracemalloc
@@ -17,14 +17,14 @@ def chunk(kind, data):
 
 
 def png(width, height, *more):
-    """A PNG of this size that has next to no data."""
+    """Return a PNG with this size in its header and almost no data."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(bytes(10**5)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + data + chunk(b"IEND", b"")
 
 
 def tiff(*sizes):
-    """A TIFF with a page of each size, none of which has data."""
+    """Return a TIFF with a page of each size and no data."""
     pages, at = [], 8
     for number, (width, height) in enumerate(sizes):
         tags = {256: (4, width), 257: (4, height), 258: (3, 8), 259: (3, 1), 262: (3, 1), 273: (4, 8), 277: (3, 1),
@@ -36,7 +36,7 @@ def tiff(*sizes):
 
 
 def webp(width, height):
-    """A WebP whose canvas has this size, and whose only frame has 1x1 pixels."""
+    """Return a WebP with a canvas of this size and one frame of 1x1 pixels."""
     frame = b"VP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", 0) + b"\0"
     canvas = b"\x02\0\0\0" + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     moves = b"ANIM" + struct.pack("<I", 6) + bytes(6)
@@ -45,7 +45,7 @@ def webp(width, height):
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-# 13,400 x 13,400 is just beyond the limit; of half of that on, Pillow warns
+# 13,400 x 13,400 is just above the limit; Pillow warns above half the limit
 BOMBS = {
     "half.png": (png(13_400, 13_400), 179_560_000),
     "huge.png": (png(60_000, 60_000), 3_600_000_000),
@@ -54,15 +54,15 @@ BOMBS = {
     "huge.tif": (tiff((60_000, 60_000)), 3_600_000_000),
     "half.webp": (webp(16_383, 11_000), 180_213_000),
 }
-# what only `upscale` looks at: the other steps take the first image of a file
-OF_FRAMES = {
+# Only `upscale` reads all frames and pages; the other steps read the first.
+MULTI_IMAGE_BOMBS = {
     "frames.png": (png(4000, 4000, chunk(b"acTL", struct.pack(">II", 10**9, 0))), 4000 * 4000 * (10**9 + 1)),
     "pages.tif": (tiff((8, 8), (13_400, 13_400)), 179_560_000),
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_photo_of_too_many_pixels_is_told_with_its_size_and_the_limit(name):
+def test_photo_with_too_many_pixels_is_refused_with_size_and_limit(name):
     content, size = BOMBS[name]
     tracemalloc.start()
     with pytest.raises(PhotoError) as caught:
@@ -73,12 +73,12 @@ def test_a_photo_of_too_many_pixels_is_told_with_its_size_and_the_limit(name):
     assert peak < 10**7
 
 
-def test_the_largest_photo_is_not_refused_for_its_size():
+def test_largest_permitted_photo_is_not_refused_for_its_size():
     with pytest.raises(PhotoError, match="damaged"):
         open_photo(png(13_377, 13_377))
 
 
-def test_postscript_is_a_program_and_is_not_run(tmp_path):
+def test_postscript_is_refused_and_not_run(tmp_path):
     canary = tmp_path / "canary"
     program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n({canary}) (w) file closefile\nshowpage\n"
     for name in ("photo.eps", "photo.jpg"):
@@ -88,17 +88,17 @@ def test_postscript_is_a_program_and_is_not_run(tmp_path):
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("name", BOMBS | OF_FRAMES)
-def test_upscale_refuses_it_in_one_line_and_writes_nothing(name, work, refused):
-    content, size = (BOMBS | OF_FRAMES)[name]
+@pytest.mark.parametrize("name", BOMBS | MULTI_IMAGE_BOMBS)
+def test_upscale_refuses_a_huge_image_and_writes_nothing(name, work, refuse):
+    content, size = (BOMBS | MULTI_IMAGE_BOMBS)[name]
     (work / name).write_bytes(content)
-    said = refused("upscale", name, "--out", "large", "--model", "tiny", status=1, changes=name == "pages.tif")
-    assert f"{name}: " in said
-    assert said.endswith(f"{TOO_MANY.format(size)}\n")
+    error = refuse("upscale", name, "--out", "large", "--model", "tiny", status=1, changes=name == "pages.tif")
+    assert f"{name}: " in error
+    assert error.endswith(f"{TOO_MANY.format(size)}\n")
     assert not (work / "large" / name).exists()
 
 
-def test_upscale_goes_on_with_the_others(work, photo):
+def test_upscale_continues_after_huge_images(work, photo):
     (work / "photos").mkdir()
     for name, (content, _) in BOMBS.items():
         (work / "photos" / name).write_bytes(content)
@@ -110,12 +110,11 @@ def test_upscale_goes_on_with_the_others(work, photo):
     assert [file.name for file in (work / "large").iterdir()] == ["good.png"]
 
 
-@pytest.mark.slow
-def test_preprocess_leaves_them_out_and_tells(work, photo):
+def test_preprocess_skips_huge_images_and_counts_them(work, photo):
     (work / "photos").mkdir()
     for name in ("half.png", "huge.tif"):
         (work / "photos" / name).write_bytes(BOMBS[name][0])
     for number in range(3):
         (work / "photos" / f"{number}.png").write_bytes(photo + bytes(number))
-    said = loupe("preprocess", "--source", "photos", "--label_size", "30", cwd=work).stdout
-    assert "2 skipped, 2 too many pixels" in said
+    printed = loupe("preprocess", "--source", "photos", "--label_size", "30", cwd=work).stdout
+    assert "2 skipped, 2 too many pixels" in printed

@@ -1,4 +1,4 @@
-"""Models, checkpoints and ridges that hold code: refused in a line, by every step that takes one, and never run."""
+"""Models, checkpoints and ridge files with code are refused in one line by every step, and the code never runs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ NAME = "loupe.q1.p2.side4.halo4.rec601"
 
 
 class Payload:
-    """What writes to a file where it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, canary):
         self.canary = str(canary)
@@ -33,12 +33,12 @@ class Payload:
 
 @pytest.fixture(scope="module")
 def canary(tmp_path_factory):
-    """A path that nothing may make; it is looked at after every test."""
+    """A path that must not exist after any test."""
     return tmp_path_factory.mktemp("nest") / "canary"
 
 
 @pytest.fixture(autouse=True)
-def unharmed(canary):
+def check_canary(canary):
     yield
     assert not canary.exists()
 
@@ -47,46 +47,49 @@ def unharmed(canary):
 
 
 def save_onnx(file, nodes=("Concat",), inputs=((1, [1, None, None, 1]),), more=(), name=NAME):
-    """A network that lays its input beside itself, twice: 1:2 as it should be; or what is asked for instead."""
-    given = [helper.make_tensor_value_info(f"x{number}", *of) for number, of in enumerate(inputs)]
+    """Write an ONNX network that repeats its input to twice the size, or has these parts instead."""
+    values = [helper.make_tensor_value_info(f"x{number}", *of) for number, of in enumerate(inputs)]
     wide = helper.make_node("Concat", ["x0", "x0"], ["wide"], axis=2)
     high = helper.make_node("Concat", ["wide", "wide"], ["y"], axis=1)
     made = [wide, high] if nodes == ("Concat",) else list(nodes)
-    graph = helper.make_graph(made, "g", given, [helper.make_tensor_value_info("y", 1, None)], list(more))
+    graph = helper.make_graph(made, "g", values, [helper.make_tensor_value_info("y", 1, None)], list(more))
     network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(network, {"loupe": name})
     file.write_bytes(network.SerializeToString())
 
 
-def weights_elsewhere(place):
+def make_external_weights(place):
     found = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     for key, value in (("location", place), ("offset", "0"), ("length", "16")):
         found.external_data.add(key=key, value=value)
     return found
 
 
-def adding(place):
+def add_weights(place):
     return {
         "nodes": [helper.make_node("ReduceSum", ["w"], ["s"]), helper.make_node("Add", ["x0", "s"], ["y"])],
-        "more": [weights_elsewhere(place)],
+        "more": [make_external_weights(place)],
     }
 
 
-def filling(*shape):
+def fill_shape(*shape):
     sides = onnx.numpy_helper.from_array(np.array(shape), "shape")
     return {"nodes": [helper.make_node("ConstantOfShape", ["shape"], ["y"])], "more": [sides]}
 
 
 ONNX = {
-    "weights in a file of the system": (adding("/etc/passwd"), "is not an ONNX network: .*[Ee]xternal data"),
-    "weights above": (adding("../outside/secret.txt"), "is not an ONNX network: .*[Ee]xternal data path"),
-    "weights behind a link": (adding("link"), "is not an ONNX network: .*[Ee]xternal data path"),
-    "another input": ({"inputs": [(7, [1, None, None, 1])]}, "Type Error"),
-    "two inputs, one of another kind": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "must take grey images: "),
+    "weights in a system file": (add_weights("/etc/passwd"), "is not an ONNX network: .*[Ee]xternal data"),
+    "weights in a parent folder": (
+        add_weights("../outside/secret.txt"),
+        "is not an ONNX network: .*[Ee]xternal data path",
+    ),
+    "weights through a link": (add_weights("link"), "is not an ONNX network: .*[Ee]xternal data path"),
+    "input of another type": ({"inputs": [(7, [1, None, None, 1])]}, "Type Error"),
+    "two inputs of different types": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "must take grey images: "),
     "colour": ({"inputs": [(1, [1, None, None, 3])]}, "must take grey images: "),
-    "no input": (filling(1, 2) | {"inputs": []}, "must return float32"),
-    "a result of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "must return float32"),
-    "a result that fills any memory": (filling(10**6, 10**6, 10**6), "must take grey images: "),
+    "no input": (fill_shape(1, 2) | {"inputs": []}, "must return float32"),
+    "output of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "must return float32"),
+    "output larger than the memory": (fill_shape(10**6, 10**6, 10**6), "must take grey images: "),
     "an unknown operation": (
         {"nodes": [helper.make_node("Evil", ["x0"], ["y"], domain="evil")]},
         "is not an ONNX network",
@@ -96,26 +99,26 @@ ONNX = {
 }
 
 
-@pytest.mark.parametrize("what", ONNX)
-def test_an_onnx_file_that_is_no_such_network_is_refused(what, work, refused, surroundings, photo):
-    given, why = ONNX[what]
+@pytest.mark.parametrize("name", ONNX)
+def test_invalid_onnx_network_is_refused(name, work, refuse, surroundings, photo):
+    arguments, reason = ONNX[name]
     (work / "link").symlink_to(surroundings / "secret.txt")
     (work / "photo.png").write_bytes(photo)
-    save_onnx(work / "net.onnx", **given)
-    said = refused("upscale", "photo.png", "--out", "large.png", "--model", "net.onnx")
-    assert re.search(f"model: .*{why}", said)
-    assert "secret" not in said.replace("secret.txt", "")
+    save_onnx(work / "net.onnx", **arguments)
+    error = refuse("upscale", "photo.png", "--out", "large.png", "--model", "net.onnx")
+    assert re.search(f"model: .*{reason}", error)
+    assert "secret" not in error.replace("secret.txt", "")
 
 
 @pytest.mark.parametrize("content", [b"", b"no network", bytes(1000), pickle.dumps(Payload("unharmed"))])
-def test_garbage_is_no_onnx_network(content, work, refused, photo):
+def test_file_that_is_not_onnx_is_refused(content, work, refuse, photo):
     (work / "photo.png").write_bytes(photo)
     (work / "net.onnx").write_bytes(content)
-    said = refused("upscale", "photo.png", "--out", "large.png", "--model", "net.onnx")
-    assert "model: 'net.onnx' is not an ONNX network: " in said
+    error = refuse("upscale", "photo.png", "--out", "large.png", "--model", "net.onnx")
+    assert "model: 'net.onnx' is not an ONNX network: " in error
 
 
-def test_a_network_of_that_kind_is_taken(work, photo):
+def test_valid_onnx_network_is_used(work, photo):
     (work / "photo.png").write_bytes(photo)
     save_onnx(work / "net.onnx")
     loupe("upscale", "photo.png", "--out", "large.png", "--model", "net.onnx", cwd=work)
@@ -125,7 +128,7 @@ def test_a_network_of_that_kind_is_taken(work, photo):
 # --- Keras
 
 
-def network(*layers, name=NAME, shape=(None, None, 1)):
+def build_network(*layers, name=NAME, shape=(None, None, 1)):
     import keras
 
     image = large = keras.Input(shape)
@@ -134,8 +137,8 @@ def network(*layers, name=NAME, shape=(None, None, 1)):
     return keras.Model(image, large, name=name)
 
 
-def lambda_of(canary):
-    """A layer whose function makes the canary, once it is called."""
+def make_lambda(canary):
+    """Return a layer that creates the canary when it is called."""
     import keras
 
     place = str(canary)
@@ -144,18 +147,18 @@ def lambda_of(canary):
 
 @pytest.fixture(scope="module")
 def keras_files(tmp_path_factory, canary):
-    """Name -> a .keras file, good or made to do harm."""
+    """A folder of valid and hostile .keras files."""
     import keras
 
     folder = tmp_path_factory.mktemp("keras")
-    network().save(folder / "good.keras")
-    harmful = network(lambda_of(canary))
+    build_network().save(folder / "good.keras")
+    harmful = build_network(make_lambda(canary))
     harmful.save(folder / "lambda.keras")
     harmful.save(folder / "lambda.h5")
     (folder / "h5.keras").write_bytes((folder / "lambda.h5").read_bytes())
-    canary.rmdir()  # building a network calls its layers
-    network(keras.layers.Dense(3), shape=(4,)).save(folder / "vector.keras")
-    network(name="other").save(folder / "other.keras")
+    canary.rmdir()  # Keras calls the layers when it builds a network
+    build_network(keras.layers.Dense(3), shape=(4,)).save(folder / "vector.keras")
+    build_network(name="other").save(folder / "other.keras")
     (folder / "pickle.keras").write_bytes(pickle.dumps(Payload(canary)))
     (folder / "empty.keras").write_bytes(b"")
     good = zipfile.ZipFile(folder / "good.keras")
@@ -191,7 +194,7 @@ KERAS = {
 
 
 @pytest.mark.parametrize("name", KERAS)
-def test_a_keras_file_that_holds_anything_but_a_network_is_refused(name, keras_files):
+def test_hostile_keras_file_is_refused(name, keras_files):
     from loupe.tracking.models import ModelReference, load_keras
 
     with pytest.raises(UsageError, match=f"model: {name} cannot be loaded: .*{KERAS[name]}") as caught:
@@ -199,7 +202,7 @@ def test_a_keras_file_that_holds_anything_but_a_network_is_refused(name, keras_f
     assert "\n" not in str(caught.value)
 
 
-def test_a_keras_file_that_unpacks_to_more_than_any_network_is_refused(keras_files, monkeypatch):
+def test_keras_file_with_too_large_contents_is_refused(keras_files, monkeypatch):
     from loupe.models import keras_file
     from loupe.tracking import models
 
@@ -210,7 +213,7 @@ def test_a_keras_file_that_unpacks_to_more_than_any_network_is_refused(keras_fil
         models.load_keras(models.ModelReference("good", str(keras_files / "good.keras")))
 
 
-def test_the_harm_is_done_where_it_is_let(keras_files, canary, tmp_path):
+def test_hostile_files_run_code_without_the_safe_loaders(keras_files, canary, tmp_path):
     import keras
 
     np.save(tmp_path / "objects.npy", np.array([Payload(canary)], dtype=object), allow_pickle=True)
@@ -223,34 +226,34 @@ def test_the_harm_is_done_where_it_is_let(keras_files, canary, tmp_path):
         canary.rmdir()
 
 
-def test_a_network_is_loaded(keras_files):
+def test_valid_keras_network_is_loaded(keras_files):
     from loupe.tracking.models import ModelReference, load_keras
 
     assert load_keras(ModelReference("good", str(keras_files / "good.keras"))).name == NAME
 
 
-# --- the registry, and runs
+# --- Registry and runs
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory, keras_files, canary, photo):
-    """A folder with a store whose models are made to do harm, and a small dataset."""
+def hostile_store(tmp_path_factory, keras_files, canary, photo):
+    """A folder with a small dataset and a store of hostile models, and the ids of their runs."""
     import keras
 
-    folder = tmp_path_factory.mktemp("kept")
+    folder = tmp_path_factory.mktemp("hostile_store")
     (folder / "photos").mkdir()
     for number in range(6):
         (folder / "photos" / f"{number}.png").write_bytes(photo + bytes(number))
     loupe("preprocess", "--source", "photos", "--label_size", "30", "--quiet", cwd=folder)
-    # imported by those that take MLflow's word for which module a model needs
-    (folder / "harm.py").write_text(f"import os\nos.makedirs({str(canary)!r})\n")
+    # MLflow would import the module that keras_module.txt names.
+    (folder / "hostile.py").write_text(f"import os\nos.makedirs({str(canary)!r})\n")
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     experiment = mlflow.get_experiment_by_name("loupe").experiment_id
     given = {"pip_requirements": ["keras"], "name": "model"}
     schema = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
     images = mlflow.models.ModelSignature(schema, schema)
-    good, harmful = network(), network(lambda_of(canary))
+    good, harmful = build_network(), build_network(make_lambda(canary))
     log = {
         "lambda": lambda: mlflow.keras.log_model(harmful, **given),
         "pickles": lambda: mlflow.tensorflow.log_model(good, custom_objects={"x": Payload(canary)}, **given),
@@ -263,17 +266,17 @@ def kept(tmp_path_factory, keras_files, canary, photo):
             logged = make()
         runs[name] = run.info.run_id
         mlflow.register_model(logged.model_uri, "loupe")
-        if name == "pickles":  # and a module to import
+        if name == "pickles":
             place = Path(mlflow.artifacts.download_artifacts(logged.model_uri))
-            (place / "data" / "keras_module.txt").write_text("harm")
+            (place / "data" / "keras_module.txt").write_text("hostile")
     mlflow.set_tracking_uri(before)
     keras.backend.clear_session()
-    shutil.rmtree(canary, ignore_errors=True)  # building a network calls its layers
+    shutil.rmtree(canary, ignore_errors=True)  # Keras calls the layers when it builds a network
     return folder, runs
 
 
 class Predictor(mlflow.pyfunc.PythonModel):
-    """A model that is pickled as it stands."""
+    """A model that MLflow pickles."""
 
     def __init__(self, canary):
         self.payload = Payload(canary)
@@ -285,59 +288,55 @@ class Predictor(mlflow.pyfunc.PythonModel):
 VERSIONS = {"lambda": 1, "pickles": 2, "graph": 3, "pyfunc": 4}
 
 
-def complaint(folder, *arguments, status=2):
-    """The one line with which a command in the store's folder ends."""
+def run_step(folder, *arguments, status=2):
+    """Run a step in a folder; returns its only line of output, an error message."""
     done = loupe(*arguments, cwd=folder, status=status)
-    # but for the bar, and what TensorFlow prints wherever there is no GPU
+    # Ignore progress bars and the messages of TensorFlow on a machine without a GPU.
     lines = [line for line in done.stderr.splitlines() if not re.search("━|^WARNING: All log|^[IWE]0000", line)]
     assert len(lines) == 1, done.stderr
     assert done.stdout == ""
     return lines[0]
 
 
-@pytest.mark.slow
+STEPS = {
+    "evaluate": ("--photos", "photos", "--label_size", "30"),
+    "upscale": ("photos", "--out", "large"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
-    ("name", "why"), [("lambda", "[Ll]ambda"), ("graph", "no data/model.keras"), ("pyfunc", "no data/model.keras")]
+    ("name", "reason"), [("lambda", "[Ll]ambda"), ("graph", "no data/model.keras"), ("pyfunc", "no data/model.keras")]
 )
-def test_evaluate_refuses_a_registered_model_that_holds_code(name, why, kept):
+def test_registered_model_with_code_is_refused(step, name, reason, hostile_store):
     uri = f"models:/loupe/{VERSIONS[name]}"
-    said = complaint(kept[0], "evaluate", "--model", uri, "--photos", "photos", "--label_size", "30")
-    assert re.search(rf"loupe evaluate: error: model: {name} \({uri}\) cannot be loaded: .*{why}", said)
+    error = run_step(hostile_store[0], step, "--model", uri, *STEPS[step])
+    assert re.search(rf"loupe {step}: error: model: {name} \({uri}\) cannot be loaded: .*{reason}", error)
+    assert not (hostile_store[0] / "large").exists()
 
 
-@pytest.mark.slow
-def test_what_is_pickled_beside_a_network_is_not_looked_at(kept):
+def test_pickles_next_to_a_network_are_not_read(hostile_store):
     from loupe.tracking.models import ModelReference, load_keras
 
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{kept[0]}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{hostile_store[0]}/mlflow.db")
     try:
         assert load_keras(ModelReference("pickles", f"models:/loupe/{VERSIONS['pickles']}")).name == NAME
     finally:
         mlflow.set_tracking_uri(before)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["lambda", "pyfunc"])
-def test_upscale_takes_no_registered_model_but_its_onnx_file(name, kept):
-    uri = f"models:/loupe/{VERSIONS[name]}"
-    said = complaint(kept[0], "upscale", "photos", "--out", "large", "--model", uri)
-    assert f"model: {name} ({uri}) has no ONNX network beside it; register its run" in said
-    assert not (kept[0] / "large").exists()
-
-
-@pytest.mark.slow
-def test_train_starts_from_no_network_that_holds_code(kept, keras_files):
-    dataset = next((kept[0] / "data").glob("photos-*")).name
-    said = complaint(kept[0], "train", "--smoke", "--dataset", dataset, "--crop", "8",
+def test_train_refuses_to_start_from_a_network_with_code(hostile_store, keras_files):
+    dataset = next((hostile_store[0] / "data").glob("photos-*")).name
+    error = run_step(hostile_store[0], "train", "--smoke", "--dataset", dataset, "--crop", "8",
                      "--start", keras_files / "lambda.keras")  # fmt: skip
-    assert re.search(r"loupe train: error: model: .*lambda\.keras cannot be loaded: .*[Ll]ambda", said)
+    assert re.search(r"loupe train: error: start: .*lambda\.keras cannot be loaded: .*[Ll]ambda", error)
 
 
-def a_train_run(kept, run_id, status):
-    """Make a run one of `train` on the small dataset."""
-    dataset = next((kept[0] / "data").glob("photos-*")).name
-    client = open_store(kept[0])
+def make_train_run(hostile_store, run_id, status):
+    """Tag a run as one of `train` on the small dataset; returns the client of the store."""
+    dataset = next((hostile_store[0] / "data").glob("photos-*")).name
+    client = open_store(hostile_store[0])
     given = parse_settings("train", {"dataset": dataset, "smoke": True, "crop": 8, "quiet": True}).to_texts()
     tags = {"step": "train", "settings": json.dumps(given), "dataset": dataset, "digest": dataset.split("-")[-1]}
     for name, value in tags.items():
@@ -346,50 +345,49 @@ def a_train_run(kept, run_id, status):
     return client
 
 
-@pytest.mark.slow
-def test_register_takes_no_network_that_holds_code(kept):
-    run_id = kept[1]["lambda"]
-    client = a_train_run(kept, run_id, "FINISHED")
+def test_register_refuses_a_network_with_code(hostile_store):
+    run_id = hostile_store[1]["lambda"]
+    client = make_train_run(hostile_store, run_id, "FINISHED")
     versions = len(client.search_model_versions("name = 'loupe'"))
-    said = complaint(kept[0], "register", "--run", run_id)
-    assert re.search(rf"loupe register: error: model: {run_id} cannot be loaded: .*[Ll]ambda", said)
+    error = run_step(hostile_store[0], "register", "--run", run_id)
+    assert re.search(rf"loupe register: error: model: {run_id} cannot be loaded: .*[Ll]ambda", error)
     assert len(client.search_model_versions("name = 'loupe'")) == versions
 
 
-PICKLED = {
+CHECKPOINTS = {
     "objects": lambda canary: {"progress": np.array([Payload(canary)], dtype=object)},
     "another network": lambda canary: {"progress": np.array(json.dumps({"step": 1})), "weights/0": np.zeros(3)},
     "nothing": lambda canary: {"x": np.zeros(3)},
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "status", "why"),
+    ("name", "status", "reason"),
     [
         ("objects", 2, "the checkpoint of run {} cannot be read: .*allow_pickle"),
         ("another network", 1, "the checkpoint is of another network"),
         ("nothing", 1, "must be a checkpoint of a training"),
     ],
 )
-def test_train_resumes_from_no_checkpoint_that_holds_anything_but_numbers(name, status, why, kept, canary, tmp_path):
-    run_id = kept[1]["pyfunc"]
-    client = a_train_run(kept, run_id, "KILLED")
-    np.savez(tmp_path / "1.npz", allow_pickle=True, **PICKLED[name](canary))
+def test_train_refuses_to_resume_from_a_hostile_checkpoint(name, status, reason, hostile_store, canary, tmp_path):
+    run_id = hostile_store[1]["pyfunc"]
+    client = make_train_run(hostile_store, run_id, "KILLED")
+    np.savez(tmp_path / "1.npz", allow_pickle=True, **CHECKPOINTS[name](canary))
     client.log_artifact(run_id, str(tmp_path / "1.npz"), "checkpoint")
     client.set_tag(run_id, "loupe.checkpoint", "checkpoint/1.npz")
-    said = complaint(kept[0], "train", "--resume", run_id, status=status)
-    assert re.search(f"loupe train: error: resume: {why.format(run_id)}", said)
+    error = run_step(hostile_store[0], "train", "--resume", run_id, status=status)
+    assert re.search(f"loupe train: error: resume: {reason.format(run_id)}", error)
 
 
-@pytest.mark.slow
-def test_a_ridge_that_holds_anything_but_its_numbers_is_refused(kept, canary):
-    folder = next((kept[0] / "data").glob("photos-*"))
+def test_hostile_ridge_file_is_refused(hostile_store, canary):
+    folder = next((hostile_store[0] / "data").glob("photos-*"))
     file = folder / "ridge-3x2.npy"
     for content in (np.array([Payload(canary)], dtype=object), np.zeros((3, 3), "float32")):
         np.save(file, content, allow_pickle=True)
-        said = complaint(kept[0], "train", "--smoke", "--dataset", folder.name, "--network", "ridge", status=1)
+        error = run_step(
+            hostile_store[0], "train", "--smoke", "--dataset", folder.name, "--network", "ridge", status=1
+        )
         assert (
-            f"loupe train: error: ridge: '{Path('data') / folder.name / file.name}' is not a ridge of 3:2: " in said
+            f"loupe train: error: ridge: '{Path('data') / folder.name / file.name}' is not a ridge of 3:2: " in error
         )
     file.unlink()

@@ -1,4 +1,4 @@
-"""Flags and sweep files beyond all measure: refused in a line, before anything is started or a store is made."""
+"""Absurd flags and sweep files are refused in one line before a step starts or a store is created."""
 
 import os
 
@@ -23,22 +23,22 @@ COMBINATIONS = [(step, {}) for step in STEPS if step != "train"] + [
 ]
 
 
-def refusal(step, given):
-    """Why settings are refused; None where they are taken, and can be told as texts."""
+def find_error(step, settings):
+    """Return the error message for settings, or None if they are valid and can be written as text."""
     try:
-        parse_settings(step, given).to_texts()
+        parse_settings(step, settings).to_texts()
     except UsageError as error:
         return str(error)
     return None
 
 
-@pytest.mark.parametrize(("step", "given"), COMBINATIONS)
-def test_every_field_takes_a_value_or_refuses_it_in_one_short_line(step, given):
-    for name in type(parse_settings(step, dict(given))).model_fields:
+@pytest.mark.parametrize(("step", "settings"), COMBINATIONS)
+def test_every_field_takes_an_absurd_value_or_refuses_it_in_one_short_line(step, settings):
+    for name in type(parse_settings(step, dict(settings))).model_fields:
         for value in ABSURD:
-            said = refusal(step, given | {name: value})
-            assert said is None or said.startswith(f"{name.rstrip('_')}: ")
-            assert len(said or "") < 700
+            error = find_error(step, settings | {name: value})
+            assert error is None or error.startswith(f"{name.rstrip('_')}: ")
+            assert len(error or "") < 700
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_every_field_takes_a_value_or_refuses_it_in_one_short_line(step, given):
         ("report", "from", "\x1b[31m\n"),
     ],
 )
-def test_an_absurd_flag_is_refused_with_status_2_before_anything_starts(step, field, value, refused):
-    said = refused(step, f"--{field}={value}")
-    assert said.startswith(f"loupe {step}: error: {field}: ")
-    assert len(said) < 1000
+def test_absurd_flag_is_refused_with_status_2_before_the_step_starts(step, field, value, refuse):
+    error = refuse(step, f"--{field}={value}")
+    assert error.startswith(f"loupe {step}: error: {field}: ")
+    assert len(error) < 1000
 
 
 SWEEP = """
@@ -89,7 +89,7 @@ network = "perceptron"
 """
 
 
-def text(search='activation = ["tanh", "relu"]', train="", sampler="grid"):
+def write_sweep(search='activation = ["tanh", "relu"]', train="", sampler="grid"):
     return SWEEP.format(search=search, train=train, sampler=sampler).encode()
 
 
@@ -98,55 +98,55 @@ GRID = "\n".join(f"{name} = [{VALUES}]" for name in ("learning_rate", "stddev", 
 FIELDS = 'initializer = "gaussian"\nschedule = "exponential"'
 TOML = {
     "nested": (b"x = " + 100_000 * b"[" + 100_000 * b"]", "nested too deeply"),
-    "nested tables": (text(train="hidden = " + 400 * "{a = " + "1" + 400 * "}"), "nested too deeply"),
-    "latin": (text().replace(b"tanh", b"tanh\xff"), "is not valid TOML: "),
-    "zero": (text().replace(b"tanh", b"ta\0nh"), "is not valid TOML: "),
-    "zero, escaped": (text(search='activation = ["ta\\u0000nh"]'), "search.activation: must be one of "),
-    "digits": (text(train=f"seed = {5000 * '9'}"), "is not valid TOML: "),
-    "hexadecimal digits": (text(train=f"seed = 0x{5000 * 'f'}"), "a number of thousands of digits"),
-    "searched digits": (text(search=f"steps = [1, 0x{5000 * 'f'}]"), ""),
-    "not a number": (text(search="learning_rate = [nan]"), "search.learning_rate: "),
-    "endless": (text(search="learning_rate = {low = 1e-3, high = inf}", sampler="tpe"), "search.learning_rate.high"),
-    "beyond floats": (text(search=f"learning_rate = {{low = 1, high = 1{400 * '0'}}}", sampler="tpe"), "high"),
-    "steps that vanish": (text("learning_rate = {low = 0.1, high = 1.0, step = 5e-324}", sampler="random"), ""),
-    "10^12 points": (text(GRID, FIELDS), "a grid must have at most 100000 points"),
-    "thousands of keys": (text("\n".join(f"x{number} = [1]" for number in range(1000))), "search: "),
-    "control signs": (text(search='"\\u001B[31m" = ["\\u001B]0;title\\u0007"]'), ""),
-    "direction": (text(train='dataset = "\\u202Egnp"\nnetworks = 1'), "networks: is not a field of train"),
-    "a list for a name": (text(train='optimizer = ["adam"]'), "train.optimizer: must be a name"),
-    "a date": (text(train="steps = 1979-05-27"), "train.steps: "),
+    "nested tables": (write_sweep(train="hidden = " + 400 * "{a = " + "1" + 400 * "}"), "nested too deeply"),
+    "latin": (write_sweep().replace(b"tanh", b"tanh\xff"), "is not valid TOML: "),
+    "zero": (write_sweep().replace(b"tanh", b"ta\0nh"), "is not valid TOML: "),
+    "zero, escaped": (write_sweep(search='activation = ["ta\\u0000nh"]'), "search.activation: must be one of "),
+    "digits": (write_sweep(train=f"seed = {5000 * '9'}"), "is not valid TOML: "),
+    "hexadecimal digits": (write_sweep(train=f"seed = 0x{5000 * 'f'}"), "a number of thousands of digits"),
+    "searched digits": (write_sweep(search=f"steps = [1, 0x{5000 * 'f'}]"), ""),
+    "not a number": (write_sweep(search="learning_rate = [nan]"), "search.learning_rate: "),
+    "infinite": (write_sweep("learning_rate = {low = 1e-3, high = inf}", sampler="tpe"), "search.learning_rate.high"),
+    "beyond floats": (write_sweep(search=f"learning_rate = {{low = 1, high = 1{400 * '0'}}}", sampler="tpe"), "high"),
+    "tiny steps": (write_sweep("learning_rate = {low = 0.1, high = 1.0, step = 5e-324}", sampler="random"), ""),
+    "10^12 points": (write_sweep(GRID, FIELDS), "a grid must have at most 100000 points"),
+    "thousands of keys": (write_sweep("\n".join(f"x{number} = [1]" for number in range(1000))), "search: "),
+    "control signs": (write_sweep(search='"\\u001B[31m" = ["\\u001B]0;title\\u0007"]'), ""),
+    "direction": (write_sweep(train='dataset = "\\u202Egnp"\nnetworks = 1'), "networks: is not a field of train"),
+    "a list for a name": (write_sweep(train='optimizer = ["adam"]'), "train.optimizer: must be a name"),
+    "a date": (write_sweep(train="steps = 1979-05-27"), "train.steps: "),
     "large": (b"# " + bytes(2**20).replace(b"\0", b"x"), "must be a file of at most 1048576 bytes"),
     "empty": (b"", "study: Field required"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", TOML)
-def test_a_sweep_file_that_was_made_to_do_harm_is_refused(what, work):
-    content, why = TOML[what]
-    (work / "harm.toml").write_bytes(content)
+@pytest.mark.parametrize("name", TOML)
+def test_hostile_sweep_file_is_refused(name, work):
+    content, why = TOML[name]
+    (work / "hostile.toml").write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        sweep_loader.load_sweep(work / "harm.toml")
+        sweep_loader.load_sweep(work / "hostile.toml")
     assert str(caught.value).startswith("sweep: ")
     assert why in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("what", ["nested", "direction"])
-def test_the_command_tells_it_with_status_2_before_anything_starts(what, work, refused):
-    (work / "harm.toml").write_bytes(TOML[what][0])
-    said = refused("sweep", "harm.toml")
-    assert said.startswith("loupe sweep: error: sweep: harm.toml")
-    assert TOML[what][1] in said
+@pytest.mark.parametrize("name", ["nested", "direction"])
+def test_sweep_step_refuses_a_hostile_file_with_status_2(name, work, refuse):
+    (work / "hostile.toml").write_bytes(TOML[name][0])
+    error = refuse("sweep", "hostile.toml")
+    assert error.startswith("loupe sweep: error: sweep: hostile.toml")
+    assert TOML[name][1] in error
 
 
-def test_what_is_no_file_is_not_waited_for(work, refused):
+def test_device_fifo_or_folder_is_refused_without_waiting(work, refuse):
     os.mkfifo(work / "pipe.toml")
     for name, why in (("/dev/zero", "must be a file"), (work, "Is a directory")):
         with pytest.raises(UsageError, match=why):
             sweep_loader.load_sweep(name)
-    assert "must be a file, got 'pipe.toml'" in refused("sweep", "pipe.toml")
+    assert "must be a file, got 'pipe.toml'" in refuse("sweep", "pipe.toml")
 
 
-def test_the_file_without_the_harm_is_taken(work):
-    (work / "good.toml").write_bytes(text())
+def test_valid_sweep_file_is_loaded(work):
+    (work / "good.toml").write_bytes(write_sweep())
     assert len(list(sweep_loader.load_sweep(work / "good.toml").iterate_points())) == 2

@@ -1,4 +1,4 @@
-"""How tests run whole steps, in folders of their own, and read the stores that those leave."""
+"""Runs whole steps in folders of their own, and reads the MLflow stores in these folders."""
 
 import functools
 import json
@@ -13,20 +13,21 @@ ROOT = Path(__file__).parents[2]
 
 
 def build_env(**more):
-    """This process's environment, with the checkout's code first and no store of anybody else's."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    ours |= {"PYTHONPATH": str(ROOT / "src"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return ours | more
+    """Return this process's environment without MLflow's variables, with the code of this checkout."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    own = {"PYTHONPATH": str(ROOT / "src"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return inherited | own | more
 
 
-def loupe(*arguments, cwd, status=0, timeout=900, **more):
-    """Run `loupe` with these arguments in a folder, in a fork of the step server.
+def loupe(*arguments, cwd, status=0, timeout=900, in_one_process=False, **more):
+    """Run `loupe` with these arguments in a fork of the step server.
 
     Args:
         arguments: of the command line.
-        cwd: the folder.
+        cwd: the working directory of the step.
         status: the expected exit status.
-        timeout: seconds until the step is killed.
+        timeout: in seconds, after which the step is killed.
+        in_one_process: whether the workers of a sweep run in the step's process, which has imported TensorFlow.
         more: environment variables.
 
     Returns:
@@ -35,22 +36,22 @@ def loupe(*arguments, cwd, status=0, timeout=900, **more):
     arguments = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as out:
         request = {"arguments": arguments, "cwd": str(cwd), "timeout": timeout, "out": out}
-        request["environment"] = build_env(TF_CPP_MIN_LOG_LEVEL="3", **more)
-        found = step_server().request(request)
+        request |= {"in_one_process": in_one_process, "environment": build_env(TF_CPP_MIN_LOG_LEVEL="3", **more)}
+        code = step_server().request(request)
         printed = [Path(out, name).read_text(errors="surrogateescape") for name in ("stdout", "stderr")]
-    done = subprocess.CompletedProcess(arguments, found, *printed)
+    done = subprocess.CompletedProcess(arguments, code, *printed)
     assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done
 
 
 @functools.cache
 def step_server():
-    """The step server of this test process, which ends with it."""
+    """Return the step server of this test process; it exits when this process does."""
     return StepServer()
 
 
 class StepServer:
-    """A process of `step_server.py`."""
+    """A process that runs step_server.py."""
 
     def __init__(self):
         command = [sys.executable, Path(__file__).with_name("step_server.py")]
@@ -67,7 +68,7 @@ class StepServer:
 
 
 def read_error(done):
-    """The one line in which a step has said why it ended; beside it TensorFlow tells that there is no GPU."""
+    """Return the only line that the step itself wrote to standard error; TensorFlow may add its own."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("loupe ")]
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -75,11 +76,13 @@ def read_error(done):
 
 
 def is_harmless(text):
-    """Whether a terminal would only show what a command has printed, line by line."""
-    return not any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in text if sign != "\n")
+    """Whether a text has no control characters but line feeds, so that a terminal shows it as it is."""
+    return not any(
+        unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in text if character != "\n"
+    )
 
 
-MEASURED = """
+MEASURE = """
 import resource, subprocess, sys, time
 started = time.perf_counter()
 status = subprocess.run(sys.argv[1:]).returncode
@@ -89,11 +92,11 @@ sys.exit(status)
 
 
 def measure_step(*arguments, cwd, **more):
-    """Run `python -m loupe` alone; returns seconds and peak memory in MB.
+    """Run `python -m loupe` in a process of its own; returns the run time in s and the peak memory in MB.
 
-    A small process starts it: a child's peak counts what its parent had when it was made.
+    A small process starts it, because the peak of a child includes the memory of its parent at the start.
     """
-    command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "loupe", *map(str, arguments)]
+    command = [sys.executable, "-c", MEASURE, sys.executable, "-m", "loupe", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, env=build_env(**more), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     seconds, memory = map(float, done.stderr.split()[-2:])
@@ -101,13 +104,13 @@ def measure_step(*arguments, cwd, **more):
 
 
 def open_store(folder):
-    """A client of the MLflow store in a folder."""
+    """Return a client of the MLflow store in a folder."""
     import mlflow
 
     return mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db", f"sqlite:///{folder}/mlflow.db")
 
 
 def list_runs(folder):
-    """Every run of the store in a folder, newest first."""
+    """Return all runs of the store in a folder, newest first."""
     client = open_store(folder)
-    return client.search_runs([found.experiment_id for found in client.search_experiments()])
+    return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])

@@ -1,8 +1,8 @@
-"""Runs steps in forks of one process that has imported TensorFlow and MLflow: a step then starts in milliseconds.
+"""Runs steps in forks of one process that has imported TensorFlow and MLflow, so that a step starts in milliseconds.
 
-It reads a request per line on standard input, {arguments, cwd, environment, timeout, out}, and answers with the exit
-status on standard output. Each step has a process of its own, as on the command line; only its imports are shared.
-The folder `out` gets the files `stdout` and `stderr`.
+It reads one JSON request per line from standard input and writes the exit status of the step to standard output.
+A request has arguments, cwd, environment, timeout (in seconds), in_one_process, and out: the folder for the files
+`stdout` and `stderr`. Each step has a process of its own, as on the command line; only the imports are shared.
 """
 
 import importlib
@@ -10,10 +10,14 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-# What a step imports. `loupe.cli.main` sets the same variables, but too late for this process.
+# `loupe.cli.main` sets the same variables, but after this process has imported the libraries.
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "GIT_PYTHON_REFRESH": "quiet", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 
 LIBRARIES = (
@@ -33,7 +37,7 @@ def serve() -> None:
 
 
 def import_libraries() -> None:
-    """Import the slow libraries. Nothing is computed, so that TensorFlow has no threads when the process forks."""
+    """Import the slow libraries. TensorFlow computes nothing here: its threads would be missing in a fork."""
     for name in LIBRARIES:
         importlib.import_module(name)
 
@@ -52,7 +56,7 @@ def run(request: dict) -> int:
 
 
 def run_step(request: dict) -> None:
-    """Become the step's process, and end."""
+    """Run the step in this process, and exit with its status."""
     status = 1
     try:
         for number, name in ((1, "stdout"), (2, "stderr")):
@@ -62,6 +66,8 @@ def run_step(request: dict) -> None:
         os.environ.update(request["environment"])
         os.chdir(request["cwd"])
         sys.argv = ["loupe", *request["arguments"]]
+        if request["in_one_process"]:
+            run_workers_in_this_process()
         from loupe.cli.main import main
 
         status = main()
@@ -71,6 +77,25 @@ def run_step(request: dict) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def run_workers_in_this_process() -> None:
+    """Let a sweep run its workers in threads, one after the other, instead of in processes."""
+    from loupe.search import worker
+    from loupe.search.worker_pool import LocalWorkers
+
+    lock = threading.Lock()
+
+    def run(workers: LocalWorkers, job: Any) -> int:
+        counts: list[int] = []
+        with lock:
+            # Replace the standard streams of a worker process, which the job arrives by and the count leaves by.
+            worker.json = SimpleNamespace(load=lambda stream: asdict(job))
+            worker.print = counts.append
+            worker.main(os.getppid())
+        return counts[0]
+
+    LocalWorkers.run, worker.IDLE_TIMEOUT_S = run, 0.0
 
 
 if __name__ == "__main__":

@@ -92,11 +92,11 @@ class DatasetSettings(Settings):
     data_dir: str = field("data", "folder or URL (such as s3://bucket/prefix) of the prepared datasets")
     scheduler: Text = field(
         None,
-        "address of a Dask scheduler; none works on this machine",
+        "address of a Dask scheduler; none: use only this machine",
         rule="none, or an address such as tcp://host:port",
     )
     seed: int = field(0, "seed of all random numbers", ge=0, le=2**31 - 1)
-    smoke: bool = field(False, "test run of a few seconds: small values for all fields that are not given")
+    smoke: bool = field(False, "short test run: small default values for the fields that determine its duration")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,8 +8,8 @@ from loupe.config.base import GIVEN, Settings
 from loupe.config.fields import Factor, Paths, Size, Text, Unset, field
 
 MODEL = (
-    "registry or run URI, .onnx file, bundled network (bundled, tiny, small, base) or baseline; without a champion "
-    "for the scale factor, the bundled network"
+    "champion, a bundled network (bundled, tiny, small, base), a baseline, a registry or run URI of MLflow, or a "
+    ".keras or .onnx file; champion uses the bundled network for scale factors without a champion"
 )
 ENSEMBLE = "use the self-ensemble, the mean over 8 flips and rotations: slightly better, 8 times slower"
 
@@ -29,8 +29,8 @@ class PhotoSettings(Settings):
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
         None,
-        "quality of JPEG, WebP and AVIF; none: 95, 95 and 90, and a lossless WebP stays lossless",
-        rule="none or 1..100",
+        "quality of JPEG, WebP and AVIF; none: 95 for JPEG and WebP, 90 for AVIF, and a lossless WebP stays lossless",
+        rule="none, or 1 to 100",
     )
     compress_level: int = field(1, "compression of PNG: 0 is the fastest, 9 makes the smallest files", ge=0, le=9)
     strip_metadata: bool = field(False, "omit EXIF, XMP, resolution and comments, but keep the colour profile")
@@ -63,11 +63,13 @@ class Upscale(PhotoSettings):
     scale: Factor = field(
         None, "scale factor; none: that of the model, 3:2 for the champion", rule="none or a ratio from 1 to 8"
     )
-    size: Size = field(None, "width and height of the results, instead of a scale factor", rule="none or 1920x1080")
+    size: Size = field(
+        None, "width and height of the results in pixels, instead of a scale factor", rule="none or 1920x1080"
+    )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "how a photo with another aspect ratio fits the size; inside: the largest result within the size; cover: the "
-        "smallest that covers the size, cropped to it at the centre; exact: an error",
+        "result for a photo whose aspect ratio differs from that of the size. inside: the largest within the size; "
+        "cover: the smallest that covers the size, cropped to it at the centre; exact: an error",
     )
     model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
@@ -95,14 +97,18 @@ class Restore(PhotoSettings):
     DEFAULTS = {"out": "restored"}
     DEPENDS = {"feather": {"mask": GIVEN}}
     mask: Text = field(
-        None, "image of the photos' size; white is restored, black is unchanged", rule="none or a file"
+        None,
+        "image with the size of the photos; noise is removed where it is white, not where it is black",
+        rule="none or a file",
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
-    strength: float = field(0.7, "1: the result without noise, 0: the photo, between: a mix of both", ge=0, le=1)
+    strength: float = field(
+        0.7, "share of the denoised image in the result; 0: the photo, 1: only the denoised image", ge=0, le=1
+    )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,
-        "standard deviation of the noise on a scale from 0 to 255; none: estimate it per photo",
-        rule="none or 0..100",
+        "standard deviation of the noise, in grey values from 0 to 255; none: estimate it per photo",
+        rule="none, or 0 to 100",
     )
 
 

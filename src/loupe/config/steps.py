@@ -22,7 +22,7 @@ from loupe.config.fields import (
     hide_password,
 )
 from loupe.config.photos import ENSEMBLE
-from loupe.config.training import TRAINED_SCALES, Recompose
+from loupe.config.training import RECOMPOSE, TRAINED_SCALES, Recompose
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
@@ -31,7 +31,7 @@ UNSENT_RUNS_FOLDER = "unsent-runs"  # buffers runs while the tracking server is 
 PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # they score pairs of labels and inputs
 DATASET = "prepared dataset, or a source that is prepared with default settings"
 LIMIT = "use at most this many photos: those with the smallest content hashes"
-THREADS = "CPU threads for training; 0 uses all cores"
+THREADS = "CPU threads for training; 0: one per core"
 
 
 class Pairing(Settings):
@@ -39,16 +39,16 @@ class Pairing(Settings):
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "part of a photo that becomes a label. centre: the central label_size pixels. fit: the same after "
-        "downscaling the shorter side to label_size. tiles: all labels of a grid. random: `crops` positions per "
-        "photo, half of them in the downscaled photo",
+        "how labels are cut from a photo. centre: the central label_size pixels. fit: the same after "
+        "downscaling the shorter side to label_size. tiles: one label per cell of a grid. random: `crops` positions "
+        "per photo, half of them in the downscaled photo",
         rule="centre, fit, tiles or random; default: tiles for the source sample, else centre",
     )
     crops: int = field(6, "labels per photo with crop=random", ge=1, le=1000)
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field("lanczos", "filter that downscales a label to its input")
     recompress: Quality = field(
-        None, "compress labels and inputs as JPEG of this quality (the study: 75)", rule="none, or 1 to 95"
+        None, "compress labels and inputs as JPEG of this quality (study: 75)", rule="none, or 1 to 95"
     )
     DEPENDS = {"crops": {"crop": "random"}}
 
@@ -60,7 +60,7 @@ class Preprocess(DatasetSettings, Pairing):
     SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
     source: Sources = field(
         ("sample",),
-        "sources of photos: sample (photos that come with scikit-learn and scikit-image), caltech256 (downloads "
+        "sources of photos: sample (photos that scikit-learn and scikit-image bundle), caltech256 (downloads "
         "1.2 GB), folders, tar files, or URLs such as s3://bucket/prefix",
         rule="one or more, comma-separated",
     )
@@ -97,14 +97,16 @@ class Evaluate(DatasetSettings, Pairing):
         "model to score: champion, bundled, tiny, small, base, a baseline, a registry or run URI of MLflow, or a "
         ".keras or .onnx file; without a champion, the bundled model",
     )
-    beside: Names = field((), "further models to score, named as in model", rule="none, or models, comma-separated")
+    beside: Names = field(
+        (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
+    )
     scale: Scale = field(Fraction(3, 2), "scale factor of a model that has several", rule="3:2, 2:1 or 3:1")
     dataset: str = field("sample", DATASET)
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
     photos: Text = field(
         None,
         "folder or tar file of photos that replaces the dataset; the fields from crop to recompress apply to it. "
-        "With protocol=classical and none, the bundled photos",
+        "With protocol=classical, none selects the bundled photos",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(
@@ -115,18 +117,18 @@ class Evaluate(DatasetSettings, Pairing):
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     recompose: Recompose = field(
         "concatenate",
-        "how patches form an image: next to each other (the study), or overlapping with Gaussian weights",
+        RECOMPOSE,
     )
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
-        "photos: whole labels. study-patches: one random patch per photo, in 20 draws. classical: as in papers, "
-        "whole photos, bicubic downscaling, luma from 16 to 235, without the border",
+        "how scores are computed. photos: on whole labels. study-patches: on one random patch per photo, 20 times. "
+        "classical: as in papers, on whole photos, with bicubic downscaling, luma from 16 to 235, without the border",
     )
     ensemble: bool = field(False, ENSEMBLE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
-        "write an image to this file: crops with the most detail, upscaled by every method",
+        "image file to write: the crops with the most detail, upscaled by every method",
         rule="none or a path",
     )
     SMOKE = {"limit": 6}
@@ -161,7 +163,7 @@ class Register(DatasetSettings):
 
 
 class Sweep(DatasetSettings):
-    """Search the settings of train with Optuna, as a sweep file defines, and register the best model."""
+    """Search the fields of train with Optuna, as a sweep file defines, and register the best model."""
 
     STEP = "sweep"
     sweep: str = field("sweeps/smoke.toml", "sweep file")
@@ -171,7 +173,7 @@ class Sweep(DatasetSettings):
         "file", "pruner that stops poor trials early; file: that of the sweep file"
     )
     workers: int = field(0, "worker processes; 0: one per core of this machine or of the Dask cluster", ge=0, le=1024)
-    threads: int = field(1, "CPU threads per trial; 0 uses all cores", ge=0, le=1024)
+    threads: int = field(1, "CPU threads per trial; 0: one per core", ge=0, le=1024)
     storage: Text = field(
         None,
         "storage of the Optuna study: a journal file or the URL of a database; none: optuna.journal next to the "
@@ -180,9 +182,9 @@ class Sweep(DatasetSettings):
     )
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
     timeout: Seconds = field(None, "start no trial after this many seconds", rule="none or > 0")
-    fresh: bool = field(False, "train also the trials whose results exist in the store")
+    fresh: bool = field(False, "train every trial, even if the store already contains its result")
     champion: bool = field(True, "score the best models on the test split and register the best one")
-    dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and stop")
+    dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
     SMOKE = {"max_trials": 2}
 
     def to_texts(self) -> dict[str, str]:
@@ -191,7 +193,7 @@ class Sweep(DatasetSettings):
 
 
 class Report(Settings):
-    """Compare the claims of the study with the runs, and write a page with all results."""
+    """Check the claims of the 2016 study against the runs, and write a page with all results."""
 
     STEP = "report"
     from_: Text = field(
@@ -200,7 +202,7 @@ class Report(Settings):
     out: str = field("report", "folder for report.html, report.md and results.parquet")
     sweeps: str = field("sweeps", "folder of the sweep files, which contain the claims")
     dataset: Text = field(
-        None, "use only runs on this dataset; none: the dataset with most trials", rule="none, a name or a digest"
+        None, "use only runs on this dataset; none: the dataset with the most trials", rule="none, a name or a digest"
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets, for the report's images")
     DEPENDS = {"data_dir": {"from_": None}}
@@ -214,7 +216,7 @@ class Sync(Settings):
 
 
 class Main(DatasetSettings):
-    """Run the whole job: prepare a dataset, train, compare, register, and upscale a photo."""
+    """Run the main steps: prepare a dataset, train, compare, register, and upscale a photo."""
 
     STEP = "main"
     dataset: str = field("sample", DATASET)

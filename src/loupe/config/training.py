@@ -16,6 +16,7 @@ DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6
 
 
 Recompose = Literal["concatenate", "gaussian"]
+RECOMPOSE = "how patches are combined into an image: next to each other (study), or overlapping with Gaussian weights"
 
 
 def _share_of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
@@ -27,13 +28,13 @@ class Train(DatasetSettings):
     """Train one network. Each network and optimizer has its own fields, listed under its name."""
 
     STEP = "train"
-    dataset: str = field("sample", "prepared folder, or a source of photos that is prepared with default settings")
+    dataset: str = field("sample", "prepared dataset, or a source that is prepared with default settings")
     network: str = field("convolutional", "the network to train", rule="convolutional, perceptron, ridge")
     scale: Scale = field(Fraction(3, 2), "scale factor", rule="3:2, 2:1 or 3:1")
     limit: Count = field(
         None, "number of photos to train on, those with the smallest content hashes; none: all", rule="none or >= 1"
     )
-    threads: int = field(0, "CPU threads; 0: one per core", ge=0, le=1024)
+    threads: int = field(0, "CPU threads for training; 0: one per core", ge=0, le=1024)
     resume: Text = field(None, "id of a killed run; continues it from its last checkpoint", rule="none or a run id")
 
     @model_validator(mode="after")
@@ -59,8 +60,8 @@ class GradientTrain(Train):
     )
     crops: Literal["aligned", "any"] = field(
         "aligned",
-        "offsets of training inputs. aligned: whole pixels of the label; any: every offset (study), which "
-        "shifts the label by half a pixel at odd offsets and 3:2",
+        "offsets of training inputs. aligned: only those at whole label pixels; any: every offset (study); at 3:2, "
+        "an odd offset shifts the label by half a pixel",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -80,7 +81,7 @@ class GradientTrain(Train):
     batch_size: int = field(8, "crops (convolutional) or patches (perceptron) per step", ge=1, le=65536)
     steps: int = field(3500, "training steps", ge=1, le=100_000_000)
     decay_rate: float = field(
-        0.96, "schedule=exponential multiplies the learning rate by this every decay_steps", gt=0, le=1
+        0.96, "factor of the learning rate per `decay_steps` with schedule=exponential", gt=0, le=1
     )
     seconds: Seconds = field(
         None,
@@ -97,7 +98,9 @@ class GradientTrain(Train):
         "steps between points of the learning curve; default a 16th of `steps`",
         rule=">= 1",
     )
-    eval_images: int = field(256, "most validation images per point of the learning curve", ge=1, le=10**9)
+    eval_images: int = field(
+        256, "largest number of validation images per point of the learning curve", ge=1, le=10**9
+    )
     patience: int = field(
         0, "stop after this number of points without a lower validation mae; 0: never", ge=0, le=10**9
     )
@@ -135,7 +138,7 @@ class Convolutional(GradientTrain):
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * data.get("scale", Fraction(3, 2)).denominator,
         "side of a training input in pixels; default 64 at 3:2, 32 at 2:1 and 3:1",
-        rule="8..512, a multiple of 2 at 3:2",
+        rule="a multiple of 2 at 3:2",
     )
     precision: Literal["float32", "bfloat16"] = field(
         "float32", "number format of training; bfloat16 is faster with many filters if the processor supports it"
@@ -168,11 +171,11 @@ class Perceptron(GradientTrain):
     output_activation: Literal["linear", "same"] = field(
         "linear", "activation of the last layer. same: that of the hidden layers (study)"
     )
-    keep_prob: float = field(1.0, "share of units that dropout keeps (study: 1.0, 0.9, 0.5)", gt=0, le=1)
+    keep_prob: float = field(1.0, "probability that dropout keeps a unit (study: 1.0, 0.9, 0.5)", gt=0, le=1)
     dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (study: first)")
     recompose: Recompose = field(
         "concatenate",
-        "how patches are combined for scoring: side by side (study), or overlapping with Gaussian weights",
+        RECOMPOSE,
     )
     DEFAULTS = {"batch_size": 256, "steps": 800, "learning_rate": 3e-4}
     SMOKE = {"hidden": "32,16", "batch_size": 32}

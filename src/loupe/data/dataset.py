@@ -111,7 +111,7 @@ class Dataset:
         table = self.table.filter(column.is_valid() if split == "all" else pc.equal(column, split))
         if not len(table):
             raise UsageError(
-                f"split: must have a photo, got {split} of {self.folder.name} without any; three photos fill all splits"
+                f"split: must have a photo, got none in {split} of {self.folder.name}; three photos fill all splits"
             )
         if limit is not None:
             photos = table["sha256"].unique()

@@ -117,8 +117,8 @@ def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], d
     """Return a function that makes the initializers of the next layer, each time with another seed.
 
     All initializers are classes of Keras, so that a saved model loads without this package. `xavier` is the formula
-    in the study's text: a truncated normal of stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The study's code adds 1
-    under the root. Both differ from Glorot and Bengio (2010): sqrt(2 / (inputs + outputs)).
+    in the study's text: a truncated normal of stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The code of the study
+    adds 1 under the root. Both differ from Glorot and Bengio (2010): sqrt(2 / (inputs + outputs)).
     """
     seeds = itertools.count(settings.seed * 10_000 + 2, 2)
 
