@@ -1,6 +1,7 @@
-"""Several hosts on one machine: network namespaces with names of their own, or processes on loopback.
+"""Simulates several hosts on one machine by network namespaces with host names of their own.
 
-A namespace needs root and `ip` of iproute2. Where one cannot be made, hosts differ by their folders alone.
+A namespace needs root and the command `ip` of iproute2. Without them all hosts are this machine, and differ only by
+their folders.
 """
 
 import os
@@ -13,13 +14,13 @@ from dataclasses import dataclass, field
 import psutil
 import services
 
-NETWORK = "10.213.{}.{}"  # of the processes' own number modulo 250, so that two of them can run at once
+NETWORK = "10.213.{}.{}"  # with the process id modulo 250, so that several test processes can run
 NAMED = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']
 
 
 @dataclass
 class Host:
-    """Where a process can be started: its address, and the words before its command."""
+    """A host: its name, its address, and the command that runs another command on it."""
 
     name: str
     address: str = services.LOOPBACK
@@ -27,53 +28,54 @@ class Host:
 
 
 @contextmanager
-def hosts(count: int) -> Iterator[list[Host]]:
-    """So many hosts, the first of which is this process's own: namespaces around a bridge, else all on loopback."""
+def create_hosts(count: int) -> Iterator[list[Host]]:
+    """Create `count` hosts on a bridge, the first of them this process's own; without `ip` all are on loopback."""
     names = [f"loupe{os.getpid()}-{number}" for number in range(count)]
     number = os.getpid() % 250
     bridge = f"loupe{number}"
     with ExitStack() as stack:
-        if not _did("link", "add", bridge, "type", "bridge"):
+        if not _try("link", "add", bridge, "type", "bridge"):
             yield [Host(name) for name in names]
             return
-        stack.callback(_did, "link", "del", bridge)
-        _do("addr", "add", f"{NETWORK.format(number, 1)}/24", "dev", bridge)
-        _do("link", "set", bridge, "up")
+        stack.callback(_try, "link", "del", bridge)
+        _run("addr", "add", f"{NETWORK.format(number, 1)}/24", "dev", bridge)
+        _run("link", "set", bridge, "up")
         made = [Host(names[0], NETWORK.format(number, 1))]
-        for at, name in enumerate(names[1:], 2):
-            address, here, there = NETWORK.format(number, at), f"lo{number}h{at}", f"lo{number}p{at}"
-            _do("netns", "add", name)
-            stack.callback(_did, "netns", "del", name)
-            _do("link", "add", here, "type", "veth", "peer", "name", there)
-            _do("link", "set", there, "netns", name)
-            _do("link", "set", here, "master", bridge, "up")
-            for command in (["addr", "add", f"{address}/24", "dev", there], ["link", "set", there, "up"],
+        for position, name in enumerate(names[1:], 2):
+            address = NETWORK.format(number, position)
+            outer, inner = f"lo{number}h{position}", f"lo{number}p{position}"
+            _run("netns", "add", name)
+            stack.callback(_try, "netns", "del", name)
+            _run("link", "add", outer, "type", "veth", "peer", "name", inner)
+            _run("link", "set", inner, "netns", name)
+            _run("link", "set", outer, "master", bridge, "up")
+            for command in (["addr", "add", f"{address}/24", "dev", inner], ["link", "set", inner, "up"],
                             ["link", "set", "lo", "up"]):  # fmt: skip
-                _do("-n", name, *command)
+                _run("-n", name, *command)
             made.append(Host(name, address, ["ip", "netns", "exec", name, *NAMED, name]))
         yield made
 
 
-def _do(*words: str) -> None:
+def _run(*words: str) -> None:
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 
-def _did(*words: str) -> bool:
+def _try(*words: str) -> bool:
     try:
         return subprocess.run(["ip", *words], capture_output=True).returncode == 0
     except OSError:
         return False
 
 
-def cut_off(process: subprocess.Popen[bytes]) -> None:
-    """A host's power fails: all that was started there ends at once."""
+def cut_power(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its process group, as a power failure of its host does."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def trials_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes on a Dask worker's host that run trials."""
+def list_trial_processes(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes that a Dask worker started for trials."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:

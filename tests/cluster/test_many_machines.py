@@ -1,4 +1,4 @@
-"""One scheduler and three machines, of which some are lost while others join: the same comes out as from one."""
+"""Datasets and sweeps on three machines have the results of one machine, although machines fail and others join."""
 
 import os
 import signal
@@ -8,25 +8,24 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 
+import mlflow
 import optuna
 import pytest
 import services
-from hosts import cut_off, hosts, trials_of
+from hosts import create_hosts, cut_power, list_trial_processes
 from jobs import build_env, list_runs, loupe
 
 from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
 from loupe.data.preparation import prepare
-from loupe.search.study import OWNER
+from loupe.search.study import OWNER, RUN
+from loupe.tracking import liveness
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many machines")]
 
-PATIENCE = 300  # seconds until something must have happened
+TIMEOUT_S = 300
+FIELDS = {"label_size": "30", "crop": "random", "crops": "16", "seed": "5"}
 SWEEP = """
-# Command:   loupe sweep --sweep <this file> --storage postgresql://… --scheduler tcp://…
-# Points:    2, each with 3 seeds
-# Time:      a minute
-# Expected:  each once, though machines are lost
 [study]
 name = "many-machines"
 metric = "val/mae"
@@ -43,29 +42,21 @@ eval_images = 2
 [search]
 activation = ["tanh", "relu"]
 """
-# A step as its command runs it, but that a machine which gives no sign counts as alive for three minutes.
-IMPATIENT = """
-import sys
-from loupe.cli.main import run_step
-from loupe.tracking import liveness
-liveness.HEARTBEAT_TIMEOUT_S = 90.0
-sys.exit(run_step(sys.argv[1], sys.argv[2:]))
-"""
 
 
 class Cluster:
-    """The services on one host, and Dask workers on others, which can be lost and join."""
+    """Services on one host and Dask workers on others, which can fail and join."""
 
     def __init__(self, folder, stack, count):
         self.folder, self._stack = folder, stack
-        own, *self._others = stack.enter_context(hosts(count + 1))
+        own, *self._others = stack.enter_context(create_hosts(count + 1))
         self.storage = stack.enter_context(services.postgresql(folder / "postgresql", own.address))
         self.tracking = stack.enter_context(services.mlflow_server(folder / "mlflow", host=own.address))
         self.scheduler = stack.enter_context(services.dask_scheduler(folder / "scheduler", own.address))
         self.alive = []
 
     def join(self):
-        """Another machine starts a worker; returns the process."""
+        """Start a Dask worker on another host; returns its process."""
         host = self._others.pop(0)
         worker = self._stack.enter_context(
             services.dask_worker(self.folder / host.name, self.scheduler, host.address, host.within)
@@ -73,21 +64,21 @@ class Cluster:
         self.alive.append(worker)
         return worker
 
-    def wait(self):
-        """Until the scheduler knows as many workers as are alive."""
+    def wait_for_workers(self):
+        """Wait until the scheduler knows all workers that are alive, and no others."""
         from distributed import Client
 
         with Client(self.scheduler, timeout=services.START_TIMEOUT_S, set_as_default=False) as client:
-            until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == len(self.alive), "workers")
+            wait_until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == len(self.alive))
 
-    def lose(self, worker):
-        """A machine's power fails."""
+    def fail(self, worker):
+        """Kill a worker and all processes that it started, as a power failure does."""
         self.alive.remove(worker)
-        cut_off(worker)
+        cut_power(worker)
 
     def start(self, *arguments, cwd):
-        """A step in the background, on this cluster."""
-        command = [sys.executable, "-c", IMPATIENT, *map(str, arguments), "--scheduler", self.scheduler]
+        """Start a step on this cluster in the background."""
+        command = [sys.executable, "-m", "loupe", *map(str, arguments), "--scheduler", self.scheduler]
         step = subprocess.Popen(
             command, cwd=cwd, env=build_env(MLFLOW_TRACKING_URI=self.tracking), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
@@ -96,125 +87,132 @@ class Cluster:
         return step
 
 
-def until(happened, what, pause=0.2):
-    """Wait until something has happened, looking every `pause` seconds; gives what that returns."""
-    for _ in range(int(PATIENCE / pause)):
-        if found := happened():
-            return found
-        time.sleep(pause)
-    raise AssertionError(f"{what}: not within {PATIENCE} s")
+def wait_until(condition, interval=0.2):
+    """Wait until a condition is true; returns its value."""
+    started = time.monotonic()
+    while time.monotonic() - started < TIMEOUT_S:
+        if value := condition():
+            return value
+        time.sleep(interval)
+    raise AssertionError(f"timeout after {TIMEOUT_S} s")
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """PostgreSQL, an mlflow server, a scheduler, and workers on three machines; three more are spare."""
+    """PostgreSQL, an MLflow server, a Dask scheduler and workers on three of six hosts."""
     with ExitStack() as stack:
         found = Cluster(tmp_path_factory.mktemp("cluster"), stack, 6)
         for _ in range(3):
             found.join()
-        found.wait()
+        found.wait_for_workers()
         yield found
 
 
-def shards(folder):
+def read_shards(folder):
     return {file.name: file.read_bytes() for file in folder.glob("*.npy")}
 
 
 @pytest.fixture(scope="module")
-def alone(photo_folder, tmp_path_factory):
-    """The dataset as this machine prepares it alone."""
-    given = {"source": str(photo_folder), "data_dir": str(tmp_path_factory.mktemp("alone")), **FIELDS}
-    return prepare(parse_settings("preprocess", given | {"quiet": "true"}))
+def local_dataset(photo_folder, tmp_path_factory):
+    """The dataset that this machine prepares without a cluster."""
+    settings = {"source": str(photo_folder), "data_dir": str(tmp_path_factory.mktemp("alone")), **FIELDS}
+    return prepare(parse_settings("preprocess", settings | {"quiet": "true"}))
 
 
-FIELDS = {"label_size": "30", "crop": "random", "crops": "16", "seed": "5"}
-
-
-def test_a_dataset_is_the_same_though_a_machine_is_lost_and_another_joins(cluster, alone, photo_folder, tmp_path):
+def test_dataset_is_the_same_although_a_machine_fails_and_another_joins(
+    cluster, local_dataset, photo_folder, tmp_path
+):
     fields = [word for name, value in FIELDS.items() for word in (f"--{name}", value)]
     step = cluster.start("preprocess", "--source", photo_folder, *fields, "--quiet", cwd=tmp_path)
-    lost, *others = cluster.alive
-    until(lambda: step.poll() is not None or len(list(tmp_path.glob("data/.*/labels-*"))) > 3, "shards", 0.02)
-    for other in others:  # what is left to do waits for the one that joins
+    failed, *others = cluster.alive
+    wait_until(lambda: step.poll() is not None or len(list(tmp_path.glob("data/.*/labels-*"))) > 3, 0.02)
+    for other in others:  # so that the new machine gets some of the remaining shards
         os.killpg(other.pid, signal.SIGSTOP)
-    cluster.lose(lost)
+    cluster.fail(failed)
     cluster.join()
-    cluster.wait()
+    cluster.wait_for_workers()
     assert step.poll() is None
     for other in others:
         os.killpg(other.pid, signal.SIGCONT)
-    printed = step.communicate(timeout=PATIENCE)[0]
+    printed = step.communicate(timeout=TIMEOUT_S)[0]
     assert step.returncode == 0, printed
     (folder,) = (tmp_path / "data").iterdir()
-    assert folder.name == alone.folder.name
-    assert len(shards(folder)) == 19 * 4
-    assert shards(folder) == shards(alone.folder)
-    assert Dataset(folder).rows == alone.rows
-    assert Dataset(folder).statistics == alone.statistics
+    assert folder.name == local_dataset.folder.name
+    assert len(read_shards(folder)) == 19 * 4
+    assert read_shards(folder) == read_shards(local_dataset.folder)
+    assert Dataset(folder).rows == local_dataset.rows
+    assert Dataset(folder).statistics == local_dataset.statistics
 
 
-def test_a_sweep_is_the_same_though_machines_are_lost_and_others_join(cluster, alone, tmp_path):
-    import mlflow
-
-    (tmp_path / "sweep.toml").write_text(SWEEP.format(dataset=alone.folder))
+def test_sweep_has_the_same_results_although_machines_fail_and_others_join(cluster, local_dataset, tmp_path):
+    client = mlflow.MlflowClient(cluster.tracking, cluster.tracking)
+    (tmp_path / "sweep.toml").write_text(SWEEP.format(dataset=local_dataset.folder))
     step = cluster.start(
         "sweep", "sweep.toml", "--storage", cluster.storage, "--champion", "false", "--quiet", cwd=tmp_path
     )
-    lost, owner = until(lambda: stopped_at_work(cluster, step, cluster.alive), "a trial at work")
-    others = [worker for worker in cluster.alive if worker is not lost]
-    _, trial = until(lambda: stopped_at_work(cluster, step, others), "another trial at work")
-    cluster.lose(lost)
-    os.kill(trial.ppid(), signal.SIGKILL)  # the worker alone; its nanny starts another
-    trial.resume()
+    failed, killed, first_run = wait_until(lambda: suspend_trial(cluster, step, cluster.alive))
+    others = [worker for worker in cluster.alive if worker is not failed]
+    _, orphan, second_run = wait_until(lambda: suspend_trial(cluster, step, others))
+    cluster.fail(failed)
+    os.kill(orphan.ppid(), signal.SIGKILL)  # only the Dask worker, which its nanny restarts
+    orphan.resume()
     cluster.join()
-    until(lambda: not services.is_alive(trial), "the end of the trial whose worker is gone")
-    printed = step.communicate(timeout=PATIENCE)[0]
+    wait_until(lambda: not services.is_alive(orphan))
+    for run_id in (first_run, second_run):  # instead of waiting for HEARTBEAT_TIMEOUT_S
+        client.set_tag(run_id, liveness.HEARTBEAT_TAG, f"{time.time() - 2 * liveness.HEARTBEAT_TIMEOUT_S:.0f}")
+    printed = step.communicate(timeout=TIMEOUT_S)[0]
     assert step.returncode == 0, printed
-    assert not services.is_alive(owner)
+    assert not services.is_alive(killed)
 
     study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
-    found = {state: [t for t in study.trials if t.state.name == state] for state in ("COMPLETE", "FAIL")}
-    assert len(found["COMPLETE"]) == 6
-    assert len(found["COMPLETE"]) + len(found["FAIL"]) == len(study.trials)
-    assert len(found["FAIL"]) == 2  # those that died with their workers
-    runs = Counter(run.info.status for run in all_trials(mlflow.MlflowClient(cluster.tracking, cluster.tracking)))
-    assert runs["FINISHED"] == 6
-    assert runs.keys() <= {"FINISHED", "KILLED"}
+    trials = {state: [trial for trial in study.trials if trial.state.name == state] for state in ("COMPLETE", "FAIL")}
+    assert len(trials["COMPLETE"]) == 6
+    assert {trial.user_attrs[RUN] for trial in trials["FAIL"]} == {first_run, second_run}
+    assert len(study.trials) == 8
+    runs = Counter(run.info.status for run in list_trial_runs(client))
+    assert runs == {"FINISHED": 6, "KILLED": 2}
 
-    (tmp_path / "alone").mkdir()
-    loupe("sweep", tmp_path / "sweep.toml", "--workers", 1, "--champion", "false", "--quiet", cwd=tmp_path / "alone")
-    assert {run.info.status for run in list_runs(tmp_path / "alone")} == {"FINISHED"}
-    ours = results(found["COMPLETE"])
-    assert len(ours) == 6
-    assert ours == results(study_of(tmp_path / "alone").trials)
+    (tmp_path / "local").mkdir()
+    arguments = ["sweep", tmp_path / "sweep.toml", "--workers", 1, "--champion", "false", "--quiet"]
+    loupe(*arguments, cwd=tmp_path / "local", in_one_process=True)
+    assert {run.info.status for run in list_runs(tmp_path / "local")} == {"FINISHED"}
+    results = find_results(trials["COMPLETE"])
+    assert len(results) == 6
+    assert results == find_results(load_study(tmp_path / "local").trials)
 
 
-def stopped_at_work(cluster, step, workers):
-    """A worker and a process on its machine that is amid a trial, stopped there; None where none is."""
+def suspend_trial(cluster, step, workers):
+    """Suspend a process that trains a trial on the host of one of these workers.
+
+    Returns:
+        The worker, the process and the id of the trial's run, or None if no trial is being trained there.
+    """
     assert step.poll() is None, f"the sweep ended: {step.communicate()[0]}"
     for worker in workers:
-        for process in trials_of(worker):
-            if process.pid in owners(cluster):
-                process.suspend()
-                if process.pid in owners(cluster):  # it has not ended the trial meanwhile
-                    return worker, process
-                process.resume()
+        for process in list_trial_processes(worker):
+            if process.pid not in find_open_runs(cluster):
+                continue
+            process.suspend()
+            if run_id := find_open_runs(cluster).get(process.pid):  # the trial has not ended meanwhile
+                return worker, process, run_id
+            process.resume()
     return None
 
 
-def owners(cluster):
-    """The processes that trials say they are run by."""
+def find_open_runs(cluster):
+    """Map the id of each process that trains a trial to the id of the trial's run."""
     study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
-    at_work = study.get_trials(states=[optuna.trial.TrialState.RUNNING])
-    return {int(trial.user_attrs.get(OWNER, {}).get("loupe.pid", 0)) for trial in at_work}
+    trials = study.get_trials(states=[optuna.trial.TrialState.RUNNING])
+    return {int(trial.user_attrs[OWNER]["loupe.pid"]): trial.user_attrs[RUN] for trial in trials
+            if {OWNER, RUN} <= trial.user_attrs.keys()}  # fmt: skip
 
 
-def all_trials(client):
+def list_trial_runs(client):
     found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     return [run for run in found if run.data.tags.get("loupe.step") == "trial"]
 
 
-def study_of(folder):
+def load_study(folder):
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -222,8 +220,8 @@ def study_of(folder):
     return optuna.load_study(study_name="many-machines", storage=storage)
 
 
-def results(trials):
-    """Params and seed -> value."""
+def find_results(trials):
+    """Map the parameters of each trial, with its seed, to its value."""
     return {
         tuple(sorted((name, str(value)) for name, value in trial.params.items())): trial.value for trial in trials
     }
