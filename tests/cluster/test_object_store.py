@@ -171,7 +171,12 @@ def test_train_reads_a_dataset_at_a_url(photo_folder, store, server, dask, tmp_p
         ({}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, LoupeError, "data_dir: 's3://loupe/.*Could not connect"),
         ({}, {"AWS_ACCESS_KEY_ID": ""}, LoupeError, "data_dir: 's3://loupe/.*Unable to locate credentials"),
         ({"data_dir": "zzz://x/y"}, {}, UsageError, "data_dir: 'zzz://x/y.*Protocol not known: zzz"),
-        ({"source": "s3://loupe/nothing/"}, {}, UsageError, "source: no image at 's3://loupe/nothing/'"),
+        (
+            {"source": "s3://loupe/nothing/"},
+            {},
+            UsageError,
+            "source: must contain an image, got 's3://loupe/nothing/'",
+        ),
         ({"source": "s3://nowhere/photos.tar"}, {}, LoupeError, "source: 's3://nowhere/photos.tar': .*not exist"),
     ],
     ids=["bucket", "endpoint", "credentials", "protocol", "photos", "bucket-of-photos"],

@@ -219,7 +219,9 @@ def test_a_photo_that_changes_after_listing_ends_the_step(change, photo_folder, 
 
 
 def test_a_scheduler_that_does_not_answer_is_refused_and_leaves_no_files(photo_folder, preprocess, tmp_path):
-    with pytest.raises(UsageError, match=r"scheduler: no Dask scheduler answers at 'tcp//nowhere'"):
+    with pytest.raises(
+        UsageError, match=r"scheduler: must be the address of a running Dask scheduler, got 'tcp//nowhere'"
+    ):
         prepare(preprocess(source=str(photo_folder), scheduler="tcp//nowhere"))
     assert list((tmp_path / "data").iterdir()) == []
 

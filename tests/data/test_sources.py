@@ -128,16 +128,16 @@ def test_a_path_that_does_not_exist_is_refused(listed, tmp_path):
 def test_a_folder_without_images_is_refused(listed, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "notes.txt").write_text("no photo")
-    assert "no image" in refused(listed, tmp_path / "letters")
+    assert "must contain an image" in refused(listed, tmp_path / "letters")
 
 
 def test_a_tar_without_images_is_refused(listed, tmp_path, write_tar):
     tar = write_tar(tmp_path / "letters.tar", {"letters/notes.txt": b"no photo"})
-    assert "no image" in refused(listed, tar)
+    assert "must contain an image" in refused(listed, tar)
 
 
 def test_an_empty_tar_is_refused(listed, tmp_path, write_tar):
-    assert "no image" in refused(listed, write_tar(tmp_path / "empty.tar", {}))
+    assert "must contain an image" in refused(listed, write_tar(tmp_path / "empty.tar", {}))
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])

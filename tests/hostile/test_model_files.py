@@ -87,8 +87,8 @@ ONNX = {
     "input of another type": ({"inputs": [(7, [1, None, None, 1])]}, "Type Error"),
     "two inputs of different types": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "must take grey images: "),
     "colour": ({"inputs": [(1, [1, None, None, 3])]}, "must take grey images: "),
-    "no input": (fill_shape(1, 2) | {"inputs": []}, "must give float32"),
-    "output of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "must give float32"),
+    "no input": (fill_shape(1, 2) | {"inputs": []}, "must return float32"),
+    "output of another size": ({"nodes": [helper.make_node("Relu", ["x0"], ["y"])]}, "must return float32"),
     "output larger than the memory": (fill_shape(10**6, 10**6, 10**6), "must take grey images: "),
     "an unknown operation": (
         {"nodes": [helper.make_node("Evil", ["x0"], ["y"], domain="evil")]},
@@ -366,7 +366,7 @@ CHECKPOINTS = {
     [
         ("objects", 2, "the checkpoint of run {} cannot be read: .*allow_pickle"),
         ("another network", 1, "the checkpoint is of another network"),
-        ("nothing", 1, "the checkpoint is of no training"),
+        ("nothing", 1, "must be a checkpoint of a training"),
     ],
 )
 def test_train_refuses_to_resume_from_a_hostile_checkpoint(name, status, reason, hostile_store, canary, tmp_path):

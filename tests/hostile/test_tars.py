@@ -135,7 +135,7 @@ def test_links_devices_and_fifos_are_listed_with_a_reason(tar_with_special_files
 
 def test_tar_with_only_links_has_no_image(work, refuse):
     tar = write(work / "photos.tar", member("photos/1.png", tarfile.SYMTYPE, link="../../outside/secret.png"))
-    assert f"source: no image in the tar '{tar}'" in refuse("preprocess", "--source", tar)
+    assert f"source: must contain an image, got the tar '{tar}'" in refuse("preprocess", "--source", tar)
 
 
 def test_preprocess_reports_skipped_members_and_prepares_the_rest(work, tar_with_special_files, surroundings, photo):

@@ -1,4 +1,4 @@
-"""Signals become exceptions, so that a step closes its run and removes unfinished files before it ends."""
+"""Converts signals to exceptions, so that a step closes its run and removes unfinished files before it ends."""
 
 import signal
 import threading

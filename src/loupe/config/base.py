@@ -100,7 +100,7 @@ class DatasetSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _shrink(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _apply_smoke_values(cls, given: dict[str, Any]) -> dict[str, Any]:
         if not is_true(given.get("smoke", False)):
             return given
         depends = cls._collect("DEPENDS")

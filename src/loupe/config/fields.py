@@ -32,7 +32,7 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """Return a value as text that its type reads back, such as `3:2`, `2048,1024`, `true` or `none`."""
+    """Convert a value to text that its type converts back, such as `3:2`, `2048,1024`, `true` or `none`."""
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):

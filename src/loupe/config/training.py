@@ -38,7 +38,7 @@ class Train(DatasetSettings):
     resume: Text = field(None, "id of a killed run; continues it from its last checkpoint", rule="none or a run id")
 
     @model_validator(mode="after")
-    def _known_scale(self) -> "Train":
+    def _validate_scale(self) -> "Train":
         if self.scale not in TRAINED_SCALES:
             raise ValueError(f"scale: must be 3:2, 2:1 or 3:1, got {format_value(self.scale)}")
         return self
@@ -114,7 +114,7 @@ class GradientTrain(Train):
     SMOKE = {"steps": 12}
 
     @model_validator(mode="after")
-    def _steps_are_known(self) -> "GradientTrain":
+    def _validate_steps(self) -> "GradientTrain":
         for name in ("decay_steps", "eval_every"):
             if self.seconds is None and getattr(self, name) is None:
                 raise ValueError(f"{name}: must be >= 1, got none")
@@ -147,7 +147,7 @@ class Convolutional(GradientTrain):
     SMOKE = {"filters": 8, "layers": 1, "crop": 16}
 
     @model_validator(mode="after")
-    def _crop_is_whole_blocks(self) -> "Convolutional":
+    def _validate_crop(self) -> "Convolutional":
         if self.crop % self.scale.denominator:
             raise ValueError(f"crop: must be a multiple of 2 at scale 3:2, got {self.crop}")
         return self
@@ -181,7 +181,7 @@ class Perceptron(GradientTrain):
     SMOKE = {"hidden": "32,16", "batch_size": 32}
 
     @model_validator(mode="after")
-    def _patch_is_of_the_scale(self) -> "Perceptron":
+    def _validate_patch(self) -> "Perceptron":
         if self.patch != "whole":
             q, p = map(int, self.patch.split(":"))
             if Fraction(p, q) != self.scale:
@@ -189,8 +189,8 @@ class Perceptron(GradientTrain):
         return self
 
     @model_validator(mode="after")
-    def _can_start_at_the_ridge(self) -> "Perceptron":
-        """Refuse activations that are not 0, or have no gradient, for initial weights of 0: sigmoid and ReLU."""
+    def _validate_initial_weights(self) -> "Perceptron":
+        """Refuse a last activation that, at initial weights of 0, is not 0 (sigmoid) or has no gradient (ReLU)."""
         if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":
             raise ValueError(
                 f"output_activation: must be linear with skip=ridge and activation={self.activation}, got same"

@@ -1,1 +1,1 @@
-"""From sources of photos to a prepared dataset, and from there to training batches."""
+"""Prepares datasets from sources of photos, opens them, and draws training batches."""

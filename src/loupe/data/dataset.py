@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from loupe.config.fields import format_value
 from loupe.data import storage
 from loupe.data.manifest import MANIFEST, SPLITS
 from loupe.data.shards import hash_file, name_inputs, name_shard
@@ -23,8 +24,13 @@ class Dataset:
         location: the folder or URL that `prepare` created.
 
     Attributes:
-        location: as given.
-        folder: the local folder of the files: the location, or a copy to which shards are downloaded on demand.
+        location: the folder or URL.
+        folder: the local folder with the files: the location itself, or the cache of a URL, to which shards are
+            downloaded on demand.
+        table: the manifest as an Arrow table.
+        digest: a hash of the photos and the settings.
+        settings: the settings of preprocess, as text.
+        statistics: mean and standard deviation of the pixel values, by kind of shard.
 
     Raises:
         UsageError: the location is not a prepared dataset.
@@ -77,7 +83,7 @@ class Dataset:
 
     @cached_property
     def scales(self) -> list[Fraction]:
-        """The scales of its inputs."""
+        """The scale factors of the inputs."""
         return [Fraction(text.replace(":", "/")) for text in self.settings["scales"].split(",")]
 
     def load_pairs(self, split: str, scale: Fraction, limit: int | None = None) -> "Pairs":
@@ -85,21 +91,28 @@ class Dataset:
 
         Args:
             split: `train`, `validation`, `test` or `all`.
-            scale: label side over input side.
-            limit: the number of photos to use, those with the smallest content hashes; None uses all.
+            scale: the scale factor from the inputs to the labels.
+            limit: use at most this many photos: those with the smallest content hashes; None uses all.
+
+        Returns:
+            One pair per label, in the order of the manifest.
 
         Raises:
             UsageError: the dataset has no inputs of this scale, or the split is empty.
             LoupeError: a shard is missing or differs from its checksum.
         """
         if scale not in self.scales:
-            raise UsageError(f"scale: {self.folder.name} has inputs for {self.settings['scales']} only")
+            raise UsageError(
+                f"scale: must be one of {self.settings['scales']} for {self.folder.name}, got {format_value(scale)}"
+            )
         import pyarrow.compute as pc
 
         column = self.table["split"]
         table = self.table.filter(column.is_valid() if split == "all" else pc.equal(column, split))
         if not len(table):
-            raise UsageError(f"split: {split} of {self.folder.name} has no photo; three photos fill all splits")
+            raise UsageError(
+                f"split: must have a photo, got none in {split} of {self.folder.name}; three photos fill all splits"
+            )
         if limit is not None:
             photos = table["sha256"].unique()
             chosen = photos.take(pc.sort_indices(photos)[:limit])
@@ -144,18 +157,18 @@ def _get_state(file: Path) -> tuple[int, ...]:
 
 @cache
 def _hash_once(file: Path, state: tuple[int, ...]) -> str:
-    """Return the content hash of a file in a state; cached, since a step opens a large dataset several times."""
+    """Return the content hash of a file; cached per state, as a step opens a large dataset several times."""
     return hash_file(file)
 
 
 class Pairs:
-    """Inputs with their labels, as memory maps.
+    """Inputs with their labels, as memory maps or arrays.
 
     Args:
-        rows: of the manifest, one per pair.
-        inputs: uint8, (input side, input side), one per pair.
-        labels: uint8, (label side, label side), one per pair.
-        scale: label side over input side.
+        rows: the rows of the manifest, one per pair.
+        inputs: uint8 arrays (input side, input side), one per pair.
+        labels: uint8 arrays (label side, label side), one per pair.
+        scale: the scale factor from the inputs to the labels.
     """
 
     def __init__(
@@ -183,7 +196,7 @@ class Pairs:
         return np.stack(self._inputs), np.stack(self._labels)
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield up to `size` pairs at a time, in order: float32 in [-1, 1], (n, side, side, 1)."""
+        """Yield batches of up to `size` pairs in order: inputs and labels, float32 in [-1, 1], (n, side, side, 1)."""
         for start in range(0, len(self), size):
             yield (
                 to_floats(np.stack(self._inputs[start : start + size]))[..., None],

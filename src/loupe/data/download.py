@@ -15,14 +15,14 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between connections; the pause doubles
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
     """Download `url` to `target`, unless `target` exists.
 
-    The received bytes are kept in `target` + `.part`; this call and later ones continue it with range requests. The
-    file is renamed to `target` after its checksum was verified.
+    The received bytes are stored in `target` + `.part`. This call and later ones append to that file with range
+    requests. When it is complete and its checksum is right, it is renamed to `target`.
 
     Args:
         target: the file to create; its folder is created too.
         url: http or https.
-        md5: of the file, in hexadecimal.
-        size: of the file, in bytes.
+        md5: the checksum of the file, in hexadecimal.
+        size: the size of the file, in bytes.
         quiet: show no progress.
 
     Returns:
@@ -58,7 +58,7 @@ def _get_size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
-    """Append the bytes of `url` after the first `received` ones; returns the reason for an early end, or ""."""
+    """Append the bytes of `url` after the first `received` ones, and return the reason for an early end, or ""."""
     import requests
     import urllib3
 

@@ -19,7 +19,7 @@ FILTERS = {
 
 @dataclass(frozen=True)
 class Label:
-    """A label and its position: x and y are pixels of the photo after it was resized by the factor `shrunk`."""
+    """A label, and its left and top edges in pixels of the photo after it is resized by the factor `shrunk`."""
 
     pixels: np.ndarray  # uint8, (label_size, label_size)
     x: int
@@ -32,10 +32,10 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 
     Args:
         grey: uint8, (height, width).
-        settings: label_size, crops, recompress.
-        crop: `centre` (one label from the centre), `fit` (the photo is shrunk to the label first), `tiles` (all
-            labels of a grid) or `random`.
-        seed: of crop=random, together with the content hash.
+        settings: the fields label_size, crops and recompress are used.
+        crop: `centre` (one label from the centre), `fit` (the same after the shorter side is shrunk to
+            label_size), `tiles` (all labels of a grid) or `random`.
+        seed: determines the positions of crop=random, together with the content hash.
         sha256: the photo's content hash, in hexadecimal.
 
     Returns:
@@ -69,7 +69,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 
 
 def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
-    """Cut every second label from the photo at its size, the others after shrinking it by a random factor >= 0.5."""
+    """Cut even labels from the photo at full size, odd ones after shrinking it by a random factor of at least 0.5."""
     size = settings.label_size
     labels = []
     for number in range(settings.crops):
@@ -93,8 +93,8 @@ def shrink_label(label: np.ndarray, scale: Fraction, settings: Pairing) -> np.nd
 
     Args:
         label: uint8, (label_size, label_size).
-        scale: label side over input side.
-        settings: shrink, recompress.
+        scale: the scale factor from the result to the label.
+        settings: the fields shrink and recompress are used.
 
     Returns:
         uint8, (label_size / scale, label_size / scale).

@@ -1,4 +1,4 @@
-"""The manifest of a prepared dataset: a Parquet file with one row per label, and the split of each photo."""
+"""Writes the manifest of a prepared dataset, a Parquet file with one row per label, and assigns photos to splits."""
 
 import itertools
 import json
@@ -26,8 +26,8 @@ class Row:
     y: int | None = None
     shrunk: float | None = None
     split: str | None = None
-    shard: int | None = None
-    row: int | None = None
+    shard: int | None = None  # number of the shard that contains the label
+    row: int | None = None  # index of the label in the shard
     reason: str | None = None
 
 

@@ -14,11 +14,11 @@ class Patches:
 
     Args:
         pairs: images to cut from.
-        side: of a crop of the input, in pixels.
+        side: side of a crop of the input, in pixels.
         crops: `aligned` uses only offsets that are whole label pixels. `any` uses every offset, and rounds the
             offset in the label down, as in the study: at 3:2, labels at odd offsets are shifted by half a pixel.
         augment: flip and rotate each crop at random.
-        seed: of the random numbers, together with the step.
+        seed: determines the random numbers, together with the step.
 
     Raises:
         UsageError: the crop is larger than the inputs.
@@ -41,7 +41,7 @@ class Patches:
         return self._cut(rng.integers(len(self._pairs), size=size), rng)
 
     def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one crop of every pair, in order; shapes and range are those of `draw_batch`."""
+        """Draw one crop of every pair, in order. Each `draw` has other positions. Returns as `draw_batch`."""
         return self._cut(np.arange(len(self._pairs)), np.random.default_rng([self._seed, draw]))
 
     def _cut(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +79,8 @@ def apply_symmetry(images: np.ndarray, symmetry: int) -> np.ndarray:
     """Apply one of the 8 symmetries of a square to images (…, side, side).
 
     Args:
-        images: any dtype.
-        symmetry: 0 to 7: from 4 up, the images are flipped; then they are rotated by symmetry % 4 quarter turns.
+        images: arrays of any dtype.
+        symmetry: 0 to 7. From 4 on, the images are flipped. Then they are rotated by symmetry % 4 quarter turns.
     """
     if symmetry >= 4:
         images = images[..., ::-1]

@@ -1,7 +1,7 @@
-"""Prepares a dataset from photos, on all cores or on a Dask cluster.
+"""Prepares a dataset from photos in parallel, with all cores of this machine or with a Dask cluster.
 
-Each task writes one shard of labels and one shard of inputs per scale, and returns rows of the manifest. The memory
-that is needed does not depend on the number of photos. The files depend only on the photos and the settings.
+Each task writes one shard of labels and one shard of inputs per scale, and returns rows of the manifest. The
+memory for images does not depend on the number of photos. The files depend only on the photos and the settings.
 """
 
 import glob
@@ -31,7 +31,7 @@ from loupe.data.labels import shrink_label
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
 
-VERSION = 1  # of the prepared data: raise it with every change of labels or inputs
+VERSION = 1  # of the prepared data: increase it with every change of labels or inputs
 PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
 
 
@@ -44,12 +44,15 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
     """Create the dataset of photos and settings, or open it if it exists.
 
     A folder is written under a temporary name and renamed when it is complete; the next call removes the folders of
-    killed processes. Under a URL, which cannot be renamed, the manifest is written last and completes the dataset:
-    processes that write the same shard write the same bytes.
+    killed processes. A URL cannot be renamed: there, the manifest is written last and marks the dataset as complete.
+    Processes that write the same shard write the same bytes.
 
     Args:
-        settings: of preprocess.
+        settings: the settings of preprocess.
         photos: the result of `find_photos`; None lists the photos first.
+
+    Returns:
+        The dataset, opened.
 
     Raises:
         UsageError: none of the photos is usable.
@@ -100,7 +103,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
 
 
 def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str, location: str) -> None:
-    parts: dict[int, Any] = {}  # of the manifest, by the number of the shard
+    parts: dict[int, Any] = {}  # tables of the manifest by number of the shard
     checksums: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
@@ -195,6 +198,12 @@ def open_sample(data_dir: str) -> Dataset:
 
 def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
     """Open the dataset that a run was trained on, by its name in data_dir, or prepare it again.
+
+    Args:
+        settings: data_dir and, to prepare the dataset, the other fields that datasets share.
+        name: the name of the dataset's folder.
+        digest: the digest of the run's dataset.
+        source: the value of the run's `dataset` field; it is prepared if the folder does not exist.
 
     Raises:
         UsageError: the dataset has another digest.

@@ -13,13 +13,13 @@ def connect(address: str) -> Iterator[Any]:
     """Open a Dask client, and close it at the end of the block.
 
     Args:
-        address: of the scheduler, such as `tcp://host:8786`.
+        address: the address of the scheduler, such as `tcp://host:8786`.
 
     Yields:
         The `distributed.Client`.
 
     Raises:
-        UsageError: no scheduler answers at the address, or Loupe is not installed where it runs.
+        UsageError: no scheduler answers at the address, or Loupe is not installed on its machine.
         LoupeError: the connection to the scheduler was lost during the block.
     """
     from distributed import Client
@@ -27,12 +27,16 @@ def connect(address: str) -> Iterator[Any]:
     try:
         client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:
-        raise UsageError(f"scheduler: no Dask scheduler answers at {address!r} ({error})") from None
+        raise UsageError(
+            f"scheduler: must be the address of a running Dask scheduler, got {address!r} ({error})"
+        ) from None
     with client:
         try:
             client.run_on_scheduler(pkgutil.resolve_name, "loupe:__version__")
         except ImportError:
-            raise UsageError(f"scheduler: needs Loupe, on its workers too; {address!r} has none") from None
+            raise UsageError(
+                f"scheduler: must have Loupe installed, as must its workers, got {address!r} without it"
+            ) from None
         try:
             yield client
         except Exception:

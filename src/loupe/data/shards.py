@@ -1,4 +1,4 @@
-"""Shards of a prepared dataset: files of labels and of their inputs. One task writes the shards of a few photos."""
+"""Writes the shards of a prepared dataset: files of labels and of their inputs. One task writes a few photos."""
 
 import hashlib
 import socket
@@ -26,10 +26,10 @@ def prepare_shard(
     """Decode photos, cut and shrink their labels, and write one shard of labels and one of inputs per scale.
 
     Args:
-        number: of the shard.
-        photos: of the shard.
+        number: the number of the shard.
+        photos: the photos of the shard.
         crop: as in `cut_labels`.
-        location: of the dataset.
+        location: the folder or URL of the dataset.
         texts: the settings of preprocess as text.
 
     Returns:
@@ -92,7 +92,7 @@ def _read_unchanged(photo: SourcePhoto) -> bytes:
         reason = "is another file" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:  # as a skipped photo, it would be lost silently with all others of a machine that cannot read them
+    if reason:  # not skipped: a machine that cannot read the source would silently skip all photos of its tasks
         raise LoupeError(
             "source: must be a URL or a folder that all machines share, and must not change; on "
             f"{socket.gethostname()}, {photo.file!r}: {reason}"
@@ -111,7 +111,7 @@ def name_shard(kind: str, number: int) -> str:
 
 
 def save_array(file: Path, images: np.ndarray) -> None:
-    """Write uint8 images (n, side, side) in the format of np.save, which ignores a full disk."""
+    """Write uint8 images (n, side, side) as a .npy file. np.save is not used, because it ignores a full disk."""
     with file.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(images))
         stream.write(np.ascontiguousarray(images).data)

@@ -37,9 +37,9 @@ CALTECH_256: dict[str, Any] = {
     "size": 1_183_006_720,
 }
 
-MAX_FILE_BYTES = 2**30  # of one photo: larger files are not photos, and would not fit into the memory of every core
+MAX_FILE_BYTES = 2**30  # of one photo: larger files are not photos, and one file per core must fit into memory
 HASH_CHUNK_BYTES = 2**20
-MAX_NAME_BYTES = 160  # of the sources' part of a folder's name
+MAX_NAME_BYTES = 160  # of the names of the sources in a folder's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ def list_photos(
 
     Args:
         sources: `sample`, `caltech256` (downloaded to data_dir once), and paths or URLs of tars or folders.
-        categories: to keep; () keeps all.
-        limit: the number of photos to keep, those with the smallest content hashes, so that a larger limit includes a
-            smaller one; None keeps all.
-        data_dir: the location of downloads.
+        categories: the categories to keep; () keeps all.
+        limit: keep at most this many photos: those with the smallest content hashes, so that a larger limit keeps the
+            photos of a smaller one. None keeps all.
+        data_dir: the folder or URL of prepared datasets; its local folder contains the downloads.
         quiet: show no progress of a download.
 
     Raises:
@@ -150,7 +150,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
             if not stat.S_ISDIR(mode):
                 files[Path(folder) / name] = _explain_skip(stat.S_ISREG(mode), stat.S_ISLNK(mode))
     if not any(_is_image(file.name) for file, reason in files.items() if not reason):
-        raise UsageError(f"source: no image in the folder {str(root)!r}")
+        raise UsageError(f"source: must contain an image, got the folder {str(root)!r}")
     for file, reason in files.items():
         parts = _split_path(file.relative_to(root).as_posix())
         category = parts[0] if len(parts) > 1 else ""
@@ -159,7 +159,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
 
 
 def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
-    """Return why a file is not opened, or "" for a plain one: a link leads elsewhere, a FIFO blocks the reader."""
+    """Return the reason for skipping a file, or "". A link may leave the source, and a FIFO blocks the reader."""
     if is_link:
         return "a link: not followed"
     if is_sparse:
@@ -175,7 +175,7 @@ def _list_url(source: str) -> Iterator[SourcePhoto]:
     shown = {path: _split_path(path) for path in sorted(files)}
     shown = {path: parts for path, parts in shown.items() if not any(part.startswith(".") for part in parts)}
     if not any(_is_image(path) for path in shown):
-        raise UsageError(f"source: no image at {source!r}")
+        raise UsageError(f"source: must contain an image, got {source!r}")
     return (
         SourcePhoto(source, "/".join(parts), parts[0] if len(parts) > 1 else "", storage.join_path(source, path), 0,
                     files[path])
@@ -184,7 +184,7 @@ def _list_url(source: str) -> Iterator[SourcePhoto]:
 
 
 def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
-    """Yield the files of an uncompressed tar; a single top-level folder that contains folders is not in the paths."""
+    """Yield the files of an uncompressed tar. Paths omit a single top-level folder if its files are in subfolders."""
     members = [
         (parts, member.offset, member.size, _explain_skip(member.is_file, member.is_link, member.is_sparse))
         for member in tars.list_members(file)
@@ -192,7 +192,7 @@ def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
     ]
     plain = [parts for parts, *_, reason in members if not reason]
     if not any(_is_image(parts[-1]) for parts in plain):
-        raise UsageError(f"source: no image in the tar {source!r}")
+        raise UsageError(f"source: must contain an image, got the tar {source!r}")
     tops = {parts[0] for parts in plain}
     wrapped = len(tops) == 1 and all(len(parts) > 2 for parts in plain)
     for parts, offset, size, reason in members:

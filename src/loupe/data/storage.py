@@ -1,4 +1,4 @@
-"""Files of photo collections and datasets in a folder, or in an object store with a local copy.
+"""Reads and writes files of photo collections and datasets, in local folders or in object stores.
 
 A location is the path of a folder or file, or a URL such as `s3://bucket/prefix`, which fsspec opens.
 """
@@ -53,7 +53,7 @@ def exists(location: str, name: str, field: str = "data_dir") -> bool:
 
 
 def fetch_file(location: str, file: Path) -> bool:
-    """Download the file of the same name from a URL, and replace `file` by it.
+    """Download the file of the same name from a URL, and replace `file` with it.
 
     fsspec's `filecache::` is not used: its downloads are not atomic, and it keeps a damaged copy.
 
@@ -86,7 +86,7 @@ def create_file(location: str, name: str) -> Iterator[Path]:
 
 
 def list_files(url: str) -> dict[str, int]:
-    """Return the size in bytes of every file under a URL, by relative path; of a single file, by ""."""
+    """Return the sizes in bytes of all files under a URL by relative path; the path of the URL itself is ""."""
     with _open_filesystem(url, "source") as (filesystem, path):
         found = filesystem.find(path, detail=True)
     top = path.rstrip("/")

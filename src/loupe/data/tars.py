@@ -11,7 +11,7 @@ MAX_HEADER_BYTES = 2**20  # of an extended header, which contains a long name
 
 
 class _HeaderReader(io.BufferedReader):
-    """A tar of which only headers are read: a larger read request means that the tar is damaged or malicious."""
+    """A tar file that reads only headers: a larger request means that the tar is damaged or malicious."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read `size` bytes; raises ReadError if that is not the size of a header."""
@@ -21,7 +21,7 @@ class _HeaderReader(io.BufferedReader):
 
 
 class Member(NamedTuple):
-    """The fields of a header that are needed, a fraction of what tarfile keeps."""
+    """The fields of a header that callers need; tarfile's own objects have many more."""
 
     name: str
     offset: int  # of the content in the tar, in bytes

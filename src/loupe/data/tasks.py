@@ -29,7 +29,7 @@ def run_tasks(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], ad
     Args:
         function: importable by name in another process.
         tasks: the arguments of each call.
-        address: of a Dask scheduler; None starts one process per core of this machine.
+        address: the address of a Dask scheduler; None starts one process per core of this machine.
 
     Raises:
         UsageError: no usable scheduler answers at the address.
@@ -77,7 +77,7 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Start processes in this block that do not receive Ctrl-C: their parent receives it and ends them."""
+    """Block Ctrl-C in processes that start in this block: only their parent receives it, and ends them."""
     resource_tracker.ensure_running()  # here, because it unblocks Ctrl-C when it starts
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -30,8 +30,8 @@ class WholePhotos:
     scale, mirrored borders, no rounding.
 
     Args:
-        photos: as `list_photos` returns them; unusable ones are skipped and reported.
-        scale: label side over input side, p/q.
+        photos: the result of `list_photos`; unusable photos are skipped and reported.
+        scale: the scale factor p/q from the inputs to the labels.
         quiet: do not report skipped photos.
 
     Raises:
@@ -72,7 +72,15 @@ class WholePhotos:
 
 
 def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
-    """Shrink float32 (height, width), sides multiples of p, by p/q with a bicubic filter and mirrored borders."""
+    """Shrink a label by p/q with an antialiased bicubic filter and mirrored borders.
+
+    Args:
+        label: float32, (height, width); both sides are multiples of p.
+        scale: the scale factor p/q from the result to the label.
+
+    Returns:
+        float32, (height q/p, width q/p), not clipped.
+    """
     p, q = scale.numerator, scale.denominator
     margin = 3  # blocks: the filter reads 2 pixels of the small image beyond its border
     padded = np.pad(label, margin * p, mode="symmetric")

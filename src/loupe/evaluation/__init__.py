@@ -1,1 +1,1 @@
-"""Scores of upscaling methods on images, and figures of them."""
+"""Scores upscaling methods on images, and draws figures of the results."""

@@ -1,4 +1,4 @@
-"""Figures that runs log: pairs, distributions, learning curves, predictions, comparisons."""
+"""Draws the figures that runs log: pairs, distributions, learning curves, predictions, comparisons."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -64,7 +64,7 @@ def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCOR
 
 
 def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the share of each label's dark pixels (below 0) that are >= 0 in the image, (n,); NaN without any."""
+    """Compute the share of each label's dark pixels (below 0) that are >= 0 in the image, (n,), or NaN."""
     dark = labels < 0
     lost = (dark & (images >= 0)).sum(axis=(1, 2, 3))
     count = dark.sum(axis=(1, 2, 3))

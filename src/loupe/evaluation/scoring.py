@@ -1,4 +1,4 @@
-"""Scores of upscaling methods on images: one table row per image and method, and a summary with intervals."""
+"""Scores upscaling methods on images: one table row per image and method, and a summary with intervals."""
 
 import re
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Summarise a table of scores by method.
 
     Args:
-        table: from `score` or `score_patches`.
+        table: the result of `score` or `score_patches`.
 
     Returns:
         For each method its mean mae, psnr, ssim and mse. A table of `score_patches` adds `spread`: the standard
@@ -143,7 +143,7 @@ def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -
     Args:
         values: (n, k), one row per image and one column per mean.
         photos: (n,), the photo of each image.
-        seed: of the resampling, which is the same for all columns.
+        seed: the seed of the resampling, which is the same for all columns.
 
     Returns:
         (k, 2), the low and high ends.
@@ -174,7 +174,7 @@ def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] 
     """Format a summary as a text table, from the highest mae to the lowest.
 
     Args:
-        summary: from `summarise`.
+        summary: the result of `summarise`.
         seconds: training times by method; None omits the column.
     """
     width = max(16, 1 + max(map(len, summary)))
@@ -191,7 +191,7 @@ def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] 
 
 
 def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
-    """Convert a summary to MLflow metrics: `test/mae` of the method `model`, `test/lanczos/mae` of others."""
+    """Convert a summary to MLflow metrics: `test/mae` of the method `model`, `test/lanczos/mae` of `lanczos`."""
     prefixes = {name: split if name == "model" else f"{split}/{to_metric_name(name)}" for name in summary}
     return {f"{prefixes[name]}/{key}": means[key] for name, means in summary.items() for key in metrics.SCORES}
 

@@ -1,1 +1,1 @@
-"""Image files to pixels and metadata, and back."""
+"""Reads image files to pixels and metadata, and writes them."""

@@ -18,7 +18,7 @@ def write_atomically(file: Path) -> Iterator[Path]:
     try:
         yield partial
         with partial.open("r+b") as stream:
-            os.fsync(stream.fileno())  # the content must be on the disk before the name
+            os.fsync(stream.fileno())  # the content must be on the disk before the file has its final name
         partial.rename(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -32,7 +32,7 @@ def validate_output_file(field: str, file: Path) -> None:
         file: the file.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     if not file.resolve().parent.is_dir():
         raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")

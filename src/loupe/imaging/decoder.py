@@ -25,7 +25,8 @@ class PhotoError(LoupeError):
 def open_photo(source: bytes | Path) -> Image.Image:
     """Decode the first frame or page of an image file.
 
-    The EXIF orientation is applied. 16-bit grey is divided by 257, CMYK becomes RGB, a palette becomes its colours.
+    The EXIF orientation is applied. 16-bit grey is divided by 257. CMYK images and images with a
+    palette become RGB or RGBA.
 
     Args:
         source: the bytes of a file, or its path.

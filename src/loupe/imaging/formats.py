@@ -41,7 +41,7 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
         bands: 1 to 4, as in `ImageData`.
 
     Raises:
-        PhotoError: it cannot.
+        PhotoError: the format cannot store it.
     """
     name = get_format(out)
     if count > 1 and name not in FRAME_FORMATS:

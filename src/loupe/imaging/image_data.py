@@ -14,7 +14,7 @@ class ImageData:
 
     Args:
         pixels: upright, uint8 or uint16, (height, width, bands). 1 to 4 bands: grey, grey and alpha, RGB, RGBA.
-        metadata: of the image.
+        metadata: the metadata of the image.
     """
 
     pixels: np.ndarray
@@ -30,7 +30,7 @@ class ImageStream:
         bands: 1 to 4, as in `ImageData`.
         dtype: uint8 or uint16.
         strips: arrays of the dtype, (rows, width, bands), from top to bottom.
-        metadata: of the image.
+        metadata: the metadata of the image.
     """
 
     size: tuple[int, int]

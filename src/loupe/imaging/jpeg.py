@@ -15,8 +15,8 @@ from loupe.imaging.png import encode_png
 def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
     """Encode an image with libvips, which reads the rows as an uncompressed PNG.
 
-    Pillow needs all pixels in memory. Of the formats that libvips reads from a stream row by row, the packages of
-    pyvips on PyPI have only PNG without loss.
+    Pillow needs all pixels in memory. PNG is the only lossless format that the pyvips packages on
+    PyPI read from a stream row by row.
 
     Args:
         file: the file to write.
@@ -43,7 +43,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
 
 
 def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callable[[int], bytes]:
-    """Make libvips's read function. An exception must not leave it: it ends the data and is kept in `errors`."""
+    """Make the read function for libvips. No exception leaves it: an error ends the data and is added to `errors`."""
     rest = memoryview(b"")
 
     def read(length: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Luminance of colour images."""
+"""Converts colour images to luminance."""
 
 import numpy as np
 from PIL import Image

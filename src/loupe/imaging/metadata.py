@@ -1,4 +1,4 @@
-"""Metadata of an image: EXIF, XMP, colour information and comments."""
+"""Reads the metadata of an image: EXIF, XMP, colour information and comments."""
 
 import re
 import struct
@@ -55,9 +55,9 @@ def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
     """Collect the metadata of an opened image.
 
     Args:
-        image: the image, at the frame or page in question.
+        image: the opened image, positioned at a frame or page.
         exif: its tags; changed in place.
-        icc: the profile of the decoded pixels, which is not always that of the file.
+        icc: the profile of the decoded pixels, which can differ from that of the file.
     """
     dpi = image.info.get("dpi")
     return Metadata(
@@ -88,7 +88,7 @@ def update_size(metadata: Metadata, width: int, height: int) -> Metadata:
 
 
 def read_colour_chunks(info: dict[Any, Any]) -> dict[bytes, bytes]:
-    """Encode gAMA, cHRM and sRGB (ISO/IEC 15948) as in the file."""
+    """Return the chunks gAMA, cHRM and sRGB (ISO/IEC 15948) of Pillow's `info`, encoded as in the file."""
     chunks = {}
     if "gamma" in info:
         chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 1e5))

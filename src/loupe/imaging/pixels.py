@@ -30,12 +30,15 @@ def decode_by_vips(source: bytes | Path, number: int, icc: bytes, ignore_errors:
 
     Args:
         source: the bytes of a file, or its path.
-        number: of the page, from 0.
+        number: the number of the page, from 0.
         icc: the colour profile of the image; b"" if there is none.
-        ignore_errors: treat a damaged profile as none, instead of raising PhotoError.
+        ignore_errors: ignore a damaged profile instead of raising PhotoError.
 
     Returns:
         uint16, (height, width, bands), and the profile of these pixels.
+
+    Raises:
+        PhotoError: pyvips is not installed, or the image is damaged or has an unsupported pixel format.
     """
     profile = _open_profile(icc, ignore_errors)
     try:
@@ -68,7 +71,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tup
     """Decode an image with Pillow. CMYK and Lab become sRGB.
 
     Args:
-        image: of any mode.
+        image: an image of any mode.
         icc: its colour profile; b"" if there is none.
         ignore_errors: as in `decode_by_vips`.
 
@@ -126,7 +129,7 @@ def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile, srgb: bytes)
 
 
 def _make_srgb_profile() -> bytes:
-    """Make an sRGB profile with a fixed creation time: equal photos become equal files."""
+    """Make an sRGB profile with a fixed creation time, so that equal photos give identical files."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return profile[: CREATION_TIME.start] + struct.pack(">6H", 2016, 1, 1, 0, 0, 0) + profile[CREATION_TIME.stop :]
 

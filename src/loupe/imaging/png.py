@@ -1,7 +1,7 @@
 """Encodes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
 
 Pillow needs all pixels in memory and has no 16-bit colour. libvips takes a stream of rows only in formats without
-alpha; from a raw file it maps all 729 MB of a result of 18,000x13,500 pixels.
+alpha; from a raw file it maps all pixels into memory, 729 MB for 18,000x13,500.
 """
 
 import io
@@ -21,7 +21,7 @@ from loupe.imaging.threads import run_in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of bands
-UP = 2  # the filter: each byte minus the one above, a good one for upscaled photos, which are smooth
+UP = 2  # the filter type: each byte minus the byte above; it suits upscaled photos, which are smooth
 ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # RFC 1950; an empty last block of RFC 1951
 Encoded = tuple[np.ndarray, bytes]
 

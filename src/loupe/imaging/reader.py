@@ -61,7 +61,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise PhotoError("is empty")
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        if image.format == "MPO":  # a JPEG followed by further views, which viewers do not show
+        if image.format == "MPO":  # a JPEG followed by further images, which viewers do not show
             image.format = "JPEG"
             count = 1
         else:
@@ -72,7 +72,8 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         # Before getexif: Pillow may decode a PNG to find EXIF after the pixels, and then forgets the depth.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
-        first = 1 if image.info.get("default_image") else 0  # of an APNG: shown by viewers without animations
+        # The default image of an APNG is not a frame: only viewers without animations show it.
+        first = 1 if image.info.get("default_image") else 0
         animated = count > 1 and image.format != "TIFF"
         _validate_pixel_count(image.width * image.height * (count if animated else 1))
         # Pillow's size of a TIFF is upright, that of other formats is not

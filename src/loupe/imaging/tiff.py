@@ -14,7 +14,7 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, Metadata, RawText
 
-MAX_BYTES = 2**32 - 2**24  # 4 GB minus the metadata
+MAX_BYTES = 2**32 - 2**24  # 4 GB minus space for the metadata
 
 
 def write_tiff(file: IO[bytes], stream: ImageStream) -> None:

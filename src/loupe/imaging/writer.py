@@ -21,7 +21,7 @@ from loupe.imaging.tiff import make_tags, write_tiff
 MAX_WHOLE_PIXELS = 60_000_000  # larger images are encoded strip by strip
 MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # of a JPEG
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
-RUN_LENGTH = 3  # zlib's strategy Z_RLE; on six photos files are 2 to 10% smaller than by the default strategy
+RUN_LENGTH = 3  # zlib's strategy Z_RLE; on six photos, files are 2 to 10 % smaller than with the default strategy
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class EncodeOptions:
     Args:
         quality: 1..100, for JPEG, WebP and AVIF; None for DEFAULT_QUALITY.
         compress_level: 0..9, for PNG.
-        lossless: for WebP, if quality is None.
+        lossless: whether a WebP is lossless, if quality is None.
     """
 
     quality: int | None = None
@@ -51,9 +51,9 @@ def write_photo(
     Args:
         out: the file; the suffix selects the format. The folder must exist.
         images: the frames or pages, requested one after another.
-        count: their number.
+        count: the number of images.
         loop: the number of times an animation runs, 0 for forever; None if the images are not frames.
-        options: of the encoder; None for the defaults.
+        options: the options of the encoder; None for the defaults.
 
     Returns:
         Names of metadata that was omitted because it is too long for the format.
@@ -142,7 +142,10 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
 
 
 def _limit_metadata(metadata: Metadata) -> tuple[Metadata, list[str]]:
-    """Remove metadata that exceeds a segment of a JPEG, the maker note before all EXIF; return the names, too."""
+    """Remove metadata that is too long for a segment of a JPEG, and return the result and the names of these parts.
+
+    Of EXIF, only the maker note is removed if the rest then fits.
+    """
     omitted = []
     exif, xmp, texts = metadata.exif, metadata.xmp, dict(metadata.texts)
     if exif is not None and len(exif.tobytes()) > MAX_SEGMENT_BYTES:
@@ -161,7 +164,7 @@ def _limit_metadata(metadata: Metadata) -> tuple[Metadata, list[str]]:
 
 
 def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> dict[str, Any]:
-    """Return metadata and encoding as the options of Pillow's writer of a format."""
+    """Return the metadata and the encode options as arguments of Pillow's writer of a format."""
     options: dict[str, Any] = {}
     comment = metadata.texts.get("Comment")
     if metadata.icc:

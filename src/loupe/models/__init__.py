@@ -1,1 +1,1 @@
-"""Keras networks, built from validated settings."""
+"""Builds Keras networks from validated settings, loads and exports them."""

@@ -30,7 +30,7 @@ def add_linear_branch(image: Any, scale: Fraction, name: str, trainable: bool) -
     Args:
         image: (n, h, w, 1).
         scale: p/q, in lowest terms.
-        name: of the layer, for `set_linear_weights`.
+        name: the name of the layer, for `set_linear_weights`.
         trainable: whether training changes the weights.
 
     Returns:
@@ -50,7 +50,7 @@ def set_linear_weights(model: keras.Model, name: str, weights: np.ndarray, scale
 
     Args:
         model: the model.
-        name: of the branch's layer.
+        name: the name of the branch's layer.
         weights: (window * window, p * p), where window = q + 2 MARGIN.
         scale: p/q, in lowest terms.
     """

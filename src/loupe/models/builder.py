@@ -20,10 +20,10 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
     """Build the network of the settings with its initial weights.
 
     Args:
-        settings: of a perceptron or convolutional network.
+        settings: the settings of a perceptron or convolutional network.
         input_side: side of the dataset's inputs in pixels; the patch of patch=whole.
-        luminance: of the dataset.
-        ridge: initial weights of the linear branch of skip=ridge, as from `ridge.fit`; None leaves them 0.
+        luminance: the luminance formula of the dataset.
+        ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None leaves them 0.
 
     Returns:
         An uncompiled functional model, (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1]. Its name is that of its
@@ -53,9 +53,9 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
     """Build a Keras model of a fitted ridge.
 
     Args:
-        weights: from `ridge.fit`, (window * window, p * p).
+        weights: the result of `ridge.fit`, (window * window, p * p).
         scale: p/q, in lowest terms.
-        luminance: of the dataset.
+        luminance: the luminance formula of the dataset.
     """
     image = keras.Input((None, None, 1), name="image")
     large = add_linear_branch(image, scale, "ridge", trainable=True)
@@ -100,7 +100,7 @@ class KerasUpscaler:
     """A Keras model as an upscaling model.
 
     Args:
-        model: from `build` or `build_ridge`, also after saving and loading.
+        model: a result of `build` or `build_ridge`, also after it was saved and loaded.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -114,11 +114,11 @@ class KerasUpscaler:
 
 
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
-    """Return a function that makes the initializers of the next layer, with a seed of its own.
+    """Return a function that makes the initializers of the next layer, each time with another seed.
 
-    All are classes of Keras, so that a saved model loads without this package. `xavier` is the formula in the study's
-    text: a truncated normal of stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The study's code adds 1 under the
-    root. Both differ from Glorot and Bengio (2010): sqrt(2 / (inputs + outputs)).
+    All initializers are classes of Keras, so that a saved model loads without this package. `xavier` is the formula
+    in the study's text: a truncated normal of stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The code of the study
+    adds 1 under the root. Both differ from Glorot and Bengio (2010): sqrt(2 / (inputs + outputs)).
     """
     seeds = itertools.count(settings.seed * 10_000 + 2, 2)
 

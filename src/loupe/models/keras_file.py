@@ -10,11 +10,11 @@ MAX_BYTES = 2**31  # of all members, uncompressed
 
 
 def load(file: Path) -> keras.Model:
-    """Load a network, uncompiled, in Keras's safe mode: it builds Keras's own layers only, and none that hold code.
+    """Load a network, uncompiled, in Keras's safe mode: it builds only Keras's own layers without code.
 
     Raises:
-        ValueError: not a .keras file, unexpected members, or a model that does not take grey images. Malicious files
-            can make Keras raise other exceptions.
+        ValueError: the file is not a .keras file, has unexpected members, or its model does not take grey
+            images. Malicious files can make Keras raise other exceptions.
     """
     if file.suffix != ".keras":
         raise ValueError("must be a .keras file")

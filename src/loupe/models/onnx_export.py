@@ -25,14 +25,14 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
 
     Args:
         model: the Keras model.
-        geometry: of the model.
+        geometry: the geometry of the model.
         file: the ONNX file to write.
 
     Returns:
         The largest absolute difference of the results.
 
     Raises:
-        LoupeError: it is above MAX_DIFFERENCE.
+        LoupeError: the difference is above MAX_DIFFERENCE, or the shapes differ.
     """
     import onnx
 
@@ -56,9 +56,9 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
 
 
 def _merge_padding(network: Any) -> Any:
-    """Replace the nodes of each symmetric padding by one pixel, which equals edge padding, by one node.
+    """Replace each symmetric padding of one pixel with one node of edge padding, which has the same result.
 
-    The four or six nodes of tf2onnx copy the image several times, which takes a sixth of a network's time.
+    tf2onnx writes four or six nodes. They copy the image several times, which takes a sixth of a network's time.
     """
     import onnx
 

@@ -1,1 +1,1 @@
-"""Photo files to upscaled or restored photo files, with onnxruntime; never imports Keras or MLflow."""
+"""Upscales photo files with onnxruntime and removes their noise; never imports Keras or MLflow."""

@@ -120,7 +120,7 @@ def render_figure(job: PhotoJob, max_size: Size = MAX_SHOWN, number: int = 0, no
     Args:
         job: the two files.
         max_size: width and height of the part of the result that is shown, from its centre.
-        number: of the figure in its document.
+        number: the number of the figure in its document.
         note: appended to the caption.
 
     Raises:

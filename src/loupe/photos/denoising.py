@@ -28,7 +28,7 @@ class DenoiseOptions:
     Args:
         strength: 0..1; 0 keeps the photo, 1 returns the denoised photo, values between mix both.
         mask: uint8, (height, width); 255 is denoised, 0 is kept; None denoises everything.
-        noise: standard deviation in 255 grey values; None to estimate it.
+        noise: standard deviation of the noise on a scale from 0 to 255; None to estimate it.
     """
 
     strength: float = 0.7
@@ -74,9 +74,9 @@ def denoise_image(image: ImageData, options: DenoiseOptions) -> ImageStream:
 def estimate_noise(grey: np.ndarray) -> float:
     """Estimate the standard deviation of the noise of an image.
 
-    The mean response of a filter that ignores flat and evenly sloped parts (Immerkær 1996, Fast Noise Variance
-    Estimation). It also responds to texture: of 64 parts of the image, the 12.5% quantile counts. Parts where most
-    responses are 0, such as a white border, do not count.
+    The estimate is the mean response of a filter that ignores flat and evenly sloped parts (Immerkær 1996, Fast Noise
+    Variance Estimation). The filter also responds to texture. Therefore the result is the 12.5 % quantile of the
+    means over 64 parts of the image. It omits parts where most responses are 0, such as a white border.
 
     Args:
         grey: (height, width), of any range.
@@ -108,7 +108,7 @@ def _denoise_strips(pixels: np.ndarray, options: DenoiseOptions) -> Iterator[np.
         bottom = min(top + rows, height)
         begin, end = max(0, top - MARGIN), min(height, bottom + MARGIN)
         part = pixels[begin:end, :, :colours].astype("float32") / white
-        # 0.7 times the noise is the best of 0.4, 0.6, 0.7, 0.8 on kodak24
+        # a bandwidth of 0.7 times the noise is the best of 0.4, 0.6, 0.7 and 0.8 on kodak24
         inner = slice(top - begin, bottom - begin)
         difference = (denoise(part, noise, 0.7 * max(noise, 1e-4)) - part)[inner]
         weight: np.ndarray = np.full((1, 1, 1), options.strength, "float32")

@@ -1,4 +1,4 @@
-"""Shared parts of the steps that process photo files: list, process, report."""
+"""Lists, processes and reports photos, for all steps that process photo files."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome
 
-PROGRESS_BYTES = 2_000_000  # a single photo of more has a progress bar
+PROGRESS_BYTES = 2_000_000  # a single photo with more bytes has a progress bar
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
@@ -45,7 +45,7 @@ def process_photos(
     """Process each photo and write the file of `--compare`. A photo that fails does not stop the others.
 
     Args:
-        settings: of the step.
+        settings: the settings of the step.
         found: the photos.
         transform: makes the result of one frame or page.
 
@@ -77,16 +77,16 @@ def report_outcomes(
     """Print the results, and a line on standard error for each photo that failed.
 
     Args:
-        settings: of the step.
+        settings: the settings of the step.
         found: the photos.
-        outcomes: from `process_photos`.
+        outcomes: the result of `process_photos`.
         method: the name of the model or method.
 
     Returns:
         The files that were written.
 
     Raises:
-        LoupeError: at least one photo failed, or the inputs have none.
+        LoupeError: at least one photo failed, or the inputs contain no photo.
     """
     failures = [*found.failures, *((outcome.job.photo, outcome.reason) for outcome in outcomes if outcome.reason)]
     done = [outcome for outcome in outcomes if outcome.size]

@@ -39,19 +39,20 @@ class PhotoList:
 def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None) -> PhotoList:
     """List the photos of the inputs and name a unique result for each.
 
-    Folders are searched recursively, and their results keep the folder structure; with several inputs, below the
-    name of each folder. Links to folders, and links to files outside the folder, are not followed.
+    Folders are searched recursively, and their results keep the folder structure. With several inputs, the results of
+    a folder are in a subfolder of `out` with its name. Links to folders, and links to files outside the folder,
+    are not followed.
 
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
         out: a folder; for a single photo also a file.
-        suffix: of all results, such as `.png`; None to keep the suffix of each photo.
+        suffix: the suffix of all results, such as `.png`; None to keep the suffix of each photo.
 
     Raises:
         UsageError: an input does not exist, or `out` is not valid for the inputs.
     """
     paths = list(dict.fromkeys(path for text in inputs for path in _expand(text)))
-    if len(paths) > 1:  # the second `loupe upscale * --out big` in a folder
+    if len(paths) > 1:  # `loupe upscale * --out big` matches the folder `big` of an earlier call
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
@@ -101,7 +102,7 @@ def _validate_no_overwriting(found: PhotoList) -> None:
 
 
 def _identify(path: Path) -> tuple[int, int] | None:
-    """Return an identity that all names of one file share; None if the file does not exist."""
+    """Return the device and inode, which all paths of one file share; None if the file does not exist."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The networks for photos: one per scale factor, each loaded on first use."""
+"""Loads the networks for photos on first use, one per scale factor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

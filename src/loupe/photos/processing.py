@@ -29,7 +29,7 @@ class ProcessingOptions:
 
     Args:
         transform: makes the result of one frame or page; raises PhotoError.
-        encoding: of the files.
+        encoding: the encode options of the files.
         strip: omit the metadata except the colour profile.
         overwrite: replace existing results.
         resume: keep existing results.
@@ -48,7 +48,7 @@ class Outcome:
 
     Args:
         job: the job.
-        size: of the result; None if it was not written.
+        size: width and height of the result; None if it was not written.
         reason: the reason of a failure; "" if the result was written or existed before.
         omitted: names of metadata that is too long for the format.
     """
@@ -70,7 +70,7 @@ def process_jobs(
 
     Args:
         jobs: the photos.
-        options: for all of them.
+        options: the options for all photos.
         report_progress: called from any thread with the number of finished photos, a fraction included.
 
     Yields:

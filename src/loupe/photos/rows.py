@@ -1,6 +1,6 @@
 """Images whose rows are computed on demand, so that an image of any size needs bounded memory.
 
-Each class requests the rows that it needs, with the margin of its filter or network, from the one below. The result
+Each class computes its rows from those of a source, with the margin that its filter or network needs. The result
 does not depend on which rows are requested together.
 """
 
@@ -87,7 +87,7 @@ class LuminanceRows:
     """Luminance of colours, computed as `compute_luminance` computes it for training but without rounding.
 
     Args:
-        colours: of the image.
+        colours: the colours of the image.
         luminance: `rec601`, `rec709` or `relative`.
     """
 
@@ -125,7 +125,7 @@ class ChromaRows:
 
 
 class UpscaledRows:
-    """Rows upscaled by a network."""
+    """Rows upscaled by a network; `below` is the source."""
 
     def __init__(self, below: Rows, model: UpscalingModel) -> None:
         self._below, self._model = below, model
@@ -141,7 +141,7 @@ class UpscaledRows:
 
 
 class ResizedRows:
-    """Rows resized by Lanczos."""
+    """Rows resized by Lanczos; `below` is the source."""
 
     def __init__(self, below: Rows, size: tuple[int, int]) -> None:
         self._below, self.size = below, size
@@ -165,7 +165,7 @@ def resize_bands(
         source: the bands.
         top: the first row of the result.
         bottom: the row after the last one.
-        width: of the result.
+        width: the width of the result.
         steps: source pixels per pixel of the result, horizontally and vertically.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The size of a result, and the network that reaches it."""
+"""Computes the size of a result, and chooses the scale factor of the network for it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,10 +43,10 @@ def scale_size(size: Size, scale: Fraction) -> Size:
 def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     """Fit a photo to a box.
 
-    A box with the photo's aspect ratio, to a pixel, is the result for every fit.
+    If the box has the photo's aspect ratio to within a pixel, the result has its size for every fit.
 
     Args:
-        size: of the photo.
+        size: width and height of the photo.
         box: width and height.
         fit: `inside`: the largest size with the photo's aspect ratio in the box. `cover`: the smallest one that
             covers the box, cropped to the box. `exact`: the box must have the photo's aspect ratio.
@@ -70,11 +70,11 @@ def choose_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fracti
     """Choose the network for a size: the smallest scale factor that reaches it, otherwise the largest.
 
     Lanczos resizes the network's result to the size. A second pass through a network is not better: at 4:1 on
-    kodak24, with Lanczos at 25.50 dB, 3:1 and Lanczos reach 26.36 dB, 2:1 twice 26.33 dB, 3:1 and 3:2 26.36 dB.
+    kodak24, Lanczos reaches 25.50 dB, 3:1 then Lanczos 26.36 dB, 2:1 twice 26.33 dB, and 3:1 then 3:2 26.36 dB.
 
     Args:
-        size: of the photo.
-        wanted: of the result.
+        size: width and height of the photo.
+        wanted: width and height of the result.
         scales: the scale factors that have a network.
 
     Returns:

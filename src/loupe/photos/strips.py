@@ -34,7 +34,7 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
 
     Args:
         pixels: as in `ImageData`.
-        size: of the result. Lanczos resizes the network's result to `size.upscaled`.
+        size: the size of the result. Lanczos resizes the network's result to `size.upscaled`.
         model: the network; None to keep the pixels.
 
     Yields:
@@ -84,14 +84,14 @@ class _StripUpscaler:
 
 
 def _choose_strip_rows(size: tuple[int, int], height: int, geometry: Geometry, thread_count: int) -> int:
-    """Choose the rows of the result per strip: all strips have the same height and occupy all threads to the end.
+    """Choose the height of strips in rows of the result: equal heights occupy all threads until the end.
 
-    The network also computes a margin around each strip, so that thin strips cost more than they gain.
+    The network also computes a margin around each strip, so thin strips cost more time than they save.
 
     Args:
-        size: of the upscaled image.
-        height: of the photo.
-        geometry: of the network.
+        size: width and height of the upscaled image.
+        height: the height of the photo.
+        geometry: the geometry of the network.
         thread_count: the number of threads.
     """
     least = 4 * (geometry.halo + geometry.q)

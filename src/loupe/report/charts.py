@@ -1,4 +1,4 @@
-"""Charts and sentences about the validation mae over the training budget."""
+"""Draws charts and writes sentences about the validation mae over the training budget."""
 
 import io
 from collections.abc import Mapping

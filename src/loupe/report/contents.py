@@ -83,7 +83,7 @@ class ReportContents:
 
     @property
     def summary(self) -> str:
-        """`31 claims: 12 hold, 9 do not hold, 4 undecided, 6 not run.`"""
+        """The number of claims per outcome: `31 claims: 12 hold, 9 do not hold, 4 undecided, 6 not run.`"""
         plural = {"holds": "hold", "does not hold": "do not hold"}
         parts = (f"{count} {name if count == 1 else plural.get(name, name)}" for name, count in self.counts.items())
         return f"{len(self.claims)} claim{'' if len(self.claims) == 1 else 's'}: {', '.join(parts)}."

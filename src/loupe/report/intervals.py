@@ -1,4 +1,4 @@
-"""The mean over seeds with its confidence interval, and the decision whether it is inside given bounds."""
+"""Estimates a mean over seeds with its confidence interval, and checks whether it is inside given bounds."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Renders a report as Markdown, and as one HTML page that is made from the Markdown."""
+"""Renders a report as Markdown, and converts the Markdown to one HTML page."""
 
 import base64
 from typing import Any

@@ -48,7 +48,7 @@ ROWS = (
         "The filter that the study calls bicubic was Lanczos. On the printed image the network (0.110) is worse "
         "than its input (0.089).",
         DASH,
-        "on validation: network {entered}, its input by {filter} {input}",
+        "on validation: network {pre_upscaled}, its input by {filter} {input}",
     ),
 )
 
@@ -61,9 +61,9 @@ def make_study_table(table: pd.DataFrame, best: pd.Series | None, study_run: pd.
         best: The run with the report's test scores, or None.
         study_run: The result of `find_study_run`.
     """
-    entered = _find_best(table, "metrics.val/input_mae", _has_value(table, "settings.pre_upscale"))
+    pre_upscaled = _find_best(table, "metrics.val/input_mae", _has_value(table, "settings.pre_upscale"))
     rows = [
-        (name, meaning, _fill(by_study, study_run, None), _fill(by_loupe, best, entered))
+        (name, meaning, _fill(by_study, study_run, None), _fill(by_loupe, best, pre_upscaled))
         for name, meaning, by_study, by_loupe in ROWS
     ]
     return Table(HEADER, tuple(rows))
@@ -89,13 +89,13 @@ def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
     return None
 
 
-def _fill(text: str, run: pd.Series | None, entered: pd.Series | None) -> str:
+def _fill(text: str, run: pd.Series | None, pre_upscaled: pd.Series | None) -> str:
     """Fill the scores of runs into a text; a dash if one of them is missing.
 
     Args:
         text: Text with field names in braces.
         run: The run with the test scores, or None.
-        entered: The best run with upscaled input (`pre_upscale`), or None.
+        pre_upscaled: The best run with upscaled input (`pre_upscale`), or None.
     """
 
     def metric(run: pd.Series | None, name: str) -> float:
@@ -113,9 +113,9 @@ def _fill(text: str, run: pd.Series | None, entered: pd.Series | None) -> str:
         wins=format_percent(metric(run, "test/nearest_wins")),
         bicubic=format_number(metric(run, "test/bicubic/mae")),
         nearest=format_number(metric(run, "test/nearest/mae")),
-        entered=format_number(metric(entered, "val/best_mae")),
-        filter=DASH if entered is None else entered["settings.pre_upscale"],
-        input=format_number(metric(entered, "val/input_mae")),
+        pre_upscaled=format_number(metric(pre_upscaled, "val/best_mae")),
+        filter=DASH if pre_upscaled is None else pre_upscaled["settings.pre_upscale"],
+        input=format_number(metric(pre_upscaled, "val/input_mae")),
     )
     return DASH if DASH in result else result
 

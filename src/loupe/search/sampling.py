@@ -5,7 +5,7 @@ from optuna.trial import Trial
 
 from loupe.search.sweep_file import Params, Range, SweepFile
 
-CURVE_POINTS = 17  # of a training with the default eval_every, with the point of step 0
+CURVE_POINTS = 17  # of a learning curve with the default eval_every, including the point of step 0
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:

@@ -41,9 +41,9 @@ class SweepStudy:
 
     Args:
         sweep: the sweep file.
-        storage: from `open_storage`.
-        digest: of the dataset that is trained on.
-        parent: the id of the sweep's run; an item that failed under it is not tried again by it.
+        storage: the result of `open_storage`.
+        digest: the digest of the training dataset.
+        parent: the id of the sweep's run. An item that failed under this run is not tried again in it.
 
     Raises:
         UsageError: a study with this name has another search space.
@@ -80,8 +80,8 @@ class SweepStudy:
         """Enqueue items that have neither ended nor a waiting or running trial.
 
         Args:
-            max_waiting: the number of trials that may wait; nothing is enqueued while half of them do. Few trials
-                wait, because Optuna reads all unfinished trials from a database with each request.
+            max_waiting: the number of trials that may wait; nothing is enqueued while at least half as many wait.
+                Few trials wait, because Optuna reads all unfinished trials from a database with each request.
         """
         room = max_waiting - self.count_waiting()
         if room <= max_waiting // 2:
@@ -187,7 +187,10 @@ class SweepStudy:
         return orphans
 
     def rank_trials(self) -> list[FrozenTrial]:
-        """Return the complete trials, best first: those of a grid by number of seeds, mean, and value."""
+        """Return the complete trials, best first.
+
+        Trials of a grid are ranked by the number of seeds of their point, then by its mean, then by their own value.
+        """
         complete = self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
         values: dict[object, list[float]] = {}
@@ -230,7 +233,7 @@ class SweepStudy:
         return by_item
 
     def _iterate_items(self, by_item: ByItem) -> Iterator[tuple[str, Params]]:
-        """Yield all items in their order; of a tuned grid, the other seeds only of arms that are tuned already."""
+        """Yield all items in their order. For a tuned grid, further seeds follow only for tuned arms."""
         if not self.sweep.is_grid:
             for slot in range(self.sweep.study.trials):
                 yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}
@@ -241,7 +244,7 @@ class SweepStudy:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: ByItem) -> Params | None:
-        """Return the best point of an arm by its first seed; None if one has not ended, or none has a value."""
+        """Return the best point of an arm by its first seed; None if a trial has not ended, or none has a value."""
         trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self._has_ended, trials)):
             return None

@@ -1,4 +1,4 @@
-"""Opens the storage of an Optuna study: a database or a journal file, whose last line a kill may have cut."""
+"""Opens the storage of an Optuna study, a database or a journal file, and repairs a journal after a kill."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T
 
 
 def _lock_database(connection: Connection) -> None:
-    """Lock SQLite, which has no SELECT … FOR UPDATE; Optuna needs it to give a trial to one worker only."""
+    """Lock SQLite, which has no SELECT … FOR UPDATE; Optuna needs the lock to assign a trial to one worker only."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -86,7 +86,7 @@ def check_journal(file: Path, lines: int | None = 1) -> None:
             line is accepted: a kill leaves one.
 
     Raises:
-        UsageError: it is another file.
+        UsageError: the file is not a journal.
     """
     if not file.is_file():
         return

@@ -20,7 +20,7 @@ from loupe.report.claims import Claim
 Params = dict[str, Any]  # a value per key of [search]: one point of the search space
 MAX_KEYS = 200  # per table: several times the number of fields
 MAX_RANDOM_POINTS = 400  # checked before a sampler starts
-# Fields of train that do not change the trained network, but for the seed: they cannot be searched.
+# Fields of train that cannot be searched: dataset and seed are set per sweep, the others do not change the network.
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
 
@@ -44,7 +44,7 @@ class Range(BaseModel):
 
     @property
     def is_integer(self) -> bool:
-        """Whether the range holds integers only."""
+        """Whether the range contains integers only."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     def draw(self, rng: random.Random) -> int | float:
@@ -71,7 +71,7 @@ Values = Annotated[Range | list[Any], BeforeValidator(_check_values)]
 
 
 class Study(BaseModel):
-    """The table [study]: the objective, the sampler and the pruner."""
+    """The table [study]: the objective, the sampler and the pruner; docs/sweeps.md explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
@@ -223,10 +223,12 @@ class SweepFile(BaseModel):
         return sum(points) + len(points) * (self.study.repeats - 1)
 
     def describe_space(self, digest: str) -> str:
-        """Return as JSON what the results of a study depend on; a different number of seeds or trials is allowed.
+        """Return as JSON all settings that the trials of one study must share.
+
+        The number of seeds or trials may change.
 
         Args:
-            digest: of the dataset.
+            digest: the digest of the dataset.
         """
         study = self.study.model_dump(include={"direction", "metric", "sampler", "pruner", "tune"}, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}

@@ -44,7 +44,7 @@ TRAINING_CODE = (
 
 
 class Stopwatch:
-    """Measures the seconds that a trial builds, trains and scores its network, without the time for logging."""
+    """Measures the time in which a trial builds, trains and scores its network, without logging, in seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -71,11 +71,11 @@ class TrialContext:
     """The inputs of one trial.
 
     Args:
-        trial: from `SweepStudy.claim_trial`.
+        trial: the result of `SweepStudy.claim_trial`.
         study: its study.
-        job: of the worker.
+        job: the job of the worker.
         watch_run: called with the id of the trial's run when it opens, and with None when it closes.
-        settings: of train, at the trial's point.
+        settings: the settings of train at the trial's point.
         stopwatch: measures the trial's work.
     """
 
@@ -190,10 +190,10 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     """Fit the network, report each point of its curve, and return the points.
 
     Args:
-        context: of the trial.
-        model: with its initial weights; has the best weights afterwards.
+        context: the inputs of the trial.
+        model: the network with its initial weights; it has the best weights afterwards.
         pairs: the training and the validation split.
-        checkpoint: to continue from, or None.
+        checkpoint: the checkpoint to continue from, or None.
 
     Raises:
         TrialPruned: the pruner stops the trial.
@@ -228,7 +228,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
-    """Report a point of the curve to the pruner, except the point of step 0: an untrained network shows nothing."""
+    """Report a point of the curve to the pruner, except that of step 0, which is the score before training."""
     if step:
         trial.report(value, number)
 

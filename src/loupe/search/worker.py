@@ -1,7 +1,7 @@
 """A worker process of a sweep: claims waiting trials and trains them, one after the other.
 
-The command is `python -m loupe.search.worker PARENT_PID` with the job as JSON on standard input. A process of its own
-starts TensorFlow once for many trials, and its memory is free when it exits.
+The command is `python -m loupe.search.worker PARENT_PID` with the job as JSON on standard input. A separate
+process loads TensorFlow once for many trials, and frees its memory when it exits.
 """
 
 import _thread
@@ -20,7 +20,11 @@ POLL_INTERVAL_S = 0.3
 
 
 def main(parent_pid: int) -> None:
-    """Run trials until none is open, the deadline is over, the sweep's run is closed or the parent process exits."""
+    """Run trials until an end condition is met.
+
+    The conditions are: `max_trials` trials ran, no trial is open, the deadline is over, the sweep's run is closed, or
+    the parent process exits.
+    """
     from loupe.errors import UsageError
     from loupe.search.study import SweepStudy
     from loupe.search.study_storage import RETRY_TIMEOUT_S, open_storage, retry_database

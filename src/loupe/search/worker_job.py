@@ -16,18 +16,18 @@ class WorkerJob:
 
     Args:
         sweep: the checked sweep file, as JSON.
-        storage: of the Optuna study: a journal file or a database URL.
-        tracking_uri: of MLflow.
-        experiment_id: of MLflow.
+        storage: the storage of the Optuna study: a journal file or a database URL.
+        tracking_uri: the tracking URI of MLflow.
+        experiment_id: the experiment's id in MLflow.
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
-        digest: of the dataset.
+        digest: the digest of the dataset.
         source: dataset, smoke and seed: the settings that prepare the dataset on a machine that cannot read it.
         data_dir: the folder for prepared datasets.
         threads: cores per trial; 0 is all.
-        max_trials: that one worker runs.
+        max_trials: maximum number of trials that the worker runs.
         deadline: Unix time after which no trial starts, or None.
-        fresh: train trials whose result is in the store, too.
+        fresh: also train trials whose results are in the store.
     """
 
     sweep: dict[str, Any]

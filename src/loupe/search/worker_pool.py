@@ -23,8 +23,8 @@ from loupe.tracking import liveness, server, trials
 MAX_TRIALS_PER_WORKER = 25  # then its process exits: TensorFlow's memory grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
-SERVER_TIMEOUT_S = 600.0  # that a sweep waits for an unreachable MLflow server
-SPARE_TRIALS = 8  # that wait in addition to two per worker
+SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
+SPARE_TRIALS = 8  # waiting trials in addition to two per worker
 MAX_CRASHES = 2 * MAX_ATTEMPTS  # of workers in a row: more than a single trial can cause
 
 RunWorker = Callable[[WorkerJob], int]
@@ -34,9 +34,9 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     """Run workers until every trial has ended, or until no further trial may start.
 
     Args:
-        settings: of the sweep.
+        settings: the settings of the sweep.
         study: the study.
-        job: of all workers together; its `max_trials` are shared among them.
+        job: the job of the workers; they share its `max_trials`.
         workers: the number of processes. Without `settings.workers`, a Dask cluster gets one per core, as it grows.
 
     Returns:
@@ -45,7 +45,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Raises:
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
-    running: dict[Future[int], tuple[int, float]] = {}  # to the number of trials and the start time of a worker
+    running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
     remaining, crashes, checked, seconds = job.max_trials, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)

@@ -87,7 +87,7 @@ def label_models(settings: Evaluate) -> dict[str, str]:
     """Choose a unique label per network: the last part of its name if that is unique, otherwise the whole name.
 
     Args:
-        settings: with `model` and `beside`. Baselines in `beside` get no label: every table has them.
+        settings: the fields `model` and `beside` are used. Baselines in `beside` get no label: every table has them.
 
     Raises:
         UsageError: two networks have the same name, or a network has the name of another row of the table.

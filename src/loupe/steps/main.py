@@ -77,7 +77,7 @@ def _format_next_steps(settings: Main, best: "Training", registration: "Registra
     dataset = "" if settings.dataset == "sample" else f" --dataset {place}"
     return f"""
 {registration.status}: {best.network}, models:/{registration.name}/{registration.version}: {registration.reason}
-look at: {settings.out} (next to {find_bundled_photo()})
+compare: {settings.out} with {find_bundled_photo()}
 train it longer: loupe train --network {network} --steps {steps}{dataset} && loupe register
 compare the runs: mlflow ui"""
 

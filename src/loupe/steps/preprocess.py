@@ -29,7 +29,7 @@ def run(settings: Preprocess) -> Dataset:
     with ThreadPoolExecutor(1) as thread:  # MLflow takes seconds to start; meanwhile the photos are prepared
         store = thread.submit(_open_store)
         dataset = preparation.prepare(settings, photos)
-        del photos  # of a large collection: frees the memory
+        del photos  # frees the memory of a large list
         figures = _draw_figures(dataset)
         seconds = time.perf_counter() - started
         store.result()
@@ -61,7 +61,7 @@ def _open_store() -> None:
 
 
 def _draw_figures(dataset: Dataset) -> list[Path]:
-    """Draw the figures of a dataset, unless they exist next to its shards; returns their files."""
+    """Draw the figures of a dataset, unless they exist next to its shards, and return their files."""
     files = [dataset.folder / name for name in FIGURES]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

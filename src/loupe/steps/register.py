@@ -24,7 +24,7 @@ class Registration:
     """A registered version.
 
     Args:
-        name: of the registered model.
+        name: the name of the registered model.
         version: the number of the version.
         is_champion: whether the version is the champion now.
         reason: the comparison that decided this.

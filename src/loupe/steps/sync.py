@@ -7,7 +7,7 @@ from loupe.config.steps import Sync
 
 
 def run(settings: Sync) -> int:
-    """Upload the buffered runs of a folder; returns their number.
+    """Upload the buffered runs of a folder, and return their number.
 
     Raises:
         LoupeError: the server is unreachable.

@@ -10,7 +10,7 @@ from loupe.data.patches import Patches
 from loupe.training.optimization import compile_model, training_precision
 from loupe.upscalers.geometry import Geometry
 
-BLOCKS_PER_SIDE = 4  # of a training input of a perceptron that sees pixels beyond its block
+BLOCKS_PER_SIDE = 4  # of a training input, for perceptrons that read pixels beyond their blocks
 WARMUP_STEPS = 3  # the first step compiles
 TIMING_SHARE = 0.05  # share of the time budget that is used to time steps
 TIMING_LIMIT_S = 1.0
@@ -19,12 +19,12 @@ TIMING_LIMIT_S = 1.0
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """Compute the side and the number of the inputs of a training batch.
 
-    A perceptron that sees pixels beyond its patch (skip, pre_upscale, entry_convolutions) is trained on squares of
+    A perceptron that reads pixels beyond its patch (skip, pre_upscale, entry_convolutions) is trained on squares of
     up to 4x4 patches, so that patches have real surroundings. `batch_size` counts patches.
 
     Args:
-        settings: of the network.
-        geometry: of the network.
+        settings: the settings of the network.
+        geometry: the geometry of the network.
         input_side: side of the dataset's inputs in pixels.
 
     Returns:
@@ -54,7 +54,7 @@ def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, p
     Args:
         seconds: the budget, in seconds of one core.
         model: the network.
-        settings: of the network.
+        settings: the settings of the network.
         patches: source of the batches.
         count: inputs per batch.
 

@@ -1,4 +1,4 @@
-"""Diagnostics of a trained network beyond its score: overfitting, lost darks, blur, seams, saturation.
+"""Computes diagnostics of a trained network beyond its score: overfitting, lost darks, blur, seams, saturation.
 
 The claims of the study are about these numbers. Their names are those of the MLflow metrics, such as `val/gap`.
 """
@@ -30,13 +30,13 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
 
     Args:
         model: the trained network.
-        settings: of its training.
-        train: its training split.
-        validation: its validation split.
+        settings: the settings of its training.
+        train: the training split of its dataset.
+        validation: the validation split of its dataset.
 
     Returns:
         val/best_mae, val/best_mse, val/best_psnr: means over images.
-        val/nearest/mae, val/lanczos/mae: the same of these baselines.
+        val/nearest/mae, val/lanczos/mae: mean mae of these baselines.
         val/gain: nearest's mae divided by the network's.
         val/nearest_wins: share of photos on which nearest has the lower mae.
         val/gap: validation mae minus training mae, minus the same difference of Lanczos, which is due to the photos.

@@ -54,11 +54,11 @@ class TrainingState:
     """Everything that changes during a training, except the model and its optimizer.
 
     Args:
-        step: steps that are done.
-        steps: steps in total; 0 before they are known.
+        step: number of finished steps.
+        steps: total number of steps; 0 before they are known.
         best_mae: lowest validation mae of the points.
         best_step: step of that point.
-        waited: points since the best one.
+        waited: number of points since the best one.
         seconds: duration of the steps, without scoring.
         points: the learning curve: `step` and `metrics` of each point.
         best_weights: weights of the model at the best point; [] before the first point.
@@ -95,14 +95,14 @@ class TrainingState:
         """Return the state of a checkpoint.
 
         Raises:
-            LoupeError: these are not arrays of a checkpoint.
+            LoupeError: the arrays are not a checkpoint of a training.
         """
         count = sum(name.startswith("best/") for name in checkpoint)
         try:
             best = [checkpoint[f"best/{number}"] for number in range(count)]
             return cls(**json.loads(str(checkpoint["progress"])), best_weights=best)
         except (KeyError, TypeError, ValueError):
-            raise LoupeError("resume: the checkpoint is of no training") from None
+            raise LoupeError("resume: must be a checkpoint of a training, got other arrays") from None
 
 
 def fit(
@@ -111,8 +111,8 @@ def fit(
     """Train the model in place; it ends with the weights of the point with the lowest validation mae.
 
     Args:
-        model: with its initial weights.
-        settings: optimizer, schedule, steps and so on.
+        model: the network with its initial weights.
+        settings: the settings of the network; they define optimizer, schedule and steps.
         splits: batches are drawn from `train`; whole images of `validation` select the best point.
         report: called with a point and the checkpoint at step 0, every `eval_every` steps and at the end.
         resume: the checkpoint to continue from; None starts at step 0.

@@ -18,11 +18,11 @@ def build_network(
     """Build the Keras model of the settings with its initial weights. A ridge is fitted here.
 
     Args:
-        settings: of the variant.
-        train: the training split. Training inputs must fit into its inputs; a ridge is fitted on it.
-        luminance: of the dataset.
+        settings: the settings of the variant.
+        train: the training split. Its inputs must be at least as large as those of a training batch.
+        luminance: the luminance formula of the dataset.
         weights: the ridge of the dataset, (window * window, p * p).
-        start: the network of `settings.start`. Its layers give their weights where the shapes agree.
+        start: the network of `settings.start`. Its weights are copied to layers of the same shapes; None copies none.
 
     Raises:
         UsageError: training inputs are larger than the dataset's inputs, or no layer of `start` has the same shapes.

@@ -1,4 +1,4 @@
-"""The geometry of a model: what `upscale` must know to apply it to images of any size."""
+"""The geometry of a model: the block sizes and margins with which `upscale` applies it to images of any size."""
 
 import re
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Geometry:
         q: side of an input block; the sides of the model's inputs are multiples of it.
         p: side of a result block; the scale factor is p/q.
         min_side: smallest side of an input, a multiple of q.
-        halo: pixels around a block that its result depends on (the receptive field), a multiple of q.
-        luminance: formula of the grey images that the model was trained on; see `imaging.luminance`.
+        halo: pixels around a block that its result depends on (the rest of the receptive field), a multiple of q.
+        luminance: the formula that computed the grey images the model was trained on; see `imaging.luminance`.
     """
 
     q: int

@@ -17,7 +17,7 @@ class OnnxUpscaler:
             Python threads are faster.
 
     Raises:
-        UsageError: not an ONNX network, or the shape of its result differs from its geometry.
+        UsageError: the file is not an ONNX network, or the shape of its result differs from its geometry.
     """
 
     def __init__(self, file: Path, threads: int = 1) -> None:
@@ -49,4 +49,4 @@ class OnnxUpscaler:
         expected = (1, int(side * scale), int(side * scale), 1)
         if found.shape != expected or found.dtype != np.float32:
             got = f"{found.dtype} {found.shape}"
-            raise UsageError(f"model: {str(file)!r} must give float32 {expected} for a grey image, got {got}")
+            raise UsageError(f"model: {str(file)!r} must return float32 {expected} for a grey image, got {got}")

@@ -12,7 +12,7 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01
-FIT_IMAGES = 2048  # most images that are fitted on: millions of rows for the 81 to 144 columns
+FIT_IMAGES = 2048  # maximum number of images: they give millions of rows for 81 to 100 columns
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
@@ -47,7 +47,11 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Return the ridge of a dataset's training split: fitted once, then read from the dataset's folder."""
+    """Return the ridge of a dataset's training split: fitted once, then read from the dataset's folder.
+
+    Returns:
+        The weights, shaped as by `fit`.
+    """
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
         remove_leftovers(dataset.folder)
@@ -93,9 +97,9 @@ class RidgeUpscaler:
     """A fitted ridge as an upscaling model, in NumPy.
 
     Args:
-        weights: from `fit`, (window * window, p * p).
+        weights: the result of `fit`, (window * window, p * p).
         scale: p/q, in lowest terms.
-        luminance: of the images that it was fitted on.
+        luminance: the luminance formula of the images that it was fitted on.
     """
 
     def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:

@@ -90,9 +90,9 @@ def upscale_rows(
 
     Args:
         model: as in `upscale`.
-        rows: returns the image's rows from a first one up to, but not including, a last one: float32, (rows, width)
+        rows: called with a first and a last row (exclusive); returns these rows of the image, float32 (rows, width)
             in [-1, 1].
-        height: of the image.
+        height: the height of the image.
         wanted: the rows of the result.
         tile: as in `upscale`.
 
@@ -109,9 +109,9 @@ def upscale_rows(
 
 
 def _shifts(geometry: Geometry) -> list[int]:
-    """Return the shifts of the blocks: multiples of the largest step of at most half a block that divides a block.
+    """Return the shifts of the blocks in pixels of the image.
 
-    Steps are whole pixels of the result.
+    They are the multiples of a step: the largest divisor of q, up to q/2, that is a whole number of result pixels.
     """
     aligned = geometry.scale.denominator
     steps = [step for step in range(aligned, geometry.q // 2 + 1, aligned) if geometry.q % step == 0]
@@ -119,7 +119,7 @@ def _shifts(geometry: Geometry) -> list[int]:
 
 
 def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
-    """Return the side of whole blocks that cover `shift` more pixels and the image."""
+    """Return the side, in whole blocks, that covers `shift` pixels and then the image."""
     return max(-(-(side + shift) // geometry.q) * geometry.q, geometry.min_side)
 
 

@@ -24,7 +24,7 @@ from loupe.photos.upscaling import compute_size, upscale_image
 MAX_FILE_BYTES = 100 * 2**20
 MAX_PHOTO_PIXELS = 30_000_000  # all frames and pages together
 MAX_RESULT_PIXELS = MAX_PIXELS  # the limit of the decoder, which reads the result for the comparison
-MAX_SHOWN = 870, 660  # without scaling next to the controls, on a screen 1280 pixels wide
+MAX_SHOWN = 870, 660  # fits next to the controls without scaling, on a screen 1280 pixels wide
 
 TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
@@ -46,7 +46,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
     """Build the page. It upscales one photo at a time.
 
     Args:
-        networks: upscale the photos.
+        networks: the networks that upscale the photos.
         folder: an existing folder for the latest result; Gradio serves a copy.
     """
     bar = gr.Progress()
@@ -55,7 +55,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
         if file is None:
             return _show_error("photo: must be chosen first")
         photo = Path(file)
-        context = contextvars.copy_context()  # Gradio finds the visitor's progress bar by it, in any thread
+        context = contextvars.copy_context()  # contains the visitor's progress bar, also for other threads
 
         def report(fraction: float) -> None:
             context.run(progress, fraction, desc="upscaling")
