@@ -143,11 +143,11 @@ def list_networks(folder):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, dataset):
-    """A folder in which sweeps/smoke.toml has run, with worker processes."""
+    """A folder in which sweeps/smoke.toml has run."""
     folder = tmp_path_factory.mktemp("smoke")
-    (folder / "printed.txt").write_text(
-        loupe("sweep", ROOT / "sweeps" / "smoke.toml", "--dataset", dataset, cwd=folder).stdout
-    )
+    file = ROOT / "sweeps" / "smoke.toml"
+    done = loupe("sweep", file, "--dataset", dataset, "--workers", 1, cwd=folder, in_one_process=True)
+    (folder / "printed.txt").write_text(done.stdout)
     return folder
 
 
