@@ -3,6 +3,8 @@
 import pytest
 
 from loupe.config import parse_settings
+from loupe.data import tasks
+from loupe.imaging.threads import count_cores
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +19,17 @@ def scheduler():
 
 
 @pytest.fixture
-def preprocess(tmp_path, scheduler):
-    """Makes settings for small photos; `data_dir` is a folder of the test, the scheduler is the shared one."""
+def preprocess(tmp_path, monkeypatch):
+    """Makes settings for small photos; `data_dir` is a folder of the test.
+
+    Tasks run in this process, unless a test names a scheduler; "none" names the processes of this machine.
+    """
+    monkeypatch.setattr(tasks, "count_cores", lambda: 1)
 
     def settings(**given):
-        defaults = {"data_dir": str(tmp_path / "data"), "scheduler": scheduler, "label_size": "30", "quiet": "true"}
+        if "scheduler" in given:
+            monkeypatch.setattr(tasks, "count_cores", count_cores)
+        defaults = {"data_dir": str(tmp_path / "data"), "label_size": "30", "quiet": "true"}
         return parse_settings("preprocess", defaults | given)
 
     return settings
