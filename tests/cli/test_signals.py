@@ -84,3 +84,19 @@ def test_in_another_thread_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_deferred_signal_is_raised_when_the_block_exits(number):
+    reached = []
+
+    def work():
+        with signals.raise_on_signals():
+            with signals.defer_signals():
+                signal.raise_signal(number)
+                reached.append("end of the block")
+            reached.append("after the block")
+
+    with pytest.raises((KeyboardInterrupt, signals.Terminated)):
+        work()
+    assert reached == ["end of the block"]

@@ -10,7 +10,7 @@ server gets each record directly.
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
+from loupe.cli.signals import defer_signals
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import LoupeError, describe_error
 from loupe.tracking import liveness
@@ -51,10 +52,11 @@ def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None =
         file: the file that is logged, if any.
     """
     uploader = _UPLOADERS.get(run_id)
-    if uploader is None:
-        RECORD_HANDLERS[kind](run_id, body, file)
-    else:
+    if uploader is not None:
         uploader.log_record(kind, body, file)
+        return
+    with nullcontext() if is_server() else defer_signals():
+        RECORD_HANDLERS[kind](run_id, body, file)
 
 
 def start_buffering(run_id: str, quiet: bool) -> None:
