@@ -1,7 +1,6 @@
 """Prepares a dataset from photos, and logs its numbers and figures."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from loupe.cli.progress import print_line
@@ -24,17 +23,17 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data import preparation
     from loupe.data.sources import name_sources
 
-    started = time.perf_counter()
     photos = preparation.find_photos(settings)
-    with ThreadPoolExecutor(1) as thread:  # MLflow takes seconds to start; meanwhile the photos are prepared
-        store = thread.submit(_open_store)
-        dataset = preparation.prepare(settings, photos)
-        del photos  # frees the memory of a large list
-        figures = _draw_figures(dataset)
-        seconds = time.perf_counter() - started
-        store.result()
+    # Imported after the photos were found, to report a wrong source early; and not in a second thread during the
+    # preparation, which saved no measurable time, and hung after 3 of about 250 signals.
     from loupe.tracking import records, runs
 
+    runs.open_store()
+    started = time.perf_counter()
+    dataset = preparation.prepare(settings, photos)
+    del photos  # frees the memory of a large list
+    figures = _draw_figures(dataset)
+    seconds = time.perf_counter() - started
     with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
         counts = dataset.counts
         records.log_dataset(dataset, "prepared")
@@ -52,12 +51,6 @@ def run(settings: Preprocess) -> Dataset:
         settings.quiet,
     )
     return dataset
-
-
-def _open_store() -> None:
-    from loupe.tracking import runs
-
-    runs.open_store()
 
 
 def _draw_figures(dataset: Dataset) -> list[Path]:
