@@ -1,7 +1,10 @@
-"""MLflow keeps the current experiment in the process: each test starts without one."""
+"""Fixtures of the tracking tests: no experiment of a test before, and a run in a new store."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+import mlflow
 import pytest
 
 
@@ -13,3 +16,13 @@ def no_current_experiment(monkeypatch):
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture
+def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The id of an open run in a new store."""
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield str(mlflow.MlflowClient().create_run("0").info.run_id)
+    mlflow.set_tracking_uri(before)

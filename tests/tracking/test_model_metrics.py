@@ -1,26 +1,13 @@
 """A logged model has the final metrics of its run, linked to the dataset: a search for models uses them."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import keras
 import mlflow
-import pytest
 
 from loupe.tracking import models, records
 from loupe.upscalers.geometry import Geometry
 
 DATASET = {"name": "photos-1f", "digest": "1f", "source_type": "local", "source": "{}", "context": "training"}
 MAES = (0.5, 0.2, 0.1, 0.3)  # of validation, at steps 0, 10, 20, 30
-
-
-@pytest.fixture
-def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    before = mlflow.get_tracking_uri()
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield str(mlflow.MlflowClient().create_run("0").info.run_id)
-    mlflow.set_tracking_uri(before)
 
 
 def log(run_id: str, maes: tuple[float, ...], final: dict[str, float]) -> None:

@@ -1,27 +1,16 @@
 """A table that is logged twice has its rows once; resumed steps and buffered records log a table again."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pandas as pd
-import pytest
 
 from loupe.tracking import delivery, records
 from loupe.tracking.buffer import SUFFIX, RunBuffer
 
 FIRST = pd.DataFrame({"method": ["model", "nearest"], "mae": [0.1, 0.2]})
 SECOND = pd.DataFrame({"method": ["model", "nearest", "ridge"], "mae": [0.3, 0.2, float("nan")]})
-
-
-@pytest.fixture
-def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    before = mlflow.get_tracking_uri()
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield str(mlflow.MlflowClient().create_run("0").info.run_id)
-    mlflow.set_tracking_uri(before)
 
 
 def table_of(run_id: str, name: str) -> pd.DataFrame:

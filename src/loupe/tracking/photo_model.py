@@ -36,7 +36,7 @@ MAX_THREADS = 2  # that upscale photos; other requests wait
 class RefusedError(MlflowException):
     """A request that cannot be served.
 
-    The message is one line. MLflow's server puts the whole request in front of the message of other errors.
+    The message is one line. For other errors, MLflow's server prepends the whole request to the message.
     """
 
     def __init__(self, line: str) -> None:

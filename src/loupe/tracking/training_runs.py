@@ -66,7 +66,7 @@ def load_start(settings: Train) -> keras.Model | None:
     try:
         reference = models.find_champion(settings.scale) if name == CHAMPION else models.find_model(name)
         if reference is None:
-            raise UsageError(f"model: there is no champion of this scale factor yet, got {name!r}")
+            raise UsageError(f"model: must exist, but this scale factor has no champion yet, got {name!r}")
         return models.load_keras(reference)
     except UsageError as error:
         raise UsageError(str(error).replace("model:", "start:", 1)) from None
