@@ -39,6 +39,11 @@ def build_learning_rate(settings: GradientTrain) -> Any:
     return rate
 
 
+def get_dropout_states(model: keras.Model) -> list[Any]:
+    """Return the variable with the random state of each dropout layer: two integers."""
+    return [layer.seed_generator.state for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+
+
 @contextmanager
 def training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
     """Compute the convolutions of the body in the precision of the settings inside the block; weights stay float32.
