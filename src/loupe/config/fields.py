@@ -7,7 +7,7 @@ Each type accepts its values as text and as Python objects. Therefore `--patch 1
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -174,5 +174,6 @@ Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecima
 Unset = BeforeValidator(_none_if_empty)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
+Devices = Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["all"], Number]
 Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]
 Text = Annotated[str | None, Unset]

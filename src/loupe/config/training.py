@@ -8,7 +8,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, create_model, model_validator
 
 from loupe.config.base import DatasetSettings, Settings, SettingsError
-from loupe.config.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, format_value, quote_value
+from loupe.config.fields import (
+    Count,
+    Devices,
+    Hidden,
+    Number,
+    Patch,
+    Scale,
+    Seconds,
+    Text,
+    field,
+    format_value,
+    quote_value,
+)
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 CROP_BLOCKS = 32  # blocks per side of a training input; with fewer, mirrored borders distort the training
@@ -104,6 +116,7 @@ class GradientTrain(Train):
     patience: int = field(
         0, "stop after this number of points without a lower validation mae; 0: never", ge=0, le=10**9
     )
+    devices: Devices = field(1, "local accelerators that share each batch (JAX backend)", rule="all or >= 1")
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {
         "stddev": {"initializer": "gaussian"},

@@ -15,6 +15,7 @@ import numpy as np
 
 from loupe.config.training import GradientTrain
 from loupe.data.patches import Patches
+from loupe.errors import UsageError
 from loupe.training.optimization import LOSSES, get_dropout_states
 
 CALL_SECONDS = 0.5  # target duration of a call: signals and the progress bar wait for its end
@@ -48,11 +49,15 @@ class CompiledSteps:
         states = get_dropout_states(model)
         variables = [id(variable) for variable in model.non_trainable_variables]
         self._dropouts = [variables.index(id(state)) for state in states]
-        device = jax.local_devices()[0]
-        self._images = self._load_images(device)
+        devices = _choose_devices(settings.devices, size)
+        mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+        self._home = devices[0]
+        self._replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self._by_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
+        self._images = self._load_images(devices[0])
         self._max_steps = MAX_CUT_STEPS if self._images is None else MAX_CALL_STEPS
         self._call_steps = 1
-        self._call = jax.jit(self._run_call, donate_argnums=0)
+        self._call = jax.jit(self._run_call, donate_argnums=0, out_shardings=self._replicated)
 
     def run(self, steps: range, watch: Watch) -> None:
         """Train for these steps and update the model.
@@ -110,7 +115,7 @@ class CompiledSteps:
         large, others = self._model.stateless_call(trainable, others, inputs, training=True)
         return jnp.mean(self._loss(labels, large)), others
 
-    def _draw_batches(self, steps: range, pool: Executor) -> list[np.ndarray]:
+    def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
         """Return what a call needs to make its batches, per step: positions, or uint8 inputs and labels."""
         drawn = [self._patches.draw_positions(step, self._size) for step in steps]
         if self._images is None:
@@ -122,7 +127,7 @@ class CompiledSteps:
             dtype = np.uint8 if self._images is None else np.int32
             batches.append(np.zeros((self._max_steps, *values[0].shape), dtype))
             np.stack(values, out=batches[-1][: len(values)], casting="same_kind")
-        return batches
+        return [jax.device_put(values, self._by_batch) for values in batches]
 
     def _load_images(self, device: Any) -> tuple[Any, Any] | None:
         """Copy the images to the device; None if they are larger than their share of its memory."""
@@ -132,21 +137,37 @@ class CompiledSteps:
         if len(pairs) * sum(side**2 for side in pairs.sides) > limit:
             return None
         inputs, labels = pairs.stack()
-        return jax.device_put(inputs, device), jax.device_put(labels, device)
+        return jax.device_put(inputs, self._replicated), jax.device_put(labels, self._replicated)
 
     def _get_variables(self) -> tuple[list[Any], list[Any], list[Any]]:
         model = self._model
         return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
 
     def _read_state(self) -> State:
-        """Copy the variables: a call overwrites its arguments."""
-        trainable, others, optimizer = ([jnp.array(each.value) for each in group] for group in self._get_variables())
+        """Copy the variables to the devices: a call overwrites its arguments."""
+        copies = [[np.array(each.value) for each in group] for group in self._get_variables()]
+        trainable, others, optimizer = jax.device_put(copies, self._replicated)
         return trainable, others, optimizer
 
     def _write_state(self, state: State) -> None:
         for group, values in zip(self._get_variables(), state, strict=True):
             for variable, value in zip(group, values, strict=True):
-                variable.assign(value)
+                variable.assign(jax.device_put(value, self._home))
+
+
+def _choose_devices(wanted: int | str, size: int) -> list[Any]:
+    """Return the devices that share a batch.
+
+    Raises:
+        UsageError: there are fewer devices, or they cannot share a batch of this size equally.
+    """
+    devices = jax.local_devices()
+    count = len(devices) if wanted == "all" else int(wanted)
+    if count > len(devices):
+        raise UsageError(f"devices: must be at most {len(devices)} on this machine, got {count}")
+    if size % count:
+        raise UsageError(f"devices: must divide the {size} inputs of a batch, got {count}")
+    return devices[:count]
 
 
 def _make_batch(images: tuple[Any, Any] | None, drawn: list[Any], sides: tuple[int, int]) -> tuple[Any, Any]:

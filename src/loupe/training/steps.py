@@ -9,7 +9,7 @@ import numpy as np
 from loupe.cli.progress import ProgressBar
 from loupe.config.training import GradientTrain
 from loupe.data.patches import Patches
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, UsageError
 from loupe.training.optimization import get_dropout_states, training_precision
 
 Watch = Callable[[int, np.ndarray], None]
@@ -42,6 +42,9 @@ class StepRunner:
     """Trains a compiled model for a range of steps, in the precision of the settings.
 
     Args: as for `SingleSteps`.
+
+    Raises:
+        UsageError: the devices of the settings do not exist or cannot share a batch.
     """
 
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
@@ -50,6 +53,8 @@ class StepRunner:
             from loupe.training.compiled_steps import CompiledSteps  # imports JAX
 
             self._run = CompiledSteps(model, settings, patches, size).run
+        elif settings.devices != 1:
+            raise UsageError(f"devices: must be 1 without KERAS_BACKEND=jax, got {settings.devices}")
         else:
             self._run = SingleSteps(model, settings, patches, size).run
 
