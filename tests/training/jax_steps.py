@@ -46,11 +46,12 @@ def train(kind: type, pairs: Pairs, given: dict, parts: list[range]) -> tuple[li
     return model.get_weights(), np.array(losses)
 
 
-@pytest.mark.parametrize("where", ["images on the device", "batches cut on the host"])
+@pytest.mark.parametrize("where", ["images on the device", "batches cut on the host", "one step per call"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_compiled_steps_equal_single_steps(
     name: str, where: str, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compiled_steps, "LOOP_CONVOLUTIONS_ON_CPU", where != "one step per call")
     if where == "batches cut on the host":
         monkeypatch.setattr(compiled_steps, "HOST_BYTES", 0)
     expected, expected_losses = train(SingleSteps, pairs, SETTINGS[name], [range(STEPS)])

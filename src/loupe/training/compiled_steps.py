@@ -25,6 +25,7 @@ MAX_GROWTH = 4  # of the number of steps from one call to the next
 DEVICE_SHARE = 0.5  # share of the device's memory that the images may use
 HOST_BYTES = 2**31  # of images, on a device that does not report its memory
 CUTTING_THREADS = 4
+LOOP_CONVOLUTIONS_ON_CPU = False  # XLA's convolutions on a CPU are 29 times slower inside a loop (tiny, 8 crops)
 
 State = tuple[list[Any], list[Any], list[Any]]  # trainable weights, other weights, variables of the optimizer
 Watch = Callable[[int, np.ndarray], None]
@@ -56,6 +57,8 @@ class CompiledSteps:
         self._by_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
         self._images = self._load_images(devices[0])
         self._max_steps = MAX_CUT_STEPS if self._images is None else MAX_CALL_STEPS
+        if devices[0].platform == "cpu" and not LOOP_CONVOLUTIONS_ON_CPU and _has_convolutions(model):
+            self._max_steps = 1
         self._call_steps = 1
         self._call = jax.jit(self._run_call, donate_argnums=0, out_shardings=self._replicated)
 
@@ -81,10 +84,14 @@ class CompiledSteps:
                     step += count
                 if running:
                     first, count, losses = running
-                    watch(first, np.asarray(losses)[:count])
+                    watch(first, self._read_losses(losses, count))
                     started = self._adapt(count, started)
                 running = started_now
         self._write_state(state)
+
+    def _read_losses(self, losses: Any, count: int) -> np.ndarray:
+        """Wait for the end of a call and return the losses of its steps."""
+        return np.asarray(losses)[:count]
 
     def _adapt(self, count: int, started: float) -> float:
         """Choose the number of steps of the next call from the duration of the last one; return the time."""
@@ -107,7 +114,8 @@ class CompiledSteps:
             trainable, optimizer = self._model.optimizer.stateless_apply(optimizer, gradients, trainable)
             return (trainable, others, optimizer), losses.at[index].set(loss)
 
-        return jax.lax.fori_loop(0, count, run_step, (state, jnp.zeros(self._max_steps)))
+        start = (state, jnp.zeros(self._max_steps))
+        return run_step(0, start) if self._max_steps == 1 else jax.lax.fori_loop(0, count, run_step, start)
 
     def _compute_loss(
         self, trainable: list[Any], others: list[Any], inputs: Any, labels: Any
@@ -153,6 +161,10 @@ class CompiledSteps:
         for group, values in zip(self._get_variables(), state, strict=True):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(jax.device_put(value, self._home))
+
+
+def _has_convolutions(model: keras.Model) -> bool:
+    return any(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
 
 
 def _choose_devices(wanted: int | str, size: int) -> list[Any]:
