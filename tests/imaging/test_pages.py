@@ -15,7 +15,7 @@ from loupe.imaging.writer import write_photo
 def encode_pages(name, *sizes):
     stream = io.BytesIO()
     pages = [Image.new("RGB", size, (90 * number, 0, 0)) for number, size in enumerate(sizes)]
-    pages[0].save(stream, name, save_all=True, append_images=pages[1:])
+    pages[0].save(stream, name, **({"save_all": True, "append_images": pages[1:]} if len(pages) > 1 else {}))
     return stream.getvalue()
 
 

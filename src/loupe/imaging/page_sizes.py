@@ -26,7 +26,7 @@ def list_page_sizes(source: bytes | Path, most: int) -> list[tuple[int, int]]:
                 count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
                 _validate_count(count, most)
                 return [image.size] * count
-            sizes = []
+            sizes: list[tuple[int, int]] = []
             try:
                 while True:  # a page is found from the one before: their number is unknown before the last
                     image.seek(len(sizes))

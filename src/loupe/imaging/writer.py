@@ -119,7 +119,7 @@ class _PageAppender(TiffImagePlugin.AppendingTiffWriter):
 
     _end: int | None = None  # the position of the link to the next page, in the directory of the last one
 
-    def skipIFDs(self) -> None:
+    def skipIFDs(self) -> None:  # noqa: N802 # the name in Pillow
         """Find the end of the linked list of directories, from the directory found by the last call."""
         if self._end is not None:
             self.f.seek(self._end)
