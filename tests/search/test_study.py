@@ -470,7 +470,7 @@ def test_study_with_the_same_name_and_another_space_is_refused(journal):
         sweep_of({"repeats": 2, "pruner": "median"}, GRID.search, GRID.train),
     ]
     for other in others:
-        with pytest.raises(UsageError, match=r"study\.name: 'made-up' is a study with another search space .*another name"):
+        with pytest.raises(UsageError, match=r"is a study with another search space .*another name"):
             opened(journal, other)
     with pytest.raises(UsageError, match="another search space"):
         opened(journal, digest="other photos")
