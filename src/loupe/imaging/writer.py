@@ -100,7 +100,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
 
 
 def _write_pages(file: Path, pages: Iterable[ImageStream], options: EncodeOptions) -> None:
-    with file.open("w+b") as opened, TiffImagePlugin.AppendingTiffWriter(opened) as appending:
+    with file.open("w+b") as opened, _PageAppender(opened) as appending:
         for page in pages:
             if page.dtype == np.uint16 and page.bands > 1:
                 write_tiff(appending, page)
@@ -108,6 +108,23 @@ def _write_pages(file: Path, pages: Iterable[ImageStream], options: EncodeOption
                 image = _make_image(page, "TIFF")
                 image.save(appending, "TIFF", **_pillow_options("TIFF", page.metadata, options))
             appending.newFrame()
+
+
+class _PageAppender(TiffImagePlugin.AppendingTiffWriter):
+    """Pillow's writer of pages, with a time per page that does not grow with their number.
+
+    Pillow reads the directories of all earlier pages before each page: 4,000 pages of 4x3 pixels
+    took 7.5 s instead of 0.4 s.
+    """
+
+    _end: int | None = None  # the position of the link to the next page, in the directory of the last one
+
+    def skipIFDs(self) -> None:  # noqa: N802 # the name in Pillow
+        """Find the end of the linked list of directories, from the directory found by the last call."""
+        if self._end is not None:
+            self.f.seek(self._end)
+        super().skipIFDs()
+        self._end = self.whereToWriteNewIFDOffset
 
 
 def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: int, options: EncodeOptions) -> None:
