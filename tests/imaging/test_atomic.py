@@ -29,13 +29,13 @@ def test_a_file_is_complete_or_does_not_exist(tmp_path):
 
 
 CREATE = """
-import sys
+import signal, sys
 import time
 from pathlib import Path
 from loupe.imaging.atomic import create_partial
 with create_partial(Path(sys.argv[1]), {"file": Path.touch, "folder": Path.mkdir}[sys.argv[2]]) as partial:
     print(partial.name, flush=True)
-    sys.stdin.read()
+    signal.pause()
 """
 # A container with a process namespace of its own, in which no other process has a number.
 CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -51,7 +51,7 @@ def test_only_the_leftovers_of_ended_processes_are_removed(prefix, kind, tmp_pat
     if prefix and not can_run_containers():
         pytest.skip("the system does not allow containers")
     command = [*prefix, sys.executable, "-c", CREATE, str(tmp_path), kind]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         partial = tmp_path / process.stdout.readline().strip()
         os.utime(partial, (0, 0))
@@ -59,7 +59,7 @@ def test_only_the_leftovers_of_ended_processes_are_removed(prefix, kind, tmp_pat
         assert list(tmp_path.iterdir()) == [partial]
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     if kind == "folder":
         (partial / "shard").touch()
     until = time.monotonic() + 10
