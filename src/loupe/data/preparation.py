@@ -49,7 +49,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
         photos: the result of `find_photos`; None lists the photos first.
 
     Returns:
-        The dataset, opened.
+        The opened dataset.
 
     Raises:
         UsageError: none of the photos is usable.
@@ -97,7 +97,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
 
 
 def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str, location: str) -> None:
-    parts: dict[int, Any] = {}  # tables of the manifest by number of the shard
+    parts: dict[int, Any] = {}  # tables of manifest rows by shard number
     checksums: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
@@ -145,7 +145,7 @@ def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) 
 
 
 def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
-    """Cut pairs of the selected photos for scoring, without a dataset on disk, in the order of paths.
+    """Cut pairs from the selected photos for scoring, in the order of their paths. No dataset is written.
 
     Raises:
         UsageError: none of the photos is usable.
@@ -194,7 +194,7 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
     """Open the dataset that a run was trained on, by its name in data_dir, or prepare it again.
 
     Args:
-        settings: data_dir and, to prepare the dataset, the other fields that datasets share.
+        settings: data_dir, and the other dataset settings that `prepare` needs.
         name: the name of the dataset's folder.
         digest: the digest of the run's dataset.
         source: the value of the run's `dataset` field; it is prepared if the folder does not exist.

@@ -76,7 +76,7 @@ def validate_output_file(field: str, file: Path) -> None:
     """Check that a file can be written: its folder exists, and it is not a folder itself.
 
     Args:
-        field: the setting that names the file, for the error.
+        field: the setting that contains the path; the error message starts with it.
         file: the file.
 
     Raises:
