@@ -1,4 +1,4 @@
-"""Writes the shards of a prepared dataset: files of labels and of inputs. One task writes the shards of a few photos."""
+"""Writes the shards of a prepared dataset: files of labels and of inputs. One task writes shards of a few photos."""
 
 import hashlib
 import socket
