@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# A partial file of another machine counts as a leftover if it did not change for this time: its lock may be invisible.
+# Partial files of other machines, whose locks may be invisible here, are removed after this time without a change.
 LEFTOVER_AGE_S = 86_400.0
 PREFIX, SUFFIX = ".loupe-", ".part"  # of temporary names
 

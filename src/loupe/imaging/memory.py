@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAX_DEFAULT_BYTES = 2_000_000_000
-# For each version of Linux control groups: the name of the controller in /proc/self/cgroup, the folder of the groups, and
-# the file of a group's limit.
+# For each version of Linux control groups: the name of the controller in /proc/self/cgroup, the folder of the groups,
+# and the file of a group's limit.
 CONTROL_GROUPS = (
     ("", Path("/sys/fs/cgroup"), "memory.max"),
     ("memory", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),

@@ -19,7 +19,7 @@ from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import make_tags, write_tiff
 
 MAX_WHOLE_PIXELS = 60_000_000  # larger images are encoded strip by strip
-MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # of a JPEG
+MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # in a JPEG: the size of a segment, and of XMP's name
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 RUN_LENGTH = 3  # zlib's strategy Z_RLE; on six photos, files are 2 to 10 % smaller than with the default strategy
 
