@@ -214,5 +214,5 @@ def _create_registered_model(name: str, description: str) -> None:
 def _find_model_id(run_id: str) -> str:
     outputs = mlflow.get_run(run_id).outputs
     if outputs is None or not outputs.model_outputs:
-        raise UsageError(f"run: {run_id} has no model")
+        raise UsageError(f"run: must be a run with a model, got {run_id}")
     return str(outputs.model_outputs[-1].model_id)
