@@ -11,6 +11,8 @@ import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
+from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
+
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
 NO_STEP = -1  # MLflow copies the metrics of a model's step to the model, without their dataset; this step has none
 
@@ -18,13 +20,6 @@ NO_STEP = -1  # MLflow copies the metrics of a model's step to the model, withou
 def now() -> int:
     """Return the time in MLflow's unit: milliseconds since 1970."""
     return int(time.time() * 1000)
-
-
-def remove_artifact(artifact_uri: str, name: str) -> None:
-    """Remove a file or folder of artifacts; an empty name removes all."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    get_artifact_repository(artifact_uri).delete_artifacts(name)
 
 
 def _send_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
@@ -62,11 +57,12 @@ def _send_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
 
 
 def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Log a Keras model with the signature (-1, -1, -1, 1) and its geometry."""
+    """Log a Keras model with the signature (-1, -1, -1, 1) and its geometry; it replaces the run's models."""
     from importlib.metadata import version
 
     import keras
 
+    delete_models(run_id)  # complete or not, of a process that was killed before the run ended
     images = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
     mlflow.models.Model.log(
         artifact_path=None,
@@ -82,10 +78,9 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Link final metrics of the run to its last model: those of the best step, and those with one value."""
-    client = mlflow.MlflowClient()
+    """Link final metrics of the run to its model: those of the best step, and those with one value."""
+    client, model = mlflow.MlflowClient(), find_model(run_id)
     run = client.get_run(run_id)
-    model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
     dataset = run.inputs.dataset_inputs[0].dataset
     linked = {metric.key for metric in model.metrics or ()}
     metrics = []
