@@ -22,7 +22,7 @@ steps:
 options:
   --help      show this text; `loupe <step> --help` lists the fields of a step
   --version   show the version
-  --quiet     print nothing but errors; valid for every step"""
+  --quiet     print only errors; every step accepts it"""
 
 
 def step_help(step: str, positional: str | None, multiple: bool) -> str:

@@ -100,7 +100,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
 
 
 def _write_pages(file: Path, pages: Iterable[ImageStream], options: EncodeOptions) -> None:
-    with file.open("w+b") as opened, TiffImagePlugin.AppendingTiffWriter(opened) as appending:
+    with file.open("w+b") as opened, _PageAppender(opened) as appending:
         for page in pages:
             if page.dtype == np.uint16 and page.bands > 1:
                 write_tiff(appending, page)
@@ -108,6 +108,23 @@ def _write_pages(file: Path, pages: Iterable[ImageStream], options: EncodeOption
                 image = _make_image(page, "TIFF")
                 image.save(appending, "TIFF", **_pillow_options("TIFF", page.metadata, options))
             appending.newFrame()
+
+
+class _PageAppender(TiffImagePlugin.AppendingTiffWriter):
+    """Pillow's writer of pages, with a time per page that does not grow with their number.
+
+    Pillow reads the directories of all earlier pages before each page: 4,000 pages of 4x3 pixels
+    took 7.5 s instead of 0.4 s.
+    """
+
+    _end: int | None = None  # the position of the link to the next page, in the directory of the last one
+
+    def skipIFDs(self) -> None:  # noqa: N802 # the name in Pillow
+        """Find the end of the linked list of directories, from the directory found by the last call."""
+        if self._end is not None:
+            self.f.seek(self._end)
+        super().skipIFDs()
+        self._end = self.whereToWriteNewIFDOffset
 
 
 def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: int, options: EncodeOptions) -> None:
@@ -142,7 +159,7 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
 
 
 def _limit_metadata(metadata: Metadata) -> tuple[Metadata, list[str]]:
-    """Remove metadata that is too long for a segment of a JPEG, and return the result and the names of these parts.
+    """Remove metadata that is too long for a segment of a JPEG; return the rest, and the names of the removed parts.
 
     Of EXIF, only the maker note is removed if the rest then fits.
     """
@@ -189,6 +206,6 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
             options["compress_type"] = RUN_LENGTH
     elif name == "TIFF":
         tags = make_tags(metadata)
-        nested = EXIF_IFD in tags or GPS_IFD in tags  # libtiff, which compresses, does not write them
+        nested = EXIF_IFD in tags or GPS_IFD in tags  # libtiff compresses, but does not write these
         options |= {"compression": None if nested else "tiff_adobe_deflate", "tiffinfo": tags}
     return options

@@ -20,7 +20,7 @@ def delete_models(run_id: str) -> None:
 
 
 def remove_artifact(artifact_uri: str, name: str) -> None:
-    """Remove a file or folder of artifacts; an empty name removes all."""
+    """Remove a file or folder of artifacts; an empty name removes all artifacts."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     get_artifact_repository(artifact_uri).delete_artifacts(name)
