@@ -77,9 +77,9 @@ def write_sweep(folder, dataset, name, search, study=None, **train):
     """Write a sweep file of tiny perceptrons; returns its name.
 
     Args:
-        folder: for the file.
+        folder: the folder of the file.
         dataset: the folder of the dataset.
-        name: of the study; the file is `<name>.toml`.
+        name: the name of the study; the file is `<name>.toml`.
         search: the lines of the table [search].
         study: additional fields of the table [study].
         train: additional fields of the table [train].

@@ -260,7 +260,7 @@ def open_dataset(job: WorkerJob) -> Dataset:
     """Open the sweep's dataset; a machine that cannot read it prepares it from the same source.
 
     Raises:
-        UsageError: neither is possible.
+        UsageError: this machine can neither read nor prepare the dataset.
     """
     if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _fetch_dataset(job.dataset)
