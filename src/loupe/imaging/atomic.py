@@ -1,5 +1,6 @@
-"""Writes files atomically: a file has its final name only when it is complete."""
+"""Writes files atomically: a file has its final name only when it is complete. All files are written through here."""
 
+import errno
 import glob
 import os
 import secrets
@@ -17,11 +18,36 @@ def write_atomically(file: Path) -> Iterator[Path]:
     partial = file.with_name(f".loupe-{os.getpid()}-{secrets.token_hex(4)}-{socket.gethostname()}.part")
     try:
         yield partial
-        with partial.open("r+b") as stream:
-            os.fsync(stream.fileno())  # the content must be on the disk before the file has its final name
-        partial.rename(file)
+        publish(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_file(file: Path, content: str | bytes) -> None:
+    """Write a file atomically; text as UTF-8, with `?` for bytes of file names that are not text."""
+    with write_atomically(file) as partial:
+        partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a complete file or folder its final name. Both the content and the name survive a power failure."""
+    _sync(partial)  # the content must be on the disk before the file has its final name
+    partial.rename(final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the list of names in a folder, to the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder, and a folder may be writable without being readable.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def validate_output_file(field: str, file: Path) -> None:

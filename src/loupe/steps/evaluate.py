@@ -13,7 +13,7 @@ from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import validate_output_file, write_atomically
+from loupe.imaging.atomic import validate_output_file, write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,8 +221,7 @@ def _replace_nan(value: Any) -> Any:
 
 def _write_json(out: Path, summary: dict[str, Any]) -> None:
     try:
-        with write_atomically(out) as partial:
-            partial.write_text(json.dumps(_replace_nan(summary), indent=2, allow_nan=False) + "\n")
+        write_file(out, json.dumps(_replace_nan(summary), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise LoupeError(f"out: {str(out)!r} cannot be written: {error.strerror}") from None
 

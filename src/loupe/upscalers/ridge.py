@@ -1,5 +1,6 @@
 """Ridge regression from the pixels around a block of the input to the block of the label."""
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from loupe.data.dataset import Dataset, Pairs
 from loupe.errors import LoupeError, describe_error
-from loupe.imaging.atomic import remove_leftovers, write_atomically
+from loupe.imaging.atomic import remove_leftovers, write_file
 from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
@@ -56,8 +57,9 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     if not file.exists():
         remove_leftovers(dataset.folder)
         weights = fit(dataset.load_pairs("train", scale))
-        with write_atomically(file) as partial, partial.open("wb") as stream:
-            np.save(stream, weights)
+        stream = io.BytesIO()  # to a file, np.save would ignore a full disk
+        np.save(stream, weights)
+        write_file(file, stream.getvalue())
     return load_weights(file, scale)
 
 
