@@ -100,10 +100,10 @@ def end_run(run_id: str, status: str) -> None:
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     """Upload the buffered runs of ended processes and delete their files.
 
-    A run that the server does not have is created there. A damaged file stays, and a line names it.
+    A run that the server does not have is created there. A damaged file is kept and reported.
 
     Returns:
-        The number of runs.
+        The number of uploaded runs.
 
     Raises:
         LoupeError: the server is unreachable.
