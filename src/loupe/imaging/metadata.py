@@ -57,7 +57,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
     Args:
         image: the opened image, positioned at a frame or page.
         exif: its tags; changed in place.
-        icc: the profile of the decoded pixels, which can differ from that of the file.
+        icc: the profile of the decoded pixels, which can differ from the profile of the file.
     """
     dpi = image.info.get("dpi")
     return Metadata(
@@ -72,7 +72,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
 
 
 def update_size(metadata: Metadata, width: int, height: int) -> Metadata:
-    """Set the width and height in those EXIF tags (in place) and XMP properties that exist."""
+    """Update the width and height in the EXIF tags (in place) and XMP properties that contain them."""
     exif, xmp = metadata.exif, metadata.xmp
     if exif is not None:
         for tags in (exif, exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}):

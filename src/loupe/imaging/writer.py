@@ -159,7 +159,7 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
 
 
 def _limit_metadata(metadata: Metadata) -> tuple[Metadata, list[str]]:
-    """Remove metadata that is too long for a segment of a JPEG, and return the result and the names of these parts.
+    """Remove metadata that is too long for a segment of a JPEG; return the rest, and the names of the removed parts.
 
     Of EXIF, only the maker note is removed if the rest then fits.
     """
@@ -206,6 +206,6 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
             options["compress_type"] = RUN_LENGTH
     elif name == "TIFF":
         tags = make_tags(metadata)
-        nested = EXIF_IFD in tags or GPS_IFD in tags  # libtiff, which compresses, does not write them
+        nested = EXIF_IFD in tags or GPS_IFD in tags  # libtiff compresses, but does not write these
         options |= {"compression": None if nested else "tiff_adobe_deflate", "tiffinfo": tags}
     return options

@@ -1,6 +1,6 @@
 """Removes noise by non-local means: the mean over pixels with a similar neighbourhood.
 
-scikit-image has the same algorithm, but takes 198 MB with SciPy and its other dependencies, and twice the time.
+scikit-image has the same algorithm, but takes 198 MB on disk with its dependencies, and twice the time.
 """
 
 import itertools

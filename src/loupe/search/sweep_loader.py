@@ -1,4 +1,4 @@
-"""Reads a sweep file and checks every point against the settings of train before a trial starts."""
+"""Reads a sweep file and checks every point against the settings of train before the first trial starts."""
 
 import tomllib
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
     Args:
         file: its path.
-        settings: name, dataset, pruner and seed that replace those of the file; smoke=true shortens the trainings.
+        settings: name, dataset, pruner and seed replace the values of the file; smoke=true shortens the trainings.
 
     Raises:
         UsageError: the file cannot be read, or a table, a field or a value is invalid.
