@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# Without a change for this time, a partial file of another machine, whose locks may be invisible here, is a leftover.
+# Partial files of other machines, whose locks may be invisible here, are removed after this time without a change.
 LEFTOVER_AGE_S = 86_400.0
 PREFIX, SUFFIX = ".loupe-", ".part"  # of temporary names
 
@@ -29,13 +29,13 @@ def write_atomically(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[Path]:
-    """Create a file or folder with a temporary name; it is removed when the block exits, unless it was renamed.
+    """Create and lock a file or folder with a temporary name, and yield its path.
 
-    It is locked until then. The system releases the lock of a killed process, and processes in different containers
-    with one kernel see each other's locks.
+    When the block exits, it is unlocked, and removed unless it was renamed. The system releases the lock of a killed
+    process. Processes in different containers on one machine see each other's locks.
 
     Args:
-        folder: the folder that gets it; it must exist.
+        folder: the parent folder; it must exist.
         create: `Path.touch` or `Path.mkdir`.
     """
     while True:
@@ -43,9 +43,9 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
         create(partial)
         try:
             descriptor = _open(partial)
-        except FileNotFoundError:  # another process took it for a leftover before it was locked
+        except FileNotFoundError:  # another process removed it as a leftover before it was locked
             continue
-        with suppress(OSError):  # a file system without locks: the age decides
+        with suppress(OSError):  # a file system without locks: `remove_leftovers` uses the age
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if partial.exists():
             break
@@ -90,7 +90,7 @@ def validate_output_file(field: str, file: Path) -> None:
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel: the locks of all its processes are visible, whatever their container."""
+    """Return an id of the running kernel. All its processes see each other's locks, also in different containers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
@@ -100,7 +100,7 @@ def _identify_kernel() -> str:
 
 
 def _open(partial: Path) -> int:
-    # on NFS, a lock needs a descriptor that can write; a folder cannot be opened so
+    # on NFS, a lock needs a writable descriptor, but a folder can be opened only for reading
     return os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -118,7 +118,7 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since the last change by the clock of the file system: machines may have different ones."""
+    """Return the seconds since the last change, by the clock of the file system: the clocks of machines differ."""
     with tempfile.TemporaryFile(dir=partial.parent) as new:
         return os.fstat(new.fileno()).st_mtime - partial.stat().st_mtime
 

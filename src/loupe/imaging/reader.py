@@ -141,7 +141,7 @@ def _decode(file: _OpenFile, number: int, deep: bool) -> ImageData:
             pixels = pixels[..., :-1]  # the meaning of the last band is unspecified
     else:
         image.load()
-        orientation = exif.get(metadata.ORIENTATION, 1)  # after loading: Pillow turns a TIFF and resets the tag
+        orientation = exif.get(metadata.ORIENTATION, 1)  # after loading: Pillow rotates a TIFF and resets the tag
         pixels, icc = decode_by_pillow(image, icc, ignore_errors=strip)
     pixels = make_upright(pixels, orientation)
     if strip:

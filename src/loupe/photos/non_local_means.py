@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 
 REACH = 6  # largest shift between compared pixels, per axis
-MARGIN = REACH + 2  # pixels around a part of an image on which its result depends
+MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around it
 PAD = REACH + 3
 LARGEST_DISTANCE = 5.0  # more distant neighbourhoods get the weight 0
 

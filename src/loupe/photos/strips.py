@@ -21,8 +21,8 @@ from loupe.photos.sizes import FittedSize
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import UpscalingModel
 
-STRIP_ROWS = 128  # of the photo, per thread: they stay in the cache of its core
-MAX_PIXELS_IN_WORK = 8_000_000  # of the result, in all threads together
+STRIP_ROWS = 128  # rows of the photo per strip: they fit into the cache of a core
+MAX_PIXELS_IN_WORK = 8_000_000  # pixels of the result that all threads together compute at a time
 RELATIVE_STEPS = 8  # of `_solve_green`; each at least halves the error, so that it is below 1/255 at the end
 
 

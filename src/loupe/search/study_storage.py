@@ -22,7 +22,7 @@ WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time
 LOCK_TIMEOUT_S = 60.0  # how long to wait for a SQLite database that another worker has locked
 RETRY_TIMEOUT_S = 120.0  # long enough for the restart of a database
 RETRY_INTERVAL_S = 1.0
-JOURNAL_START = b'{"op_code":0,"worker_id":"'  # of the first record, which creates a study
+JOURNAL_START = b'{"op_code":0,"worker_id":"'  # the start of the first record, which creates a study
 BLOCK_BYTES = 65536
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T
 
 
 def _lock_database(connection: Connection) -> None:
-    """Lock a SQLite database, so that Optuna assigns a trial to one worker only: it has no SELECT … FOR UPDATE."""
+    """Lock SQLite, which has no SELECT … FOR UPDATE, so that Optuna assigns each trial to one worker only."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

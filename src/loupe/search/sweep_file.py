@@ -140,7 +140,7 @@ class SweepFile(BaseModel):
         return sorted(self.search, key=depth)
 
     def list_choices(self, key: str) -> list[Any]:
-        """Return the values of a key in the form that Optuna and the settings accept. A range has its two ends."""
+        """Return the values of a key as Optuna and the settings accept them. For a range, return its two ends."""
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]

@@ -106,7 +106,7 @@ def _check_keys(sweep: SweepFile) -> None:
 
 
 def _check_points(sweep: SweepFile) -> None:
-    """Check that train accepts all points of a grid, or random points of a sampler."""
+    """Check that train accepts all points of a grid, or random points if the sweep uses a sampler."""
     if sweep.is_grid and next(islice(sweep.iterate_points(), MAX_GRID_POINTS, None), None) is not None:
         raise UsageError(f"search: a grid must have at most {MAX_GRID_POINTS} points; use sampler=random or tpe")
     used: set[str] = set()

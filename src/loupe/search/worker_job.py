@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MAX_STDERR_LINES = 40  # of a failed worker that the error shows: enough for a traceback of Keras
+MAX_STDERR_LINES = 40  # of standard error in the message about a failed worker: enough for Keras's traceback
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from loupe.search.study_storage import retry_database
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
-MAX_TRIALS_PER_WORKER = 25  # then its process exits: TensorFlow's memory grows with each trial
+MAX_TRIALS_PER_WORKER = 25  # then the process exits, because TensorFlow's memory grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server

@@ -186,31 +186,31 @@ def _check_failures(study: "SweepStudy") -> None:
 def _delete_other_models(study: "SweepStudy") -> list[str]:
     """Delete the models of all trials except the best `keep` trials, and return the run ids of the best trials."""
     from loupe.search.study import RUN
-    from loupe.tracking import trials
+    from loupe.tracking import logged_models, trials
 
     ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
     kept = ranked[: study.sweep.study.keep]
     for run in trials.find_trials(study.parent):
         if run.info.run_id not in kept:
-            trials.delete_model(run.info.run_id)
+            logged_models.delete_models(run.info.run_id)
     return kept
 
 
 def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> str:
     """Score the best networks on the test split, register the best one, and return the id of its run."""
     from loupe.steps import register, train
-    from loupe.tracking import curves, models, records, runs, training_runs, trials
+    from loupe.tracking import curves, logged_models, models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
 
     for run_id in kept:
         run = runs.get_run(run_id, "run")
         given = parse_settings("train", runs.read_settings(run) | {"quiet": True})
-        if not trials.has_model(run_id):
+        if logged_models.find_model(run_id) is None:
             if run_id == best:  # the result was reused from another sweep, which has deleted the model
                 best = train.run(given).run_id
                 records.log_tags({"best_run": best})
             continue
-        if "test/mae" in run.data.metrics:
+        if trials.SCORED_TAG in run.data.tags:
             continue
         model = models.load_keras(models.ModelReference.of_run(run_id))
         weights = ridge.load_or_fit(dataset, given.scale)
@@ -219,6 +219,7 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
             training_runs.log_result(model, given, dataset, weights, points)
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
+            records.log_tags({trials.SCORED_TAG: "true"})
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
     registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
     print_line(str(registered), settings.quiet)

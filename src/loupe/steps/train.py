@@ -56,7 +56,7 @@ def run(settings: Train) -> Training:
     if settings.threads:  # TensorFlow reads this when it is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
-    from loupe.tracking import checkpoints, models, records, training_runs
+    from loupe.tracking import models, records, training_runs
     from loupe.training.variant import build_network, describe
     from loupe.upscalers import ridge
 
@@ -80,7 +80,6 @@ def run(settings: Train) -> Training:
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
         models.log_model(model, fit.points)
         print_lines(scoring.format_scores(summary), settings.quiet)
-        checkpoints.remove_checkpoint()
     text = f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {mae:.4f}"
     print_line(text, settings.quiet)
     return Training(run_id, settings.network, seconds, mae, summary)
@@ -90,7 +89,8 @@ def load_resumed_settings(settings: Train) -> Train:
     """Return the settings of the run that is resumed.
 
     Raises:
-        UsageError: the run is not a train run, it is still running, or a given setting differs from its setting.
+        UsageError: the run is not a train run, has finished or is still running, or a given setting differs from its
+            setting.
     """
     from loupe.tracking import liveness, runs
 
@@ -98,6 +98,8 @@ def load_resumed_settings(settings: Train) -> Train:
     run = runs.get_run(run_id, "resume")
     if run.data.tags.get("loupe.step") != "train":
         raise UsageError(f"resume: must be a train run, got {run_id}")
+    if run.info.status == "FINISHED":
+        raise UsageError(f"resume: must be a run that was interrupted, got {run_id}, which has finished")
     if run.info.status == "RUNNING" and liveness.is_alive(run.data.tags):
         raise UsageError(f"resume: must be a run that has ended, got {run_id}, which is still running")
     old = runs.read_settings(run)
