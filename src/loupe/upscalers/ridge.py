@@ -1,4 +1,4 @@
-"""Ridge regression from the pixels around a block of the input to the block of the label."""
+"""Ridge regression, which predicts a block of the label from a block of the input and the pixels around it."""
 
 import io
 from fractions import Fraction
@@ -13,7 +13,7 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01
-FIT_IMAGES = 2048  # maximum number of images: they give millions of rows for 81 to 100 columns
+FIT_IMAGES = 2048  # maximum number of images, which give millions of rows for 81 to 100 columns
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
@@ -43,15 +43,15 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         products += x.T @ y
     try:
         return np.linalg.solve(squares, products).astype("float32")
-    except np.linalg.LinAlgError:  # alpha is 0 and all images are alike
+    except np.linalg.LinAlgError:  # alpha is 0 and all images are nearly equal
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Return the ridge of a dataset's training split: fitted once, then read from the dataset's folder.
+    """Load the ridge of a dataset's training split from the dataset's folder; fit and store it if it is missing.
 
     Returns:
-        The weights, shaped as by `fit`.
+        The weights, as from `fit`.
     """
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
@@ -121,5 +121,5 @@ class RidgeUpscaler:
 
 
 def build_geometry(scale: Fraction, luminance: str) -> Geometry:
-    """Return the geometry of a ridge: blocks of p x p for a scale factor p/q in lowest terms, and MARGIN as halo."""
+    """Return the geometry of a ridge: blocks of p x p pixels for a scale factor p/q in lowest terms, halo MARGIN."""
     return Geometry(scale.denominator, scale.numerator, MARGIN, MARGIN, luminance)
