@@ -243,7 +243,7 @@ def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
     for name in TRAINING_CODE:
         path = package / name
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            code.update(strip_prose(file.read_text()).encode())
+            code.update(strip_prose(file.read_text(encoding="utf-8")).encode())
     return code.hexdigest()[:12]
 
 

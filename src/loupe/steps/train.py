@@ -1,4 +1,4 @@
-"""Trains one variant of a network on a prepared dataset."""
+"""Trains one network on a prepared dataset."""
 
 import os
 import time
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from loupe.data.dataset import Dataset
 
-# Settings that may differ when a run is resumed.
+# Settings that a resumed run may change.
 FREE_FIELDS = frozenset({"resume", "data_dir", "scheduler", "quiet"})
 
 
@@ -40,7 +40,9 @@ class Training:
 
 
 def run(settings: Train) -> Training:
-    """Train a network, and log the weights with the lowest validation error and their scores next to the baselines.
+    """Train a network, and log its best weights with their scores and the scores of the baselines.
+
+    The best weights have the lowest validation mae of all points of the learning curve.
 
     Raises:
         UsageError: the dataset or the run to resume does not exist, or the network does not fit the dataset.
@@ -87,7 +89,8 @@ def load_resumed_settings(settings: Train) -> Train:
     """Return the settings of the run that is resumed.
 
     Raises:
-        UsageError: it is not a train run, it has finished, it is still running, or a setting differs from it.
+        UsageError: the run is not a train run, has finished or is still running, or a given setting differs from its
+            setting.
     """
     from loupe.tracking import liveness, runs
 
@@ -110,7 +113,7 @@ def load_resumed_settings(settings: Train) -> Train:
 
 
 def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | None]":
-    """Open the dataset, and the checkpoint of the run that is resumed; None without such a run."""
+    """Open the dataset, and the checkpoint of the run that is resumed; the checkpoint is None without `resume`."""
     from loupe.data import preparation
     from loupe.tracking import checkpoints, runs
 
