@@ -1,8 +1,8 @@
-"""The settings of each step: the only definition of a field's name, default, range and help text.
+"""The settings of each step. The classes define the name, default, range and help text of every field.
 
-The command line and the MLflow params derive from these classes. Tests compare MLproject and the sweep files with
-them.
-The settings of `train` are the union of one network and, unless it is fitted in closed form, one optimizer.
+The command line and the params of MLflow runs derive from these classes. Tests compare MLproject and the sweep files
+with them. The settings of `train` combine the fields of one network with the fields of one optimizer. Ridge
+regression has no optimizer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from loupe.config.fields import quote_value
 
 
 class _Steps(Mapping[str, type[Settings]]):
-    """Maps each step to its settings class, which is imported on first use, so that `loupe upscale` starts fast."""
+    """Maps each step to its settings class. A class is imported on first use, so that `loupe upscale` starts fast."""
 
     MODULES = {
         "main": "steps", "preprocess": "steps", "train": "training", "evaluate": "steps", "register": "steps",
@@ -86,12 +86,12 @@ def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def list_fields(step: str) -> dict[str, Any]:
-    """Return every field of a step by name."""
+    """Return all fields of a step by name."""
     return {name: info for _, fields in group_fields(step) for name, info in fields.items()}
 
 
 def _sort_fields(settings: type[Settings], without: type[Settings] | None = None) -> dict[str, Any]:
-    """Return the fields of a class, with its own fields first and those that most steps have last.
+    """Return the fields of a class: its own fields first, the fields that most steps have last.
 
     Args:
         settings: the class.

@@ -1,4 +1,4 @@
-"""The base classes of the settings: immutable, validated as a whole, and convertible to text and back."""
+"""The base classes of the settings, which are immutable, validated and convertible to text and back."""
 
 from collections.abc import Iterable
 from copy import copy
@@ -13,17 +13,17 @@ GIVEN = object()  # in DEPENDS: any value except none
 
 
 class SettingsError(UsageError):
-    """A setting is unknown, out of range or in conflict with another; the message is one line."""
+    """A setting is unknown, out of range or in conflict with another. The message has one line."""
 
 
 class Settings(BaseModel):
     """The settings of every step.
 
-    Class attributes that a subclass may set, and that add to those of its base classes:
+    A subclass may set these class attributes. Dictionaries are merged with those of the base classes.
         STEP: the name of the step.
-        DEFAULTS: other defaults for inherited fields.
-        DEPENDS: field -> the fields that it depends on, each with the value, or the frozenset of values, under which
-            the first field has an effect.
+        DEFAULTS: new defaults of inherited fields.
+        DEPENDS: the conditions under which a field has an effect, by field name. A condition maps another field to a
+            value, or to a frozenset of values.
     """
 
     # Validators are built on first use: a step uses 2 of about 30 classes.
@@ -34,7 +34,7 @@ class Settings(BaseModel):
     DEFAULTS: ClassVar[dict[str, Any]] = {}
     DEPENDS: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    quiet: bool = field(False, "print nothing but errors")
+    quiet: bool = field(False, "print only errors")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -55,14 +55,14 @@ class Settings(BaseModel):
 
     @classmethod
     def _collect(cls, attribute: str) -> dict[str, Any]:
-        """Merge a dictionary of this class with those of its base classes."""
+        """Merge a dictionary attribute of this class with those of its base classes."""
         merged: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             merged |= vars(base).get(attribute, {})
         return merged
 
     def list_unused_fields(self) -> dict[str, str]:
-        """Return each field that has no effect, with the field whose value is the reason."""
+        """Return the fields that have no effect, each with the field whose value is the reason."""
         return {
             name: other
             for name, others in self._collect("DEPENDS").items()
@@ -71,7 +71,7 @@ class Settings(BaseModel):
         }
 
     def to_texts(self) -> dict[str, str]:
-        """Return each field that has an effect as text, except `quiet`: the params of an MLflow run."""
+        """Return the fields as texts, without `quiet` and fields without effect. They are the params of a run."""
         dropped = {"quiet", *self.list_unused_fields()}
         return {name: format_value(value) for name, value in self if name not in dropped}
 
@@ -83,8 +83,8 @@ class Settings(BaseModel):
 class DatasetSettings(Settings):
     """The settings of a step that reads a prepared dataset, and prepares it if it does not exist.
 
-    Class attribute that a subclass may set:
-        SMOKE: the values of fields with `smoke`, unless they are given.
+    A subclass may set this class attribute:
+        SMOKE: the defaults of fields if `smoke` is set.
     """
 
     SMOKE: ClassVar[dict[str, Any]] = {}
@@ -96,7 +96,7 @@ class DatasetSettings(Settings):
         rule="none, or an address such as tcp://host:port",
     )
     seed: int = field(0, "seed of all random numbers", ge=0, le=2**31 - 1)
-    smoke: bool = field(False, "short test run: small default values for the fields that determine its duration")
+    smoke: bool = field(False, "run a short test: use small defaults for the fields that determine the duration")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""The types of the fields: each converts text to a validated value and back.
+"""The types of the fields. Each type converts text to a validated value and back.
 
 Each type accepts its values as text and as Python objects. Therefore `--patch 10:15`, `-P patch=10:15` and
 `patch = "10:15"` in a sweep file are equivalent.
@@ -22,9 +22,9 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
     """Define a field.
 
     Args:
-        default: the default, or a function of the fields before it.
+        default: the default, or a function that computes it from the fields that are defined earlier.
         text: the help text.
-        rule: the accepted values, if neither bounds nor choices show them.
+        rule: a description of the accepted values, for fields without bounds and choices.
         bounds: as in `pydantic.Field`: ge, gt, le, lt.
     """
     about: dict[str, Any] = {"description": text, "json_schema_extra": {"rule": rule} if rule else None, **bounds}
@@ -45,7 +45,7 @@ def format_value(value: Any) -> str:
 
 
 def quote_value(value: Any) -> str:
-    """Return a refused value as errors show it: in quotes and at most LONGEST_QUOTE characters long."""
+    """Return a refused value for an error message: in quotes and at most LONGEST_QUOTE characters long."""
     try:
         text = format_value(value)
     except ValueError:  # Python does not convert integers of more than 4300 digits
@@ -59,7 +59,7 @@ def hide_password(text: str) -> str:
 
 
 def is_true(value: Any) -> bool:
-    """Return whether pydantic reads a value as true."""
+    """Return whether pydantic converts a value to True."""
     try:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError:
@@ -105,8 +105,8 @@ def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = 
 
     Args:
         read: parses one part; raises ValueError or TypeError.
-        rule: the message of the ValueError for a wrong list.
-        empty: texts that mean an empty list; without any, a list must not be empty.
+        rule: the message of the ValueError for an invalid list.
+        empty: texts that mean an empty list. If there are none, an empty list is invalid.
     """
 
     def parse(value: Any) -> tuple[Any, ...]:

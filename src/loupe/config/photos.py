@@ -8,24 +8,25 @@ from loupe.config.base import GIVEN, Settings
 from loupe.config.fields import Factor, Paths, Size, Text, Unset, field
 
 MODEL = (
-    "champion, a bundled network (bundled, tiny, small, base), a baseline, a registry or run URI of MLflow, or a "
-    ".keras or .onnx file; champion uses the bundled network for scale factors without a champion"
+    "champion (the best registered network), a bundled network (bundled, tiny, small, base), a baseline (nearest, "
+    "bilinear, bicubic, lanczos, ridge), a registry or run URI of MLflow, or a .keras or .onnx file; champion uses "
+    "the bundled network for scale factors without a champion"
 )
-ENSEMBLE = "use the self-ensemble, the mean over 8 flips and rotations: slightly better, 8 times slower"
+ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 
 
 class PhotoSettings(Settings):
-    """Fields of the steps that read photos and write a result for each."""
+    """Fields of the steps that read photos and write one result per photo."""
 
-    VERB: ClassVar[str] = ""  # past participle, for messages
-    out: str = field("", "output folder; for a single photo also a file, whose suffix selects the format")
+    VERB: ClassVar[str] = ""  # past participle such as "upscaled", for messages
+    out: str = field("", "output folder, or for a single photo an output file, whose suffix selects the format")
     inputs: Paths = field(
         ("sample",),
         "photos: files, folders (searched recursively), patterns such as 'holiday/**/*.jpg'; sample: a bundled photo",
-        rule="paths; after --inputs comma-separated",
+        rule="paths; comma-separated after --inputs",
     )
     format: Literal["same", "jpg", "png", "webp", "tif", "avif", "gif", "bmp"] = field(
-        "same", "format of the results in a folder; same: the format of each photo"
+        "same", "file format of the results in an output folder; same: the format of each photo"
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
         None,
@@ -49,7 +50,7 @@ class PhotoSettings(Settings):
 
     @property
     def suffix(self) -> str | None:
-        """The suffix of the results in a folder; None to keep each photo's own."""
+        """The suffix of the results in a folder; None keeps the suffix of each photo."""
         return None if self.format == "same" else f".{self.format}"
 
 
@@ -61,15 +62,19 @@ class Upscale(PhotoSettings):
     DEFAULTS = {"out": "upscaled"}
     DEPENDS = {"fit": {"size": GIVEN}}
     scale: Factor = field(
-        None, "scale factor; none: that of the model, 3:2 for the champion", rule="none or a ratio from 1 to 8"
+        None,
+        "scale factor; none: that of the model (3:2 for a model that has several)",
+        rule="none or a ratio from 1 to 8",
     )
     size: Size = field(
-        None, "width and height of the results in pixels, instead of a scale factor", rule="none or 1920x1080"
+        None,
+        "width and height of the results in pixels, instead of a scale factor",
+        rule="none, or such as 1920x1080",
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "result for a photo whose aspect ratio differs from that of the size. inside: the largest within the size; "
-        "cover: the smallest that covers the size, cropped to it at the centre; exact: an error",
+        "result if the aspect ratio of a photo differs from that of `size`. inside: the largest result within "
+        "`size`; cover: the smallest result that covers `size`, then cropped at the centre; exact: an error",
     )
     model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
@@ -98,12 +103,12 @@ class Restore(PhotoSettings):
     DEPENDS = {"feather": {"mask": GIVEN}}
     mask: Text = field(
         None,
-        "image with the size of the photos; noise is removed where it is white, not where it is black",
+        "image with the size of the photos; noise is removed where the mask is white and kept where it is black",
         rule="none or a file",
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
     strength: float = field(
-        0.7, "share of the denoised image in the result; 0: the photo, 1: only the denoised image", ge=0, le=1
+        0.7, "weight of the denoised image in the result; 0: the photo, 1: only the denoised image", ge=0, le=1
     )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,

@@ -22,16 +22,14 @@ from loupe.config.fields import (
     hide_password,
 )
 from loupe.config.photos import ENSEMBLE
-from loupe.config.training import RECOMPOSE, TRAINED_SCALES, Recompose
+from loupe.config.training import DATASET, RECOMPOSE, THREADS, TRAINED_SCALES, Recompose
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
 UNSENT_RUNS_FOLDER = "unsent-runs"  # buffers runs while the tracking server is unreachable
-PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # they score pairs of labels and inputs
-DATASET = "prepared dataset, or a source that is prepared with default settings"
-LIMIT = "use at most this many photos: those with the smallest content hashes"
-THREADS = "CPU threads for training; 0: one per core"
+PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # score pairs of labels and inputs, not whole photos
+LIMIT = "use at most this many photos, a fixed selection by the hash of their content; none: all photos"
 
 
 class Pairing(Settings):
@@ -39,16 +37,16 @@ class Pairing(Settings):
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "how labels are cut from a photo. centre: the central label_size pixels. fit: the same after "
-        "downscaling the shorter side to label_size. tiles: one label per cell of a grid. random: `crops` positions "
-        "per photo, half of them in the downscaled photo",
+        "how labels (the high-resolution images of the dataset) are cut from a photo. centre: one label from the "
+        "centre. fit: the same after downscaling the shorter side of the photo to label_size. tiles: all cells of a "
+        "grid. random: `crops` random positions, half of them after downscaling the photo by a random factor",
         rule="centre, fit, tiles or random; default: tiles for the source sample, else centre",
     )
-    crops: int = field(6, "labels per photo with crop=random", ge=1, le=1000)
+    crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
-    shrink: Filter = field("lanczos", "filter that downscales a label to its input")
+    shrink: Filter = field("lanczos", "filter that downscales a label to the input of the network")
     recompress: Quality = field(
-        None, "compress labels and inputs as JPEG of this quality (study: 75)", rule="none, or 1 to 95"
+        None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
     )
     DEPENDS = {"crops": {"crop": "random"}}
 
@@ -70,11 +68,11 @@ class Preprocess(DatasetSettings, Pairing):
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
         TRAINED_SCALES,
-        "scale factors; each one gets its own inputs for the same labels",
+        "scale factors; each label is downscaled to one input per scale factor",
         rule="ratios such as 3:2,2:1",
     )
     luminance: Luminance = field(
-        "rec601", "weights that convert colour to luminance; relative: Rec. 709 weights in linear light"
+        "rec601", "formula that converts colour to luminance; relative: Rec. 709 weights in linear light"
     )
 
     @model_validator(mode="after")
@@ -95,23 +93,23 @@ class Evaluate(DatasetSettings, Pairing):
     model: str = field(
         "champion",
         "model to score: champion, bundled, tiny, small, base, a baseline, a registry or run URI of MLflow, or a "
-        ".keras or .onnx file; without a champion, the bundled model",
+        ".keras or .onnx file; without a champion, `champion` means `bundled`",
     )
     beside: Names = field(
         (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
     )
-    scale: Scale = field(Fraction(3, 2), "scale factor of a model that has several", rule="3:2, 2:1 or 3:1")
+    scale: Scale = field(Fraction(3, 2), "scale factor, for a model that has several", rule="3:2, 2:1 or 3:1")
     dataset: str = field("sample", DATASET)
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
     photos: Text = field(
         None,
-        "folder or tar file of photos that replaces the dataset; the fields from crop to recompress apply to it. "
-        "With protocol=classical, none selects the bundled photos",
+        "folder or tar file of photos to use instead of a dataset; `crop`, `crops`, `label_size`, `shrink` and "
+        "`recompress` apply only to it; none: use the dataset, or the bundled photos with protocol=classical",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(
         None,
-        "weights that convert the colour of the photos to luminance",
+        "formula that converts the colour of the photos to luminance",
         rule="rec601, rec709 or relative; default: that of the model",
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
@@ -121,14 +119,15 @@ class Evaluate(DatasetSettings, Pairing):
     )
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
-        "how scores are computed. photos: on whole labels. study-patches: on one random patch per photo, 20 times. "
-        "classical: as in papers, on whole photos, with bicubic downscaling, luma from 16 to 235, without the border",
+        "how scores are computed. photos: on whole labels. study-patches: on one random patch per photo, 20 times "
+        "(2016 study). classical: as in most papers: on whole photos without their borders, bicubic downscaling, "
+        "luma from 16 to 235",
     )
     ensemble: bool = field(False, ENSEMBLE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
-        "image file to write: the crops with the most detail, upscaled by every method",
+        "write an image of the most detailed crops, upscaled by every method, to this file",
         rule="none or a path",
     )
     SMOKE = {"limit": 6}
@@ -136,7 +135,7 @@ class Evaluate(DatasetSettings, Pairing):
         "recompose": {"protocol": frozenset({"photos", "classical"})},
         "sheet": {"protocol": "photos"},
         **{name: {"photos": None, "protocol": PAIR_PROTOCOLS} for name in ("dataset", "split")},
-        # The labels of a dataset exist already.
+        # A dataset already contains its labels.
         **{
             name: {"photos": GIVEN, "protocol": PAIR_PROTOCOLS}
             for name in ("crop", "label_size", "luminance", "shrink", "recompress")
@@ -155,19 +154,19 @@ class Register(DatasetSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run; best: the run of this scale with the lowest validation error",
+        "id of a train run; best: the run with the lowest validation error at this scale factor",
     )
-    scale: Scale = field(Fraction(3, 2), "scale factor with run=best", rule="3:2, 2:1 or 3:1")
-    smoke: bool = field(False, "run=best includes smoke runs")
+    scale: Scale = field(Fraction(3, 2), "with run=best, the scale factor of the runs", rule="3:2, 2:1 or 3:1")
+    smoke: bool = field(False, "with run=best, include the runs of short tests (--smoke)")
     DEPENDS = {"scale": {"run": "best"}}
 
 
 class Sweep(DatasetSettings):
-    """Search the fields of train with Optuna, as a sweep file defines, and register the best model."""
+    """Search hyperparameters with Optuna as defined in a sweep file, and register the best network."""
 
     STEP = "sweep"
-    sweep: str = field("sweeps/smoke.toml", "sweep file")
-    name: Text = field(None, "name of the study; none: that of the sweep file", rule="none or a name")
+    sweep: str = field("sweeps/smoke.toml", "the sweep file")
+    name: Text = field(None, "name of the Optuna study; none: that of the sweep file", rule="none or a name")
     dataset: Text = field(None, f"{DATASET}; none: that of the sweep file", rule="none, a dataset or a source")
     pruner: Literal["file", "none", "median", "hyperband"] = field(
         "file", "pruner that stops poor trials early; file: that of the sweep file"
@@ -188,23 +187,25 @@ class Sweep(DatasetSettings):
     SMOKE = {"max_trials": 2}
 
     def to_texts(self) -> dict[str, str]:
-        """Return the texts as for every step, without the password of a database."""
+        """Return the texts as in the base class, but without the password of a database."""
         return {name: hide_password(text) for name, text in super().to_texts().items()}
 
 
 class Report(Settings):
-    """Check the claims of the 2016 study against the runs, and write a page with all results."""
+    """Check the claims of the 2016 study (see the README) against the runs, and write a page with all results."""
 
     STEP = "report"
     from_: Text = field(
-        None, "results.parquet of an earlier report; none: the store of MLflow", rule="none or a path"
+        None,
+        "read the runs from the results.parquet of an earlier report; none: read them from MLflow",
+        rule="none or a path",
     )
     out: str = field("report", "folder for report.html, report.md and results.parquet")
     sweeps: str = field("sweeps", "folder of the sweep files, which contain the claims")
     dataset: Text = field(
         None, "use only runs on this dataset; none: the dataset with the most trials", rule="none, a name or a digest"
     )
-    data_dir: str = field("data", "folder or URL of the prepared datasets, for the report's images")
+    data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the images of the report")
     DEPENDS = {"data_dir": {"from_": None}}
 
 

@@ -23,31 +23,44 @@ from loupe.config.fields import (
 )
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
-CROP_BLOCKS = 32  # blocks per side of a training input; with fewer, mirrored borders distort the training
+CROP_BLOCKS = 32  # blocks per side of a training input; with fewer blocks, mirrored borders distort the training
 DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
 
 
 Recompose = Literal["concatenate", "gaussian"]
-RECOMPOSE = "how patches are combined into an image: next to each other (study), or overlapping with Gaussian weights"
+RECOMPOSE = (
+    "how patches are combined into an image. concatenate: next to each other (2016 study); gaussian: overlapping "
+    "patches, averaged with Gaussian weights"
+)
+DATASET = "name or folder of a prepared dataset, or a source of photos, which is prepared with default settings"
+THREADS = "CPU threads for training; 0: one per core"
 
 
 def _share_of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a default that depends on `steps`; None with `seconds`, since the steps are not known yet."""
+    """Return a default that depends on `steps`; it is None if `seconds` is set, since `steps` is then unknown."""
     return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
 class Train(DatasetSettings):
-    """Train one network. Each network and optimizer has its own fields, listed under its name."""
+    """Train one network on a dataset."""
 
     STEP = "train"
-    dataset: str = field("sample", "prepared dataset, or a source that is prepared with default settings")
-    network: str = field("convolutional", "the network to train", rule="convolutional, perceptron, ridge")
+    dataset: str = field("sample", DATASET)
+    network: str = field(
+        "convolutional",
+        "the network to train; the section `--network NAME` lists its own fields",
+        rule="convolutional, perceptron, ridge",
+    )
     scale: Scale = field(Fraction(3, 2), "scale factor", rule="3:2, 2:1 or 3:1")
     limit: Count = field(
-        None, "number of photos to train on, those with the smallest content hashes; none: all", rule="none or >= 1"
+        None,
+        "train on at most this many photos, a fixed selection by the hash of their content; none: all photos",
+        rule="none or >= 1",
     )
-    threads: int = field(0, "CPU threads for training; 0: one per core", ge=0, le=1024)
-    resume: Text = field(None, "id of a killed run; continues it from its last checkpoint", rule="none or a run id")
+    threads: int = field(0, THREADS, ge=0, le=1024)
+    resume: Text = field(
+        None, "id of an interrupted run, to continue it from its last checkpoint", rule="none or a run id"
+    )
 
     @model_validator(mode="after")
     def _validate_scale(self) -> "Train":
@@ -64,57 +77,67 @@ class GradientTrain(Train):
     )
     start: Text = field(
         None,
-        "network whose weights are the initial weights of all layers with the same shapes",
+        "network to initialise from; its weights are copied to all layers with the same shapes",
         rule="none, champion, a registry or run URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
-        "none", "upscale the input by this filter first; the network then works at the size of the result"
+        "none", "filter that upscales the input before the first layer; the network then does not change the size"
     )
     crops: Literal["aligned", "any"] = field(
         "aligned",
-        "offsets of training inputs. aligned: only those at whole label pixels; any: every offset (study); at 3:2, "
-        "an odd offset shifts the label by half a pixel",
+        "positions where training inputs are cut. aligned: only positions that are also whole pixels of the label; "
+        "any: every position (2016 study), so at 3:2 most labels are shifted by half a pixel",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
         "xavier",
-        "distribution of the initial weights. xavier (study): stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs))",
+        "distribution of the initial weights. xavier (2016 study): truncated normal with standard deviation "
+        "sqrt(6) / (sqrt(inputs) + sqrt(outputs))",
     )
-    stddev: float = field(0.1, "standard deviation of initializer=gaussian", gt=0, le=10)
+    stddev: float = field(0.1, "standard deviation of the initial weights with initializer=gaussian", gt=0, le=10)
     bias_initializer: Literal["zeros", "as_weights"] = field(
-        "zeros", "initial biases. as_weights: from the distribution of the weights (study)"
+        "zeros", "initial biases. as_weights: from the same distribution as the weights (2016 study)"
     )
-    optimizer: str = field("adam", "the optimizer; its own fields are listed under its name", rule="a name below")
+    optimizer: str = field(
+        "adam", "the optimizer; the section `--optimizer NAME` lists its own fields", rule="a name below"
+    )
     learning_rate: float = field(1e-3, "learning rate of the first step", gt=0, le=100)
     schedule: Literal["constant", "exponential", "cosine"] = field(
         "cosine", "how the learning rate changes during the training"
     )
     loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
     batch_size: int = field(8, "crops (convolutional) or patches (perceptron) per step", ge=1, le=65536)
-    steps: int = field(3500, "training steps", ge=1, le=100_000_000)
+    steps: int = field(3500, "number of training steps", ge=1, le=100_000_000)
     decay_rate: float = field(
-        0.96, "factor of the learning rate per `decay_steps` with schedule=exponential", gt=0, le=1
+        0.96,
+        "with schedule=exponential, the learning rate is multiplied by this factor every `decay_steps` steps",
+        gt=0,
+        le=1,
     )
     seconds: Seconds = field(
         None,
-        "time budget in seconds of one core instead of `steps`; the number of steps is measured at the start",
+        "training budget in CPU seconds instead of `steps`; the number of steps is measured at the start",
         rule="none or > 0",
     )
     decay_steps: Count = field(
         _share_of_steps(lambda steps: 0.015 * steps),
-        "period of schedule=exponential in steps; default 1.5 % of `steps` (study)",
+        "with schedule=exponential, number of steps until the learning rate is multiplied by `decay_rate`; default "
+        "1.5 % of `steps` (2016 study)",
         rule=">= 1",
     )
     eval_every: Count = field(
         _share_of_steps(lambda steps: steps // 16),
-        "steps between points of the learning curve; default a 16th of `steps`",
+        "number of steps between two points of the learning curve; default a 16th of `steps`",
         rule=">= 1",
     )
     eval_images: int = field(
-        256, "largest number of validation images per point of the learning curve", ge=1, le=10**9
+        256, "maximum number of validation images that each point of the learning curve uses", ge=1, le=10**9
     )
     patience: int = field(
-        0, "stop after this number of points without a lower validation mae; 0: never", ge=0, le=10**9
+        0,
+        "stop after this many points of the learning curve without a lower validation mae; 0: never stop early",
+        ge=0,
+        le=10**9,
     )
     devices: Devices = field(1, "local accelerators that share each batch (JAX backend)", rule="all or >= 1")
     augment: bool = field(True, "flip and rotate training images at random")
@@ -143,15 +166,15 @@ class Convolutional(GradientTrain):
     """Convolutions at the resolution of small blocks, with a wide receptive field."""
 
     network: Literal["convolutional"] = field("convolutional", "the network to train")
-    filters: int = field(32, "channels between the residual layers", ge=1, le=1024)
+    filters: int = field(32, "number of channels between the residual layers", ge=1, le=1024)
     layers: int = field(
-        3, "residual layers, each a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
+        3, "number of residual layers; each is a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
     )
     expansion: int = field(2, "channels inside a residual layer, as a multiple of filters", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * data.get("scale", Fraction(3, 2)).denominator,
-        "side of a training input in pixels; default 64 at 3:2, 32 at 2:1 and 3:1",
-        rule="a multiple of 2 at 3:2",
+        "side of a training input in pixels; default 64 for scale 3:2, 32 for 2:1 and 3:1",
+        rule="a multiple of 2 for scale 3:2",
     )
     precision: Literal["float32", "bfloat16"] = field(
         "float32", "number format of training; bfloat16 is faster with many filters if the processor supports it"
@@ -167,25 +190,27 @@ class Convolutional(GradientTrain):
 
 
 class Perceptron(GradientTrain):
-    """The study's networks: dense layers that map a patch of the input to a patch of the label."""
+    """The networks of the 2016 study: dense layers that map a patch of the input to a patch of the label."""
 
     network: Literal["perceptron"] = field("perceptron", "the network to train")
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
-        "sides of the input and label patches in pixels; whole: the whole input; default 10:15 at 3:2, "
-        "8:16 at 2:1, 6:18 at 3:1",
+        "sides of the input and label patches in pixels; whole: the whole input; default 10:15 for scale 3:2, 8:16 "
+        "for 2:1, 6:18 for 3:1",
         rule="input side:label side in the ratio of the scale, or whole",
     )
     hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")
-    mirror: bool = field(True, "repeat the hidden layers in reverse: 2048,1024,2048 (the study's code)")
+    mirror: bool = field(
+        True, "append the hidden layers in reverse: 2048,1024 becomes 2048,1024,2048 (code of the 2016 study)"
+    )
     entry_convolutions: Annotated[Literal[0, 2], Number] = field(
-        0, "convolutions before the dense layers (proposed by the study)"
+        0, "number of convolutions before the dense layers (proposed by the 2016 study)"
     )
     output_activation: Literal["linear", "same"] = field(
-        "linear", "activation of the last layer. same: that of the hidden layers (study)"
+        "linear", "activation of the last layer. same: that of the hidden layers (2016 study)"
     )
-    keep_prob: float = field(1.0, "probability that dropout keeps a unit (study: 1.0, 0.9, 0.5)", gt=0, le=1)
-    dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (study: first)")
+    keep_prob: float = field(1.0, "probability that dropout keeps a unit (2016 study: 1.0, 0.9, 0.5)", gt=0, le=1)
+    dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (2016 study: first)")
     recompose: Recompose = field(
         "concatenate",
         RECOMPOSE,
@@ -203,7 +228,10 @@ class Perceptron(GradientTrain):
 
     @model_validator(mode="after")
     def _validate_initial_weights(self) -> "Perceptron":
-        """Refuse a last activation that, at initial weights of 0, is not 0 (sigmoid) or has no gradient (ReLU)."""
+        """Refuse skip=ridge with a last activation that is not 0 at 0 (sigmoid) or has no gradient there (ReLU).
+
+        With skip=ridge, the weights of the last layer are initially 0, and its result is added to the ridge.
+        """
         if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":
             raise ValueError(
                 f"output_activation: must be linear with skip=ridge and activation={self.activation}, got same"
@@ -212,14 +240,14 @@ class Perceptron(GradientTrain):
 
 
 class Ridge(Train):
-    """Ridge regression, in closed form."""
+    """Ridge regression, which has a closed-form solution."""
 
     network: Literal["ridge"] = field("ridge", "the network to train")
-    alpha: float = field(0.01, "weight of the squared coefficients", ge=0, le=1e6)
+    alpha: float = field(0.01, "weight of the L2 penalty, as in scikit-learn's Ridge", ge=0, le=1e6)
 
 
 class Optimizer(Settings):
-    """The fields that an optimizer adds to the settings of a network; all are arguments of the Keras class KERAS."""
+    """The fields that an optimizer adds to the settings of a network. All are arguments of the Keras class KERAS."""
 
     KERAS: ClassVar[str] = ""
 
@@ -228,7 +256,7 @@ class Sgd(Optimizer):
     """Stochastic gradient descent."""
 
     KERAS = "keras.optimizers.SGD"
-    momentum: float = field(0.0, "share of the previous step that is added to the next one", ge=0, lt=1)
+    momentum: float = field(0.0, "fraction of the previous weight update that is added to the next one", ge=0, lt=1)
     DEFAULTS = {"learning_rate": 0.1}
 
 
@@ -246,7 +274,7 @@ class Rmsprop(Optimizer):
 
     KERAS = "keras.optimizers.RMSprop"
     rho: float = field(0.9, "decay rate of the mean of squared gradients", ge=0, lt=1)
-    momentum: float = field(0.0, "share of the previous step that is added to the next one", ge=0, lt=1)
+    momentum: float = field(0.0, "fraction of the previous weight update that is added to the next one", ge=0, lt=1)
     epsilon: float = field(1e-10, "added to the denominator for numerical stability", gt=0, le=1)
     DEFAULTS = {"learning_rate": 3e-4}
 
@@ -279,7 +307,7 @@ def build_train_class(network: str, optimizer: str | None = None) -> type[Train]
 
     Args:
         network: a key of NETWORKS.
-        optimizer: a key of OPTIMIZERS; None is the network's default. Networks in closed form ignore it.
+        optimizer: a key of OPTIMIZERS; None is the network's default. Ridge regression ignores it.
 
     Raises:
         SettingsError: a name is unknown.
