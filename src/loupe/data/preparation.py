@@ -205,7 +205,9 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
     location = storage.join_path(settings.data_dir, name)
     dataset = Dataset(location) if storage.exists(location, manifest.MANIFEST) else open_or_prepare(settings, source)
     if dataset.digest != digest:
-        raise UsageError(f"dataset: must be {name}, as in the run, got {dataset.folder.name}; set data_dir")
+        raise UsageError(
+            f"dataset: must be {name}, as in the run, got {dataset.folder.name}; set data_dir to its folder"
+        )
     return dataset
 
 

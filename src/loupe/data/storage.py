@@ -74,7 +74,7 @@ def fetch_file(location: str, file: Path) -> bool:
 
 @contextmanager
 def create_file(location: str, name: str) -> Iterator[Path]:
-    """Yield a temporary path, which becomes the file of a folder, or is uploaded to a URL, after the block."""
+    """Yield a temporary path. After the block, the file gets its name in a folder, or is uploaded to a URL."""
     if not is_url(location):
         with write_atomically(Path(location) / name) as partial:
             yield partial

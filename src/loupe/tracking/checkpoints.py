@@ -32,7 +32,7 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
     """
     name = runs.get_run(run_id, "resume").data.tags.get(CHECKPOINT_TAG)
     if not name:
-        raise UsageError(f"resume: run {run_id} has no checkpoint: it ended before its first one")
+        raise UsageError(f"resume: run {run_id} has no checkpoint: it ended before its first checkpoint")
     with tempfile.TemporaryDirectory() as folder:
         file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder)
         try:

@@ -143,7 +143,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     if tags.get("loupe.host") == socket.gethostname() and liveness.is_alive(tags):
         return False
     if not is_reachable():
-        raise LoupeError(f"{unreachable_text()}; {file.parent} stays as it is")
+        raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
     run_id = _find_or_create_run(buffer)
     upload_records(buffer)
     liveness.mark_killed(run_id)  # if it is still open

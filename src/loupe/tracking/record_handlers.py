@@ -65,7 +65,7 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
     import keras
 
-    delete_models(run_id)  # complete or not, of a process that was killed before the run ended
+    delete_models(run_id)  # also incomplete models, of a process that was killed before the run ended
     images = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
     mlflow.models.Model.log(
         artifact_path=None,

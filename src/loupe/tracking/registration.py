@@ -126,7 +126,7 @@ def register_model(run_id: str, scale: Fraction, description: str, tags: dict[st
     if not versions:
         model = logged_models.find_model(run_id)
         if model is None:
-            raise UsageError(f"run: {run_id} has no model")
+            raise UsageError(f"run: must be a run with a model, got {run_id}")
         versions = [client.create_model_version(name, model.artifact_location, run_id, model_id=model.model_id)]
     client.update_model_version(name, versions[0].version, description)
     for key, value in tags.items():
