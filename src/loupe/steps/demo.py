@@ -5,7 +5,6 @@ import os
 import socket
 import tempfile
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 from loupe.cli import signals
@@ -53,7 +52,7 @@ def run(settings: Demo) -> None:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         host, port = listening.getsockname()[:2]
-        with suppress(KeyboardInterrupt, signals.Terminated):
+        with signals.stop_at_signal():
             print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
             server.run(sockets=[listening])
 
