@@ -139,7 +139,7 @@ class GradientTrain(Train):
         ge=0,
         le=10**9,
     )
-    devices: Devices = field(1, "local accelerators that share each batch (JAX backend)", rule="all or >= 1")
+    devices: Devices = field(1, "local accelerators that share each batch (JAX backend)", rule="all, or 1 to 1024")
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {
         "stddev": {"initializer": "gaussian"},

@@ -126,6 +126,7 @@ class CompiledSteps:
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
         """Return what a call needs to make its batches, per step: positions, or uint8 inputs and labels."""
         drawn = [self._patches.draw_positions(step, self._size) for step in steps]
+        parts: list[tuple[np.ndarray, ...]]
         if self._images is None:
             parts = list(pool.map(self._patches.cut, drawn))
         else:
