@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,10 +18,10 @@ from loupe.errors import LoupeError, UsageError
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
-LARGE_SHARE, SMALL_SHARE = 0.5, 0.15  # of the memory budget; the rest is for the server itself
+LARGE_SHARE, SMALL_SHARE = 0.65, 0.15  # of the memory budget; the rest is for the server itself
 MAX_SMALL_BYTES = 4_000_000  # of the file of a small photo
 SMALL_TIMEOUT_S = 5.0  # a photo that takes longer is not small
-MAX_WAITING = 8  # large photos
+MAX_WAITING = 32  # large photos
 START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
 
@@ -179,7 +179,8 @@ class _Worker:
             self.wait_until_ready(control)
             if timeout_s is not None:
                 control = control.limit(timeout_s)
-            assert self._process is not None and self._process.stdin is not None
+            assert self._process is not None
+            assert self._process.stdin is not None
             print(json.dumps(asdict(request)), file=self._process.stdin, flush=True)
             while (message := self._receive(control)) is not None and "progress" in message:
                 report(message["progress"])
