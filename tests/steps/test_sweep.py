@@ -61,9 +61,9 @@ def write_sweep(folder, dataset, name, search, study=None, **train):
     """Write a sweep file of tiny perceptrons; returns its name.
 
     Args:
-        folder: for the file.
+        folder: the folder of the file.
         dataset: the folder of the dataset.
-        name: of the study; the file is `<name>.toml`.
+        name: the name of the study; the file is `<name>.toml`.
         search: the lines of the table [search].
         study: additional fields of the table [study].
         train: additional fields of the table [train].
@@ -298,7 +298,7 @@ def test_name_of_a_study_with_another_search_space_is_refused(finished_sweep, da
     runs, trials = len(list_runs(finished_sweep)), len(load_study(finished_sweep, "first").trials)
     file = write_sweep(finished_sweep, dataset, "changed", 'activation = ["tanh", "sigmoid"]')
     line = read_error(sweep(finished_sweep, file, "--name", "first", status=2))
-    assert "'first' is a study of another space" in line
+    assert "'first' is a study with another search space" in line
     assert len(list_runs(finished_sweep)) == runs
     assert len(load_study(finished_sweep, "first").trials) == trials
 

@@ -58,7 +58,7 @@ def _get_size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
-    """Append the bytes of `url` after the first `received` ones, and return the reason for an early end, or ""."""
+    """Append the remaining bytes of `url` to `part`; return the reason if the download ends early, else ""."""
     import requests
     import urllib3
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError
 
-# The first suffix is the usual one.
+# The first suffix of each format is the default.
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
@@ -17,7 +17,7 @@ MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535
 
 
 def get_format(out: Path) -> str:
-    """Return the format of a file's suffix; raise UsageError if the suffix is not one of an image format."""
+    """Return the format of a file's suffix; raise UsageError if no format has this suffix."""
     try:
         return FORMATS[out.suffix.lower()]
     except KeyError:

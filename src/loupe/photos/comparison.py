@@ -20,8 +20,8 @@ from loupe.photos.sizes import Size, find_uncropped_size
 MAX_FIGURES = 12
 MAX_SHOWN = 1600, 1200  # width and height of the part that is shown, in pixels of the result
 
-# An invisible slider covers the image, so that the user drags the line, and keys and screen readers work. It is
-# wider than the image by one thumb, because the centre of a thumb never reaches the ends of its slider.
+# An invisible slider covers the image. With it, the user can drag the line, and keys and screen readers work. It is
+# wider than the image by the width of its thumb, because the centre of a thumb cannot reach the ends of a slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome
 
-PROGRESS_BYTES = 2_000_000  # a single photo with more bytes has a progress bar
+PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":

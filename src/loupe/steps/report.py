@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from loupe.upscalers.tiling import UpscalingModel
 
 TABLE_FILE = "results.parquet"
-# Captions of the images that need trained networks. A report from a table reads them from the folder of the table.
+# Captions of the images that need trained networks. A report from a table reads these images from the table's folder.
 CAPTIONS = {
-    "comparison": "The best network and the baselines on test photos; below each image its region with most details.",
-    "story": "The networks of the study on the regions of test photos with most details; mae of whole images. "
-    "Plain: no hidden layer. Dropout: half of the units. Tanh: Gaussian initialisation. Xavier: Xavier "
+    "comparison": "The best network and the baselines on test photos. Below each image is its most detailed region.",
+    "story": "The networks of the study on the most detailed regions of test photos, with the mae of whole images. "
+    "Plain: no hidden layer. Dropout: drops half of the units. Tanh: Gaussian initialisation. Xavier: Xavier "
     "initialisation. Final: the best network.",
 }
 # Networks of the image `story` in order, with the settings that select their runs.
@@ -29,7 +29,7 @@ STORY_NETWORKS: dict[str, dict[str, str]] = {
     "tanh": {"activation": "tanh", "keep_prob": "1.0", "initializer": "gaussian"},
     "Xavier": {"activation": "tanh", "keep_prob": "1.0", "initializer": "xavier"},
 }
-STORY_SWEEP = "story"  # its runs take precedence
+STORY_SWEEP = "story"  # runs of this sweep take precedence over other runs
 
 
 def run(settings: Report) -> Path:
@@ -117,8 +117,8 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
     best = assembly.find_best_run(rows)
     place = None if best is None else preparation.find_dataset(settings.data_dir, best["dataset"])
     if place is None:
-        reason = "no run has a model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
-        print_line(f"the report has no images of networks: {reason}", settings.quiet)
+        reason = "no run has test scores" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
+        print_line(f"the report has no images of networks because {reason}", settings.quiet)
         return {}
     dataset, scale = Dataset(place), parse_scale(best["settings.scale"])
     pairs = dataset.load_pairs("test", scale)
@@ -163,7 +163,7 @@ def _load_network(row: "pd.Series") -> "UpscalingModel":
 
 
 def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:
-    """Log the page and the number of claims per outcome in a run of its own."""
+    """Log the page and the number of claims per outcome in a separate run."""
     from loupe.tracking import records, runs
 
     with runs.step_run(settings, f"report on {report.dataset}"):

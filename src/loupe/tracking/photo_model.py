@@ -25,16 +25,16 @@ from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedError
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
-MAX_FILE_BYTES = 32_000_000  # of a photo, before base64
-MAX_RESULT_PIXELS = 64_000_000  # of all frames or pages together
-MAX_PAGES = 500  # frames or pages of a photo
-MAX_PHOTOS = 100  # of a request to a server
+MAX_FILE_BYTES = 32_000_000  # the maximum size of a photo, before its conversion to base64
+MAX_RESULT_PIXELS = 64_000_000  # the maximum size of a result, all frames or pages together
+MAX_PAGES = 500  # the maximum number of frames or pages of a photo
+MAX_PHOTOS = 100  # the maximum number of photos in a request to a server
 
 
 class RefusedError(MlflowException):
     """A request that cannot be served.
 
-    The message is one line. For other errors, MLflow's server prepends the whole request to the message.
+    The message is one line. MLflow's server would add the whole request to the message of any other error.
     """
 
     def __init__(self, line: str, error_code: int = INVALID_PARAMETER_VALUE) -> None:
@@ -43,7 +43,7 @@ class RefusedError(MlflowException):
 
     @property
     def message(self) -> str:
-        """The field, the rule, and the value."""
+        """The error message: the field, the rule, and the value."""
         return self._line
 
     @message.setter
@@ -59,12 +59,12 @@ class PhotoModel(PythonModel):
         files = {name.replace("x", "/"): str(path) for name, path in context.artifacts.items()}
         self._workers = PhotoWorkers("loupe.photos.worker", {"files": files})
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would read hints
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would interpret type hints
         """Upscale photos.
 
         Args:
-            context: of the model; not used.
-            model_input: a table with one column `photo`: image files in base64.
+            context: the context of the model; not used.
+            model_input: a table with one column, `photo`, that contains image files in base64.
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
@@ -150,6 +150,6 @@ def _parse_format(value: Any) -> str:
 
 
 if __name__ != "loupe.tracking.photo_model":  # MLflow runs the file under another name
-    mlflow.telemetry.set_telemetry_client()  # MLflow read the setting before `loupe` was imported
+    mlflow.telemetry.set_telemetry_client()  # again: MLflow read the telemetry setting before `loupe` changed it
     guard_server()
     mlflow.models.set_model(PhotoModel())

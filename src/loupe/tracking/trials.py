@@ -1,4 +1,4 @@
-"""The runs of a sweep's trials: children of the sweep's run, which later sweeps find and reuse."""
+"""The runs of a sweep's trials. They are children of the sweep's run. Later sweeps find and reuse their results."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 STATE_TAG = "trial.state"
-CHECKPOINT_INTERVAL_S = 10.0  # of training, which a killed trial may lose
+CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses about this much training at most
 MAX_TRIALS = 100_000
 
 
@@ -41,8 +41,8 @@ def trial_run(
     """Open the run of a trial as a child of the sweep's run, and close it as `step_run` does.
 
     Args:
-        settings: of the training.
-        name: of the run, for people.
+        settings: the settings of train.
+        name: the name of the run that MLflow shows.
         parent: the id of the sweep's run.
         tags: SWEEP_TAG, TRIAL_TAG, KEY_TAG and CODE_TAG.
         continues: the id of the killed run whose checkpoint the trial continues, or None.
@@ -58,27 +58,27 @@ def trial_run(
 
 
 class PeriodicCheckpoint:
-    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S: each one takes time."""
+    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S, not more often, because saving takes time."""
 
     def __init__(self) -> None:
         self._saved_at = time.monotonic()
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if the interval since the last one, or since the start, is over."""
+        """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last one, or since the start."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
-        """Save the newest checkpoint that was offered, if it is not saved yet."""
+        """Save the last checkpoint that `offer` received, unless it is already saved."""
         if self._newest is not None:
             checkpoints.save_checkpoint(*self._newest)
             self._saved_at, self._newest = time.monotonic(), None
 
 
 def find_finished(key: str) -> Any:
-    """Return the newest completed trial with this key; None if there is none."""
+    """Return the newest run of a complete trial with this key; None if there is none."""
     found = mlflow.search_runs(
         filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}'"
         f" and tags.`{STATE_TAG}` = 'COMPLETE'",
@@ -90,7 +90,7 @@ def find_finished(key: str) -> Any:
 
 
 def get_ended(run_id: str) -> Any:
-    """Return a run if it is a trial that was completed or pruned, else None."""
+    """Return a run if its trial is complete or pruned, else None."""
     run = mlflow.get_run(run_id)
     return run if run.info.status == "FINISHED" and STATE_TAG in run.data.tags else None
 
@@ -113,7 +113,7 @@ def find_sweep_runs(sweep: str) -> list[Any]:
 
 
 def find_trials(parent: str) -> list[Any]:
-    """Return the runs of the trials below a sweep's run."""
+    """Return the runs of all trials of a sweep's run."""
     return list(
         mlflow.search_runs(
             filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`loupe.step` = 'trial'",
@@ -125,7 +125,7 @@ def find_trials(parent: str) -> list[Any]:
 
 
 def adopt_trials(old: str, new: str) -> None:
-    """Make the trials of a killed run of the sweep children of its new run, and close the old run."""
+    """Move the trials of a killed sweep run to the new run of the sweep, and close the old run."""
     client = mlflow.MlflowClient()
     for child in find_trials(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
