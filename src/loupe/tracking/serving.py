@@ -11,16 +11,19 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loupe.errors import LONGEST_DESCRIPTION
 from loupe.photos.worker_pool import Control
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"  # makes the app as soon as the model is loaded
 ROUTE = "/invocations"
@@ -38,11 +41,6 @@ GRACE_S = 2.0  # for the error of the work that has ended
 SEND_TIMEOUT_S = 300.0  # for a result, which a client may read slowly
 BLOCK_BYTES = 48 * 1024  # a multiple of 3: the parts of a text in base64 can be joined
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def guard_server() -> None:
             fastapi.FastAPI = unguarded  # type: ignore[misc]
             super().__init__(*arguments, **options)
 
-        def build_middleware_stack(self) -> App:
+        def build_middleware_stack(self) -> "ASGIApp":
             """Put the guard around MLflow's app."""
             return RequestGuard(super().build_middleware_stack(), max(timeout_s - MARGIN_S, timeout_s / 2))
 
@@ -108,13 +106,13 @@ class RequestGuard:
         timeout_s: the time for a request without that for sending the result.
     """
 
-    def __init__(self, app: App, timeout_s: float) -> None:
+    def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
         self._app, self._timeout_s = app, timeout_s
         self._small, self._large = asyncio.Semaphore(MAX_SMALL_BODIES), asyncio.Semaphore(MAX_LARGE_BODIES)
         self._parsed = asyncio.Semaphore(1)  # large bodies that MLflow parses, which takes several times their size
         self._has_threads = False
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve a request."""
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, send)
@@ -130,9 +128,7 @@ class RequestGuard:
             request.control.cancelled.set()
             shutil.rmtree(request.folder, ignore_errors=True)
 
-    async def _serve(
-        self, request: ServedRequest, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def _serve(self, request: ServedRequest, scope: "Scope", receive: "Receive", send: "Send") -> None:
         try:
             async with asyncio.timeout(self._timeout_s + GRACE_S):
                 status, content = await self._answer(scope, receive)
@@ -153,7 +149,7 @@ class RequestGuard:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await _send(status, content if status != 200 else request.results or content, send)
 
-    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive) -> tuple[int, bytes]:
+    async def _answer(self, scope: "Scope", receive: "Receive") -> tuple[int, bytes]:
         """Return the status and the content of MLflow's response."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         separators = _get_separators(headers.get(b"content-type", ""))
@@ -173,15 +169,15 @@ class RequestGuard:
             async with self._parsed:
                 return await self._call_app(scope, receive, body)
 
-    async def _call_app(self, scope: MutableMapping[str, Any], receive: Receive, body: bytes) -> tuple[int, bytes]:
+    async def _call_app(self, scope: "Scope", receive: "Receive", body: bytes) -> tuple[int, bytes]:
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         sent: list[Message] = []
         del body  # so that MLflow can free it
 
-        async def receive_body() -> Message:
+        async def receive_body() -> "Message":
             return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]
 
-        async def record(message: Message) -> None:
+        async def record(message: "Message") -> None:
             sent.append(message)
 
         async with _watch_client(receive):
@@ -198,7 +194,7 @@ class RequestGuard:
 
 
 @asynccontextmanager
-async def _watch_client(receive: Receive) -> AsyncIterator[None]:
+async def _watch_client(receive: "Receive") -> AsyncIterator[None]:
     """End the block with ClientGoneError when the client closes the connection."""
     request = _current.get()
     assert request is not None
@@ -227,7 +223,7 @@ async def _watch_client(receive: Receive) -> AsyncIterator[None]:
         watching.cancel()
 
 
-async def _read_body(receive: Receive) -> bytes:
+async def _read_body(receive: "Receive") -> bytes:
     parts, size = [], 0
     async for part in _receive_parts(receive):
         size += len(part)
@@ -237,12 +233,12 @@ async def _read_body(receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-async def _discard(receive: Receive) -> None:
+async def _discard(receive: "Receive") -> None:
     async for _ in _receive_parts(receive):
         pass
 
 
-async def _receive_parts(receive: Receive) -> AsyncIterator[bytes]:
+async def _receive_parts(receive: "Receive") -> AsyncIterator[bytes]:
     more = True
     while more:
         message = await receive()
@@ -287,7 +283,7 @@ def _make_error(status: int, line: str) -> bytes:
     return json.dumps({"error_code": code, "message": line}).encode()
 
 
-async def _send(status: int, content: bytes | list[Path], send: Send) -> None:
+async def _send(status: int, content: bytes | list[Path], send: "Send") -> None:
     """Send a response: a content, or predictions that are read from files."""
     if isinstance(content, bytes):
         parts, size = iter([content]), len(content)
