@@ -103,6 +103,7 @@ def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large:
     warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
     try:
         networks = load_networks()
+        networks.check()
     except LoupeError as error:
         _print(answers, {"failed": str(error)})
         return
