@@ -26,7 +26,7 @@ from loupe.data.dataset import Dataset, Pairs
 from loupe.data.labels import shrink_label
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
-from loupe.imaging.atomic import create_partial, remove_leftovers
+from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
 VERSION = 1  # of the prepared data: increase it with every change of labels or inputs
 PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
@@ -68,7 +68,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
         with create_partial(folder.parent, Path.mkdir) as partial:
             _write_dataset(settings, photos, digest, str(partial.resolve()))
             try:
-                partial.rename(folder)
+                publish(partial, folder)
             except OSError:
                 if not folder.exists():  # otherwise another process has prepared it meanwhile
                     raise
@@ -205,7 +205,9 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
     location = storage.join_path(settings.data_dir, name)
     dataset = Dataset(location) if storage.exists(location, manifest.MANIFEST) else open_or_prepare(settings, source)
     if dataset.digest != digest:
-        raise UsageError(f"dataset: must be {name}, as in the run, got {dataset.folder.name}; set data_dir")
+        raise UsageError(
+            f"dataset: must be {name}, as in the run, got {dataset.folder.name}; set data_dir to its folder"
+        )
     return dataset
 
 

@@ -57,9 +57,10 @@ def prepare_shard(
             arrays[name_inputs(scale)] = [shrink_label(label, scale, settings) for label in labels]
         for kind, images in arrays.items():
             stacked = np.stack(images)
-            with storage.create_file(location, name_shard(kind, number)) as file:
+            name = name_shard(kind, number)
+            with storage.create_file(location, name) as file:
                 save_array(file, stacked)
-                checksums[file.name] = hash_file(file)
+                checksums[name] = hash_file(file)
             sums[kind] = _sum_values(stacked)
     return {"number": number, "rows": rows, "shards": checksums, "sums": sums, "photos": len(photos)}
 

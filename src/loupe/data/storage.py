@@ -74,9 +74,10 @@ def fetch_file(location: str, file: Path) -> bool:
 
 @contextmanager
 def create_file(location: str, name: str) -> Iterator[Path]:
-    """Yield the path of a new file in a folder; under a URL, a temporary file that is uploaded after the block."""
+    """Yield a temporary path. After the block, the file gets its name in a folder, or is uploaded to a URL."""
     if not is_url(location):
-        yield Path(location) / name
+        with write_atomically(Path(location) / name) as partial:
+            yield partial
         return
     with tempfile.TemporaryDirectory(prefix="loupe-") as folder:
         file = Path(folder) / name

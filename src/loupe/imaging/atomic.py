@@ -1,5 +1,6 @@
 """Writes files and folders atomically: they have their final name only when they are complete."""
 
+import errno
 import fcntl
 import os
 import secrets
@@ -22,9 +23,20 @@ def write_atomically(file: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `file` on success, remove it on failure."""
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
-        with partial.open("r+b") as stream:
-            os.fsync(stream.fileno())  # the content must be on the disk before the file has its final name
-        partial.rename(file)
+        publish(partial, file)
+
+
+def write_file(file: Path, content: str | bytes) -> None:
+    """Write a file atomically; text as UTF-8, with `?` for bytes of file names that are not text."""
+    with write_atomically(file) as partial:
+        partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a complete file or folder its final name. Both the content and the name survive a power failure."""
+    _sync(partial)  # the content must be on the disk before the file has its final name
+    partial.rename(final)
+    _sync(final.parent)
 
 
 @contextmanager
@@ -92,7 +104,7 @@ def validate_output_file(field: str, file: Path) -> None:
 def _identify_kernel() -> str:
     """Return an id of the running kernel. All its processes see each other's locks, also in different containers."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:
         import uuid
 
@@ -121,6 +133,20 @@ def _get_age(partial: Path) -> float:
     """Return the seconds since the last change, by the clock of the file system: the clocks of machines differ."""
     with tempfile.TemporaryFile(dir=partial.parent) as new:
         return os.fstat(new.fileno()).st_mtime - partial.stat().st_mtime
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the list of names in a folder, to the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder, and a folder may be writable without being readable.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def _remove(partial: Path) -> None:

@@ -28,12 +28,12 @@ def _read_container_limits(membership: Path) -> Iterator[int]:
     """Yield the limits of the control groups of this process and of all groups above them."""
     if not membership.exists():  # not Linux
         return
-    for line in membership.read_text().splitlines():
+    for line in membership.read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         for controller, folder, name in CONTROL_GROUPS:
             if controller in controllers.split(","):
                 # inside a container, the group's own folder is often mounted as the root
                 for part in (group.lstrip("/"), *map(str, Path(group.lstrip("/")).parents)):
                     file = folder / part / name
-                    if file.is_file() and (text := file.read_text().strip()).isdecimal():
+                    if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdecimal():
                         yield int(text)

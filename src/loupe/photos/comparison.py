@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import validate_output_file, write_atomically
+from loupe.imaging.atomic import validate_output_file, write_file
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
@@ -107,9 +107,7 @@ def write_comparison(file: Path, jobs: Sequence[PhotoJob]) -> None:
     """
     figures = [_render_figure_or_error(number, job) for number, job in enumerate(jobs[:MAX_FIGURES])]
     try:
-        with write_atomically(file) as partial:
-            text = DOCUMENT.format(style=STYLE, figures="\n".join(figures))
-            partial.write_text(text, encoding="utf-8", errors="replace")  # file names may contain invalid UTF-8
+        write_file(file, DOCUMENT.format(style=STYLE, figures="\n".join(figures)))
     except OSError as error:
         raise LoupeError(f"compare: {str(file)!r} cannot be written: {error.strerror}") from None
 

@@ -26,7 +26,7 @@ from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS, SweepStudy
 from loupe.search.worker_job import WorkerJob
-from loupe.tracking import checkpoints, curves, models, records, training_runs, trials
+from loupe.tracking import curves, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
 
 # Files and folders whose code determines the trained weights, given the settings and the dataset.
@@ -173,7 +173,6 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
             context.watch_run(None)
         trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)
         records.log_tags({trials.STATE_TAG: state.name})
-        checkpoints.remove_checkpoint()
     return state, value if state == TrialState.COMPLETE else None
 
 
@@ -244,7 +243,7 @@ def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
     for name in TRAINING_CODE:
         path = package / name
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            code.update(strip_prose(file.read_text()).encode())
+            code.update(strip_prose(file.read_text(encoding="utf-8")).encode())
     return code.hexdigest()[:12]
 
 

@@ -97,6 +97,11 @@ class Heartbeat:
 
 
 if __name__ == "__main__":
+    from loupe.cli.native_logs import filter_native_logs
+    from loupe.cli.streams import open_streams
+
+    open_streams()
+    filter_native_logs()
     try:
         main(int(sys.argv[1]))
     except KeyboardInterrupt:

@@ -53,7 +53,9 @@ def start_worker(job: WorkerJob) -> subprocess.Popen[str]:
         environment |= dict.fromkeys(names, str(job.threads))
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "loupe.search.worker", str(os.getpid())]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="backslashreplace", env=environment
+    )
 
 
 def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:

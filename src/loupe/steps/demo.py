@@ -6,9 +6,8 @@ import socket
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,19 +35,17 @@ def run(settings: Demo) -> None:
     from loupe.photos.worker_pool import PhotoWorkers
 
     with (
-        warnings.catch_warnings(),
         tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
         _open_socket(settings) as listening,
         closing(PhotoWorkers("loupe.web.worker", {"model": settings.model})) as workers,
     ):
-        warnings.simplefilter("ignore")
         workers.start()
         # all files of visitors are in the folder, which is removed when the server ends
         tempfile.tempdir = folder
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"
         server = _make_server(settings, workers, Path(folder))
         host, port = listening.getsockname()[:2]
-        with suppress(KeyboardInterrupt, signals.Terminated), _clean(Path(folder)):
+        with signals.stop_at_signal(), _clean(Path(folder)):
             print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
             server.run(sockets=[listening])
 

@@ -67,7 +67,7 @@ def start_buffering(run_id: str, quiet: bool) -> None:
 
 
 def end_run(run_id: str, status: str) -> None:
-    """End the open run with a status.
+    """End the open run with a status, and remove the checkpoint of a finished run.
 
     For a finished run, wait for an unreachable server up to MLFLOW_HTTP_REQUEST_TIMEOUT seconds.
 
@@ -76,12 +76,12 @@ def end_run(run_id: str, status: str) -> None:
     """
     uploader = _UPLOADERS.pop(run_id, None)
     if uploader is None:
-        mlflow.end_run(status)
+        _close_run(run_id, status)
         return
-    buffer, is_finished = uploader.buffer, status == RunStatus.to_string(RunStatus.FINISHED)
+    buffer, is_finished = uploader.buffer, _is_finished(status)
     try:
         if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S):
-            mlflow.end_run(status)
+            _close_run(run_id, status)
             buffer.remove()
             return
     except SERVER_ERRORS as error:
@@ -89,12 +89,24 @@ def end_run(run_id: str, status: str) -> None:
             mlflow.end_run(RunStatus.to_string(RunStatus.FAILED))
             raise
     buffer.append("end", {"status": status, "end_time": now()})
+    if is_finished:
+        buffer.append("no checkpoint", {})
     with suppress(*SERVER_ERRORS), limit_retries(0):
         mlflow.end_run(status)  # closes the run in this process
     message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
     print_line(message, uploader.quiet)
+
+
+def _close_run(run_id: str, status: str) -> None:
+    mlflow.end_run(status)
+    if _is_finished(status):  # not earlier: a run that is killed before needs its checkpoint
+        log_record(run_id, "no checkpoint", {})
+
+
+def _is_finished(status: str) -> bool:
+    return status == RunStatus.to_string(RunStatus.FINISHED)
 
 
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
@@ -131,7 +143,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     if tags.get("loupe.host") == socket.gethostname() and liveness.is_alive(tags):
         return False
     if not is_reachable():
-        raise LoupeError(f"{unreachable_text()}; {file.parent} stays as it is")
+        raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
     run_id = _find_or_create_run(buffer)
     upload_records(buffer)
     liveness.mark_killed(run_id)  # if it is still open

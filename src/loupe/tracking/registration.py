@@ -14,7 +14,7 @@ from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import scoring
 from loupe.models.builder import KerasUpscaler
-from loupe.tracking import models
+from loupe.tracking import logged_models, models
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel
@@ -124,7 +124,9 @@ def register_model(run_id: str, scale: Fraction, description: str, tags: dict[st
     )
     versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
     if not versions:
-        model = client.get_logged_model(_find_model_id(run_id))
+        model = logged_models.find_model(run_id)
+        if model is None:
+            raise UsageError(f"run: must be a run with a model, got {run_id}")
         versions = [client.create_model_version(name, model.artifact_location, run_id, model_id=model.model_id)]
     client.update_model_version(name, versions[0].version, description)
     for key, value in tags.items():
@@ -209,10 +211,3 @@ def _create_registered_model(name: str, description: str) -> None:
     client = mlflow.MlflowClient()
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=description)
-
-
-def _find_model_id(run_id: str) -> str:
-    outputs = mlflow.get_run(run_id).outputs
-    if outputs is None or not outputs.model_outputs:
-        raise UsageError(f"run: {run_id} has no model")
-    return str(outputs.model_outputs[-1].model_id)

@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 import mlflow
 import sqlalchemy
 
+from loupe.imaging.atomic import publish
+
 
 def create_store() -> None:
     """Create the SQLite file that the tracking URI names, if it is missing or empty; else do nothing.
@@ -45,4 +47,4 @@ def _create(file: Path) -> None:
         part = file.parent / Path(folder).name / file.name
         escaped = str(part).replace("%", "%25")  # SQLAlchemy decodes URLs
         mlflow.MlflowClient(f"sqlite:///{escaped}").search_experiments()  # creates the file
-        part.rename(file)
+        publish(part, file)

@@ -87,7 +87,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         if file is None:
             return _show_error("photo: must be chosen first")
         name = Path(file).name
-        context = contextvars.copy_context()  # contains the visitor's progress bar, also for other threads
+        context = contextvars.copy_context()  # other threads need it to update the progress bar of this visitor
         try:
             target = str(parse_scale(scale, allow_one=True))
             limits = MAX_PHOTO_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
