@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from loupe.config import parse_settings
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.models import builder
 from loupe.training import batches, optimization
 from loupe.training.compiled_steps import CompiledSteps
@@ -115,7 +115,7 @@ def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 15.0
     rng = np.random.default_rng(0)
     inputs, labels = (list(rng.integers(0, 256, (IMAGES, side, side), "uint8")) for side in (INPUT_SIDE, LABEL_SIDE))
-    pairs = Pairs([{}] * IMAGES, inputs, labels, parse_settings("train", {}).scale)
+    pairs = Pairs.from_images([{}] * IMAGES, inputs, labels, parse_settings("train", {}).scale)
     peak = measure_matrix_rate()
     print(f"{jax.devices()[0].device_kind}: matrix product {peak / 1e12:.2f} TFLOP/s", flush=True)
     print("| network | compiling, s | steps per call | steps/s | TFLOP/s | of peak | Python | idle |")

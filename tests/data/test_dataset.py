@@ -141,7 +141,7 @@ def test_limit_keeps_all_labels_of_the_photos_with_the_smallest_hashes(prepared)
     hashes = sorted({row["sha256"] for row in rows})
     for limit in (1, 3, 7, 100):
         chosen = [row for row in rows if row["sha256"] in hashes[:limit]]
-        assert dataset.load_pairs("all", Fraction(2), limit).rows == chosen
+        assert list(dataset.load_pairs("all", Fraction(2), limit).rows) == chosen
 
 
 def test_a_larger_limit_of_the_training_split_includes_a_smaller_one(prepared):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from loupe.config import parse_settings
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.errors import UsageError
 from loupe.models import builder
@@ -30,7 +30,7 @@ SETTINGS = {
 def pairs() -> Pairs:
     rng = np.random.default_rng(0)
     inputs, labels = (list(rng.integers(0, 256, (6, side, side), dtype="uint8")) for side in (24, 36))
-    return Pairs([{}] * 6, inputs, labels, parse_settings("train", {}).scale)
+    return Pairs.from_images([{}] * 6, inputs, labels, parse_settings("train", {}).scale)
 
 
 def train(kind: type, pairs: Pairs, given: dict, parts: list[range]) -> tuple[list[np.ndarray], np.ndarray]:

@@ -15,8 +15,8 @@ from PIL import Image
 from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.training import GradientTrain
-from loupe.data.dataset import Pairs
 from loupe.data.labels import shrink_label
+from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError, UsageError
 from loupe.models import builder
 from loupe.models.builder import KerasUpscaler
@@ -55,7 +55,7 @@ def photos() -> dict[str, Pairs]:
         labels = [photo[y : y + 48, x : x + 48] for y in range(0, 240, 80) for x in range(0, 240, 80)]
         scale = parse_settings("train", {}).scale
         inputs = [shrink_label(label, scale, cut) for label in labels]
-        splits[split] = Pairs([{}] * len(labels), inputs, labels, scale)
+        splits[split] = Pairs.from_images([{}] * len(labels), inputs, labels, scale)
     return splits
 
 

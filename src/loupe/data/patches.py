@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 

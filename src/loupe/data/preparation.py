@@ -22,8 +22,9 @@ from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Preprocess
 from loupe.data import manifest, shards, storage, tasks
-from loupe.data.dataset import Dataset, Pairs
+from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
+from loupe.data.pairs import Pairs
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
 from loupe.imaging.atomic import create_partial, publish, remove_leftovers
@@ -120,7 +121,7 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
         "statistics": {kind: _compute_statistics(total) for kind, total in sums.items()},
         "shards": dict(sorted(checksums.items())),
     }
-    manifest.write_manifest(location, manifest.assign_splits(ordered), facts)
+    manifest.write_manifest(location, list(manifest.assign_splits(ordered)), facts)
 
 
 def _sort_parts(parts: dict[int, Any]) -> list[Any]:
@@ -164,7 +165,7 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
         first = reasons[0] if reasons else "none"
         raise UsageError(f"photos: must contain a usable image, got {','.join(settings.source)}; the first: {first}")
     print_left_out(reasons, len(photos), settings.quiet)
-    return Pairs(rows, inputs, labels, scale)
+    return Pairs.from_images(rows, inputs, labels, scale)
 
 
 def find_dataset(data_dir: str, name: str) -> str | None:

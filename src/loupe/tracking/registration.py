@@ -10,7 +10,7 @@ import mlflow
 
 import loupe
 from loupe.config.fields import CHAMPION, format_value
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import scoring
 from loupe.models.builder import KerasUpscaler

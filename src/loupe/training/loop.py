@@ -17,7 +17,7 @@ import numpy as np
 
 from loupe.cli.progress import ProgressBar
 from loupe.config.training import GradientTrain
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError
 from loupe.evaluation import metrics
 from loupe.models.builder import KerasUpscaler
@@ -153,6 +153,7 @@ def fit(
             loss = runner.run(steps, bar)
             seconds = time.perf_counter() - started
             state.step, state.seconds = stop, state.seconds + seconds
+            splits.train.raise_if_damaged()
             add_point({"train/patch_loss": loss, "patches_per_second": settings.batch_size * len(steps) / seconds})
             bar.update(stop, f"validation mae {state.points[-1]['metrics']['val/mae']:.4f}")
     model.set_weights(state.best_weights)
