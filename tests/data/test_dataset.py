@@ -114,9 +114,12 @@ def test_pairs_are_inputs_and_labels_of_the_same_rows(prepared, scale):
 
 
 def test_pairs_are_memory_maps_of_bytes(prepared):
-    small, label = Dataset(prepared).load_pairs("all", Fraction(2))[0]
-    assert isinstance(small, np.memmap)
-    assert isinstance(label, np.memmap)
+    dataset = Dataset(prepared)
+    small, label = dataset.load_pairs("all", Fraction(2))[0]
+    for pixels, kind in ((small, name_inputs(Fraction(2))), (label, "labels")):
+        shard = dataset._open[name_shard(kind, 0)]
+        assert isinstance(shard, np.memmap)
+        assert np.shares_memory(pixels, shard)
     assert small.dtype == label.dtype == np.uint8
 
 

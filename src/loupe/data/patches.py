@@ -8,7 +8,7 @@ from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 
-MEMORY_LIMIT_BYTES = 2**31  # smaller splits are copied into memory, where cutting is ten times as fast
+MEMORY_LIMIT_BYTES = 2**28  # smaller splits are copied into memory, where cutting is four times as fast
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,7 @@ class Patches:
                 for images, at, side in zip(self._arrays, corners, self.sides, strict=True)
             )
         else:
-            pairs = [self._pairs[index] for index in positions.chosen]
-            inputs, labels = (
-                np.stack([pair[part][y : y + side, x : x + side] for pair, (y, x) in zip(pairs, at, strict=True)])
-                for part, (at, side) in enumerate(zip(corners, self.sides, strict=True))
-            )
+            inputs, labels = self._pairs.cut(positions.chosen, corners, self.sides)
         for symmetry in np.unique(positions.symmetries[positions.symmetries > 0]):
             chosen = positions.symmetries == symmetry
             inputs[chosen] = apply_symmetry(inputs[chosen], symmetry)

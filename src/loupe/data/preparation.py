@@ -30,7 +30,10 @@ from loupe.errors import UsageError
 from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
 VERSION = 1  # of the prepared data: increase it with every change of labels or inputs
-PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
+MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
+MAX_SHARD_BYTES = 96 * 2**20  # of labels
+TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
+MIN_TASKS = 64  # for more photos than these tasks have at least: the cores finish at the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -139,10 +142,18 @@ def _sort_parts(parts: dict[int, Any]) -> list[Any]:
 def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) -> Iterator[tuple[Any, ...]]:
     """Yield the arguments of `prepare_shard` for each shard."""
     numbers, texts = itertools.count(), settings.to_texts()
-    for crop, count in PHOTOS_PER_SHARD.items():
+    for crop in MIN_PHOTOS_PER_SHARD:
         group = [photo for photo in photos if choose_crop(settings, photo) == crop]
+        count = _count_photos_per_shard(settings, crop, len(group))
         for start in range(0, len(group), count):
             yield next(numbers), group[start : start + count], crop, location, texts
+
+
+def _count_photos_per_shard(settings: Preprocess, crop: str, photos: int) -> int:
+    """Return the number of photos per shard: few photos for parallel tasks, many photos for few files."""
+    labels = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
+    largest = MAX_SHARD_BYTES // (labels * settings.label_size**2)
+    return max(MIN_PHOTOS_PER_SHARD[crop], min(-(-photos // MIN_TASKS), largest))
 
 
 def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
