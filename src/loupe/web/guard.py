@@ -73,6 +73,9 @@ class DemoGuard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] == "websocket":  # Gradio uses none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         path = scope["path"]
         refused = self._check_site(scope) or self._check_body(scope)
         if refused:
@@ -94,8 +97,6 @@ class DemoGuard:
         hosts, origins = _get_headers(scope, b"host"), _get_headers(scope, b"origin")
         if len(hosts) != 1 or hosts[0] not in self.hosts:
             return 403, f"Host: must be an address of this server, got {', '.join(hosts)[:100]!r}"
-        if scope["type"] != "http":
-            return 403, "must be a request of HTTP"
         for origin in origins:
             place = origin.rpartition("//")[2].lower()
             if place != hosts[0].lower() and _parse_host(place) not in self.hosts.public:
@@ -158,7 +159,8 @@ async def _refuse(status: int, reason: str, send: "Send") -> None:
 def _list_sizes(folder: Path) -> "Iterator[int]":
     for file in folder.rglob("*"):
         with suppress(OSError):  # it was removed in the meantime
-            yield file.stat().st_size
+            if file.is_file():
+                yield file.stat().st_size
 
 
 def _get_headers(scope: "Scope", name: bytes) -> list[str]:
