@@ -29,7 +29,7 @@ def raise_on_signals() -> Iterator[None]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if _deferring:
+        if _deferring and not _deferred:
             _deferred.append(number)
         else:
             raise _exception(number)
@@ -45,10 +45,10 @@ def raise_on_signals() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Defer signals until the block exits, such as during a transaction of MLflow's database.
+    """Defer the first signal until the block exits, such as during a transaction of MLflow's database.
 
-    MLflow rolls a transaction back only after an `Exception`. Interrupted by a signal, it keeps its write lock: in 21
-    of 40 tries the run could not be closed.
+    A second signal ends the block. MLflow rolls a transaction back only after an `Exception`. Interrupted by a
+    signal, it keeps its write lock: in 21 of 40 tries the run could not be closed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -59,9 +59,7 @@ def defer_signals() -> Iterator[None]:
     finally:
         _deferring.pop()
         if _deferred and not _deferring:
-            number = _deferred[0]
-            _deferred.clear()
-            raise _exception(number)
+            raise _exception(_deferred.pop())
 
 
 def _exception(number: int) -> BaseException:
