@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 import loupe
 from loupe.cli.signals import defer_signals
 from loupe.config.base import Settings
+from loupe.config.fields import hide_password
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError
 from loupe.tracking import delivery, liveness, server
@@ -214,7 +215,10 @@ def find_best_run(scale: str, smoke: bool) -> str:
         output_format="list",
     )
     if not found:
-        raise UsageError(f"run: no finished train run of scale {scale} in {mlflow.get_tracking_uri()}; train one")
+        store = hide_password(mlflow.get_tracking_uri())
+        raise UsageError(
+            f"run: must be a finished train run of scale {scale} in {store}, got none; `loupe train` makes one"
+        )
     return found[0].info.run_id
 
 
