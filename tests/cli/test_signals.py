@@ -49,14 +49,14 @@ def start(tidying_s: float, *prefix: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-def test_a_signal_ends_the_step_after_it_has_tidied_up(number: int, status: int, word: str) -> None:
+def test_a_signal_ends_the_step_after_its_cleanup(number: int, status: int, word: str) -> None:
     process = start(0.0)
     process.send_signal(number)
     assert process.communicate(timeout=10) == ("tidying\ntidy\n", f"loupe preprocess: error: {word}\n")
     assert process.returncode == status
 
 
-def test_a_second_ctrl_c_ends_the_tidying_up() -> None:
+def test_a_second_ctrl_c_ends_the_cleanup() -> None:
     process = start(60.0)
     assert process.stdout is not None
     process.send_signal(signal.SIGINT)
@@ -73,7 +73,7 @@ def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     assert process.communicate(timeout=10)[1] == "loupe preprocess: error: terminated\n"
 
 
-def test_in_another_thread_nothing_changes() -> None:
+def test_signal_handlers_are_not_changed_in_other_threads() -> None:
     found = []
 
     def inside() -> None:
@@ -100,3 +100,61 @@ def test_a_deferred_signal_is_raised_when_the_block_exits(number):
     with pytest.raises((KeyboardInterrupt, signals.Terminated)):
         work()
     assert reached == ["end of the block"]
+
+
+DISCARD = """
+import sys, time, weakref
+from loupe.cli import main
+from loupe.steps import preprocess
+
+class Value:
+    pass
+
+def wait(*_):
+    print("working", flush=True)
+    time.sleep(60)
+
+def discard(way):
+    if way == "destructor":
+        Value.__del__ = wait
+        Value()
+    if way == "callback":
+        value = Value()
+        reference = weakref.ref(value, wait)
+        del value
+    if way == "except":
+        try:
+            wait()
+        except BaseException:
+            pass
+
+def run(settings):
+    discard(sys.argv[1])
+    if sys.argv[2] == "continue":
+        time.sleep(60)
+
+preprocess.run = run
+sys.exit(main.run_step("preprocess", []))
+"""
+
+
+@pytest.mark.parametrize("way", ["destructor", "callback", "except"])
+@pytest.mark.parametrize("then", ["continue", "end"])
+def test_a_signal_whose_exception_was_discarded_is_raised_again(way, then):
+    command = [sys.executable, "-c", DISCARD, way, then]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20) == ("", "loupe preprocess: error: terminated\n")
+    assert process.returncode == 143
+
+
+def test_long_cleaning_up_is_not_interrupted():
+    process = start(2.5)  # longer than the time after which a discarded exception is detected
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20) == ("tidying\ntidy\n", "loupe preprocess: error: terminated\n")
+
+
+def test_a_step_that_runs_until_it_is_stopped_ends_without_an_error():
+    with signals.raise_on_signals(), signals.stop_at_signal():
+        signal.raise_signal(signal.SIGTERM)

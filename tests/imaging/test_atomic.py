@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from jobs import build_env
 
 from loupe.imaging import atomic
 
@@ -26,6 +28,35 @@ def test_a_file_is_complete_or_does_not_exist(tmp_path):
     with pytest.raises(OSError, match="no more"):
         half()
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_content_and_name_are_flushed_to_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (flushed.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+    )
+    atomic.write_file(tmp_path / "file.txt", "ü \udcff")
+    assert [Path(path).suffix for path in flushed] == [".part", ""]
+    assert flushed[1] == str(tmp_path)
+    assert (tmp_path / "file.txt").read_bytes() == "ü ?".encode()
+
+
+def test_text_is_utf_8_in_every_locale(tmp_path):
+    code = "import pathlib; from loupe.imaging.atomic import write_file; write_file(pathlib.Path('page'), '\\u2212')"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=build_env(**ascii_only))
+    assert (tmp_path / "page").read_bytes() == "\u2212".encode()
+
+
+def test_a_folder_that_cannot_be_flushed_is_not_an_error(tmp_path, monkeypatch):
+    def fail(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    atomic.write_file(tmp_path / "file.txt", b"all of it")
+    assert (tmp_path / "file.txt").read_bytes() == b"all of it"
 
 
 CREATE = """

@@ -35,7 +35,7 @@ def test_a_run_that_is_registered_twice_at_the_same_time_has_one_version(
     run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged = mlflow.MlflowClient().create_logged_model("0", "model", run_id)
-    monkeypatch.setattr(registration, "_find_model_id", lambda run_id: logged.model_id)
+    mlflow.MlflowClient().finalize_logged_model(logged.model_id, "READY")
 
     def register() -> str:
         return str(registration.register_model(run_id, Fraction(3, 2), "a network", {"q": "2"}).version)

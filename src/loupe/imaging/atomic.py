@@ -1,5 +1,6 @@
 """Writes files and folders atomically: they have their final name only when they are complete."""
 
+import errno
 import fcntl
 import os
 import secrets
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# Without a change for this time, a partial file of another machine, whose locks may be invisible here, is a leftover.
+# Partial files of other machines, whose locks may be invisible here, are removed after this time without a change.
 LEFTOVER_AGE_S = 86_400.0
 PREFIX, SUFFIX = ".loupe-", ".part"  # of temporary names
 
@@ -22,20 +23,31 @@ def write_atomically(file: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `file` on success, remove it on failure."""
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
-        with partial.open("r+b") as stream:
-            os.fsync(stream.fileno())  # the content must be on the disk before the file has its final name
-        partial.rename(file)
+        publish(partial, file)
+
+
+def write_file(file: Path, content: str | bytes) -> None:
+    """Write a file atomically; text as UTF-8, with `?` for bytes of file names that are not text."""
+    with write_atomically(file) as partial:
+        partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a complete file or folder its final name. Both the content and the name survive a power failure."""
+    _sync(partial)  # the content must be on the disk before the file has its final name
+    partial.rename(final)
+    _sync(final.parent)
 
 
 @contextmanager
 def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[Path]:
-    """Create a file or folder with a temporary name; it is removed when the block exits, unless it was renamed.
+    """Create and lock a file or folder with a temporary name, and yield its path.
 
-    It is locked until then. The system releases the lock of a killed process, and processes in different containers
-    with one kernel see each other's locks.
+    When the block exits, it is unlocked, and removed unless it was renamed. The system releases the lock of a killed
+    process. Processes in different containers on one machine see each other's locks.
 
     Args:
-        folder: the folder that gets it; it must exist.
+        folder: the parent folder; it must exist.
         create: `Path.touch` or `Path.mkdir`.
     """
     while True:
@@ -43,9 +55,9 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
         create(partial)
         try:
             descriptor = _open(partial)
-        except FileNotFoundError:  # another process took it for a leftover before it was locked
+        except FileNotFoundError:  # another process removed it as a leftover before it was locked
             continue
-        with suppress(OSError):  # a file system without locks: the age decides
+        with suppress(OSError):  # a file system without locks: `remove_leftovers` uses the age
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if partial.exists():
             break
@@ -76,7 +88,7 @@ def validate_output_file(field: str, file: Path) -> None:
     """Check that a file can be written: its folder exists, and it is not a folder itself.
 
     Args:
-        field: the setting that names the file, for the error.
+        field: the setting that contains the path; the error message starts with it.
         file: the file.
 
     Raises:
@@ -90,9 +102,9 @@ def validate_output_file(field: str, file: Path) -> None:
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel: the locks of all its processes are visible, whatever their container."""
+    """Return an id of the running kernel. All its processes see each other's locks, also in different containers."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:
         import uuid
 
@@ -100,7 +112,7 @@ def _identify_kernel() -> str:
 
 
 def _open(partial: Path) -> int:
-    # on NFS, a lock needs a descriptor that can write; a folder cannot be opened so
+    # on NFS, a lock needs a writable descriptor, but a folder can be opened only for reading
     return os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -118,9 +130,23 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since the last change by the clock of the file system: machines may have different ones."""
+    """Return the seconds since the last change, by the clock of the file system: the clocks of machines differ."""
     with tempfile.TemporaryFile(dir=partial.parent) as new:
         return os.fstat(new.fileno()).st_mtime - partial.stat().st_mtime
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the list of names in a folder, to the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder, and a folder may be writable without being readable.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def _remove(partial: Path) -> None:

@@ -1,12 +1,12 @@
-"""The memory that images may take, and how much the machine has."""
+"""The default memory budget for images, and the memory of the machine or container."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 MAX_DEFAULT_BYTES = 2_000_000_000
-# For each version of control groups: the name of the controller in /proc/self/cgroup, the folder of the groups, and
-# the file of a group's limit.
+# For each version of Linux control groups: the name of the controller in /proc/self/cgroup, the folder of the groups,
+# and the file of a group's limit.
 CONTROL_GROUPS = (
     ("", Path("/sys/fs/cgroup"), "memory.max"),
     ("memory", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
@@ -14,7 +14,7 @@ CONTROL_GROUPS = (
 
 
 def get_default_budget() -> int:
-    """Return how many bytes images may take by default: MAX_DEFAULT_BYTES, or half of the memory if it is less."""
+    """Return how many bytes images may take by default: MAX_DEFAULT_BYTES, or half of the memory if that is less."""
     return min(MAX_DEFAULT_BYTES, read_total_memory() // 2)
 
 
@@ -28,12 +28,12 @@ def _read_container_limits(membership: Path) -> Iterator[int]:
     """Yield the limits of the control groups of this process and of all groups above them."""
     if not membership.exists():  # not Linux
         return
-    for line in membership.read_text().splitlines():
+    for line in membership.read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         for controller, folder, name in CONTROL_GROUPS:
             if controller in controllers.split(","):
                 # inside a container, the group's own folder is often mounted as the root
                 for part in (group.lstrip("/"), *map(str, Path(group.lstrip("/")).parents)):
                     file = folder / part / name
-                    if file.is_file() and (text := file.read_text().strip()).isdecimal():
+                    if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdecimal():
                         yield int(text)

@@ -14,10 +14,10 @@ def list_page_sizes(source: bytes | Path, most: int) -> list[tuple[int, int]]:
 
     Args:
         source: the bytes of a file, or its path.
-        most: the largest accepted number of frames or pages. Further ones are not searched for.
+        most: the largest accepted number of frames or pages. If a TIFF has more, the rest is not read.
 
     Raises:
-        PhotoError: the file is not an image, or has more frames or pages.
+        PhotoError: the file is not an image, or has more than `most` frames or pages.
     """
     with translate_errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -28,7 +28,7 @@ def list_page_sizes(source: bytes | Path, most: int) -> list[tuple[int, int]]:
                 return [image.size] * count
             sizes: list[tuple[int, int]] = []
             try:
-                while True:  # a page is found from the one before: their number is unknown before the last
+                while True:  # each page contains the position of the next, so that their number is unknown
                     image.seek(len(sizes))
                     sizes.append(image.size)
                     _validate_count(len(sizes), most)

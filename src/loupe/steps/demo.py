@@ -5,7 +5,6 @@ import os
 import socket
 import tempfile
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 from loupe.cli import signals
@@ -33,7 +32,7 @@ def run(settings: Demo) -> None:
         tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
         _open_socket(settings) as listening,
     ):
-        warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
+        warnings.simplefilter("ignore")  # Pillow warns about harmless faults in files
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"  # removed with the folder when the server ends
         results = Path(folder, "results")
         results.mkdir()
@@ -49,11 +48,11 @@ def run(settings: Demo) -> None:
             ssr_mode=False,
             max_file_size=MAX_FILE_BYTES,
         )
-        # an open page never closes its connection: it is cut after a second, and the log omits that error
+        # Open pages never close their connections. The server closes them after a second and does not log the errors.
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         host, port = listening.getsockname()[:2]
-        with suppress(KeyboardInterrupt, signals.Terminated):
+        with signals.stop_at_signal():
             print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
             server.run(sockets=[listening])
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
 from loupe.config.steps import Report
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
+from loupe.imaging.atomic import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,12 +43,15 @@ def run(settings: Report) -> Path:
     out = Path(settings.out)
     images = _read_images(settings) if settings.from_ else _draw_images(settings, rows)
     report = assembly.build_report(table, rows, claims, images)
-    (out / page.IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
-    results.write(table, out / TABLE_FILE)
-    (out / "report.html").write_text(page.render_html(report))
-    (out / "report.md").write_text(page.render_markdown(report))
-    for image in report.network_images:
-        (out / page.IMAGE_FOLDER / f"{image.name}.png").write_bytes(image.png)
+    try:
+        (out / page.IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
+        results.write(table, out / TABLE_FILE)
+        for image in report.network_images:
+            write_file(out / page.IMAGE_FOLDER / f"{image.name}.png", image.png)
+        write_file(out / "report.html", page.render_html(report))
+        write_file(out / "report.md", page.render_markdown(report))
+    except OSError as error:
+        raise LoupeError(f"out: {settings.out!r} cannot be written: {error.strerror or error}") from None
     if not settings.from_:
         _log_report(settings, out / "report.html", report)
     print_line(report.summary, settings.quiet)

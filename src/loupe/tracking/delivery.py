@@ -66,7 +66,7 @@ def start_buffering(run_id: str, quiet: bool) -> None:
 
 
 def end_run(run_id: str, status: str) -> None:
-    """End the open run with a status.
+    """End the open run with a status, and remove the checkpoint of a finished run.
 
     For a finished run, wait for an unreachable server up to MLFLOW_HTTP_REQUEST_TIMEOUT seconds.
 
@@ -75,22 +75,25 @@ def end_run(run_id: str, status: str) -> None:
     """
     uploader = _UPLOADERS.pop(run_id, None)
     if uploader is None:
-        _end_mlflow_run(status)
+        _close_run(run_id, status)
         return
-    buffer, is_finished = uploader.buffer, status == RunStatus.to_string(RunStatus.FINISHED)
+    buffer, is_finished = uploader.buffer, _is_finished(status)
     try:
         if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S):
-            _end_mlflow_run(status)
+            _close_run(run_id, status)
             buffer.remove()
             return
     except SERVER_ERRORS as error:
         if not is_unreachable_error(error):
-            _end_mlflow_run(RunStatus.to_string(RunStatus.FAILED))
+            buffer.close()
+            _close_run(run_id, RunStatus.to_string(RunStatus.FAILED))
             raise
     buffer.append("end", {"status": status, "end_time": now()})
+    if is_finished:
+        buffer.append("no checkpoint", {})
     buffer.close()
-    with suppress(*SERVER_ERRORS), limit_retries(0):
-        _end_mlflow_run(status)  # closes the run in this process
+    with suppress(*SERVER_ERRORS), limit_retries(0), defer_signals():
+        mlflow.end_run(status)  # closes the run in this process
     message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
@@ -98,17 +101,23 @@ def end_run(run_id: str, status: str) -> None:
 
 
 @defer_signals()
-def _end_mlflow_run(status: str) -> None:
+def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
+    if _is_finished(status):  # not earlier: a run that is killed before needs its checkpoint
+        log_record(run_id, "no checkpoint", {})
+
+
+def _is_finished(status: str) -> bool:
+    return status == RunStatus.to_string(RunStatus.FINISHED)
 
 
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     """Upload the buffered runs of ended processes and delete their files.
 
-    A run that the server does not have is created there. A damaged file stays, and a line names it.
+    A run that the server does not have is created there. A damaged file is kept and reported.
 
     Returns:
-        The number of runs.
+        The number of uploaded runs.
 
     Raises:
         LoupeError: the server is unreachable.
@@ -136,7 +145,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     if unknown:
         raise ValueError(f"the kind of a record must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
     if not is_reachable():
-        raise LoupeError(f"{unreachable_text()}; {file.parent} stays as it is")
+        raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
     # a lock of a process on another machine may be invisible here

@@ -37,7 +37,7 @@ class ModelReference:
 
     @classmethod
     def of_run(cls, run_id: str, name: str | None = None) -> "ModelReference":
-        """Refer to the model that a run logged."""
+        """Create a reference to the model that a run logged."""
         return cls(name or run_id, f"runs:/{run_id}/model", run_id)
 
 
@@ -74,8 +74,8 @@ def geometry_tags(geometry: Geometry) -> dict[str, str]:
 def load_keras(reference: ModelReference) -> Any:
     """Load the Keras model of a `.keras` file or of a model that `log_model` logged.
 
-    MLflow's own loader is not used, because a model could then write files: that loader runs any code that the file
-    MLmodel names, and TensorFlow graphs.
+    MLflow's own loader is not safe, and therefore not used: it runs any code that the file MLmodel names, and
+    TensorFlow graphs, which can write files.
 
     Raises:
         UsageError: the file cannot be loaded, contains code, or its model does not take grey images.

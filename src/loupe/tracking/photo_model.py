@@ -28,8 +28,8 @@ from loupe.photos.sizes import Target
 from loupe.photos.upscaling import compute_size, upscale_photo
 from loupe.upscalers.onnx import OnnxUpscaler
 
-MAX_FILE_BYTES = 32_000_000  # of a photo, before base64
-MAX_RESULT_PIXELS = 64_000_000  # of all frames or pages together
+MAX_FILE_BYTES = 32_000_000  # the maximum size of a photo, before its conversion to base64
+MAX_RESULT_PIXELS = 64_000_000  # the maximum size of a result, all frames or pages together
 MAX_THREADS = 2  # maximum number of photos that are upscaled at the same time; other requests wait
 
 

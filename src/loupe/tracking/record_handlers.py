@@ -11,6 +11,8 @@ import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
+from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
+
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
 NO_STEP = -1  # a step without metrics: MLflow would copy the step's metrics to the model without their dataset
 
@@ -18,13 +20,6 @@ NO_STEP = -1  # a step without metrics: MLflow would copy the step's metrics to 
 def now() -> int:
     """Return the time in MLflow's unit: milliseconds since 1970."""
     return int(time.time() * 1000)
-
-
-def remove_artifact(artifact_uri: str, name: str) -> None:
-    """Remove a file or folder of artifacts; an empty name removes all artifacts."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    get_artifact_repository(artifact_uri).delete_artifacts(name)
 
 
 def _send_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
@@ -62,11 +57,15 @@ def _send_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
 
 
 def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Log a Keras model with its geometry and a signature for images of any number and size, (-1, -1, -1, 1)."""
+    """Log a Keras model with its geometry and a signature for images of any number and size, (-1, -1, -1, 1).
+
+    It replaces the models that the run has.
+    """
     from importlib.metadata import version
 
     import keras
 
+    delete_models(run_id)  # also incomplete models, of a process that was killed before the run ended
     images = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
     mlflow.models.Model.log(
         artifact_path=None,
@@ -82,10 +81,9 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Link metrics of the run to its last model: their values at the best step, or their only value."""
-    client = mlflow.MlflowClient()
+    """Link metrics of the run to its model: their values at the best step, or their only value."""
+    client, model = mlflow.MlflowClient(), find_model(run_id)
     run = client.get_run(run_id)
-    model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
     dataset = run.inputs.dataset_inputs[0].dataset
     linked = {metric.key for metric in model.metrics or ()}
     metrics = []

@@ -64,7 +64,7 @@ def log_figure(figure: Any, name: str) -> None:
 def log_json(value: Any, name: str) -> None:
     """Log a dict or list as a JSON file."""
     with _temporary_file(name) as (file, folder):
-        file.write_text(json.dumps(value, indent=2, default=str))
+        file.write_text(json.dumps(value, indent=2, default=str), encoding="utf-8")
         log_file(file, folder)
 
 

@@ -16,7 +16,7 @@ import loupe
 from loupe.cli.signals import defer_signals
 from loupe.config.fields import CHAMPION, format_value
 from loupe.errors import UsageError
-from loupe.tracking import models, runs
+from loupe.tracking import logged_models, models, runs
 from loupe.upscalers import bundled
 
 CONTENT_TAG = "loupe.content"  # a hash of the code and the networks of a version of `loupe-photo`
@@ -46,11 +46,14 @@ def register_model(run_id: str, scale: Fraction, description: str, tags: dict[st
     _create_registered_model(
         name, f"Upscales grey images, (n, height, width, 1) in [-1, 1], by {format_value(scale)}. Trained by Loupe."
     )
-    model = client.get_logged_model(_find_model_id(run_id))
-    version = _create_version_once(
-        f"name = '{name}' and run_id = '{run_id}'",
-        lambda: client.create_model_version(name, model.artifact_location, run_id, model_id=model.model_id),
-    )
+
+    def create() -> Any:
+        model = logged_models.find_model(run_id)
+        if model is None:
+            raise UsageError(f"run: must be a run with a model, got {run_id}")
+        return client.create_model_version(name, model.artifact_location, run_id, model_id=model.model_id)
+
+    version = _create_version_once(f"name = '{name}' and run_id = '{run_id}'", create)
     client.update_model_version(name, version.version, description)
     for key, value in tags.items():
         client.set_model_version_tag(name, version.version, key, value)
@@ -166,10 +169,3 @@ def _create_version_once(query: str, create: Callable[[], Any]) -> Any:
         with suppress(MlflowException):  # the other process has deleted it
             client.delete_model_version(version.name, version.version)
     return oldest
-
-
-def _find_model_id(run_id: str) -> str:
-    outputs = mlflow.get_run(run_id).outputs
-    if outputs is None or not outputs.model_outputs:
-        raise UsageError(f"run: {run_id} has no model")
-    return str(outputs.model_outputs[-1].model_id)

@@ -13,6 +13,7 @@ import sqlalchemy
 
 from loupe.config.fields import hide_password
 from loupe.errors import LoupeError, UsageError, describe_error
+from loupe.imaging.atomic import publish
 from loupe.imaging.file_locks import lock_file
 from loupe.tracking.deadline import call_within
 
@@ -114,4 +115,4 @@ def _create(file: Path) -> None:
         part = file.parent / Path(folder).name / file.name
         escaped = str(part).replace("%", "%25")  # SQLAlchemy decodes URLs
         mlflow.MlflowClient(f"sqlite:///{escaped}").search_experiments()  # creates the file
-        part.rename(file)
+        publish(part, file)

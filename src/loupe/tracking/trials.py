@@ -4,19 +4,17 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from loupe.cli import signals
 from loupe.config.base import Settings
 from loupe.tracking import checkpoints, liveness, runs
-from loupe.tracking.record_handlers import remove_artifact
 from loupe.tracking.store import create_store
 
 TRIAL_TAG = "loupe.trial"
@@ -24,6 +22,7 @@ SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 STATE_TAG = "trial.state"
+SCORED_TAG = "loupe.scored"  # logged last: the run of a trial has its test scores, tables and figures
 CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses about this much training at most
 MAX_TRIALS = 100_000
 
@@ -137,23 +136,3 @@ def adopt_trials(old: str, new: str) -> None:
 def get_tags(run_id: str | None) -> dict[str, str]:
     """Return the tags of a run; {} for None."""
     return dict(mlflow.get_run(run_id).data.tags) if run_id else {}
-
-
-def has_model(run_id: str) -> bool:
-    """Whether a run has a model that was not deleted."""
-    return bool(_get_models(run_id))
-
-
-def delete_model(run_id: str) -> None:
-    """Delete the models of a run."""
-    for model in _get_models(run_id):
-        remove_artifact(model.artifact_location, "")
-        mlflow.MlflowClient().delete_logged_model(model.model_id)
-
-
-def _get_models(run_id: str) -> list[Any]:
-    outputs, found = mlflow.get_run(run_id).outputs, []
-    for output in outputs.model_outputs if outputs else ():
-        with suppress(MlflowException):  # the outputs also list deleted models
-            found.append(mlflow.MlflowClient().get_logged_model(output.model_id))
-    return found
