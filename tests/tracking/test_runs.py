@@ -173,14 +173,15 @@ def test_the_checkpoint_of_a_run_is_removed_after_the_run_has_finished(
     def kill(*_: object) -> None:
         raise MemoryError
 
-    with suppress(MemoryError), mlflow.start_run() as run, runs.close_run_at_exit({}, quiet=True):
+    with suppress(MemoryError), runs.open_run(mlflow.start_run, {}, quiet=True) as run_id:
         checkpoints.save_checkpoint({"weights": np.zeros(3)}, 7)
         if killed_by:
             monkeypatch.setattr(delivery, killed_by, kill)
-    assert checkpoints.has_checkpoint(run.info.run_id) == left
+    assert checkpoints.has_checkpoint(run_id) == left
     if left:
-        assert checkpoints.load_checkpoint(run.info.run_id)["weights"].shape == (3,)
-    assert (get_status(client, run.info.run_id) == "FINISHED") == (killed_by != "_close_run")
+        assert checkpoints.load_checkpoint(run_id)["weights"].shape == (3,)
+    assert (get_status(client, run_id) == "FINISHED") == (killed_by != "_close_run")
+    mlflow.end_run()
 
 
 def test_a_run_that_finishes_during_the_search_for_orphans_stays_finished(

@@ -123,7 +123,8 @@ def _identify_namespace() -> str:
     """Return an id that two processes share if they see each other's process ids; "" if this is unknown."""
     try:
         if os.readlink("/proc/self") == str(os.getpid()):  # else /proc shows the processes of another namespace
-            return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         pass
     return ""
@@ -135,7 +136,8 @@ def _read_start(pid: str) -> str | None:
     psutil's start times change with the system's clock.
     """
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
+    state, *fields = text.rpartition(")")[2].split()  # the name of the command before can contain spaces
     return None if state in "ZX" else fields[18]
