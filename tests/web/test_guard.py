@@ -1,10 +1,12 @@
 """The guard of the demo: other sites, large bodies and too many uploads are refused; closed streams end the work."""
 
 import asyncio
+import os
+import time
 
 import pytest
 
-from loupe.web import guard
+from loupe.web import guard, storage
 from loupe.web.guard import MAX_FILE_BYTES, DemoGuard, OwnHosts
 
 UPLOAD, LOCAL = guard.UPLOAD_ROUTE, "127.0.0.1"
@@ -98,38 +100,59 @@ def test_bodies_are_bounded(path, headers, status, guarded):
     assert sent[0] == status
 
 
-def test_stored_files_are_bounded(guarded, monkeypatch, tmp_path):
+def upload(guarded, size):
+    return send(guarded, ("host", "localhost"), ("content-length", str(size)), path=UPLOAD, method="POST")[0]
+
+
+def test_old_uploads_are_deleted_for_new_ones_and_the_newest_are_kept(guarded, monkeypatch, tmp_path):
+    monkeypatch.setattr(storage, "MAX_BYTES", 1000)
     (tmp_path / "uploads").mkdir()
-    (tmp_path / "uploads" / "photo.png").write_bytes(bytes(600))
-    monkeypatch.setattr(guard, "MAX_STORED_BYTES", 1000)
+    files = [tmp_path / "uploads" / name for name in ("oldest", "old", "new")]
+    for file, age in zip(files, (300, 200, 1), strict=True):
+        file.write_bytes(bytes(300))
+        os.utime(file, (time.time() - age,) * 2)
+    assert upload(guarded, 100) == 200
+    assert all(file.exists() for file in files)
+    assert upload(guarded, 400) == 200
+    assert [file.exists() for file in files] == [False, True, True]
+    assert upload(guarded, 800) == 503
+    assert [file.exists() for file in files] == [False, False, True]
+    monkeypatch.setattr(storage, "MAX_FILES", 1)
+    assert upload(guarded, 0) == 503
 
-    def upload(size):
-        return send(guarded, ("host", "localhost"), ("content-length", str(size)), path=UPLOAD, method="POST")[0]
 
-    assert (upload(300), upload(500)) == (200, 503)
-    monkeypatch.setattr(guard, "MAX_STORED_FILES", 0)
-    assert upload(300) == 503
+def test_old_files_and_empty_folders_are_deleted(tmp_path):
+    (tmp_path / "uploads" / "one").mkdir(parents=True)
+    (tmp_path / "uploads" / "two").mkdir()
+    for file in (tmp_path / "uploads" / "one" / "old", tmp_path / "uploads" / "two" / "new"):
+        file.touch()
+    old = time.time() - 100
+    for path in ("uploads/one/old", "uploads/one", "uploads/two", "uploads"):
+        os.utime(tmp_path / path, (old, old))
+    storage.delete_old_files(tmp_path, old + 50)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "one", "two", "uploads"]
+    os.utime(tmp_path / "uploads" / "one", (old, old))
+    storage.delete_old_files(tmp_path, old + 50)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "two", "uploads"]
 
 
 def test_uploads_in_progress_count(guarded, monkeypatch):
-    monkeypatch.setattr(guard, "MAX_STORED_BYTES", 1000)
+    monkeypatch.setattr(storage, "MAX_BYTES", 1000)
     seen = []
 
     async def upload_another(scope, receive, send_outer):
         guarded.app = app
-        inner = {**scope}
 
         async def send_inner(message):
             seen.append(message.get("status"))
 
-        await guarded(inner, receive, send_inner)
+        await guarded(scope, receive, send_inner)
         await app(scope, receive, send_outer)
 
     guarded.app = upload_another
-    headers = ("host", "localhost"), ("content-length", "600")
-    assert send(guarded, *headers, path=UPLOAD, method="POST")[0] == 200
+    assert upload(guarded, 600) == 200
     assert seen[0] == 503
-    assert send(guarded, *headers, path=UPLOAD, method="POST")[0] == 200
+    assert upload(guarded, 600) == 200
 
 
 def test_a_slow_upload_is_refused(guarded, monkeypatch):
