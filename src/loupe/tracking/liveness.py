@@ -11,6 +11,8 @@ import psutil
 from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
+from loupe.tracking.locations import get_sqlite_file
+
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_TIMEOUT_S = 180.0  # a process on another machine counts as dead after this time without a heartbeat
 CLOCK_TOLERANCE_S = 5.0  # between two readings of a start time: the clock may be adjusted
@@ -73,7 +75,7 @@ def close_orphaned_runs() -> None:
 
 def _died_before_tagging(run_id: str, tags: Mapping[str, str]) -> bool:
     """Whether `mlflow run` created the run on this machine and died before the step could tag the run."""
-    if tags.get("mlflow.source.type") != "PROJECT" or not mlflow.get_tracking_uri().startswith("sqlite:"):
+    if tags.get("mlflow.source.type") != "PROJECT" or get_sqlite_file(mlflow.get_tracking_uri()) is None:
         return False
     for process in psutil.process_iter():
         try:
