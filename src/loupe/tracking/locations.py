@@ -9,10 +9,10 @@ SQLITE = "sqlite:///"
 
 def get_sqlite_file(uri: str) -> Path | None:
     """Return the file of an SQLite URI of MLflow; None for another store and for a database in memory."""
-    database = unquote(uri.removeprefix(SQLITE).partition("?")[0], errors="surrogateescape")
-    if not uri.startswith(SQLITE) or not database or database.startswith((":memory:", "file:")):
-        return None
-    return Path(database)
+    scheme, _, path = uri.partition(":///")
+    database = unquote(path.partition("?")[0], errors="surrogateescape")
+    is_file = scheme.partition("+")[0] == "sqlite" and database and not database.startswith((":memory:", "file:"))
+    return Path(database) if is_file else None
 
 
 def make_sqlite_uri(file: Path) -> str:
