@@ -274,6 +274,17 @@ def test_crops_larger_than_the_inputs_are_refused(photos: dict[str, Pairs]) -> N
         Run(photos, CONVOLUTIONAL | {"crop": 34})
 
 
+def test_clip_norm_limits_the_step_of_gradient_descent(photos: dict[str, Pairs]) -> None:
+    given = PERCEPTRON | {"optimizer": "sgd", "learning_rate": 1.0, "schedule": "constant", "steps": 1, "eval_every": 1}
+    for limit in (1e-3, 1e-2):
+        run = Run(photos, given | {"clip_norm": limit})
+        start, end = (
+            [run.checkpoints[step][f"weights/{number}"] for number in range(len(run.weights))] for step in (0, 1)
+        )
+        step = math.sqrt(sum(float(((a - b) ** 2).sum()) for a, b in zip(start, end, strict=True)))
+        assert step == pytest.approx(limit, rel=1e-3)
+
+
 @pytest.mark.parametrize("loss", ["mse", "mae"])
 def test_training_lowers_the_loss(loss: str, photos: dict[str, Pairs]) -> None:
     given = PERCEPTRON | {"optimizer": "adam", "learning_rate": 3e-3, "steps": 60, "eval_every": 20, "loss": loss}

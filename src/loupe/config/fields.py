@@ -192,6 +192,7 @@ Patch = Annotated[str, BeforeValidator(_parse_patch)]
 Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)
 Unset = BeforeValidator(_none_if_empty)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
+Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
 Devices = Annotated[int | str, BeforeValidator(_parse_devices)]
 Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]

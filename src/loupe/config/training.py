@@ -12,6 +12,7 @@ from loupe.config.fields import (
     Count,
     Devices,
     Hidden,
+    Norm,
     Number,
     Patch,
     Scale,
@@ -104,6 +105,11 @@ class GradientTrain(Train):
     learning_rate: float = field(1e-3, "learning rate of the first step", gt=0, le=100)
     schedule: Literal["constant", "exponential", "cosine"] = field(
         "cosine", "how the learning rate changes during the training"
+    )
+    clip_norm: Norm = field(
+        None,
+        "largest norm of the gradient; a larger gradient is scaled down to it; none: no limit",
+        rule="none or > 0",
     )
     loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
     batch_size: int = field(8, "crops (convolutional) or patches (perceptron) per step", ge=1, le=65536)
