@@ -275,7 +275,13 @@ def test_crops_larger_than_the_inputs_are_refused(photos: dict[str, Pairs]) -> N
 
 
 def test_clip_norm_limits_the_step_of_gradient_descent(photos: dict[str, Pairs]) -> None:
-    given = PERCEPTRON | {"optimizer": "sgd", "learning_rate": 1.0, "schedule": "constant", "steps": 1, "eval_every": 1}
+    given = PERCEPTRON | {
+        "optimizer": "sgd",
+        "learning_rate": 1.0,
+        "schedule": "constant",
+        "steps": 1,
+        "eval_every": 1,
+    }
     for limit in (1e-3, 1e-2):
         run = Run(photos, given | {"clip_norm": limit})
         start, end = (
