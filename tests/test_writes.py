@@ -25,8 +25,9 @@ ALLOWED = {
     "imaging/tiff.py": "as imaging/writer.py",
     "cli/streams.py:write": "opens /dev/null",
     "data/download.py:_append": "continues an incomplete file, which gets its final name in `download`",
+    "tracking/photo_model.py:_upscale": "receives its folder, a temporary one",
     "models/onnx_export.py:export": "register calls it with a path in a temporary folder",
-    "tracking/store.py:create_store": "a lock file without content",
+    "imaging/file_locks.py:lock_file": "a lock file without content",
 }
 
 

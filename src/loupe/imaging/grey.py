@@ -28,6 +28,8 @@ OPENING_BYTES = 16 * 10**6  # to open a file of any size
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 COLOUR_BYTES = 4
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 12, "WEBP": 16, "AVIF": 24}
+ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # tags of a TIFF
+LINES = 8  # that a decoder keeps, for example the last one of a PNG
 OTHER_DECODER_BYTES = 36  # of JPEG 2000, the largest
 COEFFICIENT_BYTES = 2  # per band: a JPEG with several scans is decoded as a whole
 
@@ -136,4 +138,14 @@ def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) ->
     per_pixel = MODE_BYTES.get(image.mode, COLOUR_BYTES) + DECODER_BYTES.get(name, OTHER_DECODER_BYTES) + result_bytes
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
-    return OPENING_BYTES + 2 * len(content) + image.width * image.height * per_pixel
+    pixels = image.width * image.height
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a strip is decoded as a whole; Pillow turns the image
+        rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
+        pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1
+        turned = COLOUR_BYTES if image.tag_v2.get(ORIENTATION, 1) != 1 else 0
+        per_pixel += turned - DECODER_BYTES["TIFF"]
+        whole = TILE_OFFSETS not in image.tag_v2
+        pixels_per_strip = image.width * rows if whole else pixels
+        return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + 2 * pixels_per_strip * pixel_bytes
+    lines = LINES * image.width * len(image.getbands())
+    return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + lines

@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
 import loupe
+from loupe.cli.signals import defer_signals
 from loupe.config.base import Settings
+from loupe.config.fields import hide_password
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError
 from loupe.tracking import delivery, liveness, server
-from loupe.tracking.store import create_store
+from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
+from loupe.tracking.store import create_store, set_experiment
 
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
@@ -51,10 +54,12 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     if reopened:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
     tags = build_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
-    run = mlflow.start_run(run_id=reopened, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True)
-    mlflow.set_tag("mlflow.runName", name)  # start_run does not rename a joined run
-    with close_run_at_exit(settings.to_texts(), settings.quiet):
-        yield run.info.run_id
+    start = partial(
+        mlflow.start_run, run_id=reopened, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
+    )
+    with open_run(start, settings.to_texts(), settings.quiet) as run_id:
+        mlflow.set_tag("mlflow.runName", name)  # start_run does not rename a joined run
+        yield run_id
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
@@ -67,26 +72,38 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
 
 
 @contextmanager
-def close_run_at_exit(params: dict[str, str], quiet: bool) -> Iterator[None]:
-    """Log the params that the open run does not have, and close the run at exit.
+def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> Iterator[str]:
+    """Open a run, log the params that it does not have, send heartbeats, and close the run at exit.
 
     The status is FINISHED, FAILED after an error, or KILLED after a signal.
+
+    Args:
+        start: starts the run and returns it.
+        params: the params of the run.
+        quiet: do not print that the server is unreachable.
+
+    Yields:
+        The run's id.
 
     Raises:
         LoupeError: see `delivery.end_run`.
     """
-    status, run_id = RunStatus.FAILED, mlflow.active_run().info.run_id
+    status, run_id = RunStatus.FAILED, None
     try:
-        logged = mlflow.get_run(run_id).data.params
-        mlflow.log_params({name: text for name, text in params.items() if name not in logged})
-        delivery.start_buffering(run_id, quiet)
-        yield
+        with defer_signals():
+            run_id = str(start().info.run_id)
+            logged = mlflow.get_run(run_id).data.params
+            mlflow.log_params({name: text for name, text in params.items() if name not in logged})
+            delivery.start_buffering(run_id, quiet)
+        with liveness.heartbeats(run_id):
+            yield run_id
         status = RunStatus.FINISHED
     except (KeyboardInterrupt, SystemExit):
         status = RunStatus.KILLED
         raise
     finally:
-        delivery.end_run(run_id, RunStatus.to_string(status))
+        if run_id is not None:
+            delivery.end_run(run_id, RunStatus.to_string(status))
 
 
 def open_store(quiet: bool = True) -> None:
@@ -102,7 +119,7 @@ def open_store(quiet: bool = True) -> None:
     if "MLFLOW_EXPERIMENT_ID" in os.environ:
         tag_project_run()
     else:
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+        set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     if server.is_server():
         delivery.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
     liveness.close_orphaned_runs()
@@ -117,17 +134,16 @@ def connect(tracking_uri: str, experiment_id: str) -> None:
 def locate_run(run_id: str) -> tuple[str, str]:
     """Return the URI of the store, with an absolute path, and the id of the run's experiment."""
     uri = mlflow.get_tracking_uri()
-    file = uri.removeprefix("sqlite:///")
-    absolute = f"sqlite:///{Path(file).resolve()}" if file != uri else uri
+    file = get_sqlite_file(uri)
+    absolute = make_sqlite_uri(file.resolve()) if file else uri
     return absolute, str(mlflow.get_run(run_id).info.experiment_id)
 
 
 def get_store_folder() -> Path:
     """Return the folder of an SQLite store; for other stores, the current folder."""
     _find_store()
-    uri = mlflow.get_tracking_uri()
-    file = uri.removeprefix("sqlite:///")
-    return Path(file).resolve().parent if file != uri else Path.cwd()
+    file = get_sqlite_file(mlflow.get_tracking_uri())
+    return file.resolve().parent if file else Path.cwd()
 
 
 def tag_project_run() -> None:
@@ -199,7 +215,10 @@ def find_best_run(scale: str, smoke: bool) -> str:
         output_format="list",
     )
     if not found:
-        raise UsageError(f"run: no finished train run of scale {scale} in {mlflow.get_tracking_uri()}; train one")
+        store = hide_password(mlflow.get_tracking_uri())
+        raise UsageError(
+            f"run: must be a finished train run of scale {scale} in {store}, got none; `loupe train` makes one"
+        )
     return found[0].info.run_id
 
 
@@ -208,9 +227,8 @@ def _find_store() -> None:
 
     The step runs in another folder, where the store's default path does not exist.
     """
-    uri = mlflow.get_tracking_uri()
-    file = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or file.is_absolute() or file.exists():
+    file = get_sqlite_file(mlflow.get_tracking_uri())
+    if file is None or file.is_absolute() or file.exists():
         return
     for parent in psutil.Process().parents():
         try:
@@ -218,5 +236,5 @@ def _find_store() -> None:
         except psutil.Error:
             continue
         if found.exists():
-            mlflow.set_tracking_uri(f"sqlite:///{found}")
+            mlflow.set_tracking_uri(make_sqlite_uri(found))
             return

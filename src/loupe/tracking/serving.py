@@ -1,0 +1,210 @@
+"""Guards the route of MLflow's scoring server that upscales photos.
+
+MLflow's server reads bodies of any size, works on after its timeout, and answers some malformed requests with status
+500 and a traceback. It has no hooks: `guard_server` replaces the class of its app while MLflow loads the model.
+"""
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loupe.photos.worker_pool import Control
+from loupe.tracking.served_http import (
+    MAX_BODY_BYTES,
+    ClientGoneError,
+    HttpError,
+    discard_body,
+    get_separators,
+    make_error,
+    read_body,
+    send_response,
+    shorten_error,
+    validate_body,
+)
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"  # makes the app as soon as the model is loaded
+ROUTE = "/invocations"
+MAX_SMALL_BODY_BYTES = 1_000_000
+MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # in memory at a time; other requests wait before their body is read
+SMALL_BODY_TIMEOUT_S = 10.0  # for the transfer
+MARGIN_S = 5.0  # between the end of the work and MLflow's timeout
+GRACE_S = 2.0  # for the error of the work that has ended
+SEND_TIMEOUT_S = 300.0  # for a result, which a client may read slowly
+
+
+@dataclass(frozen=True)
+class ServedRequest:
+    """A request that the server works on.
+
+    Args:
+        control: ends the work when the time is over or the client has gone.
+        folder: for temporary files; removed when the response is sent.
+        results: the files of the results, which the guard sends in place of the predictions.
+    """
+
+    control: Control
+    folder: Path
+    results: list[Path] = field(default_factory=list)
+
+
+_current: ContextVar[ServedRequest | None] = ContextVar("request", default=None)
+
+
+def get_request() -> ServedRequest | None:
+    """Return the request that this thread works on; None outside of a guarded server."""
+    return _current.get()
+
+
+def guard_server() -> None:
+    """Guard the app that MLflow's scoring server makes next, if this process is such a server."""
+    if SERVER_MODULE not in sys.modules:
+        return
+    import fastapi
+    from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+
+    unguarded = fastapi.FastAPI
+    timeout_s = float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
+
+    class GuardedApp(unguarded):  # type: ignore[misc, valid-type]
+        """The app; the guard is outside of all middleware of MLflow."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            fastapi.FastAPI = unguarded  # type: ignore[misc]
+            super().__init__(*arguments, **options)
+
+        def build_middleware_stack(self) -> "ASGIApp":
+            """Put the guard around MLflow's app."""
+            return RequestGuard(super().build_middleware_stack(), max(timeout_s - MARGIN_S, timeout_s / 2))
+
+    fastapi.FastAPI = GuardedApp  # type: ignore[misc]
+
+
+class RequestGuard:
+    """ASGI middleware that bounds the memory and the time of requests.
+
+    Args:
+        app: the app of MLflow.
+        timeout_s: the time for a request without that for sending the result.
+    """
+
+    def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
+        self._app, self._timeout_s = app, timeout_s
+        self._small, self._large = asyncio.Semaphore(MAX_SMALL_BODIES), asyncio.Semaphore(MAX_LARGE_BODIES)
+        self._parsed = asyncio.Semaphore(1)  # large bodies that MLflow parses, which takes several times their size
+        self._has_threads = False
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Serve a request."""
+        if scope["type"] != "http" or scope["path"] != ROUTE:
+            await self._app(scope, receive, send)
+            return
+        if not self._has_threads:  # MLflow uses the default threads, 4 more than cores
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
+            self._has_threads = True
+        request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
+        _current.set(request)
+        try:
+            await self._serve(request, scope, receive, send)
+        finally:
+            request.control.cancelled.set()
+            shutil.rmtree(request.folder, ignore_errors=True)
+
+    async def _serve(self, request: ServedRequest, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s + GRACE_S):
+                status, content = await self._answer(scope, receive)
+        except TimeoutError:
+            status, content = 504, make_error(504, f"took longer than {self._timeout_s:g} s")
+        except HttpError as error:
+            status, content = error.args[0], make_error(*error.args)
+            if status in (413, 415):  # many clients read no response before they have sent the whole body
+                with suppress(ClientGoneError, TimeoutError):
+                    async with asyncio.timeout(SMALL_BODY_TIMEOUT_S):
+                        await discard_body(receive)
+        except ClientGoneError:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await send_response(status, content if status != 200 else request.results or content, send)
+
+    async def _answer(self, scope: "Scope", receive: "Receive") -> tuple[int, bytes]:
+        """Return the status and the content of MLflow's response."""
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        separators = get_separators(headers.get(b"content-type", ""))
+        size = int(headers.get(b"content-length", MAX_BODY_BYTES))
+        if size > MAX_BODY_BYTES:
+            raise HttpError(413, f"body: must have at most {MAX_BODY_BYTES / 1e6:g} MB, got {size / 1e6:.1f}")
+        small = size <= MAX_SMALL_BODY_BYTES
+        async with self._small if small else self._large:
+            try:
+                async with asyncio.timeout(SMALL_BODY_TIMEOUT_S if small else None):
+                    body = await read_body(receive)
+            except TimeoutError:
+                raise HttpError(408, f"body: must arrive within {SMALL_BODY_TIMEOUT_S:g} s") from None
+            validate_body(body, separators)
+            if small:
+                return await self._call_app(scope, receive, body)
+            async with self._parsed:
+                return await self._call_app(scope, receive, body)
+
+    async def _call_app(self, scope: "Scope", receive: "Receive", body: bytes) -> tuple[int, bytes]:
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        sent: list[Message] = []
+        del body  # so that MLflow can free it
+
+        async def receive_body() -> "Message":
+            return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]
+
+        async def record(message: "Message") -> None:
+            sent.append(message)
+
+        async with _watch_client(receive):
+            try:
+                await self._app(scope, receive_body, record)
+            except Exception as error:  # MLflow did not expect this input
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                return 400, make_error(400, f"input: must be a table of photos, got other data: {reason}")
+        content = b"".join(message.get("body", b"") for message in sent)
+        status: int = sent[0]["status"]
+        return status, content if status == 200 else shorten_error(status, content)
+
+
+@asynccontextmanager
+async def _watch_client(receive: "Receive") -> AsyncIterator[None]:
+    """End the block with ClientGoneError when the client closes the connection."""
+    request = _current.get()
+    assert request is not None
+    task = asyncio.current_task()
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        request.control.cancelled.set()
+        assert task is not None
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        assert task is not None
+        task.uncancel()
+        raise ClientGoneError from None
+    finally:
+        watching.cancel()
