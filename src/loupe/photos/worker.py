@@ -212,7 +212,7 @@ def _read_lines(stream: IO[str], lines: "SimpleQueue[str]") -> None:
 
 def _read_status_bytes(name: str) -> int:
     """Return a number of bytes from the status of this process; 0 if the system is not Linux."""
-    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 
