@@ -13,7 +13,7 @@ from PIL import Image
 
 from loupe.data.sources import find_bundled_photo
 
-# A slow example on a busy machine is not a failure.
+# On a busy machine, a slow example of Hypothesis is not a failure.
 settings.register_profile("loupe", deadline=None)
 settings.load_profile("loupe")
 # A shell makes background processes ignore Ctrl-C, and their child processes inherit that.
@@ -28,7 +28,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         try:
             return (yield)
         finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: processes that a test forked have the file open
+            fcntl.flock(
+                lock, fcntl.LOCK_UN
+            )  # closing is not enough: processes that a test forked still have the file open
 
 
 # Path in the layout of Caltech-256 -> bundled photo, left, top, width, height.

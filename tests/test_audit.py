@@ -1,4 +1,4 @@
-"""The audit of CI fails for vulnerable packages, and not if the vulnerability service is unreachable."""
+"""The audit in CI fails for vulnerable packages, but not if the vulnerability service is unreachable."""
 
 import json
 import os

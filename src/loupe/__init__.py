@@ -5,8 +5,8 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# Telemetry is off unless the user sets these variables. onnxruntime reads its variable only during import, and this
-# module runs before that in every process: steps, workers, notebooks and served models.
+# The telemetry of onnxruntime and MLflow is off unless the user sets these variables. onnxruntime reads its variable
+# only during its import, and this module runs before that in every process: steps, workers, notebooks, served models.
 for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
     os.environ.setdefault(_name, _value)
 

@@ -12,6 +12,6 @@ class UsageError(LoupeError):
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the first line of an error of a library, or its class name if it has no message."""
+    """Return the first line of a library's error message, or the class of the error if it has no message."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:LONGEST_DESCRIPTION]

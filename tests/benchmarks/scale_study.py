@@ -3,9 +3,9 @@
     python tests/benchmarks/scale_study.py --trials 10000                                     # in a journal file
     python tests/benchmarks/scale_study.py --trials 10000 --taken 400 --storage postgresql    # starts a server
 
-With --taken, workers run only this number of trials, half of them first and half last; the trials in between are
-added as ended. A worker and the parent process, each with its own storage, take turns as in a sweep: the parent reads
-the study after every few trials, and a new worker starts after MAX_TRIALS_PER_WORKER.
+With --taken, workers run only this number of trials: half of them first, and half last. Between the halves, the
+program adds ended trials. A worker and the parent process, each with its own storage, take turns as in a sweep: the
+parent reads the study after every few trials, and a new worker starts after MAX_TRIALS_PER_WORKER.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/scale_training.py --photos caltech256-subset.tar --sizes 1000,10000,30000
 
-The photos of the tar are prepared once. A larger dataset has copies of their shards, with rows of their own.
+The photos of the tar are prepared once. A larger dataset has copies of their shards, with own rows in the manifest.
 """
 
 import argparse

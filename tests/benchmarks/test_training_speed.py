@@ -1,4 +1,4 @@
-"""Compares training steps with the arithmetic floor of this machine.
+"""Compares the time of training steps with the time that their multiplications need at least.
 
     pytest tests/benchmarks -s
 

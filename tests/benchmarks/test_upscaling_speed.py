@@ -1,4 +1,4 @@
-"""Compares upscaling with the arithmetic floor of this machine and with FSRCNN.
+"""Compares the time of upscaling with the time that its multiplications need at least, and with FSRCNN.
 
     pytest tests/benchmarks/test_upscaling_speed.py -s
 

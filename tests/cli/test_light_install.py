@@ -53,7 +53,7 @@ def run(commands: Path, folder: Path, *words: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.slow
-def test_the_size_is_limited(commands: Path) -> None:
+def test_the_installed_size_is_limited(commands: Path) -> None:
     files = [file for file in commands.parent.rglob("*") if file.is_file() and not file.is_symlink()]
     assert sum(file.stat().st_blocks * 512 for file in files) < LARGEST_INSTALL_MB * 2**20
 

@@ -49,14 +49,14 @@ def start(tidying_s: float, *prefix: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-def test_a_signal_ends_the_step_after_it_has_tidied_up(number: int, status: int, word: str) -> None:
+def test_a_signal_ends_the_step_after_its_cleanup(number: int, status: int, word: str) -> None:
     process = start(0.0)
     process.send_signal(number)
     assert process.communicate(timeout=10) == ("tidying\ntidy\n", f"loupe preprocess: error: {word}\n")
     assert process.returncode == status
 
 
-def test_a_second_ctrl_c_ends_the_tidying_up() -> None:
+def test_a_second_ctrl_c_ends_the_cleanup() -> None:
     process = start(60.0)
     assert process.stdout is not None
     process.send_signal(signal.SIGINT)
@@ -73,7 +73,7 @@ def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     assert process.communicate(timeout=10)[1] == "loupe preprocess: error: terminated\n"
 
 
-def test_in_another_thread_nothing_changes() -> None:
+def test_signal_handlers_are_not_changed_in_other_threads() -> None:
     found = []
 
     def inside() -> None:

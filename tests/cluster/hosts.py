@@ -29,7 +29,7 @@ class Host:
 
 @contextmanager
 def create_hosts(count: int) -> Iterator[list[Host]]:
-    """Create `count` hosts on a bridge, the first of them this process's own; without `ip` all are on loopback."""
+    """Create `count` hosts on a bridge; the first is the host of this process. Without `ip`, all are on loopback."""
     names = [f"loupe{os.getpid()}-{number}" for number in range(count)]
     number = os.getpid() % 250
     bridge = f"loupe{number}"

@@ -1,4 +1,4 @@
-"""Datasets and sweeps on three machines have the results of one machine, although machines fail and others join."""
+"""Datasets and sweeps on three machines have the results of one machine, even if machines fail and others join."""
 
 import os
 import signal

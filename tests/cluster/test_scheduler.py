@@ -42,7 +42,7 @@ def test_scheduler_failure_ends_preprocess(tmp_path):
         with services.dask_scheduler(tmp_path / "scheduler") as address:  # without a worker, preprocess waits
             preparing = thread.submit(prepare, settings(tmp_path, address))
             wait_for_tasks(address, preparing)
-        with pytest.raises(LoupeError, match=rf"scheduler: '{address}' does not answer any more"):
+        with pytest.raises(LoupeError, match=rf"scheduler: '{address}' no longer answers"):
             preparing.result(60)
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -57,7 +57,7 @@ def test_scheduler_failure_ends_the_wait_for_trials(tmp_path):
         with services.dask_scheduler(tmp_path / "scheduler") as address:
             future = thread.submit(wait_for_a_trial, address)
             wait_for_tasks(address, future)
-        with pytest.raises(LoupeError, match=rf"scheduler: '{address}' does not answer any more"):
+        with pytest.raises(LoupeError, match=rf"scheduler: '{address}' no longer answers"):
             future.result(60)
 
 

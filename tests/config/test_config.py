@@ -81,7 +81,7 @@ def refusal(step: str, given: dict[str, Any]) -> str:
 
 
 def condition(settings: type[Settings], name: str) -> dict[str, Any]:
-    """Return the fields and values under which a field has an effect."""
+    """Return the values of other fields that a field needs to have an effect."""
     depends: dict[str, Any] = {}
     for base in reversed(settings.__mro__):
         depends |= vars(base).get("DEPENDS", {})
@@ -153,7 +153,7 @@ def test_the_error_for_an_unknown_field_names_it(step: str) -> None:
 
 
 @pytest.mark.parametrize("given", TRAIN, ids=named)
-def test_the_error_for_a_field_of_another_network_or_optimizer_names_that(given: dict[str, str]) -> None:
+def test_the_error_for_a_field_of_another_network_or_optimizer_names_its_owner(given: dict[str, str]) -> None:
     own = build_train_class(**given).model_fields
     foreign = {
         name: f"{kind}={key}"

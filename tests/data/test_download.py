@@ -115,7 +115,7 @@ def test_a_file_with_another_md5_is_refused_and_deleted(served, tmp_path):
     assert names_in(tmp_path) == []
 
 
-def test_a_refusing_server_is_asked_as_often_as_allowed(served, tmp_path):
+def test_the_download_stops_after_max_tries_if_the_server_refuses(served, tmp_path):
     served.plan = [REFUSED] * 9
     with pytest.raises(LoupeError, match="503") as caught:
         fetch(tmp_path / "photos.tar", served, tries=4)

@@ -94,7 +94,7 @@ def test_tiles_fill_the_photo_without_overlap(height, width):
 
 @BY_SIZES
 @given(height=SIDES, width=SIDES, crops=st.integers(1, 12))
-def test_random_shrinks_every_second_photo_by_a_half_at_most(height, width, crops):
+def test_random_crops_shrink_every_second_photo_by_a_factor_of_at_least_0_5(height, width, crops):
     labels = cut(noise(height, width), "random", crops=crops)
     assert len(labels) == crops
     assert all(label.shrunk == 1 for label in labels[::2])

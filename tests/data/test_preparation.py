@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from loupe.data.manifest import MANIFEST
 from loupe.data.preparation import find_photos, open_or_prepare, prepare, prepare_in_memory, reopen
 from loupe.data.shards import hash_file
 from loupe.errors import LoupeError, UsageError
+from loupe.imaging.atomic import create_partial
 from loupe.imaging.decoder import open_photo
 from loupe.imaging.luminance import compute_luminance
 
@@ -258,66 +258,30 @@ def test_preparing_again_after_a_kill_gives_the_same_digest_and_bytes(many_photo
     ]
     process = subprocess.Popen([sys.executable, "-c", PREPARE, *words], start_new_session=True)
     try:
-        wait_for(lambda: list(data.glob(".many-*/labels-*.npy")), process)
+        wait_for(lambda: list(data.glob(".loupe-*/labels-*.npy")), process)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     (left,) = data.iterdir()
-    assert left.name.startswith(".many-")
     assert not (left / MANIFEST).exists()
     assert 0 < len(shards(left)) < 6 * 4
 
     repaired = prepare(preprocess(**given))
     unbroken = prepare(preprocess(**given, data_dir=str(tmp_path / "elsewhere")))
-    assert repaired.folder.name == unbroken.folder.name == left.name[1:].split(".")[0]
+    assert repaired.folder.name == unbroken.folder.name
     assert len(shards(repaired.folder)) == 6 * 4
     assert shards(repaired.folder) == shards(unbroken.folder)
     assert repaired.rows == unbroken.rows
     assert list(data.iterdir()) == [repaired.folder]
 
 
-def leave(folder, pid):
-    """Create the files that a killed process with this id leaves when it prepares `folder`."""
-    left = folder.with_name(f".{folder.name}.{socket.gethostname()}.{pid}")
-    left.mkdir()
-    (left / "labels-00000.npy").write_bytes(b"half")
-    return left
-
-
-@pytest.fixture
-def dead_pid():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def prepared_again(settings, pid):
-    """Prepare again after a process with this id was killed; returns whether its files were removed."""
-    folder = prepare(settings).folder
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
-    left = leave(folder, pid)
-    assert prepare(settings).folder == folder
-    return not left.exists()
-
-
-def test_files_of_a_killed_process_are_removed(photo_folder, preprocess, dead_pid):
-    assert prepared_again(preprocess(source=str(photo_folder)), dead_pid)
-
-
-def test_files_of_a_killed_process_are_removed_for_any_name_of_the_source(photo_folder, preprocess, dead_pid):
-    renamed = photo_folder.rename(photo_folder.with_name("photos [old]"))
-    assert prepared_again(preprocess(source=str(renamed)), dead_pid)
-
-
-def test_files_of_a_killed_process_with_the_same_process_id_are_removed(photo_folder, preprocess):
-    """In a container, every process may have the same host name and process id."""
-    assert prepared_again(preprocess(source=str(photo_folder)), os.getpid())
-
-
-def test_files_of_a_running_process_are_kept(photo_folder, preprocess):
-    assert not prepared_again(preprocess(source=str(photo_folder)), os.getppid())
+def test_incomplete_folders_of_running_processes_are_kept(photo_folder, preprocess):
+    settings = preprocess(source=str(photo_folder))
+    data = Path(settings.data_dir)
+    data.mkdir(parents=True)
+    with create_partial(data, Path.mkdir) as running:
+        prepared = prepare(settings).folder
+        assert set(data.iterdir()) == {running, prepared}
 
 
 def test_a_file_name_that_is_not_utf_8_is_accepted(photo_folder, preprocess, crops):

@@ -57,7 +57,7 @@ def test_a_killed_process_is_reported_in_one_line():
         list(run_tasks(signal.raise_signal, iter([(signal.SIGKILL,)] * 4)))
 
 
-def test_it_works_in_code_from_standard_input_without_a_main_guard_and_without_dask():
+def test_tasks_run_from_a_script_on_standard_input_without_a_main_guard_or_dask():
     done = subprocess.run([sys.executable, "-"], input=SCRIPT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[3, 7] False\n", "")
 

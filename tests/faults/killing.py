@@ -3,9 +3,9 @@
     python tests/faults/killing.py                          # 50 kills of preprocess and upscale, 20 of the others
     python tests/faults/killing.py upscale --times 5 --seed 3
 
-SIGKILL and SIGTERM to the step's process and SIGINT to its group take turns, at a random moment before the usual end
-of the step (a step that ended before does not count). After up to MAX_KILLS_IN_A_ROW kills, the command runs
-undisturbed and must have the result of a command that was never killed.
+The program sends, in turn, SIGKILL or SIGTERM to the step's process, or SIGINT to its group, at a random moment
+before the usual end of the step. A step that ends before the signal does not count. After up to MAX_KILLS_IN_A_ROW
+kills, the command runs without a kill and must have the result of a command that was never killed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from jobs import build_env, list_runs, loupe, open_store
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MESSAGES = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
 EXIT_TIMEOUT_S = 30.0  # for all processes of a killed step
-MAX_KILLS_IN_A_ROW = 5  # then the command runs undisturbed
+MAX_KILLS_IN_A_ROW = 5  # then the command runs without a kill
 SWEEP = """
 [study]
 name = "killed"
@@ -76,7 +76,7 @@ class Case:
 
 
 def create_photos(folder: Path, count: int = 24) -> None:
-    """Cut real create_photos of different sizes into a folder."""
+    """Write crops of real photos, in different sizes, to a folder."""
     import skimage
 
     rng = np.random.default_rng(0)
@@ -221,7 +221,7 @@ class StepKiller:
     Args:
         step: a key of CASES.
         folder: an empty folder.
-        seed: of the random moments.
+        seed: the seed of the random moments.
     """
 
     def __init__(self, step: str, folder: Path, seed: int = 0) -> None:
@@ -276,12 +276,12 @@ class StepKiller:
         return True
 
     def run_undisturbed(self) -> None:
-        """Run the command undisturbed and compare the result."""
+        """Run the command without a kill and compare the result."""
         loupe(*self.case.command, cwd=self.folder)
         self.compare()
 
     def compare(self) -> None:
-        """Check that the result is that of a command without kills, then delete it."""
+        """Check that the result is the same as without kills, then delete it."""
         found = self.case.result(self.folder)
         assert found == self.expected, f"{self.step}: got {found}, without a kill {self.expected}"
         left = [str(path) for path in self.folder.rglob(".*") if ".part" in path.name or path.name.count(".") > 2]

@@ -92,7 +92,7 @@ def run(count: int, seed: int = 0) -> dict[str, float]:
 
     Args:
         count: the number of files.
-        seed: of the damage.
+        seed: the seed of the random damage.
 
     Returns:
         read, refused, slowest (seconds), growth (bytes of peak memory after the first tenth), seconds.

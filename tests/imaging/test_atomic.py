@@ -1,11 +1,16 @@
 """Atomic writing, and removal of leftovers."""
 
+import errno
+import fcntl
 import os
-import socket
+import stat
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from jobs import build_env
 
 from loupe.imaging import atomic
 
@@ -25,16 +30,107 @@ def test_a_file_is_complete_or_does_not_exist(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_only_leftovers_of_ended_processes_of_this_machine_are_removed(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    here = socket.gethostname()
-    names = [
-        f".loupe-{dead.pid}-1-{here}.part",
-        f".loupe-{dead.pid}-1-elsewhere.part",
-        f".loupe-{os.getpid()}-1-{here}.part",
-    ]
+def test_content_and_name_are_flushed_to_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (flushed.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+    )
+    atomic.write_file(tmp_path / "file.txt", "ü \udcff")
+    assert [Path(path).suffix for path in flushed] == [".part", ""]
+    assert flushed[1] == str(tmp_path)
+    assert (tmp_path / "file.txt").read_bytes() == "ü ?".encode()
+
+
+def test_text_is_utf_8_in_every_locale(tmp_path):
+    code = "import pathlib; from loupe.imaging.atomic import write_file; write_file(pathlib.Path('page'), '\\u2212')"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=build_env(**ascii_only))
+    assert (tmp_path / "page").read_bytes() == "\u2212".encode()
+
+
+def test_a_folder_that_cannot_be_flushed_is_not_an_error(tmp_path, monkeypatch):
+    def fail(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    atomic.write_file(tmp_path / "file.txt", b"all of it")
+    assert (tmp_path / "file.txt").read_bytes() == b"all of it"
+
+
+CREATE = """
+import signal, sys
+import time
+from pathlib import Path
+from loupe.imaging.atomic import create_partial
+with create_partial(Path(sys.argv[1]), {"file": Path.touch, "folder": Path.mkdir}[sys.argv[2]]) as partial:
+    print(partial.name, flush=True)
+    signal.pause()
+"""
+# A container with a process namespace of its own, in which no other process has a number.
+CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+def can_run_containers():
+    return not subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("prefix", [[], CONTAINER], ids=["process", "container"])
+def test_only_the_leftovers_of_ended_processes_are_removed(prefix, kind, tmp_path):
+    if prefix and not can_run_containers():
+        pytest.skip("the system does not allow containers")
+    command = [*prefix, sys.executable, "-c", CREATE, str(tmp_path), kind]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        partial = tmp_path / process.stdout.readline().strip()
+        os.utime(partial, (0, 0))
+        atomic.remove_leftovers(tmp_path)
+        assert list(tmp_path.iterdir()) == [partial]
+    finally:
+        process.kill()
+        process.wait()
+    if kind == "folder":
+        (partial / "shard").touch()
+    until = time.monotonic() + 10
+    while partial.exists() and time.monotonic() < until:  # the processes of a container end one after another
+        atomic.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_leftover_of_another_machine_is_removed_after_a_day(tmp_path):
+    names = [".loupe-0badc0de-1.part", ".loupe-0badc0de-2.part", ".loupe-kept.txt"]
     for name in names:
         (tmp_path / name).touch()
+    os.utime(tmp_path / names[0], (0, 0))
     atomic.remove_leftovers(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == set(names[1:])
+
+
+def test_on_a_file_system_without_locks_the_age_decides(tmp_path, monkeypatch):
+    def fail(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with atomic.create_partial(tmp_path, Path.touch) as partial:
+        atomic.remove_leftovers(tmp_path)
+        assert partial.exists()
+        os.utime(partial, (0, 0))
+        atomic.remove_leftovers(tmp_path)
+        assert not partial.exists()
+
+
+def test_a_partial_file_that_is_removed_before_it_is_locked_is_created_again(tmp_path):
+    created = []
+
+    def create(partial):
+        partial.touch()
+        created.append(partial)
+        if len(created) == 1:
+            atomic.remove_leftovers(tmp_path)
+
+    with atomic.create_partial(tmp_path, create) as partial:
+        assert partial.exists()
+        assert created == [created[0], partial]
+    assert not partial.exists()

@@ -47,7 +47,7 @@ TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, Gra
 NARROW = {
     "hidden": "8", "filters": 4, "layers": 1, "crop": 8, "batch_size": 4, "steps": 2, "eval_every": 2, "quiet": True,
 }  # fmt: skip
-# Values to try of fields without a list of choices; None: not given.
+# The values to test for fields without a list of choices; None means that the field is not given.
 FEW: dict[str, tuple[str | None, ...]] = {
     "scale": tuple(map(format_value, TRAINED_SCALES)),
     "optimizer": tuple(OPTIMIZERS),
@@ -396,7 +396,7 @@ def test_initial_weights_have_the_standard_deviation_of_the_initializer(
     first, bias = built(settings).get_weights()[:2]
     assert first.shape == (inputs, outputs)
     assert not bias.any()
-    # Keras's truncated normal ends at two of these, which lowers its deviation to 0.88 of them
+    # Keras truncates the normal distribution at two standard deviations, which reduces them to 0.88
     assert first.std() == pytest.approx(0.88 * stddev, rel=0.1)
     assert np.abs(first).max() <= 2 * stddev
 

@@ -80,7 +80,7 @@ def test_every_network_accepts_the_optimizer_with_its_own_default_learning_rate(
     assert find_field_owners(OWN) == ["optimizer=ftrl"]
 
 
-def test_its_field_is_validated_and_refused_with_other_optimizers() -> None:
+def test_the_field_of_the_optimizer_is_validated_and_refused_with_other_optimizers() -> None:
     with pytest.raises(SettingsError, match=rf"{OWN}: must be less than 1, got '1'"):
         parse_settings("train", {"optimizer": "ftrl", OWN: "1"})
     with pytest.raises(SettingsError, match=rf"{OWN}: is a field of optimizer=ftrl only, got '0.5'"):

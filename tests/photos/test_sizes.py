@@ -65,7 +65,7 @@ def test_cover_is_the_smallest_size_with_the_aspect_ratio_around_the_box(data):
 
 
 def check_aspect_ratio(size, large):
-    """One side has the scale factor of the other, to a pixel."""
+    """Check that both sides have the same scale factor, to within a pixel."""
     (width, height), (large_width, large_height) = size, large
     by_width, by_height = width * Fraction(large_height, height), height * Fraction(large_width, width)
     assert abs(by_width - large_width) <= Fraction(3, 2) or abs(by_height - large_height) <= Fraction(3, 2)

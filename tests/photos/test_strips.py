@@ -27,7 +27,7 @@ NETWORKS = {("small", scale): get_bundled_networks("small") for scale in SCALES}
 
 
 class Blocks:
-    """Like a perceptron on 4x4 patches: each block depends on its own mean, so that a wrong block shows."""
+    """Like a perceptron on 4x4 patches: each block depends on its own mean, so that a wrong block is visible."""
 
     def __init__(self) -> None:
         self.geometry = FilterUpscaler("bicubic", Fraction(3, 2)).geometry.__class__(4, 6, 4, 0, "rec601")

@@ -106,7 +106,7 @@ def test_study_table_compares_a_network_with_its_input(table):
     entered = table.head(1).assign(**{"settings.pre_upscale": "lanczos", "metrics.val/input_mae": 0.034})
     entered["metrics.val/best_mae"] = 0.04
     rows = make_report(pd.concat([table, entered], ignore_index=True), []).study_numbers.rows
-    assert rows[-1][3] == "on validation: network 0.04000, its input by lanczos 0.03400"
+    assert rows[-1][3] == "mae on validation photos: network 0.04000, its input (upscaled by lanczos) 0.03400"
 
 
 def test_trend_describes_a_shrinking_difference():

@@ -19,7 +19,7 @@ def test_table_is_unchanged_after_writing_and_reading(table, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["again.parquet"]
 
 
-def test_missing_values(tmp_path):
+def test_missing_values_survive_writing_and_reading(tmp_path):
     rows = [
         dict.fromkeys(results.FACTS, "a")
         | {"settings.hidden": "none", "curve.step": [0, 1], "curve.val/mae": [1, 2.5]},

@@ -1,15 +1,19 @@
 """The report step with a table of runs; tests/steps/test_report.py tests it with MLflow."""
 
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from jobs import build_env
 from made_up import SWEEPS, make_table
 
 from loupe.config import parse_settings
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.report import results
 from loupe.steps import report
 
@@ -46,6 +50,36 @@ def test_table_is_enough_for_the_report(folder, tmp_path):
     assert len([line for line in markdown.splitlines() if line.startswith("| 18 | No dropout")]) == 1
     assert "Not run: any: no run has val/best_mae." in markdown  # claim 31: no run of its sweep
     assert write_report(out / "results.parquet", out, sweeps=str(folder / "sweeps")) == markdown
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_keeps_the_earlier_report(folder, tmp_path):
+    out = tmp_path / "out"
+    write_report(folder / "results.parquet", out)
+    before = read_files(out)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["report.html"]) // 2, limits[1]))
+    try:
+        with pytest.raises(LoupeError, match=r"^out: .* cannot be written: File too large$"):
+            write_report(folder / "results.parquet", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_files(out) == before
+
+
+@pytest.mark.slow
+def test_the_locale_does_not_change_the_report(folder, tmp_path):
+    write_report(folder / "results.parquet", tmp_path / "utf-8")
+    settings = {"from": folder / "results.parquet", "out": tmp_path / "ascii", "sweeps": folder / "sweeps"}
+    command = [sys.executable, "-m", "loupe", "report", "--quiet"]
+    command += [f"--{name}={value}" for name, value in settings.items()]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(command, check=True, cwd=tmp_path, env=build_env(**ascii_only))
+    assert read_files(tmp_path / "ascii") == read_files(tmp_path / "utf-8")
+    assert not read_files(tmp_path / "utf-8")["report.md"].isascii()
 
 
 def test_missing_dataset_and_missing_sweep_folder_are_refused(folder, tmp_path):

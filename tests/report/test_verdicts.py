@@ -40,7 +40,7 @@ def check(arms: pd.DataFrame, **fields: Any) -> Any:
     return check_claim(Claim.model_validate(FIELDS | fields), arms)
 
 
-def test_interval_is_students() -> None:
+def test_interval_is_that_of_student() -> None:
     values = np.array([0.1, 0.13, 0.11, 0.16])
     found = estimate_mean(values)
     assert (found.low, found.high) == pytest.approx(t.interval(0.95, 3, values.mean(), values.std(ddof=1) / 2))
@@ -168,7 +168,7 @@ def test_numbers_are_compared_by_value() -> None:
         (two([0.1, 0.2], [0.2, 0.3]).rename(columns={MAE: "metrics.other"}), "no run has val/best_mae"),
     ],
 )
-def test_reason_of_not_run(arms: pd.DataFrame, reason: str) -> None:
+def test_claim_that_is_not_run_has_a_reason(arms: pd.DataFrame, reason: str) -> None:
     found = check(arms, **BEATS)
     assert found.outcome == NOT_RUN
     assert reason in found.reason

@@ -470,9 +470,9 @@ def test_study_with_the_same_name_and_another_space_is_refused(journal):
         sweep_of({"repeats": 2, "pruner": "median"}, GRID.search, GRID.train),
     ]
     for other in others:
-        with pytest.raises(UsageError, match=r"study\.name: 'made-up' is a study of another space .*another name"):
+        with pytest.raises(UsageError, match=r"is a study with another search space .*another name"):
             opened(journal, other)
-    with pytest.raises(UsageError, match="another space"):
+    with pytest.raises(UsageError, match="another search space"):
         opened(journal, digest="other photos")
     assert opened(journal).count_ended() == 8
     assert opened(journal, sweep_of({"repeats": 5}, GRID.search, GRID.train)).count_ended() == 8
@@ -482,7 +482,7 @@ def test_study_of_another_program_is_refused(journal):
     optuna.create_study(storage=study_storage.open_storage(journal), study_name="made-up").add_trial(
         optuna.trial.create_trial(value=1.0)
     )
-    with pytest.raises(UsageError, match="another space"):
+    with pytest.raises(UsageError, match="another search space"):
         opened(journal)
 
 

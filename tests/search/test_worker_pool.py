@@ -47,7 +47,7 @@ def is_alive(pid):
 
 def test_worker_does_not_create_a_missing_journal(job):
     os.unlink(job.storage)
-    with pytest.raises(RuntimeError, match=rf"storage: must be a database URL, .* cannot read '{job.storage}'"):
+    with pytest.raises(RuntimeError, match=rf"storage: must be a database URL: .* cannot read '{job.storage}'"):
         worker_job.run_worker(job)
     assert not os.path.exists(job.storage)
 
@@ -94,7 +94,7 @@ def test_sweep_prints_the_error_of_each_crashed_worker(job, monkeypatch, capsys)
     study = SimpleNamespace(sweep=SimpleNamespace(name="made-up", count_trials=lambda: 1))
     with pytest.raises(LoupeError) as caught:
         worker_pool.run_workers(settings, study, job, 1)
-    assert str(caught.value).endswith("the last: a worker exited with status 1: out of memory")
+    assert str(caught.value).endswith("the last error: a worker exited with status 1: out of memory")
     shown = "sweep made-up: a worker exited with status 1: out of memory\n  Traceback\n  out of memory\n"
     assert capsys.readouterr().out == shown * worker_pool.MAX_CRASHES
 

@@ -23,10 +23,10 @@ def loupe(*arguments, cwd, status=0, timeout=900, in_one_process=False, **more):
     """Run `loupe` with these arguments in a fork of the step server.
 
     Args:
-        arguments: of the command line.
+        arguments: the arguments of the command line.
         cwd: the working directory of the step.
         status: the expected exit status.
-        timeout: in seconds, after which the step is killed.
+        timeout: the step is killed after this time, in seconds.
         in_one_process: whether the workers of a sweep run in the step's process, which has imported TensorFlow.
         more: environment variables.
 

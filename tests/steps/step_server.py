@@ -89,7 +89,7 @@ def run_workers_in_this_process() -> None:
     def run(workers: LocalWorkers, job: Any) -> int:
         counts: list[int] = []
         with lock:
-            # Replace the standard streams of a worker process, which the job arrives by and the count leaves by.
+            # Replace the standard streams of a worker process, which reads its job and prints its number of trials.
             worker.json = SimpleNamespace(load=lambda stream: asdict(job))
             worker.print = counts.append
             worker.main(os.getppid())

@@ -214,7 +214,7 @@ def test_without_gradio_the_error_says_what_to_install(tmp_path):
     assert done.stderr == "loupe demo: error: needs gradio: pip install 'loupe-upscale[demo]'\n"
 
 
-def test_a_used_port_and_a_missing_model_are_one_line(tmp_path):
+def test_a_used_port_and_a_missing_model_are_refused_in_one_line(tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

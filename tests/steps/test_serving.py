@@ -1,4 +1,4 @@
-"""`mlflow models serve` of `loupe-photo`: photos in, photos out, by many clients; bad requests are refused."""
+"""`mlflow models serve` with `loupe-photo` upscales the photos of many clients, and refuses invalid requests."""
 
 import base64
 import io

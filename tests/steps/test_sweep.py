@@ -25,6 +25,7 @@ from loupe.search import sweep_loader
 pytestmark = pytest.mark.xdist_group("sweep")  # one process: the tests share a dataset and finished sweeps
 SWEEPS = sorted((ROOT / "sweeps").glob("*.toml"))
 PLOTS = ["history", "importances", "parallel", "slice"]
+RESULT_FILES = {"curves.png", "predictions.png", "ridge-3x2.npy", "test-summary.json", "test.json"}
 TIMEOUT_S = 300
 TINY = {
     "network": "perceptron", "hidden": "16,8", "patch": "10:15", "loss": "mse", "batch_size": 16,
@@ -39,6 +40,21 @@ from loupe.cli.main import run_step
 from loupe.tracking import trials
 step_server.run_workers_in_this_process()
 trials.CHECKPOINT_INTERVAL_S = 0.0
+sys.exit(run_step("sweep", sys.argv[1:]))
+"""
+# Runs a sweep with its workers in the same process, and exits at the given record of the scores of the best trial.
+SWEEP_WITH_KILL_AT_RECORD = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import step_server
+from loupe.cli.main import run_step
+from loupe.tracking import delivery, records
+step_server.run_workers_in_this_process()
+log_record, logged = delivery.log_record, []
+def log_or_exit(*arguments):
+    logged.extend([1] if records._RUN_ID.get() else [])
+    os._exit(9) if len(logged) == {{}} else log_record(*arguments)
+delivery.log_record = log_or_exit
 sys.exit(run_step("sweep", sys.argv[1:]))
 """
 
@@ -61,9 +77,9 @@ def write_sweep(folder, dataset, name, search, study=None, **train):
     """Write a sweep file of tiny perceptrons; returns its name.
 
     Args:
-        folder: for the file.
+        folder: the folder of the file.
         dataset: the folder of the dataset.
-        name: of the study; the file is `<name>.toml`.
+        name: the name of the study; the file is `<name>.toml`.
         search: the lines of the table [search].
         study: additional fields of the table [study].
         train: additional fields of the table [train].
@@ -214,6 +230,37 @@ def test_only_the_best_trial_keeps_its_network_is_scored_on_test_and_registered(
     assert not [run for run in children if list_files(smoke, run, "checkpoint")]
 
 
+def test_sweep_that_was_killed_while_it_scored_its_best_trial_scores_it_again(smoke, dataset):
+    (parent,), client = find_runs(smoke, "sweep"), open_store(smoke)
+    best = client.get_run(parent.data.tags["best_run"])
+    files = list_files(smoke, best)
+    assert set(files) >= RESULT_FILES
+    for file in RESULT_FILES:  # as after a kill: the test scores are logged, the files are not
+        (Path(best.info.artifact_uri) / file).unlink()
+    client.delete_tag(best.info.run_id, "loupe.scored")
+    client.set_terminated(parent.info.run_id, "KILLED")
+    file = ROOT / "sweeps" / "smoke.toml"
+    for _ in range(2):
+        loupe("sweep", file, "--dataset", dataset, "--workers", 1, "--quiet", cwd=smoke, in_one_process=True)
+        assert list_files(smoke, best) == files
+    scores = client.get_metric_history(best.info.run_id, "test/mae")
+    assert [score.value for score in scores] == [scores[0].value] * 2  # the second sweep has nothing to score
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("records", [1, 2, 3, 6, 7])
+def test_sweep_that_is_killed_at_any_record_of_the_scores_completes_them(tmp_path, write, records):
+    file = write("scored", 'activation = ["tanh"]')
+    process = start_python(tmp_path, "-c", SWEEP_WITH_KILL_AT_RECORD.format(records), file, "--workers", "1")
+    assert process.wait(TIMEOUT_S) == 9
+    (best,) = find_runs(tmp_path, "trial")
+    assert ("test/mae" in best.data.metrics, set(list_files(tmp_path, best)) >= RESULT_FILES) == (records > 1, False)
+    loupe("sweep", file, "--workers", 1, cwd=tmp_path, in_one_process=True)
+    assert set(list_files(tmp_path, best)) >= RESULT_FILES
+    assert "loupe.scored" in open_store(tmp_path).get_run(best.info.run_id).data.tags
+    assert len(list_networks(tmp_path)) == 1
+
+
 # Results of earlier runs.
 
 
@@ -298,7 +345,7 @@ def test_name_of_a_study_with_another_search_space_is_refused(finished_sweep, da
     runs, trials = len(list_runs(finished_sweep)), len(load_study(finished_sweep, "first").trials)
     file = write_sweep(finished_sweep, dataset, "changed", 'activation = ["tanh", "sigmoid"]')
     line = read_error(sweep(finished_sweep, file, "--name", "first", status=2))
-    assert "'first' is a study of another space" in line
+    assert "'first' is a study with another search space" in line
     assert len(list_runs(finished_sweep)) == runs
     assert len(load_study(finished_sweep, "first").trials) == trials
 

@@ -249,7 +249,7 @@ def test_the_comparison_is_self_contained(real, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_one_megapixel_including_the_start(real, tmp_path, suffix):
+def test_one_megapixel_takes_less_than_400_megabytes_including_the_start(real, tmp_path, suffix):
     real.resize((1152, 864)).save(tmp_path / "photo.jpg", quality=92)
     command = ["upscale", "photo.jpg", "--out", f"large.{suffix}", "--overwrite", "--quiet", "--model", "bundled"]
     seconds, memory = zip(*(measure_step(*command, cwd=tmp_path) for _ in range(3)), strict=True)
@@ -307,7 +307,7 @@ def test_file_names_with_invalid_utf8_are_accepted(real, tmp_path):
     loupe("upscale", ".", "--dry_run", "--out", "other", cwd=tmp_path)
 
 
-def test_a_name_that_is_too_long_fails_alone(real, tmp_path):
+def test_only_the_photo_with_a_name_that_is_too_long_fails(real, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a" * 251 + ".jpg", "b.jpg"):
         real.resize((30, 20)).save(tmp_path / "in" / name)
@@ -344,7 +344,7 @@ def test_the_comparison_does_not_replace_a_file(real, tmp_path):
     assert not (tmp_path / "l.png").exists()
 
 
-def test_a_store_of_another_version_is_one_line(real, tmp_path):
+def test_a_store_of_another_version_is_refused_in_one_line(real, tmp_path):
     real.save(tmp_path / "photo.png")
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("create table alembic_version (version_num varchar(32))")

@@ -1,4 +1,4 @@
-"""Fixtures of the tracking tests: no experiment of a test before, and a run in a new store."""
+"""Fixtures of the tracking tests: a reset of the MLflow experiment, and a run in a new store."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def no_current_experiment(monkeypatch):
-    """Forget the experiment that a test before has chosen; it may not exist in the store of this test."""
+    """Reset the experiment that an earlier test has chosen: it may not exist in the store of this test."""
     from mlflow.tracking import fluent
 
     monkeypatch.setattr(fluent, "_active_experiment_id", None)

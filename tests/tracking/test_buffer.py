@@ -144,7 +144,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert send(RunBuffer(file)) == [0, 1, 2]
 
 
-def test_a_run_that_another_process_uploads_meanwhile_is_left_to_it(
+def test_a_run_that_another_process_uploads_is_skipped(
     tmp_path: Path, local_store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def upload(run_id: str, body: object, file: object) -> None:
@@ -158,7 +158,7 @@ def test_a_run_that_another_process_uploads_meanwhile_is_left_to_it(
 
 
 def execute(*statements: str) -> Callable[[Path], None]:
-    """Changes a buffer of one record."""
+    """Return a function that creates a buffer with one record and executes statements on it."""
 
     def write(file: Path) -> None:
         create(file)
@@ -184,7 +184,7 @@ def execute(*statements: str) -> Callable[[Path], None]:
     ],
     ids=["empty", "bytes", "folder", "another", "no run", "no table", "kind", "body", "cut"],
 )
-def test_a_file_that_is_not_a_buffered_run_stays_and_a_line_names_it(
+def test_a_file_that_is_not_a_buffered_run_is_kept_and_reported(
     write: Callable[[Path], object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "all").mkdir()

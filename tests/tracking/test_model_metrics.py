@@ -3,7 +3,7 @@
 import keras
 import mlflow
 
-from loupe.tracking import models, records
+from loupe.tracking import logged_models, models, records
 from loupe.upscalers.geometry import Geometry
 
 DATASET = {"name": "photos-1f", "digest": "1f", "source_type": "local", "source": "{}", "context": "training"}
@@ -25,8 +25,7 @@ def log(run_id: str, maes: tuple[float, ...], final: dict[str, float]) -> None:
 
 def metrics_of_model(run_id: str) -> dict[str, list[float]]:
     """Return the values of each metric that is linked to the last model of the run and to the dataset."""
-    client = mlflow.MlflowClient()
-    model = client.get_logged_model(client.get_run(run_id).outputs.model_outputs[-1].model_id)
+    model = logged_models.find_model(run_id)
     found: dict[str, list[float]] = {}
     for metric in model.metrics:
         assert (metric.dataset_name, metric.dataset_digest) == ("photos-1f", "1f")

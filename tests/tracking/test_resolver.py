@@ -37,8 +37,8 @@ REFUSED = {
     "photo.png": "must be champion, bundled, tiny",
     "text.onnx": "is not an ONNX network",
     "text.keras": "cannot be loaded",
-    "runs:/0123456789abcdef0123456789abcdef/model": "no model",
-    "models:/loupe@nobody": "no model",
+    "runs:/0123456789abcdef0123456789abcdef/model": "cannot be loaded",
+    "models:/loupe@nobody": "cannot be loaded",
 }
 
 
@@ -75,7 +75,7 @@ def run_id(trained, monkeypatch):
 
 
 def enter(folder, data, monkeypatch):
-    """Change to a folder, with one photo to score, and skip what is slow and concerns no model."""
+    """Change to a folder with one photo to score, and skip slow code that does not resolve models."""
     monkeypatch.chdir(folder)
     Path("photos").mkdir(exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 256, (45, 60, 3), "uint8")

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import psutil
 import pytest
 
 from loupe.cli import signals
-from loupe.tracking import liveness, records, runs
+from loupe.tracking import checkpoints, delivery, liveness, records, runs
 
 
 @pytest.fixture
@@ -92,6 +94,25 @@ def test_a_signal_closes_the_run_as_killed(
     with mlflow.start_run() as run, pytest.raises(raised):
         work()
     assert get_status(client, run.info.run_id) == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("killed_by", "left"), [("_close_run", True), ("log_record", True), (None, False)], ids=["before", "after", "no"]
+)
+def test_the_checkpoint_of_a_run_is_removed_after_the_run_has_finished(
+    killed_by: str | None, left: bool, client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise MemoryError
+
+    with suppress(MemoryError), mlflow.start_run() as run, runs.close_run_at_exit({}, quiet=True):
+        checkpoints.save_checkpoint({"weights": np.zeros(3)}, 7)
+        if killed_by:
+            monkeypatch.setattr(delivery, killed_by, kill)
+    assert checkpoints.has_checkpoint(run.info.run_id) == left
+    if left:
+        assert checkpoints.load_checkpoint(run.info.run_id)["weights"].shape == (3,)
+    assert (get_status(client, run.info.run_id) == "FINISHED") == (killed_by != "_close_run")
 
 
 def test_a_run_that_finishes_during_the_search_for_orphans_stays_finished(

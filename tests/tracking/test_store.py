@@ -1,4 +1,4 @@
-"""A new store is either complete or absent, although processes are killed or start at the same time."""
+"""A new store is either complete or absent, even if processes are killed or start at the same time."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A table that is logged twice has its rows once; resumed steps and buffered records log a table again."""
+"""Resumed steps and buffered records may log a table twice: its rows are not duplicated."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def table_of(run_id: str, name: str) -> pd.DataFrame:
     return mlflow.load_table(name, run_ids=[run_id])
 
 
-def test_a_table_that_is_logged_again_replaces_the_one_of_its_name_only(run_id: str) -> None:
+def test_a_table_that_is_logged_again_replaces_only_the_table_of_its_name(run_id: str) -> None:
     with records.log_to_run(run_id):
         for name, table in (("a.json", FIRST), ("more/b.json", FIRST), ("a.json", FIRST), ("more/b.json", SECOND)):
             records.log_table(table, name)

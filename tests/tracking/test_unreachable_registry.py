@@ -1,4 +1,4 @@
-"""The name of a model is looked up in MLflow only where this is possible, and not for minutes."""
+"""Models are looked up in MLflow only if it is installed and has a store, and only for a few seconds."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""`from loupe import Upscaler`: PIL or numpy in, the same kind out."""
+"""`loupe.Upscaler` upscales PIL images and arrays, and returns the same type."""
 
 from fractions import Fraction
 
@@ -19,7 +19,7 @@ def upscaler():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_an_image_comes_back_as_an_image(upscaler, mode):
+def test_an_image_gives_an_image(upscaler, mode):
     image = Image.fromarray(np.full((20, 31), 3000, "uint16")) if mode == "I;16" else Image.new(mode, (31, 20))
     large = upscaler(image)
     assert large.size == (47, 30)
@@ -28,7 +28,7 @@ def test_an_image_comes_back_as_an_image(upscaler, mode):
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("bands", [None, 1, 2, 3, 4])
-def test_an_array_comes_back_as_an_array(upscaler, dtype, bands):
+def test_an_array_gives_an_array(upscaler, dtype, bands):
     pixels = np.full((20, 31) if bands is None else (20, 31, bands), 200, dtype)
     large = upscaler(pixels, scale="3:2")
     assert large.dtype == dtype
@@ -36,7 +36,7 @@ def test_an_array_comes_back_as_an_array(upscaler, dtype, bands):
     assert np.abs(large.astype(int) - 200).max() <= (1 if dtype == "uint8" else 8)  # of 65535
 
 
-def test_the_scale_or_the_size_is_chosen(upscaler):
+def test_the_scale_or_the_size_sets_the_size_of_the_result(upscaler):
     image = Image.new("RGB", (40, 30))
     assert upscaler(image, scale=3.7).size == (148, 111)
     assert upscaler(image, scale=1).size == (40, 30)
@@ -46,7 +46,7 @@ def test_the_scale_or_the_size_is_chosen(upscaler):
     assert {"of 2:1", "of 3:1"} <= {name[-6:] for name in upscaler.networks.used_names.split(", ")}
 
 
-def test_a_profile_stays_and_the_orientation_is_applied(upscaler):
+def test_the_colour_profile_is_kept_and_the_orientation_is_applied(upscaler):
     image = Image.new("RGB", (40, 30))
     image.getexif()[0x0112] = 6
     image.info["icc_profile"] = b"bytes"
@@ -55,7 +55,7 @@ def test_a_profile_stays_and_the_orientation_is_applied(upscaler):
     assert large.info["icc_profile"] == b"bytes"
 
 
-def test_a_file_is_a_model_and_so_is_a_filter(tmp_path):
+def test_a_model_can_be_a_file_or_a_filter(tmp_path):
     file = bundled.find_file("tiny", Fraction(3, 2))
     assert Upscaler.load(str(file))(Image.new("L", (10, 10))).size == (15, 15)
     grey = np.random.default_rng(0).integers(0, 256, (12, 16)).astype("uint8")
@@ -77,13 +77,13 @@ def test_a_file_is_a_model_and_so_is_a_filter(tmp_path):
         (Image.new("F", (4, 4)), {}, PhotoError, "no known range"),
     ],
 )
-def test_what_cannot_be_upscaled_is_refused(upscaler, image, options, kind, word):
+def test_invalid_images_and_arguments_are_refused(upscaler, image, options, kind, word):
     with pytest.raises(kind, match=word):
         upscaler(image, **options)
 
 
 @pytest.mark.parametrize("model", ["nowhere.onnx", "huge"])
-def test_a_model_that_is_not_there_is_refused(model, tmp_path, monkeypatch):
+def test_a_missing_model_is_refused(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=model):
         Upscaler.load(model)

@@ -134,7 +134,7 @@ def test_blur_and_lower_contrast_decrease_the_gradient_energy(train: Pairs, vali
     assert energies["shifted"] == pytest.approx(0.81, abs=1e-3)
 
 
-def test_all_darks_are_lost_by_a_model_without_values_below_0(train: Pairs, validation: Pairs) -> None:
+def test_a_model_without_values_below_0_loses_all_dark_pixels(train: Pairs, validation: Pairs) -> None:
     lost = {
         name: diagnostics.diagnose_network(Remembered([train, validation], change), PERCEPTRON, train, validation)[
             "val/dark_lost"

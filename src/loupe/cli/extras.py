@@ -1,7 +1,8 @@
-"""Names the extra of the package that a missing module belongs to, such as `train` for `mlflow`."""
+"""Finds the extra of Loupe that installs a missing module, such as `train` for `mlflow`."""
 
 PACKAGE = "loupe-upscale"
-# The packages of each extra, as in pyproject.toml. Its metadata is not used: a checkout need not be installed.
+# The packages of each extra, as in pyproject.toml. The metadata of the installed package is not used, because Loupe
+# also runs from a checkout that is not installed.
 EXTRAS = {
     "train": (
         "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "joblib", "pyarrow",

@@ -30,11 +30,11 @@ def step_help(step: str, positional: str | None, multiple: bool) -> str:
 
     Args:
         step: a key of STEPS.
-        positional: the field that needs no flag; None if every field needs one.
+        positional: the field that can be set without a flag; None if there is no such field.
         multiple: whether the positional field takes several values.
     """
-    place = f" [{positional}{' …' if multiple else ''}]" if positional else ""
-    lines = [f"usage: loupe {step}{place} [--field value …]", "", str(STEPS[step].__doc__)]
+    usage = f" [{positional}{' …' if multiple else ''}]" if positional else ""
+    lines = [f"usage: loupe {step}{usage} [--field value …]", "", str(STEPS[step].__doc__)]
     for title, fields in group_fields(step):
         lines += ["", f"{title}:"]
         for name, info in fields.items():

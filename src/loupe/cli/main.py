@@ -1,4 +1,4 @@
-"""Runs `loupe <step> --field value`: reads the arguments, validates the settings, runs the step, returns a status.
+"""Runs `loupe <step> --field value`: parses the arguments, validates the settings, and runs the step.
 
 Exit status: 0 success, 1 failure, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM. An error that a user can
 cause is printed in one line, without a traceback.
@@ -22,11 +22,11 @@ from loupe.cli.progress import print_error
 from loupe.config import STEPS, list_fields, parse_settings
 from loupe.errors import LoupeError, UsageError
 
-POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that need no flag
+POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
-TRUTH_VALUES = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")  # those of pydantic
-# Set unless the environment has them: libraries print nothing next to our lines, Arrow returns memory to the system,
-# and pydantic does not search all installed packages for plugins at every start.
+TRUTH_VALUES = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")  # as in pydantic
+# Defaults of environment variables. They silence libraries, make Arrow return memory to the system, and prevent
+# pydantic from searching all installed packages for plugins at every start.
 ENVIRONMENT = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -40,7 +40,7 @@ LIBRARIES_WITH_USER_ERRORS = ("mlflow", "distributed", "sqlalchemy", "alembic")
 
 def entry(step: str | None = None) -> NoReturn:
     """Run the command `loupe`, or one step, and exit with its status."""
-    # Garbage collection takes 1.7 of the 4.4 s of CPU time that importing Keras and MLflow and exiting take.
+    # Importing Keras and MLflow and exiting takes 4.4 s of CPU time, of which garbage collection takes 1.7 s.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     sys.exit(main() if step is None else run_step(step))
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `loupe <step> …`.
 
     Args:
-        arguments: without the program name; None takes those of the process.
+        arguments: the arguments without the program name; None uses those of the process.
 
     Returns:
         The exit status.
@@ -73,7 +73,7 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
 
     Args:
         step: a key of STEPS.
-        arguments: flags and values; None takes those of the process.
+        arguments: flags and values; None uses those of the process.
 
     Returns:
         The exit status.
@@ -82,8 +82,8 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
-    who = f"loupe {step}"
+            stream.reconfigure(errors="backslashreplace")  # file names can contain bytes that are not valid text
+    program = f"loupe {step}"
     try:
         words = sys.argv[1:] if arguments is None else arguments
         if {"-h", "--help"} & set(words[: _separator(step, words)]):
@@ -93,18 +93,19 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
         with signals.raise_on_signals():
             importlib.import_module(f"loupe.steps.{step}").run(settings)
     except KeyboardInterrupt:
-        return _fail(who, "interrupted", signals.SIGNAL_STATUS + signal.SIGINT)
+        return _fail(program, "interrupted", signals.SIGNAL_STATUS + signal.SIGINT)
     except signals.Terminated:
-        return _fail(who, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
+        return _fail(program, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
-        return _fail(who, *_describe_failure(error))
+        return _fail(program, *_describe_failure(error))
     return 0
 
 
 def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     """Parse the arguments of a step.
 
-    Flags are field names with dashes or underscores. A boolean field also has the flags `--x` and `--no-x`.
+    Flags are field names with dashes or underscores. For a boolean field, `--x` means `--x=true`, and `--no-x` means
+    `--x=false`.
 
     Returns:
         The text of each given field.
@@ -117,18 +118,18 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     parser = _Parser(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
     for name in fields:
         parser.add_argument(_flag(name), dest=name)
-    place = POSITIONAL.get(step)
-    if place:
-        parser.add_argument(place, nargs="*" if step in MULTIPLE else "?")
+    positional = POSITIONAL.get(step)
+    if positional:
+        parser.add_argument(positional, nargs="*" if step in MULTIPLE else "?")
     booleans = {_flag(name) for name, info in fields.items() if info.annotation is bool}
-    normalized = _normalize_flags(words[:end], booleans, place is not None)
+    normalized = _normalize_flags(words[:end], booleans, positional is not None)
     given, unknown = parser.parse_known_intermixed_args(normalized)
     if unknown:
         name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_")
         raise UsageError(f"{name}: is not a field of {step}; `loupe {step} --help` lists the fields")
     found = vars(given)
-    if place and words[end:]:
-        found[place] = [*found.get(place, []), *words[end + 1 :]]
+    if positional and words[end:]:
+        found[positional] = [*found.get(positional, []), *words[end + 1 :]]
     return found
 
 
@@ -138,17 +139,17 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
     Args:
         words: the arguments.
         booleans: flags of boolean fields.
-        positional: whether the step takes positional arguments. If not, every word after `--x` is its value.
+        positional: whether the step takes positional arguments. If not, a word after `--x` is always its value.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag.startswith("--"):
             flag = flag.replace("_", "-")
-            alone = not following or following.startswith("--")
-            alone = alone or (positional and following.lower() not in TRUTH_VALUES)
+            has_no_value = not following or following.startswith("--")
+            has_no_value = has_no_value or (positional and following.lower() not in TRUTH_VALUES)
             positive = f"--{flag.removeprefix('--no-')}"
-            if not equals and flag in booleans and alone:
+            if not equals and flag in booleans and has_no_value:
                 equals, value = "=", "true"
             elif not equals and flag not in booleans and positive in booleans:
                 flag, equals, value = positive, "=", "false"
@@ -157,11 +158,11 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
 
 
 def _flag(field: str) -> str:
-    return f"--{field.rstrip('_').replace('_', '-')}"  # `from` cannot be the name of a field
+    return f"--{field.rstrip('_').replace('_', '-')}"  # the field of `--from` is `from_`, since `from` is a keyword
 
 
 def _separator(step: str, words: list[str]) -> int:
-    """Return the position of `--`, after which all words are positional."""
+    """Return the position of `--`, after which all words are positional, or the number of words if there is none."""
     return words.index("--") if step in MULTIPLE and "--" in words else len(words)
 
 
@@ -178,12 +179,13 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     raise error
 
 
-def _fail(who: str, text: str, status: int) -> int:
-    print_error(f"{who}: error: {text}")
+def _fail(program: str, text: str, status: int) -> int:
+    print_error(f"{program}: error: {text}")
     return status
 
 
 class _Parser(argparse.ArgumentParser):
-    # pydantic-settings' command line adds 35 ms per start; its help has no ranges and no fields of single networks.
+    # The command line of pydantic-settings is not used: it adds 35 ms per start, and its help shows neither ranges
+    # nor the fields of each network.
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)

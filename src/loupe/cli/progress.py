@@ -80,7 +80,7 @@ class ProgressBar:
         self._task = self._progress.add_task(text, total=total, note="")
 
     def update(self, done: float, note: str = "") -> None:
-        """Set the value, and the text after the bar; an empty note keeps the earlier one."""
+        """Set the value and the note after the bar; an empty note keeps the previous note."""
         if self._progress:
             self._note = note or self._note
             self._progress.update(self._task, completed=done, note=self._note)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNAL_STATUS = 128  # plus the number of a signal: the exit status of a process that the signal ended
+SIGNAL_STATUS = 128  # a process that a signal ends has this exit status plus the number of the signal
 
 
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
@@ -14,15 +14,15 @@ _deferred: list[int] = []
 
 
 class Terminated(SystemExit):
-    """SIGTERM arrived; the code is the exit status of the process."""
+    """The process received SIGTERM. The code is the exit status of the process."""
 
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
     """Raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C in the block; a second signal raises again.
 
-    A signal that the caller ignores, as `nohup` does, stays ignored. In threads other than the main thread, which
-    alone may handle signals, nothing changes.
+    A signal that the process already ignores, for example because of `nohup`, is still ignored. Only the main thread
+    can handle signals, so the context manager has no effect in other threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -47,8 +47,8 @@ def raise_on_signals() -> Iterator[None]:
 def defer_signals() -> Iterator[None]:
     """Defer signals until the block exits, such as during a transaction of MLflow's database.
 
-    MLflow rolls a transaction back only after an `Exception`. Interrupted by a signal, it keeps its write lock: in 21
-    of 40 tries the run could not be closed.
+    MLflow rolls a transaction back only after an `Exception`. If a signal interrupts the transaction, MLflow keeps
+    its write lock: in 21 of 40 tries the run could then not be closed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -177,7 +177,7 @@ class Convolutional(GradientTrain):
 
 
 class Perceptron(GradientTrain):
-    """The study's networks: dense layers that map a patch of the input to a patch of the label."""
+    """The networks of the 2016 study: dense layers that map a patch of the input to a patch of the label."""
 
     network: Literal["perceptron"] = field("perceptron", "the network to train")
     patch: Patch = field(
@@ -234,7 +234,7 @@ class Ridge(Train):
 
 
 class Optimizer(Settings):
-    """The fields that an optimizer adds to the settings of a network; all are arguments of the Keras class KERAS."""
+    """The fields that an optimizer adds to the settings of a network. All are arguments of the Keras class KERAS."""
 
     KERAS: ClassVar[str] = ""
 

@@ -30,7 +30,7 @@ class Dataset:
         table: the manifest as an Arrow table.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.
-        statistics: mean and standard deviation of the pixel values, by kind of shard.
+        statistics: mean and standard deviation of the pixel values, per kind of shard (labels, or inputs of a scale).
 
     Raises:
         UsageError: the location is not a prepared dataset.
@@ -45,7 +45,7 @@ class Dataset:
             if storage.is_url(location) and not storage.fetch_file(location, folder / MANIFEST):
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
-                table = file.read(use_threads=False)  # every thread would keep memory of its own
+                table = file.read(use_threads=False)  # each thread would keep its own memory
             facts = json.loads(table.schema.metadata[b"loupe"])
         except (OSError, KeyError, TypeError, ValueError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
@@ -74,7 +74,7 @@ class Dataset:
 
     @cached_property
     def skip_reasons(self) -> dict[str, int]:
-        """The number of skipped photos per kind of reason."""
+        """The number of skipped photos per reason, without the details after its colon."""
         counts: dict[str, int] = {}
         for reason in self.table["reason"].drop_null().to_pylist():
             kind = reason.split(":")[0]
@@ -157,7 +157,7 @@ def _get_state(file: Path) -> tuple[int, ...]:
 
 @cache
 def _hash_once(file: Path, state: tuple[int, ...]) -> str:
-    """Return the content hash of a file; cached per state, as a step opens a large dataset several times."""
+    """Return the content hash of a file. It is cached per state, because a step opens a dataset several times."""
     return hash_file(file)
 
 
@@ -204,7 +204,7 @@ class Pairs:
             )
 
     def subsample(self, limit: int) -> "Pairs":
-        """Return up to `limit` pairs at even distances in their order."""
+        """Return up to `limit` evenly spaced pairs, in their order."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
         return self._select(list(chosen))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from loupe.cli.progress import ProgressBar
 from loupe.errors import LoupeError
+from loupe.imaging.atomic import publish
 
 CHUNK_BYTES = 1 << 20
 MAX_TRIES = 8  # connections in a row without a new byte
@@ -49,7 +50,7 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
     if found != md5:
         part.unlink()
         raise LoupeError(f"download of {url}: md5 must be {md5}, got {found}; the file was deleted")
-    part.rename(target)
+    publish(part, target)
     return target
 
 
@@ -58,7 +59,7 @@ def _get_size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
-    """Append the bytes of `url` after the first `received` ones, and return the reason for an early end, or ""."""
+    """Append the remaining bytes of `url` to `part`; return the reason if the download ends early, else ""."""
     import requests
     import urllib3
 

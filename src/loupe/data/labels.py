@@ -1,4 +1,4 @@
-"""Cuts labels from the luminance of a photo, and shrinks a label to the input of a network."""
+"""Cuts labels (target images) from the luminance of a photo, and shrinks each label to the input of a network."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +19,7 @@ FILTERS = {
 
 @dataclass(frozen=True)
 class Label:
-    """A label, and its left and top edges in pixels of the photo after it is resized by the factor `shrunk`."""
+    """A label, and the position of its left and top edges in the photo after it is resized by the factor `shrunk`."""
 
     pixels: np.ndarray  # uint8, (label_size, label_size)
     x: int
@@ -69,7 +69,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 
 
 def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
-    """Cut even labels from the photo at full size, odd ones after shrinking it by a random factor of at least 0.5."""
+    """Cut labels with even numbers from the photo, and others from the photo shrunk by a factor of at least 0.5."""
     size = settings.label_size
     labels = []
     for number in range(settings.crops):

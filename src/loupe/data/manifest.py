@@ -9,7 +9,7 @@ from typing import Any
 from loupe.data import storage
 
 MANIFEST = "manifest.parquet"
-SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of the hash fraction
+SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of `_hash_fraction`
 PARTS_PER_ROW_GROUP = 256
 
 
@@ -46,9 +46,9 @@ def build_table(rows: list[dict[str, Any]]) -> Any:
 def assign_splits(parts: list[Any]) -> Iterator[Any]:
     """Fill the column `split` of each table, for the rows that have a label.
 
-    The split depends on the last 64 bits of the photo's content hash; `limit` depends on the first ones. Therefore
-    added photos do not move others, and copies of a photo are in the same split. An empty split receives the photo
-    with the nearest hash from a split that has more than one.
+    The split depends on the last 64 bits of the photo's content hash; `limit` depends on the first bits. Therefore
+    added photos do not move other photos to another split, and copies of a photo are in the same split. An empty
+    split receives the photo with the nearest hash from a split that has more than one photo.
     """
     import pyarrow as pa
 
@@ -88,7 +88,7 @@ def _fill_empty_splits(keys: set[str]) -> dict[str, str]:
 
 
 def write_manifest(location: str, parts: Iterable[Any], facts: dict[str, Any]) -> None:
-    """Write tables in their order to the manifest; the facts are stored as JSON in the file's metadata."""
+    """Write tables in their order to the manifest; `facts` are stored as JSON in the file's metadata."""
     import pyarrow as pa
     import pyarrow.parquet
 

@@ -6,7 +6,7 @@ from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 
-MEMORY_LIMIT_BYTES = 2**31  # of images that are copied into memory, which makes cutting ten times as fast
+MEMORY_LIMIT_BYTES = 2**31  # smaller splits are copied into memory, where cutting is ten times as fast
 
 
 class Patches:
@@ -16,7 +16,7 @@ class Patches:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
         crops: `aligned` uses only offsets that are whole label pixels. `any` uses every offset, and rounds the
-            offset in the label down, as in the study: at 3:2, labels at odd offsets are shifted by half a pixel.
+            offset in the label down, as in the 2016 study: at 3:2, labels at odd offsets are shifted by half a pixel.
         augment: flip and rotate each crop at random.
         seed: determines the random numbers, together with the step.
 
@@ -41,7 +41,7 @@ class Patches:
         return self._cut(rng.integers(len(self._pairs), size=size), rng)
 
     def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one crop of every pair, in order. Each `draw` has other positions. Returns as `draw_batch`."""
+        """Draw one crop of every pair, in order. Each `draw` has other positions. See `draw_batch`."""
         return self._cut(np.arange(len(self._pairs)), np.random.default_rng([self._seed, draw]))
 
     def _cut(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,9 @@ Each task writes one shard of labels and one shard of inputs per scale, and retu
 memory for images does not depend on the number of photos. The files depend only on the photos and the settings.
 """
 
-import glob
 import hashlib
 import itertools
 import json
-import os
-import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -30,6 +26,7 @@ from loupe.data.dataset import Dataset, Pairs
 from loupe.data.labels import shrink_label
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
+from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
 VERSION = 1  # of the prepared data: increase it with every change of labels or inputs
 PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
@@ -52,7 +49,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
         photos: the result of `find_photos`; None lists the photos first.
 
     Returns:
-        The dataset, opened.
+        The opened dataset.
 
     Raises:
         UsageError: none of the photos is usable.
@@ -66,18 +63,15 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
         return Dataset(location)
     folder = Path(location)
     if not folder.exists():
-        _remove_leftovers(folder)
-        partial = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
-        partial.mkdir(parents=True)
-        try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
+        with create_partial(folder.parent, Path.mkdir) as partial:
             _write_dataset(settings, photos, digest, str(partial.resolve()))
             try:
-                partial.rename(folder)
+                publish(partial, folder)
             except OSError:
                 if not folder.exists():  # otherwise another process has prepared it meanwhile
                     raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return Dataset(folder)
 
 
@@ -103,7 +97,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
 
 
 def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str, location: str) -> None:
-    parts: dict[int, Any] = {}  # tables of the manifest by number of the shard
+    parts: dict[int, Any] = {}  # tables of manifest rows by shard number
     checksums: dict[str, str] = {}
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
@@ -151,7 +145,7 @@ def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) 
 
 
 def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
-    """Cut pairs of the selected photos for scoring, without a dataset on disk, in the order of paths.
+    """Cut pairs from the selected photos for scoring, in the order of their paths. No dataset is written.
 
     Raises:
         UsageError: none of the photos is usable.
@@ -200,7 +194,7 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
     """Open the dataset that a run was trained on, by its name in data_dir, or prepare it again.
 
     Args:
-        settings: data_dir and, to prepare the dataset, the other fields that datasets share.
+        settings: data_dir, and the other dataset settings that `prepare` needs.
         name: the name of the dataset's folder.
         digest: the digest of the run's dataset.
         source: the value of the run's `dataset` field; it is prepared if the folder does not exist.
@@ -211,7 +205,9 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
     location = storage.join_path(settings.data_dir, name)
     dataset = Dataset(location) if storage.exists(location, manifest.MANIFEST) else open_or_prepare(settings, source)
     if dataset.digest != digest:
-        raise UsageError(f"dataset: must be {name}, as in the run, got {dataset.folder.name}; set data_dir")
+        raise UsageError(
+            f"dataset: must be {name}, as in the run, got {dataset.folder.name}; set data_dir to its folder"
+        )
     return dataset
 
 
@@ -219,13 +215,3 @@ def _compute_statistics(total: np.ndarray) -> dict[str, float]:
     """Return mean and standard deviation, given the number of values, their sum and the sum of their squares."""
     mean = total[1] / total[0]
     return {"mean": round(float(mean), 6), "std": round(float(np.sqrt(total[2] / total[0] - mean**2)), 6)}
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove incomplete folders of this dataset that killed processes of this machine left."""
-    import psutil
-
-    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.{socket.gethostname()}.*"):
-        owner = partial.name.rpartition(".")[2]
-        if owner.isdecimal() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
-            shutil.rmtree(partial, ignore_errors=True)

@@ -35,11 +35,11 @@ def connect(address: str) -> Iterator[Any]:
             client.run_on_scheduler(pkgutil.resolve_name, "loupe:__version__")
         except ImportError:
             raise UsageError(
-                f"scheduler: must have Loupe installed, as must its workers, got {address!r} without it"
+                f"scheduler: must have Loupe installed, and so must its workers, got {address!r} without Loupe"
             ) from None
         try:
             yield client
         except Exception:
             if client.status != "running":
-                raise LoupeError(f"scheduler: {address!r} does not answer any more") from None
+                raise LoupeError(f"scheduler: {address!r} no longer answers") from None
             raise

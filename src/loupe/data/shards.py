@@ -1,4 +1,4 @@
-"""Writes the shards of a prepared dataset: files of labels and of their inputs. One task writes a few photos."""
+"""Writes the shards of a prepared dataset: files of labels and of inputs. One task writes shards of a few photos."""
 
 import hashlib
 import socket
@@ -33,8 +33,8 @@ def prepare_shard(
         texts: the settings of preprocess as text.
 
     Returns:
-        `number`; `rows` of the manifest; `shards`, the sha256 of each file by name; `sums`, by kind of shard the
-        number of pixels, the sum of their values in [-1, 1] and the sum of the squares; `photos`, their number.
+        A dict with the keys `number`; `rows`, the rows of the manifest; `shards`, the SHA-256 of each file by name;
+        `sums`, the result of `_sum_values` by kind of shard; `photos`, the number of photos.
 
     Raises:
         LoupeError: a photo has changed since it was listed, or this machine cannot read it.
@@ -57,9 +57,10 @@ def prepare_shard(
             arrays[name_inputs(scale)] = [shrink_label(label, scale, settings) for label in labels]
         for kind, images in arrays.items():
             stacked = np.stack(images)
-            with storage.create_file(location, name_shard(kind, number)) as file:
+            name = name_shard(kind, number)
+            with storage.create_file(location, name) as file:
                 save_array(file, stacked)
-                checksums[file.name] = hash_file(file)
+                checksums[name] = hash_file(file)
             sums[kind] = _sum_values(stacked)
     return {"number": number, "rows": rows, "shards": checksums, "sums": sums, "photos": len(photos)}
 
@@ -89,10 +90,10 @@ def _read_unchanged(photo: SourcePhoto) -> bytes:
     """Return the bytes of a photo; raises LoupeError if its hash differs from the listed one."""
     try:
         content = photo.read_bytes()
-        reason = "is another file" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
+        reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:  # not skipped: a machine that cannot read the source would silently skip all photos of its tasks
+    if reason:  # an error: otherwise, a machine that cannot read the source would skip all photos of its tasks
         raise LoupeError(
             "source: must be a URL or a folder that all machines share, and must not change; on "
             f"{socket.gethostname()}, {photo.file!r}: {reason}"
@@ -101,12 +102,12 @@ def _read_unchanged(photo: SourcePhoto) -> bytes:
 
 
 def name_inputs(scale: Fraction) -> str:
-    """Return the kind of the shards with inputs of a scale: `inputs-3x2`."""
+    """Return the kind of the shards with inputs of a scale, such as `inputs-3x2`."""
     return f"inputs-{scale.numerator}x{scale.denominator}"
 
 
 def name_shard(kind: str, number: int) -> str:
-    """Return the file name of a shard: `labels-00007.npy`."""
+    """Return the file name of a shard, such as `labels-00007.npy`."""
     return f"{kind}-{number:05d}.npy"
 
 

@@ -39,7 +39,7 @@ CALTECH_256: dict[str, Any] = {
 
 MAX_FILE_BYTES = 2**30  # of one photo: larger files are not photos, and one file per core must fit into memory
 HASH_CHUNK_BYTES = 2**20
-MAX_NAME_BYTES = 160  # of the names of the sources in a folder's name
+MAX_NAME_BYTES = 160  # the maximum length of the names of the sources in a folder's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _find_package_folder(package: str) -> Path:
 
 def _list_folder(root: Path) -> Iterator[SourcePhoto]:
     """Yield the files of a folder and its subfolders, without hidden ones."""
-    files: dict[Path, str] = {}  # with the reason for skipping each, or ""
+    files: dict[Path, str] = {}  # each file with the reason for skipping it, or ""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in (*subfolders, *sorted(name for name in names if not name.startswith("."))):
@@ -159,7 +159,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
 
 
 def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
-    """Return the reason for skipping a file, or "". A link may leave the source, and a FIFO blocks the reader."""
+    """Return the reason for skipping a file, or "". A link may leave the source, and a FIFO may block forever."""
     if is_link:
         return "a link: not followed"
     if is_sparse:

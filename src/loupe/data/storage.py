@@ -14,9 +14,9 @@ from typing import IO, Any
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_atomically
 
-# An unreachable store is reported within seconds; s3fs repeats the requests that may succeed later.
+# An unreachable store is reported within seconds. s3fs itself repeats requests that may succeed later.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
-READ_AHEAD_BYTES = 4 << 20  # the headers of a tar are between its photos
+READ_AHEAD_BYTES = 4 << 20  # per request, so that one request reads several headers of a tar
 
 
 def is_url(location: str) -> bool:
@@ -44,7 +44,7 @@ def get_local_folder(location: str) -> Path:
 
 
 def exists(location: str, name: str, field: str = "data_dir") -> bool:
-    """Return whether a folder or URL contains a file of this name; errors name the field of the location."""
+    """Return whether a folder or URL contains a file of this name; errors start with `field`."""
     if not is_url(location):
         return (Path(location) / name).exists()
     with _open_filesystem(location, field) as (filesystem, path):
@@ -74,9 +74,10 @@ def fetch_file(location: str, file: Path) -> bool:
 
 @contextmanager
 def create_file(location: str, name: str) -> Iterator[Path]:
-    """Yield the path of a new file in a folder; under a URL, a temporary file that is uploaded after the block."""
+    """Yield a temporary path. After the block, the file gets its name in a folder, or is uploaded to a URL."""
     if not is_url(location):
-        yield Path(location) / name
+        with write_atomically(Path(location) / name) as partial:
+            yield partial
         return
     with tempfile.TemporaryDirectory(prefix="loupe-") as folder:
         file = Path(folder) / name

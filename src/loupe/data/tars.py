@@ -54,7 +54,7 @@ def list_members(location: str) -> list[Member]:
             stream.seek(tar.offset)  # tarfile treats a damaged header as the end
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # numbers in headers raise the last two
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # invalid numbers in headers raise the last two
         raise UsageError(f"source: must be a complete, uncompressed tar, got {location!r} ({error})") from None
     if outside:
         raise UsageError(f"source: names in a tar must not point outside of it, got {outside!r} in {location!r}")

@@ -16,7 +16,7 @@ from loupe.data import scheduler
 from loupe.errors import LoupeError
 from loupe.imaging.threads import count_cores
 
-DASK_TASKS = 64  # submitted in advance, at least: a scheduler answers more slowly than a local process
+DASK_TASKS = 64  # minimum number of submitted tasks: a scheduler answers more slowly than a local process
 
 Results = Generator[Any, None, None]
 
@@ -27,7 +27,7 @@ def run_tasks(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], ad
     Tasks are read from the iterator only as processes become free, so that many tasks do not fill the memory.
 
     Args:
-        function: importable by name in another process.
+        function: the function; other processes must be able to import it.
         tasks: the arguments of each call.
         address: the address of a Dask scheduler; None starts one process per core of this machine.
 
@@ -50,7 +50,7 @@ def _run_on_dask(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]],
 
         running = as_completed(submit(max(DASK_TASKS, 2 * sum(client.nthreads().values()))), with_results=True)
         for _, result in running:
-            if isinstance(result, BaseException):  # the task was cancelled, since the scheduler is gone
+            if isinstance(result, BaseException):  # the task was cancelled, since the connection was lost
                 raise result
             running.update(submit(1))
             yield result
@@ -71,14 +71,14 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
                 yield from results
             except BrokenProcessPool:
                 raise LoupeError("a process was killed, probably because the machine ran out of memory") from None
-            finally:  # free their memory; a later call must not use processes with an outdated environment
+            finally:  # frees memory; also, a later call must not use processes with an outdated environment
                 get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
     """Block Ctrl-C in processes that start in this block: only their parent receives it, and ends them."""
-    resource_tracker.ensure_running()  # here, because it unblocks Ctrl-C when it starts
+    resource_tracker.ensure_running()  # before the next line, because its start unblocks Ctrl-C
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Pairs of whole photos as in papers on super-resolution: studio luma, antialiased bicubic shrinking."""
+"""Pairs of whole photos as in papers on super-resolution: luma (16 to 235) and antialiased bicubic shrinking."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,7 +14,7 @@ from loupe.imaging.conversion import to_floats
 from loupe.imaging.decoder import PhotoError, open_photo
 from loupe.imaging.luminance import compute_luminance
 
-MIN_SIDE = 11  # pixels without the border: the window of SSIM
+MIN_SIDE = 11  # pixels inside the border: the side of SSIM's window
 
 
 def compute_border(scale: Fraction) -> int:
@@ -23,7 +23,7 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """Pairs of any size, decoded when they are used, so that one photo is in memory at a time.
+    """Pairs of any size. They are decoded when they are used, so that only one photo is in memory at a time.
 
     The label is the photo's luma (16 to 235, rounded; grey photos are unchanged), cropped to a multiple of the scale.
     The input is the label, shrunk like MATLAB's imresize: cubic convolution (Keys 1981, a = -1/2) widened by the
@@ -66,7 +66,7 @@ class WholePhotos:
             yield shrink_bicubic(label, self.scale)[None, ..., None], label[None, ..., None]
 
     def subsample(self, limit: int) -> "WholePhotos":
-        """Return up to `limit` photos at even distances in their order."""
+        """Return up to `limit` evenly spaced photos, in their order."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
         return WholePhotos([self._photos[index] for index in chosen], self.scale)
 
@@ -82,7 +82,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # blocks: the filter reads 2 pixels of the small image beyond its border
+    margin = 3  # in blocks of p x p pixels: the filter reads 2 pixels of the small image beyond its border
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))

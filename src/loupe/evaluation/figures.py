@@ -1,4 +1,4 @@
-"""Draws the figures that runs log: pairs, distributions, learning curves, predictions, comparisons."""
+"""Draws figures of image pairs, value distributions, learning curves, predictions and comparisons."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +75,7 @@ def plot_value_distribution(pairs: Pairs) -> Figure:
 
 
 def plot_image_statistics(pairs: Pairs) -> Figure:
-    """Plot the mean and standard deviation of each label, which show how different the images are."""
+    """Plot the mean and the standard deviation of each label."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.subsample(300).batches(16)]
@@ -110,7 +110,7 @@ def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping
 
 
 def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
-    """Plot input, label and prediction, one image per row, as the study did."""
+    """Plot input, label and prediction, one image per row, with the layout of the 2016 study."""
     chosen = pairs.subsample(PREDICTION_ROWS)
     figure = Figure(figsize=(6, 2.1 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), 3, squeeze=False)
@@ -125,11 +125,11 @@ def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """Plot three images by every method and their labels, with a crop of the most detailed part below each.
+    """Plot the results of every method for three images, and the labels. The most detailed crop is below each image.
 
     Args:
         methods: upscaling models by their titles.
-        pairs: three evenly spaced ones are plotted.
+        pairs: the images, of which three evenly spaced ones are plotted.
         recompose: as in `upscale`.
     """
     chosen = pairs.subsample(3)
@@ -198,7 +198,10 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
 
 
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
-    """Return the rows and columns of the square, a third of the shorter side, with the largest pixel differences."""
+    """Return the rows and columns of the most detailed square.
+
+    Its side is a third of the shorter side of the label. It has the largest differences between neighbouring pixels.
+    """
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
     rows, columns = (sorted({*range(0, end - side, max(1, side // 2)), end - side}) for end in label.shape)

@@ -1,8 +1,8 @@
-"""Scores of images against their labels: one value per image, on the scale of [-1, 1]."""
+"""Computes scores of images against their labels: one value per image, for pixel values in [-1, 1]."""
 
 import numpy as np
 
-PEAK = 2.0  # of [-1, 1]
+PEAK = 2.0  # difference between white (1) and black (-1)
 MIN_MSE = 1e-9  # limits psnr to 96 dB for an image that equals its label
 SSIM_WINDOW = 11  # pixels
 SCORES = ("mae", "psnr", "ssim", "mse")
@@ -48,7 +48,7 @@ def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCORES) -> dict[str, np.ndarray]:
-    """Compute scores of each image, clipped to [-1, 1].
+    """Clip images to [-1, 1] and compute scores of each image.
 
     Args:
         images: (n, height, width, 1).
@@ -64,7 +64,10 @@ def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCOR
 
 
 def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the share of each label's dark pixels (below 0) that are >= 0 in the image, (n,), or NaN."""
+    """Compute the share of each label's dark pixels (below 0) that are not dark in the image, (n,).
+
+    It is NaN for labels without dark pixels.
+    """
     dark = labels < 0
     lost = (dark & (images >= 0)).sum(axis=(1, 2, 3))
     count = dark.sum(axis=(1, 2, 3))
@@ -72,13 +75,13 @@ def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def gradient_energy(images: np.ndarray) -> np.ndarray:
-    """Compute the sum of squared differences between neighbouring pixels of each image, (n,). Blur lowers it."""
+    """Compute the sum of squared differences between neighbouring pixels of each image, (n,). Blur reduces it."""
     down, across = (np.square(np.diff(images.astype("float64"), axis=axis)).sum(axis=(1, 2, 3)) for axis in (1, 2))
     return down + across
 
 
 def seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean absolute error of each image on the borders of its blocks and inside blocks.
+    """Compute the mean absolute error of each image at the borders of blocks and inside blocks.
 
     Args:
         images: (n, height, width, 1).
@@ -86,7 +89,8 @@ def seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.
         block: side of a block in pixels.
 
     Returns:
-        The errors on borders, (n,), and inside, (n,). Blocks with a side below 3 have only borders: NaN.
+        The errors at borders, (n,), and inside, (n,). The latter are NaN for blocks with a side below 3, which have
+        only border pixels.
     """
     error = np.abs(images.astype("float64") - labels)[..., 0]
     down, across = (np.isin(np.arange(side) % block, (0, block - 1)) for side in error.shape[1:])

@@ -1,4 +1,4 @@
-"""Scores upscaling methods on images: one table row per image and method, and a summary with intervals."""
+"""Scores upscaling methods on images. Results are a table with one row per image and method, and its summary."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ MIN_PATCH_SIDE = 8
 
 
 def build_baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, UpscalingModel]:
-    """Return the baselines of every table by name: the filters, and a ridge with these weights."""
+    """Return the baselines that every score table contains, by name: the filters, and a ridge with these weights."""
     methods: dict[str, UpscalingModel] = {name: FilterUpscaler(name, pairs.scale, luminance) for name in FILTERS}
     return methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
 
@@ -43,8 +43,8 @@ def score(
         pairs: the images.
         recompose: as in `upscale`.
         names: the scores to compute.
-        border: pixels to crop from each side before scoring. Results are then also rounded to 8 bits, as in papers.
-            None crops and rounds nothing.
+        border: number of pixels to crop from each side before scoring. Results are then also rounded to 8 bits, for
+            the protocol `classical`. None neither crops nor rounds.
 
     Returns:
         Columns path, photo (content hash), image (number), method, and one per score.
@@ -69,10 +69,11 @@ def score(
 
 
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
-    """Score methods by the study's protocol: one random patch per photo at any offset, upscaled alone, 20 draws.
+    """Score methods with the protocol of the 2016 study.
 
-    A patch has the size of the first method's blocks, or the study's size for the scale factor if the side of these
-    blocks is below MIN_PATCH_SIDE.
+    In each of 20 draws, one random patch per photo, at any offset, is upscaled separately. A patch has the size of
+    the first method's blocks. If their side is below MIN_PATCH_SIDE, it has the default patch size of the scale
+    factor.
 
     Returns:
         Columns draw, method, mae, psnr, ssim, mse: one row per draw and method, with means over the patches.
@@ -96,13 +97,13 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         table: the result of `score` or `score_patches`.
 
     Returns:
-        For each method its mean mae, psnr, ssim and mse. A table of `score_patches` adds `spread`: the standard
-        deviation of each score over draws. A table of `score` adds
+        A dictionary per method with its mean mae, psnr, ssim and mse. For a table of `score_patches`, it also
+        contains `spread`, the standard deviation of each score over draws. For a table of `score`, it also contains:
 
-        interval: 95 % bootstrap interval of each mean, [low, high];
-        over: for nearest and lanczos, `gain` (the baseline's mae divided by the method's), `mae` (the method's minus
-            the baseline's) with its `interval`, and `baseline_wins` (share of photos on which the baseline's mae is
-            lower).
+        interval: the 95 % bootstrap interval of each mean, [low, high].
+        over: a comparison with nearest and one with lanczos. `gain` is the baseline's mae divided by the method's.
+            `mae` is the method's mae minus the baseline's, with its `interval`. `baseline_wins` is the share of
+            photos on which the baseline's mae is lower.
     """
     methods = {str(name): rows for name, rows in table.groupby("method", sort=False)}
     if "photo" not in table:
@@ -138,10 +139,10 @@ def _compute_means(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Compute 95 % bootstrap intervals of means. Photos are resampled, not the images that were cut from them.
+    """Compute 95 % bootstrap intervals of means. It resamples photos, not the images that were cut from them.
 
     Args:
-        values: (n, k), one row per image and one column per mean.
+        values: (n, k), one row per image; the mean of each column gets an interval.
         photos: (n,), the photo of each image.
         seed: the seed of the resampling, which is the same for all columns.
 
@@ -191,7 +192,7 @@ def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] 
 
 
 def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
-    """Convert a summary to MLflow metrics: `test/mae` of the method `model`, `test/lanczos/mae` of `lanczos`."""
+    """Convert a summary to MLflow metrics: `test/mae` for the method `model`, `test/lanczos/mae` for `lanczos`."""
     prefixes = {name: split if name == "model" else f"{split}/{to_metric_name(name)}" for name in summary}
     return {f"{prefixes[name]}/{key}": means[key] for name, means in summary.items() for key in metrics.SCORES}
 

@@ -1,34 +1,94 @@
-"""Writes files atomically: a file has its final name only when it is complete."""
+"""Writes files and folders atomically: they have their final name only when they are complete."""
 
-import glob
+import errno
+import fcntl
 import os
 import secrets
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from loupe.errors import UsageError
+
+# Partial files of other machines, whose locks may be invisible here, are removed after this time without a change.
+LEFTOVER_AGE_S = 86_400.0
+PREFIX, SUFFIX = ".loupe-", ".part"  # of temporary names
 
 
 @contextmanager
 def write_atomically(file: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `file` on success, remove it on failure."""
-    partial = file.with_name(f".loupe-{os.getpid()}-{secrets.token_hex(4)}-{socket.gethostname()}.part")
+    with create_partial(file.parent, Path.touch) as partial:
+        yield partial
+        publish(partial, file)
+
+
+def write_file(file: Path, content: str | bytes) -> None:
+    """Write a file atomically; text as UTF-8, with `?` for bytes of file names that are not text."""
+    with write_atomically(file) as partial:
+        partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a complete file or folder its final name. Both the content and the name survive a power failure."""
+    _sync(partial)  # the content must be on the disk before the file has its final name
+    partial.rename(final)
+    _sync(final.parent)
+
+
+@contextmanager
+def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[Path]:
+    """Create and lock a file or folder with a temporary name, and yield its path.
+
+    When the block exits, it is unlocked, and removed unless it was renamed. The system releases the lock of a killed
+    process. Processes in different containers on one machine see each other's locks.
+
+    Args:
+        folder: the parent folder; it must exist.
+        create: `Path.touch` or `Path.mkdir`.
+    """
+    while True:
+        partial = folder / f"{PREFIX}{_identify_kernel()}-{secrets.token_hex(8)}{SUFFIX}"
+        create(partial)
+        try:
+            descriptor = _open(partial)
+        except FileNotFoundError:  # another process removed it as a leftover before it was locked
+            continue
+        with suppress(OSError):  # a file system without locks: `remove_leftovers` uses the age
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if partial.exists():
+            break
+        os.close(descriptor)
     try:
         yield partial
-        with partial.open("r+b") as stream:
-            os.fsync(stream.fileno())  # the content must be on the disk before the file has its final name
-        partial.rename(file)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders in a folder whose processes no longer run."""
+    for partial in folder.glob(f"{PREFIX}*{SUFFIX}"):
+        try:
+            descriptor = _open(partial)
+        except OSError:
+            continue  # it was renamed or removed, or belongs to another user
+        try:
+            with suppress(OSError):  # the folder cannot be changed
+                if _is_abandoned(partial, descriptor):
+                    _remove(partial)
+        finally:
+            os.close(descriptor)
 
 
 def validate_output_file(field: str, file: Path) -> None:
     """Check that a file can be written: its folder exists, and it is not a folder itself.
 
     Args:
-        field: the setting that names the file, for the error.
+        field: the setting that contains the path; the error message starts with it.
         file: the file.
 
     Raises:
@@ -40,12 +100,57 @@ def validate_output_file(field: str, file: Path) -> None:
         raise UsageError(f"{field}: must be a file, got the folder {str(file)!r}")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files in a folder that belong to processes of this machine that no longer run."""
-    for partial in folder.glob(f".loupe-*-*-{glob.escape(socket.gethostname())}.part"):
+@cache
+def _identify_kernel() -> str:
+    """Return an id of the running kernel. All its processes see each other's locks, also in different containers."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    except OSError:
+        import uuid
+
+        return f"{uuid.getnode():012x}"
+
+
+def _open(partial: Path) -> int:
+    # on NFS, a lock needs a writable descriptor, but a folder can be opened only for reading
+    return os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _is_abandoned(partial: Path, descriptor: int) -> bool:
+    """Whether the process that created a file or folder has ended."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        is_visible = False
+    else:
+        is_visible = partial.name.startswith(f"{PREFIX}{_identify_kernel()}-")
+    return is_visible or _get_age(partial) > LEFTOVER_AGE_S
+
+
+def _get_age(partial: Path) -> float:
+    """Return the seconds since the last change, by the clock of the file system: the clocks of machines differ."""
+    with tempfile.TemporaryFile(dir=partial.parent) as new:
+        return os.fstat(new.fileno()).st_mtime - partial.stat().st_mtime
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the list of names in a folder, to the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
         try:
-            os.kill(int(partial.name.split("-")[1]), 0)
-        except (ProcessLookupError, ValueError):
-            partial.unlink(missing_ok=True)
-        except OSError:
-            pass  # the process runs, as another user
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder, and a folder may be writable without being readable.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
+
+
+def _remove(partial: Path) -> None:
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        partial.unlink(missing_ok=True)

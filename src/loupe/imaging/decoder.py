@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
-BITS_PER_SAMPLE = 258  # tag of a TIFF
+BITS_PER_SAMPLE = 258  # a TIFF tag
 MAX_PIXELS = 178_956_970  # Pillow's own limit for the first image of a file
 
 
@@ -65,7 +65,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
-    """Make the error for an image with too many pixels, from their number or from Pillow's error."""
+    """Create the error for an image with too many pixels, given their number or Pillow's error."""
     found = re.search(r"\d+", str(pixels))
     shown = f"{int(found[0]):,}" if found else "an unknown number"
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {shown}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError
 
-# The first suffix is the usual one.
+# The first suffix of each format is the default.
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
@@ -17,7 +17,7 @@ MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535
 
 
 def get_format(out: Path) -> str:
-    """Return the format of a file's suffix; raise UsageError if the suffix is not one of an image format."""
+    """Return the format of a file's suffix; raise UsageError if no format has this suffix."""
     try:
         return FORMATS[out.suffix.lower()]
     except KeyError:
@@ -45,9 +45,11 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
     """
     name = get_format(out)
     if count > 1 and name not in FRAME_FORMATS:
-        raise PhotoError(f"has {count} pages or frames, but {out.suffix} stores one; use .tif, .webp, .gif or .png")
+        raise PhotoError(
+            f"has {count} pages or frames, but {out.suffix} can store only one; use .tif, .webp, .gif or .png"
+        )
     if has_alpha(bands) and name not in ALPHA_FORMATS:
-        raise PhotoError(f"has transparency, but {out.suffix} has none; use .png or .webp")
+        raise PhotoError(f"has transparency, which {out.suffix} cannot store; use .png or .webp")
     largest = MAX_SIDE_PIXELS.get(name, 2**31 - 1)
     if max(size) > largest:
         raise PhotoError(f"{out.suffix}: width and height must be at most {largest}, got {size[0]}x{size[1]}")

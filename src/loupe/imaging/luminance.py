@@ -14,10 +14,10 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     Args:
         image: mode `L`, `RGB`, `LA` or `RGBA`. Grey images keep their values.
         luminance: the formula.
-            `rec601`: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of the encoded values, as Pillow's mode L.
-            `rec709`: 0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709) of the encoded values.
+            `rec601`: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of the gamma-encoded values, as in Pillow's mode L.
+            `rec709`: 0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709) of the gamma-encoded values.
             `relative`: the Rec. 709 weights in linear light (IEC 61966-2-1), then encoded again.
-            `studio`: 16 + 219 times unrounded rec601, as MATLAB's rgb2ycbcr; papers report scores on it.
+            `studio`: 16 + 219 times unrounded rec601, as MATLAB's rgb2ycbcr. Papers report scores of this luma.
 
     Returns:
         uint8, (height, width).

@@ -13,8 +13,8 @@ from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
 MEGABYTE = 1_000_000
 MAX_DEFAULT_BYTES = 2000 * MEGABYTE
 MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times its bytes
-# For each version of control groups: the name of the controller in /proc/self/cgroup, the folder of the groups, and
-# the file of a group's limit.
+# For each version of Linux control groups: the name of the controller in /proc/self/cgroup, the folder of the groups,
+# and the file of a group's limit.
 CONTROL_GROUPS = (
     ("", Path("/sys/fs/cgroup"), "memory.max"),
     ("memory", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
@@ -126,7 +126,7 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
 
 
 def get_default_budget() -> int:
-    """Return how many bytes images may take by default: MAX_DEFAULT_BYTES, or half of the memory if it is less."""
+    """Return how many bytes images may take by default: MAX_DEFAULT_BYTES, or half of the memory if that is less."""
     return min(MAX_DEFAULT_BYTES, read_total_memory() // 2)
 
 
@@ -140,12 +140,12 @@ def _read_container_limits(membership: Path) -> Iterator[int]:
     """Yield the limits of the control groups of this process and of all groups above them."""
     if not membership.exists():  # not Linux
         return
-    for line in membership.read_text().splitlines():
+    for line in membership.read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         for controller, folder, name in CONTROL_GROUPS:
             if controller in controllers.split(","):
                 # inside a container, the group's own folder is often mounted as the root
                 for part in (group.lstrip("/"), *map(str, Path(group.lstrip("/")).parents)):
                     file = folder / part / name
-                    if file.is_file() and (text := file.read_text().strip()).isdecimal():
+                    if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdecimal():
                         yield int(text)

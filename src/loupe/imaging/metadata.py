@@ -9,8 +9,8 @@ from PIL import Image
 
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_IFD, GPS_IFD, MAKER_NOTE = 0x8769, 0x8825, 0x927C
-# Tags that describe the storage of a TIFF's pixels (TIFF 6.0), that `Metadata` has fields for, or that hold the
-# layers of Photoshop at the photo's old size.
+# These TIFF tags are not copied. They describe the storage of the pixels (TIFF 6.0), or `Metadata` has a field for
+# them, or they contain Photoshop layers in the old size of the photo.
 STRUCTURE = frozenset(
     {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
      330, *range(332, 348), *range(512, 533), 700, 34377, 34675, 37724}
@@ -57,7 +57,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
     Args:
         image: the opened image, positioned at a frame or page.
         exif: its tags; changed in place.
-        icc: the profile of the decoded pixels, which can differ from that of the file.
+        icc: the profile of the decoded pixels, which can differ from the profile of the file.
     """
     dpi = image.info.get("dpi")
     return Metadata(
@@ -72,7 +72,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
 
 
 def update_size(metadata: Metadata, width: int, height: int) -> Metadata:
-    """Set the width and height in those EXIF tags (in place) and XMP properties that exist."""
+    """Update the width and height in the EXIF tags (in place) and XMP properties that contain them."""
     exif, xmp = metadata.exif, metadata.xmp
     if exif is not None:
         for tags in (exif, exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}):

@@ -98,7 +98,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tup
 
 
 def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn pixels, (height, width, bands), by an EXIF orientation (1..8); other values have no effect."""
+    """Flip and rotate pixels, (height, width, bands), by an EXIF orientation (1..8); other values have no effect."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

@@ -1,7 +1,7 @@
 """Encodes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips takes a stream of rows only in formats without
-alpha; from a raw file it maps all pixels into memory, 729 MB for 18,000x13,500.
+Pillow needs all pixels in memory and has no 16-bit colour. libvips reads a stream of rows only in formats without
+alpha. From a file of raw pixels, it maps all pixels into memory: 729 MB for 18,000x13,500.
 """
 
 import io
@@ -22,7 +22,7 @@ from loupe.imaging.threads import run_in_order
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of bands
 UP = 2  # the filter type: each byte minus the byte above; it suits upscaled photos, which are smooth
-ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # RFC 1950; an empty last block of RFC 1951
+ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # the header of RFC 1950, and an empty last block of RFC 1951
 Encoded = tuple[np.ndarray, bytes]
 
 
@@ -31,7 +31,7 @@ def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]
 
     Args:
         stream: the image; uint16 is encoded with 16 bits per sample.
-        compress_level: 0..9; 1 searches for runs only.
+        compress_level: 0..9; 1 uses run-length encoding only.
         options: the metadata, as options of Pillow's PNG writer.
 
     Yields:
@@ -49,7 +49,7 @@ def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]
 
 
 def make_chunks(metadata: Metadata) -> PngImagePlugin.PngInfo:
-    """Make the chunks for colours, comments and XMP, as Pillow's PNG writer takes them."""
+    """Make the chunks for colours, comments and XMP, as Pillow's PNG writer accepts them."""
     chunks = PngImagePlugin.PngInfo()
     for name, data in metadata.colour_chunks.items():
         chunks.add(name, data)
@@ -78,7 +78,7 @@ def _compress(rows: np.ndarray, above: np.ndarray, compress_level: int) -> Encod
         compress_level: as in `encode_png`.
 
     Returns:
-        The filtered rows, uint8 (rows, 1 + bytes), and the compressed ones.
+        The filtered rows, uint8 (rows, 1 + bytes), and the compressed rows.
     """
     filtered = np.empty((rows.shape[0], rows.shape[1] + 1), np.uint8)
     filtered[:, 0] = UP

@@ -17,7 +17,7 @@ from loupe.imaging.memory import estimate_decoding
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.pixels import decode_by_pillow, decode_by_vips, has_deep_colour, make_upright
 
-EXTRA_SAMPLES = 338  # tag of a TIFF: the meaning of bands other than the colours
+EXTRA_SAMPLES = 338  # a TIFF tag: the meaning of the bands after the colours
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
-        # Before getexif: Pillow may decode a PNG to find EXIF after the pixels, and then forgets the depth.
+        # Before getexif, because that may decode a PNG to find EXIF after the pixels, and then the bit depth is lost.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
         # The default image of an APNG is not a frame: only viewers without animations show it.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1 and image.format != "TIFF"
         _validate_pixel_count(image.width * image.height * (count if animated else 1))
-        # Pillow's size of a TIFF is upright, that of other formats is not
+        # Pillow reports the upright size of a TIFF, but not of other formats
         turned = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if turned else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
@@ -150,7 +150,7 @@ def _is_lossless(source: bytes | Path) -> bool:
             kind, size = head[:4], int.from_bytes(head[4:], "little")
             if kind in (b"VP8L", b"VP8 "):
                 return kind == b"VP8L"
-            stream.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)  # a frame's chunks follow 16 bytes
+            stream.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)  # a frame has a header of 16 bytes
     return False
 
 
@@ -176,10 +176,10 @@ def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageDat
         orientation = exif.get(metadata.ORIENTATION, 1)
         pixels, icc = decode_by_vips(file.source, number, icc, ignore_errors=strip)
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(EXTRA_SAMPLES) == (0,):
-            pixels = pixels[..., :-1]  # a band of unspecified meaning
+            pixels = pixels[..., :-1]  # the meaning of the last band is unspecified
     else:
         image.load()
-        orientation = exif.get(metadata.ORIENTATION, 1)  # after loading: Pillow turns a TIFF and resets the tag
+        orientation = exif.get(metadata.ORIENTATION, 1)  # after loading: Pillow rotates a TIFF and resets the tag
         pixels, icc = decode_by_pillow(image, icc, ignore_errors=strip)
     if strip:
         chunks = {} if icc else metadata.read_colour_chunks(image.info)

@@ -1,6 +1,7 @@
 """Writes a TIFF (TIFF 6.0) while its rows are computed.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips stores no EXIF, tifffile no nested directories.
+Pillow needs all pixels in memory and has no 16-bit colour. libvips does not write EXIF, and tifffile
+does not write nested directories.
 """
 
 from typing import IO
@@ -35,13 +36,13 @@ def write_tiff(file: IO[bytes], stream: ImageStream) -> None:
     tags[256], tags[257], tags[258], tags[259] = width, height, (8 * stream.dtype.itemsize,) * bands, 1
     tags[262], tags[277], tags[278], tags[279] = 2 if bands > 2 else 1, bands, height, length
     if has_alpha(bands):
-        tags[338] = 2  # not premultiplied
+        tags[338] = 2  # alpha that is not premultiplied
     if stream.metadata.dpi:
         tags[282], tags[283], tags[296] = *stream.metadata.dpi, 2
     if stream.metadata.icc:
         tags[34675] = stream.metadata.icc
         tags.tagtype[34675] = 7
-    tags[273] = 0  # the strip's offset from the end of the directory, which Pillow adds
+    tags[273] = 0  # the offset of the strip, to which Pillow adds the end of the directory
     tags.tagtype[273] = 4
     tags.save(file)
     for strip in stream.strips:

@@ -1,1 +1,1 @@
-"""Builds Keras networks from validated settings, loads and exports them."""
+"""Builds Keras networks from validated settings, loads networks, and exports them to ONNX."""

@@ -1,4 +1,4 @@
-"""Builds the Keras model of validated settings, and makes an upscaling model of any Keras model."""
+"""Builds the Keras model of validated settings, and applies a Keras model as an upscaling model."""
 
 import itertools
 from collections.abc import Callable
@@ -21,13 +21,13 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
 
     Args:
         settings: the settings of a perceptron or convolutional network.
-        input_side: side of the dataset's inputs in pixels; the patch of patch=whole.
+        input_side: side of the dataset's inputs in pixels. With patch=whole, it is the side of the patch.
         luminance: the luminance formula of the dataset.
         ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None leaves them 0.
 
     Returns:
-        An uncompiled functional model, (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1]. Its name is that of its
-        geometry.
+        An uncompiled functional model, (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1]. The name of the model
+        contains its geometry; see `Geometry.name`.
     """
     scale = settings.scale
     geometry = compute_geometry(settings, input_side, luminance)
@@ -65,7 +65,7 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
 
 def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
-    """Copy weights from another model, layer by layer in their order, where the shapes agree.
+    """Copy weights from another model to the layers whose weights have the same shapes; layers are paired in order.
 
     Returns:
         The number of layers that were set.
@@ -100,7 +100,7 @@ class KerasUpscaler:
     """A Keras model as an upscaling model.
 
     Args:
-        model: a result of `build` or `build_ridge`, also after it was saved and loaded.
+        model: a result of `build` or `build_ridge`, which may have been saved and loaded.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -109,16 +109,16 @@ class KerasUpscaler:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Upscale images; see `UpscalingModel`."""
-        large = self._model(images, training=False)  # `predict` would compile anew for each size
+        large = self._model(images, training=False)  # `predict` would compile the model again for each image size
         return keras.ops.convert_to_numpy(large)
 
 
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
-    """Return a function that makes the initializers of the next layer, each time with another seed.
+    """Return a function that makes the initializers of the next layer. Each call uses another seed.
 
     All initializers are classes of Keras, so that a saved model loads without this package. `xavier` is the formula
-    in the study's text: a truncated normal of stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The code of the study
-    adds 1 under the root. Both differ from Glorot and Bengio (2010): sqrt(2 / (inputs + outputs)).
+    in the text of the 2016 study: a truncated normal with stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The code
+    of the study adds 1 under the root. Both differ from Glorot and Bengio (2010): sqrt(2 / (inputs + outputs)).
     """
     seeds = itertools.count(settings.seed * 10_000 + 2, 2)
 

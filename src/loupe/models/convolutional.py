@@ -44,5 +44,5 @@ def add_body(
 
 
 def compute_reach(settings: Convolutional) -> int:
-    """Return the number of blocks on each side of a block that its result depends on."""
+    """Return the number of neighbouring blocks on each side that the result of a block depends on."""
     return settings.layers + 1

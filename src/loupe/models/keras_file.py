@@ -1,4 +1,4 @@
-"""Loads untrusted .keras files: only a network's parts are accepted, and no code in the file runs."""
+"""Loads untrusted .keras files. It accepts only the files of a network, and runs no code from them."""
 
 import zipfile
 from pathlib import Path
@@ -10,7 +10,7 @@ MAX_BYTES = 2**31  # of all members, uncompressed
 
 
 def load(file: Path) -> keras.Model:
-    """Load a network, uncompiled, in Keras's safe mode: it builds only Keras's own layers without code.
+    """Load an uncompiled network in Keras's safe mode, which builds only Keras's own layers and refuses code.
 
     Raises:
         ValueError: the file is not a .keras file, has unexpected members, or its model does not take grey

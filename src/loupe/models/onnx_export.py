@@ -13,7 +13,7 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_DIFFERENCE = 1e-4
-# The node types that tf2onnx writes for symmetric padding: inside the network, and of the input image.
+# The node types that tf2onnx writes for symmetric padding, first inside the network, then of the input image.
 PADDING_CHAINS = [
     ["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"],
     ["Pad", "Pad", "Compress", "Compress"],
@@ -21,7 +21,7 @@ PADDING_CHAINS = [
 
 
 def export(model: object, geometry: Geometry, file: Path) -> float:
-    """Write a Keras model as ONNX, with its geometry in the metadata, and compare both on noise.
+    """Write a Keras model as ONNX, with its geometry in the metadata, and compare the results of both for noise.
 
     Args:
         model: the Keras model.
@@ -48,7 +48,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     onnx.save(network, file)
     found = OnnxUpscaler(file)(noise)
     if found.shape != expected.shape:
-        raise LoupeError(f"ONNX: must give {expected.shape} as Keras does, got {found.shape}")
+        raise LoupeError(f"ONNX: must have the result shape of Keras, {expected.shape}, got {found.shape}")
     difference = float(np.abs(found - expected).max())
     if not difference <= MAX_DIFFERENCE:
         raise LoupeError(f"ONNX: must differ from Keras by at most {MAX_DIFFERENCE}, got {difference}")
@@ -58,7 +58,8 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
 def _merge_padding(network: Any) -> Any:
     """Replace each symmetric padding of one pixel with one node of edge padding, which has the same result.
 
-    tf2onnx writes four or six nodes. They copy the image several times, which takes a sixth of a network's time.
+    tf2onnx writes four or six nodes per padding. These copy the image several times, which takes a sixth of the run
+    time of a network.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""The study's networks: dense layers from q x q blocks of the image to p x p blocks of the result."""
+"""The networks of the 2016 study: dense layers from q x q blocks of the image to p x p blocks of the result."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def add_body(
 
     Args:
         image: (n, h, w, 1), h and w multiples of q.
-        settings: hidden widths, activation and so on.
+        settings: the settings of the network.
         q: side of a block of the image.
         p: side of a block of the result.
         initializer: maps the numbers of inputs and outputs of a layer to keyword arguments for its initializers.

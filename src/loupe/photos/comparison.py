@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import validate_output_file, write_atomically
+from loupe.imaging.atomic import validate_output_file, write_file
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
@@ -20,8 +20,8 @@ from loupe.photos.sizes import Size, find_uncropped_size
 MAX_FIGURES = 12
 MAX_SHOWN = 1600, 1200  # width and height of the part that is shown, in pixels of the result
 
-# An invisible slider covers the image, so that the user drags the line, and keys and screen readers work. It is
-# wider than the image by one thumb, because the centre of a thumb never reaches the ends of its slider.
+# An invisible slider covers the image. With it, the user can drag the line, and keys and screen readers work. It is
+# wider than the image by the width of its thumb, because the centre of a thumb cannot reach the ends of a slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
@@ -107,9 +107,7 @@ def write_comparison(file: Path, jobs: Sequence[PhotoJob]) -> None:
     """
     figures = [_render_figure_or_error(number, job) for number, job in enumerate(jobs[:MAX_FIGURES])]
     try:
-        with write_atomically(file) as partial:
-            text = DOCUMENT.format(style=STYLE, figures="\n".join(figures))
-            partial.write_text(text, encoding="utf-8", errors="replace")  # file names may contain invalid UTF-8
+        write_file(file, DOCUMENT.format(style=STYLE, figures="\n".join(figures)))
     except OSError as error:
         raise LoupeError(f"compare: {str(file)!r} cannot be written: {error.strerror}") from None
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome
 
-PROGRESS_BYTES = 2_000_000  # a single photo with more bytes has a progress bar
+PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
@@ -93,14 +93,14 @@ def report_outcomes(
     for outcome in done:
         if outcome.omitted:
             out = outcome.job.out
-            print_line(f"{out}: without {' and '.join(outcome.omitted)}, too long for {out.suffix}", settings.quiet)
+            print_line(f"{out}: omitted {' and '.join(outcome.omitted)}, too long for {out.suffix}", settings.quiet)
     if len(found.jobs) + len(found.failures) == 1:
         for outcome in outcomes:
             if outcome.size:
                 text = f"{outcome.size[0]}x{outcome.size[1]}, by {method}"
                 print_line(f"{outcome.job.out}: {text}", settings.quiet)
             elif not outcome.reason:
-                print_line(f"{outcome.job.out}: exists", settings.quiet)
+                print_line(f"{outcome.job.out}: kept, it already exists", settings.quiet)
         if failures:
             raise LoupeError(f"{failures[0][0]}: {failures[0][1]}")
     else:
@@ -111,7 +111,7 @@ def report_outcomes(
         existing = sum(not outcome.size and not outcome.reason for outcome in outcomes)
         print_line(
             f"{settings.out}: {len(done)} photo{'' if len(done) == 1 else 's'} {settings.VERB} by {method}"
-            + (f", {existing} existed" if existing else ""),
+            + (f", {existing} kept" if existing else ""),
             settings.quiet,
         )
         if failures:

@@ -52,7 +52,7 @@ def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None) -> 
         UsageError: an input does not exist, or `out` is not valid for the inputs.
     """
     paths = list(dict.fromkeys(path for text in inputs for path in _expand(text)))
-    if len(paths) > 1:  # `loupe upscale * --out big` matches the folder `big` of an earlier call
+    if len(paths) > 1:  # in `loupe upscale * --out big`, * also matches the folder `big` of an earlier call
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
@@ -111,7 +111,7 @@ def _identify(path: Path) -> tuple[int, int] | None:
 
 
 class _Search:
-    """Collects photos.
+    """Collects the photos of files and folders.
 
     Args:
         out: the folder for results; not searched.

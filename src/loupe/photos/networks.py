@@ -14,7 +14,7 @@ class LoadedModel:
     """A loaded model.
 
     Args:
-        name: shown to the user.
+        name: the name that messages show.
         model: the upscaling model.
         run_id: the MLflow run that trained it; None if unknown.
     """
@@ -45,7 +45,7 @@ class Networks:
         """Return the network of a scale factor and count it as used.
 
         Raises:
-            UsageError: it cannot be loaded.
+            UsageError: the network cannot be loaded.
         """
         loaded = self.get(scale)
         self._used[scale] = loaded.name
@@ -60,7 +60,7 @@ class Networks:
         return self._loaded[scale]
 
     def check(self) -> None:
-        """Load the network of the smallest scale factor: an unusable model fails once, before any photo is read."""
+        """Load the network of the smallest scale factor, so that an unusable model fails before any photo is read."""
         self.get(self.scales[0])
 
     @property
@@ -89,5 +89,5 @@ def load_bundled(size: str, scale: Fraction, threads: int = 1) -> LoadedModel:
 
 
 def wrap_model(loaded: LoadedModel, ensemble: bool = False) -> Networks:
-    """Return one model, for its own scale factor, as `Networks`."""
+    """Return `Networks` with one model, for its own scale factor."""
     return Networks([loaded.model.geometry.scale], lambda _: loaded, ensemble)

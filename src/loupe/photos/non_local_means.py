@@ -1,6 +1,6 @@
 """Removes noise by non-local means: the mean over pixels with a similar neighbourhood.
 
-scikit-image has the same algorithm, but takes 198 MB with SciPy and its other dependencies, and twice the time.
+scikit-image has the same algorithm, but takes 198 MB on disk with its dependencies, and twice the time.
 """
 
 import itertools
@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 
 REACH = 6  # largest shift between compared pixels, per axis
-MARGIN = REACH + 2  # pixels around a part of an image on which its result depends
+MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around it
 PAD = REACH + 3
 LARGEST_DISTANCE = 5.0  # more distant neighbourhoods get the weight 0
 

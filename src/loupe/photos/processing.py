@@ -19,7 +19,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size
 
-MAX_CONCURRENT_PHOTOS = 2  # one is decoded or encoded while the other is transformed
+MAX_CONCURRENT_PHOTOS = 2  # one is read or written while the other is transformed
 LARGE_PIXELS = 30_000_000  # larger results are written one at a time
 
 
@@ -49,7 +49,7 @@ class Outcome:
     Args:
         job: the job.
         size: width and height of the result; None if it was not written.
-        reason: the reason of a failure; "" if the result was written or existed before.
+        reason: the reason for a failure; "" if the result was written or existed before.
         omitted: names of metadata that is too long for the format.
     """
 
@@ -60,18 +60,18 @@ class Outcome:
 
 
 class StoppedError(Exception):
-    """The iteration over the outcomes has ended; partial results are removed."""
+    """The caller has ended the iteration over the outcomes; partial results are removed."""
 
 
 def process_jobs(
     jobs: Sequence[PhotoJob], options: ProcessingOptions, report_progress: Callable[[float], None]
 ) -> Iterator[Outcome]:
-    """Write the results of photos. When the iteration ends early, partial results are removed.
+    """Write the result of each photo. If the caller ends the iteration early, partial results are removed.
 
     Args:
         jobs: the photos.
         options: the options for all photos.
-        report_progress: called from any thread with the number of finished photos, a fraction included.
+        report_progress: called from any thread with the number of finished photos, including fractions.
 
     Yields:
         The outcome of each job, in the order of completion.

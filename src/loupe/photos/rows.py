@@ -66,7 +66,13 @@ class VisibleColours:
 
 
 def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.ndarray:
-    """Replace colours, (height, width, bands), where alpha, (height, width, 1), is 0 by means of visible ones."""
+    """Fill transparent pixels with the mean colour of visible pixels around them.
+
+    Args:
+        colour: (height, width, bands).
+        alpha: (height, width, 1); 0 is transparent.
+        levels: colours spread up to 2**levels pixels into transparency.
+    """
     if levels == 0 or alpha.all():
         return colour
     height, width = alpha.shape[:2]
@@ -176,12 +182,12 @@ def resize_bands(
     part = source(begin, end)
     ends = bottom * down - begin, width * across
     missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
-    if any(missing):  # half a pixel at 3:2
+    if any(missing):  # for example half a pixel at 3:2
         part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (0.0, top * down - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 
     def resize(band: int) -> np.ndarray:
-        # floats: Pillow clips 8 bits between its two passes, whose order depends on the sizes
+        # as floats: Pillow clips 8-bit values between its passes, whose order depends on the sizes
         plane = Image.fromarray(part[..., band].astype("float32"))
         return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 

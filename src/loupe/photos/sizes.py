@@ -43,13 +43,13 @@ def scale_size(size: Size, scale: Fraction) -> Size:
 def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     """Fit a photo to a box.
 
-    If the box has the photo's aspect ratio to within a pixel, the result has its size for every fit.
+    If the box has the photo's aspect ratio to within a pixel, the result has the size of the box for every fit.
 
     Args:
         size: width and height of the photo.
         box: width and height.
-        fit: `inside`: the largest size with the photo's aspect ratio in the box. `cover`: the smallest one that
-            covers the box, cropped to the box. `exact`: the box must have the photo's aspect ratio.
+        fit: `inside`: the largest size with the photo's aspect ratio in the box. `cover`: the smallest such
+            size that covers the box, cropped to the box. `exact`: the box must have the photo's aspect ratio.
 
     Raises:
         PhotoError: the box has another aspect ratio (`exact`), or is not 1 to 8 times as large as the photo.

@@ -21,9 +21,9 @@ from loupe.photos.sizes import FittedSize
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import UpscalingModel
 
-STRIP_ROWS = 128  # of the photo, per thread: they stay in the cache of its core
-MAX_PIXELS_IN_WORK = 8_000_000  # of the result, in all threads together
-RELATIVE_STEPS = 8  # each at least halves the error, also for pure blue; after 8 it is below 1/255
+STRIP_ROWS = 128  # rows of the photo per strip: they fit into the cache of a core
+MAX_PIXELS_IN_WORK = 8_000_000  # pixels of the result that all threads together compute at a time
+RELATIVE_STEPS = 8  # of `_solve_green`; each at least halves the error, so that it is below 1/255 at the end
 
 
 def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel | None) -> Iterator[np.ndarray]:
@@ -84,7 +84,7 @@ class _StripUpscaler:
 
 
 def _choose_strip_rows(size: tuple[int, int], height: int, geometry: Geometry, thread_count: int) -> int:
-    """Choose the height of strips in rows of the result: equal heights occupy all threads until the end.
+    """Choose the height of strips, in rows of the result. Equal heights keep all threads busy until the end.
 
     The network also computes a margin around each strip, so thin strips cost more time than they save.
 
@@ -94,19 +94,19 @@ def _choose_strip_rows(size: tuple[int, int], height: int, geometry: Geometry, t
         geometry: the geometry of the network.
         thread_count: the number of threads.
     """
-    least = 4 * (geometry.halo + geometry.q)
-    turns = max(1, round(height / max(STRIP_ROWS, least) / thread_count))
-    count = max(1, min(turns * thread_count, height // least))
+    min_rows = 4 * (geometry.halo + geometry.q)
+    rounds = max(1, round(height / max(STRIP_ROWS, min_rows) / thread_count))
+    count = max(1, min(rounds * thread_count, height // min_rows))
     return min(-(-size[1] // count), max(16, MAX_PIXELS_IN_WORK // thread_count // size[0]))
 
 
 def _solve_green(
     grey: np.ndarray, differences: tuple[np.ndarray, np.ndarray], luminance: str, white: int
 ) -> np.ndarray:
-    """Find the green that has a luminance, given two colour differences.
+    """Compute green from the luminance and the differences of the other colours to green.
 
-    Relative luminance has no closed form for it: each step adds the missing luminance to all three colours, and the
-    result gains at least half of it. Grey is exact after one step. The caller clips the colours.
+    Green is computed in steps for relative luminance, which has no closed form. Each step adds the missing luminance
+    to all three colours, which at least halves the error. Grey is exact after one step. The caller clips the colours.
 
     Args:
         grey: the luminance, float32 (height, width), 0 to `white`.

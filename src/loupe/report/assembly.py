@@ -22,7 +22,7 @@ SCORES = {"mae": "mae", "psnr": "PSNR, dB", "ssim": "SSIM", "mse": "mse"}
 
 @dataclass(frozen=True)
 class ClaimRuns:
-    """A claim, the path of its sweep file, and one row per arm and seed of that sweep."""
+    """A claim, the path of its sweep file, and the runs of that sweep: one row per arm and seed."""
 
     sweep_file: str
     claim: Claim
@@ -83,7 +83,7 @@ def build_report(
 
 
 def rank_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rank the complete runs of the most frequent scale factor by validation mae, the best one first."""
+    """Rank the complete runs of the most frequent scale factor by validation mae, from the lowest to the highest."""
     metric = "metrics.val/best_mae"
     if metric not in rows:
         return rows[:0]
@@ -129,7 +129,7 @@ def _make_leaderboard(board: pd.DataFrame) -> Table:
 
 
 def _make_test_table(best: pd.Series | None) -> Table:
-    """Make the table of the best network and the baselines, with the highest mae first."""
+    """Make the table of the best network and the baselines, from the highest mae to the lowest."""
     header = ("method", *SCORES.values(), "gain over nearest")
     if best is None:
         return Table(header, ())
@@ -158,7 +158,7 @@ def _read_baselines(board: pd.DataFrame) -> dict[str, float]:
 
 
 def _describe_run(run: pd.Series | None) -> str:
-    """Describe a run with its dataset and budget; empty for None."""
+    """Describe a run with its dataset and budget; return an empty text for None."""
     if run is None:
         return ""
     return f"{run['name']} (run {run['run_id'][:8]}) on {run['dataset']}, {format_budget(run.to_frame().T)}"

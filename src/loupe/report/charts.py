@@ -14,12 +14,12 @@ from loupe.report.formatting import format_comparison, format_number
 from loupe.report.verdicts import ClaimVerdict
 
 STEPS, CURVE = "curve.step", "curve.val/mae"
-GRID_SIZE = 65  # points of resampled curves: a curve of 16 evaluations falls on every fourth point
-STEADY_RATIO = (0.75, 1.33)  # of the difference at the end to the difference at half of the budget
+GRID_SIZE = 65  # points of resampled curves; every fourth point is a point of a curve with 16 evaluations
+STEADY_RATIO = (0.75, 1.33)  # range of the difference at the end divided by the difference at half of the budget
 
 
 def encode_png(figure: Figure) -> bytes:
-    """Encode a figure as PNG, identically on each call; 128 colours make the file three times smaller."""
+    """Encode a figure as PNG with the same bytes on each call; 128 colours make the file three times smaller."""
     stream, small = io.BytesIO(), io.BytesIO()
     figure.savefig(stream, format="png", dpi=100, metadata={"Software": None})
     Image.open(stream).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
@@ -67,7 +67,7 @@ def describe_trends(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> 
 
 
 def draw_leaders(rows: pd.DataFrame, baselines: Mapping[str, float]) -> ReportImage | None:
-    """Draw the learning curves of some runs, with the validation mae of the baselines as lines."""
+    """Draw the learning curves of some runs, with the validation mae of the baselines as horizontal lines."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for _, row in rows.iterrows():
@@ -94,7 +94,7 @@ def _format_axes(axes: Any, label: str) -> None:
 
 def _describe_change(half: float, end: float) -> str:
     if half * end <= 0 or abs(end) < STEADY_RATIO[0] * abs(half):
-        return "The difference shrinks: a longer training may decide differently."
+        return "The difference shrinks, so a longer training may change the verdict."
     return "The difference grows." if abs(end) > STEADY_RATIO[1] * abs(half) else "The difference is steady."
 
 
@@ -108,9 +108,9 @@ def _is_in_seconds(rows: pd.DataFrame) -> bool:
 
 
 def _resample_curves(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
-    """Resample the curves of an arm from their second point on.
+    """Resample the learning curves of an arm, without their first points.
 
-    Runs with equal seconds have different numbers of steps, so the position is the share of each run's own length.
+    Runs with equal seconds have different numbers of steps. Therefore positions are fractions of the steps of a run.
 
     Returns:
         The (65,) positions in steps or seconds and the (runs, 65) values; None if no run has a curve.

@@ -1,4 +1,4 @@
-"""A `[[claim]]` of a sweep file: a sentence of the study, and the arms of the sweep that decide it."""
+"""A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare."""
 
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
 
 
 class Claim(BaseModel):
-    """A claim about one arm, alone or compared with others; docs/sweeps.md explains the fields."""
+    """A claim about one arm or about its difference from other arms; docs/sweeps.md explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,7 +73,7 @@ class Claim(BaseModel):
 
     @property
     def arms(self) -> tuple[dict[str, str], ...]:
-        """All arms, the claim's own arm first, without `change_to`."""
+        """All arms without `change_to`, first the arm that the claim is about."""
         return (self.arm, *self.others)
 
     @property
@@ -84,11 +84,11 @@ class Claim(BaseModel):
 
     @property
     def other_metric(self) -> str | None:
-        """The metric of the same runs to compare with, or None."""
+        """The metric of the same runs that `metric` is compared with, or None."""
         return self.beats_metric or self.like_metric
 
     @property
     def order(self) -> tuple[int, str]:
-        """The sort key of claims: 9, 10, 10a, 11."""
+        """The sort key, which gives the order 9, 10, 10a, 11."""
         digits = self.number.rstrip("abcdefghijklmnopqrstuvwxyz")
         return int(digits), self.number

@@ -8,7 +8,7 @@ from loupe.report.verdicts import OUTCOMES, ClaimVerdict
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; each row has as many cells as the header."""
+    """A table of texts. Each row has as many cells as the header."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -51,13 +51,13 @@ class ReportContents:
 
     Args:
         dataset: Name of the dataset of the runs.
-        run_count: Number of runs on it.
+        run_count: Number of runs on the dataset.
         claims: Results of the claims, in order of their numbers.
         leaderboard: The best runs.
         best_network: Description of the network with the best validation score; empty if no run has test scores.
         test_scores: Test scores of that network and the baselines.
-        study_numbers: The study's numbers with their meaning and Loupe's numbers.
-        study_network: Description of the network with the study's protocol; empty if there is none.
+        study_numbers: The numbers of the study with their meaning, and the same numbers of Loupe.
+        study_network: Description of the network with the study's protocol; empty if there is no such network.
         leader_chart: Learning curves of the best runs.
         comparison: Test images of the best network and the baselines.
         story: Test images of the study's networks.
@@ -90,5 +90,5 @@ class ReportContents:
 
     @property
     def network_images(self) -> tuple[ReportImage, ...]:
-        """The images that need trained networks; a table of runs is not enough to draw them again."""
+        """The images that need trained networks. They cannot be drawn from a table of runs."""
         return tuple(image for image in (self.comparison, self.story) if image is not None)

@@ -9,14 +9,14 @@ DASH = "–"
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
-    """Format a number with `digits` significant digits and a true minus sign; a dash for None, NaN and infinity."""
+    """Format a number with `digits` significant digits and the sign `−`; None, NaN and infinity become a dash."""
     if value is None or not math.isfinite(value):
         return DASH
     return f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
 
 
 def format_percent(share: float) -> str:
-    """Format a share as a percentage without the sign, `3.2`; a dash for NaN and infinity."""
+    """Format a fraction as a percentage without `%`, such as `3.2`; return a dash for NaN and infinity."""
     return f"{100 * share:.1f}" if math.isfinite(share) else DASH
 
 
@@ -27,7 +27,7 @@ def format_estimate(estimate: Estimate, digits: int = 4) -> str:
 
 
 def format_outcome(verdict: ClaimVerdict) -> str:
-    """Format an outcome; an undecided one with the number of missing seeds: `undecided: 4 more seeds`."""
+    """Format an outcome. If it is undecided, add the number of missing seeds: `undecided: 4 more seeds`."""
     if verdict.outcome != UNDECIDED:
         return verdict.outcome
     missing = verdict.missing_seeds
@@ -36,7 +36,7 @@ def format_outcome(verdict: ClaimVerdict) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the difference that decides; if there are several comparisons, with the name of the weakest."""
+    """Format the difference of the weakest comparison; if there are several comparisons, add its name."""
     weakest = verdict.weakest
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH
@@ -46,7 +46,7 @@ def format_difference(verdict: ClaimVerdict) -> str:
 
 
 def format_comparison(comparison: Comparison) -> str:
-    """Format the two arms of a comparison, `tanh − sigmoid`, with their common settings in brackets at the end."""
+    """Format a comparison, such as `tanh − sigmoid`. The settings that both arms share follow in brackets."""
     if not comparison.other:
         return comparison.name
     own, other = comparison.name.split(", "), comparison.other.split(", ")

@@ -1,4 +1,4 @@
-"""Estimates a mean over seeds with its confidence interval, and checks whether it is inside given bounds."""
+"""Estimates a mean over seeds with its confidence interval, and checks whether the interval is inside bounds."""
 
 import math
 from dataclasses import dataclass
@@ -58,11 +58,11 @@ class Region:
         return UNDECIDED
 
     def compute_margin(self, mean: float) -> float:
-        """Distance of a mean to the nearest bound: above 0 inside, below 0 outside."""
+        """Return the distance of a mean to the nearest bound: positive inside the region, negative outside."""
         return min(mean - self.low, self.high - mean)
 
     def count_missing_seeds(self, estimate: Estimate) -> int | None:
-        """Count the additional seeds that would decide with the same mean and deviation; None for more than 1000."""
+        """Count the additional seeds that decide the claim if mean and deviation stay the same; None if over 1000."""
         counts = np.arange(estimate.seeds + 1, estimate.seeds + MAX_MISSING_SEEDS + 1)
         margin = abs(self.compute_margin(estimate.mean))
         enough = np.flatnonzero(_compute_half_width(estimate.deviation, counts) < margin)
@@ -75,5 +75,8 @@ ABOVE_ZERO = Region(low=math.nextafter(0, 1))
 
 
 def _compute_half_width(deviation: float, seeds: int | np.ndarray) -> np.ndarray:
-    """Half the width of Student's interval, t_{n-1} s / sqrt(n); t.interval returns NaN for a deviation of 0."""
+    """Compute half the width of Student's interval, t_{n-1} s / sqrt(n).
+
+    SciPy's t.interval is not used because it returns NaN for a deviation of 0.
+    """
     return t.interval(CONFIDENCE, seeds - 1)[1] * deviation / np.sqrt(seeds)

@@ -42,7 +42,7 @@ img {{ max-width: 100%; background: #fff; }}
 
 
 class _PageParser(MarkdownIt):
-    """A parser that accepts no address but those of embedded images, so that the page loads nothing."""
+    """A parser that accepts only the addresses of embedded images, so that the page loads no other files."""
 
     def validateLink(self, url: str) -> bool:  # noqa: N802 (name of markdown-it)
         return url.startswith(DATA_URI)
@@ -55,7 +55,7 @@ def render_html(report: ReportContents) -> str:
 
 
 def render_markdown(report: ReportContents) -> str:
-    """Render the report as Markdown, without charts; the images of networks are files in `images/`."""
+    """Render the report as Markdown, without charts. The images of networks are files in `images/`."""
     return _render(report, False)
 
 

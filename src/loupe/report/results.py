@@ -1,4 +1,4 @@
-"""Writes the table of runs to a Parquet file, from which a report can be made without MLflow, and reads it."""
+"""Writes the table of runs to a Parquet file and reads it. A report can be made from the file without MLflow."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ SETTING, METRIC, CURVE, STEP = "settings.", "metrics.", "curve.", "curve.step"
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write the table with runs in order of their start and columns in order of their names.
+    """Write the table. Runs are sorted by their start, and columns by their names.
 
     Args:
         table: One row per run, with the columns FACTS, settings.<field> (texts), metrics.<name> (numbers),
@@ -40,7 +40,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a table that `write` wrote; missing texts and lists are None, missing numbers are NaN.
+    """Read a table that `write` has written. Missing texts and lists are None; missing numbers are NaN.
 
     Raises:
         UsageError: The file is missing or is not such a table.

@@ -1,4 +1,4 @@
-"""The numbers that the study printed, their meaning according to its notebooks, and Loupe's numbers."""
+"""The numbers that the 2016 study printed, their meaning according to its notebooks, and Loupe's numbers."""
 
 from typing import Any
 
@@ -20,35 +20,35 @@ ROWS = (
     ),
     (
         "«R2»",
-        "Mean squared error in the loss, mean absolute error in the printed scores.",
+        "The loss is the mean squared error; the printed scores are mean absolute errors.",
         "mse {mse}, mae {mae} on whole images",
         "mse {mse}, mae {mae} on whole images",
     ),
     (
         "0.064 / 0.063 on test",
-        "Scores of random patches at any offset (three of four are shifted by half a pixel), of photos that were "
+        "Scores on random patches at any offset. Three of four patches are shifted by half a pixel. The photos were "
         "compressed twice with JPEG quality 75.",
         "mae {patches_mae} on random patches; two draws differ by {draws} %",
         "mae {mae} on whole images",
     ),
     (
         "0.092 against nearest's 0.120",
-        "Scores of one random image: a gain of 1.30. The study also printed 0.108 against 0.126, a gain of 1.17.",
+        "Scores on one random image: a gain of 1.30. The study also printed 0.108 against 0.126, a gain of 1.17.",
         "gain {gain} over nearest on all test photos; nearest wins on {wins} % of them",
         "gain {gain} over nearest on all test photos; nearest wins on {wins} % of them",
     ),
     (
         "bicubic 0.052, nearest 0.105",
-        "Output of an earlier version. Bicubic without any network already has half of the error of nearest.",
+        "The output of an earlier version of the study. Bicubic alone already has half of the error of nearest.",
         "bicubic {bicubic}, nearest {nearest}",
         "bicubic {bicubic}, nearest {nearest}",
     ),
     (
         "0.060 with pre-upscaled input",
-        "The filter that the study calls bicubic was Lanczos. On the printed image the network (0.110) is worse "
-        "than its input (0.089).",
+        "The filter that the study calls bicubic was Lanczos. On the printed image, the error of the network (0.110) "
+        "is higher than the error of its input (0.089).",
         DASH,
-        "on validation: network {pre_upscaled}, its input by {filter} {input}",
+        "mae on validation photos: network {pre_upscaled}, its input (upscaled by {filter}) {input}",
     ),
 )
 
@@ -70,10 +70,10 @@ def make_study_table(table: pd.DataFrame, best: pd.Series | None, study_run: pd.
 
 
 def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
-    """Find the best perceptron that was trained on crops at any offset and scored on patches; None without one.
+    """Find the best perceptron that was trained on crops at any offset and scored on patches; None if there is none.
 
-    The photos of the study were compressed twice with JPEG quality 75. Runs on another dataset than that of the
-    report (`recompress=75`) therefore take precedence.
+    The photos of the study were compressed twice with JPEG quality 75. Runs on a dataset with `recompress=75`, which
+    is not the dataset of the report, therefore take precedence.
 
     Args:
         table: All runs.
@@ -90,7 +90,7 @@ def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
 
 
 def _fill(text: str, run: pd.Series | None, pre_upscaled: pd.Series | None) -> str:
-    """Fill the scores of runs into a text; a dash if one of them is missing.
+    """Insert the scores of runs into a text; return a dash if one of them is missing.
 
     Args:
         text: Text with field names in braces.
@@ -128,7 +128,7 @@ def _has_value(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _find_best(table: pd.DataFrame, metric: str, matches: pd.Series) -> Any:
-    """Find the matching run with the metric that has the lowest validation mae; None if there is none."""
+    """Find the run with the lowest validation mae among the matching runs with a metric; None if there is none."""
     if not {metric, "metrics.val/best_mae"} <= set(table.columns):
         return None
     rows = table[matches & table[metric].notna()].sort_values(["metrics.val/best_mae", "run_id"])

@@ -1,4 +1,4 @@
-"""Tables of claims, arms and comparisons, and their Markdown."""
+"""Makes the tables of claims, arms and comparisons, and formats tables as Markdown."""
 
 from loupe.report.contents import ReportContents, Table
 from loupe.report.formatting import (
@@ -45,7 +45,7 @@ def make_comparisons_table(verdict: ClaimVerdict) -> Table:
 def format_table(table: Table) -> str:
     """Format a table as Markdown, one line per row.
 
-    DataFrame.to_markdown pads every cell to its column's width and needs tabulate, which does not escape `|`.
+    DataFrame.to_markdown is not used: it pads every cell to the width of its column, and does not escape `|`.
     """
     lines = [table.header, tuple("---" for _ in table.header), *table.rows]
     return "\n".join("| " + " | ".join(map(_format_cell, cells)) + " |" for cells in lines)

@@ -16,7 +16,7 @@ MIN_SEEDS = 2  # for a confidence interval
 
 @dataclass(frozen=True)
 class ArmMean:
-    """Mean of an arm, or of another metric of its runs, with the learning rates of the runs."""
+    """The mean of an arm's metric, or of the metric that it is compared with, and the learning rates of the runs."""
 
     name: str
     estimate: Estimate
@@ -25,7 +25,7 @@ class ArmMean:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference of an arm from another, paired by seed; or the arm's own value if `other` is empty."""
+    """The difference between two arms, paired by seed; or the value of one arm if `other` is empty."""
 
     name: str
     other: str
@@ -47,8 +47,8 @@ class ClaimVerdict:
         outcome: One of OUTCOMES.
         budget: Training budget of the runs, for example `20 s of one core`.
         arms: Mean of each arm.
-        comparisons: The comparisons that decide; the claim holds if all of them hold.
-        reason: Why the claim was not run; else empty.
+        comparisons: The comparisons of the claim, which holds if all of them hold.
+        reason: The reason if the claim was not run; otherwise empty.
     """
 
     claim: Claim
@@ -60,7 +60,7 @@ class ClaimVerdict:
 
     @property
     def missing_seeds(self) -> int | None:
-        """Additional seeds that would decide an undecided claim with the same statistics; None for more than 1000."""
+        """Additional seeds that decide an undecided claim if its statistics stay the same; None if over 1000."""
         if self.outcome != UNDECIDED:
             return 0
         undecided = [comparison for comparison in self.comparisons if comparison.outcome == UNDECIDED]
@@ -72,7 +72,7 @@ class ClaimVerdict:
 
     @property
     def weakest(self) -> Comparison | None:
-        """The comparison that decides: the one with the worst outcome and the smallest margin."""
+        """The comparison that decides the claim: the one with the worst outcome and the smallest margin."""
         ranks = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
         return min(
             self.comparisons,
@@ -122,7 +122,7 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
 
 
 def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Select the rows of each arm, by the arm's name; the name of an arm after `change_to` contains the change."""
+    """Select the rows of each arm, by the arm's name. With `change_to`, each arm is also selected with the change."""
     runs = {}
     for variant in _list_variants(claim, arms):
         for arm in claim.arms:
@@ -132,7 +132,7 @@ def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def format_arm(arm: dict[str, str]) -> str:
-    """Format an arm: `tanh` if one word is enough, else `activation=tanh, hidden=512,256`."""
+    """Format an arm: `tanh` if one word is enough, otherwise `activation=tanh, hidden=512,256`."""
     if not arm:
         return "all runs"
     words = [value for value in arm.values() if value[:1].isalpha() and value not in ("true", "false", "none")]
@@ -166,7 +166,7 @@ def _make_region(claim: Claim) -> Region:
 
 
 def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
-    """List the settings to add to each arm: one per value of `each`, or one that is empty."""
+    """List the settings to add to each arm: one per value of `each`; without `each`, a single empty dictionary."""
     missing = claim.fields - set(arms.columns) if len(arms) else set()
     if missing:
         raise UsageError(f"claim {claim.number}: must use fields that its sweep searches, got {min(missing)}")
@@ -179,7 +179,7 @@ def _list_values(arms: pd.DataFrame, field: str) -> list[str]:
 
 
 def _make_sort_key(value: Any) -> Any:
-    """Make the key to compare and sort values: 1.0 equals 1, and numbers come first."""
+    """Make the key to compare and sort values. It makes 1.0 equal to 1, and sorts numbers before texts."""
     if pd.isna(value):
         return None
     try:
@@ -200,7 +200,7 @@ def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.Da
 
 
 def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: str | None = None) -> pd.Series:
-    """Read the value per seed of complete seeds: the worst over `worst_over`, and the change by `change_to`."""
+    """Read one value per complete seed: the worst value over `worst_over`, or the change by `change_to`, or both."""
     column = f"metrics.{metric or claim.metric}"
 
     def read_table(arm: dict[str, str]) -> pd.DataFrame:
@@ -219,7 +219,7 @@ def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: 
 
 
 def _format_learning_rates(runs: pd.DataFrame | None) -> str:
-    """Format the learning rates of an arm's runs; arms can have different ones because sweeps tune them."""
+    """Format the learning rates of an arm's runs. They can differ between arms because sweeps tune them."""
     if runs is None or "settings.learning_rate" not in runs:
         return ""
     return ", ".join(_list_values(runs, "settings.learning_rate"))

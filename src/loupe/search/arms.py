@@ -23,8 +23,8 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per point and seed, from the newest run: the columns of `table`, `seed`, and a column per key of
-        [search] (text; None if its condition does not hold). With tuned fields, an arm has only the point that
-        was best with the first seed. Empty for a sampler.
+        [search] (text; None if its condition does not hold). If fields are tuned, the points that differ in these
+        fields only form an arm, and each arm has only its best point with the first seed. Empty for a sampler.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -43,7 +43,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 def _select_points(
     sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
 ) -> Iterator[tuple[Params, pd.DataFrame]]:
-    """Yield the points of an arm that have runs, with a run per seed; of a tuned arm only the best point."""
+    """Yield each point of an arm that has runs, with a run per seed. If fields are tuned, yield only the best one."""
     first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []

@@ -16,11 +16,11 @@ def plot_study(study: optuna.Study, params: Sequence[str]) -> dict[str, Figure]:
 
     Args:
         study: the study.
-        params: the parameters to plot. Parameters with fewer than two completed trials are left out.
+        params: the parameters to plot. A parameter with fewer than two completed trials is omitted.
 
     Returns:
         Figures by name; empty with fewer than two completed trials. `importances` covers the parameters that all
-        completed trials have, and is missing if there are none.
+        completed trials have, and is missing if they have none in common.
     """
     matplotlib.use("Agg")
     from optuna.visualization import matplotlib as plots

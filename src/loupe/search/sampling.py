@@ -5,11 +5,11 @@ from optuna.trial import Trial
 
 from loupe.search.sweep_file import Params, Range, SweepFile
 
-CURVE_POINTS = 17  # of a learning curve with the default eval_every, including the point of step 0
+CURVE_POINTS = 17  # in a learning curve with the default eval_every, including the point of step 0
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
-    """Return the parameters of a trial: those that it was enqueued with, the others from the sampler."""
+    """Return the parameters of a trial. Enqueued values have priority; the sampler chooses the other values."""
     params: Params = {}
     for key in sweep.order_keys():
         if not sweep.is_active(key, params):
@@ -25,7 +25,7 @@ def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
 
 
 def suggest_seed(sweep: SweepFile, trial: Trial) -> int:
-    """Return the seed of a trial: the last axis of a grid, the same for all trials of another sampler."""
+    """Return the seed of a trial. In a grid, it is the last parameter; a sampler uses one seed for all trials."""
     return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.is_grid else sweep.seeds[0]
 
 
@@ -41,7 +41,7 @@ def draw_startup_points(sweep: SweepFile) -> list[Params]:
 
 
 def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the trial with this number. All points of a grid are enqueued, so it samples nothing."""
+    """Return the sampler of the trial with this number. In a grid it is not used, because all points are enqueued."""
     seed = (sweep.seeds[0] * 100_003 + number) % 2**32
     if sweep.study.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
@@ -49,7 +49,7 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
 
 
 def create_pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
-    """Return the pruner of a sweep. It counts points of the curve, not training steps."""
+    """Return the pruner of a sweep. It counts points of the learning curve, not training steps."""
     if sweep.study.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     if sweep.study.pruner == "hyperband":

@@ -1,9 +1,9 @@
 """The Optuna study of a sweep: enqueues its trials, gives each to one worker, and ranks the results.
 
-The sweep's process enqueues every item (a grid point with a seed, or a slot of a sampler), and workers claim waiting
-trials only. Each item is therefore trained exactly once. The item of a crashed worker is enqueued again and continues
-from its checkpoint. Optuna can repeat the trials of crashed workers too (RetryHeartbeatStaleTrialCallback), but only
-in a database: the default storage, a journal file, has no heartbeats.
+An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses. The sweep's
+process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained exactly once.
+The item of a crashed worker is enqueued again, and its new trial continues from the checkpoint. Optuna's own retries
+(RetryHeartbeatStaleTrialCallback) need a database: the default storage, a journal file, has no heartbeats.
 """
 
 import heapq
@@ -23,14 +23,14 @@ from loupe.errors import UsageError
 from loupe.search import sampling
 from loupe.search.sweep_file import Params, SweepFile
 
-# User attributes of a trial: its item, the run whose checkpoint it continues, its run, its worker, the sweep's run,
-# FAILED or ORPHANED and the reason, whether its result was in the store, and the seconds of its training and scoring.
+# User attributes of a trial: its item, the run whose checkpoint it continues, its own run, its worker, the sweep's
+# run, FAILED or ORPHANED, the error message, whether its result was reused, the seconds of its training and scoring.
 ITEM, RESUMED_RUN, RUN, OWNER, PARENT = "item", "resume", "run", "owner", "parent"
 FAILURE, REASON, REUSED, WORK_SECONDS = "ended", "why", "reused", "work"
 FAILED, ORPHANED = "error", "orphan"
-SPACE_TAG = "loupe.space"  # an attribute of the study and a tag of the sweep's run
-MAX_ATTEMPTS = 3  # per item whose workers crash, within one start of the sweep
-CLAIM_TIMEOUT_S = 20.0  # after which a running trial without an owner is an orphan
+SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
+MAX_ATTEMPTS = 3  # per item, if its workers crash; each start of the sweep counts anew
+CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner counts as orphaned
 MAX_WAITING = 64
 MAX_REASON_LENGTH = 500
 ByItem = dict[str, list[FrozenTrial]]
@@ -72,16 +72,16 @@ class SweepStudy:
             self.optuna_study.set_user_attr(SPACE_TAG, space)
         elif existing != space:
             raise UsageError(
-                f"study.name: {self.sweep.name!r} is a study of another space (settings, search or dataset); "
-                "give another name"
+                f"study.name: {self.sweep.name!r} is a study with another search space (settings, search or "
+                "dataset); choose another name"
             )
 
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
-        """Enqueue items that have neither ended nor a waiting or running trial.
+        """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
         Args:
-            max_waiting: the number of trials that may wait; nothing is enqueued while at least half as many wait.
-                Few trials wait, because Optuna reads all unfinished trials from a database with each request.
+            max_waiting: the maximum number of waiting trials. It is small, because Optuna reads all unfinished trials
+                from a database with each request. Nothing is enqueued while at least half of it wait.
         """
         room = max_waiting - self.count_waiting()
         if room <= max_waiting // 2:
@@ -133,7 +133,7 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for a worker; no other worker gets it. `Study.ask` would create one if none waits.
+        """Claim a waiting trial for one worker only. `Study.ask` would create a trial if none waits.
 
         Args:
             owner: tags of the worker's process.
@@ -170,7 +170,7 @@ class SweepStudy:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
-        """Fail the running trials of crashed workers, and those without an owner for CLAIM_TIMEOUT_S.
+        """Fail the running trials of crashed workers, and running trials without an owner after CLAIM_TIMEOUT_S.
 
         Args:
             is_alive: returns whether the owner of a trial is alive.
@@ -189,7 +189,8 @@ class SweepStudy:
     def rank_trials(self) -> list[FrozenTrial]:
         """Return the complete trials, best first.
 
-        Trials of a grid are ranked by the number of seeds of their point, then by its mean, then by their own value.
+        Trials of a grid are ranked by the number of complete seeds of their point, then by the mean value of the
+        point, then by their own value.
         """
         complete = self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
@@ -220,7 +221,7 @@ class SweepStudy:
         return tuple(map(trial.params.get, self.sweep.search))
 
     def _find_loss(self, trial: FrozenTrial) -> float:
-        """Return the value of a complete trial with the sign that makes lower better."""
+        """Return the value of a complete trial, negated if higher values are better."""
         return self._sign * float(trial.value or 0)
 
     def _find_id(self, trial: Trial | FrozenTrial) -> int:
@@ -233,7 +234,7 @@ class SweepStudy:
         return by_item
 
     def _iterate_items(self, by_item: ByItem) -> Iterator[tuple[str, Params]]:
-        """Yield all items in their order. For a tuned grid, further seeds follow only for tuned arms."""
+        """Yield all items in their order. In a tuned grid, only the best point of each arm gets further seeds."""
         if not self.sweep.is_grid:
             for slot in range(self.sweep.study.trials):
                 yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}
@@ -244,7 +245,7 @@ class SweepStudy:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: ByItem) -> Params | None:
-        """Return the best point of an arm by its first seed; None if a trial has not ended, or none has a value."""
+        """Return the best point of an arm by its first seed; None if a trial is open, or no trial has a value."""
         trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self._has_ended, trials)):
             return None

@@ -1,4 +1,4 @@
-"""Opens the storage of an Optuna study, a database or a journal file, and repairs a journal after a kill."""
+"""Opens the storage of an Optuna study (a database or a journal file), and repairs the journal of a killed sweep."""
 
 import json
 import os
@@ -19,10 +19,10 @@ from loupe.config.fields import hide_password
 from loupe.errors import UsageError
 
 WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time
-LOCK_TIMEOUT_S = 60.0  # of a SQLite database that other workers use
-RETRY_TIMEOUT_S = 120.0  # a running sweep survives the restart of its database
+LOCK_TIMEOUT_S = 60.0  # how long to wait for a SQLite database that another worker has locked
+RETRY_TIMEOUT_S = 120.0  # long enough for the restart of a database
 RETRY_INTERVAL_S = 1.0
-JOURNAL_START = b'{"op_code":0,"worker_id":"'  # of the first record, which creates a study
+JOURNAL_START = b'{"op_code":0,"worker_id":"'  # the start of the first record, which creates a study
 BLOCK_BYTES = 65536
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
 
 
 def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T:
-    """Call a function until its database answers, and return its result.
+    """Call a function, repeat the call until the database answers, and return the result.
 
     Args:
         work: the function; it must be idempotent.
@@ -73,17 +73,17 @@ def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T
 
 
 def _lock_database(connection: Connection) -> None:
-    """Lock SQLite, which has no SELECT … FOR UPDATE; Optuna needs the lock to assign a trial to one worker only."""
+    """Lock SQLite, which has no SELECT … FOR UPDATE, so that Optuna assigns each trial to one worker only."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def check_journal(file: Path, lines: int | None = 1) -> None:
-    """Check that a file is an Optuna journal, empty or missing, without changing it.
+    """Check that a file is an Optuna journal, is empty, or does not exist. The file is not changed.
 
     Args:
         file: any path.
-        lines: the number of lines to check after the first bytes; None checks all lines. An incomplete last
-            line is accepted: a kill leaves one.
+        lines: the number of lines to check; None checks all lines. An incomplete last line is accepted, because
+            a killed process can leave one.
 
     Raises:
         UsageError: the file is not a journal.
@@ -107,7 +107,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def remove_incomplete_line(journal: Path) -> None:
-    """Remove the incomplete last line of a journal, unless a process completes it.
+    """Remove the incomplete last line of a journal, unless a running process completes it.
 
     Raises:
         UsageError: the file is not a journal; it is not changed.

@@ -1,4 +1,4 @@
-"""The content of a sweep file: its tables, the points of its search space, and the train settings of a point.
+"""The content of a sweep file: its tables, the points of its search space, and the settings of a point.
 
 A key of [train] or [search] may have a condition before a dot. `sgd.momentum` applies if the optimizer is sgd,
 `perceptron.hidden` if the network is perceptron, `initializer=gaussian.stddev` if that field has that value.
@@ -19,7 +19,7 @@ from loupe.report.claims import Claim
 
 Params = dict[str, Any]  # a value per key of [search]: one point of the search space
 MAX_KEYS = 200  # per table: several times the number of fields
-MAX_RANDOM_POINTS = 400  # checked before a sampler starts
+MAX_RANDOM_POINTS = 400  # the number of random points to check before a sampler starts
 # Fields of train that cannot be searched: dataset and seed are set per sweep, the others do not change the network.
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
@@ -48,7 +48,7 @@ class Range(BaseModel):
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     def draw(self, rng: random.Random) -> int | float:
-        """Draw one of the two ends or a number between them, with equal probability."""
+        """Draw the lower end, the upper end, or a random number between them, each with probability 1/3."""
         if self.step is not None:
             between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
         elif self.log:
@@ -140,7 +140,7 @@ class SweepFile(BaseModel):
         return sorted(self.search, key=depth)
 
     def list_choices(self, key: str) -> list[Any]:
-        """Return the values of a key in the form that Optuna and the settings accept; the two ends of a range."""
+        """Return the values of a key as Optuna and the settings accept them. For a range, return its two ends."""
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]
@@ -197,7 +197,7 @@ class SweepFile(BaseModel):
             more: fields that override the file and the point, such as the seed.
 
         Raises:
-            UsageError: train refuses a field or a value.
+            UsageError: the settings of train do not accept a field or a value.
         """
         given = {parse_field(key): value for key, value in self.train.items() if self.is_active(key, params)}
         given |= {parse_field(key): value for key, value in params.items()} | more
@@ -223,7 +223,7 @@ class SweepFile(BaseModel):
         return sum(points) + len(points) * (self.study.repeats - 1)
 
     def describe_space(self, digest: str) -> str:
-        """Return as JSON all settings that the trials of one study must share.
+        """Return, as JSON, all settings that must be equal for all trials of a study.
 
         The number of seeds or trials may change.
 

@@ -1,4 +1,4 @@
-"""Reads a sweep file and checks every point against the settings of train before a trial starts."""
+"""Reads a sweep file and checks every point against the settings of train before the first trial starts."""
 
 import tomllib
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
     Args:
         file: its path.
-        settings: name, dataset, pruner and seed that replace those of the file; smoke=true shortens the trainings.
+        settings: name, dataset, pruner and seed replace the values of the file; smoke=true shortens the trainings.
 
     Raises:
         UsageError: the file cannot be read, or a table, a field or a value is invalid.
@@ -106,7 +106,7 @@ def _check_keys(sweep: SweepFile) -> None:
 
 
 def _check_points(sweep: SweepFile) -> None:
-    """Check that train accepts all points of a grid, or random points of a sampler."""
+    """Check that train accepts all points of a grid, or random points if the sweep uses a sampler."""
     if sweep.is_grid and next(islice(sweep.iterate_points(), MAX_GRID_POINTS, None), None) is not None:
         raise UsageError(f"search: a grid must have at most {MAX_GRID_POINTS} points; use sampler=random or tpe")
     used: set[str] = set()

@@ -26,7 +26,7 @@ from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS, SweepStudy
 from loupe.search.worker_job import WorkerJob
-from loupe.tracking import checkpoints, curves, models, records, training_runs, trials
+from loupe.tracking import curves, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
 
 # Files and folders whose code determines the trained weights, given the settings and the dataset.
@@ -44,7 +44,7 @@ TRAINING_CODE = (
 
 
 class Stopwatch:
-    """Measures the time in which a trial builds, trains and scores its network, without logging, in seconds."""
+    """Measures how many seconds a trial takes to build, train and score its network, without the logging."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -72,7 +72,7 @@ class TrialContext:
 
     Args:
         trial: the result of `SweepStudy.claim_trial`.
-        study: its study.
+        study: the study of the trial.
         job: the job of the worker.
         watch_run: called with the id of the trial's run when it opens, and with None when it closes.
         settings: the settings of train at the trial's point.
@@ -119,7 +119,7 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob, watch_run: Callab
 
 
 def _find_result(context: TrialContext) -> Any:
-    """Return the finished run of this trial, or of an equal one unless `fresh` is set; None if there is none."""
+    """Return the finished run of this trial or, unless `fresh` is set, of an equal trial; None if there is none."""
     ended = trials.get_ended(context.resumed_run) if context.resumed_run else None
     return ended if ended or context.job.fresh else trials.find_finished(context.key)
 
@@ -135,7 +135,7 @@ def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | 
 
 
 def _train(context: TrialContext) -> tuple[TrialState, float | None]:
-    """Train the network in a run of its own; returns the state and the value, None for a pruned trial."""
+    """Train the network in a run of its own; returns the state, and the value (None for a pruned trial)."""
     from loupe.upscalers import ridge
 
     trial, study, settings = context.trial, context.study, context.settings
@@ -173,7 +173,6 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
             context.watch_run(None)
         trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)
         records.log_tags({trials.STATE_TAG: state.name})
-        checkpoints.remove_checkpoint()
     return state, value if state == TrialState.COMPLETE else None
 
 
@@ -203,7 +202,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     trial, settings = context.trial, context.settings
     if not isinstance(settings, GradientTrain):
         return []
-    kept, numbers = trials.PeriodicCheckpoint(), itertools.count()
+    periodic, numbers = trials.PeriodicCheckpoint(), itertools.count()
 
     def log_point(step: int, metrics: dict[str, float]) -> None:
         records.log_metrics(metrics, step)
@@ -212,7 +211,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         with context.stopwatch.pause():
             log_point(point.step, point.metrics)
-            kept.offer(arrays, point.step)
+            periodic.offer(arrays, point.step)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -221,7 +220,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     try:
         progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
     except LoupeError:  # the training diverged
-        kept.save()
+        periodic.save()
         raise
     records.log_metrics({"training_seconds": progress.seconds})
     return progress.points
@@ -244,7 +243,7 @@ def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
     for name in TRAINING_CODE:
         path = package / name
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            code.update(strip_prose(file.read_text()).encode())
+            code.update(strip_prose(file.read_text(encoding="utf-8")).encode())
     return code.hexdigest()[:12]
 
 
@@ -261,7 +260,7 @@ def open_dataset(job: WorkerJob) -> Dataset:
     """Open the sweep's dataset; a machine that cannot read it prepares it from the same source.
 
     Raises:
-        UsageError: neither is possible.
+        UsageError: this machine can neither read nor prepare the dataset.
     """
     if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _fetch_dataset(job.dataset)

@@ -15,15 +15,15 @@ import traceback
 
 HEARTBEAT_INTERVAL_S = 30.0
 SHUTDOWN_TIMEOUT_S = 10.0  # for an interrupted worker, before it exits without cleaning up
-IDLE_TIMEOUT_S = 1.5  # without an open trial; a longer wait costs more than a new worker
+IDLE_TIMEOUT_S = 1.5  # of a worker without open trials; a new worker costs less than a longer wait
 POLL_INTERVAL_S = 0.3
 
 
 def main(parent_pid: int) -> None:
     """Run trials until an end condition is met.
 
-    The conditions are: `max_trials` trials ran, no trial is open, the deadline is over, the sweep's run is closed, or
-    the parent process exits.
+    The conditions are: `max_trials` trials ran, no trial is open, the deadline has passed, the sweep's run is closed,
+    or the parent process exits.
     """
     from loupe.errors import UsageError
     from loupe.search.study import SweepStudy
@@ -35,13 +35,13 @@ def main(parent_pid: int) -> None:
     heartbeat = Heartbeat(parent_pid)
     job = WorkerJob(**json.load(sys.stdin))
     if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create an empty journal
-        raise UsageError(f"storage: must be a database URL, {socket.gethostname()} cannot read {job.storage!r}")
+        raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
     from loupe.search.trial import open_dataset, run_trial  # after the check: the import takes seconds
 
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
-    open_dataset(job)  # before a trial is claimed: its heartbeats must start soon after
+    open_dataset(job)  # before a trial is claimed, because its heartbeats must start soon after the claim
     done, active = 0, time.monotonic()
     while done < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
         trial = retry_database(lambda: study.claim_trial(liveness.process_tags()))

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MAX_STDERR_LINES = 40  # of a worker that failed: enough for a traceback of Keras
+MAX_STDERR_LINES = 40  # of standard error in the message about a failed worker: enough for Keras's traceback
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class WorkerJob:
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
         digest: the digest of the dataset.
-        source: dataset, smoke and seed: the settings that prepare the dataset on a machine that cannot read it.
+        source: the settings dataset, smoke and seed. A machine that cannot read the dataset prepares it with these.
         data_dir: the folder for prepared datasets.
         threads: cores per trial; 0 is all.
         max_trials: maximum number of trials that the worker runs.
@@ -53,7 +53,9 @@ def start_worker(job: WorkerJob) -> subprocess.Popen[str]:
         environment |= dict.fromkeys(names, str(job.threads))
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "loupe.search.worker", str(os.getpid())]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="backslashreplace", env=environment
+    )
 
 
 def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
@@ -63,7 +65,7 @@ def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
         The number of trials that it ran.
 
     Raises:
-        RuntimeError: it failed. The first line of the message is a summary; the end of its standard error follows.
+        RuntimeError: the process failed. The message is a summary line and the end of its standard error.
     """
     output, errors = process.communicate(json.dumps(asdict(job)))
     if process.returncode:

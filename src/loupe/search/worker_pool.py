@@ -20,12 +20,12 @@ from loupe.search.study_storage import retry_database
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
-MAX_TRIALS_PER_WORKER = 25  # then its process exits: TensorFlow's memory grows with each trial
+MAX_TRIALS_PER_WORKER = 25  # then the process exits, because TensorFlow's memory grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
 SPARE_TRIALS = 8  # waiting trials in addition to two per worker
-MAX_CRASHES = 2 * MAX_ATTEMPTS  # of workers in a row: more than a single trial can cause
+MAX_CRASHES = 2 * MAX_ATTEMPTS  # of workers in a row; a single trial causes at most MAX_ATTEMPTS of them
 
 RunWorker = Callable[[WorkerJob], int]
 
@@ -37,7 +37,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         settings: the settings of the sweep.
         study: the study.
         job: the job of the workers; they share its `max_trials`.
-        workers: the number of processes. Without `settings.workers`, a Dask cluster gets one per core, as it grows.
+        workers: the number of processes. Without `settings.workers`, a Dask cluster runs one per core, also if the
+            number of its cores changes.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -73,7 +74,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
                 if error:
                     print_lines(f"{title}: {error}", settings.quiet)
                 if error and crashes == MAX_CRASHES:
-                    raise LoupeError(f"workers: {crashes} crashed in a row; the last: {describe_error(error)}")
+                    raise LoupeError(f"workers: {crashes} crashed in a row; the last error: {describe_error(error)}")
             if not running:
                 time.sleep(POLL_INTERVAL_S)
 
@@ -104,7 +105,7 @@ def _close_orphans(study: SweepStudy, parent: str) -> None:
 class LocalWorkers:
     """The worker processes that this process started.
 
-    They are not a ProcessPoolExecutor: it fails all tasks when one process is killed.
+    A ProcessPoolExecutor is not used, because it fails all tasks when one process is killed.
     """
 
     def __init__(self) -> None:

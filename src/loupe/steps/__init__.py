@@ -1,1 +1,1 @@
-"""The entry points, one file each: parse, do, log."""
+"""The steps, one module per step. The function `run` of a module runs the step with validated settings."""

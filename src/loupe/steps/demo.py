@@ -33,7 +33,7 @@ def run(settings: Demo) -> None:
         tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
         _open_socket(settings) as listening,
     ):
-        warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
+        warnings.simplefilter("ignore")  # Pillow warns about harmless faults in files
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"  # removed with the folder when the server ends
         results = Path(folder, "results")
         results.mkdir()
@@ -49,7 +49,7 @@ def run(settings: Demo) -> None:
             ssr_mode=False,
             max_file_size=MAX_FILE_BYTES,
         )
-        # an open page never closes its connection: it is cut after a second, and the log omits that error
+        # Open pages never close their connections. The server closes them after a second and does not log the errors.
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         host, port = listening.getsockname()[:2]

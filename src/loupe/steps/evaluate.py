@@ -13,7 +13,7 @@ from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.atomic import validate_output_file, write_atomically
+from loupe.imaging.atomic import validate_output_file, write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-# Prefixes of the metrics by split; `train` logs those of the validation split as val/, too.
+# Prefixes of the metrics by split. They are the same as in the step `train`.
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
 
@@ -34,7 +34,7 @@ class Images:
 
     Args:
         pairs: the images.
-        name: shown to the user.
+        name: a description of the images for the user.
     """
 
     pairs: "Pairs | WholePhotos"
@@ -87,10 +87,11 @@ def label_models(settings: Evaluate) -> dict[str, str]:
     """Choose a unique label per network: the last part of its name if that is unique, otherwise the whole name.
 
     Args:
-        settings: the fields `model` and `beside` are used. Baselines in `beside` get no label: every table has them.
+        settings: the fields `model` and `beside` are used. Baselines in `beside` get no label, because every table
+            contains all baselines.
 
     Raises:
-        UsageError: two networks have the same name, or a network has the name of another row of the table.
+        UsageError: two networks have the same name, or a network has the name of another row of the score table.
     """
     from loupe.evaluation.scoring import to_metric_name
     from loupe.upscalers.baselines import FILTERS
@@ -117,7 +118,7 @@ def _validate_files(settings: Evaluate) -> None:
 
 
 def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None) -> "LoadedModel":
-    """Load a model by its name. If it has several scale factors, load that of `scale` or of the settings."""
+    """Load a model by its name. If it has several scale factors, use `scale`, or by default that of the settings."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(ensemble=ensemble, keras=True, threads=0, data_dir=settings.data_dir)
@@ -142,7 +143,7 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray":
-    """Load the ridge of the dataset that the model was trained on; by default that of the sample dataset."""
+    """Load the ridge that the run of the model has logged; if there is none, load the ridge of the sample dataset."""
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -155,7 +156,7 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
 
 
 def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
-    """Open the images of the protocol; `luminance` is the default for photos."""
+    """Open the images that the settings select; `luminance` is the default formula for photos."""
     from loupe.data import preparation
     from loupe.data.whole_photos import WholePhotos
 
@@ -189,7 +190,7 @@ def _score(settings: Evaluate, methods: dict[str, "UpscalingModel"], pairs: "Pai
 def _draw_figures(
     settings: Evaluate, methods: dict[str, "UpscalingModel"], label: str, pairs: "Pairs | WholePhotos"
 ) -> None:
-    """Log a comparison of the methods on whole images, and write the sheet with the model under its label, last."""
+    """Log a comparison of the methods on whole images, and write the sheet. Its last column is the model."""
     from loupe.data.dataset import Pairs
     from loupe.evaluation import figures
     from loupe.tracking import records
@@ -204,14 +205,14 @@ def _draw_figures(
 
 
 def _choose_prefix(settings: Evaluate) -> str:
-    """Return the prefix of the metrics; only scores of the protocol `photos` on a dataset have that of a split."""
+    """Return the prefix of the metrics: that of the split for a dataset with the protocol `photos`."""
     if settings.protocol != "photos":
         return settings.protocol
     return "photos" if settings.photos else SPLIT_PREFIXES[settings.split]
 
 
 def _replace_nan(value: Any) -> Any:
-    """Replace NaN and infinite numbers by None, since JSON has neither; ssim of tiny images is NaN."""
+    """Replace NaN and infinite numbers with None, because JSON supports neither; ssim of tiny images is NaN."""
     if isinstance(value, dict):
         return {key: _replace_nan(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -221,8 +222,7 @@ def _replace_nan(value: Any) -> Any:
 
 def _write_json(out: Path, summary: dict[str, Any]) -> None:
     try:
-        with write_atomically(out) as partial:
-            partial.write_text(json.dumps(_replace_nan(summary), indent=2, allow_nan=False) + "\n")
+        write_file(out, json.dumps(_replace_nan(summary), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise LoupeError(f"out: {str(out)!r} cannot be written: {error.strerror}") from None
 

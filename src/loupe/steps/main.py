@@ -1,4 +1,4 @@
-"""The whole job: prepares photos, trains and compares networks, registers the best one, upscales a photo with it."""
+"""Runs the main steps: prepares photos, trains, compares and registers networks, and upscales a photo."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ def run(settings: Main) -> None:
     preparing = parse_settings("preprocess", {"source": settings.dataset} | shared)
     place = preparation.find_dataset(settings.data_dir, settings.dataset)
     if place is None:
-        preparation.find_photos(preparing)  # raises before the run starts if there are none
+        preparation.find_photos(preparing)  # raises an error before the run starts if there are no photos
     with runs.step_run(settings, f"main {settings.dataset}"):
         place = place or preprocess.run(preparing).location
         given = {"dataset": place, "threads": settings.threads} | shared

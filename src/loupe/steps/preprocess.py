@@ -1,4 +1,4 @@
-"""Prepares a dataset from photos, and logs its numbers and figures."""
+"""Prepares a dataset from photos, and logs its statistics and figures."""
 
 import time
 from pathlib import Path
@@ -24,8 +24,8 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data.sources import name_sources
 
     photos = preparation.find_photos(settings)
-    # Imported after the photos were found, to report a wrong source early; and not in a second thread during the
-    # preparation, which saved no measurable time, and hung after 3 of about 250 signals.
+    # Imported only after the photos are found, so that a wrong source is reported early. An import in a second thread
+    # during the preparation saved no measurable time, and hung after 3 of about 250 signals.
     from loupe.tracking import records, runs
 
     runs.open_store()

@@ -27,7 +27,7 @@ class Registration:
         name: the name of the registered model.
         version: the number of the version.
         is_champion: whether the version is the champion now.
-        reason: the comparison that decided this.
+        reason: the result of the comparison with the previous champion.
     """
 
     name: str
@@ -48,7 +48,7 @@ def run(settings: Register) -> Registration:
     """Register the model of a run, add its ONNX file, and make it champion if it beats the current champion.
 
     Raises:
-        UsageError: the run is not a finished training, or its dataset does not exist any more.
+        UsageError: the run is not a finished training, or its dataset no longer exists.
     """
     from loupe.data import preparation
     from loupe.models.builder import KerasUpscaler
@@ -88,16 +88,16 @@ def run(settings: Register) -> Registration:
         name = f"{trained.info.run_name}, trained on {dataset.folder.name}"
         description = f"{name}. {_describe_input(upscaler.geometry)}. Data: {licence}."
         version = registration.register_model(run_id, scale, description, version_tags)
-        # a smoke training lasts seconds: its model does not replace a champion
+        # the model of a smoke run, which trains for seconds, must not replace a champion
         may_replace = champion is None or trained_with["smoke"] != "true"
         if gate.won and may_replace and not is_champion:
-            # set_champion comes last: if the process is killed before, the same command does all of this again
+            # set_champion comes last: if the process is killed before it, the same command repeats all of this
             name = f"{version.name} version {version.version}"
             records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, name)})
             registration.set_champion(scale, version.version)
             is_champion, reason = True, gate.reason
         else:
-            reason = "it is the champion already" if is_champion else gate.reason
+            reason = "it is already the champion" if is_champion else gate.reason
         records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **gate.tags})
         records.log_metrics(gate.metrics)
     result = Registration(version.name, str(version.version), is_champion, reason)

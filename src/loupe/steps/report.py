@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
 from loupe.config.steps import Report
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
+from loupe.imaging.atomic import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from loupe.upscalers.tiling import UpscalingModel
 
 TABLE_FILE = "results.parquet"
-# Captions of the images that need trained networks. A report from a table reads them from the folder of the table.
+# Captions of the images that need trained networks. A report from a table reads these images from the table's folder.
 CAPTIONS = {
-    "comparison": "The best network and the baselines on test photos; below each image its region with most details.",
-    "story": "The networks of the study on the regions of test photos with most details; mae of whole images. "
-    "Plain: no hidden layer. Dropout: half of the units. Tanh: Gaussian initialisation. Xavier: Xavier "
+    "comparison": "The best network and the baselines on test photos. Below each image is its most detailed region.",
+    "story": "The networks of the study on the most detailed regions of test photos, with the mae of whole images. "
+    "Plain: no hidden layer. Dropout: drops half of the units. Tanh: Gaussian initialisation. Xavier: Xavier "
     "initialisation. Final: the best network.",
 }
 # Networks of the image `story` in order, with the settings that select their runs.
@@ -29,7 +30,7 @@ STORY_NETWORKS: dict[str, dict[str, str]] = {
     "tanh": {"activation": "tanh", "keep_prob": "1.0", "initializer": "gaussian"},
     "Xavier": {"activation": "tanh", "keep_prob": "1.0", "initializer": "xavier"},
 }
-STORY_SWEEP = "story"  # its runs take precedence
+STORY_SWEEP = "story"  # runs of this sweep take precedence over other runs
 
 
 def run(settings: Report) -> Path:
@@ -42,12 +43,15 @@ def run(settings: Report) -> Path:
     out = Path(settings.out)
     images = _read_images(settings) if settings.from_ else _draw_images(settings, rows)
     report = assembly.build_report(table, rows, claims, images)
-    (out / page.IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
-    results.write(table, out / TABLE_FILE)
-    (out / "report.html").write_text(page.render_html(report))
-    (out / "report.md").write_text(page.render_markdown(report))
-    for image in report.network_images:
-        (out / page.IMAGE_FOLDER / f"{image.name}.png").write_bytes(image.png)
+    try:
+        (out / page.IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
+        results.write(table, out / TABLE_FILE)
+        for image in report.network_images:
+            write_file(out / page.IMAGE_FOLDER / f"{image.name}.png", image.png)
+        write_file(out / "report.html", page.render_html(report))
+        write_file(out / "report.md", page.render_markdown(report))
+    except OSError as error:
+        raise LoupeError(f"out: {settings.out!r} cannot be written: {error.strerror or error}") from None
     if not settings.from_:
         _log_report(settings, out / "report.html", report)
     print_line(report.summary, settings.quiet)
@@ -117,8 +121,8 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
     best = assembly.find_best_run(rows)
     place = None if best is None else preparation.find_dataset(settings.data_dir, best["dataset"])
     if place is None:
-        reason = "no run has a model" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
-        print_line(f"the report has no images of networks: {reason}", settings.quiet)
+        reason = "no run has test scores" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
+        print_line(f"the report has no images of networks because {reason}", settings.quiet)
         return {}
     dataset, scale = Dataset(place), parse_scale(best["settings.scale"])
     pairs = dataset.load_pairs("test", scale)
@@ -163,7 +167,7 @@ def _load_network(row: "pd.Series") -> "UpscalingModel":
 
 
 def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:
-    """Log the page and the number of claims per outcome in a run of its own."""
+    """Log the page and the number of claims per outcome in a separate run."""
     from loupe.tracking import records, runs
 
     with runs.step_run(settings, f"report on {report.dataset}"):

@@ -24,7 +24,7 @@ def run(settings: Sweep) -> str | None:
     """Run a sweep.
 
     Returns:
-        The id of the best trial's run; None if no trial has a value, or if only the dashboard's command is printed.
+        The id of the best trial's run; None if no trial has a value, or with `dashboard`.
     """
     from loupe.search import worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
@@ -37,7 +37,9 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         print_line(_dashboard_command(location), settings.quiet)
         return None
-    cores = worker_pool.count_cores(settings.scheduler)  # before anything is written: the scheduler may not answer
+    cores = worker_pool.count_cores(
+        settings.scheduler
+    )  # fails before the sweep writes files if there is no scheduler
     workers, total = settings.workers or cores, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
     print_line(f"sweep {sweep.name}: {points} points, {total} trials, {workers} workers", settings.quiet)
@@ -64,7 +66,7 @@ def run(settings: Sweep) -> str | None:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open the storage if it is a database; check a journal, but change it only after all other checks."""
+    """Open the storage if it is a database. If it is a journal, only check it: opening can change the file."""
     from loupe.search import study_storage
 
     if "://" in location:
@@ -100,7 +102,7 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
 
 def _list_source_settings(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the settings of train that prepare the dataset where it does not exist."""
+    """Return the settings of train with which a worker prepares the dataset if it does not exist there."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 
@@ -172,7 +174,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
 
 
 def _check_failures(study: "SweepStudy") -> None:
-    """Raise LoupeError if trials failed and none has a result."""
+    """Raise LoupeError if trials failed and no trial has a result."""
     from loupe.search.study import REASON
 
     table = study.to_frame()
@@ -182,33 +184,33 @@ def _check_failures(study: "SweepStudy") -> None:
 
 
 def _delete_other_models(study: "SweepStudy") -> list[str]:
-    """Delete the models of all trials but the best `keep`, and return the run ids of these."""
+    """Delete the models of all trials except the best `keep` trials, and return the run ids of the best trials."""
     from loupe.search.study import RUN
-    from loupe.tracking import trials
+    from loupe.tracking import logged_models, trials
 
     ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
     kept = ranked[: study.sweep.study.keep]
     for run in trials.find_trials(study.parent):
         if run.info.run_id not in kept:
-            trials.delete_model(run.info.run_id)
+            logged_models.delete_models(run.info.run_id)
     return kept
 
 
 def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> str:
-    """Score the best networks on the test split and register the best one; returns the id of its run."""
+    """Score the best networks on the test split, register the best one, and return the id of its run."""
     from loupe.steps import register, train
-    from loupe.tracking import curves, models, records, runs, training_runs, trials
+    from loupe.tracking import curves, logged_models, models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
 
     for run_id in kept:
         run = runs.get_run(run_id, "run")
         given = parse_settings("train", runs.read_settings(run) | {"quiet": True})
-        if not trials.has_model(run_id):
-            if run_id == best:  # a run of another sweep, which has deleted the model
+        if logged_models.find_model(run_id) is None:
+            if run_id == best:  # the result was reused from another sweep, which has deleted the model
                 best = train.run(given).run_id
                 records.log_tags({"best_run": best})
             continue
-        if "test/mae" in run.data.metrics:
+        if trials.SCORED_TAG in run.data.tags:
             continue
         model = models.load_keras(models.ModelReference.of_run(run_id))
         weights = ridge.load_or_fit(dataset, given.scale)
@@ -217,6 +219,7 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
             training_runs.log_result(model, given, dataset, weights, points)
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, given)
+            records.log_tags({trials.SCORED_TAG: "true"})
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
     registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
     print_line(str(registered), settings.quiet)

@@ -1,4 +1,4 @@
-"""Trains one variant of a network on a prepared dataset."""
+"""Trains one network on a prepared dataset."""
 
 import os
 import time
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from loupe.data.dataset import Dataset
 
-# Settings that may differ when a run is resumed.
+# Settings that a resumed run may change.
 FREE_FIELDS = frozenset({"resume", "data_dir", "scheduler", "quiet"})
 
 
@@ -40,7 +40,9 @@ class Training:
 
 
 def run(settings: Train) -> Training:
-    """Train a network, and log the weights with the lowest validation error and their scores next to the baselines.
+    """Train a network, and log its best weights with their scores and the scores of the baselines.
+
+    The best weights have the lowest validation mae of all points of the learning curve.
 
     Raises:
         UsageError: the dataset or the run to resume does not exist, or the network does not fit the dataset.
@@ -54,7 +56,7 @@ def run(settings: Train) -> Training:
     if settings.threads:  # TensorFlow reads this when it is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
-    from loupe.tracking import checkpoints, models, records, training_runs
+    from loupe.tracking import models, records, training_runs
     from loupe.training.variant import build_network, describe
     from loupe.upscalers import ridge
 
@@ -78,7 +80,6 @@ def run(settings: Train) -> Training:
         summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
         models.log_model(model, fit.points)
         print_lines(scoring.format_scores(summary), settings.quiet)
-        checkpoints.remove_checkpoint()
     text = f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {mae:.4f}"
     print_line(text, settings.quiet)
     return Training(run_id, settings.network, seconds, mae, summary)
@@ -88,7 +89,8 @@ def load_resumed_settings(settings: Train) -> Train:
     """Return the settings of the run that is resumed.
 
     Raises:
-        UsageError: it is not a train run, it is still running, or a setting differs from it.
+        UsageError: the run is not a train run, has finished or is still running, or a given setting differs from its
+            setting.
     """
     from loupe.tracking import liveness, runs
 
@@ -96,6 +98,8 @@ def load_resumed_settings(settings: Train) -> Train:
     run = runs.get_run(run_id, "resume")
     if run.data.tags.get("loupe.step") != "train":
         raise UsageError(f"resume: must be a train run, got {run_id}")
+    if run.info.status == "FINISHED":
+        raise UsageError(f"resume: must be a run that was interrupted, got {run_id}, which has finished")
     if run.info.status == "RUNNING" and liveness.is_alive(run.data.tags):
         raise UsageError(f"resume: must be a run that has ended, got {run_id}, which is still running")
     old = runs.read_settings(run)
@@ -109,7 +113,7 @@ def load_resumed_settings(settings: Train) -> Train:
 
 
 def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | None]":
-    """Open the dataset, and the checkpoint of the run that is resumed; None without such a run."""
+    """Open the dataset, and the checkpoint of the run that is resumed; the checkpoint is None without `resume`."""
     from loupe.data import preparation
     from loupe.tracking import checkpoints, runs
 

@@ -1,1 +1,1 @@
-"""The only part that talks to MLflow: `runs` writes what a step did, `models` finds and registers networks."""
+"""All code that uses MLflow: opens runs, logs results and models, finds models, and registers them."""

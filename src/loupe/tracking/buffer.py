@@ -1,6 +1,7 @@
 """Buffers the records of one run in an SQLite file until the tracking server has them.
 
-The file keeps all that the step logged: a server that lost the run, or another server, can get the whole run.
+The file keeps records that were sent, except for replaced checkpoints. If the server loses the run, `loupe sync`
+can therefore upload the whole run again, also to another server.
 """
 
 import json
@@ -13,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 SUFFIX = ".run.sqlite"
-APPLICATION_ID = 0x4C6F7570  # marks the files of this class
-# record 0 describes the run
+APPLICATION_ID = 0x4C6F7570  # SQLite's application_id of these files
+# The record with number 0 describes the run.
 TABLE = """
 CREATE TABLE IF NOT EXISTS records (
     number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body TEXT NOT NULL, file_name TEXT, content BLOB
 )
 """
 LOCK_TIMEOUT_S = 60.0
-ATTEMPTS = 1000  # to create a file in a folder that other processes remove when it is empty
+ATTEMPTS = 1000  # to create the file: another process may remove the folder while it is empty
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,14 @@ class Record:
 
 
 class RunBuffer:
-    """The records of a run; one thread may append while another reads, marks and prunes.
+    """The records of a run. One thread may append records while another thread sends them.
 
     Args:
         file: a file that `create` wrote.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is another file, or damaged.
+        ValueError: the file is not a run buffer, or it is damaged.
     """
 
     def __init__(self, file: Path) -> None:
@@ -57,7 +58,7 @@ class RunBuffer:
             raise FileNotFoundError(file)
         self.file = file
         try:
-            # two threads can share the connection, since no transaction spans statements
+            # two threads can share the connection, since each transaction is a single statement
             self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             if self._execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raise ValueError(f"{file.name} is not a buffered run")
@@ -68,10 +69,10 @@ class RunBuffer:
 
     @classmethod
     def create(cls, file: Path, description: dict[str, Any]) -> "RunBuffer":
-        """Create the file, or continue the file of an earlier process.
+        """Create the file, or reuse the file that an earlier process created for the run.
 
         Args:
-            file: its name ends in SUFFIX.
+            file: the path of the buffer; its name must end in SUFFIX.
             description: run_id, experiment, name, start_time, tags and params of the run.
         """
         text = json.dumps(description)
@@ -80,7 +81,7 @@ class RunBuffer:
                 file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
-                    database.execute("BEGIN IMMEDIATE")  # a killed process leaves the whole table or none
+                    database.execute("BEGIN IMMEDIATE")  # after a kill, the file has the whole table or none
                     database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     database.execute(TABLE)
                     database.execute(
@@ -122,7 +123,7 @@ class RunBuffer:
 
     @contextmanager
     def extract_file(self, record: Record) -> Iterator[Path | None]:
-        """Yield a temporary copy of the record's file under its own name; None if it has none."""
+        """Yield a temporary copy of the record's file with the same name; None if the record has no file."""
         if record.file_name is None:
             yield None
             return
@@ -133,8 +134,8 @@ class RunBuffer:
             yield file
 
     def mark_sent(self, number: int) -> None:
-        """Note that the server has the records up to this number, and no others; 0: none."""
-        self._execute(f"PRAGMA user_version = {number}")  # an update of the records would copy their files
+        """Store that the server has the records up to this number, and no later ones; 0 means no records."""
+        self._execute(f"PRAGMA user_version = {number}")  # in the file header: updating a row would copy its content
 
     def is_sent(self) -> bool:
         """Whether the server has all records."""
@@ -142,7 +143,7 @@ class RunBuffer:
         return bool(last <= self._sent_number())
 
     def prune(self) -> None:
-        """Delete checkpoints that a newer one replaces; the thread that sends records calls this."""
+        """Delete all checkpoints except for the newest. Only the thread that sends records may call this."""
         self._execute(
             "DELETE FROM records WHERE kind = 'checkpoint' AND number < "
             "(SELECT max(number) FROM records WHERE kind = 'checkpoint')"

@@ -12,7 +12,7 @@ from loupe.tracking.record_handlers import CHECKPOINT_TAG
 
 
 def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
-    """Save a checkpoint with the open run; it replaces the one before."""
+    """Save a checkpoint to the open run. It replaces the previous checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{step}.npz"
         np.savez(file, allow_pickle=False, **arrays)
@@ -32,7 +32,7 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
     """
     name = runs.get_run(run_id, "resume").data.tags.get(CHECKPOINT_TAG)
     if not name:
-        raise UsageError(f"resume: run {run_id} has no checkpoint: it finished, or ended before its first checkpoint")
+        raise UsageError(f"resume: run {run_id} has no checkpoint: it ended before its first checkpoint")
     with tempfile.TemporaryDirectory() as folder:
         file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder)
         try:
@@ -41,8 +41,3 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
         except Exception as error:  # NumPy raises any class for a damaged file
             reason = describe_error(error)
             raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {reason}") from None
-
-
-def remove_checkpoint() -> None:
-    """Remove the checkpoint of the open run."""
-    records.log_record("no checkpoint", {})

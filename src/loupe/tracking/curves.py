@@ -1,4 +1,4 @@
-"""Learning curves of runs: as metrics, and in short as a tag, which a search returns with the run."""
+"""Learning curves of runs. MLflow stores them as metrics. A tag has a short copy, which a search for runs returns."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from loupe.tracking import records
 
 METRIC = "val/mae"  # the metric of the curve in the tag
 CURVE_TAG = "loupe.curve"
-MAX_TAG_LENGTH = 5000  # that every store accepts
+MAX_TAG_LENGTH = 5000  # every MLflow store accepts tags of this length
 
 
 def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -20,7 +20,7 @@ def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 
 def load_points(run_id: str) -> list[dict[str, Any]]:
-    """Return the points of a run's curves: each has a step and the metrics of whole images."""
+    """Return the points of a run's curves: each has a step and the scores on whole images."""
     names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
     curves = {name: dict(load_curve(run_id, name)) for name in names}
     return [
@@ -33,7 +33,7 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
     """Log the curve of METRIC as a tag of the open run, so that a report needs no request per run.
 
     Args:
-        points: as `load_points` returns them; too many for a tag are not logged.
+        points: the points that `load_points` returns; a curve that is too long for a tag is not logged.
     """
     curve = [(point["step"], float(point["metrics"][METRIC])) for point in points]
     text = json.dumps([pair for pair in curve if np.isfinite(pair[1])], separators=(",", ":"))

@@ -1,11 +1,11 @@
 """Sends records to the tracking server, and buffers them while it is unreachable.
 
-A step never waits for its server: while a run is open, its records go to a file (`buffer`), and a thread sends them.
-Runs that end while the server is unreachable are uploaded by a later step or `loupe sync`. A store that is not a
-server gets each record directly.
+While a run is open, logging never waits for the server: records go to a file (see `buffer`), and a thread sends them.
+If a run ends while the server is unreachable, a later step or `loupe sync` uploads it. A store that is not a server
+gets each record directly.
 """
-# MLflow's own retries do not suffice: with an unreachable server, one call blocks for 247 s, and asynchronous logging
-# exists only for metrics, params and tags, which it drops after 247 s; artifacts, datasets and models have none.
+# MLflow's own retries do not suffice: while the server is unreachable, one call blocks for 247 s. Its asynchronous
+# logging does not suffice either: it drops records after 247 s, and does not support artifacts, datasets and models.
 
 import socket
 import threading
@@ -37,7 +37,7 @@ from loupe.tracking.server import (
 )
 from loupe.tracking.store import create_store
 
-PAUSES_S = (1.0, 30.0)  # between attempts to send: the first and the longest
+PAUSES_S = (1.0, 30.0)  # the first and the longest pause between attempts to send
 SERVER_ERRORS = (MlflowException, requests.RequestException)
 _UPLOADERS: dict[str, "RunUploader"] = {}  # by the id of the open run
 
@@ -49,7 +49,7 @@ def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None =
         run_id: the run.
         kind: a key of `record_handlers.RECORD_HANDLERS`.
         body: the arguments of the handler; must be serialisable as JSON.
-        file: the file that is logged, if any.
+        file: a file that belongs to the record, or None.
     """
     uploader = _UPLOADERS.get(run_id)
     if uploader is not None:
@@ -67,21 +67,21 @@ def start_buffering(run_id: str, quiet: bool) -> None:
 
 
 def end_run(run_id: str, status: str) -> None:
-    """End the open run with a status.
+    """End the open run with a status, and remove the checkpoint of a finished run.
 
-    A finished run waits for an unreachable server as long as MLflow waits for an answer.
+    For a finished run, wait for an unreachable server up to MLFLOW_HTTP_REQUEST_TIMEOUT seconds.
 
     Raises:
         LoupeError: the run finished but the server is unreachable; its buffer is kept.
     """
     uploader = _UPLOADERS.pop(run_id, None)
     if uploader is None:
-        mlflow.end_run(status)
+        _close_run(run_id, status)
         return
-    buffer, is_finished = uploader.buffer, status == RunStatus.to_string(RunStatus.FINISHED)
+    buffer, is_finished = uploader.buffer, _is_finished(status)
     try:
         if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S):
-            mlflow.end_run(status)
+            _close_run(run_id, status)
             buffer.remove()
             return
     except SERVER_ERRORS as error:
@@ -89,6 +89,8 @@ def end_run(run_id: str, status: str) -> None:
             mlflow.end_run(RunStatus.to_string(RunStatus.FAILED))
             raise
     buffer.append("end", {"status": status, "end_time": now()})
+    if is_finished:
+        buffer.append("no checkpoint", {})
     with suppress(*SERVER_ERRORS), limit_retries(0):
         mlflow.end_run(status)  # closes the run in this process
     message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
@@ -97,13 +99,23 @@ def end_run(run_id: str, status: str) -> None:
     print_line(message, uploader.quiet)
 
 
+def _close_run(run_id: str, status: str) -> None:
+    mlflow.end_run(status)
+    if _is_finished(status):  # not earlier: a run that is killed before needs its checkpoint
+        log_record(run_id, "no checkpoint", {})
+
+
+def _is_finished(status: str) -> bool:
+    return status == RunStatus.to_string(RunStatus.FINISHED)
+
+
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     """Upload the buffered runs of ended processes and delete their files.
 
-    A run that the server does not have is created there. A damaged file stays, and a line names it.
+    A run that the server does not have is created there. A damaged file is kept and reported.
 
     Returns:
-        The number of runs.
+        The number of uploaded runs.
 
     Raises:
         LoupeError: the server is unreachable.
@@ -121,17 +133,17 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
 
 
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
-    """Upload a run and delete its file; returns False if its process is alive."""
+    """Upload a run, delete its file, and return True; if the run's process is alive, return False instead."""
     buffer = RunBuffer(file)
     description, unsent = buffer.description, buffer.unsent()
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
-        raise ValueError(f"the kind of records must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
+        raise ValueError(f"the kind of a record must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
     tags = description["tags"]
     if tags.get("loupe.host") == socket.gethostname() and liveness.is_alive(tags):
         return False
     if not is_reachable():
-        raise LoupeError(f"{unreachable_text()}; {file.parent} stays as it is")
+        raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
     run_id = _find_or_create_run(buffer)
     upload_records(buffer)
     liveness.mark_killed(run_id)  # if it is still open
@@ -142,7 +154,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
 
 
 def upload_records(buffer: RunBuffer) -> None:
-    """Send the records that the server does not have, in order; a record that it refuses counts as sent."""
+    """Send the records that the server does not have, in order. A record that the server rejects counts as sent."""
     run_id = buffer.description["run_id"]
     for record in buffer.unsent():
         with buffer.extract_file(record) as file:
@@ -159,7 +171,7 @@ class RunUploader:
     """A thread that sends the records of a run whenever the server is reachable.
 
     Args:
-        buffer: the records.
+        buffer: the records of the run.
         quiet: do not print that the server is unreachable.
     """
 
@@ -171,7 +183,7 @@ class RunUploader:
         self._thread.start()
 
     def log_record(self, kind: str, body: dict[str, Any], file: Path | None) -> None:
-        """Buffer a record; raises the server's error about an earlier record."""
+        """Buffer a record; if the server rejected an earlier record, raise its error."""
         self.buffer.append(kind, body, file)
         self._wake.set()
         self._raise_error()
@@ -185,7 +197,7 @@ class RunUploader:
         is_sent = self.buffer.is_sent()
         self._closing.set()
         self._wake.set()
-        self._thread.join(PROBE_TIMEOUT_S)  # a request that MLflow repeats takes longer
+        self._thread.join(PROBE_TIMEOUT_S)  # not longer, since MLflow may still be retrying a request
         self._raise_error()
         return is_sent
 
@@ -217,7 +229,7 @@ class RunUploader:
 
 
 def _describe_run(run_id: str) -> dict[str, Any]:
-    """Return what a server that lost the run needs to create it again."""
+    """Return the data from which a server that lost the run can create it again."""
     run = mlflow.get_run(run_id)
     return {
         "run_id": run_id,
@@ -230,7 +242,7 @@ def _describe_run(run_id: str) -> dict[str, Any]:
 
 
 def _find_or_create_run(buffer: RunBuffer) -> str:
-    """Return the id of the run on the server, which creates it if it does not have it."""
+    """Return the id of the run on the server; create the run there if it does not exist."""
     create_store()
     description, client = buffer.description, mlflow.MlflowClient()
     try:

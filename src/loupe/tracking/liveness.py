@@ -12,12 +12,12 @@ from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
 HEARTBEAT_TAG = "loupe.heartbeat"
-HEARTBEAT_TIMEOUT_S = 180.0  # without a heartbeat, after which a process on another machine counts as dead
-CLOCK_TOLERANCE_S = 5.0  # of the start time of a process: the clock may have been set since
+HEARTBEAT_TIMEOUT_S = 180.0  # a process on another machine counts as dead after this time without a heartbeat
+CLOCK_TOLERANCE_S = 5.0  # between two readings of a start time: the clock may be adjusted
 
 
 def process_tags() -> dict[str, str]:
-    """Return the host, id and start time of this process, as tags of the runs that it works on."""
+    """Return the host, id and start time of this process, as tags for its runs."""
     return {
         "loupe.host": socket.gethostname(),
         "loupe.pid": str(os.getpid()),
@@ -27,17 +27,17 @@ def process_tags() -> dict[str, str]:
 
 def send_heartbeat(run_id: str) -> None:
     """Tag a run with the time, so that other machines know that its process is alive."""
-    with suppress(MlflowException):  # an unreachable server gets the next one
+    with suppress(MlflowException):  # a lost heartbeat is harmless: the next one follows
         mlflow.MlflowClient().set_tag(run_id, HEARTBEAT_TAG, f"{time.time():.0f}")
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Whether the process that opened a run is alive.
 
-    For a process on another machine the last heartbeat decides; it counts as alive if the run has none.
+    A process on another machine counts as alive if its last heartbeat is recent, or if the run has no heartbeat.
 
     Args:
-        tags: of the run.
+        tags: the tags of the run.
     """
     if tags.get("loupe.host") != socket.gethostname():
         return time.time() - float(tags.get(HEARTBEAT_TAG, "inf")) < HEARTBEAT_TIMEOUT_S

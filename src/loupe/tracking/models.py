@@ -23,10 +23,10 @@ REGISTERED_NAMES = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3
 
 @dataclass(frozen=True)
 class ModelReference:
-    """Says where a model can be loaded from.
+    """The location of a model.
 
     Args:
-        name: shown to the user.
+        name: the name that messages show.
         uri: a URI of MLflow or the path of a `.keras` file.
         run_id: the run that trained it; None if unknown.
     """
@@ -37,15 +37,15 @@ class ModelReference:
 
     @classmethod
     def of_run(cls, run_id: str, name: str | None = None) -> "ModelReference":
-        """Refer to the model that a run logged."""
+        """Create a reference to the model that a run logged."""
         return cls(name or run_id, f"runs:/{run_id}/model", run_id)
 
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
-    """Log a Keras model, uncompiled, to the open run, and link the final metrics to it.
+    """Log an uncompiled Keras model to the open run, and link the final metrics to the model.
 
     Args:
-        model: its name has the geometry.
+        model: the model; its name contains its geometry (see `Geometry.from_name`).
         points: see `log_model_metrics`.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,8 @@ def log_model_metrics(points: list[dict[str, Any]]) -> None:
     """Link the final metrics of the run to its last logged model and to its dataset.
 
     Args:
-        points: the points of the learning curve; each has a step and metrics, with val/mae. [] without a curve.
+        points: the points of the learning curve; each has a step and metrics, including val/mae. [] if there is
+            no curve.
     """
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
@@ -73,8 +74,8 @@ def geometry_tags(geometry: Geometry) -> dict[str, str]:
 def load_keras(reference: ModelReference) -> Any:
     """Load the Keras model of a `.keras` file or of a model that `log_model` logged.
 
-    Only this one file is read. MLflow's own loader runs whatever loader an MLmodel names, and TensorFlow graphs can
-    write files.
+    MLflow's own loader is not safe, and therefore not used: it runs any code that the file MLmodel names, and
+    TensorFlow graphs, which can write files.
 
     Raises:
         UsageError: the file cannot be loaded, contains code, or its model does not take grey images.
@@ -87,7 +88,7 @@ def load_keras(reference: ModelReference) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             return keras_file.load(_download_keras_file(reference.uri, folder))
     except Exception as error:  # Keras raises any class for a damaged file
-        cause = str(error).rpartition("Exception encountered: ")[2]  # at the end of Keras's message
+        cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the cause at the end of its message
         raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
 
 
@@ -98,7 +99,7 @@ def find_model(name: str) -> ModelReference:
         name: `models:/…`, `runs:/<id>/model`, or a file.
 
     Raises:
-        UsageError: no such model.
+        UsageError: the model does not exist.
     """
     if name.startswith(("runs:/", "models:/")):
         create_store()
@@ -106,7 +107,7 @@ def find_model(name: str) -> ModelReference:
             run_id = mlflow.models.get_model_info(name).run_id
             return ModelReference(f"{mlflow.get_run(run_id).info.run_name} ({name})", name, run_id)
         except Exception as error:  # a damaged MLmodel raises any class
-            raise UsageError(f"model: no model {name!r}: {describe_error(error)}") from None
+            raise UsageError(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
     if Path(name).is_file():
         return ModelReference(name, name)
     raise UsageError(f"model: must be {CHAMPION}, a registry or run URI, or a file that exists, got {name!r}")
@@ -128,7 +129,7 @@ def get_champion(scale: Fraction) -> Any:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED_NAMES[scale], CHAMPION)
     except KeyError:
         return None
-    except MlflowException as error:  # other codes say nothing about the champion, such as an unreachable server
+    except MlflowException as error:  # other codes, such as of an unreachable server, do not mean that there is none
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
@@ -149,4 +150,4 @@ def _download_keras_file(uri: str, folder: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS_FILE}", dst_path=folder))
     except (MlflowException, OSError):
-        raise ValueError(f"there is no {KERAS_FILE} in it, or it cannot be read") from None
+        raise ValueError(f"the model does not contain {KERAS_FILE}, or that file cannot be read") from None

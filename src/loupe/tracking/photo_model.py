@@ -28,15 +28,15 @@ from loupe.photos.sizes import Target
 from loupe.photos.upscaling import compute_size, upscale_photo
 from loupe.upscalers.onnx import OnnxUpscaler
 
-MAX_FILE_BYTES = 32_000_000  # of a photo, before base64
-MAX_RESULT_PIXELS = 64_000_000  # of all frames or pages together
-MAX_THREADS = 2  # that upscale photos; other requests wait
+MAX_FILE_BYTES = 32_000_000  # the maximum size of a photo, before its conversion to base64
+MAX_RESULT_PIXELS = 64_000_000  # the maximum size of a result, all frames or pages together
+MAX_THREADS = 2  # maximum number of photos that are upscaled at the same time; other requests wait
 
 
 class RefusedError(MlflowException):
     """A request that cannot be served.
 
-    The message is one line. For other errors, MLflow's server prepends the whole request to the message.
+    The message is one line. MLflow's server would add the whole request to the message of any other error.
     """
 
     def __init__(self, line: str) -> None:
@@ -45,7 +45,7 @@ class RefusedError(MlflowException):
 
     @property
     def message(self) -> str:
-        """The field, the rule, and the value."""
+        """The error message: the field, the rule, and the value."""
         return self._line
 
     @message.setter
@@ -64,12 +64,12 @@ class PhotoModel(PythonModel):
         )
         self._semaphore = threading.Semaphore(MAX_THREADS)
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would read hints
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would interpret type hints
         """Upscale photos.
 
         Args:
-            context: of the model; not used.
-            model_input: a table with one column `photo`: image files in base64.
+            context: the context of the model; not used.
+            model_input: a table with one column, `photo`, that contains image files in base64.
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
@@ -136,5 +136,5 @@ def _parse_format(value: Any) -> str | None:
 
 
 if __name__ != "loupe.tracking.photo_model":  # MLflow runs the file under another name
-    mlflow.telemetry.set_telemetry_client()  # MLflow read the setting before `loupe` was imported
+    mlflow.telemetry.set_telemetry_client()  # again: MLflow read the telemetry setting before `loupe` changed it
     mlflow.models.set_model(PhotoModel())

@@ -12,7 +12,7 @@ from loupe.photos.processing import Outcome
 
 @contextmanager
 def photo_run(settings: PhotoSettings) -> Iterator[None]:
-    """Open a run under `mlflow run` or inside another step's run; otherwise do not log and create no store."""
+    """Open a run if `mlflow run` started the step or another run is open; otherwise do not use MLflow."""
     if "MLFLOW_RUN_ID" not in os.environ and not _is_run_open():
         yield
         return
@@ -27,9 +27,9 @@ def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: st
     """Log the name of the model or method, the number of results and failures, and the result of a single photo.
 
     Args:
-        settings: of the step.
-        outcomes: of all photos.
-        model: the name.
+        settings: the settings of the step.
+        outcomes: the outcomes of all photos.
+        model: the name of the model or method.
     """
     if not _is_run_open():
         return

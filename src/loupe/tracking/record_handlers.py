@@ -11,20 +11,15 @@ import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
+from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
+
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-NO_STEP = -1  # MLflow copies the metrics of a model's step to the model, without their dataset; this step has none
+NO_STEP = -1  # a step without metrics: MLflow would copy the step's metrics to the model without their dataset
 
 
 def now() -> int:
     """Return the time in MLflow's unit: milliseconds since 1970."""
     return int(time.time() * 1000)
-
-
-def remove_artifact(artifact_uri: str, name: str) -> None:
-    """Remove a file or folder of artifacts; an empty name removes all."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    get_artifact_repository(artifact_uri).delete_artifacts(name)
 
 
 def _send_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
@@ -45,13 +40,13 @@ def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Replace the table of this name: `mlflow.log_table` would append the rows."""
+    """Upload a table, or replace the table of this name: `mlflow.log_table` would append the rows instead."""
     client, name = mlflow.MlflowClient(), body["name"]
     folder, _, _ = name.rpartition("/")
     client.log_artifact(run_id, str(file), folder or None)
     tables = json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
     entry = {"path": name, "type": "table"}
-    if entry not in tables:  # MLflow's pages show the tables in this tag
+    if entry not in tables:  # MLflow's web interface shows the tables in this tag
         client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
 
 
@@ -62,11 +57,15 @@ def _send_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
 
 
 def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Log a Keras model with the signature (-1, -1, -1, 1) and its geometry."""
+    """Log a Keras model with its geometry and a signature for images of any number and size, (-1, -1, -1, 1).
+
+    It replaces the models that the run has.
+    """
     from importlib.metadata import version
 
     import keras
 
+    delete_models(run_id)  # also incomplete models, of a process that was killed before the run ended
     images = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
     mlflow.models.Model.log(
         artifact_path=None,
@@ -82,10 +81,9 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Link final metrics of the run to its last model: those of the best step, and those with one value."""
-    client = mlflow.MlflowClient()
+    """Link metrics of the run to its model: their values at the best step, or their only value."""
+    client, model = mlflow.MlflowClient(), find_model(run_id)
     run = client.get_run(run_id)
-    model = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
     dataset = run.inputs.dataset_inputs[0].dataset
     linked = {metric.key for metric in model.metrics or ()}
     metrics = []
@@ -94,23 +92,23 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
             continue
         points = {point.step: point for point in client.get_metric_history(run_id, name)}
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
-        if point is not None:  # with the same time and step, the run does not get a second point
+        if point is not None:  # the same time and step prevent a second point in the run
             link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
             metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
     client.log_batch(run_id, metrics=metrics)
 
 
 def _send_checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload the checkpoint, set the tag, and only then remove the checkpoint before."""
+    """Upload the checkpoint, set the tag, and only then remove the previous checkpoint."""
     assert file is not None
     client, name = mlflow.MlflowClient(), f"checkpoint/{file.name}"
     run = client.get_run(run_id)
-    before = run.data.tags.get(CHECKPOINT_TAG)
-    if before != name:
+    previous = run.data.tags.get(CHECKPOINT_TAG)
+    if previous != name:
         client.log_artifact(run_id, str(file), "checkpoint")
         client.set_tag(run_id, CHECKPOINT_TAG, name)
-        if before:
-            remove_artifact(run.info.artifact_uri, before)
+        if previous:
+            remove_artifact(run.info.artifact_uri, previous)
 
 
 def _remove_checkpoint(run_id: str, body: dict[str, Any], _: Path | None) -> None:
@@ -124,7 +122,7 @@ def _end_run(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
 
 
-# Arguments: the run's id, the body of the record, and its file.
+# The arguments of a handler: the run's id, the body of the record, and its file.
 RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "metrics": _send_metrics,
     "tags": _send_tags,

@@ -24,7 +24,7 @@ _RUN_ID: ContextVar[str | None] = ContextVar("run to log to", default=None)
 
 @contextmanager
 def log_to_run(run_id: str) -> Iterator[None]:
-    """Log to this run instead of the open one; a run that has ended keeps its status."""
+    """Log to this run instead of the open run. A run that has ended keeps its status."""
     token = _RUN_ID.set(run_id)
     try:
         yield
@@ -38,14 +38,14 @@ def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> Non
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log metrics; values that are not finite, such as the ssim of tiny images, are left out."""
+    """Log metrics; values that are not finite, such as the SSIM of tiny images, are left out."""
     values = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if values:
         log_record("metrics", {"values": values, "step": step or 0, "time": now()})
 
 
 def log_tags(tags: dict[str, str]) -> None:
-    """Set tags."""
+    """Log tags."""
     log_record("tags", tags)
 
 
@@ -64,12 +64,12 @@ def log_figure(figure: Any, name: str) -> None:
 def log_json(value: Any, name: str) -> None:
     """Log a dict or list as a JSON file."""
     with _temporary_file(name) as (file, folder):
-        file.write_text(json.dumps(value, indent=2, default=str))
+        file.write_text(json.dumps(value, indent=2, default=str), encoding="utf-8")
         log_file(file, folder)
 
 
 def log_table(table: Any, name: str) -> None:
-    """Log a pandas table, which MLflow's pages show, under a name that ends in .json."""
+    """Log a pandas table under a name that ends in .json. MLflow's web interface shows it."""
     with _temporary_file(name) as (file, _):
         table.to_json(file, orient="split", index=False)
         log_record("table", {"name": name}, file)

@@ -14,22 +14,24 @@ from loupe.data.dataset import Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import scoring
 from loupe.models.builder import KerasUpscaler
-from loupe.tracking import models
+from loupe.tracking import logged_models, models
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel
 
-MIN_PHOTOS = 30  # with fewer photos a bootstrap interval has no meaning
+MIN_PHOTOS = 30  # a bootstrap interval over fewer photos is unreliable
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """The comparison of a challenger with a defender on the validation photos of the challenger.
+    """The comparison of a new model (the challenger) with the champion (the defender).
+
+    Both are scored on the validation photos of the challenger. Without a champion, nearest is the defender.
 
     Args:
-        mae: of the challenger.
+        mae: the mean absolute error of the challenger.
         defender: the name of the defender.
-        defender_mae: of the defender.
+        defender_mae: the mean absolute error of the defender.
         difference: the mean of the challenger's mae minus the defender's over all images.
         interval: the 95 % bootstrap interval of the difference; None for fewer than MIN_PHOTOS photos.
         photos: the number of photos.
@@ -44,12 +46,12 @@ class GateResult:
 
     @property
     def won(self) -> bool:
-        """Whether the difference, or else its whole interval, is below 0."""
+        """Whether the whole interval is below 0, or, without an interval, the difference."""
         return (self.interval[1] if self.interval else self.difference) < 0
 
     @property
     def reason(self) -> str:
-        """The numbers in one sentence."""
+        """The comparison in one sentence."""
         text = (
             f"mae {self.mae:.5f} against {self.defender_mae:.5f} of {self.defender} on {self.photos} validation "
             f"photo{'' if self.photos == 1 else 's'}, difference {self.difference:+.5f}"
@@ -106,7 +108,7 @@ def log_onnx(file: Path, run_id: str) -> str:
 
 
 def register_model(run_id: str, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
-    """Make the model of a run a version of the registered model of its scale factor.
+    """Register the model of a run as a version of the registered model of its scale factor.
 
     A run has at most one version: a second call updates the description and tags.
 
@@ -118,11 +120,13 @@ def register_model(run_id: str, scale: Fraction, description: str, tags: dict[st
     """
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     _create_registered_model(
-        name, f"Upscales grey images in [-1, 1], (n, h, w, 1), {format_value(scale)}; trained by Loupe."
+        name, f"Upscales grey images, (n, height, width, 1) in [-1, 1], by {format_value(scale)}. Trained by Loupe."
     )
     versions = [found for found in client.search_model_versions(f"name = '{name}'") if found.run_id == run_id]
     if not versions:
-        model = client.get_logged_model(_find_model_id(run_id))
+        model = logged_models.find_model(run_id)
+        if model is None:
+            raise UsageError(f"run: must be a run with a model, got {run_id}")
         versions = [client.create_model_version(name, model.artifact_location, run_id, model_id=model.model_id)]
     client.update_model_version(name, versions[0].version, description)
     for key, value in tags.items():
@@ -136,7 +140,7 @@ def set_champion(scale: Fraction, version: str) -> None:
 
 
 def register_photo_model(scale: Fraction, onnx: Path, name: str) -> str:
-    """Register `loupe-photo` anew, with a new network for one scale factor, and make this version its champion.
+    """Register a version of `loupe-photo` with a new network for one scale factor, and make it the champion.
 
     The other scale factors keep the networks of their champions, or get the bundled networks.
 
@@ -159,25 +163,25 @@ def register_photo_model(scale: Fraction, onnx: Path, name: str) -> str:
             f"{version.name} version {version.version}" if file else f"the bundled network of {format_value(other)}"
         )
     model_uri = _log_photo_model(files)
-    _create_registered_model(models.PHOTO_MODEL, "Upscales photos: an image file in base64 in, one out.")
+    _create_registered_model(models.PHOTO_MODEL, "Upscales photos: takes and returns image files in base64.")
     client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
-    made = client.create_model_version(
-        models.PHOTO_MODEL, model_uri, run_id, description=f"Photos by {', '.join(names)}."
+    created = client.create_model_version(
+        models.PHOTO_MODEL, model_uri, run_id, description=f"Upscales photos with {', '.join(names)}."
     )
-    client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, made.version)
-    return f"models:/{models.PHOTO_MODEL}/{made.version}"
+    client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, created.version)
+    return f"models:/{models.PHOTO_MODEL}/{created.version}"
 
 
 def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
-    """Log a model of photos to the open run; returns its URI.
+    """Log a model that upscales photos to the open run; returns its URI.
 
     Args:
-        onnx: one network per scale factor.
+        onnx: the ONNX file of each scale factor.
     """
     from importlib.metadata import version
 
     with warnings.catch_warnings():
-        # MLflow advises type hints and examples, which a signature makes needless, and resets the filters itself
+        # MLflow recommends type hints and examples, although a signature replaces them. It also resets the filters.
         warnings.showwarning = lambda *_, **__: None
         from loupe.tracking import photo_model
 
@@ -207,10 +211,3 @@ def _create_registered_model(name: str, description: str) -> None:
     client = mlflow.MlflowClient()
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=description)
-
-
-def _find_model_id(run_id: str) -> str:
-    outputs = mlflow.get_run(run_id).outputs
-    if outputs is None or not outputs.model_outputs:
-        raise UsageError(f"run: {run_id} has no model")
-    return str(outputs.model_outputs[-1].model_id)

@@ -1,6 +1,6 @@
-"""Resolves the name of a model, in the same way for every step.
+"""Finds the networks that a model name stands for, in the same way for every step.
 
-MLflow and Keras are imported only for names that need them, so that `loupe upscale` works without both.
+MLflow and Keras are imported only for names that need them, so that `loupe upscale` works without them.
 """
 
 import importlib.util
@@ -25,17 +25,17 @@ BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
 SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
-MAX_RETRIES = 1  # of requests to the registry: MLflow's default makes a photographer wait minutes for a dead server
+MAX_RETRIES = 1  # of requests to the registry: with MLflow's default, a user waits minutes for an unreachable server
 
 
 @dataclass(frozen=True)
 class ResolveOptions:
-    """How models are loaded.
+    """Options for loading models.
 
     Args:
         ensemble: use the self-ensemble of each network.
         keras: load models of MLflow with Keras; False prefers the ONNX file of the same run.
-        threads: threads per image of an ONNX network; 0 is one per core.
+        threads: the number of threads that an ONNX network uses per image; 0 means one per core.
         data_dir: folder of the prepared sample dataset, on which the model `ridge` is fitted.
     """
 
@@ -46,20 +46,20 @@ class ResolveOptions:
 
 
 def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Networks:
-    """Resolve a model's name to its networks.
+    """Return the networks that a model name stands for.
 
     Args:
         name: `champion`, `bundled`, a bundled size (tiny, small, base), a baseline (nearest, bilinear, bicubic,
             lanczos, ridge), a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked
             up if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
             factors without a champion get the bundled network.
-        options: how models are loaded.
+        options: the options for loading the model.
 
     Returns:
-        The networks; a file or URI has one scale factor.
+        The networks, one per scale factor; a file or URI has only one.
 
     Raises:
-        UsageError: no such model.
+        UsageError: the model does not exist.
     """
     if name in (BUNDLED, *bundled.SIZES):
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
@@ -75,7 +75,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 
 
 def has_store() -> bool:
-    """Whether a store of MLflow exists: MLflow would create a missing one."""
+    """Whether an MLflow store exists. Without this check, MLflow would create a missing store."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     file = Path(uri.removeprefix("sqlite:///"))
     return not uri.startswith("sqlite:///") or (file.is_file() and file.stat().st_size > 0)

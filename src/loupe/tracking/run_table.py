@@ -10,11 +10,11 @@ from loupe.tracking import curves, runs, trials
 from loupe.tracking.store import create_store
 
 RUNS_PER_REQUEST = 1000
-THREADS = 8  # that request curves
+THREADS = 8  # number of curves that are requested at the same time
 
 
 def load_run_table() -> pd.DataFrame:
-    """Load every finished train run, trial and evaluation of the store, without those of smoke=true.
+    """Load all finished train runs, trials and evaluations of the store, except for runs with smoke=true.
 
     Returns:
         One row per run, newest first, with the columns run_id, name, kind (trial, train, evaluate), sweep, state

@@ -27,16 +27,17 @@ SETTINGS_TAG = "loupe.settings"
 
 @contextmanager
 def step_run(settings: Settings, name: str, continues: str | None = None) -> Iterator[str]:
-    """Open the run of a step, log the settings, and close the run as FINISHED, FAILED, or KILLED by a signal.
+    """Open the run of a step, log the settings, and close the run at exit.
 
-    Under `mlflow run` the step joins the run that was created for it. Inside the run of another step, the new run
-    is its child. Open runs of dead processes are closed first.
+    The status is FINISHED, FAILED after an error, or KILLED after a signal. Under `mlflow run`, the step joins the
+    run that `mlflow run` created. Inside the run of another step, the new run is its child. Open runs of dead
+    processes are closed first.
 
     Args:
-        settings: of the step. The tag `loupe.settings` has all of them; params that `mlflow run` logged already
-            keep their text.
-        name: of the run, for people.
-        continues: the id of a run to continue, or None. It is opened again; under `mlflow run`, the joined run
+        settings: the settings of the step. The tag `loupe.settings` stores all of them. Params that `mlflow run`
+            has logged keep their values.
+        name: the name of the run that MLflow shows.
+        continues: the id of a run to continue, or None. This run is opened again. Under `mlflow run`, the joined run
             gets a tag with the id instead.
 
     Yields:
@@ -57,7 +58,7 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
-    """Return the first tags of a run: step, settings, commit of the code, and process."""
+    """Return the initial tags of a run: step, settings, commit of the code, and process."""
     texts = settings.to_texts()
     tags = {
         "loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts), **liveness.process_tags()
@@ -95,7 +96,7 @@ def open_store(quiet: bool = True) -> None:
         LoupeError: the server is unreachable.
     """
     server.wait_until_reachable()
-    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` chose store and experiment
+    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen the store and the experiment
         _find_store()
     create_store()
     if "MLFLOW_EXPERIMENT_ID" in os.environ:
@@ -108,13 +109,13 @@ def open_store(quiet: bool = True) -> None:
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
-    """Use the store and the experiment of a run of another process, as `locate_run` returns them."""
+    """Use the store and the experiment that `locate_run` returned in another process."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment(experiment_id=experiment_id)
 
 
 def locate_run(run_id: str) -> tuple[str, str]:
-    """Return the store's URI, with an absolute path, and the experiment's id of a run."""
+    """Return the URI of the store, with an absolute path, and the id of the run's experiment."""
     uri = mlflow.get_tracking_uri()
     file = uri.removeprefix("sqlite:///")
     absolute = f"sqlite:///{Path(file).resolve()}" if file != uri else uri
@@ -132,7 +133,7 @@ def get_store_folder() -> Path:
 def tag_project_run() -> None:
     """Tag the run that `mlflow run` created with this process, before the work starts.
 
-    Otherwise nobody could close the run if the process dies.
+    If the process dies, another process can then detect that and close the run.
     """
     if "MLFLOW_RUN_ID" in os.environ:
         _find_store()
@@ -141,7 +142,7 @@ def tag_project_run() -> None:
 
 
 def read_settings(run: Any) -> dict[str, str]:
-    """Return the settings of a run as field -> text."""
+    """Return the settings of a run: the text of each field."""
     found: dict[str, str] = json.loads(run.data.tags.get(SETTINGS_TAG, "{}"))
     return found
 
@@ -165,7 +166,7 @@ def get_run(run_id: str, field: str) -> Any:
 
     Args:
         run_id: the id.
-        field: the setting that named the id, for the error.
+        field: the setting that contains the id; the error message names it.
 
     Raises:
         UsageError: the run does not exist.
@@ -174,7 +175,7 @@ def get_run(run_id: str, field: str) -> Any:
     try:
         return mlflow.get_run(run_id)
     except MlflowException:
-        raise UsageError(f"{field}: no run {run_id!r} in {mlflow.get_tracking_uri()}") from None
+        raise UsageError(f"{field}: must be a run in {mlflow.get_tracking_uri()}, got {run_id!r}") from None
 
 
 def find_best_run(scale: str, smoke: bool) -> str:
@@ -182,7 +183,7 @@ def find_best_run(scale: str, smoke: bool) -> str:
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.
-        smoke: whether runs with smoke=true count.
+        smoke: whether to include runs with smoke=true.
 
     Raises:
         UsageError: no run matches.

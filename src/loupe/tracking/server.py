@@ -1,4 +1,4 @@
-"""The tracking server: whether it is reachable, and how long a request is repeated until it is."""
+"""Checks whether the tracking server is reachable, and repeats requests while it is not."""
 
 import os
 import time
@@ -15,13 +15,13 @@ from loupe.cli.progress import print_line
 from loupe.errors import LoupeError
 
 T = TypeVar("T")
-PROBE_TIMEOUT_S = 5.0  # in which a server must answer a probe
+PROBE_TIMEOUT_S = 5.0  # for the request that checks whether the server is reachable
 RETRY_INTERVAL_S = 1.0
-STARTUP_TIMEOUT_S = 10.0  # that a step waits for an unreachable server when it starts
+STARTUP_TIMEOUT_S = 10.0  # how long a step that starts waits for an unreachable server
 
 
 def is_server() -> bool:
-    """Whether the store is a server, which can be unreachable, and not a database or file."""
+    """Whether the store is a server, and not a database or a file."""
     return mlflow.get_tracking_uri().startswith(("http://", "https://"))
 
 
@@ -33,13 +33,13 @@ def is_reachable() -> bool:
         url = f"{mlflow.get_tracking_uri().rstrip('/')}/health"
         return requests.get(url, timeout=PROBE_TIMEOUT_S).status_code < 500
     except requests.exceptions.SSLError:
-        return True  # MLflow has its own settings for certificates
+        return True  # the server answered; MLflow has its own settings for certificates
     except requests.RequestException:
         return False
 
 
 def is_unreachable_error(error: BaseException) -> bool:
-    """Whether an error of MLflow means that the server is unreachable or cannot work now."""
+    """Whether an error of MLflow means that the server is unreachable or fails (status 500 or above)."""
     if isinstance(error, MlflowException):
         return bool(error.get_http_status_code() >= 500)
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -62,11 +62,11 @@ def wait_until_reachable() -> None:
 
 
 def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bool) -> T:
-    """Call a function, and again while the server is unreachable, for at most `seconds`.
+    """Call a function, and repeat the call while the server is unreachable.
 
     Args:
-        function: it must be idempotent.
-        seconds: after which the error is raised.
+        function: the function; it must be idempotent.
+        seconds: the time after which the error of the last call is raised.
         quiet: do not print that the server is unreachable.
     """
     deadline, printed = time.monotonic() + seconds, False
@@ -84,9 +84,9 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
 
 @contextmanager
 def limit_retries(count: int) -> Iterator[None]:
-    """Let MLflow repeat a failed request at most `count` times: by default it repeats for minutes.
+    """Limit how often MLflow repeats a failed request. By default, it repeats requests for minutes.
 
-    A value that the user set in the environment is kept if it is smaller.
+    A smaller limit that the user set in the environment has priority.
     """
     name, before = MLFLOW_HTTP_REQUEST_MAX_RETRIES.name, MLFLOW_HTTP_REQUEST_MAX_RETRIES.get_raw()
     MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(min(count, MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()))

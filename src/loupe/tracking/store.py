@@ -1,4 +1,4 @@
-"""Creates the SQLite store of MLflow completely or not at all."""
+"""Creates MLflow's SQLite store, either completely or not at all."""
 
 import fcntl
 import shutil
@@ -8,13 +8,15 @@ from tempfile import TemporaryDirectory
 import mlflow
 import sqlalchemy
 
+from loupe.imaging.atomic import publish
+
 
 def create_store() -> None:
     """Create the SQLite file that the tracking URI names, if it is missing or empty; else do nothing.
 
     MLflow migrates a new file in dozens of transactions. If a process is killed during these, or two processes
     migrate at the same time, no later process can use the file. Therefore only one process at a time creates the
-    file, and under a temporary name until the last migration.
+    file. The file has a temporary name until the last migration is done.
     """
     uri = mlflow.get_tracking_uri()
     database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite") else None
@@ -39,10 +41,10 @@ def _is_complete(file: Path) -> bool:
 def _create(file: Path) -> None:
     prefix = f"{file.name}.part-"
     for old in file.parent.iterdir():
-        if old.name.startswith(prefix):  # of a killed process, since this process has the lock
+        if old.name.startswith(prefix):  # left by a killed process, since only this process has the lock
             shutil.rmtree(old)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name
         escaped = str(part).replace("%", "%25")  # SQLAlchemy decodes URLs
         mlflow.MlflowClient(f"sqlite:///{escaped}").search_experiments()  # creates the file
-        part.rename(file)
+        publish(part, file)

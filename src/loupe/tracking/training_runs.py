@@ -35,11 +35,11 @@ def fit_network(
     """Train a network, and log the points of its curves and its checkpoints to the open run.
 
     Args:
-        model: has its initial weights before, the best weights after.
-        settings: of the training; without gradient steps nothing is done.
+        model: the network with its initial weights; it has the best weights afterwards.
+        settings: the settings of train; without gradient steps, the network is not changed.
         train: the training split.
         validation: the validation split.
-        checkpoint: of the resumed run, or None.
+        checkpoint: the checkpoint of the resumed run, or None.
     """
     if not isinstance(settings, GradientTrain):
         return Fit([], 0.0)
@@ -48,7 +48,7 @@ def fit_network(
         records.log_metrics(point.metrics, point.step)
         checkpoints.save_checkpoint(arrays, point.step)
 
-    for point in loop.load_points(checkpoint):  # a resumed run has the complete curves
+    for point in loop.load_points(checkpoint):  # so that a resumed run has its complete curves
         records.log_metrics(point["metrics"], point["step"])
     progress = loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
     return Fit(progress.points, progress.seconds)
@@ -84,7 +84,7 @@ def log_diagnostics(
 
     Args:
         model: the network with its best weights.
-        settings: of the training.
+        settings: the settings of train.
         points: the points of its curves; [] for a network in closed form.
         train: the training split.
         validation: the validation split.
@@ -105,17 +105,17 @@ def log_diagnostics(
 def log_result(
     model: keras.Model, settings: Train, dataset: Dataset, weights: np.ndarray, points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Log the test scores of the network and the baselines, and figures.
+    """Log figures, and the test scores of the network and of the baselines.
 
     Args:
         model: the network with its best weights.
-        settings: of the training.
-        dataset: whose test and validation splits are used.
-        weights: of ridge on this dataset.
+        settings: the settings of train.
+        dataset: the dataset; its test and validation splits are used.
+        weights: the weights of ridge on this dataset.
         points: the points of the curves; [] for a network in closed form.
 
     Returns:
-        The summary of `scoring.summarise`.
+        The summary that `scoring.summarise` returns.
     """
     upscaler, recompose = KerasUpscaler(model), diagnostics.choose_recompose(settings)
     test, validation = (dataset.load_pairs(split, settings.scale) for split in ("test", "validation"))

@@ -1,21 +1,19 @@
-"""The runs of a sweep's trials: children of the sweep's run, which later sweeps find and reuse."""
+"""The runs of a sweep's trials. They are children of the sweep's run. Later sweeps find and reuse their results."""
 
 import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from loupe.cli import signals
 from loupe.config.base import Settings
 from loupe.tracking import checkpoints, liveness, runs
-from loupe.tracking.record_handlers import remove_artifact
 from loupe.tracking.store import create_store
 
 TRIAL_TAG = "loupe.trial"
@@ -23,7 +21,8 @@ SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 STATE_TAG = "trial.state"
-CHECKPOINT_INTERVAL_S = 10.0  # of training, which a killed trial may lose
+SCORED_TAG = "loupe.scored"  # logged last: the run of a trial has its test scores, tables and figures
+CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses about this much training at most
 MAX_TRIALS = 100_000
 
 
@@ -41,8 +40,8 @@ def trial_run(
     """Open the run of a trial as a child of the sweep's run, and close it as `step_run` does.
 
     Args:
-        settings: of the training.
-        name: of the run, for people.
+        settings: the settings of train.
+        name: the name of the run that MLflow shows.
         parent: the id of the sweep's run.
         tags: SWEEP_TAG, TRIAL_TAG, KEY_TAG and CODE_TAG.
         continues: the id of the killed run whose checkpoint the trial continues, or None.
@@ -58,27 +57,27 @@ def trial_run(
 
 
 class PeriodicCheckpoint:
-    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S: each one takes time."""
+    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S, not more often, because saving takes time."""
 
     def __init__(self) -> None:
         self._saved_at = time.monotonic()
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if the interval since the last one, or since the start, is over."""
+        """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last one, or since the start."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
-        """Save the newest checkpoint that was offered, if it is not saved yet."""
+        """Save the last checkpoint that `offer` received, unless it is already saved."""
         if self._newest is not None:
             checkpoints.save_checkpoint(*self._newest)
             self._saved_at, self._newest = time.monotonic(), None
 
 
 def find_finished(key: str) -> Any:
-    """Return the newest completed trial with this key; None if there is none."""
+    """Return the newest run of a complete trial with this key; None if there is none."""
     found = mlflow.search_runs(
         filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}'"
         f" and tags.`{STATE_TAG}` = 'COMPLETE'",
@@ -90,7 +89,7 @@ def find_finished(key: str) -> Any:
 
 
 def get_ended(run_id: str) -> Any:
-    """Return a run if it is a trial that was completed or pruned, else None."""
+    """Return a run if its trial is complete or pruned, else None."""
     run = mlflow.get_run(run_id)
     return run if run.info.status == "FINISHED" and STATE_TAG in run.data.tags else None
 
@@ -113,7 +112,7 @@ def find_sweep_runs(sweep: str) -> list[Any]:
 
 
 def find_trials(parent: str) -> list[Any]:
-    """Return the runs of the trials below a sweep's run."""
+    """Return the runs of all trials of a sweep's run."""
     return list(
         mlflow.search_runs(
             filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`loupe.step` = 'trial'",
@@ -125,7 +124,7 @@ def find_trials(parent: str) -> list[Any]:
 
 
 def adopt_trials(old: str, new: str) -> None:
-    """Make the trials of a killed run of the sweep children of its new run, and close the old run."""
+    """Move the trials of a killed sweep run to the new run of the sweep, and close the old run."""
     client = mlflow.MlflowClient()
     for child in find_trials(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
@@ -136,23 +135,3 @@ def adopt_trials(old: str, new: str) -> None:
 def get_tags(run_id: str | None) -> dict[str, str]:
     """Return the tags of a run; {} for None."""
     return dict(mlflow.get_run(run_id).data.tags) if run_id else {}
-
-
-def has_model(run_id: str) -> bool:
-    """Whether a run has a model that was not deleted."""
-    return bool(_get_models(run_id))
-
-
-def delete_model(run_id: str) -> None:
-    """Delete the models of a run."""
-    for model in _get_models(run_id):
-        remove_artifact(model.artifact_location, "")
-        mlflow.MlflowClient().delete_logged_model(model.model_id)
-
-
-def _get_models(run_id: str) -> list[Any]:
-    outputs, found = mlflow.get_run(run_id).outputs, []
-    for output in outputs.model_outputs if outputs else ():
-        with suppress(MlflowException):  # the outputs also list deleted models
-            found.append(mlflow.MlflowClient().get_logged_model(output.model_id))
-    return found

@@ -1,4 +1,4 @@
-"""`Upscaler`: upscales images in memory with a model of any name."""
+"""`Upscaler` upscales images in memory, with any model that the command line accepts."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -24,7 +24,7 @@ class Upscaler:
         large = Upscaler.load("models:/loupe@champion")(Image.open("photo.jpg"))
 
     Args:
-        networks: to choose from.
+        networks: the networks, one per scale factor.
     """
 
     def __init__(self, networks: Networks) -> None:
@@ -32,10 +32,10 @@ class Upscaler:
 
     @classmethod
     def load(cls, model: str = BUNDLED, ensemble: bool = False) -> "Upscaler":
-        """Take a model by its name.
+        """Load a model by its name.
 
         Args:
-            model: any name that `resolver.resolve_model` takes.
+            model: any name that `resolver.resolve_model` accepts.
             ensemble: use the self-ensemble (mean over 8 flips and rotations): slightly better, 8 times slower.
 
         Raises:
@@ -54,19 +54,21 @@ class Upscaler:
 
         Args:
             image: a PIL image of any mode, or an array of uint8 or uint16, (height, width) or (height, width, bands)
-                with 1 to 4 bands: grey, grey and alpha, RGB, RGBA, encoded as in image files.
-            scale: the scale factor, 1 to 8; None for that of the network, or 1.5 if it has several.
+                with 1 to 4 bands: grey, grey and alpha, RGB, RGBA. Values are gamma-encoded, as in image files.
+            scale: the scale factor, 1 to 8. None means the smallest one that has a network.
             size: width and height of the result, instead of a scale factor.
-            fit: how an image with another aspect ratio fits the size: `inside`: the largest result within the size;
-                `cover`: the smallest that covers the size, cropped to it at the centre; `exact`: an error.
+            fit: the rule for an image with another aspect ratio than the size. `inside`: the largest result within
+                the size. `cover`: the smallest result that covers the size, cropped to the size around the centre.
+                `exact`: an error.
 
         Returns:
-            The same kind, upright, with floor(side * scale + 1/2) pixels per side: a PIL image (L, LA, RGB, RGBA or
-            I;16) with the colour profile of the input, or an array of the same dtype and number of axes.
+            For a PIL image, a PIL image (L, LA, RGB, RGBA or I;16) with the colour profile of the input, rotated as
+            its EXIF orientation says. For an array, an array of the same dtype and number of axes. With a scale
+            factor, each side has floor(side * scale + 1/2) pixels.
 
         Raises:
-            TypeError: the image is of another type, or an array of another dtype.
-            ValueError: the scale factor, fit or the array's shape is out of range.
+            TypeError: the image has another type, or the array has another dtype.
+            ValueError: the scale factor, the fit or the shape of the array is invalid.
             PhotoError: the image has no pixels, or does not fit the size.
         """
         if isinstance(image, Image.Image):

@@ -10,8 +10,8 @@ from loupe.data.patches import Patches
 from loupe.training.optimization import compile_model, training_precision
 from loupe.upscalers.geometry import Geometry
 
-BLOCKS_PER_SIDE = 4  # of a training input, for perceptrons that read pixels beyond their blocks
-WARMUP_STEPS = 3  # the first step compiles
+BLOCKS_PER_SIDE = 4  # blocks per side of a training input, for perceptrons that read pixels around their blocks
+WARMUP_STEPS = 3  # steps that are not timed, because the first step compiles the model
 TIMING_SHARE = 0.05  # share of the time budget that is used to time steps
 TIMING_LIMIT_S = 1.0
 
@@ -19,8 +19,8 @@ TIMING_LIMIT_S = 1.0
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """Compute the side and the number of the inputs of a training batch.
 
-    A perceptron that reads pixels beyond its patch (skip, pre_upscale, entry_convolutions) is trained on squares of
-    up to 4x4 patches, so that patches have real surroundings. `batch_size` counts patches.
+    A perceptron with `skip`, `pre_upscale` or `entry_convolutions` also reads pixels around a patch. It is trained on
+    squares of up to 4x4 patches, so that these pixels are not only mirrored borders. `batch_size` counts patches.
 
     Args:
         settings: the settings of the network.
@@ -47,9 +47,9 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
 
 
 def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, patches: Patches, count: int) -> int:
-    """Measure how many training steps fit into a time budget; the model keeps its weights.
+    """Measure how many training steps fit into a time budget. The weights of the model do not change.
 
-    Processor time of all cores is measured, since other work on the machine changes it little.
+    The measured time is the CPU time of all cores, because other processes on the machine hardly change it.
 
     Args:
         seconds: the budget, in seconds of one core.

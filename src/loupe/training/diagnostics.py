@@ -1,6 +1,6 @@
-"""Computes diagnostics of a trained network beyond its score: overfitting, lost darks, blur, seams, saturation.
+"""Computes diagnostics of a trained network: overfitting, lost dark pixels, blur, seams and saturation.
 
-The claims of the study are about these numbers. Their names are those of the MLflow metrics, such as `val/gap`.
+Claims of the 2016 study are about these numbers. Their names, such as `val/gap`, are the names of MLflow metrics.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from loupe.evaluation import metrics
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-GAP_TRAIN_IMAGES = 128  # training images that val/gap is computed from
+GAP_TRAIN_IMAGES = 128  # number of training images for val/gap
 BATCH = 16
-MIN_GAIN = 0.01  # relative decrease of val/mae per point, below which a curve saturates
-SATURATION_POINTS = 2  # consecutive points below MIN_GAIN that end the search
+MIN_GAIN = 0.01  # a curve saturates if the relative decrease of val/mae per point is below this value
+SATURATION_POINTS = 2  # number of consecutive points below MIN_GAIN that count as saturation
 
 
 def choose_recompose(settings: Train) -> str:
-    """Return how `upscale` combines the network's blocks; only perceptrons have a choice."""
+    """Return how `upscale` combines the blocks of the network; only perceptrons have this setting."""
     return settings.recompose if isinstance(settings, Perceptron) else "concatenate"
 
 
@@ -39,11 +39,12 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         val/nearest/mae, val/lanczos/mae: mean mae of these baselines.
         val/gain: nearest's mae divided by the network's.
         val/nearest_wins: share of photos on which nearest has the lower mae.
-        val/gap: validation mae minus training mae, minus the same difference of Lanczos, which is due to the photos.
+        val/gap: validation mae minus training mae, minus the same difference for Lanczos, which only depends on the
+            photos.
         val/dark_lost: share of dark pixels that became bright, see `metrics.lost_dark_share`.
         val/gradient_energy: gradient energy divided by that of the labels.
         val/seams: mean error at the borders of blocks divided by that inside blocks.
-        val/input_mae: mae of the image after `pre_upscale`; only if the settings have one.
+        val/input_mae: mae of the image after `pre_upscale`; only with this setting.
     """
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
     names = {"nearest", "lanczos", pre_upscale} - {"none"}
@@ -83,9 +84,10 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     Returns:
         val/lowest_mae: the lowest val/mae.
-        val/saturated_mae: the lowest val/mae up to the second of two consecutive points that each lowered it by less
-            than 1 %; without such points, that of the whole curve.
-        val/roughness: standard deviation of successive differences in the second half; only with two differences.
+        val/saturated_mae: the lowest val/mae when the curve saturates, which is at the second of two consecutive
+            points that each lower it by less than 1 %. If the curve does not saturate, it is val/lowest_mae.
+        val/roughness: standard deviation of the differences between successive points in the second half of the
+            curve; only if there are at least two differences.
     """
     maes = np.array([point["metrics"]["val/mae"] for point in points])
     lowest, waited, saturated = maes[0], 0, maes.min()
@@ -105,7 +107,7 @@ def compute_win_share(wins: np.ndarray, pairs: Pairs) -> float:
 
     Args:
         wins: bool, (n,), one value per pair.
-        pairs: the pairs. Pairs with the same `sha256` are of one photo.
+        pairs: the pairs. Pairs with the same `sha256` were cut from the same photo.
     """
     photos = [row.get("sha256", number) for number, row in enumerate(pairs.rows)]
     names, index = np.unique(np.asarray(photos, str), return_inverse=True)

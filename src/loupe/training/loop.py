@@ -1,7 +1,8 @@
 """The training loop of one network: steps, points of the learning curve, checkpoints, resume.
 
-A resumed training gives the same weights as an uninterrupted one: everything that changes from step to step is in the
-checkpoint, or derives from the seed and the step (batches, augmentation, dropout).
+A resumed training gives the same weights as an uninterrupted training. The checkpoint contains everything that
+changes from step to step, except batches, augmentation and dropout, which derive from the seed and the number of the
+step.
 """
 
 import json
@@ -25,14 +26,14 @@ from loupe.training.optimization import compile_model, training_precision
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-CURVE_TRAIN_IMAGES = 32  # training images that are scored at each point of the curve
+CURVE_TRAIN_IMAGES = 32  # number of training images that are scored at each point of the learning curve
 
 Checkpoint = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The pairs that a network is trained on and those that select its best weights."""
+    """The pairs to train on, and the pairs that select the best weights."""
 
     train: Pairs
     validation: Pairs
@@ -108,7 +109,7 @@ class TrainingState:
 def fit(
     model: keras.Model, settings: GradientTrain, splits: Splits, report: Report, resume: Checkpoint | None = None
 ) -> TrainingState:
-    """Train the model in place; it ends with the weights of the point with the lowest validation mae.
+    """Train the model in place. Finally, set the weights of the point with the lowest validation mae.
 
     Args:
         model: the network with its initial weights.
@@ -118,7 +119,7 @@ def fit(
         resume: the checkpoint to continue from; None starts at step 0.
 
     Returns:
-        The state at the end, with all points, also those before a resume.
+        The state at the end, with all points, including those before the training was resumed.
 
     Raises:
         LoupeError: the loss is NaN or infinite, or the checkpoint is of another network.
@@ -174,7 +175,7 @@ def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[
 def _run_steps(
     model: keras.Model, settings: GradientTrain, batch: Callable[[int], Any], steps: range, bar: ProgressBar
 ) -> float:
-    """Train for these steps, each on its own batch, and return the mean loss."""
+    """Train for these steps, each on a new batch, and return the mean loss."""
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     losses = []
     with training_precision(model, settings):

@@ -11,13 +11,14 @@ from loupe.config.base import Settings
 from loupe.config.training import OPTIMIZERS, Convolutional, GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
-FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # their outputs are sums of pixel values
+FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # layers whose outputs are pixel values
 
 
 def compile_model(model: keras.Model, settings: GradientTrain) -> None:
     """Compile the model with the optimizer, schedule and loss of the settings.
 
-    On a CPU, XLA halves the time of a perceptron's step. TensorFlow's oneDNN convolutions are faster than XLA's.
+    On a CPU, XLA halves the time of a step of a perceptron. Convolutional networks do not use XLA with TensorFlow,
+    because TensorFlow's own convolutions (oneDNN) are faster.
     """
     own = Settings.model_fields.keys() | {"learning_rate"}
     chosen = OPTIMIZERS[settings.optimizer]
@@ -29,7 +30,7 @@ def compile_model(model: keras.Model, settings: GradientTrain) -> None:
 
 
 def build_learning_rate(settings: GradientTrain) -> Any:
-    """Return the learning rate as Keras takes it: a number or a schedule."""
+    """Return the learning rate for Keras: a number or a schedule."""
     schedules = keras.optimizers.schedules
     rate = settings.learning_rate
     if settings.schedule == "exponential":
@@ -41,10 +42,10 @@ def build_learning_rate(settings: GradientTrain) -> Any:
 
 @contextmanager
 def training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
-    """Compute the convolutions of the body in the precision of the settings inside the block; weights stay float32.
+    """Inside the `with` block, compute the convolutions of the body in the precision of the settings.
 
-    The linear branches and the last layer always compute in float32. After the block the whole model computes in
-    float32 again, so that precision changes neither scores nor saved or exported models.
+    Weights, the linear branches and the last layer always have float32. After the block, the whole model computes in
+    float32 again, so that the precision changes neither scores nor saved or exported models.
     """
     body = [
         layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.name not in FLOAT32_LAYERS

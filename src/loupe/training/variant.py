@@ -1,4 +1,4 @@
-"""Builds the network of a variant with its initial weights."""
+"""Builds the network of given settings with its initial weights, and describes the settings in a short name."""
 
 import keras
 import numpy as np
@@ -15,10 +15,10 @@ from loupe.upscalers import ridge
 def build_network(
     settings: Train, train: Pairs, luminance: str, weights: np.ndarray, start: keras.Model | None = None
 ) -> keras.Model:
-    """Build the Keras model of the settings with its initial weights. A ridge is fitted here.
+    """Build the Keras model of the settings with its initial weights; a model of ridge regression is already fitted.
 
     Args:
-        settings: the settings of the variant.
+        settings: the settings of the network.
         train: the training split. Its inputs must be at least as large as those of a training batch.
         luminance: the luminance formula of the dataset.
         weights: the ridge of the dataset, (window * window, p * p).
@@ -41,7 +41,7 @@ def build_network(
 
 
 def describe(settings: Train) -> str:
-    """Return a short name of the variant for lists of runs, such as `perceptron 10:15 2048,1024 tanh rmsprop`."""
+    """Return a short name for lists of runs, such as `perceptron 10:15 2048,1024 tanh rmsprop`."""
     if not isinstance(settings, GradientTrain):
         return f"{settings.network} {format_value(settings.scale)}"
     fields = {

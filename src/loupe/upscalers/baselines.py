@@ -13,19 +13,20 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-MARGIN = 4  # pixels of the small image around a block that the widest filter, Lanczos, depends on
+MARGIN = 4  # input pixels around a block that affect its result, for the widest filter (Lanczos)
 
 
 class FilterUpscaler:
     """A filter of Pillow in floating point.
 
-    With nearest at 3:2, the middle of every third result pixel is exactly between two input pixels. Which of them
-    Pillow takes depends on the position, so only in this case tiles can differ from the whole image.
+    With nearest at 3:2, the centre of every third result pixel is exactly between two input pixels. Pillow's choice
+    between them depends on the position. Therefore, only in this case, results of tiles can differ from results of
+    the whole image.
 
     Args:
         name: a key of FILTERS.
         scale: the scale factor.
-        luminance: stored in the geometry only; filters work on any luminance.
+        luminance: the luminance formula to store in the geometry. It does not change the filter.
     """
 
     def __init__(self, name: str, scale: Fraction, luminance: str = "rec601") -> None:

@@ -1,4 +1,4 @@
-"""The ONNX files of the networks in the package, by size and scale factor."""
+"""Finds the ONNX files of the bundled networks by size and scale factor."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -18,8 +18,8 @@ class Geometry:
         q: side of an input block; the sides of the model's inputs are multiples of it.
         p: side of a result block; the scale factor is p/q.
         min_side: smallest side of an input, a multiple of q.
-        halo: pixels around a block that its result depends on (the rest of the receptive field), a multiple of q.
-        luminance: the formula that computed the grey images the model was trained on; see `imaging.luminance`.
+        halo: number of pixels on each side of a block that its result depends on, a multiple of q.
+        luminance: the formula that computed the grey training images; see `imaging.luminance`.
     """
 
     q: int
@@ -37,9 +37,10 @@ class Geometry:
     def name(self) -> str:
         """The geometry as the name of a Keras model.
 
-        The name is the only place that all formats keep without custom classes. Keras does not save attributes of
-        models and layers, and drops extra entries of metadata.json in a .keras file. Tags of MLflow and files next to
-        a model are lost when its file is copied. In an ONNX file, the metadata entry `loupe` is this name.
+        All file formats keep the name, and no custom classes are necessary. In contrast, Keras does not save
+        attributes of models and layers, and drops extra entries of metadata.json in a .keras file. Tags of MLflow and
+        files next to a model are lost when its file is copied. An ONNX file has the name in the metadata entry
+        `loupe`.
         """
         return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}"
 

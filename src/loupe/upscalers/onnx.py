@@ -13,8 +13,8 @@ class OnnxUpscaler:
 
     Args:
         file: ONNX file with the geometry in its metadata, as `models.onnx_export.export` writes it.
-        threads: threads per image; 0 is one per core. For several images, calls with one thread each from several
-            Python threads are faster.
+        threads: number of threads per image; 0 means one per core. For several images it is faster to use one thread
+            per image and to call the model from several Python threads.
 
     Raises:
         UsageError: the file is not an ONNX network, or the shape of its result differs from its geometry.
@@ -24,9 +24,9 @@ class OnnxUpscaler:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are raised as well
+        options.log_severity_level = 4  # only fatal errors; other errors are raised as exceptions
         options.intra_op_num_threads = threads
-        # Threads that spin while they wait would take cores from the colour processing of the same image.
+        # Threads that spin while waiting would use cores that process the colour of the same image.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -1,5 +1,6 @@
-"""Ridge regression from the pixels around a block of the input to the block of the label."""
+"""Ridge regression, which predicts a block of the label from a block of the input and the pixels around it."""
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import numpy as np
 
 from loupe.data.dataset import Dataset, Pairs
 from loupe.errors import LoupeError, describe_error
-from loupe.imaging.atomic import remove_leftovers, write_atomically
+from loupe.imaging.atomic import remove_leftovers, write_file
 from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01
-FIT_IMAGES = 2048  # maximum number of images: they give millions of rows for 81 to 100 columns
+FIT_IMAGES = 2048  # maximum number of images, which give millions of rows for 81 to 100 columns
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
@@ -42,22 +43,23 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         products += x.T @ y
     try:
         return np.linalg.solve(squares, products).astype("float32")
-    except np.linalg.LinAlgError:  # alpha is 0 and all images are alike
+    except np.linalg.LinAlgError:  # alpha is 0 and all images are nearly equal
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Return the ridge of a dataset's training split: fitted once, then read from the dataset's folder.
+    """Load the ridge of a dataset's training split from the dataset's folder; fit and store it if it is missing.
 
     Returns:
-        The weights, shaped as by `fit`.
+        The weights, as from `fit`.
     """
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
         remove_leftovers(dataset.folder)
         weights = fit(dataset.load_pairs("train", scale))
-        with write_atomically(file) as partial, partial.open("wb") as stream:
-            np.save(stream, weights)
+        stream = io.BytesIO()  # to a file, np.save would ignore a full disk
+        np.save(stream, weights)
+        write_file(file, stream.getvalue())
     return load_weights(file, scale)
 
 
@@ -119,5 +121,5 @@ class RidgeUpscaler:
 
 
 def build_geometry(scale: Fraction, luminance: str) -> Geometry:
-    """Return the geometry of a ridge: blocks of p x p for a scale factor p/q in lowest terms, and MARGIN as halo."""
+    """Return the geometry of a ridge: blocks of p x p pixels for a scale factor p/q in lowest terms, halo MARGIN."""
     return Geometry(scale.denominator, scale.numerator, MARGIN, MARGIN, luminance)

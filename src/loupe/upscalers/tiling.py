@@ -1,4 +1,4 @@
-"""Upscales images of any size with any model: pads, tiles with overlap, crops and clips."""
+"""Upscales images of any size with any model, in overlapping tiles."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -9,7 +9,7 @@ from loupe.upscalers.geometry import Geometry
 
 
 class UpscalingModel(Protocol):
-    """The interface of everything that upscales grey images: networks, ridge and filters."""
+    """The interface of all models that upscale grey images: networks, ridge and filters."""
 
     geometry: Geometry
 
@@ -26,10 +26,10 @@ class UpscalingModel(Protocol):
 
 
 class SelfEnsemble:
-    """A model whose result is the mean over the 8 flips and rotations of the image, each undone afterwards.
+    """A model that upscales the 8 flips and rotations of the image, reverts them, and averages the results.
 
-    Errors that depend on the direction cancel out. It takes 8 times as long (Timofte et al. 2016, "Seven ways to
-    improve example-based single image super resolution": enhanced prediction).
+    Errors that depend on the direction cancel out, but it takes 8 times as long. Timofte et al. (2016, "Seven ways to
+    improve example-based single image super resolution") call this enhanced prediction.
 
     Args:
         model: the model that is applied 8 times.
@@ -56,10 +56,10 @@ def upscale(model: UpscalingModel, images: np.ndarray, recompose: str = "concate
     Args:
         model: a network or a baseline.
         images: float32, (n, h, w, 1) in [-1, 1].
-        recompose: how blocks are combined. `concatenate`: side by side. `gaussian`: the image is upscaled once for
-            every shift of the blocks by whole result pixels, and blocks are averaged with Gaussian weights around
-            their middles, which removes seams. Both are the same for models with the smallest blocks of their scale.
-        tile: side of a tile in pixels of the image, without the halo. It changes the result by rounding errors only.
+        recompose: how blocks are combined. `concatenate`: blocks are placed next to each other. `gaussian`: the image
+            is upscaled several times with shifted blocks, and overlapping blocks are averaged with Gaussian weights,
+            which removes seams. Both give the same result if the model has the smallest blocks of its scale factor.
+        tile: side of a tile in pixels of the image, without the halo. It affects only rounding errors.
 
     Returns:
         float32, (n, floor(h scale + 1/2), floor(w scale + 1/2), 1), clipped to [-1, 1].
@@ -90,8 +90,8 @@ def upscale_rows(
 
     Args:
         model: as in `upscale`.
-        rows: called with a first and a last row (exclusive); returns these rows of the image, float32 (rows, width)
-            in [-1, 1].
+        rows: a function that returns rows of the image, float32 (rows, width) in [-1, 1]. Its arguments are the first
+            row and the row after the last one.
         height: the height of the image.
         wanted: the rows of the result.
         tile: as in `upscale`.
@@ -111,7 +111,8 @@ def upscale_rows(
 def _shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
-    They are the multiples of a step: the largest divisor of q, up to q/2, that is a whole number of result pixels.
+    They are multiples of a step. The step is the largest divisor of q, up to q/2, that is a whole number of result
+    pixels.
     """
     aligned = geometry.scale.denominator
     steps = [step for step in range(aligned, geometry.q // 2 + 1, aligned) if geometry.q % step == 0]
@@ -119,12 +120,12 @@ def _shifts(geometry: Geometry) -> list[int]:
 
 
 def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
-    """Return the side, in whole blocks, that covers `shift` pixels and then the image."""
+    """Return the smallest side in whole blocks, and at least `min_side`, that covers `shift` pixels and the image."""
     return max(-(-(side + shift) // geometry.q) * geometry.q, geometry.min_side)
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` mirrored rows above and `right` mirrored columns to the left, and crop them.
+    """Upscale with `down` mirrored rows above the image and `right` mirrored columns to its left; then crop these.
 
     Returns:
         (n, ceil(h scale), ceil(w scale), 1).
@@ -161,7 +162,7 @@ def _upscale_tiles(model: UpscalingModel, images: np.ndarray, tile: int) -> np.n
 
 
 def _spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int]]:
-    """Return for each tile along one side its start, and the start and stop of the pixels that the model gets."""
+    """Return for each tile along one side its start, and the start and stop of the input of the model."""
     spans = []
     for start in range(0, side, core):
         stop = min(side, start + core + geometry.halo)
@@ -171,7 +172,7 @@ def _spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int
 
 
 def _block_gaussian(geometry: Geometry, height: int, width: int, down: int, right: int) -> np.ndarray:
-    """Return the weight of each result pixel: a Gaussian, sigma a quarter block, around the middle of its block."""
+    """Return the weight of each result pixel: a Gaussian around the centre of its block, sigma p/4."""
     p = geometry.p
     along = np.exp(-0.5 * np.square((np.arange(p) - (p - 1) / 2) / (p / 4))).astype("float32")
     sides = []

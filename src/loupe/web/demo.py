@@ -32,7 +32,7 @@ Upscales a photo with a trained network. The result has the format and the metad
 to the machine that serves this page, and to no other. Limits: {MAX_PHOTO_PIXELS // 10**6} megapixels,
 {MAX_FILE_BYTES // 2**20} MB. Formats: {", ".join(SUFFIXES)}."""
 NO_RESULT = "<p>The upscaled photo appears here, next to the same photo upscaled by Lanczos.</p>"
-# fonts of the visitor's machine, so that none are downloaded
+# uses fonts of the visitor's machine, so that the page downloads no fonts
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 STYLE = f"""{COMPARISON_STYLE}
 .gradio-container {{ max-width: 1300px !important; margin: 0 auto; }}
@@ -55,7 +55,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
         if file is None:
             return _show_error("photo: must be chosen first")
         photo = Path(file)
-        context = contextvars.copy_context()  # contains the visitor's progress bar, also for other threads
+        context = contextvars.copy_context()  # other threads need it to update the progress bar of this visitor
 
         def report(fraction: float) -> None:
             context.run(progress, fraction, desc="upscaling")

@@ -1,0 +1,41 @@
+"""Lists the sizes of all frames or pages of an image file before any of them is decoded."""
+
+import io
+import warnings
+from pathlib import Path
+
+from PIL import Image
+
+from loupe.imaging.decoder import PhotoError, translate_errors
+
+
+def list_page_sizes(source: bytes | Path, most: int) -> list[tuple[int, int]]:
+    """Return width and height of each frame or page, as stored.
+
+    Args:
+        source: the bytes of a file, or its path.
+        most: the largest accepted number of frames or pages. If a TIFF has more, the rest is not read.
+
+    Raises:
+        PhotoError: the file is not an image, or has more than `most` frames or pages.
+    """
+    with translate_errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.format != "TIFF":
+                count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+                _validate_count(count, most)
+                return [image.size] * count
+            sizes: list[tuple[int, int]] = []
+            try:
+                while True:  # each page contains the position of the next, so that their number is unknown
+                    image.seek(len(sizes))
+                    sizes.append(image.size)
+                    _validate_count(len(sizes), most)
+            except EOFError:
+                return sizes
+
+
+def _validate_count(count: int, most: int) -> None:
+    if count > most:
+        raise PhotoError(f"must have at most {most} frames or pages, got more")

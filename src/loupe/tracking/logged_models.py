@@ -1,0 +1,33 @@
+"""Finds and deletes the models that a run has logged."""
+
+from typing import Any
+
+import mlflow
+from mlflow.entities import LoggedModelStatus
+
+
+def find_model(run_id: str) -> Any:
+    """Return the newest complete model of a run, or None: a killed process leaves an incomplete one."""
+    ready = (model for model in _list_models(run_id) if model.status == LoggedModelStatus.READY)
+    return max(ready, key=lambda model: model.creation_timestamp, default=None)
+
+
+def delete_models(run_id: str) -> None:
+    """Delete the models of a run."""
+    for model in _list_models(run_id):
+        remove_artifact(model.artifact_location, "")
+        mlflow.MlflowClient().delete_logged_model(model.model_id)
+
+
+def remove_artifact(artifact_uri: str, name: str) -> None:
+    """Remove a file or folder of artifacts; an empty name removes all artifacts."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    get_artifact_repository(artifact_uri).delete_artifacts(name)
+
+
+def _list_models(run_id: str) -> list[Any]:
+    """Return the models of a run that were not deleted; the outputs of a run also list deleted models."""
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(run_id).info.experiment_id
+    return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}'"))
