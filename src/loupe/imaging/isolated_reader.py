@@ -4,45 +4,78 @@ A file of a few hundred bytes can make a decoder allocate gigabytes or run for m
 macOS limits only the CPU time.
 """
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 import loupe
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.estimates import estimate_opening
 from loupe.imaging.image_data import ImageData
+from loupe.imaging.memory import MemoryBudget
 from loupe.imaging.metadata import Metadata, load_exif
 from loupe.imaging.reader import Photo
 
-FIELDS = ("format", "count", "size", "loop", "lossless", "page_sizes", "decoding_bytes")  # of `Photo`
+FIELDS = ("format", "count", "size", "loop", "lossless", "page_sizes", "decoding_bytes",
+          "pixel_bytes")  # of `Photo`  # fmt: skip
 # Options -I and -S: neither the working directory nor the environment adds modules. It starts 20 ms faster.
 START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.reader_process import main; main()"
 # Freed memory returns to the system, and does not count against the limit of the next photo.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "2"}
 
 
+@contextmanager
+def open_readers(count: int) -> "Iterator[list[IsolatedReader]]":
+    """Yield readers for several threads; the process of the first one starts immediately."""
+    readers = [IsolatedReader() for _ in range(count)]
+    readers[0].start()
+    try:
+        yield readers
+    finally:
+        for reader in readers:
+            reader.stop()
+
+
+def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: int = 2) -> ImageData:
+    """Read the first image of a file.
+
+    Args:
+        reader: reads the file.
+        path: the file.
+        memory: how many bytes it may take.
+        copies: how often the caller copies the pixels.
+
+    Raises:
+        PhotoError: as in `IsolatedReader.open`, or it takes more memory.
+    """
+    budget, opening_bytes = MemoryBudget(memory), estimate_opening(path)
+    with budget.reserve(opening_bytes, "the file") as reservation:
+        photo = reader.open(path, opening_bytes, strip=True)
+        try:
+            width, height = photo.size
+            pixels = width * height * photo.pixel_bytes
+            needed = max(photo.decoding_bytes, (1 + copies) * pixels)
+            reservation.resize(needed, f"an image of {width}x{height} pixels")
+            return next(photo.images)
+        finally:
+            reader.close()
+
+
 class IsolatedReader:
-    """Reads one image file after another. Use it as a context manager, in one thread at a time."""
+    """Reads one image file after another, in one thread at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        self._is_open = False  # and not decoded
 
     def start(self) -> None:
         """Start the process, unless it runs; `open` does not have to wait for it then."""
@@ -66,9 +99,7 @@ class IsolatedReader:
             process.kill()
 
     def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
-        """Open an image file; its images are decoded on demand.
-
-        Until they are all decoded, no other file can be opened.
+        """Open an image file; its images are decoded on demand, until `close` is called.
 
         Args:
             path: the file.
@@ -83,14 +114,19 @@ class IsolatedReader:
         request = {"path": str(path.absolute()), "strip": strip, "opening_bytes": memory, "fields": FIELDS}
         self._write(json.dumps(request))
         facts = self._read_answer()
+        self._is_open = True
         facts |= {"size": tuple(facts["size"]), "page_sizes": tuple(map(tuple, facts["page_sizes"]))}
         return Photo(images=self._read_images(), **facts)
 
-    def refuse(self) -> None:
-        """Drop the opened file without decoding it."""
-        self._write("")
+    def close(self) -> None:
+        """Close the opened file, decoded or not; its memory is free then."""
+        if self._is_open and self._process is not None:
+            self._is_open = False
+            with suppress(PhotoError):  # the process has ended
+                self._write("")
 
     def _read_images(self) -> Iterator[ImageData]:
+        self._is_open = False
         self._write("decode")
         complete = False
         try:
@@ -112,11 +148,13 @@ class IsolatedReader:
             xmp=xmp,
             dpi=tuple(facts["dpi"]) if facts["dpi"] else None,
             texts=facts["texts"],
-            colour_chunks={kind.encode("latin-1"): bytes.fromhex(data) for kind, data in facts["colour_chunks"].items()},
+            colour_chunks={
+                kind.encode("latin-1"): bytes.fromhex(data) for kind, data in facts["colour_chunks"].items()
+            },
             duration_ms=facts["duration_ms"],
         )
         pixels = np.empty(facts["shape"], facts["dtype"])
-        self._read_into(memoryview(pixels).cast("B"))
+        self._read_into(pixels.reshape(-1).view(np.uint8).data)
         return ImageData(pixels, metadata)
 
     def _write(self, line: str) -> None:
@@ -141,7 +179,7 @@ class IsolatedReader:
 
     def _read_into(self, target: bytearray | memoryview) -> bytearray | memoryview:
         assert self._process is not None
-        assert self._process.stdout is not None
+        assert isinstance(self._process.stdout, io.BufferedReader)
         if self._process.stdout.readinto(target) < len(target):
             raise self._describe_end()
         return target

@@ -1,4 +1,4 @@
-"""The memory that images take and may take."""
+"""The memory budget for images, which several threads share."""
 
 import os
 import threading
@@ -6,27 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
+from loupe.imaging.decoder import PhotoError
 
 MEGABYTE = 1_000_000
 MAX_DEFAULT_BYTES = 2000 * MEGABYTE
-MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times its bytes
 # For each version of Linux control groups: the name of the controller in /proc/self/cgroup, the folder of the groups,
 # and the file of a group's limit.
 CONTROL_GROUPS = (
     ("", Path("/sys/fs/cgroup"), "memory.max"),
     ("memory", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
 )
-# The largest number of bytes per pixel while an image is decoded: Pillow's image, its conversion, and the result.
-DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
-TRANSPARENT_BYTES = 13  # of grey and colour images with one transparent value
-DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # of images with 16 bits per sample, by the number of bands
-CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # codecs that keep several copies of a frame
-OTHER_BYTES = 24
-LIBRARY_BYTES = 40_000_000  # that decoders take for an image of any size
-OPENING_BYTES = 150_000_000  # that opening a file takes at most, in addition to what `estimate_opening` adds
 
 
 class MemoryBudget:
@@ -42,87 +31,52 @@ class MemoryBudget:
         self._changed = threading.Condition()
 
     @contextmanager
-    def reserve(self, count: int, purpose: str) -> Iterator[None]:
+    def reserve(self, count: int, purpose: str) -> "Iterator[Reservation]":
         """Reserve bytes until the block exits; wait until other threads have released enough.
-
-        A thread that waits must not have reserved bytes already: two such threads could wait for each other.
 
         Args:
             count: the number of bytes.
-            purpose: what they are for, for the error.
+            purpose: what they are for; the error message contains it.
 
         Raises:
             PhotoError: `count` exceeds the budget.
         """
-        if count > self.total:
-            needed = -(-count // MEGABYTE)
-            raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, got {self.total // MEGABYTE}")
-        with self._changed:
-            self._changed.wait_for(lambda: self._used + count <= self.total)
-            self._used += count
+        reservation = Reservation(self)
         try:
-            yield
+            reservation.resize(count, purpose)
+            yield reservation
         finally:
-            with self._changed:
-                self._used -= count
-                self._changed.notify_all()
+            self._replace(reservation.count, 0)
+
+    def _replace(self, before: int, after: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: after <= before or self._used - before + after <= self.total)
+            self._used += after - before
+            self._changed.notify_all()
 
 
-def estimate_opening(path: Path) -> int:
-    """Estimate the memory that opening a file takes, at most.
-
-    Raises:
-        PhotoError: the file cannot be read, or has too many pixels.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(32)
-            file_bytes = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise PhotoError((error.strerror or str(error)).lower()) from None
-    if head[:4] != b"RIFF":  # a WebP
-        return OPENING_BYTES + (2 * file_bytes if head[4:8] == b"ftyp" else 0)  # an AVIF is read as a whole
-    pixels = _read_webp_pixels(head)
-    if pixels > MAX_PIXELS:
-        raise too_many_pixels(pixels)
-    return OPENING_BYTES + 2 * file_bytes + 8 * pixels  # for two frames
-
-
-def _read_webp_pixels(head: bytes) -> int:
-    """Return the number of pixels from the first bytes of a WebP (RFC 9649, 2.5 to 2.7)."""
-    if head[12:16] == b"VP8X":
-        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
-    elif head[12:16] == b"VP8L":
-        bits = int.from_bytes(head[21:25], "little")
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    else:
-        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
-    return width * height
-
-
-def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
-    """Estimate the memory that decoding the current frame or page takes, at most, with the result.
+class Reservation:
+    """Bytes of a budget that one thread has reserved.
 
     Args:
-        image: an opened image; not decoded.
-        deep: whether libvips decodes it, with 16 bits per sample.
-        file_bytes: the size of the file.
+        budget: the budget.
     """
-    name, mode = image.format or "", image.mode
-    if deep:
-        per_pixel = DEEP_BYTES.get(len(image.getbands()), OTHER_BYTES)
-    elif name in CODEC_BYTES:
-        per_pixel = CODEC_BYTES[name]
-    elif "transparency" in image.info and mode in ("1", "L", "RGB"):
-        per_pixel = TRANSPARENT_BYTES
-    else:
-        per_pixel = DECODING_BYTES.get(mode, OTHER_BYTES)
-        if getattr(image, "is_animated", False) and name == "PNG":
-            per_pixel += 8  # the last frame, and the canvas
-        if name == "JPEG":
-            per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)  # with several scans, it keeps all coefficients
-    whole_file = 2 * file_bytes if name in ("WEBP", "AVIF") else 0
-    return image.width * image.height * per_pixel + whole_file + LIBRARY_BYTES
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self.count = 0
+        self._budget = budget
+
+    def resize(self, count: int, purpose: str) -> None:
+        """Change the number of bytes, as `reserve` does.
+
+        Only one thread at a time may enlarge a reservation: two that wait keep the bytes that the other needs.
+        """
+        total = self._budget.total
+        if count > total:
+            needed = -(-count // MEGABYTE)
+            raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, got {total // MEGABYTE} MB")
+        self._budget._replace(self.count, count)
+        self.count = count
 
 
 def get_default_budget() -> int:

@@ -3,17 +3,18 @@
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging import metadata
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
+from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.formats import SUFFIXES
-from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.image_data import ImageData
-from loupe.imaging.memory import estimate_decoding
+from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.pixels import decode_by_pillow, decode_by_vips, has_deep_colour, make_upright
 
@@ -33,6 +34,7 @@ class Photo:
         lossless: whether the file is a lossless WebP.
         page_sizes: width and height of each page of a TIFF, upright; empty for other formats.
         decoding_bytes: an upper limit of the memory that decoding takes, for the largest image.
+        pixel_bytes: an upper limit of the bytes per decoded pixel.
     """
 
     format: str
@@ -43,6 +45,7 @@ class Photo:
     lossless: bool = False
     page_sizes: tuple[tuple[int, int], ...] = ()
     decoding_bytes: int = 0
+    pixel_bytes: int = 8
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,11 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
+        photo = Photo(image.format, count - first, size, loop, images, lossless)
         if image.format == "TIFF":
-            page_sizes, decoding_bytes = _survey_pages(source, count)
-        else:
-            page_sizes, decoding_bytes = (), estimate_decoding(image, deep, _count_bytes(source))
-        return Photo(image.format, count - first, size, loop, images, lossless, page_sizes, decoding_bytes)
+            return replace(photo, **_survey_pages(source, count))
+        decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
+        return replace(photo, decoding_bytes=decoding_bytes, pixel_bytes=get_pixel_bytes(image, deep))
 
 
 def read_pillow_image(image: Image.Image) -> ImageData:
@@ -114,22 +117,24 @@ def _count_bytes(source: bytes | Path) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
-def _survey_pages(source: bytes | Path, count: int) -> tuple[tuple[tuple[int, int], ...], int]:
-    """Return the size of each page of a TIFF, and the memory that the largest takes, before any is decoded.
+def _survey_pages(source: bytes | Path, count: int) -> dict[str, Any]:
+    """Return the last three fields of `Photo` for a TIFF, before any page is decoded.
 
     Raises:
         PhotoError: a page has no pixels or too many.
     """
-    sizes, most = [], 0
+    sizes, decoding_bytes, pixel_bytes = [], 0, 0
     # opened again: Pillow's image keeps metadata of the pages that it has visited
     with Image.open(_open_source(source)) as image:
         for number in range(count):
             image.seek(number)
             _validate_not_empty(image)
             _validate_pixel_count(image.width * image.height)
+            deep = has_deep_colour(image)
             sizes.append(image.size)
-            most = max(most, estimate_decoding(image, has_deep_colour(image), 0))
-    return tuple(sizes), most
+            decoding_bytes = max(decoding_bytes, estimate_decoding(image, deep, 0))
+            pixel_bytes = max(pixel_bytes, get_pixel_bytes(image, deep))
+    return {"page_sizes": tuple(sizes), "decoding_bytes": decoding_bytes, "pixel_bytes": pixel_bytes}
 
 
 def _validate_not_empty(image: Image.Image) -> None:

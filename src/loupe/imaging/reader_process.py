@@ -14,16 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.estimates import LIBRARY_BYTES
 from loupe.imaging.image_data import ImageData
-from loupe.imaging.memory import LIBRARY_BYTES, MAX_EXIF_BYTES, MAX_METADATA_BYTES
 from loupe.imaging.reader import Photo, read_photo
 
 # CPU time: a limit of elapsed time would depend on the load of the machine
 BASE_LIMIT_S, LIMIT_S_PER_MEGAPIXEL = 20, 0.25  # the slowest photos take 0.1 s per megapixel
 PART_BYTES = 2**20
+MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times its bytes
 
 
 def main() -> None:
@@ -119,7 +121,7 @@ def _send_image(answers: BinaryIO, image: ImageData) -> None:
         "duration_ms": metadata.duration_ms,
     }
     _send(answers, facts, exif, metadata.icc, metadata.xmp)
-    pixels = memoryview(image.pixels).cast("B")
+    pixels = image.pixels.reshape(-1).view(np.uint8).data
     for start in range(0, len(pixels), PART_BYTES):
         answers.write(pixels[start : start + PART_BYTES])
     answers.flush()

@@ -19,7 +19,7 @@ from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import Networks
 from loupe.photos.processing import ProcessingOptions, process_jobs
 from loupe.photos.sizes import Target, choose_scale
-from loupe.photos.upscaling import compute_size, upscale_image
+from loupe.photos.upscaling import UpscaleTransform, compute_size
 
 MAX_FILE_BYTES = 100 * 2**20
 MAX_PHOTO_PIXELS = 30_000_000  # all frames and pages together
@@ -63,7 +63,7 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
         try:
             target = Target(parse_scale(scale, allow_one=True))
             job, network_scale = _plan(photo, target, networks, folder)
-            options = ProcessingOptions(lambda image: upscale_image(image, target, networks))
+            options = ProcessingOptions(UpscaleTransform(target, networks))
             for outcome in process_jobs([job], options, report):
                 if outcome.reason:
                     raise PhotoError(outcome.reason)
