@@ -14,8 +14,9 @@ TRANSPARENT_BYTES = 13  # of grey and colour images with one transparent value
 DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # of images with 16 bits per sample, by the number of bands
 CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # codecs that keep several copies of a frame
 OTHER_BYTES = 24
+ROW_BYTES = 20  # per pixel of a row: decoders keep two rows, of up to 8 bytes per pixel
 LIBRARY_BYTES = 40_000_000  # that decoders take for an image of any size
-OPENING_BYTES = 150_000_000  # that opening a file takes at most, in addition to what `estimate_opening` adds
+OPENING_BYTES = 150_000_000  # that opening a file takes at most, without pixels and copies of the file
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}  # per mode, 8 bits per sample
 ENCODING_BYTES = {"WEBP": 44, "GIF": 36, "AVIF": 40}  # per pixel of one image
 WHOLE_BYTES = 8  # of the other formats: the pixels, and Pillow's copy of them
@@ -34,12 +35,17 @@ def estimate_opening(path: Path) -> int:
             file_bytes = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise PhotoError((error.strerror or str(error)).lower()) from None
-    if head[:4] != b"RIFF":  # a WebP
-        return OPENING_BYTES + (2 * file_bytes if head[4:8] == b"ftyp" else 0)  # an AVIF is read as a whole
-    pixels = _read_webp_pixels(head)
+    pixels, per_pixel, copies, rows = 0, 0, 0, 0
+    if head[:4] == b"RIFF":  # a WebP is read as a whole, into a decoder with two frames
+        pixels, per_pixel, copies = _read_webp_pixels(head), 8, 2
+    elif head[:4] == b"\x89PNG":  # Pillow decodes it to find EXIF after the pixels
+        width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+        pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
+    elif head[4:8] == b"ftyp":  # an AVIF is read as a whole
+        copies = 2
     if pixels > MAX_PIXELS:
         raise too_many_pixels(pixels)
-    return OPENING_BYTES + 2 * file_bytes + 8 * pixels  # for two frames
+    return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + rows
 
 
 def _read_webp_pixels(head: bytes) -> int:
@@ -84,7 +90,7 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
         if name == "JPEG":
             per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)  # with several scans, it keeps all coefficients
     whole_file = 2 * file_bytes if name in ("WEBP", "AVIF") else 0
-    return image.width * image.height * per_pixel + whole_file + LIBRARY_BYTES
+    return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
 
 
 def estimate_encoding(name: str, largest: int, total: int) -> int:

@@ -88,8 +88,8 @@ class DenoiseTransform:
         noise = (
             0 if self.options.noise is not None else math.prod(min(side, NOISE_SIDE) for side in size) * NOISE_BYTES
         )
-        rows = min(max(16, STRIP_PIXELS // size[0]) + 2 * MARGIN, size[1])
-        return noise + (rows * size[0] + 10 * MARGIN * size[0]) * (STRIP_BYTES + 2 * pixel_bytes)
+        rows = min(max(16, STRIP_PIXELS // size[0]) + 4 * MARGIN, size[1])
+        return noise + rows * size[0] * (STRIP_BYTES + 2 * pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
         """Denoise an image."""

@@ -172,17 +172,17 @@ class _Processor:
                     reservation = stack.enter_context(self._budget.reserve(opening_bytes, "the file"))
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
                     validate_suffix(job.photo, photo.format)
-                    reservation.resize(*self._estimate_memory(photo, get_format(job.out)))
+                    reservation.resize(*self._estimate_memory(photo, job.out))
                 return self._write_result(job, photo)
         finally:
             reader.close()
             self._idle_readers.put(reader)
 
-    def _estimate_memory(self, photo: Photo, name: str) -> tuple[int, str]:
-        """Estimate the memory that a photo takes, and describe its result, whose format is `name`."""
-        transform, sizes = self._options.transform, photo.page_sizes or (photo.size,)
-        results = [transform.compute_size(size) for size in sizes]
-        largest = max(results, key=math.prod)
+    def _estimate_memory(self, photo: Photo, out: Path) -> tuple[int, str]:
+        """Estimate the memory that a photo takes, and describe its result."""
+        transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
+        largest = max((transform.compute_size(size) for size in sizes), key=math.prod)
+        validate_output(out, largest, photo.count, bands=1)
         total = math.prod(largest) * photo.count if photo.count > 1 and name != "TIFF" else 0
         pixels = max(map(math.prod, sizes)) * photo.pixel_bytes
         work = max(transform.estimate_memory(size, photo.pixel_bytes) for size in {*sizes})
