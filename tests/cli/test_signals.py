@@ -100,3 +100,61 @@ def test_a_deferred_signal_is_raised_when_the_block_exits(number):
     with pytest.raises((KeyboardInterrupt, signals.Terminated)):
         work()
     assert reached == ["end of the block"]
+
+
+DISCARD = """
+import sys, time, weakref
+from loupe.cli import main
+from loupe.steps import preprocess
+
+class Value:
+    pass
+
+def wait(*_):
+    print("working", flush=True)
+    time.sleep(60)
+
+def discard(way):
+    if way == "destructor":
+        Value.__del__ = wait
+        Value()
+    if way == "callback":
+        value = Value()
+        reference = weakref.ref(value, wait)
+        del value
+    if way == "except":
+        try:
+            wait()
+        except BaseException:
+            pass
+
+def run(settings):
+    discard(sys.argv[1])
+    if sys.argv[2] == "continue":
+        time.sleep(60)
+
+preprocess.run = run
+sys.exit(main.run_step("preprocess", []))
+"""
+
+
+@pytest.mark.parametrize("way", ["destructor", "callback", "except"])
+@pytest.mark.parametrize("then", ["continue", "end"])
+def test_a_signal_whose_exception_was_discarded_is_raised_again(way, then):
+    command = [sys.executable, "-c", DISCARD, way, then]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20) == ("", "loupe preprocess: error: terminated\n")
+    assert process.returncode == 143
+
+
+def test_long_cleaning_up_is_not_interrupted():
+    process = start(2.5)  # longer than the time after which a discarded exception is detected
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20) == ("tidying\ntidy\n", "loupe preprocess: error: terminated\n")
+
+
+def test_a_step_that_runs_until_it_is_stopped_ends_without_an_error():
+    with signals.raise_on_signals(), signals.stop_at_signal():
+        signal.raise_signal(signal.SIGTERM)

@@ -18,7 +18,9 @@ from loupe import __version__
 from loupe.cli import signals
 from loupe.cli.extras import describe_missing_package
 from loupe.cli.help import overview, step_help
+from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
+from loupe.cli.streams import open_streams
 from loupe.config import STEPS, list_fields, parse_settings
 from loupe.errors import LoupeError, UsageError
 
@@ -43,6 +45,8 @@ def entry(step: str | None = None) -> NoReturn:
     # Importing Keras and MLflow and exiting takes 4.4 s of CPU time, of which garbage collection takes 1.7 s.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
+    open_streams()
+    filter_native_logs()
     sys.exit(main() if step is None else run_step(step))
 
 

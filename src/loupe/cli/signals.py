@@ -1,14 +1,25 @@
-"""Converts signals to exceptions, so that a step closes its run and removes unfinished files before it ends."""
+"""Converts signals to exceptions, so that a step closes its run and removes unfinished files before it ends.
 
+Python discards an exception that a signal raises in a destructor or a callback, and a library may discard it in a
+bare `except`. One of 58 signals was lost during imports. Therefore a thread detects that the main thread does not
+handle the exception any more, and sends the signal again.
+"""
+
+import _thread
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 SIGNAL_STATUS = 128  # a process that a signal ends has this exit status plus the number of the signal
+CHECK_INTERVAL_S = 0.5
+CHECKS_UNTIL_LOST = 2  # in a row without the exception: a library may store it for a moment, and raise it again
 
-
+_received: list[int] = []  # signals since the open block of `raise_on_signals` was entered
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
 _deferred: list[int] = []
 
@@ -21,19 +32,30 @@ class Terminated(SystemExit):
 def raise_on_signals() -> Iterator[None]:
     """Raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C in the block; a second signal raises again.
 
-    A signal that the process already ignores, for example because of `nohup`, is still ignored. Only the main thread
-    can handle signals, so the context manager has no effect in other threads.
+    A signal whose exception was discarded raises again after a second, or at the end of the block. A signal that the
+    process already ignores, for example because of `nohup`, is still ignored. Only the main thread can handle
+    signals, so the context manager has no effect in other threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if _deferring:
+        if not _received:
+            with suppress(RuntimeError):  # no more threads can start; threading.Thread needs locks of the main thread
+                _thread.start_new_thread(_repeat_lost_signal, (number,))
+        _received.append(number)
+        if _deferring and not _deferred:
             _deferred.append(number)
         else:
+            _deferred.clear()
             raise _exception(number)
 
+    def ignore_discarded(discarded: Any) -> None:
+        if not _is_signal(discarded.exc_value):
+            report(discarded)
+
+    report, sys.unraisablehook = sys.unraisablehook, ignore_discarded
     handled = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, handle) for number in handled}
     try:
@@ -41,14 +63,28 @@ def raise_on_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        sys.unraisablehook = report
+        first = _received[:1]
+        _received.clear()
+        if first and not _is_signal(sys.exception()):
+            raise _exception(first[0])
+
+
+@contextmanager
+def stop_at_signal() -> Iterator[None]:
+    """Leave the block without an error when a signal arrives, for a step that runs until it is stopped."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        _received.clear()
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Defer signals until the block exits, such as during a transaction of MLflow's database.
+    """Defer the first signal until the block exits, such as during a transaction of MLflow's database.
 
-    MLflow rolls a transaction back only after an `Exception`. If a signal interrupts the transaction, MLflow keeps
-    its write lock: in 21 of 40 tries the run could then not be closed.
+    A second signal ends the block. MLflow rolls a transaction back only after an `Exception`. If a signal interrupts
+    the transaction, MLflow keeps its write lock: in 21 of 40 tries the run could then not be closed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -59,10 +95,34 @@ def defer_signals() -> Iterator[None]:
     finally:
         _deferring.pop()
         if _deferred and not _deferring:
-            number = _deferred[0]
-            _deferred.clear()
-            raise _exception(number)
+            raise _exception(_deferred.pop())
 
 
 def _exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated(SIGNAL_STATUS + number)
+
+
+def _is_signal(error: BaseException | None) -> bool:
+    """Return whether an exception was raised by a signal, or while such an exception was handled."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt | Terminated):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _repeat_lost_signal(number: int) -> None:
+    """Send a signal again whenever the main thread continues as if it had not received it."""
+    main, absent = threading.main_thread().ident or 0, 0
+    while True:
+        time.sleep(CHECK_INTERVAL_S)
+        if not _received:
+            return
+        current: Any = sys._current_exceptions().get(main)
+        current = current[1] if isinstance(current, tuple) else current  # a tuple in Python 3.11
+        absent = 0 if _deferring or _is_signal(current) else absent + 1
+        if absent >= CHECKS_UNTIL_LOST:
+            absent = 0
+            signal.pthread_kill(main, number)  # also interrupts a system call

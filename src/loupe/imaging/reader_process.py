@@ -9,9 +9,11 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -36,8 +38,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Image.preinit()
     own_bytes = _read_data_bytes()
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
+    lines: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_read_lines, args=[lines], daemon=True).start()
+    while True:
+        request = json.loads(lines.get())
         try:
             with _limit(own_bytes + request["opening_bytes"], BASE_LIMIT_S):
                 photo = read_photo(Path(request["path"]), request["strip"])
@@ -45,9 +49,16 @@ def main() -> None:
         except PhotoError as error:
             _send(answers, {"error": str(error)})
             continue
-        if sys.stdin.buffer.readline().strip():  # an empty line refuses
+        if lines.get().strip():  # an empty line refuses
             _send_images(answers, photo, own_bytes)
         del photo
+
+
+def _read_lines(lines: "SimpleQueue[bytes]") -> None:
+    """Read requests; at the end of the input the parent has ended, and this process ends, even while it decodes."""
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    os._exit(0)
 
 
 def _send_images(answers: BinaryIO, photo: Photo, own_bytes: int) -> None:

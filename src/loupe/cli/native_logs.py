@@ -1,0 +1,57 @@
+"""Hides the messages that TensorFlow writes to standard error when it starts; all other lines are shown.
+
+TensorFlow's environment variables have no effect on them, and several appear only at the first computation. A process
+reads the messages, since a thread could not show the last words of a process that crashes.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+LIBRARIES = ("tensorflow", "jaxlib")
+# Information and warnings of Abseil, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors that
+# TensorFlow writes on every machine with its GPU version.
+NOISE = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|([IW]|E(?=.*(Unable to register cu\w+ factory|failed call to cuInit: .*\(303\))))"
+    rb"\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./-]+:\d+\] "
+)
+
+
+def filter_native_logs() -> None:
+    """Filter what native code of this process and its child processes writes, from the import of TensorFlow on."""
+    sys.meta_path.insert(0, _Trigger())
+
+
+class _Trigger:
+    """A finder of modules that finds none, and starts the filter before TensorFlow is imported."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in LIBRARIES and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            _start_filter()
+
+
+def _start_filter() -> None:
+    reading, writing = os.pipe()
+    try:
+        # a session of its own: Ctrl-C in a terminal must not end it before this process
+        subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=reading, start_new_session=True)
+    except OSError:  # no process can start: all messages are shown
+        os.close(writing)
+    else:
+        os.dup2(writing, 2)  # Python's own sys.stderr has another descriptor; see `streams`
+        os.close(writing)
+    os.close(reading)
+
+
+def _copy_lines() -> None:
+    for line in sys.stdin.buffer:
+        if not NOISE.match(line):
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+
+
+if __name__ == "__main__":
+    _copy_lines()

@@ -1,0 +1,58 @@
+"""The standard streams of a command: a step continues when its output is closed, for example by `| head`."""
+
+import errno
+import io
+import os
+import sys
+from typing import Any
+
+from loupe.cli.progress import print_error
+
+DESCRIPTORS = {"stdin": 0, "stdout": 1, "stderr": 2}
+
+
+def open_streams() -> None:
+    """Replace standard output and standard error by streams whose errors end no step.
+
+    After its first error, a stream discards its output. A pipe that its reader has closed is not reported. Closed
+    streams become `/dev/null`: otherwise the next opened file gets their number, and the messages of libraries.
+    """
+    for number in DESCRIPTORS.values():
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name in ("stdout", "stderr"):
+        old = getattr(sys, name)
+        if isinstance(old, io.TextIOWrapper):
+            setattr(sys, name, _wrap(name, old))
+
+
+def _wrap(name: str, old: io.TextIOWrapper) -> io.TextIOWrapper:
+    raw = _TolerantFile(os.dup(DESCRIPTORS[name]), "w", closefd=False)
+    raw.title = {"stdout": "standard output"}.get(name, "")
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), old.encoding, "backslashreplace", line_buffering=old.line_buffering,
+        write_through=old.write_through,
+    )  # fmt: skip
+
+
+class _TolerantFile(io.FileIO):
+    """A stream that discards its output after the first error.
+
+    Attributes:
+        title: the name of the stream in the report of the error; "" reports none.
+    """
+
+    title = ""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            written = super().write(data)
+        except OSError as error:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), self.fileno(), inheritable=False)
+            if self.title and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal was closed
+                print_error(f"loupe: {self.title} cannot be written: {error.strerror}")
+            written = memoryview(data).nbytes
+        return written
