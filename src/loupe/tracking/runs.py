@@ -21,7 +21,7 @@ from loupe.config.fields import hide_password
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError
 from loupe.tracking import delivery, liveness, server
-from loupe.tracking.store import create_store
+from loupe.tracking.store import check_store, create_store
 
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
@@ -109,8 +109,9 @@ def open_store(quiet: bool = True) -> None:
     """Create the store if it is missing, choose the experiment, upload buffered runs, and close orphaned runs.
 
     Raises:
-        LoupeError: the server is unreachable.
+        LoupeError: the store cannot be used.
     """
+    check_store()
     server.wait_until_reachable()
     if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen the store and the experiment
         _find_store()
