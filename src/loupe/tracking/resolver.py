@@ -16,6 +16,7 @@ from loupe.cli.progress import print_error
 from loupe.config.fields import CHAMPION
 from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
+from loupe.tracking.locations import get_sqlite_file
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
 from loupe.upscalers.onnx import OnnxUpscaler
@@ -82,10 +83,9 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 
 
 def has_store() -> bool:
-    """Whether a store of MLflow exists: MLflow would create a missing one."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    file = Path(uri.removeprefix("sqlite:///"))
-    return not uri.startswith("sqlite:///") or (file.exists() and not (file.is_file() and file.stat().st_size == 0))
+    """Whether an MLflow store exists. Without this check, MLflow would create a missing store."""
+    file = get_sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    return file is None or (file.exists() and not (file.is_file() and file.stat().st_size == 0))
 
 
 class ChampionLoader:
