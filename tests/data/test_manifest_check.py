@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -115,7 +116,10 @@ def test_deep_trees_and_long_paths_are_skipped_with_a_reason(photo_folder, tmp_p
         os.chdir(here)
     os.symlink(photo_folder, photo_folder / "loop")
     settings = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
-    photos = preparation.find_photos(parse_settings("preprocess", settings))
+    try:
+        photos = preparation.find_photos(parse_settings("preprocess", settings))
+    finally:
+        subprocess.run(["rm", "-rf", photo_folder / "e", photo_folder / ("d" * 200)], check=True)  # rmtree recurses
     reasons = sorted(photo.reason for photo in photos if photo.reason)
     assert reasons == ["a link: not followed", "cannot be read: File name too long"]
     assert len([photo for photo in photos if not photo.reason]) == 7
