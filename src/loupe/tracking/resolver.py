@@ -16,7 +16,7 @@ from loupe.errors import UsageError
 from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
-from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
 if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
@@ -121,7 +121,7 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
             f"got {name!r}"
         )
     if file.suffix == ".onnx":
-        return LoadedModel(name, OnnxUpscaler(file, options.threads))
+        return LoadedModel(name, IsolatedOnnxUpscaler(file, options.threads))
     from loupe.tracking import models
 
     return _load_reference(models.find_model(name), options)
@@ -134,7 +134,7 @@ def _load_reference(reference: "ModelReference", options: ResolveOptions) -> Loa
         with tempfile.TemporaryDirectory() as folder:
             file = models.download_artifact(reference.run_id, models.ONNX_FILE, folder)
             if file is not None:
-                return LoadedModel(reference.name, OnnxUpscaler(file, options.threads), reference.run_id)
+                return LoadedModel(reference.name, IsolatedOnnxUpscaler(file, options.threads), reference.run_id)
     from loupe.models.builder import KerasUpscaler
 
     return LoadedModel(reference.name, KerasUpscaler(models.load_keras(reference)), reference.run_id)
