@@ -26,7 +26,7 @@ ALLOWED = {
     "data/shards.py:save_array": "prepare_shard calls it with the path of create_file",
     "data/download.py:_append": "continues an incomplete file, which gets its final name in `download`",
     "models/onnx_export.py:export": "register calls it with a path in a temporary folder",
-    "tracking/store.py:create_store": "a lock file without content",
+    "imaging/file_locks.py:lock_file": "a lock file without content",
 }
 
 

@@ -1,10 +1,9 @@
-"""Worker processes: their error messages, heartbeats and shutdown."""
+"""Worker processes: their error messages and shutdown."""
 
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -15,8 +14,7 @@ import pytest
 
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError
-from loupe.search import study_storage, worker, worker_job, worker_pool
-from loupe.tracking import liveness
+from loupe.search import study_storage, worker_job, worker_pool
 
 SWEEP = {
     "study": {"name": "made-up", "metric": "val/mae", "sampler": "grid"},
@@ -128,29 +126,11 @@ def test_closed_pool_starts_no_worker(job):
     assert psutil.Process().children() == before
 
 
-def test_heartbeats_continue_after_any_exception(monkeypatch):
-    errors, received = [ValueError("no answer")], threading.Event()
-
-    def send_heartbeat(run_id):
-        if errors:
-            raise errors.pop()
-        received.set()
-
-    monkeypatch.setattr(liveness, "send_heartbeat", send_heartbeat)
-    monkeypatch.setattr(worker, "HEARTBEAT_INTERVAL_S", 0.0)
-    heartbeat = worker.Heartbeat(os.getppid())
-    heartbeat.watch_run("run")
-    try:
-        assert received.wait(20)
-    finally:
-        heartbeat.stop()
-
-
 WORKER_LOOP = """
 import sys, time
 from loupe.search import worker
 worker.SHUTDOWN_TIMEOUT_S = 1.0
-worker.Heartbeat(int(sys.argv[1]))
+worker.ParentWatcher(int(sys.argv[1]))
 while True:
     try:
         time.sleep(60)

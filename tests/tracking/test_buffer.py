@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from loupe.tracking import delivery
+from loupe.tracking import delivery, liveness
 from loupe.tracking.buffer import SUFFIX, RunBuffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS
 
@@ -66,6 +67,7 @@ def test_records_are_sent_once_and_in_order_by_this_or_a_later_process(tmp_path:
     assert send(again) == list(range(5, 12))
     assert again.is_sent()
     again.append("metrics", {"value": 12})
+    buffer.close()
     assert send(RunBuffer.create(file, DESCRIPTION)) == [12]
     again.mark_sent(0)
     assert send(again) == list(range(13))
@@ -214,3 +216,28 @@ def test_only_the_buffers_of_uploaded_runs_are_deleted(tmp_path: Path, local_sto
     runs = local_store.search_runs([kept.experiment_id])
     assert [run.data.metrics for run in runs] == [{"mae": 0.5}] * 2
     assert [item.path for run in runs for item in local_store.list_artifacts(run.info.run_id)] == ["table.txt"] * 2
+
+
+def test_a_buffer_whose_process_is_alive_is_not_uploaded(tmp_path: Path, local_store: mlflow.MlflowClient) -> None:
+    buffer = create(tmp_path / "all" / f"run{SUFFIX}")  # its description has no tags of a process
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 0
+    assert buffer.unsent()
+    buffer.close()
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 1
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(("ended", "uploaded"), [(False, 0), (True, 1)])
+def test_a_run_with_recent_heartbeats_is_uploaded_only_if_its_process_has_ended_it(
+    ended: bool, uploaded: int, tmp_path: Path, local_store: mlflow.MlflowClient
+) -> None:
+    """The lock of a process on another machine can be invisible."""
+    tags = {"loupe.host": "elsewhere", liveness.HEARTBEAT_TAG: str(time.time())}
+    run_id = local_store.create_run("0", tags=tags).info.run_id
+    buffer = RunBuffer.create(tmp_path / "all" / f"run{SUFFIX}", DESCRIPTION | {"run_id": run_id})
+    buffer.append("tags", {"a": "b"})
+    if ended:
+        buffer.append("end", {"status": "FINISHED", "end_time": 1})
+    buffer.close()
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == uploaded
+    assert local_store.get_run(run_id).info.status == ("FINISHED" if ended else "RUNNING")

@@ -1,5 +1,6 @@
 """Runs of dead processes are closed; runs of live processes stay open."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
+from jobs import build_env
 
 from loupe.cli import signals
 from loupe.tracking import checkpoints, delivery, liveness, records, runs
@@ -70,6 +72,61 @@ def test_a_process_on_another_machine_is_dead_after_the_heartbeat_timeout(client
     assert liveness.is_alive(client.get_run(found["none"]).data.tags)
 
 
+# A container with process ids of its own, the host name of this machine, and the same folders.
+CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+OPEN_RUN = """
+import json, signal, sys
+from loupe.tracking import liveness
+print(json.dumps(liveness.process_tags()), flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("prefix", [[], CONTAINER], ids=["process", "container"])
+def test_the_run_of_a_process_with_the_same_host_name_stays_open_while_the_process_is_alive(
+    prefix: list[str], client: mlflow.MlflowClient
+) -> None:
+    if prefix and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("the system does not allow containers")
+    command = [*prefix, sys.executable, "-c", OPEN_RUN]
+    env = build_env(MLFLOW_TRACKING_URI=mlflow.get_tracking_uri())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None
+    try:
+        tags = json.loads(process.stdout.readline())
+        run = str(client.create_run("0", tags=tags).info.run_id)
+        assert tags["loupe.host"] == liveness.process_tags()["loupe.host"]
+        liveness.close_orphaned_runs()
+        assert get_status(client, run) == "RUNNING"
+    finally:
+        process.kill()
+        if not prefix:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a process that its parent has not awaited
+            assert not liveness.is_alive(tags)
+        process.wait()
+    if prefix:
+        client.set_tag(run, liveness.HEARTBEAT_TAG, str(time.time() - 2 * liveness.HEARTBEAT_TIMEOUT_S))
+    liveness.close_orphaned_runs()
+    assert get_status(client, run) == "KILLED"
+
+
+def test_a_reused_process_id_is_not_the_process_of_the_run() -> None:
+    tags = liveness.process_tags()
+    assert liveness.is_alive(tags)
+    assert not liveness.is_alive(tags | {"loupe.started": "1"})
+    assert liveness.is_alive(tags | {"loupe.started": "1", "loupe.namespace": "of another container"})
+
+
+def test_heartbeats_have_the_time_of_the_store(client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = create_run(client, loupe_host="elsewhere")
+    store_time = time.time()
+    monkeypatch.setattr(time, "time", lambda: store_time - 600)  # the clock of this machine is slow
+    liveness.send_heartbeat(run)
+    assert abs(float(client.get_run(run).data.tags[liveness.HEARTBEAT_TAG]) - store_time) < 5
+    liveness.close_orphaned_runs()
+    assert get_status(client, run) == "RUNNING"
+
+
 def test_logging_to_an_ended_run_keeps_its_status(client: mlflow.MlflowClient) -> None:
     run = create_run(client)
     client.set_terminated(run, "FINISHED")
@@ -82,18 +139,29 @@ def test_logging_to_an_ended_run_keeps_its_status(client: mlflow.MlflowClient) -
     assert mlflow.active_run() is None
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["in the run", "while it starts"])
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_closes_the_run_as_killed(
-    number: int, raised: type[BaseException], client: mlflow.MlflowClient
+def test_a_signal_closes_the_run_as_killed_with_its_params(
+    number: int, raised: type[BaseException], inside: bool, client: mlflow.MlflowClient
 ) -> None:
     def work() -> None:
-        with signals.raise_on_signals(), runs.close_run_at_exit({}, quiet=True):
-            os.kill(os.getpid(), number)
-            time.sleep(5)
+        with signals.raise_on_signals(), runs.open_run(start, {"network": "ridge"}, quiet=True):
+            if inside:
+                os.kill(os.getpid(), number)
+                time.sleep(5)
 
-    with mlflow.start_run() as run, pytest.raises(raised):
+    def start() -> object:
+        started.append(mlflow.start_run())
+        if not inside:
+            os.kill(os.getpid(), number)
+        return started[0]
+
+    started: list[mlflow.ActiveRun] = []
+    with pytest.raises(raised):
         work()
-    assert get_status(client, run.info.run_id) == "KILLED"
+    run = client.get_run(started[0].info.run_id)
+    assert (run.info.status, run.data.params) == ("KILLED", {"network": "ridge"})
+    assert mlflow.active_run() is None
 
 
 @pytest.mark.parametrize(
@@ -105,14 +173,15 @@ def test_the_checkpoint_of_a_run_is_removed_after_the_run_has_finished(
     def kill(*_: object) -> None:
         raise MemoryError
 
-    with suppress(MemoryError), mlflow.start_run() as run, runs.close_run_at_exit({}, quiet=True):
+    with suppress(MemoryError), runs.open_run(mlflow.start_run, {}, quiet=True) as run_id:
         checkpoints.save_checkpoint({"weights": np.zeros(3)}, 7)
         if killed_by:
             monkeypatch.setattr(delivery, killed_by, kill)
-    assert checkpoints.has_checkpoint(run.info.run_id) == left
+    assert checkpoints.has_checkpoint(run_id) == left
     if left:
-        assert checkpoints.load_checkpoint(run.info.run_id)["weights"].shape == (3,)
-    assert (get_status(client, run.info.run_id) == "FINISHED") == (killed_by != "_close_run")
+        assert checkpoints.load_checkpoint(run_id)["weights"].shape == (3,)
+    assert (get_status(client, run_id) == "FINISHED") == (killed_by != "_close_run")
+    mlflow.end_run()
 
 
 def test_a_run_that_finishes_during_the_search_for_orphans_stays_finished(

@@ -134,6 +134,7 @@ def test_every_first_access_to_the_store_creates_it_under_the_lock(
 
 def test_servers_and_other_databases_are_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store, "call_within", lambda seconds, connect: None)
     for uri in ("http://127.0.0.1:1", "postgresql://loupe@127.0.0.1:1/mlflow", "sqlite:///:memory:", "databricks"):
         monkeypatch.setattr(mlflow, "get_tracking_uri", lambda uri=uri: uri)
         store.create_store()

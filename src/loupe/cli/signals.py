@@ -45,7 +45,7 @@ def raise_on_signals() -> Iterator[None]:
             with suppress(RuntimeError):  # no more threads can start; threading.Thread needs locks of the main thread
                 _thread.start_new_thread(_repeat_lost_signal, (number,))
         _received.append(number)
-        if _deferring:
+        if _deferring and not _deferred:
             _deferred.append(number)
         else:
             _deferred.clear()
@@ -81,10 +81,10 @@ def stop_at_signal() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Defer signals until the block exits, such as during a transaction of MLflow's database.
+    """Defer the first signal until the block exits, such as during a transaction of MLflow's database.
 
-    MLflow rolls a transaction back only after an `Exception`. If a signal interrupts the transaction, MLflow keeps
-    its write lock: in 21 of 40 tries the run could then not be closed.
+    A second signal ends the block. MLflow rolls a transaction back only after an `Exception`. If a signal interrupts
+    the transaction, MLflow keeps its write lock: in 21 of 40 tries the run could then not be closed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -95,9 +95,7 @@ def defer_signals() -> Iterator[None]:
     finally:
         _deferring.pop()
         if _deferred and not _deferring:
-            number = _deferred[0]
-            _deferred.clear()
-            raise _exception(number)
+            raise _exception(_deferred.pop())
 
 
 def is_signalled() -> bool:

@@ -135,6 +135,12 @@ def _parse_width(part: Any) -> int:
     return width
 
 
+def _parse_host_name(part: Any) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", str(part).lower()):
+        raise ValueError
+    return str(part).lower()
+
+
 def _parse_patch(value: Any) -> str:
     text = str(value).strip().lower()
     if text == "whole":
@@ -168,6 +174,10 @@ Names = Annotated[
 ]
 Hidden = Annotated[
     tuple[int, ...], BeforeValidator(_parse_list(_parse_width, "must be widths from 1 to 65536, or none", ("none",)))
+]
+HostNames = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_parse_list(_parse_host_name, "must be host names, comma-separated, or none", ("none",))),
 ]
 Patch = Annotated[str, BeforeValidator(_parse_patch)]
 Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from loupe.config.base import GIVEN, Settings
-from loupe.config.fields import Factor, Paths, Size, Text, Unset, field
+from loupe.config.fields import Factor, HostNames, Paths, Size, Text, Unset, field
 
 MODEL = (
     "champion (the best registered network), a bundled network (bundled, tiny, small, base), a baseline (nearest, "
@@ -124,3 +124,8 @@ class Demo(Settings):
     model: str = field("champion", MODEL)
     host: str = field("127.0.0.1", "address to listen on; 127.0.0.1: this machine only, 0.0.0.0: all interfaces")
     port: int = field(7860, "port to listen on; 0: any free port", ge=0, le=65535)
+    host_names: HostNames = field(
+        (),
+        "further host names in the address of the page, such as that of a proxy; other names are refused",
+        rule="none, or host names, comma-separated",
+    )

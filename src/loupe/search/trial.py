@@ -6,7 +6,7 @@ import itertools
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -74,7 +74,6 @@ class TrialContext:
         trial: the result of `SweepStudy.claim_trial`.
         study: the study of the trial.
         job: the job of the worker.
-        watch_run: called with the id of the trial's run when it opens, and with None when it closes.
         settings: the settings of train at the trial's point.
         stopwatch: measures the trial's work.
     """
@@ -82,7 +81,6 @@ class TrialContext:
     trial: Trial
     study: SweepStudy
     job: WorkerJob
-    watch_run: Callable[[str | None], None]
     settings: Train
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -98,7 +96,7 @@ class TrialContext:
         return trials.compute_key(self.settings, self.job.digest, hash_training_code())
 
 
-def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob, watch_run: Callable[[str | None], None]) -> None:
+def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     """Run a claimed trial until it is complete, pruned or failed. See `TrialContext` for the arguments.
 
     Raises:
@@ -108,7 +106,7 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob, watch_run: Callab
     try:
         params, seed = suggest_params(sweep, trial), suggest_seed(sweep, trial)
         settings = sweep.create_settings(params, seed=seed, quiet=True, data_dir=job.data_dir, threads=job.threads)
-        context = TrialContext(trial, study, job, watch_run, settings)
+        context = TrialContext(trial, study, job, settings)
         existing = _find_result(context)
         state, value = _reuse_result(context, existing) if existing else _train(context)
         study.optuna_study.tell(trial, value if state == TrialState.COMPLETE else None, state)
@@ -158,7 +156,6 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
         _exit_if_database_fails(),
     ):
         trial.set_user_attr(RUN, run_id)
-        context.watch_run(run_id)
         state, value = TrialState.COMPLETE, math.nan
         try:
             records.log_dataset(dataset, "training")
@@ -169,8 +166,6 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
                 models.log_model(model, points)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
-        finally:
-            context.watch_run(None)
         trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)
         records.log_tags({trials.STATE_TAG: state.name})
     return state, value if state == TrialState.COMPLETE else None

@@ -11,9 +11,7 @@ import socket
 import sys
 import threading
 import time
-import traceback
 
-HEARTBEAT_INTERVAL_S = 30.0
 SHUTDOWN_TIMEOUT_S = 10.0  # for an interrupted worker, before it exits without cleaning up
 IDLE_TIMEOUT_S = 1.5  # of a worker without open trials; a new worker costs less than a longer wait
 POLL_INTERVAL_S = 0.3
@@ -32,7 +30,7 @@ def main(parent_pid: int) -> None:
     from loupe.search.worker_job import WorkerJob
     from loupe.tracking import liveness, runs
 
-    heartbeat = Heartbeat(parent_pid)
+    watcher = ParentWatcher(parent_pid)
     job = WorkerJob(**json.load(sys.stdin))
     if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create an empty journal
         raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
@@ -41,12 +39,12 @@ def main(parent_pid: int) -> None:
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
-    open_dataset(job)  # before a trial is claimed, because its heartbeats must start soon after the claim
+    open_dataset(job)  # before a trial is claimed, because the heartbeats of its run must start soon after the claim
     done, active = 0, time.monotonic()
     while done < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
         trial = retry_database(lambda: study.claim_trial(liveness.process_tags()))
         if trial is not None:
-            run_trial(trial, study, job, heartbeat.watch_run)
+            run_trial(trial, study, job)
             done += 1
         if trial is not None or study.count_open():
             active = time.monotonic()
@@ -54,7 +52,7 @@ def main(parent_pid: int) -> None:
             break
         if trial is None:
             time.sleep(POLL_INTERVAL_S)
-    heartbeat.stop()
+    watcher.stop()
     print(done)
 
 
@@ -62,38 +60,24 @@ def _is_over(deadline: float | None) -> bool:
     return deadline is not None and time.time() >= deadline
 
 
-class Heartbeat:
-    """A thread that sends heartbeats of the current run, and ends this process if the parent process is killed."""
+class ParentWatcher:
+    """A thread that ends this process if the parent process is killed."""
 
     def __init__(self, parent_pid: int) -> None:
-        self._run_id: str | None = None
         self._parent_pid = parent_pid
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def watch_run(self, run_id: str | None) -> None:
-        """Send heartbeats of this run; None sends none."""
-        self._run_id = run_id
-
     def stop(self) -> None:
-        """Send no more heartbeats."""
+        """Watch no longer."""
         self._stopped.set()
 
     def _watch(self) -> None:
-        last = 0.0
         while not self._stopped.wait(1.0):
             if os.getppid() != self._parent_pid:
                 _thread.interrupt_main()
                 if not self._stopped.wait(SHUTDOWN_TIMEOUT_S):
                     os._exit(130)
-            if self._run_id and time.monotonic() - last > HEARTBEAT_INTERVAL_S:
-                from loupe.tracking import liveness
-
-                last = time.monotonic()
-                try:
-                    liveness.send_heartbeat(self._run_id)
-                except Exception:  # one lost heartbeat is harmless: a run counts as dead after several
-                    traceback.print_exc()
 
 
 if __name__ == "__main__":

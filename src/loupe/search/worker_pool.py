@@ -54,7 +54,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         while True:
             workers = settings.workers or count_cores()
             if time.monotonic() - checked > ORPHAN_CHECK_INTERVAL_S:
-                close = partial(retry_database, partial(_close_orphans, study, job.parent))
+                close = partial(retry_database, partial(_close_orphans, study))
                 server.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
                 checked = time.monotonic()
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
@@ -87,15 +87,12 @@ def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> in
     return study.count_open()
 
 
-def _close_orphans(study: SweepStudy, parent: str) -> None:
+def _close_orphans(study: SweepStudy) -> None:
     """Close the runs and trials of crashed workers."""
 
     def is_alive(trial: Any) -> bool:
-        # A trial that has no run yet has no heartbeat either: the time of its start counts as the first one.
-        started = {liveness.HEARTBEAT_TAG: str(trial.datetime_start.timestamp())}
-        return liveness.is_alive(started | trials.get_tags(trial.user_attrs.get(RUN)) | trial.user_attrs[OWNER])
+        return liveness.is_alive(trial.user_attrs[OWNER] | trials.get_tags(trial.user_attrs.get(RUN)))
 
-    liveness.send_heartbeat(parent)
     for trial in study.fail_orphans(is_alive):
         if RUN in trial.user_attrs:
             liveness.mark_killed(trial.user_attrs[RUN])

@@ -4,13 +4,24 @@ import logging
 import os
 import socket
 import tempfile
-import warnings
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loupe.cli import signals
 from loupe.cli.progress import print_line
 from loupe.config.photos import Demo
 from loupe.errors import UsageError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from loupe.photos.worker_pool import PhotoWorkers
+
+CLEANING_INTERVAL_S = 30.0
 
 
 def run(settings: Demo) -> None:
@@ -19,42 +30,73 @@ def run(settings: Demo) -> None:
     Raises:
         UsageError: the model does not exist, or the port is in use.
     """
+    import gradio  # noqa: F401 # a missing package is an error before the model is loaded
+
+    from loupe.photos.worker_pool import PhotoWorkers
+
+    with (
+        tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
+        _open_socket(settings) as listening,
+        closing(PhotoWorkers("loupe.web.worker", {"model": settings.model})) as workers,
+    ):
+        workers.start()
+        # all files of visitors are in the folder, which is removed when the server ends
+        tempfile.tempdir = folder
+        os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"
+        server = _make_server(settings, workers, Path(folder))
+        host, port = listening.getsockname()[:2]
+        with signals.stop_at_signal(), _clean(Path(folder)):
+            print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
+            server.run(sockets=[listening])
+
+
+def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvicorn.Server":
     import gradio
     import uvicorn
     from fastapi import FastAPI
 
-    from loupe.tracking.resolver import resolve_model
-    from loupe.web.demo import MAX_FILE_BYTES, STYLE, THEME, build_page
+    from loupe.web.demo import MAX_QUEUED, STYLE, THEME, Visitors, build_page
+    from loupe.web.guard import MAX_FILE_BYTES, DemoGuard, OwnHosts
 
-    networks = resolve_model(settings.model)
-    with (
-        warnings.catch_warnings(),
-        tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
-        _open_socket(settings) as listening,
-    ):
-        warnings.simplefilter("ignore")  # Pillow warns about harmless faults in files
-        os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"  # removed with the folder when the server ends
-        results = Path(folder, "results")
-        results.mkdir()
-        blocks = build_page(networks, results)
-        blocks.has_launched = blocks.is_running = True  # otherwise Gradio accepts any local file as an upload
-        app = gradio.mount_gradio_app(
-            FastAPI(),
-            blocks,
-            "/",
-            theme=THEME,
-            css=STYLE,
-            footer_links=[],
-            ssr_mode=False,
-            max_file_size=MAX_FILE_BYTES,
-        )
-        # Open pages never close their connections. The server closes them after a second and does not log the errors.
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
-        host, port = listening.getsockname()[:2]
-        with signals.stop_at_signal():
-            print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
-            server.run(sockets=[listening])
+    visitors = Visitors()
+    blocks = build_page(workers, visitors, folder).queue(max_size=MAX_QUEUED)
+    blocks.has_launched = blocks.is_running = True  # otherwise Gradio accepts any local file as an upload
+    app = gradio.mount_gradio_app(
+        FastAPI(),
+        blocks,
+        "/",
+        theme=THEME,
+        css=STYLE,
+        footer_links=[],
+        ssr_mode=False,
+        max_file_size=MAX_FILE_BYTES,
+    )
+    hosts = OwnHosts(settings.host, frozenset(settings.host_names))
+    guarded = DemoGuard(app, hosts, folder, visitors.leave)
+    # an open page never closes its connection: it is cut after a second, and the log omits that error
+    server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1))
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
+    return server
+
+
+@contextmanager
+def _clean(folder: Path) -> Iterator[None]:
+    """Delete old files of visitors while the block runs."""
+    from loupe.web.demo import LIFETIME_S, delete_old_files
+
+    ended = threading.Event()
+
+    def clean() -> None:
+        while not ended.wait(CLEANING_INTERVAL_S):
+            delete_old_files(folder, time.time() - LIFETIME_S)
+
+    thread = threading.Thread(target=clean, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _open_socket(settings: Demo) -> socket.socket:

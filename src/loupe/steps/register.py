@@ -54,6 +54,7 @@ def run(settings: Register) -> Registration:
     from loupe.models.builder import KerasUpscaler
     from loupe.models.onnx_export import export
     from loupe.tracking import models, records, registration, runs
+    from loupe.tracking.gate import compare_with_champion
 
     runs.tag_project_run()
     run_id = (
@@ -72,7 +73,7 @@ def run(settings: Register) -> Registration:
         runs.step_run(settings, f"register {trained.info.run_name}"),
         tempfile.TemporaryDirectory() as folder,
     ):
-        gate = registration.compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
+        gate = compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)
         licence = _describe_licences(dataset.settings["source"])
@@ -92,8 +93,7 @@ def run(settings: Register) -> Registration:
         may_replace = champion is None or trained_with["smoke"] != "true"
         if gate.won and may_replace and not is_champion:
             # set_champion comes last: if the process is killed before it, the same command repeats all of this
-            name = f"{version.name} version {version.version}"
-            records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, name)})
+            records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
             registration.set_champion(scale, version.version)
             is_champion, reason = True, gate.reason
         else:

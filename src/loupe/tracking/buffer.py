@@ -8,10 +8,12 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from loupe.imaging.file_locks import lock_file
 
 SUFFIX = ".run.sqlite"
 APPLICATION_ID = 0x4C6F7570  # SQLite's application_id of these files
@@ -42,6 +44,11 @@ class Record:
     file_name: str | None
 
 
+def lock_buffer(file: Path, wait: bool = True) -> AbstractContextManager[bool]:
+    """Lock the buffer with this path for one process; see `lock_file`."""
+    return lock_file(file.with_name(f"{file.name}.lock"), wait)
+
+
 class RunBuffer:
     """The records of a run. One thread may append records while another thread sends them.
 
@@ -57,6 +64,7 @@ class RunBuffer:
         if not file.exists():
             raise FileNotFoundError(file)
         self.file = file
+        self._lock = ExitStack()
         try:
             # two threads can share the connection, since each transaction is a single statement
             self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
@@ -69,30 +77,35 @@ class RunBuffer:
 
     @classmethod
     def create(cls, file: Path, description: dict[str, Any]) -> "RunBuffer":
-        """Create the file, or reuse the file that an earlier process created for the run.
+        """Create the file, or reuse the file that an earlier process created for the run, and lock it.
 
         Args:
             file: the path of the buffer; its name must end in SUFFIX.
             description: run_id, experiment, name, start_time, tags and params of the run.
         """
-        text = json.dumps(description)
+        lock = ExitStack()
         for attempt in range(ATTEMPTS):
             with suppress(FileNotFoundError, FileExistsError):
                 file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
-                    database.execute("BEGIN IMMEDIATE")  # after a kill, the file has the whole table or none
-                    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    database.execute(TABLE)
-                    database.execute(
-                        "INSERT OR REPLACE INTO records (number, kind, body) VALUES (0, 'run', ?)", [text]
-                    )
-                    database.execute("COMMIT")
+                lock.enter_context(lock_buffer(file))
                 break
-            except sqlite3.OperationalError as error:
+            except FileNotFoundError:
                 if attempt == ATTEMPTS - 1:
-                    raise OSError(f"{file}: {error}") from None
-        return cls(file)
+                    raise
+        try:
+            with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
+                database.execute("BEGIN IMMEDIATE")  # after a kill, the file has the whole table or none
+                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                database.execute(TABLE)
+                row = [json.dumps(description)]
+                database.execute("INSERT OR REPLACE INTO records (number, kind, body) VALUES (0, 'run', ?)", row)
+                database.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise OSError(f"{file}: {error}") from None
+        buffer = cls(file)
+        buffer._lock = lock
+        return buffer
 
     @property
     def description(self) -> dict[str, Any]:
@@ -151,10 +164,15 @@ class RunBuffer:
 
     def remove(self) -> None:
         """Delete the file, and its folder if it is empty."""
-        self._database.close()
         self.file.unlink(missing_ok=True)
+        self.close()
         with suppress(OSError):  # not empty
             self.file.parent.rmdir()
+
+    def close(self) -> None:
+        """Close the file and release its lock; another process may then send the records."""
+        self._database.close()
+        self._lock.close()
 
     def _sent_number(self) -> int:
         return int(self._execute("PRAGMA user_version").fetchone()[0])

@@ -7,10 +7,9 @@ gets each record directly.
 # MLflow's own retries do not suffice: while the server is unreachable, one call blocks for 247 s. Its asynchronous
 # logging does not suffice either: it drops records after 247 s, and does not support artifacts, datasets and models.
 
-import socket
 import threading
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from loupe.cli.signals import defer_signals
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import LoupeError, describe_error
 from loupe.tracking import liveness
-from loupe.tracking.buffer import SUFFIX, RunBuffer
+from loupe.tracking.buffer import SUFFIX, RunBuffer, lock_buffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS, now
 from loupe.tracking.server import (
     PROBE_TIMEOUT_S,
@@ -55,7 +54,7 @@ def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None =
     if uploader is not None:
         uploader.log_record(kind, body, file)
         return
-    with nullcontext() if is_server() else defer_signals():
+    with defer_signals():
         RECORD_HANDLERS[kind](run_id, body, file)
 
 
@@ -86,12 +85,14 @@ def end_run(run_id: str, status: str) -> None:
             return
     except SERVER_ERRORS as error:
         if not is_unreachable_error(error):
-            mlflow.end_run(RunStatus.to_string(RunStatus.FAILED))
+            buffer.close()
+            _close_run(run_id, RunStatus.to_string(RunStatus.FAILED))
             raise
     buffer.append("end", {"status": status, "end_time": now()})
     if is_finished:
         buffer.append("no checkpoint", {})
-    with suppress(*SERVER_ERRORS), limit_retries(0):
+    buffer.close()
+    with suppress(*SERVER_ERRORS), limit_retries(0), defer_signals():
         mlflow.end_run(status)  # closes the run in this process
     message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
@@ -99,6 +100,7 @@ def end_run(run_id: str, status: str) -> None:
     print_line(message, uploader.quiet)
 
 
+@defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
     if _is_finished(status):  # not earlier: a run that is killed before needs its checkpoint
@@ -123,12 +125,15 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     count = 0
     for file in sorted(folder.glob(f"*{SUFFIX}")):
         try:
-            count += _upload_buffered_run(file, quiet)
+            with lock_buffer(file, wait=False) as is_locked:
+                count += is_locked and _upload_buffered_run(file, quiet)
         except ValueError as error:
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         except OSError:
             if file.exists():  # else another process uploaded the run
                 raise
+    with suppress(OSError):  # not empty
+        folder.rmdir()
     return count
 
 
@@ -139,12 +144,14 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
         raise ValueError(f"the kind of a record must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
-    tags = description["tags"]
-    if tags.get("loupe.host") == socket.gethostname() and liveness.is_alive(tags):
-        return False
     if not is_reachable():
         raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
-    run_id = _find_or_create_run(buffer)
+    has_ended = any(record.kind == "end" for record in unsent)
+    run = _find_run(description["run_id"])
+    # a lock of a process on another machine may be invisible here
+    if run is not None and not has_ended and liveness.is_alive(run.data.tags):
+        return False
+    run_id = str(run.info.run_id) if run else _create_run(buffer)
     upload_records(buffer)
     liveness.mark_killed(run_id)  # if it is still open
     buffer.remove()
@@ -241,15 +248,20 @@ def _describe_run(run_id: str) -> dict[str, Any]:
     }
 
 
-def _find_or_create_run(buffer: RunBuffer) -> str:
-    """Return the id of the run on the server; create the run there if it does not exist."""
+def _find_run(run_id: str) -> Any:
+    """Return a run of the server; None if the server does not have it."""
     create_store()
-    description, client = buffer.description, mlflow.MlflowClient()
     try:
-        return str(client.get_run(description["run_id"]).info.run_id)
+        return mlflow.get_run(run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
+    return None
+
+
+def _create_run(buffer: RunBuffer) -> str:
+    """Create the run of a buffer on the server, and return its id."""
+    description, client = buffer.description, mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(description["experiment"])
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(description["experiment"])
     run = client.create_run(experiment_id, description["start_time"], description["tags"], description["name"])

@@ -2,49 +2,78 @@
 
 import os
 import socket
-import time
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 
 import mlflow
 import psutil
 from mlflow.entities import RunStatus
-from mlflow.exceptions import MlflowException
+
+from loupe.tracking.clock import read_clock
 
 HEARTBEAT_TAG = "loupe.heartbeat"
-HEARTBEAT_TIMEOUT_S = 180.0  # a process on another machine counts as dead after this time without a heartbeat
-CLOCK_TOLERANCE_S = 5.0  # between two readings of a start time: the clock may be adjusted
+HEARTBEAT_INTERVAL_S = 30.0
+HEARTBEAT_TIMEOUT_S = 180.0  # a process elsewhere counts as dead after this time without a heartbeat
+SHUTDOWN_TIMEOUT_S = 1.0  # for a heartbeat that is being sent
+UNTAGGED_TIMEOUT_S = 3600.0  # for the step of a project in a container: `mlflow run` may install packages before it
+HOST_NAMESPACE = "pid:[4026531836]"  # the same on every Linux machine: it shows the processes of all containers
 
 
 def process_tags() -> dict[str, str]:
-    """Return the host, id and start time of this process, as tags for its runs."""
+    """Return the tags of a run that say whether this process is alive, with a first heartbeat.
+
+    The host name and the process id are for people: those of two containers can be the same.
+    """
     return {
         "loupe.host": socket.gethostname(),
         "loupe.pid": str(os.getpid()),
-        "loupe.started": f"{psutil.Process().create_time():.2f}",
+        "loupe.namespace": _identify_namespace(),
+        "loupe.started": _read_start("self") or "",
+        HEARTBEAT_TAG: f"{read_clock():.0f}",
     }
 
 
+@contextmanager
+def heartbeats(run_id: str) -> Iterator[None]:
+    """Send heartbeats of a run until the block exits, so that processes elsewhere know that this one is alive."""
+    stopped = threading.Event()
+
+    def send() -> None:
+        while not stopped.wait(HEARTBEAT_INTERVAL_S):
+            send_heartbeat(run_id)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join(SHUTDOWN_TIMEOUT_S)
+
+
 def send_heartbeat(run_id: str) -> None:
-    """Tag a run with the time, so that other machines know that its process is alive."""
-    with suppress(MlflowException):  # a lost heartbeat is harmless: the next one follows
-        mlflow.MlflowClient().set_tag(run_id, HEARTBEAT_TAG, f"{time.time():.0f}")
+    """Tag a run with the time of the store."""
+    with suppress(Exception):  # a lost heartbeat is harmless: the next one follows
+        mlflow.MlflowClient().set_tag(run_id, HEARTBEAT_TAG, f"{read_clock():.0f}")
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Whether the process that opened a run is alive.
 
-    A process on another machine counts as alive if its last heartbeat is recent, or if the run has no heartbeat.
+    A process in another container or on another machine counts as alive if its last heartbeat is recent.
 
     Args:
         tags: the tags of the run.
     """
-    if tags.get("loupe.host") != socket.gethostname():
-        return time.time() - float(tags.get(HEARTBEAT_TAG, "inf")) < HEARTBEAT_TIMEOUT_S
+    namespace = _identify_namespace()
+    if namespace and tags.get("loupe.namespace") == namespace:
+        return _read_start(tags.get("loupe.pid", "")) == tags.get("loupe.started")
     try:
-        started = psutil.Process(int(tags["loupe.pid"])).create_time()
-        return abs(started - float(tags["loupe.started"])) < CLOCK_TOLERANCE_S
-    except (psutil.Error, KeyError, ValueError):
+        return read_clock() - float(tags[HEARTBEAT_TAG]) < HEARTBEAT_TIMEOUT_S
+    except (KeyError, ValueError):
         return False
 
 
@@ -65,22 +94,50 @@ def close_orphaned_runs() -> None:
         filter_string="attributes.status = 'RUNNING'", search_all_experiments=True, output_format="list"
     )
     for run in open_runs:
-        tags = run.data.tags
-        alive = is_alive(tags) if "loupe.host" in tags else not _died_before_tagging(run.info.run_id, tags)
+        tags, started = run.data.tags, run.info.start_time / 1000
+        if "loupe.host" in tags:
+            alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)
+        else:
+            alive = tags.get("mlflow.source.type") != "PROJECT" or _may_be_tagged(run.info.run_id, started)
         if not alive:
             mark_killed(run.info.run_id)  # checks the status again: the run may have ended since the search
 
 
-def _died_before_tagging(run_id: str, tags: Mapping[str, str]) -> bool:
-    """Whether `mlflow run` created the run on this machine and died before the step could tag the run."""
-    if tags.get("mlflow.source.type") != "PROJECT" or not mlflow.get_tracking_uri().startswith("sqlite:"):
-        return False
+def _may_be_tagged(run_id: str, started: float) -> bool:
+    """Whether the step of a run that `mlflow run` created may still start and tag the run."""
+    if not mlflow.get_tracking_uri().startswith("sqlite:"):
+        return True
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
             is_mlflow_run = "run" in words and "mlflow" in " ".join(words[:2])
             if is_mlflow_run or process.environ().get("MLFLOW_RUN_ID") == run_id:
-                return False
+                return True
         except psutil.Error:
             continue
-    return True
+    return not _identify_namespace().endswith(HOST_NAMESPACE) and read_clock() - started < UNTAGGED_TIMEOUT_S
+
+
+@cache
+def _identify_namespace() -> str:
+    """Return an id that two processes share if they see each other's process ids; "" if this is unknown."""
+    try:
+        if os.readlink("/proc/self") == str(os.getpid()):  # else /proc shows the processes of another namespace
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        pass
+    return ""
+
+
+def _read_start(pid: str) -> str | None:
+    """Return the start time of a process in clock ticks since the start of the system; None if it has ended.
+
+    psutil's start times change with the system's clock.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    state, *fields = text.rpartition(")")[2].split()  # the name of the command before can contain spaces
+    return None if state in "ZX" else fields[18]

@@ -5,8 +5,8 @@ MLflow runs this file when it loads the model. Besides MLflow, it needs onnxrunt
 
 import base64
 import binascii
+import shutil
 import tempfile
-import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,21 @@ from typing import Any
 import mlflow
 import mlflow.telemetry
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import DEADLINE_EXCEEDED, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from loupe.config.fields import LARGEST_SCALE
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, describe_error
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.formats import SUFFIXES, validate_output
-from loupe.imaging.reader import read_photo
-from loupe.imaging.writer import EncodeOptions, write_photo
-from loupe.photos.networks import LoadedModel, Networks
-from loupe.photos.sizes import Target
-from loupe.photos.upscaling import compute_size, upscale_photo
-from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.imaging.formats import SUFFIXES
+from loupe.photos.worker import PhotoRequest
+from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedError
+from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
 MAX_FILE_BYTES = 32_000_000  # the maximum size of a photo, before its conversion to base64
 MAX_RESULT_PIXELS = 64_000_000  # the maximum size of a result, all frames or pages together
-MAX_THREADS = 2  # maximum number of photos that are upscaled at the same time; other requests wait
+MAX_PAGES = 500  # the maximum number of frames or pages of a photo
+MAX_PHOTOS = 100  # the maximum number of photos in a request to a server
 
 
 class RefusedError(MlflowException):
@@ -39,9 +37,9 @@ class RefusedError(MlflowException):
     The message is one line. MLflow's server would add the whole request to the message of any other error.
     """
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, line: str, error_code: int = INVALID_PARAMETER_VALUE) -> None:
         self._line = line
-        super().__init__(line, error_code=INVALID_PARAMETER_VALUE)
+        super().__init__(line, error_code=error_code)
 
     @property
     def message(self) -> str:
@@ -58,11 +56,8 @@ class PhotoModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Find the networks: one artifact per scale factor, with a name such as `3x2`."""
-        files = {Fraction(name.replace("x", "/")): Path(path) for name, path in context.artifacts.items()}
-        self._networks = Networks(
-            sorted(files), lambda scale: LoadedModel(files[scale].name, OnnxUpscaler(files[scale]))
-        )
-        self._semaphore = threading.Semaphore(MAX_THREADS)
+        files = {name.replace("x", "/"): str(path) for name, path in context.artifacts.items()}
+        self._workers = PhotoWorkers("loupe.photos.worker", {"files": files})
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would interpret type hints
         """Upscale photos.
@@ -73,37 +68,53 @@ class PhotoModel(PythonModel):
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
-            Image files in base64, in the same order.
+            Image files in base64, in the same order. In a server they are empty texts: its guard sends the files.
 
         Raises:
-            RefusedError: a file is not a photo or too large, or a parameter is out of range.
+            RefusedError: a file is not a photo or too large, a parameter is out of range, or the server has no time.
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))
         suffix = _parse_format(params.get("format", "same"))
         if list(model_input) != ["photo"]:
-            raise RefusedError(f"input: must have one column, photo, got {', '.join(map(str, model_input))}")
-        return [self._upscale(number, text, scale, suffix) for number, text in enumerate(model_input["photo"])]
-
-    def _upscale(self, number: int, text: Any, scale: Fraction, suffix: str | None) -> str:
+            raise RefusedError(f"input: must have one column, photo, got {', '.join(map(str, model_input))[:100]}")
+        texts, served = list(model_input["photo"]), get_request()
+        if served is None:
+            with tempfile.TemporaryDirectory() as folder:
+                request = ServedRequest(Control(), Path(folder))
+                files = [self._upscale(request, text, scale, suffix) for text in texts]
+                return [base64.b64encode(file.read_bytes()).decode() for file in files]
+        if len(texts) > MAX_PHOTOS:
+            raise RefusedError(f"input: must have at most {MAX_PHOTOS} photos, got {len(texts)}")
         try:
-            with self._semaphore, tempfile.TemporaryDirectory() as folder:
-                photo = read_photo(_decode(text))
-                target = Target(scale)
-                size = compute_size(photo.size, target, self._networks).upscaled
-                pixels = size[0] * size[1] * photo.count
-                if pixels > MAX_RESULT_PIXELS:
-                    limit = f"at most {MAX_RESULT_PIXELS / 1e6:.0f} million pixels"
-                    raise PhotoError(f"result: must have {limit}, got {pixels / 1e6:.1f} million")
-                out = Path(folder) / f"large{suffix or SUFFIXES[photo.format][0]}"
-                large = list(upscale_photo(photo, target, self._networks))
-                validate_output(out, size, photo.count, large[0].bands)
-                write_photo(out, large, photo.count, photo.loop, EncodeOptions(lossless=photo.lossless))
-                return base64.b64encode(out.read_bytes()).decode()
-        except (PhotoError, UsageError) as error:
-            raise RefusedError(f"photo {number + 1}: {error}") from None
-        except (OSError, ValueError, MemoryError) as error:
-            raise RefusedError(f"photo {number + 1}: cannot be upscaled: {' '.join(str(error).split())}") from None
+            for text in texts:
+                self._upscale(served, text, scale, suffix)
+        finally:
+            if served.control.cancelled.is_set():  # the guard removed the folder, perhaps before the last file
+                shutil.rmtree(served.folder, ignore_errors=True)
+        return [""] * len(texts)
+
+    def _upscale(self, served: ServedRequest, text: Any, scale: Fraction, suffix: str) -> Path:
+        """Upscale a photo; returns the file of the result, which is also added to those of the request."""
+        number = len(served.results) + 1
+        folder = served.folder / str(number)
+        limits = MAX_RESULT_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
+        try:
+            folder.mkdir()
+            photo = folder / "photo"
+            photo.write_bytes(_decode(text))
+            request = PhotoRequest(str(photo), str(folder), str(scale), suffix, *limits)
+            answer = self._workers.upscale(request, served.control)
+        except StoppedError as error:
+            raise RefusedError(f"photo {number}: {error}", DEADLINE_EXCEEDED) from None
+        except BusyError as error:
+            raise RefusedError(str(error), TEMPORARILY_UNAVAILABLE) from None
+        except (LoupeError, OSError, ValueError) as error:
+            raise RefusedError(f"photo {number}: {describe_error(error)}") from None
+        if answer.reason:
+            raise RefusedError(f"photo {number}: {answer.reason}")
+        served.results.append(Path(answer.out))
+        return served.results[-1]
 
 
 def _decode(text: Any) -> bytes:
@@ -112,9 +123,12 @@ def _decode(text: Any) -> bytes:
     if len(text) > MAX_FILE_BYTES * 4 / 3 + 4:
         raise PhotoError(f"must have at most {MAX_FILE_BYTES / 1e6:.0f} MB, got {len(text) * 0.75 / 1e6:.0f} MB")
     try:
-        return base64.b64decode(text.partition("base64,")[2] or text, validate=True)
+        content = base64.b64decode(text.partition("base64,")[2] or text, validate=True)
     except (binascii.Error, ValueError):
         raise PhotoError("must be an image file in base64, got other text") from None
+    if not content:
+        raise PhotoError("is empty")
+    return content
 
 
 def _parse_scale(value: Any) -> Fraction:
@@ -123,18 +137,19 @@ def _parse_scale(value: Any) -> Fraction:
     except (TypeError, ValueError, OverflowError):
         scale = Fraction(0)
     if not 1 <= scale <= LARGEST_SCALE:
-        raise RefusedError(f"scale: must be from 1 to {LARGEST_SCALE}, got {value}")
+        raise RefusedError(f"scale: must be from 1 to {LARGEST_SCALE}, got {str(value)[:40]}")
     return scale
 
 
-def _parse_format(value: Any) -> str | None:
+def _parse_format(value: Any) -> str:
     suffixes = [suffixes[0] for suffixes in SUFFIXES.values()]
     if value != "same" and f".{value}" not in suffixes:
         names = ", ".join(suffix[1:] for suffix in suffixes)
         raise RefusedError(f"format: must be same, {names}, got {str(value)[:40]}")
-    return None if value == "same" else f".{value}"
+    return "" if value == "same" else f".{value}"
 
 
 if __name__ != "loupe.tracking.photo_model":  # MLflow runs the file under another name
     mlflow.telemetry.set_telemetry_client()  # again: MLflow read the telemetry setting before `loupe` changed it
+    guard_server()
     mlflow.models.set_model(PhotoModel())

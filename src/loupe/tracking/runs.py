@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
 import loupe
+from loupe.cli.signals import defer_signals
 from loupe.config.base import Settings
+from loupe.config.fields import hide_password
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError
 from loupe.tracking import delivery, liveness, server
@@ -51,10 +53,12 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     if reopened:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
     tags = build_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
-    run = mlflow.start_run(run_id=reopened, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True)
-    mlflow.set_tag("mlflow.runName", name)  # start_run does not rename a joined run
-    with close_run_at_exit(settings.to_texts(), settings.quiet):
-        yield run.info.run_id
+    start = partial(
+        mlflow.start_run, run_id=reopened, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
+    )
+    with open_run(start, settings.to_texts(), settings.quiet) as run_id:
+        mlflow.set_tag("mlflow.runName", name)  # start_run does not rename a joined run
+        yield run_id
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
@@ -67,26 +71,38 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
 
 
 @contextmanager
-def close_run_at_exit(params: dict[str, str], quiet: bool) -> Iterator[None]:
-    """Log the params that the open run does not have, and close the run at exit.
+def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> Iterator[str]:
+    """Open a run, log the params that it does not have, send heartbeats, and close the run at exit.
 
     The status is FINISHED, FAILED after an error, or KILLED after a signal.
+
+    Args:
+        start: starts the run and returns it.
+        params: the params of the run.
+        quiet: do not print that the server is unreachable.
+
+    Yields:
+        The run's id.
 
     Raises:
         LoupeError: see `delivery.end_run`.
     """
-    status, run_id = RunStatus.FAILED, mlflow.active_run().info.run_id
+    status, run_id = RunStatus.FAILED, None
     try:
-        logged = mlflow.get_run(run_id).data.params
-        mlflow.log_params({name: text for name, text in params.items() if name not in logged})
-        delivery.start_buffering(run_id, quiet)
-        yield
+        with defer_signals():
+            run_id = str(start().info.run_id)
+            logged = mlflow.get_run(run_id).data.params
+            mlflow.log_params({name: text for name, text in params.items() if name not in logged})
+            delivery.start_buffering(run_id, quiet)
+        with liveness.heartbeats(run_id):
+            yield run_id
         status = RunStatus.FINISHED
     except (KeyboardInterrupt, SystemExit):
         status = RunStatus.KILLED
         raise
     finally:
-        delivery.end_run(run_id, RunStatus.to_string(status))
+        if run_id is not None:
+            delivery.end_run(run_id, RunStatus.to_string(status))
 
 
 def open_store(quiet: bool = True) -> None:
@@ -199,7 +215,10 @@ def find_best_run(scale: str, smoke: bool) -> str:
         output_format="list",
     )
     if not found:
-        raise UsageError(f"run: no finished train run of scale {scale} in {mlflow.get_tracking_uri()}; train one")
+        store = hide_password(mlflow.get_tracking_uri())
+        raise UsageError(
+            f"run: must be a finished train run of scale {scale} in {store}, got none; `loupe train` makes one"
+        )
     return found[0].info.run_id
 
 

@@ -12,7 +12,9 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
+from loupe.config.fields import hide_password
 from loupe.errors import LoupeError
+from loupe.tracking.deadline import call_within
 
 T = TypeVar("T")
 PROBE_TIMEOUT_S = 5.0  # for the request that checks whether the server is reachable
@@ -25,13 +27,25 @@ def is_server() -> bool:
     return mlflow.get_tracking_uri().startswith(("http://", "https://"))
 
 
+def probe() -> requests.Response:
+    """Send the request that checks whether the server is reachable.
+
+    Raises:
+        requests.RequestException: the server did not answer in PROBE_TIMEOUT_S.
+    """
+    url = f"{mlflow.get_tracking_uri().rstrip('/')}/health"
+    try:
+        return call_within(PROBE_TIMEOUT_S, lambda: requests.get(url, timeout=PROBE_TIMEOUT_S))
+    except TimeoutError as error:
+        raise requests.Timeout(error) from None
+
+
 def is_reachable() -> bool:
     """Whether the server answers now; always True for a store that is not a server."""
     if not is_server():
         return True
     try:
-        url = f"{mlflow.get_tracking_uri().rstrip('/')}/health"
-        return requests.get(url, timeout=PROBE_TIMEOUT_S).status_code < 500
+        return probe().status_code < 500
     except requests.exceptions.SSLError:
         return True  # the server answered; MLflow has its own settings for certificates
     except requests.RequestException:
@@ -49,7 +63,7 @@ def is_unreachable_error(error: BaseException) -> bool:
 
 def unreachable_text() -> str:
     """Return the start of all messages about an unreachable server."""
-    return f"tracking: {mlflow.get_tracking_uri()} is unreachable"
+    return f"tracking: {hide_password(mlflow.get_tracking_uri())} is unreachable"
 
 
 def wait_until_reachable() -> None:

@@ -1,37 +1,105 @@
-"""Creates MLflow's SQLite store, either completely or not at all."""
+"""Checks the store that the tracking URI names, and creates an SQLite file either completely or not at all."""
 
-import fcntl
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 import mlflow
+import requests
 import sqlalchemy
 
+from loupe.config.fields import hide_password
+from loupe.errors import LoupeError, UsageError, describe_error
 from loupe.imaging.atomic import publish
+from loupe.imaging.file_locks import lock_file
+from loupe.tracking.deadline import call_within
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SERVERS = ("http", "https")
+CHECK_TIMEOUT_S = 20.0  # in which a database must answer
 
 
 def create_store() -> None:
-    """Create the SQLite file that the tracking URI names, if it is missing or empty; else do nothing.
+    """Check the store; if it is an SQLite file that is missing or empty, create it.
 
     MLflow migrates a new file in dozens of transactions. If a process is killed during these, or two processes
     migrate at the same time, no later process can use the file. Therefore only one process at a time creates the
     file. The file has a temporary name until the last migration is done.
+
+    Raises:
+        LoupeError: see `check_store`.
     """
-    uri = mlflow.get_tracking_uri()
-    database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite") else None
-    if not database or database.startswith((":memory:", "file:")):
-        return
-    file = Path(database)
-    if _is_complete(file):
+    check_store()
+    file = find_file(mlflow.get_tracking_uri())
+    if file is None or _is_complete(file):
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = file.with_name(f"{file.name}.lock")
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # the system releases the lock of a killed process
+    with lock_file(file.with_name(f"{file.name}.lock")):
         if not _is_complete(file):
             _create(file)
-        lock.unlink(missing_ok=True)  # a process that creates a new lock file later finds the complete store
+
+
+def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
+    """Check that MLflow can use the store: for one that it cannot use, MLflow's retries take minutes.
+
+    A server is only checked for a valid URL; see `server.is_reachable`.
+
+    Args:
+        seconds: the limit for the answer of a database.
+        writes: whether the caller writes to the store.
+
+    Raises:
+        UsageError: the URI is malformed, or needs a package that is missing.
+        LoupeError: the database does not answer, is locked or damaged, or cannot be written.
+    """
+    uri = mlflow.get_tracking_uri()
+    scheme = uri.partition(":")[0]
+    shown = hide_password(uri)
+    try:
+        if scheme in SERVERS:
+            requests.Request("GET", uri).prepare()
+            return
+        if scheme.partition("+")[0] not in DATABASES:
+            return  # MLflow knows further schemes
+        url = sqlalchemy.make_url(uri)
+        url.get_dialect().import_dbapi()
+    except (ValueError, requests.RequestException, sqlalchemy.exc.ArgumentError) as error:
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI: must be a valid URL, got {shown!r}: {describe_error(error)}"
+        ) from None
+    except ImportError as error:
+        raise UsageError(f"MLFLOW_TRACKING_URI: {shown!r} needs another package: {describe_error(error)}") from None
+    file = find_file(uri)
+    try:
+        if file is not None:
+            _check_file(file, seconds, writes)
+        elif scheme.partition("+")[0] != "sqlite":
+            engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+            call_within(seconds, lambda: engine.connect().close())
+    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, TimeoutError) as error:
+        raise LoupeError(f"tracking: {shown} cannot be used: {describe_error(error)}") from None
+
+
+def find_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for other stores, and for one in memory."""
+    database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite") else None
+    return None if not database or database.startswith((":memory:", "file:")) else Path(database)
+
+
+def _check_file(file: Path, seconds: float, writes: bool) -> None:
+    if file.exists() and not file.is_file():
+        raise LoupeError(f"tracking: the store must be a file, got {str(file)!r}")
+    if not _is_complete(file):
+        return
+    location = f"file:{quote(str(file.absolute()))}?mode={'rw' if writes else 'ro'}"
+    with closing(sqlite3.connect(location, seconds, uri=True)) as database:
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the header and the schema
+        if writes:
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
 
 
 def _is_complete(file: Path) -> bool:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import mlflow
@@ -51,9 +52,9 @@ def trial_run(
     """
     tags = runs.build_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
     with signals.raise_on_signals():
-        run = mlflow.start_run(run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
-        with runs.close_run_at_exit(settings.to_texts(), settings.quiet):
-            yield run.info.run_id
+        start = partial(mlflow.start_run, run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
+        with runs.open_run(start, settings.to_texts(), settings.quiet) as run_id:
+            yield run_id
 
 
 class PeriodicCheckpoint:

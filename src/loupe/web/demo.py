@@ -1,8 +1,10 @@
 """The demo page: upscales an uploaded photo, compares the result with Lanczos and offers it for download."""
 
 import contextvars
-import shutil
-from fractions import Fraction
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 
@@ -10,21 +12,20 @@ import gradio as gr
 
 from loupe.config.fields import LARGEST_SCALE, parse_scale
 from loupe.errors import LoupeError
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError
+from loupe.imaging.decoder import MAX_PIXELS
 from loupe.imaging.formats import SUFFIXES
-from loupe.imaging.reader import read_photo
 from loupe.photos.comparison import STYLE as COMPARISON_STYLE
-from loupe.photos.comparison import render_figure
-from loupe.photos.inputs import PhotoJob
-from loupe.photos.networks import Networks
-from loupe.photos.processing import ProcessingOptions, process_jobs
-from loupe.photos.sizes import Target, choose_scale
-from loupe.photos.upscaling import compute_size, upscale_image
+from loupe.photos.worker import PhotoRequest
+from loupe.photos.worker_pool import Control, PhotoWorkers
+from loupe.web.guard import MAX_FILE_BYTES
 
-MAX_FILE_BYTES = 100 * 2**20
 MAX_PHOTO_PIXELS = 30_000_000  # all frames and pages together
 MAX_RESULT_PIXELS = MAX_PIXELS  # the limit of the decoder, which reads the result for the comparison
+MAX_PAGES = 500
 MAX_SHOWN = 870, 660  # fits next to the controls without scaling, on a screen 1280 pixels wide
+MAX_QUEUED = 60  # photos of all visitors
+TIMEOUT_S = 55.0  # for a photo
+LIFETIME_S = 600.0  # of uploads and results, on the disk of the server
 
 TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
@@ -42,40 +43,69 @@ STYLE = f"""{COMPARISON_STYLE}
 """
 
 
-def build_page(networks: Networks, folder: Path) -> gr.Blocks:
-    """Build the page. It upscales one photo at a time.
+class Visitors:
+    """The visitors whose photos are being upscaled, by the session of their page."""
+
+    def __init__(self) -> None:
+        self._controls: dict[str, set[Control]] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def serve(self, session: str) -> Iterator[Control]:
+        """Yield the control of the work for a visitor."""
+        control = Control(TIMEOUT_S)
+        with self._lock:
+            self._controls.setdefault(session, set()).add(control)
+        try:
+            yield control
+        finally:
+            with self._lock:
+                self._controls[session].discard(control)
+                if not self._controls[session]:
+                    del self._controls[session]
+
+    def leave(self, session: str) -> None:
+        """End the work for a visitor."""
+        with self._lock:
+            for control in self._controls.get(session, ()):
+                control.cancelled.set()
+
+
+def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Blocks:
+    """Build the page.
 
     Args:
-        networks: the networks that upscale the photos.
-        folder: an existing folder for the latest result; Gradio serves a copy.
+        workers: the processes that upscale the photos.
+        visitors: receives the visitors.
+        folder: an existing folder for the results; Gradio serves copies.
     """
     bar = gr.Progress()
 
-    def upscale(file: str | None, scale: float, progress: gr.Progress = bar) -> tuple[str, gr.DownloadButton]:
+    def upscale(
+        file: str | None, scale: float, request: gr.Request, progress: gr.Progress = bar
+    ) -> tuple[str, gr.DownloadButton]:
         if file is None:
             return _show_error("photo: must be chosen first")
-        photo = Path(file)
+        name = Path(file).name
         context = contextvars.copy_context()  # other threads need it to update the progress bar of this visitor
-
-        def report(fraction: float) -> None:
-            context.run(progress, fraction, desc="upscaling")
-
         try:
-            target = Target(parse_scale(scale, allow_one=True))
-            job, network_scale = _plan(photo, target, networks, folder)
-            options = ProcessingOptions(lambda image: upscale_image(image, target, networks))
-            for outcome in process_jobs([job], options, report):
-                if outcome.reason:
-                    raise PhotoError(outcome.reason)
-            method = networks.get(network_scale).name if network_scale else "no network"
-            figure = render_figure(job, MAX_SHOWN, note=f", by {method}")
-        except LoupeError as error:
-            return _show_error(f"{photo.name}: {error}")
+            target = str(parse_scale(scale, allow_one=True))
+            limits = MAX_PHOTO_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
+            photo = PhotoRequest(file, tempfile.mkdtemp(dir=folder), target, "", *limits, shown=MAX_SHOWN)
+            with visitors.serve(request.session_hash or "") as control:
+                answer = workers.upscale(photo, control, lambda part: context.run(progress, part, desc="upscaling"))
         except ValueError as error:
             return _show_error(f"scale: {error}, got {scale}")
-        return figure, gr.DownloadButton(f"Download {job.out.name}", value=job.out, interactive=True)
+        except FileNotFoundError:
+            return _show_error(f"{name}: was deleted after {LIFETIME_S / 60:.0f} minutes; choose it again")
+        except LoupeError as error:
+            return _show_error(f"{name}: {error}")
+        if answer.reason:
+            return _show_error(f"{name}: {answer.reason}")
+        out = Path(answer.out)
+        return answer.figure, gr.DownloadButton(f"Download {out.name}", value=out, interactive=True)
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         gr.Markdown(DESCRIPTION)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -85,31 +115,19 @@ def build_page(networks: Networks, folder: Path) -> gr.Blocks:
                 download = gr.DownloadButton("Download", interactive=False)
             with gr.Column(scale=3, min_width=320):
                 result = gr.HTML(NO_RESULT, apply_default_css=False, min_height=160)
-        button.click(upscale, [photo, scale], [result, download], show_progress_on=result)
+        button.click(upscale, [photo, scale], [result, download], show_progress_on=result, concurrency_limit=None)
         photo.change(
             lambda: (NO_RESULT, _disable_download()), None, [result, download], queue=False, show_progress="hidden"
         )
     return blocks
 
 
-def _plan(photo: Path, target: Target, networks: Networks, folder: Path) -> tuple[PhotoJob, Fraction | None]:
-    """Check the size of a photo and empty the folder; return the job and the scale factor of its network."""
-    opened = read_photo(photo)
-    size = compute_size(opened.size, target, networks).upscaled
-    for name, (width, height), limit in (
-        ("photo", opened.size, MAX_PHOTO_PIXELS),
-        ("result", size, MAX_RESULT_PIXELS),
-    ):
-        pixels = width * height * opened.count
-        if pixels > limit:
-            raise PhotoError(f"{name}: must have at most {limit // 10**6} megapixels, got {pixels / 1e6:.1f}")
-    shutil.rmtree(folder)
-    folder.mkdir()
-    suffixes = SUFFIXES[opened.format]
-    suffix = photo.suffix if photo.suffix.lower() in suffixes else suffixes[0]
-    assert target.scale is not None
-    out = folder / f"{photo.stem}-{float(target.scale):g}x{suffix}"
-    return PhotoJob(photo, out), choose_scale(opened.size, size, networks.scales)
+def delete_old_files(folder: Path, before: float) -> None:
+    """Delete the files and the empty folders below a folder that were changed before a time."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+        with suppress(OSError):  # a folder that is not empty, or a file that Gradio has moved
+            if path.stat().st_mtime < before:
+                path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _show_error(message: str) -> tuple[str, gr.DownloadButton]:

@@ -1,0 +1,231 @@
+"""Upscales photo files in a process of its own, for a server.
+
+Decoders and encoders cannot be interrupted, and some need much memory for a small file. The server kills the process
+when a photo takes too long, and the system refuses memory beyond a limit.
+
+The protocol: a JSON object per line. The process first prints `{"ready": true}` or `{"failed": reason}`. For each
+request it prints `{"progress": fraction}` several times, then the answer.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from html import escape
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any
+
+from loupe.errors import LoupeError
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.page_sizes import list_page_sizes
+from loupe.imaging.reader import read_photo
+from loupe.photos.inputs import PhotoJob
+from loupe.photos.networks import LoadedModel, Networks
+from loupe.photos.processing import ProcessingOptions, process_jobs
+from loupe.photos.sizes import Size, Target, choose_scale
+from loupe.photos.upscaling import compute_size, upscale_image
+from loupe.upscalers.onnx import OnnxUpscaler
+
+MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
+NICENESS = 5  # of the process for large photos: small ones are upscaled first
+STATUS = Path("/proc/self/status")
+MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread"  # in errors of libraries that got no memory
+RECYCLED_SHARE = 0.5  # a process that needed this share of its memory ends after the answer, which frees the memory
+
+
+_printing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class PhotoRequest:
+    """A photo to upscale.
+
+    Args:
+        photo: the file.
+        folder: an existing folder for the result.
+        scale: the scale factor, such as `3/2`.
+        suffix: the suffix of the result; "" for that of the photo's format.
+        max_pixels: the largest number of pixels of the photo, all frames or pages together.
+        max_result_pixels: the same for the result.
+        max_pages: the largest number of frames or pages.
+        small: decline a photo that is not small.
+        shown: width and height of the figure that compares the photo and its result; None for no figure.
+    """
+
+    photo: str
+    folder: str
+    scale: str
+    suffix: str = ""
+    max_pixels: int = 0
+    max_result_pixels: int = 0
+    max_pages: int = 1
+    small: bool = False
+    shown: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class PhotoAnswer:
+    """The answer to a request.
+
+    Args:
+        out: the file of the result; "" if there is none.
+        reason: why there is none, in one line.
+        declined: the photo is not small, or needs more memory than small photos get.
+        figure: the HTML of the figure.
+        last: the process ends after this answer.
+    """
+
+    out: str = ""
+    reason: str = ""
+    declined: bool = False
+    figure: str = ""
+    last: bool = False
+
+
+def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large: bool) -> None:
+    """Answer the requests on standard input until it ends.
+
+    Args:
+        load_networks: called once.
+        max_bytes: the memory that the photos may take, in addition to that of the loaded networks.
+        large: whether the process is the one for large photos.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, which closes standard input
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries that print do not disturb the protocol
+    warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
+    try:
+        networks = load_networks()
+        networks.check()
+    except LoupeError as error:
+        _print(answers, {"failed": str(error)})
+        return
+    if large and hasattr(os, "nice"):
+        os.nice(NICENESS)
+    limit_memory(max_bytes)
+    lines: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_read_lines, args=[sys.stdin, lines], daemon=True).start()
+    _print(answers, {"ready": True})
+    started_bytes = _read_status_bytes("VmHWM")
+    while True:
+        request = PhotoRequest(**json.loads(lines.get()))
+        fields = asdict(answer_request(request, networks, lambda part: _print(answers, {"progress": part})))
+        last = _read_status_bytes("VmHWM") - started_bytes > RECYCLED_SHARE * max_bytes
+        _print(answers, fields | {"last": last})
+        if last:
+            return
+
+
+def answer_request(request: PhotoRequest, networks: Networks, report: Callable[[float], None]) -> PhotoAnswer:
+    """Upscale a photo; every error becomes the reason of the answer.
+
+    Args:
+        request: the request.
+        networks: the networks.
+        report: called from any thread with the finished fraction.
+    """
+    try:
+        return _upscale(request, networks, report)
+    except MemoryError:
+        return _refuse_for_memory(request)
+    except LoupeError as error:
+        text = str(error)
+    except Exception as error:  # decoders and encoders raise errors of many types
+        text = f"cannot be upscaled: {type(error).__name__}: {' '.join(str(error).split())}"
+    return _refuse_for_memory(request) if any(sign in text for sign in MEMORY_SIGNS) else PhotoAnswer(reason=text)
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Let the system refuse memory that this process requests beyond its present size plus `more_bytes`.
+
+    Only Linux can do it: elsewhere nothing is limited.
+    """
+    if not STATUS.exists():
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (_read_status_bytes("VmData") + more_bytes,) * 2)
+
+
+def _upscale(request: PhotoRequest, networks: Networks, report: Callable[[float], None]) -> PhotoAnswer:
+    photo, target = Path(request.photo), Target(Fraction(request.scale))
+    sizes = list_page_sizes(photo, request.max_pages)
+    result_pixels = _validate_pixels(request, sizes, target, networks)
+    if request.small and (result_pixels > MAX_SMALL_PIXELS or len(sizes) > MAX_SMALL_PAGES):
+        return PhotoAnswer(declined=True)
+    opened = read_photo(photo)
+    suffixes = SUFFIXES[opened.format]
+    suffix = request.suffix or (photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
+    out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
+    job = PhotoJob(photo, out)
+    options = ProcessingOptions(lambda image: upscale_image(image, target, networks), overwrite=True)
+    for outcome in process_jobs([job], options, report):
+        if outcome.reason:
+            raise PhotoError(outcome.reason.replace(str(out), out.name))
+    figure = _render(job, opened.size, request, networks) if request.shown else ""
+    return PhotoAnswer(str(out), figure=figure)
+
+
+def _validate_pixels(request: PhotoRequest, sizes: list[Size], target: Target, networks: Networks) -> int:
+    """Check the sizes of all frames and pages; return the pixels of the result."""
+    large = [compute_size(size, target, networks).upscaled for size in sizes]
+    totals = [sum(width * height for width, height in these) for these in (sizes, large)]
+    limits = request.max_pixels, request.max_result_pixels
+    for name, total, most in zip(("photo", "result"), totals, limits, strict=True):
+        if total > most:
+            raise PhotoError(f"{name}: must have at most {most // 10**6} megapixels, got {total / 1e6:.1f}")
+    return totals[1]
+
+
+def _render(job: PhotoJob, size: Size, request: PhotoRequest, networks: Networks) -> str:
+    from loupe.photos.comparison import render_figure
+
+    assert request.shown is not None
+    target = Target(Fraction(request.scale))
+    scale = choose_scale(size, compute_size(size, target, networks).upscaled, networks.scales)
+    method = networks.get(scale).name if scale else "no network"
+    try:
+        return render_figure(job, request.shown, note=f", by {method}")
+    except (PhotoError, MemoryError) as error:
+        return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error) or 'too large')}</p>"
+
+
+def _refuse_for_memory(request: PhotoRequest) -> PhotoAnswer:
+    if request.small:
+        return PhotoAnswer(declined=True)
+    return PhotoAnswer(reason="cannot be upscaled: needs more memory than this server gives to a photo")
+
+
+def _read_lines(stream: IO[str], lines: "SimpleQueue[str]") -> None:
+    """Read requests; at the end of the stream the server has ended, and this process ends, even while it works."""
+    for line in stream:
+        lines.put(line)
+    os._exit(0)
+
+
+def _read_status_bytes(name: str) -> int:
+    """Return a number of bytes from the status of this process; 0 if the system is not Linux."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def _print(answers: IO[str], fields: dict[str, Any]) -> None:
+    with _printing:  # progress comes from several threads
+        print(json.dumps(fields), file=answers, flush=True)
+
+
+def _load_files(files: dict[str, str]) -> Networks:
+    paths = {Fraction(scale): Path(path) for scale, path in files.items()}
+    return Networks(sorted(paths), lambda scale: LoadedModel(paths[scale].name, OnnxUpscaler(paths[scale])))
+
+
+if __name__ == "__main__":
+    _options = json.loads(sys.argv[1])
+    serve_requests(lambda: _load_files(_options["files"]), _options["max_bytes"], _options["large"])

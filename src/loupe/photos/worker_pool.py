@@ -1,0 +1,230 @@
+"""The two worker processes of a server that upscales photos: one for small photos, one for all others."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import loupe
+from loupe.errors import LoupeError, UsageError
+from loupe.imaging.memory import get_default_budget
+from loupe.photos.worker import PhotoAnswer, PhotoRequest
+
+LARGE_SHARE, SMALL_SHARE = 0.65, 0.15  # of the memory budget; the rest is for the server itself
+MAX_SMALL_BYTES = 4_000_000  # of the file of a small photo
+SMALL_TIMEOUT_S = 5.0  # a photo that takes longer is not small
+MAX_WAITING = 32  # large photos
+START_TIMEOUT_S = 120.0
+POLL_INTERVAL_S = 0.05
+
+
+class StoppedError(LoupeError):
+    """The time of a request is over, or its client has gone."""
+
+
+class BusyError(LoupeError):
+    """Too many photos wait."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """Ends the work for a request.
+
+    Args:
+        timeout_s: the time for the request, from now; None for no limit.
+        cancelled: set when nobody waits for the result.
+    """
+
+    timeout_s: float | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    started: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Raise StoppedError if the work must end."""
+        if self.cancelled.is_set():
+            raise StoppedError("the client has gone")
+        if self.timeout_s is not None and time.monotonic() - self.started > self.timeout_s:
+            raise StoppedError(f"took longer than {self.timeout_s:g} s")
+
+    def limit(self, timeout_s: float) -> "Control":
+        """Return a control that also ends the work after this time, from now."""
+        if self.timeout_s is not None:
+            timeout_s = min(timeout_s, self.started + self.timeout_s - time.monotonic())
+        return Control(timeout_s, self.cancelled)
+
+
+class PhotoWorkers:
+    """Upscales photos in two processes, so that a small photo does not wait for a large one.
+
+    A process that works for too long is killed and started again. On Linux, each has a memory limit.
+
+    Args:
+        module: the module that the processes run; it calls `worker.serve_requests`.
+        options: its options, in JSON.
+    """
+
+    def __init__(self, module: str, options: dict[str, Any]) -> None:
+        budget = get_default_budget()
+        self._small, self._large = (
+            _Worker(module, options | {"max_bytes": int(share * budget), "large": large})
+            for share, large in ((SMALL_SHARE, False), (LARGE_SHARE, True))
+        )
+        self._waiting = threading.Semaphore(MAX_WAITING)
+
+    def start(self) -> None:
+        """Start both processes and wait until they are ready; raises UsageError if the networks cannot be loaded."""
+        for worker in (self._small, self._large):
+            worker.start()
+        for worker in (self._small, self._large):
+            worker.wait_until_ready(Control(START_TIMEOUT_S))
+
+    def upscale(
+        self, request: PhotoRequest, control: Control, report: Callable[[float], None] = lambda _: None
+    ) -> PhotoAnswer:
+        """Upscale a photo.
+
+        Args:
+            request: the request; `small` is set here.
+            control: ends the work.
+            report: called with the finished fraction.
+
+        Raises:
+            StoppedError: the control ended the work. The work has stopped.
+            BusyError: too many photos wait.
+        """
+        if os.path.getsize(request.photo) <= MAX_SMALL_BYTES:
+            answer = self._try_small(request, control, report)
+            if answer is not None:
+                return answer
+        if not self._waiting.acquire(blocking=False):
+            raise BusyError(f"server: must have at most {MAX_WAITING} large photos at a time, try again later")
+        try:
+            with self._large.use(control):
+                answer = self._large.upscale(request, control, report)
+        finally:
+            self._waiting.release()
+        return answer or PhotoAnswer(reason="cannot be upscaled: the file ended the process that reads it")
+
+    def close(self) -> None:
+        """Kill the processes."""
+        self._small.kill()
+        self._large.kill()
+
+    def _try_small(
+        self, request: PhotoRequest, control: Control, report: Callable[[float], None]
+    ) -> PhotoAnswer | None:
+        """Upscale a small photo; returns None if it is not small."""
+        with self._small.use(control):
+            try:
+                answer = self._small.upscale(replace(request, small=True), control, report, SMALL_TIMEOUT_S)
+            except StoppedError:
+                control.check()
+                return None
+        return None if answer is None or answer.declined else answer
+
+
+class _Worker:
+    """A process that is started when it is needed. Only one thread at a time uses it."""
+
+    def __init__(self, module: str, options: dict[str, Any]) -> None:
+        self._command = [sys.executable, "-P", "-m", module, json.dumps(options)]
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._ready = False
+
+    @contextmanager
+    def use(self, control: Control) -> Iterator[None]:
+        """Wait until no other thread uses the process."""
+        while not self._lock.acquire(timeout=POLL_INTERVAL_S):
+            control.check()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def start(self) -> None:
+        """Start the process."""
+        path = os.pathsep.join([str(Path(loupe.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(self._command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        self._lines, self._ready = SimpleQueue(), False
+        threading.Thread(target=_read_lines, args=[self._process, self._lines], daemon=True).start()
+
+    def wait_until_ready(self, control: Control) -> None:
+        """Wait until the networks are loaded; raises UsageError if they cannot be loaded."""
+        while not self._ready:
+            message = self._receive(control)
+            if message is None or "failed" in message:
+                self.kill()
+                raise UsageError((message or {}).get("failed", "model: the process that loads it has ended"))
+            self._ready = "ready" in message
+
+    def upscale(
+        self, request: PhotoRequest, control: Control, report: Callable[[float], None], timeout_s: float | None = None
+    ) -> PhotoAnswer | None:
+        """Upscale a photo, in this time without the start; returns None if the process ended."""
+        try:
+            if self._process is None or self._process.poll() is not None:
+                self.start()
+            self.wait_until_ready(control)
+            if timeout_s is not None:
+                control = control.limit(timeout_s)
+            assert self._process is not None
+            assert self._process.stdin is not None
+            print(json.dumps(asdict(request)), file=self._process.stdin, flush=True)
+            while (message := self._receive(control)) is not None and "progress" in message:
+                report(message["progress"])
+        except BrokenPipeError:
+            message = None
+        except BaseException:
+            self._restart()
+            raise
+        if message is None:
+            self._restart()
+            return None
+        answer = PhotoAnswer(**message)
+        if answer.last:
+            self._restart()
+        return answer
+
+    def kill(self) -> None:
+        """Kill the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            assert self._process.stdin is not None
+            with suppress(OSError):  # it may contain a request that the process did not read
+                self._process.stdin.close()
+            self._process = None
+
+    def _restart(self) -> None:
+        """Replace the process: the next request finds one that is ready."""
+        self.kill()
+        self.start()
+
+    def _receive(self, control: Control) -> dict[str, Any] | None:
+        """Return the next message of the process; None if it has ended."""
+        while True:
+            control.check()
+            try:
+                line = self._lines.get(timeout=POLL_INTERVAL_S)
+            except Empty:
+                continue
+            return json.loads(line) if line else None
+
+
+def _read_lines(process: "subprocess.Popen[str]", lines: "SimpleQueue[str]") -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line)
+    lines.put("")  # the end

@@ -1,0 +1,50 @@
+"""Reads the clock of the store. The machines that share a store can have clocks that differ by minutes."""
+
+import os
+import tempfile
+import time
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+
+import mlflow
+import requests
+import sqlalchemy
+from mlflow.store.db.utils import get_current_time_millis_expression
+
+from loupe.tracking import server, store
+
+MAX_AGE_S = 60.0  # of a reading, which this machine's clock continues
+_READINGS: dict[str, tuple[float, float]] = {}  # by store: the time when it was read, by this machine, and its time
+
+
+def read_clock() -> float:
+    """Return the time of the store in seconds since 1970.
+
+    It is the clock of the server or the database; for an SQLite file, that of the file system.
+
+    Raises:
+        requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError: the store does not answer.
+    """
+    uri, now = mlflow.get_tracking_uri(), time.monotonic()
+    read_at, found = _READINGS.get(uri, (-MAX_AGE_S, 0.0))
+    if now - read_at >= MAX_AGE_S:
+        read_at, found = now, _read(uri)
+        _READINGS[uri] = read_at, found
+    return found + now - read_at
+
+
+def _read(uri: str) -> float:
+    if server.is_server():
+        with suppress(requests.exceptions.SSLError):
+            if date := server.probe().headers.get("Date"):
+                return parsedate_to_datetime(date).timestamp()
+        return time.time()
+    file = store.find_file(uri)
+    if file is not None:
+        with tempfile.TemporaryFile(dir=file.parent) as new:
+            return os.fstat(new.fileno()).st_mtime
+    if uri.startswith(store.DATABASES):
+        with sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool).connect() as connection:
+            expression = get_current_time_millis_expression(connection.dialect.name)
+            return float(str(connection.scalar(sqlalchemy.select(expression)))) / 1000
+    return time.time()

@@ -1,0 +1,36 @@
+"""Limits the time of a call that can hang: a timeout of a socket ends neither a slow answer nor a name lookup."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def call_within(seconds: float, function: Callable[[], T]) -> T:
+    """Call a function in a thread and return its result.
+
+    Args:
+        seconds: the limit.
+        function: it goes on in its thread after the limit, at most until the process exits.
+
+    Raises:
+        TimeoutError: the function did not return in time.
+    """
+    results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            results.put((function(), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        result, error = results.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value] # None only if T is

@@ -1,0 +1,177 @@
+"""Guards the demo: refuses requests of other sites, and bounds what visitors upload."""
+
+import asyncio
+import ipaddress
+import json
+import socket
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_FILE_BYTES = 100 * 2**20  # of an upload
+MAX_FORM_BYTES = 10_000  # around the file of an upload
+MAX_BODY_BYTES = 100_000  # of other requests
+MAX_STORED_BYTES, MAX_STORED_FILES = 1_000_000_000, 1000  # uploads and results together
+UPLOAD_TIMEOUT_S = 300.0
+UPLOAD_ROUTE = "/gradio_api/upload"
+STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads them until the result arrives
+
+
+@dataclass(frozen=True)
+class OwnHosts:
+    """The host names and addresses of this server in the URLs of its visitors.
+
+    A page of another site reaches this server through a name of that site (DNS rebinding), never through an address.
+
+    Args:
+        listening: the address that the server listens on.
+        public: further names, such as that of a proxy. A proxy may replace the Host header by a name of this server.
+    """
+
+    listening: str
+    public: frozenset[str] = frozenset()
+
+    def __contains__(self, host: object) -> bool:
+        """Whether the host part of a URL, with or without a port, is one of this server."""
+        name, machine = _parse_host(str(host)), socket.gethostname().lower()
+        if name in ("localhost", machine, f"{machine}.local", self.listening, *self.public):
+            return True
+        try:
+            address, own = ipaddress.ip_address(name), ipaddress.ip_address(self.listening)
+        except ValueError:
+            return False
+        return address.is_loopback if own.is_loopback else own.is_unspecified or address == own
+
+
+@dataclass
+class DemoGuard:
+    """ASGI middleware around the app of Gradio.
+
+    Args:
+        app: the app.
+        hosts: the names of this server.
+        folder: the folder of uploads and results.
+        leave: called with the session of a visitor who has closed the page.
+    """
+
+    app: "ASGIApp"
+    hosts: OwnHosts
+    folder: Path
+    leave: Callable[[str], None]
+    _uploading_bytes: int = field(default=0, init=False)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Serve a request."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        refused = self._check_site(scope) or self._check_body(scope)
+        if refused:
+            await _refuse(*refused, send)
+        elif path.startswith(STREAM_ROUTES) and scope["method"] == "GET":
+            await self._serve_stream(scope, receive, send)
+        elif path.startswith(UPLOAD_ROUTE) and scope["method"] == "POST":
+            try:
+                with self._count_upload(_get_size(scope)):
+                    async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+                        await self.app(scope, receive, send)
+            except TimeoutError:
+                await _refuse(408, f"body: must arrive within {UPLOAD_TIMEOUT_S:g} s", send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _check_site(self, scope: "Scope") -> tuple[int, str] | None:
+        """Return the status and the reason of a refusal if another site caused the request."""
+        hosts, origins = _get_headers(scope, b"host"), _get_headers(scope, b"origin")
+        if len(hosts) != 1 or hosts[0] not in self.hosts:
+            return 403, f"Host: must be an address of this server, got {', '.join(hosts)[:100]!r}"
+        if scope["type"] != "http":
+            return 403, "must be a request of HTTP"
+        for origin in origins:
+            place = origin.rpartition("//")[2].lower()
+            if place != hosts[0].lower() and _parse_host(place) not in self.hosts.public:
+                return 403, f"Origin: must be this server, got {origin[:100]!r}"
+        return None
+
+    def _check_body(self, scope: "Scope") -> tuple[int, str] | None:
+        """Return the status and the reason of a refusal if the body is too large."""
+        size = _get_size(scope)
+        upload = scope["path"].startswith(UPLOAD_ROUTE)
+        most = MAX_FILE_BYTES + MAX_FORM_BYTES if upload else MAX_BODY_BYTES
+        if _get_headers(scope, b"transfer-encoding"):
+            return 411, "body: must have a Content-Length"
+        if size > most:
+            return 413, f"body: must have at most {most / 1e6:.1f} MB, got {size / 1e6:.1f}"
+        if upload:
+            sizes = list(_list_sizes(self.folder))
+            if sum(sizes) + self._uploading_bytes + size > MAX_STORED_BYTES or len(sizes) > MAX_STORED_FILES:
+                return 503, "server: has too many uploaded photos, try again in some minutes"
+        return None
+
+    @contextmanager
+    def _count_upload(self, size: int) -> "Iterator[None]":
+        self._uploading_bytes += size
+        try:
+            yield
+        finally:
+            self._uploading_bytes -= size
+
+    async def _serve_stream(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Serve a stream of events; end the work for a visitor who closes it."""
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        session = query.get("session_hash", [scope["path"].rpartition("/")[2]])[0]
+        gone = asyncio.Event()
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+            self.leave(session)
+
+        async def receive_end() -> "Message":
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        watching = asyncio.create_task(watch())
+        try:
+            await self.app(scope, receive_end, send)
+        finally:
+            watching.cancel()
+
+
+async def _refuse(status: int, reason: str, send: "Send") -> None:
+    content = json.dumps({"detail": reason}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _list_sizes(folder: Path) -> "Iterator[int]":
+    for file in folder.rglob("*"):
+        with suppress(OSError):  # it was removed in the meantime
+            yield file.stat().st_size
+
+
+def _get_headers(scope: "Scope", name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def _get_size(scope: "Scope") -> int:
+    return max(map(int, filter(str.isdecimal, _get_headers(scope, b"content-length"))), default=0)
+
+
+def _parse_host(place: str) -> str:
+    """Return the name or address of the host part of a URL, without the port; "" if it is malformed."""
+    try:
+        return (urlsplit(f"//{place}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""

@@ -1,0 +1,11 @@
+"""The worker process of the demo: upscales photos with the model of a name."""
+
+import json
+import sys
+
+from loupe.photos.worker import serve_requests
+from loupe.tracking.resolver import resolve_model
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    serve_requests(lambda: resolve_model(options["model"]), options["max_bytes"], options["large"])

@@ -1,0 +1,162 @@
+"""The worker processes of a server: limits, small and large photos, time, memory, visitors who leave."""
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from loupe.errors import UsageError
+from loupe.photos import worker_pool
+from loupe.photos.worker import PhotoRequest
+from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedError
+from loupe.upscalers import bundled
+
+FILES = {str(scale): str(bundled.find_file("tiny", scale)) for scale in bundled.list_scales("tiny")}
+LARGE = 4500, 4500  # upscaling it takes seconds
+
+
+@pytest.fixture(scope="module")
+def workers():
+    made = PhotoWorkers("loupe.photos.worker", {"files": FILES})
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("small") / "small.png", (60, 40))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("large") / "large.jpg", LARGE)
+
+
+def save(file, size, **options):
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), "uint8")).save(file, **options)
+    return file
+
+
+def ask(photo, scale="3/2", suffix="", **more):
+    return PhotoRequest(str(photo), str(photo.parent), scale, suffix, 64_000_000, 64_000_000, 500, **more)
+
+
+def get_processes(workers):
+    return [worker._process for worker in (workers._small, workers._large)]
+
+
+def test_photo_is_upscaled_in_the_process_for_its_size(workers, small, tmp_path):
+    fractions, processes = [], get_processes(workers)
+    answer = workers.upscale(ask(small), Control(60), fractions.append)
+    assert (answer.reason, Path(answer.out).name, fractions[-1]) == ("", "small-1.5x.png", 1)
+    with Image.open(answer.out) as image:
+        assert image.size == (90, 60)
+    photo = save(tmp_path / "photo.png", (1200, 900))
+    psutil.Process(processes[1].pid).suspend()
+    with pytest.raises(StoppedError, match=r"took longer than 0\.3 s"):
+        workers.upscale(ask(photo), Control(0.3))
+    answer = workers.upscale(ask(photo, suffix=".jpg", shown=(80, 60)), Control(60))
+    assert (answer.reason, Path(answer.out).name) == ("", "photo-1.5x.jpg")
+    assert "photo.png: 1200×900 to 1800×1350, by " in answer.figure
+    assert get_processes(workers)[0] is processes[0]
+
+
+def encode_pages(*sizes):
+    stream, pages = io.BytesIO(), [Image.new("1", size) for size in sizes]
+    pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:], compression="tiff_adobe_deflate")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "scale", "reason"),
+    [
+        (encode_pages((1, 1), *[(5000, 5000)] * 3), "1", "photo: must have at most 64 megapixels, got 75.0"),
+        (encode_pages((1, 1), (1100, 1100)), "8", "result: must have at most 64 megapixels, got 77.4"),
+        (encode_pages(*[(1, 1)] * 501), "1", "must have at most 500 frames or pages, got more"),
+        (b"text", "1", "not an image"),
+    ],
+    ids=["pages", "result", "count", "text"],
+)
+def test_all_frames_and_pages_are_checked_before_decoding(content, scale, reason, workers, tmp_path):
+    (tmp_path / "photo").write_bytes(content)
+    processes = get_processes(workers)
+    assert workers.upscale(ask(tmp_path / "photo", scale), Control(60)).reason == reason
+    assert get_processes(workers) == processes
+    assert [file.name for file in tmp_path.iterdir()] == ["photo"]
+
+
+@pytest.mark.parametrize("end", ["time", "client"])
+def test_work_stops_and_small_photos_do_not_wait_for_it(end, workers, small, large):
+    started, control = threading.Event(), Control(60)
+    process = get_processes(workers)[1]
+    with ThreadPoolExecutor(1) as threads:
+        working = threads.submit(workers.upscale, ask(large), control, lambda _: started.set())
+        assert started.wait(30)
+        assert workers.upscale(ask(small), Control(60)).reason == ""
+        assert not working.done()
+        if end == "client":
+            control.cancelled.set()
+        else:
+            object.__setattr__(control, "timeout_s", 0)
+        with pytest.raises(StoppedError, match=r"took longer than 0 s" if end == "time" else "the client has gone"):
+            working.result(10)
+    assert process.poll() is not None
+    assert workers.upscale(ask(small), Control(60)).reason == ""
+
+
+def test_work_that_waits_is_stopped(workers, large):
+    with workers._large.use(Control(1)), pytest.raises(StoppedError):
+        workers.upscale(ask(large), Control(0.1))
+
+
+def test_a_photo_that_takes_long_is_not_small(workers, small, monkeypatch):
+    monkeypatch.setattr(worker_pool, "SMALL_TIMEOUT_S", 0)
+    processes = get_processes(workers)
+    assert workers.upscale(ask(small), Control(60)).reason == ""
+    assert get_processes(workers)[1] is processes[1]
+    assert get_processes(workers)[0] is not processes[0]
+
+
+def test_a_file_that_crashes_the_process_is_refused(workers, small, large):
+    def kill(_):
+        get_processes(workers)[1].kill()
+
+    answer = workers.upscale(ask(large), Control(60), kill)
+    assert answer.reason == "cannot be upscaled: the file ended the process that reads it"
+    assert workers.upscale(ask(small), Control(60)).reason == ""
+
+
+def test_a_process_ends_with_the_server_while_it_works(workers, large):
+    process = get_processes(workers)[1]
+    answer = workers.upscale(ask(large), Control(60), lambda _: process.stdin.close())
+    assert process.wait(10) is not None
+    assert answer.reason
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux limits the memory of a process")
+def test_a_photo_that_needs_too_much_memory_is_refused(small, large, monkeypatch):
+    monkeypatch.setattr(worker_pool, "get_default_budget", lambda: 300_000_000)
+    workers = PhotoWorkers("loupe.photos.worker", {"files": FILES})
+    answer = workers.upscale(ask(large), Control(60))
+    assert answer.reason == "cannot be upscaled: needs more memory than this server gives to a photo"
+    assert workers.upscale(ask(small), Control(60)).reason == ""
+    workers.close()
+
+
+def test_too_many_large_photos_are_refused(workers, large, monkeypatch):
+    monkeypatch.setattr(workers, "_waiting", threading.Semaphore(0))
+    with pytest.raises(BusyError, match="at most 32 large photos at a time"):
+        workers.upscale(ask(large), Control(60))
+
+
+def test_networks_that_cannot_be_loaded_are_an_error_at_the_start():
+    workers = PhotoWorkers("loupe.web.worker", {"model": "nothing.onnx"})
+    with pytest.raises(UsageError, match="model: must be "):
+        workers.start()
+    workers.close()

@@ -1,0 +1,65 @@
+"""Registering twice at the same time makes one version."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from loupe.tracking import models, registration
+
+
+def list_versions(name: str) -> list[tuple[int, str]]:
+    """Return number and run of the versions of a registered model."""
+    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    return sorted((int(version.version), version.run_id) for version in found)
+
+
+def race(monkeypatch: pytest.MonkeyPatch, register: Callable[[], object]) -> tuple[object, object]:
+    """Register in a process that is overtaken by another one after it has found no version; returns both results."""
+    results: list[object] = []
+    create = mlflow.MlflowClient.create_model_version
+
+    def create_later(client: mlflow.MlflowClient, *args: object, **given: object) -> object:
+        monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", create)
+        results.append(register())
+        return create(client, *args, **given)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", create_later)
+    results.append(register())
+    return results[0], results[1]
+
+
+def test_a_run_that_is_registered_twice_at_the_same_time_has_one_version(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = mlflow.MlflowClient().create_logged_model("0", "model", run_id)
+    mlflow.MlflowClient().finalize_logged_model(logged.model_id, "READY")
+
+    def register() -> str:
+        return str(registration.register_model(run_id, Fraction(3, 2), "a network", {"q": "2"}).version)
+
+    assert race(monkeypatch, register) == ("1", "1")
+    assert list_versions("loupe") == [(1, run_id)]
+    assert register() == "1"
+
+
+def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_model(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    client.create_registered_model("loupe")
+    networks = [client.create_model_version("loupe", "file:/network", other) for other in (run_id, run_id[::-1])]
+    monkeypatch.setattr(registration, "_log_photo_model", lambda files: "file:/photo")
+
+    def register(network: int = 0) -> str:
+        return registration.register_photo_model(Fraction(3, 2), Path("model.onnx"), networks[network])
+
+    with mlflow.start_run():
+        assert race(monkeypatch, register) == ("models:/loupe-photo/1",) * 2
+        assert len(list_versions(models.PHOTO_MODEL)) == 1
+        assert register() == "models:/loupe-photo/1"
+        assert register(1) != "models:/loupe-photo/1"
+    assert len(list_versions(models.PHOTO_MODEL)) == 2
+    assert client.get_model_version_by_alias(models.PHOTO_MODEL, "champion").version != "1"
