@@ -63,7 +63,7 @@ def _serve(network: OnnxUpscaler, connection: socket.socket, limit: "_CpuLimit",
                 _send_error(connection, f"model: {name!r} cannot upscale an image: {describe_error(error)}")
                 return
             connection.sendall(LENGTH.pack(large.nbytes))
-            connection.sendall(large)
+            connection.sendall(large.data)
 
 
 def _receive(connection: socket.socket, count: int) -> bytearray:

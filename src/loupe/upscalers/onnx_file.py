@@ -80,7 +80,9 @@ def _validate_tensor(tensor: Fields) -> None:
     if 9 not in tensor:
         found = item_bytes * sum(_count_values(number, tensor.get(number, [])) for number in (4, 5, 7))
     if found != count * item_bytes:
-        raise ValueError(f"must contain {count * item_bytes} bytes in the tensor {_text(tensor, 8)[:80]!r}, got {found}")
+        raise ValueError(
+            f"must contain {count * item_bytes} bytes in the tensor {_text(tensor, 8)[:80]!r}, got {found}"
+        )
 
 
 def _count_values(number: int, parts: list[int | memoryview]) -> int:
