@@ -175,6 +175,8 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     missing = describe_missing_package(error)
     if missing or isinstance(error, UsageError):
         return missing or str(error), 2
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # of a file name in bytes
+        return f"path: must be Unicode text, got {error.object!r}", 1
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
         return text, 1

@@ -18,7 +18,7 @@ from loupe.errors import LoupeError, UsageError
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
-LARGE_SHARE, SMALL_SHARE = 0.65, 0.15  # of the memory budget; the rest is for the server itself
+LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # of the memory budget; the rest is for the server itself
 MAX_SMALL_BYTES = 4_000_000  # of the file of a small photo
 SMALL_TIMEOUT_S = 5.0  # a photo that takes longer is not small
 MAX_WAITING = 32  # large photos

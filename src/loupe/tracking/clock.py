@@ -12,6 +12,7 @@ import sqlalchemy
 from mlflow.store.db.utils import get_current_time_millis_expression
 
 from loupe.tracking import server, store
+from loupe.tracking.locations import get_sqlite_file
 
 MAX_AGE_S = 60.0  # of a reading, which this machine's clock continues
 _READINGS: dict[str, tuple[float, float]] = {}  # by store: the time when it was read, by this machine, and its time
@@ -39,7 +40,7 @@ def _read(uri: str) -> float:
             if date := server.probe().headers.get("Date"):
                 return parsedate_to_datetime(date).timestamp()
         return time.time()
-    file = store.find_file(uri)
+    file = get_sqlite_file(uri)
     if file is not None:
         with tempfile.TemporaryFile(dir=file.parent) as new:
             return os.fstat(new.fileno()).st_mtime

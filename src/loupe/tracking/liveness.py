@@ -13,6 +13,7 @@ import psutil
 from mlflow.entities import RunStatus
 
 from loupe.tracking.clock import read_clock
+from loupe.tracking.locations import get_sqlite_file
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
@@ -105,7 +106,7 @@ def close_orphaned_runs() -> None:
 
 def _may_be_tagged(run_id: str, started: float) -> bool:
     """Whether the step of a run that `mlflow run` created may still start and tag the run."""
-    if not mlflow.get_tracking_uri().startswith("sqlite:"):
+    if get_sqlite_file(mlflow.get_tracking_uri()) is None:
         return True
     for process in psutil.process_iter():
         try:

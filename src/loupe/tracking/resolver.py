@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from loupe.config.fields import CHAMPION
 from loupe.errors import UsageError
 from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
+from loupe.tracking.locations import get_sqlite_file
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
@@ -76,9 +77,8 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 
 def has_store() -> bool:
     """Whether an MLflow store exists. Without this check, MLflow would create a missing store."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    file = Path(uri.removeprefix("sqlite:///"))
-    return not uri.startswith("sqlite:///") or (file.is_file() and file.stat().st_size > 0)
+    file = get_sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    return file is None or (file.is_file() and file.stat().st_size > 0)
 
 
 def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:

@@ -21,7 +21,8 @@ from loupe.config.fields import hide_password
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError
 from loupe.tracking import delivery, liveness, server
-from loupe.tracking.store import create_store
+from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
+from loupe.tracking.store import create_store, set_experiment
 
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
@@ -118,7 +119,7 @@ def open_store(quiet: bool = True) -> None:
     if "MLFLOW_EXPERIMENT_ID" in os.environ:
         tag_project_run()
     else:
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+        set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     if server.is_server():
         delivery.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
     liveness.close_orphaned_runs()
@@ -133,17 +134,16 @@ def connect(tracking_uri: str, experiment_id: str) -> None:
 def locate_run(run_id: str) -> tuple[str, str]:
     """Return the URI of the store, with an absolute path, and the id of the run's experiment."""
     uri = mlflow.get_tracking_uri()
-    file = uri.removeprefix("sqlite:///")
-    absolute = f"sqlite:///{Path(file).resolve()}" if file != uri else uri
+    file = get_sqlite_file(uri)
+    absolute = make_sqlite_uri(file.resolve()) if file else uri
     return absolute, str(mlflow.get_run(run_id).info.experiment_id)
 
 
 def get_store_folder() -> Path:
     """Return the folder of an SQLite store; for other stores, the current folder."""
     _find_store()
-    uri = mlflow.get_tracking_uri()
-    file = uri.removeprefix("sqlite:///")
-    return Path(file).resolve().parent if file != uri else Path.cwd()
+    file = get_sqlite_file(mlflow.get_tracking_uri())
+    return file.resolve().parent if file else Path.cwd()
 
 
 def tag_project_run() -> None:
@@ -227,9 +227,8 @@ def _find_store() -> None:
 
     The step runs in another folder, where the store's default path does not exist.
     """
-    uri = mlflow.get_tracking_uri()
-    file = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or file.is_absolute() or file.exists():
+    file = get_sqlite_file(mlflow.get_tracking_uri())
+    if file is None or file.is_absolute() or file.exists():
         return
     for parent in psutil.Process().parents():
         try:
@@ -237,5 +236,5 @@ def _find_store() -> None:
         except psutil.Error:
             continue
         if found.exists():
-            mlflow.set_tracking_uri(f"sqlite:///{found}")
+            mlflow.set_tracking_uri(make_sqlite_uri(found))
             return

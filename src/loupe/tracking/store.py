@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
@@ -10,12 +10,14 @@ from urllib.parse import quote
 import mlflow
 import requests
 import sqlalchemy
+from mlflow.exceptions import MlflowException
 
 from loupe.config.fields import hide_password
 from loupe.errors import LoupeError, UsageError, describe_error
 from loupe.imaging.atomic import publish
 from loupe.imaging.file_locks import lock_file
 from loupe.tracking.deadline import call_within
+from loupe.tracking.locations import get_sqlite_file, make_artifact_location, make_sqlite_uri
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
@@ -33,8 +35,13 @@ def create_store() -> None:
         LoupeError: see `check_store`.
     """
     check_store()
-    file = find_file(mlflow.get_tracking_uri())
-    if file is None or _is_complete(file):
+    uri = mlflow.get_tracking_uri()
+    file = get_sqlite_file(uri)
+    if file is None:
+        return
+    if "?" not in uri and uri != make_sqlite_uri(file):
+        mlflow.set_tracking_uri(make_sqlite_uri(file))  # MLflow's own URI of the default file creates a folder
+    if _is_complete(file):
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(file.with_name(f"{file.name}.lock")):
@@ -72,7 +79,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
         ) from None
     except ImportError as error:
         raise UsageError(f"MLFLOW_TRACKING_URI: {shown!r} needs another package: {describe_error(error)}") from None
-    file = find_file(uri)
+    file = get_sqlite_file(uri)
     try:
         if file is not None:
             _check_file(file, seconds, writes)
@@ -81,12 +88,6 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
             call_within(seconds, lambda: engine.connect().close())
     except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, TimeoutError) as error:
         raise LoupeError(f"tracking: {shown} cannot be used: {describe_error(error)}") from None
-
-
-def find_file(uri: str) -> Path | None:
-    """Return the file of an SQLite store; None for other stores, and for one in memory."""
-    database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite") else None
-    return None if not database or database.startswith((":memory:", "file:")) else Path(database)
 
 
 def _check_file(file: Path, seconds: float, writes: bool) -> None:
@@ -102,17 +103,31 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
             database.rollback()
 
 
+def set_experiment(name: str) -> None:
+    """Choose the experiment of the next runs, and create it if it is missing."""
+    location, client = _make_artifact_location(), mlflow.MlflowClient()
+    if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
+        with suppress(MlflowException):  # the experiment exists
+            client.create_experiment(name, location)
+    mlflow.set_experiment(name)
+
+
+def _make_artifact_location() -> str:
+    return make_artifact_location(Path.cwd() / "mlruns")
+
+
 def _is_complete(file: Path) -> bool:
     return file.exists() and file.stat().st_size > 0
 
 
 def _create(file: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     prefix = f"{file.name}.part-"
     for old in file.parent.iterdir():
         if old.name.startswith(prefix):  # left by a killed process, since only this process has the lock
             shutil.rmtree(old)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name
-        escaped = str(part).replace("%", "%25")  # SQLAlchemy decodes URLs
-        mlflow.MlflowClient(f"sqlite:///{escaped}").search_experiments()  # creates the file
+        SqlAlchemyStore(make_sqlite_uri(part), _make_artifact_location())  # creates the file
         publish(part, file)
