@@ -92,7 +92,7 @@ class _CpuLimit:
 
     @contextmanager
     def reserve(self, seconds: int) -> Iterator[None]:
-        """Allow this many seconds of CPU time from now on, for each thread inside such a block."""
+        """Allow this many further seconds of CPU time for each thread inside such a block."""
         with self._lock:
             self._active += 1
             used = resource.getrusage(resource.RUSAGE_SELF)
