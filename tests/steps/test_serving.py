@@ -124,7 +124,7 @@ def png(width, height, rows=100):
         (json.dumps({"dataframe_split": {"columns": ["other"], "data": [["x"]]}}), {}, "photo"),
         ("[" * 100_000, {}, "brackets"),
         ('{"dataframe_split": ' * 100_000, {}, "brackets"),
-        ('{"inputs": ' + "[" * 200 + "]" * 200 + "}", {}, "photo"),
+        ('{"inputs": ' + "[" * 200 + "]" * 200 + "}", {}, "Invalid input"),
         ('{"inputs": ' + "1" * 5000 + "}", {}, "input: must be a table of photos, got other data: ValueError"),
         ('{"dataframe_split": 5}', {}, "must be a dictionary"),
         ('{"dataframe_split": {"columns": 5, "data": {}}}', {}, "split"),
