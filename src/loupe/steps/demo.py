@@ -82,7 +82,7 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
 @contextmanager
 def _clean(folder: Path) -> Iterator[None]:
     """Delete old files of visitors while the block runs."""
-    from loupe.web.demo import LIFETIME_S, delete_old_files
+    from loupe.web.storage import LIFETIME_S, delete_old_files
 
     ended = threading.Event()
 

@@ -117,6 +117,17 @@ class PhotoModel(PythonModel):
         return served.results[-1]
 
 
+def make_signature() -> Any:
+    """Make the signature of the model."""
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    return mlflow.models.ModelSignature(
+        Schema([ColSpec("string", "photo")]),
+        Schema([ColSpec("string")]),
+        ParamSchema([ParamSpec("scale", "double", 1.5), ParamSpec("format", "string", "same")]),
+    )
+
+
 def _decode(text: Any) -> bytes:
     if not isinstance(text, str):
         raise PhotoError(f"must be an image file in base64, got {type(text).__name__}")

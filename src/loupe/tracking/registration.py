@@ -127,21 +127,11 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
             python_model=photo_model.__file__,
             code_paths=[str(Path(loupe.__file__).parent)],
             artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in onnx.items()},
-            signature=_signature_of_photo_model(),
+            signature=photo_model.make_signature(),
             pip_requirements=[f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "pillow")],
             metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
         )
     return str(logged.model_uri)
-
-
-def _signature_of_photo_model() -> Any:
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    return mlflow.models.ModelSignature(
-        Schema([ColSpec("string", "photo")]),
-        Schema([ColSpec("string")]),
-        ParamSchema([ParamSpec("scale", "double", 1.5), ParamSpec("format", "string", "same")]),
-    )
 
 
 def _create_registered_model(name: str, description: str) -> None:

@@ -5,13 +5,10 @@ MLflow's server reads bodies of any size, works on after its timeout, and answer
 """
 
 import asyncio
-import base64
-import json
-import re
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -19,28 +16,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.errors import LONGEST_DESCRIPTION
 from loupe.photos.worker_pool import Control
+from loupe.tracking.served_http import (
+    MAX_BODY_BYTES,
+    ClientGoneError,
+    HttpError,
+    discard_body,
+    get_separators,
+    make_error,
+    read_body,
+    send_response,
+    shorten_error,
+    validate_body,
+)
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"  # makes the app as soon as the model is loaded
 ROUTE = "/invocations"
-MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB has 43 MB in base64
 MAX_SMALL_BODY_BYTES = 1_000_000
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # in memory at a time; other requests wait before their body is read
 SMALL_BODY_TIMEOUT_S = 10.0  # for the transfer
-PARTS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators of values, for the accepted content types
-MAX_PARTS, MAX_BRACKETS = (
-    2000,
-    300,
-)  # in a body: 3 bytes of JSON can take 64 bytes of memory, and parsers are recursive
 MARGIN_S = 5.0  # between the end of the work and MLflow's timeout
 GRACE_S = 2.0  # for the error of the work that has ended
 SEND_TIMEOUT_S = 300.0  # for a result, which a client may read slowly
-BLOCK_BYTES = 48 * 1024  # a multiple of 3: the parts of a text in base64 can be joined
-ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,6 @@ def guard_server() -> None:
     fastapi.FastAPI = GuardedApp  # type: ignore[misc]
 
 
-class HttpError(Exception):
-    """The request is refused; the arguments are a status and a line."""
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection."""
-
-
 class RequestGuard:
     """ASGI middleware that bounds the memory and the time of requests.
 
@@ -133,26 +125,23 @@ class RequestGuard:
             async with asyncio.timeout(self._timeout_s + GRACE_S):
                 status, content = await self._answer(scope, receive)
         except TimeoutError:
-            status, content = (
-                504,
-                _make_error(504, f"server: must answer within {self._timeout_s:g} s, try again later"),
-            )
+            status, content = 504, make_error(504, f"took longer than {self._timeout_s:g} s")
         except HttpError as error:
-            status, content = error.args[0], _make_error(*error.args)
+            status, content = error.args[0], make_error(*error.args)
             if status in (413, 415):  # many clients read no response before they have sent the whole body
                 with suppress(ClientGoneError, TimeoutError):
                     async with asyncio.timeout(SMALL_BODY_TIMEOUT_S):
-                        await _discard(receive)
+                        await discard_body(receive)
         except ClientGoneError:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                await _send(status, content if status != 200 else request.results or content, send)
+                await send_response(status, content if status != 200 else request.results or content, send)
 
     async def _answer(self, scope: "Scope", receive: "Receive") -> tuple[int, bytes]:
         """Return the status and the content of MLflow's response."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        separators = _get_separators(headers.get(b"content-type", ""))
+        separators = get_separators(headers.get(b"content-type", ""))
         size = int(headers.get(b"content-length", MAX_BODY_BYTES))
         if size > MAX_BODY_BYTES:
             raise HttpError(413, f"body: must have at most {MAX_BODY_BYTES / 1e6:g} MB, got {size / 1e6:.1f}")
@@ -160,10 +149,10 @@ class RequestGuard:
         async with self._small if small else self._large:
             try:
                 async with asyncio.timeout(SMALL_BODY_TIMEOUT_S if small else None):
-                    body = await _read_body(receive)
+                    body = await read_body(receive)
             except TimeoutError:
                 raise HttpError(408, f"body: must arrive within {SMALL_BODY_TIMEOUT_S:g} s") from None
-            _validate_body(body, separators)
+            validate_body(body, separators)
             if small:
                 return await self._call_app(scope, receive, body)
             async with self._parsed:
@@ -184,13 +173,11 @@ class RequestGuard:
             try:
                 await self._app(scope, receive_body, record)
             except Exception as error:  # MLflow did not expect this input
-                reason = " ".join(str(error).split())[:LONGEST_DESCRIPTION]
-                return 400, _make_error(
-                    400, f"input: must be photos, got other data: {type(error).__name__}: {reason}"
-                )
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                return 400, make_error(400, f"input: must be a table of photos, got other data: {reason}")
         content = b"".join(message.get("body", b"") for message in sent)
         status: int = sent[0]["status"]
-        return status, content if status == 200 else _shorten_error(status, content)
+        return status, content if status == 200 else shorten_error(status, content)
 
 
 @asynccontextmanager
@@ -221,97 +208,3 @@ async def _watch_client(receive: "Receive") -> AsyncIterator[None]:
         raise ClientGoneError from None
     finally:
         watching.cancel()
-
-
-async def _read_body(receive: "Receive") -> bytes:
-    parts, size = [], 0
-    async for part in _receive_parts(receive):
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise HttpError(413, f"body: must have at most {MAX_BODY_BYTES / 1e6:g} MB, got more")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _discard(receive: "Receive") -> None:
-    async for _ in _receive_parts(receive):
-        pass
-
-
-async def _receive_parts(receive: "Receive") -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
-
-
-def _get_separators(content_type: str) -> bytes:
-    kind = content_type.partition(";")[0].strip()
-    if kind not in PARTS:
-        raise HttpError(415, f"content-type: must be {' or '.join(PARTS)}, got {kind[:40]!r}")
-    return PARTS[kind]
-
-
-def _validate_body(body: bytes, separators: bytes) -> None:
-    """Refuse a body that would become a large object in memory, or is too nested for a parser."""
-    if sum(body.count(separator) for separator in separators) > MAX_PARTS or (
-        body.count(b"[") + body.count(b"{") > MAX_BRACKETS
-    ):
-        raise HttpError(
-            400, f"body: must have at most {MAX_PARTS} separators and {MAX_BRACKETS} opening brackets, got more"
-        )
-
-
-def _shorten_error(status: int, content: bytes) -> bytes:
-    """Make one line of MLflow's error, which may contain the whole input and a traceback."""
-    try:
-        message = str(json.loads(content)["message"])
-    except (ValueError, TypeError, KeyError):
-        message = content.decode("utf-8", "replace")
-    if message.startswith("Failed to predict data"):
-        message = message.partition("\nError: ")[2]
-    message = re.split(r"\s*Input: ?\n", message, maxsplit=1)[0]
-    return _make_error(status, " ".join(message.split())[:LONGEST_DESCRIPTION])
-
-
-def _make_error(status: int, line: str) -> bytes:
-    """Make the content of an error as MLflow's server does."""
-    code = ERROR_CODES.get(status, "TEMPORARILY_UNAVAILABLE" if status == 503 else "INVALID_PARAMETER_VALUE")
-    return json.dumps({"error_code": code, "message": line}).encode()
-
-
-async def _send(status: int, content: bytes | list[Path], send: "Send") -> None:
-    """Send a response: a content, or predictions that are read from files."""
-    if isinstance(content, bytes):
-        parts, size = iter([content]), len(content)
-    else:
-        parts, size = _encode_predictions(content)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    for part in parts:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _encode_predictions(files: list[Path]) -> tuple[Iterator[bytes], int]:
-    """Return the parts of MLflow's response for these results in base64, and its number of bytes."""
-    size = (
-        len(b'{"predictions": []}')
-        + sum(2 + -(-file.stat().st_size // 3) * 4 for file in files)
-        + 2 * (len(files) - 1)
-    )
-
-    def generate() -> Iterator[bytes]:
-        yield b'{"predictions": ['
-        for number, file in enumerate(files):
-            yield b', "' if number else b'"'
-            with file.open("rb") as stream:
-                while block := stream.read(BLOCK_BYTES):
-                    yield base64.b64encode(block)
-            yield b'"'
-        yield b"]}"
-
-    return generate(), size

@@ -4,7 +4,7 @@ import contextvars
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from loupe.photos.comparison import STYLE as COMPARISON_STYLE
 from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import Control, PhotoWorkers
 from loupe.web.guard import MAX_FILE_BYTES
+from loupe.web.storage import LIFETIME_S
 
 MAX_PHOTO_PIXELS = 30_000_000  # all frames and pages together
 MAX_RESULT_PIXELS = MAX_PIXELS  # the limit of the decoder, which reads the result for the comparison
@@ -25,7 +26,6 @@ MAX_PAGES = 500
 MAX_SHOWN = 870, 660  # fits next to the controls without scaling, on a screen 1280 pixels wide
 MAX_QUEUED = 60  # photos of all visitors
 TIMEOUT_S = 55.0  # for a photo
-LIFETIME_S = 600.0  # of uploads and results, on the disk of the server
 
 TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
@@ -120,14 +120,6 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
             lambda: (NO_RESULT, _disable_download()), None, [result, download], queue=False, show_progress="hidden"
         )
     return blocks
-
-
-def delete_old_files(folder: Path, before: float) -> None:
-    """Delete the files and the empty folders below a folder that were changed before a time."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
-        with suppress(OSError):  # a folder that is not empty, or a file that Gradio has moved
-            if path.stat().st_mtime < before:
-                path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _show_error(message: str) -> tuple[str, gr.DownloadButton]:

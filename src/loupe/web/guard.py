@@ -5,11 +5,13 @@ import ipaddress
 import json
 import socket
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
+
+from loupe.web.storage import make_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 100 * 2**20  # of an upload
 MAX_FORM_BYTES = 10_000  # around the file of an upload
 MAX_BODY_BYTES = 100_000  # of other requests
-MAX_STORED_BYTES, MAX_STORED_FILES = 1_000_000_000, 1000  # uploads and results together
 UPLOAD_TIMEOUT_S = 300.0
 UPLOAD_ROUTE = "/gradio_api/upload"
 STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads them until the result arrives
@@ -73,6 +74,9 @@ class DemoGuard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] == "websocket":  # Gradio uses none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         path = scope["path"]
         refused = self._check_site(scope) or self._check_body(scope)
         if refused:
@@ -94,8 +98,6 @@ class DemoGuard:
         hosts, origins = _get_headers(scope, b"host"), _get_headers(scope, b"origin")
         if len(hosts) != 1 or hosts[0] not in self.hosts:
             return 403, f"Host: must be an address of this server, got {', '.join(hosts)[:100]!r}"
-        if scope["type"] != "http":
-            return 403, "must be a request of HTTP"
         for origin in origins:
             place = origin.rpartition("//")[2].lower()
             if place != hosts[0].lower() and _parse_host(place) not in self.hosts.public:
@@ -111,10 +113,8 @@ class DemoGuard:
             return 411, "body: must have a Content-Length"
         if size > most:
             return 413, f"body: must have at most {most / 1e6:.1f} MB, got {size / 1e6:.1f}"
-        if upload:
-            sizes = list(_list_sizes(self.folder))
-            if sum(sizes) + self._uploading_bytes + size > MAX_STORED_BYTES or len(sizes) > MAX_STORED_FILES:
-                return 503, "server: has too many uploaded photos, try again in some minutes"
+        if upload and scope["method"] == "POST" and not make_room(self.folder, self._uploading_bytes + size):
+            return 503, "server: has too many uploaded photos, try again in some minutes"
         return None
 
     @contextmanager
@@ -153,12 +153,6 @@ async def _refuse(status: int, reason: str, send: "Send") -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
-
-
-def _list_sizes(folder: Path) -> "Iterator[int]":
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # it was removed in the meantime
-            yield file.stat().st_size
 
 
 def _get_headers(scope: "Scope", name: bytes) -> list[str]:

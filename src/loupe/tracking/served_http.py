@@ -1,0 +1,122 @@
+"""Reads, checks and writes the HTTP messages of MLflow's scoring server."""
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loupe.errors import LONGEST_DESCRIPTION
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Send
+
+MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB has 43 MB in base64
+PARTS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators of values, for the accepted content types
+# In a body: 3 bytes of JSON can take 64 bytes of memory, and parsers are recursive.
+MAX_PARTS, MAX_BRACKETS = 2000, 300
+BLOCK_BYTES = 48 * 1024  # a multiple of 3: the parts of a text in base64 can be joined
+ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
+
+
+class HttpError(Exception):
+    """The request is refused; the arguments are a status and a line."""
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection."""
+
+
+async def read_body(receive: "Receive") -> bytes:
+    """Read a body; raises HttpError if it is too large."""
+    parts, size = [], 0
+    async for part in _receive_parts(receive):
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise HttpError(413, f"body: must have at most {MAX_BODY_BYTES / 1e6:g} MB, got more")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def discard_body(receive: "Receive") -> None:
+    """Read a body without storing it."""
+    async for _ in _receive_parts(receive):
+        pass
+
+
+async def _receive_parts(receive: "Receive") -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+def get_separators(content_type: str) -> bytes:
+    """Return the separators of values in a content type; raises HttpError if MLflow must not read it."""
+    kind = content_type.partition(";")[0].strip()
+    if kind not in PARTS:
+        raise HttpError(415, f"content-type: must be {' or '.join(PARTS)}, got {kind[:40]!r}")
+    return PARTS[kind]
+
+
+def validate_body(body: bytes, separators: bytes) -> None:
+    """Refuse a body that would become a large object in memory, or is too nested for a parser."""
+    if sum(body.count(separator) for separator in separators) > MAX_PARTS or (
+        body.count(b"[") + body.count(b"{") > MAX_BRACKETS
+    ):
+        raise HttpError(
+            400, f"body: must have at most {MAX_PARTS} separators and {MAX_BRACKETS} opening brackets, got more"
+        )
+
+
+def shorten_error(status: int, content: bytes) -> bytes:
+    """Make one line of MLflow's error, which may contain the whole input and a traceback."""
+    try:
+        message = str(json.loads(content)["message"])
+    except (ValueError, TypeError, KeyError):
+        message = content.decode("utf-8", "replace")
+    if message.startswith("Failed to predict data"):
+        message = message.partition("\nError: ")[2]
+    message = re.split(r"\s*Input: ?\n", message, maxsplit=1)[0]
+    return make_error(status, " ".join(message.split()))
+
+
+def make_error(status: int, line: str) -> bytes:
+    """Make the content of an error as MLflow's server does."""
+    code = ERROR_CODES.get(status, "TEMPORARILY_UNAVAILABLE" if status == 503 else "INVALID_PARAMETER_VALUE")
+    return json.dumps({"error_code": code, "message": line[:LONGEST_DESCRIPTION]}).encode()
+
+
+async def send_response(status: int, content: bytes | list[Path], send: "Send") -> None:
+    """Send a response: a content, or predictions that are read from files."""
+    if isinstance(content, bytes):
+        parts, size = iter([content]), len(content)
+    else:
+        parts, size = _encode_predictions(content)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    for part in parts:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _encode_predictions(files: list[Path]) -> tuple[Iterator[bytes], int]:
+    """Return the parts of MLflow's response for these results in base64, and its number of bytes."""
+    size = len(json.dumps({"predictions": [""] * len(files)}))
+    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)
+
+    def generate() -> Iterator[bytes]:
+        yield b'{"predictions": ['
+        for number, file in enumerate(files):
+            yield b', "' if number else b'"'
+            with file.open("rb") as stream:
+                while block := stream.read(BLOCK_BYTES):
+                    yield base64.b64encode(block)
+            yield b'"'
+        yield b"]}"
+
+    return generate(), size
