@@ -33,7 +33,16 @@ def audit(service: str) -> list[dict[str, Any]] | str:
         if any(words in done.stderr for words in SERVICE_ERRORS):
             return last
         sys.exit(f"pip-audit: {last}")
-    found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
+    try:
+        found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError, TypeError):
+        sys.exit(f"pip-audit: status {done.returncode}, and its result is not readable: {done.stdout[:80]!r}")
+    # 1: a package is vulnerable. Every other status is a crash, perhaps after a part of the result.
+    vulnerable = any(package.get("vulns") for package in found)
+    if done.returncode != vulnerable:
+        sys.exit(f"pip-audit: must exit with status {int(vulnerable)} for its result, got {done.returncode}")
+    if not found:
+        sys.exit("pip-audit: must check the packages of this environment, got an empty list")
     if all("skip_reason" in package for package in found):
         return f"the service knows none of {len(found)} packages"
     return found

@@ -17,6 +17,32 @@ OFFLINE = "Traceback …\nrequests.exceptions.ConnectionError: no way there"
 BLOCKED = "ERROR:pip_audit._cli:Could not connect\nERROR: Tip: your network may be blocking this service. Try another"
 
 
+def run_audit(code: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the audit with a pip-audit that runs this code."""
+    (folder / "pip_audit.py").write_text(f"import os, sys\n{code}\n")
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run([sys.executable, AUDIT], capture_output=True, text=True, env=environment, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"print('{json.dumps({'dependencies': [SAFE]})}', flush=True); os.abort()",
+        f"print('{json.dumps({'dependencies': [SAFE]})}'); sys.exit(2)",
+        f"print('{json.dumps({'dependencies': [SAFE]})}'); sys.exit(1)",
+        f"print('{json.dumps({'dependencies': [VULNERABLE]})}'); sys.exit(0)",
+        "print('[half of')",
+        "print('[]')",
+        "print('{}')",
+        "os.abort()",
+    ],
+)
+def test_a_crash_of_the_tool_fails_the_audit(code: str, tmp_path: Path) -> None:
+    done = run_audit(code, tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "expected"),
     [
@@ -27,14 +53,14 @@ BLOCKED = "ERROR:pip_audit._cli:Could not connect\nERROR: Tip: your network may 
         (BLOCKED, 0, "pip-audit: nothing was audited: no service is reachable"),
         ("Traceback …\nTypeError: an error", 1, "pip-audit: TypeError: an error"),
         ("", 1, "pip-audit: status 0"),
+        ([], 1, "pip-audit: must check the packages of this environment, got an empty list"),
     ],
 )
 def test_only_vulnerabilities_and_errors_fail_the_audit(
     answer: object, status: int, expected: str, tmp_path: Path
 ) -> None:
     stream, text = ("stderr", answer) if isinstance(answer, str) else ("stdout", json.dumps({"dependencies": answer}))
-    (tmp_path / "pip_audit.py").write_text(f"import sys\nsys.{stream}.write({text!r})\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, AUDIT], capture_output=True, text=True, env=environment, timeout=60)
+    exit_status = int(isinstance(answer, list) and VULNERABLE in answer)
+    done = run_audit(f"sys.{stream}.write({text!r}); sys.exit({exit_status})", tmp_path)
     assert done.returncode == status, done.stderr
     assert expected in done.stdout + done.stderr

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from jobs import build_env
+from jobs import ROOT, build_env, list_runs
 
 STEP = """
 import sys
@@ -112,11 +112,7 @@ def test_an_import_that_fails_and_a_crash_are_shown(tmp_path):
 @pytest.mark.parametrize("step", ["train", "preprocess", "evaluate", "main", "sweep"])
 @pytest.mark.parametrize("redirection", ["2>&1 | head -1", ">/dev/full", ">/dev/full 2>&1"])
 def test_the_run_of_a_step_without_a_reader_is_finished(step, redirection, tmp_path):
-    from jobs import list_runs
-
-    arguments = {"sweep": ["sweep", "smoke.toml"]}.get(step, [step])
-    if step == "sweep":
-        (tmp_path / "smoke.toml").write_text('network = "perceptron"\n[grid]\nseed = [0, 1]\n')
+    arguments = {"sweep": ["sweep", str(ROOT / "sweeps" / "activation.toml")]}.get(step, [step])
     code = f"import sys; from loupe.cli.main import entry; sys.argv[1:] = {[*arguments, '--smoke']}; entry()"
     done = run_in_shell(redirection, tmp_path, code)
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,9 @@ import sys
 import pytest
 from jobs import build_env
 from peak_memory import MemoryWatch, measure_command
+from PIL import Image
+
+from loupe.imaging.memory import get_default_budget
 
 ALLOCATE = "import sys; print('ready', flush=True); data = b'x' * {}; sys.stdin.read()"
 TWO_PROCESSES = """
@@ -44,3 +47,31 @@ def test_a_running_process_is_watched():
             process.stdout.readline()
         process.communicate("\n")
     assert 100 < watch.peak_mb < 160
+
+
+BUDGET_MB = get_default_budget() / 1e6 + 300
+
+
+def write_large_photos(folder):
+    """Write photos of 169 megapixels with a few hundred kilobytes, and a grey one of one row."""
+    folder.mkdir()
+    Image.new("RGB", (13_000, 13_000), (9, 60, 200)).save(folder / "1.png")
+    Image.new("RGBA", (13_000, 13_000), (9, 60, 200, 90)).save(folder / "2.png")
+    Image.new("P", (13_000, 13_000)).save(folder / "3.png", transparency=0)
+    Image.new("RGB", (13_000, 13_000)).save(folder / "4.jpg", progressive=True)
+    Image.new("L", (178_000_000, 1)).save(folder / "5.png")
+    Image.new("RGB", (13_000, 13_000)).save(folder / "6.tif", compression="tiff_adobe_deflate")
+    Image.new("RGB", (100, 100)).save(folder / "7.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("luminance", "crop"),
+    [("rec601", "centre"), ("rec709", "fit"), ("relative", "random"), ("studio", "tiles"), ("relative", "tiles")],
+)
+def test_preprocess_keeps_to_the_budget(luminance, crop, tmp_path):
+    write_large_photos(tmp_path / "photos")
+    command = [sys.executable, "-m", "loupe", "preprocess", "--source", "photos", "--luminance", luminance]
+    done = measure_command([*command, "--crop", crop, "--label-size", 48], tmp_path, build_env(), timeout_s=500)
+    assert done.status == 0, done.stderr
+    assert done.peak_mb < BUDGET_MB

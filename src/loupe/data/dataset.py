@@ -13,10 +13,11 @@ import numpy as np
 
 from loupe.config.fields import format_value
 from loupe.data import storage
-from loupe.data.manifest import MANIFEST, ManifestRows
+from loupe.data.manifest import INDEX_COLUMNS, MANIFEST, ManifestRows
+from loupe.data.manifest_check import find_fault
 from loupe.data.pairs import Pairs
 from loupe.data.shards import hash_file, name_inputs, name_shard
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, describe_error
 
 VERIFY_FIRST_BYTES = 2**30  # larger sets of shards are verified in the background, while the training runs
 HASH_THREADS = 2
@@ -52,12 +53,17 @@ class Dataset:
         try:
             if storage.is_url(location) and not storage.fetch_file(location, folder / MANIFEST):
                 raise FileNotFoundError
-            with pyarrow.parquet.ParquetFile(folder / MANIFEST, read_dictionary=["split"]) as file:
+            if not (folder / MANIFEST).is_file():  # a FIFO would block the reader
+                raise FileNotFoundError
+            with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 facts = json.loads(file.schema_arrow.metadata[b"loupe"])
+                fault = find_fault(file, facts)
                 # each thread would keep its own memory
-                self._index = file.read(["split", "shard", "row"], use_threads=False)
-        except (OSError, KeyError, TypeError, ValueError):
+                self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)
+        except (OSError, KeyError, TypeError, ValueError, RecursionError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
+        if fault:
+            raise UsageError(f"dataset: must be a prepared dataset, got {location!r}: {fault}")
         self.location, self.folder = location, folder
         self.digest: str = facts["digest"]
         self.settings: dict[str, str] = facts["settings"]
@@ -114,7 +120,12 @@ class Dataset:
         used, stacks = np.unique(shard, return_inverse=True)
         names = [[name_shard(kind, number) for number in used] for kind in (name_inputs(scale), "labels")]
         raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
-        inputs, labels = ([self._open_shard(name) for name in kind] for kind in names)
+        last = np.zeros(len(used), np.int64)
+        np.maximum.at(last, stacks, row)
+        inputs, labels = (
+            [self._open_shard(name, number) for name, number in zip(kind, last.tolist(), strict=True)]
+            for kind in names
+        )
         index = np.stack([stacks, row], axis=1).astype(np.int32)
         return Pairs(rows, (inputs, labels), index, scale, raise_if_damaged)
 
@@ -123,13 +134,20 @@ class Dataset:
         for name in self._shards if storage.is_url(self.location) else ():
             self._verify_shard(name)
 
-    def _open_shard(self, name: str) -> np.ndarray:
-        if name not in self._open:
-            try:
-                self._open[name] = np.load(self._fetch_shard(name), mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError):
-                raise self._describe_damage(name) from None
-        return self._open[name]
+    def _open_shard(self, name: str, last: int) -> np.ndarray:
+        """Return the images of a shard, uint8 (n, side, side); raise LoupeError if image number `last` is missing."""
+        file = self._fetch_shard(name)
+        try:
+            if name not in self._open:
+                self._open[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            images = self._open[name]
+            if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
+                raise ValueError(f"it contains {images.dtype} {images.shape}")
+            if len(images) <= last:
+                raise ValueError(f"it contains {len(images)} images, the manifest needs {last + 1}")
+        except (OSError, ValueError, EOFError) as error:
+            raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
+        return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:
         """Verify shards, in the background if they are large. The result raises the error of the background."""
@@ -157,7 +175,7 @@ class Dataset:
     def _fetch_shard(self, name: str) -> Path:
         """Return the local file of a shard, downloaded if it is missing."""
         file = self.folder / name
-        if not file.exists() and not storage.fetch_file(self.location, file):
+        if not file.is_file() and not storage.fetch_file(self.location, file):
             raise self._describe_damage(name)
         return file
 
@@ -172,7 +190,7 @@ class Dataset:
         return LoupeError(f"dataset: {shard} is missing or changed; remove {self.location} and prepare it again")
 
     def _is_intact(self, file: Path) -> bool:
-        return _hash_once(file) == self._shards[file.name]
+        return file.is_file() and _hash_once(file) == self._shards[file.name]
 
 
 _hashes: dict[tuple[Any, ...], str] = {}

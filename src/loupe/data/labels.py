@@ -77,7 +77,8 @@ def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -
         factor = float(rng.uniform(smallest, 1)) if number % 2 else 1.0
         photo = _resize(grey, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in photo.shape)
-        labels.append(Label(photo[y : y + size, x : x + size], x, y, factor))
+        # a copy, since a view would keep the resized photo in memory
+        labels.append(Label(photo[y : y + size, x : x + size].copy(), x, y, factor))
     return labels
 
 

@@ -16,6 +16,7 @@ from loupe.data import storage
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of `_hash_fraction`
 ROWS_PER_GROUP = 1 << 16
+INDEX_COLUMNS = ["split", "shard", "row"]  # where the images of each label are
 PARTS_PER_WRITE = 256
 
 

@@ -21,7 +21,7 @@ from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Preprocess
-from loupe.data import manifest, shards, storage, tasks
+from loupe.data import manifest, reservations, shards, storage, tasks
 from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
@@ -166,7 +166,8 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     reasons: list[str] = []
     photos = find_photos(settings)
     for photo in photos:
-        row, cut = shards.cut_photo(photo, choose_crop(settings, photo), settings)
+        with reservations.reserve() as require:
+            row, cut = shards.cut_photo(photo, choose_crop(settings, photo), settings, require)
         if row.reason:
             reasons.append(f"{photo.path}: {row.reason}")
         rows += [asdict(row)] * len(cut)

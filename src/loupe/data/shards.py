@@ -1,23 +1,33 @@
 """Writes the shards of a prepared dataset: files of labels and of inputs. One task writes shards of a few photos."""
 
 import hashlib
+import os
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.config.steps import Preprocess
-from loupe.data import storage
+from loupe.data import reservations, storage
 from loupe.data.labels import Label, cut_labels, shrink_label
 from loupe.data.manifest import Row
 from loupe.data.sources import SourcePhoto
 from loupe.errors import LoupeError
-from loupe.imaging import decoder, luminance
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.grey import GreyPhoto
+
+# Of the grey image and its copies while labels are cut, by crop.
+RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
+# The content of smaller files is in memory while a worker waits for the memory to decode it. A worker with a larger
+# file first waits for the whole budget.
+LARGE_FILE_BYTES = 32 * 10**6
 
 
 def prepare_shard(
@@ -34,61 +44,81 @@ def prepare_shard(
 
     Returns:
         A dict with the keys `number`; `rows`, the rows of the manifest; `shards`, the SHA-256 of each file by name;
-        `sums`, the result of `_sum_values` by kind of shard; `photos`, the number of photos.
+        `sums`, the result of `Shard.sum_values` by kind of shard; `photos`, the number of photos.
 
     Raises:
         LoupeError: a photo has changed since it was listed, or this machine cannot read it.
     """
     settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
-    labels: list[np.ndarray] = []
-    for photo in photos:
-        row, cut = cut_photo(photo, crop, settings)
-        if not cut:
-            rows.append(vars(row))
-        for label in cut:
-            position = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number, "row": len(labels)}
-            rows.append(vars(row) | position)
-            labels.append(label.pixels)
-    checksums, sums = {}, {}
-    if labels:
-        arrays = {"labels": labels}
-        for scale in settings.scales:
-            arrays[name_inputs(scale)] = [shrink_label(label, scale, settings) for label in labels]
-        for kind, images in arrays.items():
-            stacked = np.stack(images)
-            name = name_shard(kind, number)
-            with storage.create_file(location, name) as file:
-                save_array(file, stacked)
-                checksums[name] = hash_file(file)
-            sums[kind] = _sum_values(stacked)
-    return {"number": number, "rows": rows, "shards": checksums, "sums": sums, "photos": len(photos)}
+    shards: dict[str, Shard] = {}
+    with ExitStack() as files:
+
+        def append(kind: str, image: np.ndarray) -> None:
+            if kind not in shards:
+                shards[kind] = files.enter_context(create_shard(location, name_shard(kind, number)))
+            shards[kind].append(image)
+
+        def add_photo(photo: SourcePhoto, require: Callable[[int], None]) -> None:
+            row, labels = cut_photo(photo, crop, settings, require)
+            if not labels:
+                rows.append(vars(row))
+            for label in labels:
+                position = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number}
+                rows.append(vars(row) | position | {"row": shards["labels"].count if shards else 0})
+                append("labels", label.pixels)
+                for scale in settings.scales:
+                    append(name_inputs(scale), shrink_label(label.pixels, scale, settings))
+
+        for photo in photos:
+            with reservations.reserve() as require:
+                add_photo(photo, require)
+    return {
+        "number": number,
+        "rows": rows,
+        "shards": {name_shard(kind, number): shard.sha256 for kind, shard in shards.items()},
+        "sums": {kind: shard.sum_values() for kind, shard in shards.items()},
+        "photos": len(photos),
+    }
 
 
-def _sum_values(images: np.ndarray) -> np.ndarray:
-    """Return the number of pixels of uint8 images, the sum of their values in [-1, 1], and the sum of the squares."""
-    values = np.arange(256) / 127.5 - 1
-    counts = np.array(Image.fromarray(images.reshape(-1, images.shape[-1])).histogram())
-    return np.array([images.size, counts @ values, counts @ values**2])
+def cut_photo(
+    photo: SourcePhoto, crop: str, settings: Preprocess, require: Callable[[int], None]
+) -> tuple[Row, list[Label]]:
+    """Cut the labels of one photo; an unusable photo has no labels, and its row contains the reason.
 
-
-def cut_photo(photo: SourcePhoto, crop: str, settings: Preprocess) -> tuple[Row, list[Label]]:
-    """Cut the labels of one photo; an unusable photo has no labels, and its row contains the reason."""
+    Args:
+        photo: the photo.
+        crop: as in `cut_labels`.
+        settings: the settings of preprocess.
+        require: reserves memory; see `reservations.reserve`.
+    """
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
         return replace(row, reason=photo.reason), []
     try:
-        image = decoder.open_photo(_read_unchanged(photo))
+        image = GreyPhoto(_read_unchanged(photo, require), require, RESULT_BYTES[crop])
         row = replace(row, width=image.width, height=image.height)
-        grey = luminance.compute_luminance(image, settings.luminance)
-        return row, cut_labels(grey, settings, crop, settings.seed, photo.sha256)
-    except decoder.PhotoError as error:
+        size = settings.label_size
+        if crop != "centre" or min(image.width, image.height) < size:
+            grey = image.read(settings.luminance)
+            del image  # its pixels
+            return row, cut_labels(grey, settings, crop, settings.seed, photo.sha256)
+        x, y = (image.width - size) // 2, (image.height - size) // 2
+        grey = image.read(settings.luminance, (x, y, x + size, y + size))
+        labels = cut_labels(grey, settings, crop, settings.seed, photo.sha256)
+        return row, [replace(label, x=x, y=y) for label in labels]
+    except PhotoError as error:
         return replace(row, reason=str(error)), []
+    except MemoryError:
+        return replace(row, reason="memory: the photo takes more than its size allows"), []
 
 
-def _read_unchanged(photo: SourcePhoto) -> bytes:
+def _read_unchanged(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
     """Return the bytes of a photo; raises LoupeError if its hash differs from the listed one."""
     try:
+        size = os.stat(photo.file).st_size if photo.size is None else photo.size
+        require(reservations.get_budget() if size > LARGE_FILE_BYTES else size)
         content = photo.read_bytes()
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
@@ -111,11 +141,53 @@ def name_shard(kind: str, number: int) -> str:
     return f"{kind}-{number:05d}.npy"
 
 
-def save_array(file: Path, images: np.ndarray) -> None:
-    """Write uint8 images (n, side, side) as a .npy file. np.save is not used, because it ignores a full disk."""
-    with file.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(images))
-        stream.write(np.ascontiguousarray(images).data)
+class Shard:
+    """A .npy file to which images, uint8 (side, side), are appended one after another.
+
+    Attributes:
+        count: the number of images.
+        sha256: the hash of the complete file, in hexadecimal.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.count, self.sha256 = 0, ""
+        self._stream, self._side = stream, 0
+        self._histogram = np.zeros(256, "int64")
+
+    def append(self, image: np.ndarray) -> None:
+        """Write an image. np.save is not used, because it ignores a full disk."""
+        if not self.count:
+            self._side = len(image)
+            self._write_header(1)
+        self.count += 1
+        image = np.ascontiguousarray(image)
+        self._stream.write(image.data)
+        self._histogram += np.array(Image.fromarray(image).histogram())
+
+    def finish(self) -> None:
+        """Write the number of images to the header, whose length does not depend on it."""
+        self._stream.seek(0)
+        self._write_header(self.count)
+
+    def sum_values(self) -> np.ndarray:
+        """Return the number of pixels, the sum of their values in [-1, 1], and the sum of the squares."""
+        values = np.arange(256) / 127.5 - 1
+        return np.array([self._histogram.sum(), self._histogram @ values, self._histogram @ values**2])
+
+    def _write_header(self, count: int) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, self._side, self._side)}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+
+@contextmanager
+def create_shard(location: str, name: str) -> Iterator[Shard]:
+    """Create a shard in a folder or under a URL; the block appends the images."""
+    with storage.create_file(location, name) as file:
+        with file.open("wb") as stream:
+            shard = Shard(stream)
+            yield shard
+            shard.finish()
+        shard.sha256 = hash_file(file)
 
 
 def hash_file(file: Path) -> str:

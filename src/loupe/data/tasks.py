@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
-from loupe.data import scheduler
+from loupe.data import reservations, scheduler
 from loupe.errors import LoupeError
 from loupe.imaging.threads import count_cores
 
@@ -59,12 +59,14 @@ def _run_on_dask(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]],
 def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]]) -> Results:
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.backend import get_context
 
+    start = (os.getpid(), reservations.create_units(get_context("loky")))
     calls = (delayed(function)(*task) for task in tasks)
     with warnings.catch_warnings():
         # joblib warns when results are not consumed, and when it replaces a process that holds much memory
         warnings.filterwarnings("ignore", module="joblib")
-        with _block_ctrl_c(), parallel_config("loky", initializer=_watch_parent, initargs=(os.getpid(),)):
+        with _block_ctrl_c(), parallel_config("loky", initializer=_start_worker, initargs=start):
             results = Parallel(count_cores(), return_as="generator_unordered", batch_size=1)(calls)
         with closing(results):
             try:
@@ -84,6 +86,11 @@ def _block_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _start_worker(parent: int, units: tuple[Any, Any]) -> None:
+    reservations.use_units(*units)
+    _watch_parent(parent)
 
 
 def _watch_parent(parent: int) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 from PIL import Image
 
 from loupe.cli.progress import print_left_out
+from loupe.data import reservations
 from loupe.data.sources import SourcePhoto
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
-from loupe.imaging.decoder import PhotoError, open_photo
-from loupe.imaging.luminance import compute_luminance
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.grey import GreyPhoto
 
 MIN_SIDE = 11  # pixels inside the border: the side of SSIM's window
 
@@ -97,7 +98,8 @@ def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
         content = photo.read_bytes()
     except OSError as error:
         raise PhotoError(f"cannot be read: {error.strerror or error}") from None
-    luma = compute_luminance(open_photo(content), "studio")
+    with reservations.reserve() as require:
+        luma = GreyPhoto(content, require).read("studio")
     height, width = (side // scale.numerator * scale.numerator for side in luma.shape)
     smallest = MIN_SIDE + 2 * compute_border(scale)
     if min(height, width) < smallest:

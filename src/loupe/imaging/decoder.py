@@ -56,6 +56,8 @@ def translate_errors() -> Iterator[None]:
         raise
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image") from None
+    except MemoryError:
+        raise PhotoError("takes too much memory to decode") from None
     except Image.DecompressionBombError as error:
         raise too_many_pixels(error) from None
     except Exception as error:
@@ -87,6 +89,11 @@ def expand_12_bit_grey(image: Image.Image) -> Image.Image:
     """Scale a 12-bit grey TIFF, which Pillow loads as 0..4095, to 16 bits; return other images unchanged."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(BITS_PER_SAMPLE) != (12,):
         return image
+    return expand_12_bit_values(image)
+
+
+def expand_12_bit_values(image: Image.Image) -> Image.Image:
+    """Scale grey values 0..4095 to 16 bits."""
     return Image.fromarray((np.asarray(image).astype(np.uint32) * 65535 // 4095).astype(np.uint16))
 
 

@@ -1,0 +1,98 @@
+"""Shares the memory budget for photos between the worker processes of a preparation.
+
+A worker reserves the memory that the header of a photo asks for, and waits until the others have released enough.
+While it decodes, the system does not give it more memory, since a header can be wrong.
+"""
+
+import ctypes
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.memory import get_default_budget
+from loupe.imaging.threads import count_cores
+
+UNIT_BYTES = 16 * 10**6
+PROCESS_BYTES = 150 * 10**6  # of a worker process without photos, and of the step's own process per worker
+SPARE_BYTES = 64 * 10**6  # for strips, libraries and threads
+M_MMAP_THRESHOLD = -3  # of mallopt in glibc
+LARGE_BLOCK_BYTES = 2**20
+
+_units: Any = None  # a semaphore that all workers share; None in a process that is not a worker
+_turn: Any = None  # a lock: only one worker at a time waits for units, otherwise two could wait for each other
+
+
+def get_budget() -> int:
+    """Return how many bytes the photos of all workers may take together: the default budget less the processes."""
+    budget = get_default_budget()
+    return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
+
+
+def create_units(context: Any) -> tuple[Any, Any]:
+    """Create the arguments of `use_units` with a context of multiprocessing."""
+    return context.Semaphore(get_budget() // UNIT_BYTES), context.Lock()
+
+
+def use_units(units: Any, turn: Any) -> None:
+    """Let this process reserve memory from these units, and return the memory of photos to the system after use."""
+    global _units, _turn
+    _units, _turn = units, turn
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+
+
+@contextmanager
+def reserve() -> Iterator[Callable[[int], None]]:
+    """Yield a function that reserves memory for one photo, until the block exits.
+
+    Yields:
+        A function of the number of bytes that the photo takes, which can be called again with a larger number. It
+        releases the bytes of the call before, so that waiting workers do not block each other. It raises PhotoError
+        if the number exceeds the budget; in a process that is not a worker, it does nothing else.
+    """
+    total = get_budget()
+    held = 0
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+
+    def release() -> None:
+        nonlocal held
+        while held:
+            held -= 1
+            _units.release()
+
+    def require(size: int) -> None:
+        nonlocal held
+        if size > total:
+            raise PhotoError(
+                f"memory: must be at least {-(-size // 10**6)} MB for this photo, got {total // 10**6} MB"
+            )
+        wanted = -(-size // UNIT_BYTES)
+        if _units is None or wanted <= held:
+            return
+        release()
+        with _turn:
+            while held < wanted:
+                _units.acquire()
+                held += 1
+        _limit_memory(size, limits)
+
+    try:
+        yield require
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
+        release()
+
+
+def _limit_memory(size: int, limits: tuple[int, int]) -> None:
+    """Let this process allocate at most `size` bytes more than it has."""
+    if sys.platform != "linux":  # other systems ignore the limit
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, limits)
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    most = int(fields[5]) * resource.getpagesize() + size + SPARE_BYTES
+    hard = limits[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

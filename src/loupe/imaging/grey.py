@@ -1,0 +1,143 @@
+"""Decodes a photo to grey in strips: large photos take little more memory than their pixels in the file's mode."""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from loupe.imaging.decoder import (
+    BITS_PER_SAMPLE,
+    MAX_PIXELS,
+    PhotoError,
+    expand_12_bit_values,
+    scale_transparent_value,
+    to_8_bit_mode,
+    too_many_pixels,
+    translate_errors,
+)
+from loupe.imaging.estimates import read_webp_pixels
+from loupe.imaging.jpeg_scans import validate_scans
+from loupe.imaging.luminance import compute_luminance
+from loupe.imaging.metadata import ORIENTATION
+from loupe.imaging.pixels import make_upright
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+STRIP_PIXELS = 2**19  # of a strip; a row with more pixels is split
+OPENING_BYTES = 16 * 10**6  # to open a file of any size
+# Bytes per pixel of Pillow's image, and of what the decoder of a format takes in addition.
+MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+COLOUR_BYTES = 4
+DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 12, "WEBP": 16, "AVIF": 24}
+ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # tags of a TIFF
+LINES = 8  # that a decoder keeps, for example the last one of a PNG
+OTHER_DECODER_BYTES = 36  # of JPEG 2000, the largest
+COEFFICIENT_BYTES = 2  # per band: a JPEG with several scans is decoded as a whole
+
+
+class GreyPhoto:
+    """The first frame or page of an image file, upright; its pixels are converted to grey on demand.
+
+    The result is that of `open_photo` and `compute_luminance`.
+
+    Args:
+        content: the bytes of a file.
+        require: is called with the number of bytes that decoding takes, before the memory is allocated. It raises
+            PhotoError if that is too much.
+        result_bytes: the number of bytes per pixel that the caller needs for the grey image and its copies.
+
+    Attributes:
+        width, height: the size in pixels, upright.
+
+    Raises:
+        PhotoError: as `open_photo`.
+    """
+
+    def __init__(self, content: bytes, require: Callable[[int], None], result_bytes: int = 2) -> None:
+        require(_estimate_opening(content, result_bytes))
+        with translate_errors(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(content))
+            if image.format == "EPS":  # Pillow would run Ghostscript
+                raise PhotoError("a PostScript program, not a photo")
+            if image.format in ("JPEG", "MPO"):
+                validate_scans(content)
+            scale_transparent_value(image)
+            require(_estimate_decoding(image, content, result_bytes))
+            image.load()
+            self._has_12_bits = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(
+                BITS_PER_SAMPLE
+            ) == (12,)
+            if not self._has_12_bits:
+                to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
+            self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
+        self._image = image
+        turned = self._orientation in (5, 6, 7, 8)
+        self.width, self.height = image.size[::-1] if turned else image.size
+
+    def read(self, luminance: str, box: Box | None = None) -> np.ndarray:
+        """Convert the pixels of a box, or all, to grey.
+
+        Args:
+            luminance: as in `compute_luminance`.
+            box: in pixels of the upright photo; None for all.
+
+        Returns:
+            uint8, (height, width).
+        """
+        left, top, right, bottom = self._turn_back(box or (0, 0, self.width, self.height))
+        grey = np.empty((bottom - top, right - left), "uint8")
+        with translate_errors():
+            for x, y, end_x, end_y in _split((left, top, right, bottom)):
+                strip = self._image.crop((x, y, end_x, end_y))
+                strip = to_8_bit_mode(expand_12_bit_values(strip) if self._has_12_bits else strip)
+                grey[y - top : end_y - top, x - left : end_x - left] = compute_luminance(strip, luminance)
+        return make_upright(grey, self._orientation)
+
+    def _turn_back(self, box: Box) -> Box:
+        """Convert a box of the upright photo to one of the stored pixels; `make_upright` has the same three steps."""
+        left, top, right, bottom = box
+        if self._orientation in (3, 4, 7, 8):
+            top, bottom = self.height - bottom, self.height - top
+        if self._orientation in (2, 3, 6, 7):
+            left, right = self.width - right, self.width - left
+        return (top, left, bottom, right) if self._orientation in (5, 6, 7, 8) else (left, top, right, bottom)
+
+
+def _split(box: Box) -> Iterator[Box]:
+    """Split a box into parts of at most STRIP_PIXELS: rows, and parts of rows if a row is longer."""
+    left, top, right, bottom = box
+    columns = max(1, min(right - left, STRIP_PIXELS))
+    rows = max(1, STRIP_PIXELS // columns)
+    for y in range(top, bottom, rows):
+        for x in range(left, right, columns):
+            yield x, y, min(x + columns, right), min(y + rows, bottom)
+
+
+def _estimate_opening(content: bytes, result_bytes: int) -> int:
+    """Estimate the memory that opening takes: a WebP allocates two frames, and has a copy of the file."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        return OPENING_BYTES + 2 * len(content)
+    pixels = read_webp_pixels(content[:32])
+    if pixels > MAX_PIXELS:
+        raise too_many_pixels(pixels)
+    return OPENING_BYTES + 2 * len(content) + pixels * (DECODER_BYTES["WEBP"] + COLOUR_BYTES + result_bytes)
+
+
+def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) -> int:
+    name = image.format or ""
+    per_pixel = MODE_BYTES.get(image.mode, COLOUR_BYTES) + DECODER_BYTES.get(name, OTHER_DECODER_BYTES) + result_bytes
+    if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
+        per_pixel += COEFFICIENT_BYTES * len(image.getbands())
+    pixels = image.width * image.height
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a strip is decoded as a whole; Pillow turns the image
+        rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
+        pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1
+        turned = COLOUR_BYTES if image.tag_v2.get(ORIENTATION, 1) != 1 else 0
+        per_pixel += turned - DECODER_BYTES["TIFF"]
+        whole = TILE_OFFSETS not in image.tag_v2
+        pixels_per_strip = image.width * rows if whole else pixels
+        return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + 2 * pixels_per_strip * pixel_bytes
+    lines = LINES * image.width * len(image.getbands())
+    return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + lines

@@ -1,0 +1,67 @@
+"""The grey pixels of a photo are those of the whole image, whatever its mode, orientation and size of strips."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loupe.data import reservations
+from loupe.imaging import grey
+from loupe.imaging.decoder import PhotoError, open_photo
+from loupe.imaging.luminance import compute_luminance
+
+
+def encode(image, suffix, orientation=1, **options):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    stream = io.BytesIO()
+    image.save(stream, suffix, exif=exif, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def photo(real_crop):
+    return real_crop("astronaut.png", 180, 60, 61, 43)
+
+
+def check(content, luminance, monkeypatch):
+    whole = compute_luminance(open_photo(content), luminance)
+    monkeypatch.setattr(grey, "STRIP_PIXELS", 200)
+    found = grey.GreyPhoto(content, lambda size: None)
+    assert (found.height, found.width) == whole.shape
+    assert np.array_equal(found.read(luminance), whole)
+    assert np.array_equal(found.read(luminance, (3, 5, 40, 31)), whole[5:31, 3:40])
+
+
+@pytest.mark.parametrize("luminance", ["rec601", "rec709", "relative", "studio"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_strips_give_the_pixels_of_the_whole_image(mode, luminance, photo, monkeypatch):
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(photo.convert("L")).astype("uint16") * 257 + 3)
+    else:
+        image = photo.convert(mode)
+    check(encode(image, "PNG"), luminance, monkeypatch)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["JPEG", "TIFF", "PNG"])
+def test_orientation_is_applied_to_the_grey_pixels(suffix, orientation, photo, monkeypatch):
+    check(encode(photo, suffix, orientation), "rec709", monkeypatch)
+
+
+def test_rows_longer_than_a_strip_are_split(monkeypatch):
+    monkeypatch.setattr(grey, "STRIP_PIXELS", 7)
+    values = np.arange(20, dtype="uint8").reshape(2, 10)
+    found = grey.GreyPhoto(encode(Image.fromarray(values), "PNG"), lambda size: None)
+    assert np.array_equal(found.read("rec709"), values)
+
+
+def test_a_photo_beyond_the_budget_is_refused_before_it_is_decoded(photo, monkeypatch):
+    monkeypatch.setattr(reservations, "get_budget", lambda: 17 * 10**6)
+    content = encode(photo.resize((1000, 900)), "PNG")
+    with (
+        reservations.reserve() as require,
+        pytest.raises(PhotoError, match=r"memory: must be at least 23 MB .*, got 17"),
+    ):
+        grey.GreyPhoto(content, require)
