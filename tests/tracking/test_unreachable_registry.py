@@ -153,6 +153,18 @@ def test_with_a_malformed_uri_the_bundled_network_is_used_after_one_line(
         mlflow.set_tracking_uri(before)
 
 
+def test_a_store_that_cannot_be_written_is_an_error_for_steps_that_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage("none", tmp_path / "mlflow.db")
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{tmp_path}/mlflow.db")
+    store.check_store()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # as on a file system that is read-only
+    store.check_store(writes=False)
+    with pytest.raises(LoupeError, match=r"^tracking: the store must be writable, got '.*mlflow\.db'$"):
+        store.check_store()
+
+
 def damage(what: str, file: Path) -> object:
     """Create a store that cannot be used; returns what must be kept open."""
     if what == "pipe":
@@ -166,9 +178,11 @@ def damage(what: str, file: Path) -> object:
     if what == "locked":
         return database.execute("BEGIN EXCLUSIVE")
     database.close()
+    if what == "none":
+        return None
     content = bytearray(file.read_bytes())
     place = content.index(b"CREATE TABLE") if what == "schema" else 16
-    content[place : place + 8] = b"\xff" * 8
+    content[place : place + 20] = b"\xff" * 20
     return file.write_bytes(content)
 
 
