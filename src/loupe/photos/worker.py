@@ -30,7 +30,7 @@ from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
 from loupe.photos.processing import ProcessingOptions, process_jobs
 from loupe.photos.sizes import Size, Target, choose_scale
-from loupe.photos.upscaling import compute_size, upscale_image
+from loupe.photos.upscaling import UpscaleTransform, compute_size
 from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
@@ -165,7 +165,7 @@ def _upscale(request: PhotoRequest, networks: Networks, report: Callable[[float]
     suffix = request.suffix or (photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
     out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
     job = PhotoJob(photo, out)
-    options = ProcessingOptions(lambda image: upscale_image(image, target, networks), overwrite=True)
+    options = ProcessingOptions(UpscaleTransform(target, networks), overwrite=True)
     for outcome in process_jobs([job], options, report):
         if outcome.reason:
             raise PhotoError(outcome.reason.replace(str(out), out.name))
