@@ -111,7 +111,9 @@ class PhotoWorkers:
                 answer = self._large.upscale(request, control, report)
         finally:
             self._waiting.release()
-        return answer or PhotoAnswer(reason="cannot be upscaled: its process ended, perhaps because it needs too much memory")
+        return answer or PhotoAnswer(
+            reason="cannot be upscaled: its process ended, perhaps because it needs too much memory"
+        )
 
     def close(self) -> None:
         """Kill the processes."""
