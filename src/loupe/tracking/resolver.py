@@ -19,7 +19,7 @@ from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, l
 from loupe.tracking.locations import get_sqlite_file
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
-from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
 if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
@@ -146,7 +146,7 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
             f"got {name!r}"
         )
     if file.suffix == ".onnx":
-        return LoadedModel(name, OnnxUpscaler(file, options.threads))
+        return LoadedModel(name, IsolatedOnnxUpscaler(file, options.threads))
     from loupe.tracking import models
 
     return _load_keras(models.find_model(name))
@@ -187,7 +187,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             return None
         reference, file = found
         if file.suffix == ".onnx":
-            return LoadedModel(reference.name, OnnxUpscaler(file, options.threads), reference.run_id)
+            return LoadedModel(reference.name, IsolatedOnnxUpscaler(file, options.threads), reference.run_id)
         return _load_keras(replace(reference, uri=str(file)))
 
 
