@@ -211,9 +211,9 @@ def _render(job: PhotoJob, size: Size, request: PhotoRequest, networks: Networks
     assert request.shown is not None
     target = Target(Fraction(request.scale))
     scale = choose_scale(size, compute_size(size, target, networks).upscaled, networks.scales)
-    method = networks.get(scale).name if scale else "no network"
+    note = f", by {networks.get(scale).name}" if scale else ""
     try:
-        return render_figure(job, request.shown, note=f", by {method}")
+        return render_figure(job, request.shown, note=note)
     except (PhotoError, MemoryError) as error:
         return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error) or 'too large')}</p>"
 
