@@ -20,22 +20,20 @@ from loupe.errors import LoupeError, UsageError
 @pytest.fixture
 def dataset(photo_folder, tmp_path):
     settings = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
-    return preparation.prepare(parse_settings("preprocess", settings))
-
-
-def read_table(dataset):
-    return pq.read_table(dataset.folder / "manifest.parquet")
+    prepared = preparation.prepare(parse_settings("preprocess", settings))
+    prepared.table = pq.read_table(prepared.folder / "manifest.parquet")  # the intact manifest
+    return prepared
 
 
 def rewrite(dataset, facts=None, **columns):
     """Write the manifest again with other facts and columns; a column that is None is left out."""
-    table = read_table(dataset)
+    table = dataset.table
     for name, values in columns.items():
         position = table.column_names.index(name)
         table = table.remove_column(position)
         if values is not None:
             table = table.add_column(position, name, values)
-    kept = json.loads(read_table(dataset).schema.metadata[b"loupe"])
+    kept = json.loads(dataset.table.schema.metadata[b"loupe"])
     new = facts if not isinstance(facts, dict) else kept | facts
     text = json.dumps(kept if facts is None else new)
     pq.write_table(table.replace_schema_metadata({"loupe": text}), dataset.folder / "manifest.parquet")
@@ -50,7 +48,7 @@ def load(folder):
 
 
 def test_other_columns_are_refused(dataset):
-    count = len(read_table(dataset))
+    count = len(dataset.table)
     others = {
         "path": None,
         "width": pa.array([1.5] * count),
@@ -80,7 +78,7 @@ def test_other_facts_are_refused(facts, dataset):
 
 
 def test_rows_beyond_the_end_of_a_shard_are_refused(dataset):
-    rows = pa.array([row and row + 100 for row in read_table(dataset)["row"].to_pylist()], pa.int32())
+    rows = pa.array([row and row + 100 for row in dataset.table["row"].to_pylist()], pa.int32())
     with pytest.raises(LoupeError, match="the manifest needs"):
         load(rewrite(dataset, row=rows))
 
@@ -91,7 +89,7 @@ def test_rows_beyond_the_end_of_a_shard_are_refused(dataset):
 def test_shards_with_other_arrays_are_refused(array, dataset):
     shard = dataset.folder / "labels-00000.npy"
     np.save(shard, array)
-    shards = json.loads(read_table(dataset).schema.metadata[b"loupe"])["shards"] | {shard.name: hash_file(shard)}
+    shards = json.loads(dataset.table.schema.metadata[b"loupe"])["shards"] | {shard.name: hash_file(shard)}
     with pytest.raises(LoupeError, match="must be a shard: it contains"):
         load(rewrite(dataset, {"shards": shards}))
 
