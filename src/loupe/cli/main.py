@@ -182,11 +182,21 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
         return text, 1
+    database_error = _find_database_error(error)
+    if database_error is not None:
+        return f"tracking: the store cannot be used: {' '.join(str(database_error).split())}", 1
     if type(error).__module__.partition(".")[0] in LIBRARIES_WITH_USER_ERRORS:
         return text.splitlines()[0], 1
     if _was_raised_by_store(error):
         return f"tracking: the store cannot be used: {type(error).__name__}: {text.splitlines()[0]}", 1
     raise error
+
+
+def _find_database_error(error: BaseException | None) -> BaseException | None:
+    """Return the database's own error, such as of a full disk: SQLAlchemy and MLflow add the statement to it."""
+    while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
+        error = error.__cause__
+    return getattr(error, "orig", None)
 
 
 def _was_raised_by_store(error: Exception) -> bool:

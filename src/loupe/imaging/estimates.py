@@ -37,7 +37,7 @@ def estimate_opening(path: Path) -> int:
         raise PhotoError((error.strerror or str(error)).lower()) from None
     pixels, per_pixel, copies, rows = 0, 0, 0, 0
     if head[:4] == b"RIFF":  # a WebP is read as a whole, into a decoder with two frames
-        pixels, per_pixel, copies = _read_webp_pixels(head), 8, 2
+        pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
     elif head[:4] == b"\x89PNG":  # Pillow decodes it to find EXIF after the pixels
         width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
         pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
@@ -48,7 +48,7 @@ def estimate_opening(path: Path) -> int:
     return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + rows
 
 
-def _read_webp_pixels(head: bytes) -> int:
+def read_webp_pixels(head: bytes) -> int:
     """Return the number of pixels from the first bytes of a WebP (RFC 9649, 2.5 to 2.7)."""
     if head[12:16] == b"VP8X":
         width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))

@@ -97,7 +97,7 @@ def _limit(data_bytes: int, cpu_s: int) -> Iterator[None]:
 def _read_data_bytes() -> int:
     """Return the size of the data of this process, as RLIMIT_DATA counts it."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
     except (OSError, StopIteration):  # not Linux, which alone counts memory-mapped data
         return 0

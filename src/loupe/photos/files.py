@@ -102,7 +102,7 @@ def report_outcomes(
         settings: the settings of the step.
         found: the photos.
         outcomes: the result of `process_photos`.
-        method: the name of the model or method.
+        method: the name of the model or method; "" if none was used.
 
     Returns:
         The files that were written.
@@ -119,7 +119,7 @@ def report_outcomes(
     if len(found.jobs) + len(found.failures) == 1:
         for outcome in outcomes:
             if outcome.size:
-                text = f"{outcome.size[0]}x{outcome.size[1]}, by {method}"
+                text = f"{outcome.size[0]}x{outcome.size[1]}{f', by {method}' if method else ''}"
                 print_line(f"{outcome.job.out}: {text}", settings.quiet)
             elif not outcome.reason:
                 print_line(f"{outcome.job.out}: kept, it already exists", settings.quiet)
@@ -132,7 +132,8 @@ def report_outcomes(
             print_line(f"{path}: skipped, not an image", settings.quiet)
         existing = sum(not outcome.size and not outcome.reason for outcome in outcomes)
         print_line(
-            f"{settings.out}: {len(done)} photo{'' if len(done) == 1 else 's'} {settings.VERB} by {method}"
+            f"{settings.out}: {len(done)} photo{'' if len(done) == 1 else 's'} {settings.VERB}"
+            + (f" by {method}" if method else "")
             + (f", {existing} kept" if existing else ""),
             settings.quiet,
         )

@@ -65,8 +65,8 @@ class Networks:
 
     @property
     def used_names(self) -> str:
-        """The names of the networks used so far, comma-separated."""
-        return ", ".join(dict.fromkeys(self._used.values())) or "no network"
+        """The names of the networks used so far, comma-separated; "" if none was used, as for the scale factor 1."""
+        return ", ".join(dict.fromkeys(self._used.values()))
 
 
 def get_bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = False, threads: int = 1) -> Networks:

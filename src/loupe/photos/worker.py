@@ -211,9 +211,9 @@ def _render(job: PhotoJob, size: Size, request: PhotoRequest, networks: Networks
     assert request.shown is not None
     target = Target(Fraction(request.scale))
     scale = choose_scale(size, compute_size(size, target, networks).upscaled, networks.scales)
-    method = networks.get(scale).name if scale else "no network"
+    note = f", by {networks.get(scale).name}" if scale else ""
     try:
-        return render_figure(job, request.shown, note=f", by {method}")
+        return render_figure(job, request.shown, note=note)
     except (PhotoError, MemoryError) as error:
         return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error) or 'too large')}</p>"
 
@@ -233,7 +233,7 @@ def _read_lines(stream: IO[str], lines: "SimpleQueue[str]") -> None:
 
 def _read_status_bytes(name: str) -> int:
     """Return a number of bytes from the status of this process; 0 if the system is not Linux."""
-    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 

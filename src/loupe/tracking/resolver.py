@@ -182,7 +182,8 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
         except LoupeError as error:
             raise StoreError(str(error)) from None
         except Exception as error:  # damaged stores and other servers make MLflow raise any class
-            raise StoreError(store.describe_failure(error)) from None
+            is_unreachable = server.is_server() and server.is_unreachable_error(error)
+            raise StoreError(server.unreachable_text() if is_unreachable else store.describe_failure(error)) from None
         if found is None:
             return None
         reference, file = found

@@ -1,5 +1,6 @@
 """Checks the store that the tracking URI names, and creates an SQLite file either completely or not at all."""
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing, suppress
@@ -86,7 +87,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
         elif scheme.partition("+")[0] != "sqlite":
             engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
             call_within(seconds, lambda: engine.connect().close())
-    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, TimeoutError) as error:
+    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, TimeoutError, ValueError) as error:
         raise LoupeError(describe_failure(error)) from None
 
 
@@ -107,6 +108,8 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
         raise LoupeError(f"tracking: the store must be a file, got {str(file)!r}")
     if not _is_complete(file):
         return
+    if writes and not all(os.access(path, os.W_OK) for path in (file, file.absolute().parent)):
+        raise LoupeError(f"tracking: the store must be writable, got {str(file)!r}")  # SQLite writes next to it, too
     location = f"file:{quote(str(file.absolute()))}?mode=rw"  # a store that cannot be written is read
     with closing(sqlite3.connect(location, seconds, uri=True)) as database:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the header and the schema
