@@ -134,3 +134,19 @@ def test_a_partial_file_that_is_removed_before_it_is_locked_is_created_again(tmp
         assert partial.exists()
         assert created == [created[0], partial]
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_file_of_another_process_is_not_replaced(links, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(atomic.os, "link", refuse)
+    file = tmp_path / "file.txt"
+    atomic.write_file(file, "new", overwrite=False)
+    assert file.read_text() == "new"
+    with pytest.raises(FileExistsError), atomic.write_atomically(file, overwrite=False) as partial:
+        partial.write_text("second")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]

@@ -19,16 +19,24 @@ PREFIX, SUFFIX = ".loupe-", ".part"  # of temporary names
 
 
 @contextmanager
-def write_atomically(file: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `file` on success, remove it on failure."""
+def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; rename it to `file` on success, remove it on failure.
+
+    Args:
+        file: the final path.
+        overwrite: replace a file that exists at the end. False raises FileExistsError, also for a file that another
+            process has written meanwhile.
+    """
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
+        if not overwrite:
+            _claim(partial, file)
         publish(partial, file)
 
 
-def write_file(file: Path, content: str | bytes) -> None:
+def write_file(file: Path, content: str | bytes, overwrite: bool = True) -> None:
     """Write a file atomically; text as UTF-8, with `?` for bytes of file names that are not text."""
-    with write_atomically(file) as partial:
+    with write_atomically(file, overwrite) as partial:
         partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
@@ -98,6 +106,17 @@ def validate_output_file(field: str, file: Path) -> None:
         raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
     if file.is_dir():
         raise UsageError(f"{field}: must be a file, got the folder {str(file)!r}")
+
+
+def _claim(partial: Path, final: Path) -> None:
+    """Give a complete file its final name as a second name; raise FileExistsError if that name is in use."""
+    _sync(partial)
+    try:
+        os.link(partial, final)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: an empty file reserves the name
+        final.touch(exist_ok=False)
 
 
 @cache

@@ -56,8 +56,6 @@ def translate_errors() -> Iterator[None]:
         raise
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image") from None
-    except MemoryError:
-        raise PhotoError("takes too much memory to decode") from None
     except Image.DecompressionBombError as error:
         raise too_many_pixels(error) from None
     except Exception as error:

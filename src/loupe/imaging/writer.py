@@ -31,11 +31,13 @@ class EncodeOptions:
         quality: 1..100, for JPEG, WebP and AVIF; None for DEFAULT_QUALITY.
         compress_level: 0..9, for PNG.
         lossless: whether a WebP is lossless, if quality is None.
+        overwrite: whether an existing file is replaced.
     """
 
     quality: int | None = None
     compress_level: int = 1
     lossless: bool = False
+    overwrite: bool = True
 
 
 def write_photo(
@@ -63,7 +65,7 @@ def write_photo(
     """
     options = options or EncodeOptions()
     name = get_format(out)
-    with write_atomically(out) as partial:
+    with write_atomically(out, options.overwrite) as partial:
         rest = iter(images)
         first = next(rest)
         omitted: list[str] = []

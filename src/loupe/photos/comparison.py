@@ -100,20 +100,23 @@ def validate_file(file: Path, overwrite: bool) -> None:
     validate_output_file("compare", file)
 
 
-def write_comparison(file: Path, jobs: Sequence[PhotoJob], read: Callable[[Path], ImageData]) -> None:
+def write_comparison(
+    file: Path, jobs: Sequence[PhotoJob], read: Callable[[Path], ImageData], overwrite: bool = True
+) -> None:
     """Write the figures of the first MAX_FIGURES photos to one self-contained HTML file.
 
     Args:
         file: the file to write.
         jobs: the photos and their results.
         read: reads the first image of a file, as `read_first`.
+        overwrite: replace an existing file.
 
     Raises:
         LoupeError: the file cannot be written.
     """
     figures = [_render_figure_or_error(number, job, read) for number, job in enumerate(jobs[:MAX_FIGURES])]
     try:
-        write_file(file, DOCUMENT.format(style=STYLE, figures="\n".join(figures)))
+        write_file(file, DOCUMENT.format(style=STYLE, figures="\n".join(figures)), overwrite)
     except OSError as error:
         raise LoupeError(f"compare: {str(file)!r} cannot be written: {error.strerror}") from None
 

@@ -89,7 +89,9 @@ def process_photos(
         from loupe.photos.comparison import write_comparison
 
         jobs = [outcome.job for outcome in outcomes if outcome.size]
-        write_comparison(Path(settings.compare), jobs, lambda file: read_first_image(readers[0], file, memory))
+        write_comparison(
+            Path(settings.compare), jobs, lambda file: read_first_image(readers[0], file, memory), settings.overwrite
+        )
     return outcomes
 
 

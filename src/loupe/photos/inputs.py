@@ -131,16 +131,24 @@ class _Search:
             failures.append((Path(str(error.filename)), (error.strerror or str(error)).lower()))
 
         for parent, folders, files in os.walk(folder, onerror=add_failure):
-            here = Path(parent)
+            here, kept = Path(parent), []
             for name in sorted(folders):
-                if (here / name).is_symlink():
-                    failures.append((here / name, "a link to a folder, which is not followed"))
-            folders[:] = sorted(name for name in folders if (here / name).resolve() != self._results)
+                try:
+                    if (here / name).is_symlink():
+                        failures.append((here / name, "a link to a folder, which is not followed"))
+                    elif (here / name).resolve() != self._results:
+                        kept.append(name)
+                except OSError as error:  # a path that is too long
+                    add_failure(error)
+            folders[:] = kept
             for name in sorted(files):
-                if (here / name).is_symlink() and not _is_within(here / name, folder):
-                    failures.append((here / name, "a link to a file outside the folder, which is not followed"))
-                else:
-                    self.add_file(here / name, target / (here / name).relative_to(folder))
+                try:
+                    if (here / name).is_symlink() and not _is_within(here / name, folder):
+                        failures.append((here / name, "a link to a file outside the folder, which is not followed"))
+                    else:
+                        self.add_file(here / name, target / (here / name).relative_to(folder))
+                except OSError as error:
+                    add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
         """Add a file; `out` is its result if that name is still free."""

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -108,7 +108,8 @@ def process_jobs(
         The outcome of each job, in the order of completion.
     """
     for folder in {job.out.parent for job in jobs}:
-        remove_leftovers(folder)
+        with suppress(OSError):  # a path that is too long, which the outcome of the job reports
+            remove_leftovers(folder)
     own_readers = open_readers(MAX_CONCURRENT_PHOTOS) if options.readers is None else nullcontext(options.readers)
     with own_readers as readers:
         processor = _Processor(options, readers, report_progress)
@@ -146,22 +147,27 @@ class _Processor:
         """Process one photo; every error but StoppedError becomes the reason of the outcome."""
         options = self._options
         try:
-            if os.path.exists(job.out):  # unlike Path.exists, False for a name that is too long
-                if options.resume:
-                    return Outcome(job)
-                if not options.overwrite:
-                    return Outcome(job, None, f"{job.out} exists; --overwrite replaces it, --resume keeps it")
+            if not options.overwrite and os.path.exists(
+                job.out
+            ):  # unlike Path.exists, False for a name that is too long
+                return self._report_existing(job)
             return self._read_and_write(job)
         except PhotoError as error:
             return Outcome(job, None, str(error))
         except StoppedError:
             raise
         except OSError as error:
+            if isinstance(error, FileExistsError) and os.path.exists(job.out):  # another process has written it
+                return self._report_existing(job)
             return Outcome(job, None, f"{job.out} cannot be written: {error.strerror or error}")
         except Exception as error:  # encoders raise errors of many types
             return Outcome(job, None, f"{job.out} cannot be written: {type(error).__name__}: {error}")
         finally:
             self._update_progress(job, 1)
+
+    def _report_existing(self, job: PhotoJob) -> Outcome:
+        reason = "" if self._options.resume else f"{job.out} exists; --overwrite replaces it, --resume keeps it"
+        return Outcome(job, None, reason)
 
     def _read_and_write(self, job: PhotoJob) -> Outcome:
         opening_bytes = estimate_opening(job.photo)
@@ -204,7 +210,7 @@ class _Processor:
             for number, result in enumerate(itertools.chain([first], results))
         )
         job.out.parent.mkdir(parents=True, exist_ok=True)
-        encoding = replace(options.encoding, lossless=photo.lossless)
+        encoding = replace(options.encoding, lossless=photo.lossless, overwrite=options.overwrite)
         omitted = write_photo(job.out, counted, photo.count, photo.loop, encoding)
         return Outcome(job, first.size, omitted=omitted)
 

@@ -49,9 +49,12 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
         model: the model; its name contains its geometry (see `Geometry.from_name`).
         points: see `log_model_metrics`.
     """
+    import keras
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        model.save(file)
+        # the same layers without the optimizer, whose variables Keras would save, too
+        keras.Model(model.inputs, model.outputs, name=model.name).save(file)
         records.log_record("model", geometry_tags(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
 
