@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from types import TracebackType
 from typing import NoReturn
 
 from loupe import __version__
@@ -23,6 +24,7 @@ from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams
 from loupe.config import STEPS, list_fields, parse_settings
+from loupe.config.masking import mask_secrets
 from loupe.errors import LoupeError, UsageError
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
@@ -49,6 +51,7 @@ def entry(step: str | None = None) -> NoReturn:
     atexit.register(gc.freeze)
     open_streams()
     filter_native_logs()
+    sys.excepthook = _print_traceback
     sys.exit(main() if step is None else run_step(step))
 
 
@@ -203,6 +206,10 @@ def _was_raised_by_store(error: Exception) -> bool:
     """Whether MLflow raised an error of any class, as it does for damaged databases and answers of other servers."""
     frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(mask_secrets("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _fail(program: str, text: str, status: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from loupe.config.fields import Text, field, format_value, is_true
+from loupe.config.masking import mask_secrets
 from loupe.errors import UsageError
 
 GIVEN = object()  # in DEPENDS: any value except none
@@ -71,9 +72,9 @@ class Settings(BaseModel):
         }
 
     def to_texts(self) -> dict[str, str]:
-        """Return the fields as texts, without `quiet` and fields without effect. They are the params of a run."""
+        """Return the fields as texts without secrets, `quiet` and fields without effect: the params of a run."""
         dropped = {"quiet", *self.list_unused_fields()}
-        return {name: format_value(value) for name, value in self if name not in dropped}
+        return {name: mask_secrets(format_value(value)) for name, value in self if name not in dropped}
 
     def select(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the values of some fields."""

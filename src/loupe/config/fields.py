@@ -53,11 +53,6 @@ def quote_value(value: Any) -> str:
     return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")
 
 
-def hide_password(text: str) -> str:
-    """Replace the password in a URL: `postgresql://loupe:***@host/studies`."""
-    return re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", text)
-
-
 def is_true(value: Any) -> bool:
     """Return whether pydantic converts a value to True."""
     try:

@@ -65,6 +65,8 @@ def _count_weights(file: str) -> int:
                 link = group.get(name, getlink=True)
                 if objects > MAX_OBJECTS or not isinstance(link, h5py.HardLink):
                     raise ValueError(f"{WEIGHTS} must contain only weights, got a link or too many objects")
+                if group is weights and name == "optimizer":
+                    continue  # the state of a compiled network; it is not loaded
                 part = group[name]
                 if isinstance(part, h5py.Group):
                     groups.append(part)

@@ -19,6 +19,7 @@ import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from loupe.config.masking import mask_secrets
 from loupe.errors import UsageError
 from loupe.search import sampling
 from loupe.search.sweep_file import Params, SweepFile
@@ -68,6 +69,7 @@ class SweepStudy:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def _check_space(self, space: str) -> None:
+        space = mask_secrets(space)
         existing = self.optuna_study.user_attrs.get(SPACE_TAG)
         if existing is None and not self._list_trials():
             self.optuna_study.set_user_attr(SPACE_TAG, space)
@@ -181,7 +183,7 @@ class SweepStudy:
         trial_id = self._find_id(trial)
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_user_attr(trial_id, FAILURE, failure)
-            self._storage.set_trial_user_attr(trial_id, REASON, reason[:MAX_REASON_LENGTH])
+            self._storage.set_trial_user_attr(trial_id, REASON, mask_secrets(reason)[:MAX_REASON_LENGTH])
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:

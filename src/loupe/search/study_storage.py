@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from loupe.config.fields import hide_password
+from loupe.config.masking import mask_secrets
 from loupe.errors import UsageError
 
 WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time
@@ -51,7 +51,7 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
         raise
     except Exception as error:  # each database driver has its own exceptions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(hide_password(f"storage: {location!r} cannot be opened: {reason}")) from None
+        raise UsageError(mask_secrets(f"storage: {location!r} cannot be opened: {reason}")) from None
 
 
 def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T:

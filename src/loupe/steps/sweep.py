@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line
 from loupe.config import parse_settings
-from loupe.config.fields import hide_password
+from loupe.config.masking import mask_secrets
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError, UsageError
 
@@ -240,7 +240,7 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, locat
 
 
 def _dashboard_command(location: str) -> str:
-    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(hide_password(location))}"
+    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
 from loupe.cli.signals import defer_signals
+from loupe.config.masking import mask_values
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import LoupeError, describe_error
 from loupe.tracking import liveness
@@ -50,7 +51,7 @@ def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None =
         body: the arguments of the handler; must be serialisable as JSON.
         file: a file that belongs to the record, or None.
     """
-    uploader = _UPLOADERS.get(run_id)
+    body, uploader = mask_values(body), _UPLOADERS.get(run_id)
     if uploader is not None:
         uploader.log_record(kind, body, file)
         return

@@ -13,6 +13,7 @@ import numpy as np
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
+from loupe.config.masking import mask_values
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.storage import make_absolute
@@ -64,14 +65,14 @@ def log_figure(figure: Any, name: str) -> None:
 def log_json(value: Any, name: str) -> None:
     """Log a dict or list as a JSON file."""
     with _temporary_file(name) as (file, folder):
-        file.write_text(json.dumps(value, indent=2, default=str), encoding="utf-8")
+        file.write_text(json.dumps(mask_values(value), indent=2, default=str), encoding="utf-8")
         log_file(file, folder)
 
 
 def log_table(table: Any, name: str) -> None:
     """Log a pandas table under a name that ends in .json. MLflow's web interface shows it."""
     with _temporary_file(name) as (file, _):
-        table.to_json(file, orient="split", index=False)
+        table.map(mask_values).to_json(file, orient="split", index=False)
         log_record("table", {"name": name}, file)
 
 

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 import loupe
 from loupe.cli.signals import defer_signals
 from loupe.config.base import Settings
-from loupe.config.fields import hide_password
+from loupe.config.masking import mask_secrets
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError
 from loupe.tracking import delivery, liveness, server
@@ -50,6 +50,7 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     is_nested = mlflow.active_run() is not None
     if not is_nested:
         open_store(settings.quiet)
+    name = mask_secrets(name)
     reopened = continues if continues and not is_joined else None
     if reopened:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
@@ -216,7 +217,7 @@ def find_best_run(scale: str, smoke: bool) -> str:
         output_format="list",
     )
     if not found:
-        store = hide_password(mlflow.get_tracking_uri())
+        store = mask_secrets(mlflow.get_tracking_uri())
         raise UsageError(
             f"run: must be a finished train run of scale {scale} in {store}, got none; `loupe train` makes one"
         )

@@ -13,7 +13,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
-from loupe.config.fields import hide_password
+from loupe.config.masking import mask_secrets
 from loupe.errors import LoupeError
 from loupe.tracking.deadline import call_within
 
@@ -64,7 +64,7 @@ def is_unreachable_error(error: BaseException) -> bool:
 
 def unreachable_text() -> str:
     """Return the start of all messages about an unreachable server."""
-    return f"tracking: {hide_password(mlflow.get_tracking_uri())} is unreachable"
+    return f"tracking: {mask_secrets(mlflow.get_tracking_uri())} is unreachable"
 
 
 def check_reachable() -> None:

@@ -13,7 +13,7 @@ import requests
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
-from loupe.config.fields import hide_password
+from loupe.config.masking import mask_secrets
 from loupe.errors import LoupeError, UsageError, describe_error
 from loupe.imaging.atomic import publish
 from loupe.imaging.file_locks import lock_file
@@ -65,7 +65,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
     """
     uri = mlflow.get_tracking_uri()
     scheme = uri.partition(":")[0]
-    shown = hide_password(uri)
+    shown = mask_secrets(uri)
     try:
         if scheme in SERVERS:
             requests.Request("GET", uri).prepare()
@@ -95,7 +95,7 @@ def describe_failure(error: BaseException) -> str:
     """Return one line about an error of the store."""
     if isinstance(error, LoupeError):
         return str(error)
-    return hide_password(f"tracking: {mlflow.get_tracking_uri()} cannot be used: {describe_error(error)}")
+    return mask_secrets(f"tracking: {mlflow.get_tracking_uri()} cannot be used: {describe_error(error)}")
 
 
 def is_file() -> bool:
