@@ -6,10 +6,8 @@ macOS limits only the CPU time.
 
 import io
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,27 +15,22 @@ from typing import Any
 
 import numpy as np
 
-import loupe
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.estimates import estimate_opening
 from loupe.imaging.image_data import ImageData
+from loupe.imaging.launcher import start_reader_process
 from loupe.imaging.memory import MemoryBudget
 from loupe.imaging.metadata import Metadata, load_exif
 from loupe.imaging.reader import Photo
 
 FIELDS = ("format", "count", "size", "loop", "lossless", "page_sizes", "decoding_bytes",
           "pixel_bytes")  # of `Photo`  # fmt: skip
-# Options -I and -S: neither the working directory nor the environment adds modules. It starts 20 ms faster.
-START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.reader_process import main; main()"
-# Freed memory returns to the system, and does not count against the limit of the next photo.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "2"}
 
 
 @contextmanager
-def open_readers(count: int) -> "Iterator[list[IsolatedReader]]":
-    """Yield readers for several threads; the process of the first one starts immediately."""
-    readers = [IsolatedReader() for _ in range(count)]
-    readers[0].start()
+def open_readers(count: int, process: "subprocess.Popen[bytes] | None" = None) -> "Iterator[list[IsolatedReader]]":
+    """Yield readers for several threads; the first one uses `process`, the others start their own on first use."""
+    readers = [IsolatedReader(process), *(IsolatedReader() for _ in range(count - 1))]
     try:
         yield readers
     finally:
@@ -71,20 +64,20 @@ def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: 
 
 
 class IsolatedReader:
-    """Reads one image file after another, in one thread at a time."""
+    """Reads one image file after another, in one thread at a time.
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+    Args:
+        process: the result of `start_reader_process`; None to start one on first use.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        self._process = process
         self._is_open = False  # and not decoded
 
     def start(self) -> None:
         """Start the process, unless it runs; `open` does not have to wait for it then."""
-        if self._process is None:
-            paths = [*sys.path, str(Path(loupe.__file__).parents[1])]
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", START, json.dumps(paths)],
-                env=os.environ | ALLOCATOR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+        if self._process is None or self._process.poll() is not None:
+            self._process = start_reader_process()
 
     def stop(self) -> None:
         """End the process."""

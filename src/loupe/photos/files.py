@@ -41,11 +41,14 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers() -> "AbstractContextManager[list[IsolatedReader]]":
-    """Open the readers for `process_photos`; the first one starts while the caller loads a network."""
+    """Open the readers for `process_photos`; the process of the first one starts before the imports of this one."""
+    from loupe.imaging.launcher import start_reader_process
+
+    process = start_reader_process()
     from loupe.imaging.isolated_reader import open_readers
     from loupe.photos.processing import MAX_CONCURRENT_PHOTOS
 
-    return open_readers(MAX_CONCURRENT_PHOTOS)
+    return open_readers(MAX_CONCURRENT_PHOTOS, process)
 
 
 def get_memory(settings: PhotoSettings) -> int:

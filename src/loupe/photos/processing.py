@@ -117,8 +117,10 @@ def process_jobs(
         try:
             for future in as_completed([pool.submit(processor.process, job) for job in jobs]):
                 yield future.result()
-        finally:
+        except BaseException:
             processor.stop()
+            raise
+        finally:
             pool.shutdown(cancel_futures=True)
 
 
