@@ -53,7 +53,7 @@ def exists(location: str, name: str, field: str = "data_dir") -> bool:
 
 
 def fetch_file(location: str, file: Path) -> bool:
-    """Download the file of the same name from a URL, and replace `file` with it.
+    """Download the file with the name of `file` from a URL, and replace `file`.
 
     fsspec's `filecache::` is not used: its downloads are not atomic, and it keeps a damaged copy.
 
@@ -74,7 +74,7 @@ def fetch_file(location: str, file: Path) -> bool:
 
 @contextmanager
 def create_file(location: str, name: str) -> Iterator[Path]:
-    """Yield a temporary path. After the block, the file gets its name in a folder, or is uploaded to a URL."""
+    """Yield a temporary path. After the block, move the file to its name in the folder, or upload it to the URL."""
     if not is_url(location):
         with write_atomically(Path(location) / name) as partial:
             yield partial
@@ -87,7 +87,7 @@ def create_file(location: str, name: str) -> Iterator[Path]:
 
 
 def list_files(url: str) -> dict[str, int]:
-    """Return the sizes in bytes of all files under a URL by relative path; the path of the URL itself is ""."""
+    """Return the sizes in bytes of all files under a URL by relative path. If the URL is a file, its path is ""."""
     with _open_filesystem(url, "source") as (filesystem, path):
         found = filesystem.find(path, detail=True)
     top = path.rstrip("/")
@@ -115,7 +115,7 @@ class _MissingError(LoupeError):
 
 @contextmanager
 def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
-    """Yield the fsspec file system of a URL and the path in it; errors in the block become one-line errors."""
+    """Yield the fsspec file system of a URL and the path in that system; errors in the block become one-line errors."""
     try:
         import fsspec
 

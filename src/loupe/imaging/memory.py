@@ -36,7 +36,7 @@ class MemoryBudget:
 
         Args:
             count: the number of bytes.
-            purpose: what the bytes are for; the error message contains it.
+            purpose: the purpose of the bytes, for the error message.
 
         Raises:
             PhotoError: `count` exceeds the budget.
@@ -69,7 +69,7 @@ class Reservation:
     def resize(self, count: int, purpose: str) -> None:
         """Change the number of reserved bytes; arguments and errors are those of `reserve`.
 
-        Only one thread at a time may enlarge a reservation. Otherwise, two waiting threads could each keep the bytes
+        Only one thread at a time may increase a reservation. Otherwise, two waiting threads could each keep the bytes
         that the other needs.
         """
         total = self._budget.total

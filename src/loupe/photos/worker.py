@@ -77,7 +77,7 @@ class PhotoAnswer:
 
     Args:
         out: the file of the result; "" if there is none.
-        reason: why there is no result, in one line.
+        reason: the reason for a missing result, in one line.
         declined: the photo is not small, or needs more memory than small photos get.
         figure: the HTML of the figure.
         last: the process ends after this answer.
