@@ -115,7 +115,7 @@ class _MissingError(LoupeError):
 
 @contextmanager
 def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
-    """Yield the fsspec file system of a URL and the path in that system; errors in the block become one-line errors."""
+    """Yield the fsspec file system of a URL and the path in it; errors in the block become one-line errors."""
     try:
         import fsspec
 

@@ -2,7 +2,8 @@
 
 The program sends the name of the network's geometry over the first connection. Then it answers requests on all
 connections. A request is the shape of an image and its float32 values. An answer is a length and the values of the
-result."""
+result.
+"""
 
 import json
 import resource
