@@ -147,11 +147,14 @@ class RequestGuard:
             raise HttpError(413, f"body: must have at most {MAX_BODY_BYTES / 1e6:g} MB, got {size / 1e6:.1f}")
         small = size <= MAX_SMALL_BODY_BYTES
         async with self._small if small else self._large:
+            request = _current.get()
+            assert request is not None
+            body_timeout_s = SMALL_BODY_TIMEOUT_S if small else request.control.get_remaining_s()
             try:
-                async with asyncio.timeout(SMALL_BODY_TIMEOUT_S if small else None):
+                async with asyncio.timeout(body_timeout_s):
                     body = await read_body(receive)
             except TimeoutError:
-                raise HttpError(408, f"body: must arrive within {SMALL_BODY_TIMEOUT_S:g} s") from None
+                raise HttpError(408, f"body: must arrive within {body_timeout_s:.1f} s") from None
             validate_body(body, separators)
             if small:
                 return await self._call_app(scope, receive, body)
