@@ -175,6 +175,11 @@ def test_an_endless_body_without_a_declared_size_is_refused_and_the_connection_c
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
+def test_other_routes_close_the_connection():
+    status, content, sent = call(echo, path="/ping")
+    assert (status, content, sent[0]["headers"]) == (200, b"{}", [(b"connection", b"close")])
+
+
 def test_large_bodies_are_parsed_one_at_a_time_and_small_ones_do_not_wait(monkeypatch):
     monkeypatch.setattr(serving, "MAX_SMALL_BODY_BYTES", 2)
     working, most, release = 0, 0, asyncio.Event()

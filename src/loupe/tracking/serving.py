@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ class RequestGuard:
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve a request."""
         if scope["type"] != "http" or scope["path"] != ROUTE:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, partial(_send_and_close, send))
             return
         if not self._has_threads:  # MLflow uses the default threads, 4 more than cores
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
@@ -181,6 +182,13 @@ class RequestGuard:
         content = b"".join(message.get("body", b"") for message in sent)
         status: int = sent[0]["status"]
         return status, content if status == 200 else shorten_error(status, content)
+
+
+async def _send_and_close(send: "Send", message: "Message") -> None:
+    """Send a message of a response; the connection closes after it, since the body may be endless."""
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+    await send(message)
 
 
 @asynccontextmanager
