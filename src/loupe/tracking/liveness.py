@@ -39,7 +39,7 @@ def process_tags() -> dict[str, str]:
 
 @contextmanager
 def heartbeats(run_id: str) -> Iterator[None]:
-    """Send heartbeats of a run until the block exits, so that processes on other machines know that this one is alive."""
+    """Send heartbeats of a run until the block exits, so that other machines know that this process is alive."""
     stopped = threading.Event()
 
     def send() -> None:
