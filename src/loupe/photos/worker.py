@@ -52,9 +52,9 @@ class PhotoRequest:
         photo: the file.
         folder: an existing folder for the result.
         scale: the scale factor, such as `3/2`.
-        suffix: the suffix of the result; "" for that of the photo's format.
+        suffix: the suffix of the result; "" for the suffix of the photo's format.
         max_pixels: the largest number of pixels of the photo, all frames or pages together.
-        max_result_pixels: the same for the result.
+        max_result_pixels: the largest number of pixels of the result, counted in the same way.
         max_pages: the largest number of frames or pages.
         small: decline a photo that is not small.
         shown: width and height of the figure that compares the photo and its result; None for no figure.
@@ -77,7 +77,7 @@ class PhotoAnswer:
 
     Args:
         out: the file of the result; "" if there is none.
-        reason: why there is none, in one line.
+        reason: why there is no result, in one line.
         declined: the photo is not small, or needs more memory than small photos get.
         figure: the HTML of the figure.
         last: the process ends after this answer.
@@ -95,12 +95,12 @@ def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large:
 
     Args:
         load_networks: called once.
-        max_bytes: the memory that the photos may take, in addition to that of the loaded networks.
+        max_bytes: the memory that the photos may take, in addition to the memory of the loaded networks.
         large: whether the process is the one for large photos.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, which closes standard input
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries that print do not disturb the protocol
+    os.dup2(2, 1)  # text that libraries print does not mix with the answers
     warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
     try:
         networks = load_networks()
@@ -162,7 +162,7 @@ def answer_request(
 def limit_memory(more_bytes: int) -> None:
     """Let the system refuse memory that this process requests beyond its present size plus `more_bytes`.
 
-    Only Linux can do it: elsewhere nothing is limited.
+    Only Linux supports this. On other systems, the function does nothing.
     """
     if not STATUS.exists():
         return
@@ -225,7 +225,7 @@ def _refuse_for_memory(request: PhotoRequest) -> PhotoAnswer:
 
 
 def _read_lines(stream: IO[str], lines: "SimpleQueue[str]") -> None:
-    """Read requests; at the end of the stream the server has ended, and this process ends, even while it works."""
+    """Read requests. When the stream ends, the server has ended: exit, even while a photo is upscaled."""
     for line in stream:
         lines.put(line)
     os._exit(0)
