@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB has 43 MB in base64
 PARTS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators of values, for the accepted content types
-# In a body: 3 bytes of JSON can take 64 bytes of memory, and parsers are recursive.
+# Limits of a body: 3 bytes of JSON can take 64 bytes of memory, and parsers are recursive.
 MAX_PARTS, MAX_BRACKETS = 2000, 300
 BLOCK_BYTES = 48 * 1024  # a multiple of 3: the parts of a text in base64 can be joined
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
 
 
 class HttpError(Exception):
-    """The request is refused; the arguments are a status and a line."""
+    """The request is refused; the arguments are an HTTP status and an error message of one line."""
 
 
 class ClientGoneError(Exception):

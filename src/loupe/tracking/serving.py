@@ -1,7 +1,8 @@
 """Guards the route of MLflow's scoring server that upscales photos.
 
-MLflow's server reads bodies of any size, works on after its timeout, and answers some malformed requests with status
-500 and a traceback. It has no hooks: `guard_server` replaces the class of its app while MLflow loads the model.
+MLflow's server reads bodies of any size, continues to work after its timeout, and answers some malformed
+requests with status 500 and a traceback. The server has no hooks: `guard_server` replaces the class of its app while
+MLflow loads the model.
 """
 
 import asyncio
@@ -96,7 +97,7 @@ class RequestGuard:
 
     Args:
         app: the app of MLflow.
-        timeout_s: the time for a request without that for sending the result.
+        timeout_s: the time for a request, without the time for sending the result.
     """
 
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
@@ -110,7 +111,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # MLflow uses the default threads, 4 more than cores
+        if not self._has_threads:  # MLflow uses the default number of threads: cores + 4
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
