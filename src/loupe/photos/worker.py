@@ -27,6 +27,7 @@ from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.isolated_reader import IsolatedReader
 from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.reader import Photo, read_photo
+from loupe.imaging.writer import EncodeOptions
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
 from loupe.photos.processing import ProcessingOptions, process_jobs
@@ -35,9 +36,11 @@ from loupe.photos.upscaling import UpscaleTransform, compute_size
 from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
+LOW_MEMORY_PIXELS = 20_000_000  # of a result: larger ones are encoded with less memory
 NICENESS = 5  # of the process for large photos: small ones are upscaled first
 STATUS = Path("/proc/self/status")
-MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread"  # in errors of libraries that got no memory
+# in errors of libraries that got no memory; the last is that of the WebP encoder
+MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1"
 RECYCLED_SHARE = 0.5  # a process that needed this share of its memory ends after the answer, which frees the memory
 
 
@@ -185,7 +188,11 @@ def _upscale(
     out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
     job = PhotoJob(photo, out)
     options = ProcessingOptions(
-        UpscaleTransform(target, networks), overwrite=True, memory=max_bytes, readers=[_DirectReader()]
+        UpscaleTransform(target, networks),
+        EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
+        overwrite=True,
+        memory=sys.maxsize if STATUS.exists() else max_bytes,  # `limit_memory` is exact, estimates are for the worst
+        readers=[_DirectReader()],
     )
     for outcome in process_jobs([job], options, report):
         if outcome.reason:

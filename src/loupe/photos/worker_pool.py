@@ -1,6 +1,7 @@
 """The two worker processes of a server that upscales photos: one for small photos, one for all others."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -57,9 +58,11 @@ class Control:
 
     def limit(self, timeout_s: float) -> "Control":
         """Return a control that also ends the work after this time, from now."""
-        if self.timeout_s is not None:
-            timeout_s = min(timeout_s, self.started + self.timeout_s - time.monotonic())
-        return Control(timeout_s, self.cancelled)
+        return Control(min(timeout_s, self.get_remaining_s()), self.cancelled)
+
+    def get_remaining_s(self) -> float:
+        """Return the time until the work must end."""
+        return math.inf if self.timeout_s is None else self.started + self.timeout_s - time.monotonic()
 
 
 class PhotoWorkers:
