@@ -29,7 +29,7 @@ CALL_LIMIT_S = 20  # per image
 
 
 def main() -> None:
-    """Load the network that the last argument describes, and answer requests until the parent ends."""
+    """Load the network of the last argument, and answer requests until the parent closes the connections."""
     request = json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in a terminal ends this process inside onnxruntime, too
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
