@@ -50,7 +50,7 @@ def write_dataset(folder, labels):
             "row": list(range(len(numbers))),
         }
         parts.append(pa.table(columns, schema=manifest.build_table([]).schema))
-    settings = {"scales": "3:2", "luminance": "rec601"}
+    settings = {"scales": "3:2", "luminance": "rec601", "source": "photos"}
     manifest.write_manifest(
         str(folder), parts, {"digest": "", "settings": settings, "statistics": {}, "shards": shards}
     )

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet
 
 from loupe.config import parse_settings
 from loupe.data import manifest, preparation
@@ -27,7 +28,8 @@ STEPS = 50
 def repeat_dataset(small, folder, size):
     """Write a dataset of `size` labels, which repeats a small one; returns its folder."""
     folder.mkdir()
-    table, shards, parts = small.table.filter(small.table["row"].is_valid()), {}, []
+    rows = pyarrow.parquet.read_table(small.folder / manifest.MANIFEST)
+    table, shards, parts = rows.filter(rows["row"].is_valid()), {}, []
     numbers = 1 + max(table["shard"].to_pylist())
     for turn in range(-(-size // len(table))):
         rows = table.slice(0, min(len(table), size - turn * len(table))).to_pylist()
