@@ -22,7 +22,7 @@ from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams
 from loupe.config import STEPS, list_fields, parse_settings
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, describe_error
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
@@ -181,7 +181,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     if isinstance(error, LoupeError | OSError):
         return text, 1
     if type(error).__module__.partition(".")[0] in LIBRARIES_WITH_USER_ERRORS:
-        return text.splitlines()[0], 1
+        return describe_error(error, os.environ.get("MLFLOW_TRACKING_URI", "")), 1
     raise error
 
 

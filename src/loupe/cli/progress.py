@@ -5,6 +5,8 @@ import unicodedata
 from types import TracebackType
 from typing import Self
 
+from loupe.errors import mask_secrets
+
 # Unicode categories that change the output of a terminal or are invisible: control characters, formats such as
 # right-to-left overrides, lone surrogates (bytes of file names that are not text), line and paragraph separators.
 CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
@@ -21,9 +23,9 @@ def escape_control_characters(text: str) -> str:
 
 
 def print_line(text: str, quiet: bool) -> None:
-    """Print a line, unless quiet."""
+    """Print a line with masked secrets, unless quiet."""
     if not quiet:
-        print(escape_control_characters(text), flush=True)
+        print(escape_control_characters(mask_secrets(text)), flush=True)
 
 
 def print_lines(text: str, quiet: bool) -> None:
@@ -33,8 +35,8 @@ def print_lines(text: str, quiet: bool) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print one line to standard error; line breaks in the text become spaces."""
-    print(escape_control_characters(" ".join(text.split())), file=sys.stderr, flush=True)
+    """Print one line with masked secrets to standard error; line breaks in the text become spaces."""
+    print(escape_control_characters(mask_secrets(" ".join(text.split()))), file=sys.stderr, flush=True)
 
 
 def print_left_out(reasons: list[str], total: int, quiet: bool) -> None:

@@ -19,7 +19,6 @@ from loupe.config.fields import (
     Unset,
     field,
     format_value,
-    hide_password,
 )
 from loupe.config.photos import ENSEMBLE
 from loupe.config.training import DATASET, RECOMPOSE, THREADS, TRAINED_SCALES, Recompose
@@ -185,10 +184,6 @@ class Sweep(DatasetSettings):
     champion: bool = field(True, "score the best models on the test split and register the best one")
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
     SMOKE = {"max_trials": 2}
-
-    def to_texts(self) -> dict[str, str]:
-        """Return the texts as in the base class, but without the password of a database."""
-        return {name: hide_password(text) for name, text in super().to_texts().items()}
 
 
 class Report(Settings):

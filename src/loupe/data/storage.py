@@ -5,13 +5,14 @@ A location is the path of a folder or file, or a URL such as `s3://bucket/prefix
 
 import os
 import posixpath
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import MASK, LoupeError, UsageError, describe_error, is_masked, mask_secrets
 from loupe.imaging.atomic import write_atomically
 
 # An unreachable store is reported within seconds. s3fs itself repeats requests that may succeed later.
@@ -38,9 +39,15 @@ def get_local_folder(location: str) -> Path:
     """Return the local folder with the files of a location: the folder itself, or the copy of a URL in the cache."""
     if not is_url(location):
         return Path(location)
-    protocol, _, path = location.partition("://")
+    protocol, _, path = hide_secrets(location).partition("://")
     cache = Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser()
     return cache / protocol / posixpath.normpath(f"/{path}").lstrip("/")
+
+
+def hide_secrets(location: str) -> str:
+    """Return a location for names of files, without its secrets."""
+    masked = mask_secrets(location)
+    return location if masked == location else re.sub(rf"([^/@]*{re.escape(MASK)}@|\?.*)", "", masked)
 
 
 def exists(location: str, name: str, field: str = "data_dir") -> bool:
@@ -116,16 +123,21 @@ class _MissingError(LoupeError):
 @contextmanager
 def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
     """Yield the fsspec file system of a URL and the path in it; errors in the block become one-line errors."""
+    if is_masked(url):
+        raise UsageError(
+            f"{field}: must have its password or token, which runs and datasets do not store, got {url!r}; give the "
+            "full URL, or in data_dir the folder that contains the dataset"
+        )
     try:
         import fsspec
 
         yield fsspec.url_to_fs(url, **OPTIONS.get(url.partition("://")[0], {}))
     except FileNotFoundError as error:
-        raise _MissingError(f"{field}: {url!r}: {error}") from None
+        raise _MissingError(f"{field}: {url!r}: {describe_error(error, url)}") from None
     except ImportError as error:
-        raise UsageError(f"{field}: {url!r} needs another package: {error}") from None
+        raise UsageError(f"{field}: {url!r} needs another package: {describe_error(error, url)}") from None
     except ValueError as error:
-        raise UsageError(f"{field}: {url!r}: {error}") from None
+        raise UsageError(f"{field}: {url!r}: {describe_error(error, url)}") from None
     except Exception as error:  # every file system has its own exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(mask_secrets(str(error), url).split()) or type(error).__name__
         raise LoupeError(f"{field}: {url!r}: {reason}") from None

@@ -19,7 +19,7 @@ import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from loupe.errors import UsageError
+from loupe.errors import UsageError, mask_secrets
 from loupe.search import sampling
 from loupe.search.sweep_file import Params, SweepFile
 
@@ -166,7 +166,7 @@ class SweepStudy:
         trial_id = self._find_id(trial)
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_user_attr(trial_id, FAILURE, failure)
-            self._storage.set_trial_user_attr(trial_id, REASON, reason[:MAX_REASON_LENGTH])
+            self._storage.set_trial_user_attr(trial_id, REASON, mask_secrets(reason)[:MAX_REASON_LENGTH])
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:

@@ -9,7 +9,7 @@ from loupe.cli.progress import print_line, print_lines
 from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.training import Train
-from loupe.errors import UsageError
+from loupe.errors import UsageError, mask_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +106,9 @@ def load_resumed_settings(settings: Train) -> Train:
     given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
     for name in sorted(given.keys() - FREE_FIELDS):
         default = type(settings).model_fields[name].default
-        if given[name] not in (old.get(name), format_value(default)):
+        if mask_secrets(given[name]) == old.get(name):
+            old[name] = given[name]  # a URL with its password, which the run does not store
+        elif given[name] != format_value(default):
             raise UsageError(f"{name}: must be {old.get(name)} as in run {run_id}, got {given[name]}")
     kept = {name: value for name, value in old.items() if name not in FREE_FIELDS}
     return parse_settings("train", kept | {name: given[name] for name in FREE_FIELDS & given.keys()})

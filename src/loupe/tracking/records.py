@@ -16,6 +16,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.storage import make_absolute
+from loupe.errors import mask_secrets
 from loupe.tracking import delivery
 from loupe.tracking.record_handlers import now
 
@@ -33,7 +34,8 @@ def log_to_run(run_id: str) -> Iterator[None]:
 
 
 def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> None:
-    """Log a record to the run; see `delivery.log_record`."""
+    """Log a record to the run, with masked secrets; see `delivery.log_record`."""
+    body = {name: mask_secrets(value) if isinstance(value, str) else value for name, value in body.items()}
     delivery.log_record(_RUN_ID.get() or str(mlflow.active_run().info.run_id), kind, body, file)
 
 
@@ -62,9 +64,14 @@ def log_figure(figure: Any, name: str) -> None:
 
 
 def log_json(value: Any, name: str) -> None:
-    """Log a dict or list as a JSON file."""
+    """Log a dict or list as a JSON file with masked secrets."""
+    log_text(json.dumps(value, indent=2, default=str), name)
+
+
+def log_text(text: str, name: str) -> None:
+    """Log a text file with masked secrets."""
     with _temporary_file(name) as (file, folder):
-        file.write_text(json.dumps(value, indent=2, default=str), encoding="utf-8")
+        file.write_text(mask_secrets(text), encoding="utf-8")
         log_file(file, folder)
 
 
@@ -84,7 +91,8 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 def log_dataset(dataset: Dataset, context: str) -> None:
     """Log a prepared dataset with its digest as an input of the run."""
-    source = CodeDatasetSource({"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings})
+    tags = {"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings}
+    source = CodeDatasetSource({name: mask_secrets(text) for name, text in tags.items()})
     fields = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()
     body = {name: fields[name] for name in ("name", "digest", "source_type", "source")}
     log_record("input", body | {"context": context})

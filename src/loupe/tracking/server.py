@@ -12,8 +12,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
-from loupe.config.fields import hide_password
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, mask_secrets
 from loupe.tracking.deadline import call_within
 
 T = TypeVar("T")
@@ -63,7 +62,7 @@ def is_unreachable_error(error: BaseException) -> bool:
 
 def unreachable_text() -> str:
     """Return the start of all messages about an unreachable server."""
-    return f"tracking: {hide_password(mlflow.get_tracking_uri())} is unreachable"
+    return f"tracking: {mask_secrets(mlflow.get_tracking_uri())} is unreachable"
 
 
 def wait_until_reachable() -> None:

@@ -12,8 +12,7 @@ import requests
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
-from loupe.config.fields import hide_password
-from loupe.errors import LoupeError, UsageError, describe_error
+from loupe.errors import LoupeError, UsageError, describe_error, mask_secrets
 from loupe.imaging.atomic import publish
 from loupe.imaging.file_locks import lock_file
 from loupe.tracking.deadline import call_within
@@ -64,7 +63,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
     """
     uri = mlflow.get_tracking_uri()
     scheme = uri.partition(":")[0]
-    shown = hide_password(uri)
+    shown = mask_secrets(uri)
     try:
         if scheme in SERVERS:
             requests.Request("GET", uri).prepare()
@@ -75,10 +74,12 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
         url.get_dialect().import_dbapi()
     except (ValueError, requests.RequestException, sqlalchemy.exc.ArgumentError) as error:
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: must be a valid URL, got {shown!r}: {describe_error(error)}"
+            f"MLFLOW_TRACKING_URI: must be a valid URL, got {shown!r}: {describe_error(error, uri)}"
         ) from None
     except ImportError as error:
-        raise UsageError(f"MLFLOW_TRACKING_URI: {shown!r} needs another package: {describe_error(error)}") from None
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI: {shown!r} needs another package: {describe_error(error, uri)}"
+        ) from None
     file = get_sqlite_file(uri)
     try:
         if file is not None:
@@ -87,7 +88,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
             engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
             call_within(seconds, lambda: engine.connect().close())
     except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, TimeoutError) as error:
-        raise LoupeError(f"tracking: {shown} cannot be used: {describe_error(error)}") from None
+        raise LoupeError(f"tracking: {shown} cannot be used: {describe_error(error, uri)}") from None
 
 
 def _check_file(file: Path, seconds: float, writes: bool) -> None:
