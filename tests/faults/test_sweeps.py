@@ -6,9 +6,15 @@ import time
 from collections import Counter
 
 import optuna
+import psutil
 import pytest
 import services
 from jobs import build_env, list_runs, loupe, open_store, read_error
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from loupe.search.study import FAILURE, ORPHANED
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults of sweeps")]
 SWEEP = """
@@ -57,6 +63,42 @@ def test_no_trial_is_lost_when_the_database_restarts(tmp_path, dataset):
     assert len(ended) == 6
     assert not [trial for trial in trials if trial.state.name in ("RUNNING", "WAITING")]
     assert not [run for run in list_runs(tmp_path) if run.info.status in ("RUNNING", "FAILED")]
+
+
+def test_a_worker_that_was_suspended_adds_no_result_after_its_trial_was_given_to_another(tmp_path, dataset):
+    text = SWEEP.format(
+        name="suspended", hidden="16,8", repeats=1, steps=2000, every=20, search='activation = ["tanh"]'
+    )
+    (tmp_path / "sweep.toml").write_text(text)
+    open_store(tmp_path).search_experiments()  # two processes that make one store break it
+    arguments = ["sweep", "sweep.toml", "--dataset", str(dataset), "--no-champion", "--workers", "1", "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loupe", *arguments], cwd=tmp_path, env=build_env(), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    for _ in range(1200):
+        assert process.poll() is None, process.stdout.read()
+        trained = [run for run in list_runs(tmp_path) if "val/mae" in run.data.metrics]
+        if trained:
+            break
+        time.sleep(0.1)
+    worker = psutil.Process(int(trained[0].data.tags["loupe.pid"]))
+    worker.suspend()
+    study = optuna.load_study(
+        study_name="suspended", storage=JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
+    )
+    (suspended,) = study.trials
+    study._storage.set_trial_user_attr(suspended._trial_id, FAILURE, ORPHANED)  # as a sweep elsewhere does
+    study._storage.set_trial_state_values(suspended._trial_id, TrialState.FAIL)
+    open_store(tmp_path).set_terminated(trained[0].info.run_id, "KILLED")
+    while len(study.trials) == 1:
+        time.sleep(0.1)
+    worker.resume()
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    runs = {run.info.run_id: run.info.status for run in list_runs(tmp_path) if "val/mae" in run.data.metrics}
+    assert runs == {trained[0].info.run_id: "KILLED", study.trials[1].user_attrs["run"]: "FINISHED"}
 
 
 def test_a_diverging_trial_fails_with_its_last_checkpoint_and_the_others_continue(tmp_path, dataset):

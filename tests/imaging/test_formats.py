@@ -26,7 +26,7 @@ from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import get_bundled_networks
 from loupe.photos.processing import Outcome, ProcessingOptions, process_jobs
 from loupe.photos.sizes import Target
-from loupe.photos.upscaling import upscale_image, upscale_photo
+from loupe.photos.upscaling import UpscaleTransform, upscale_image, upscale_photo
 
 SIZE = (45, 31)
 LARGE = (68, 47)  # at 3:2
@@ -578,7 +578,7 @@ def test_metadata_too_long_for_a_jpeg_are_omitted_and_reported(photo, tmp_path, 
 
 def upscale_job(job: PhotoJob) -> Outcome:
     """Upscale a photo by 3:2."""
-    options = ProcessingOptions(lambda image: upscale_image(image, Target(Fraction(3, 2)), NETWORKS))
+    options = ProcessingOptions(UpscaleTransform(Target(Fraction(3, 2)), NETWORKS))
     (outcome,) = process_jobs([job], options, lambda fraction: None)
     return outcome
 

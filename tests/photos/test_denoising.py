@@ -12,6 +12,7 @@ from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
 from loupe.photos import denoising
+from loupe.photos.comparison import read_first
 from loupe.photos.denoising import DenoiseOptions, denoise_image, estimate_noise, read_mask
 
 
@@ -59,7 +60,7 @@ def test_all_conversions_from_16_to_8_bits_are_equal(tmp_path):
     eight = to_8_bits(deep)
     assert np.array_equal(eight, np.rint(deep / 257))
     Image.fromarray(deep).save(tmp_path / "mask.png")
-    assert np.array_equal(read_mask(tmp_path / "mask.png", 0), eight)
+    assert np.array_equal(read_mask(tmp_path / "mask.png", 0, read_first), eight)
 
 
 def test_strength_0_and_a_black_mask_change_nothing(photo):
@@ -73,7 +74,7 @@ def test_a_mask_limits_denoising_and_has_soft_edges(photo, tmp_path):
     half = np.zeros(rough.shape[:2], "uint8")
     half[:, 120:] = 255
     Image.fromarray(half).save(tmp_path / "mask.png")
-    mask = read_mask(tmp_path / "mask.png", 8)
+    mask = read_mask(tmp_path / "mask.png", 8, read_first)
     assert 0 < mask[80, 118] < mask[80, 122] < 255
     result = made(rough, DenoiseOptions(1, mask))
     assert np.array_equal(result[:, :100], rough[:, :100])
@@ -110,4 +111,4 @@ def test_a_mask_of_another_size_or_type_is_an_error(photo, tmp_path):
         denoise_image(ImageData(photo), DenoiseOptions(1, np.zeros((2, 3), "uint8")))
     (tmp_path / "mask.png").write_text("no image")
     with pytest.raises(UsageError, match=r"mask: .*mask\.png.*not an image"):
-        read_mask(tmp_path / "mask.png", 8)
+        read_mask(tmp_path / "mask.png", 8, read_first)

@@ -1,5 +1,6 @@
 """The report step with a table of runs; tests/steps/test_report.py tests it with MLflow."""
 
+import os
 import re
 import resource
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from jobs import build_env
 from made_up import SWEEPS, make_table
@@ -96,3 +99,20 @@ def test_docs_contain_the_report_of_their_table(tmp_path):
     pd.testing.assert_frame_equal(results.read(tmp_path / "out" / "results.parquet"), results.read(table))
     for image in re.findall(r"!\[[^]]+\]\(([^)]+)\)", markdown):
         assert (DOCS / image).is_file()
+
+
+@pytest.mark.parametrize("create", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_a_table_that_is_not_a_file_is_refused(create, folder, tmp_path):
+    create(tmp_path / "table")
+    with pytest.raises(UsageError, match=r"^from: must be a results.parquet of a report, got "):
+        results.read(tmp_path / "table")
+
+
+@pytest.mark.parametrize("name", ["run_id", "metrics.val/best_mae", "settings.network", "other"])
+def test_a_table_with_another_column_is_refused(name, folder, tmp_path):
+    table = pq.read_table(folder / "results.parquet")
+    values = pa.array([[{"a": 1}]] * len(table))
+    kept = table.drop_columns([name]) if name in table.column_names else table
+    pq.write_table(kept.append_column(name, values), tmp_path / "table")
+    with pytest.raises(UsageError, match=r"^from: must be a results.parquet of a report, got .*: the column "):
+        results.read(tmp_path / "table")

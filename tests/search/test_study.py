@@ -1,5 +1,6 @@
 """Studies with made-up values instead of trainings: each item runs exactly once, whichever process is killed."""
 
+import datetime
 import json
 import multiprocessing
 import os
@@ -383,6 +384,57 @@ def test_running_trial_without_owner_becomes_an_orphan_after_the_timeout(place, 
     assert sorted(as_keys(work(study))) == sorted(every(GRID))
 
 
+def test_time_of_a_claim_on_another_clock_is_not_used(journal, monkeypatch):
+    study = opened(journal)
+    study.enqueue_missing()
+    study.optuna_study.ask()
+    yesterday = datetime.datetime.now() - datetime.timedelta(days=1)
+    monkeypatch.setattr(optuna.trial.FrozenTrial, "datetime_start", yesterday)
+    assert study.fail_orphans(lambda trial: True) == []
+    later = time.monotonic() + study_module.CLAIM_TIMEOUT_S
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert [trial.number for trial in study.fail_orphans(lambda trial: True)] == [0]
+
+
+def test_worker_that_was_silent_between_claim_and_owner_takes_another_trial(place, monkeypatch):
+    study = opened(place)
+    study.enqueue_missing()
+    set_state = study._storage.set_trial_state_values
+
+    def suspend(trial_id, *arguments):
+        monkeypatch.setattr(study._storage, "set_trial_state_values", set_state)
+        assert set_state(trial_id, *arguments)
+        other = opened(place)
+        monkeypatch.setattr(study_module, "CLAIM_TIMEOUT_S", 0.0)
+        assert [trial.number for trial in other.fail_orphans(lambda trial: True)] == [0]
+        return True
+
+    monkeypatch.setattr(study._storage, "set_trial_state_values", suspend)
+    assert study.claim_trial(HERE).number == 1
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
+def test_worker_that_lost_its_trial_adds_no_second_result(place, state):
+    study = opened(place)
+    study.enqueue_missing()
+    lost = study.claim_trial(HERE)
+    sampling.suggest_params(study.sweep, lost)
+    opened(place).fail_orphans(lambda trial: False)
+    study.enqueue_missing()
+    assert not study.complete_trial(lost, state, 0.01)
+    assert study.optuna_study.trials[lost.number].state == TrialState.FAIL
+    assert len(work(study)) == 8
+    assert states(study) == {"COMPLETE": 8, "FAIL": 1}
+    assert 0.01 not in [trial.value for trial in study.optuna_study.trials]
+
+
+def test_value_that_is_not_a_number_is_an_error(journal):
+    study = opened(journal)
+    study.enqueue_missing()
+    with pytest.raises(ValueError, match="nan"):
+        study.complete_trial(study.claim_trial(HERE), TrialState.COMPLETE, float("nan"))
+
+
 def test_trial_that_another_process_has_failed_gets_no_value(journal):
     study = opened(journal)
     study.enqueue_missing()
@@ -626,7 +678,7 @@ def test_journal_cut_at_any_byte_completes_each_item_once(
     at = min(max(at, 0), len(whole_journal))
     file = tmp_path / "cut.log"
     file.write_bytes(whole_journal[:at])
-    study_storage.remove_incomplete_line(file)
+    study_storage.repair_journal(file)
     kept = file.read_bytes()
     assert kept == whole_journal[: whole_journal.rfind(b"\n", 0, at) + 1]
     study = opened(str(file), parent="next")
@@ -643,12 +695,12 @@ def test_complete_journal_is_not_changed(whole_journal, tmp_path, monkeypatch):
     monkeypatch.setattr(study_storage, "WRITE_TIMEOUT_S", 1e9)  # it must not wait
     file = tmp_path / "whole.log"
     file.write_bytes(whole_journal)
-    study_storage.remove_incomplete_line(file)
+    study_storage.repair_journal(file)
     assert file.read_bytes() == whole_journal
-    study_storage.remove_incomplete_line(tmp_path / "none.log")
+    study_storage.repair_journal(tmp_path / "none.log")
     assert not (tmp_path / "none.log").exists()
     file.write_bytes(b"")
-    study_storage.remove_incomplete_line(file)
+    study_storage.repair_journal(file)
 
 
 def test_line_that_is_completed_meanwhile_is_kept(whole_journal, tmp_path, monkeypatch):
@@ -660,7 +712,7 @@ def test_line_that_is_completed_meanwhile_is_kept(whole_journal, tmp_path, monke
             stream.write(whole_journal[-20:])
 
     monkeypatch.setattr(time, "sleep", meanwhile)
-    study_storage.remove_incomplete_line(file)
+    study_storage.repair_journal(file)
     assert file.read_bytes() == whole_journal
 
 
@@ -668,8 +720,72 @@ def test_incomplete_line_longer_than_a_block_is_removed(tmp_path, without_waitin
     file = tmp_path / "long.log"
     for whole in (b"", RECORD, RECORD * 5000):
         file.write_bytes(whole + RECORD[:-3] + b"x" * 200_000)
-        study_storage.remove_incomplete_line(file)
+        study_storage.repair_journal(file)
         assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"garbage\n", b"\xff\xfe\x00\n", b"\x00" * 5000, b"{}\n", b"[" * 20000 + b"\n", b"5\n", b'"a"\n',
+        b'{"op_code": "5", "worker_id": 1}\n', b'{"op_code":5,"worker_id":"1","tri', b"garbage\nhalf", b"\n",
+    ],
+    ids=[
+        "text", "binary", "zeros", "object", "nested", "number", "string", "types", "half", "text and half", "empty"
+    ],
+)  # fmt: skip
+def test_unreadable_end_of_a_journal_is_removed_and_no_record_is_lost(tail, whole_journal, without_waiting, tmp_path):
+    file = tmp_path / "study.log"
+    file.write_bytes(whole_journal + tail)
+    study_storage.repair_journal(file)
+    assert file.read_bytes() == whole_journal
+    study = opened(str(file), parent="next")
+    study.fail_orphans(lambda trial: False)
+    study.enqueue_missing()
+    work(study)
+    assert study.count_ended() == 8
+
+
+@pytest.mark.parametrize(
+    ("line", "damage"),
+    [(2, b"garbage\n"), (2, b"[]\n"), (2, b'{"op_code":'), (-1, b"\xff\x00\n"), (-1, b"\n"), (-1, b"5\n")],
+)
+def test_records_after_an_unreadable_line_are_refused_and_not_changed(
+    damage, line, whole_journal, without_waiting, tmp_path
+):
+    lines = whole_journal.splitlines(keepends=True)
+    lines.insert(line, damage)
+    file = tmp_path / "study.log"
+    file.write_bytes(b"".join(lines))
+    number = line + 1 if line > 0 else len(lines) - 1
+    with pytest.raises(
+        UsageError, match=rf"^storage: must be an undamaged .*study\.log', whose line {number} is not"
+    ):
+        study_storage.repair_journal(file)
+    assert file.read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b'{"op_code":5,"worker_id":"1"}\n',
+        b'{"op_code":99,"worker_id":"1"}\n',
+        b'{"op_code":4,"worker_id":"1","study_id":0}\n',
+        b'{"op_code":4,"worker_id":"1","study_id":[]}\n',
+    ],
+)
+def test_record_with_other_fields_is_an_error_of_one_line(record, whole_journal, tmp_path):  # fmt: skip
+    file = tmp_path / "study.log"
+    file.write_bytes(whole_journal + record)
+    study_storage.repair_journal(file)
+    with pytest.raises(UsageError, match=r"^storage: .* cannot be opened: [^\n]+$"):
+        opened(str(file))
+
+
+def test_fifo_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match=r"^storage: must be an Optuna journal"):
+        study_storage.open_storage(str(tmp_path / "fifo"))
 
 
 OTHER_FILES = {
@@ -689,7 +805,7 @@ OTHER_FILES = {
 def test_file_that_is_not_a_journal_is_refused_and_not_changed(content, tmp_path, without_waiting):
     file = tmp_path / "other"
     file.write_bytes(content)
-    for refuses in (study_storage.remove_incomplete_line, lambda path: study_storage.open_storage(str(path))):
+    for refuses in (study_storage.repair_journal, lambda path: study_storage.open_storage(str(path))):
         with pytest.raises(UsageError, match=r"^storage: ") as refused:
             refuses(file)
         assert str(file) in str(refused.value)

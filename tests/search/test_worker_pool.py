@@ -7,14 +7,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
+import mlflow
+import optuna
 import psutil
 import pytest
+from optuna.trial import TrialState
 
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError
 from loupe.search import study_storage, worker_job, worker_pool
+from loupe.search.study import SweepStudy
+from loupe.search.sweep_file import SweepFile
+from loupe.tracking import liveness, trials
 
 SWEEP = {
     "study": {"name": "made-up", "metric": "val/mae", "sampler": "grid"},
@@ -95,6 +102,54 @@ def test_sweep_prints_the_error_of_each_crashed_worker(job, monkeypatch, capsys)
     assert str(caught.value).endswith("the last error: a worker exited with status 1: out of memory")
     shown = "sweep made-up: a worker exited with status 1: out of memory\n  Traceback\n  out of memory\n"
     assert capsys.readouterr().out == shown * worker_pool.MAX_CRASHES
+
+
+def test_sweep_continues_until_no_trial_waits_although_a_worker_lost_its_trial(job, monkeypatch):
+    sweep = SweepFile.model_validate(SWEEP)
+    study = SweepStudy(sweep, optuna.storages.InMemoryStorage(), "digest", "parent")
+    lost = []
+
+    def run(job):
+        done = 0
+        while done < job.max_trials and (trial := study.claim_trial({"loupe.host": "elsewhere"})):
+            if not lost:
+                lost.extend(study.fail_orphans(lambda trial: False))
+            study.complete_trial(trial, TrialState.COMPLETE, 0.1)
+            done += 1
+        return done
+
+    @contextmanager
+    def executor(settings, workers):
+        with ThreadPoolExecutor(workers) as threads:
+            yield threads, run, lambda: workers
+
+    monkeypatch.setattr(worker_pool, "_open_executor", executor)
+    monkeypatch.setattr(worker_pool, "_close_orphans", lambda *given: None)
+    monkeypatch.setattr(worker_pool, "POLL_INTERVAL_S", 0.01)
+    job = replace(job, max_trials=0)
+    worker_pool.run_workers(SimpleNamespace(workers=1, quiet=True), study, job, 1)
+    assert study.count_open() == 0
+    assert sorted(trial.state.name for trial in study.optuna_study.trials) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
+def test_sweep_opens_its_run_again_unless_another_run_continues_it(tmp_path, monkeypatch):
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        client = mlflow.MlflowClient()
+        run_id = client.create_run("0").info.run_id
+        for closed in (False, True):
+            if closed:
+                client.set_terminated(run_id, "KILLED")
+            trials.reopen_sweep_run(run_id)
+            assert liveness.is_running(run_id)
+        trials.adopt_trials(run_id, "another")
+        with pytest.raises(LoupeError, match=r"^sweep: run another continues the trials of this sweep$"):
+            trials.reopen_sweep_run(run_id)
+        assert not liveness.is_running(run_id)
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_interrupted_pool_terminates_its_workers_and_no_other_child_process(job, tmp_path, monkeypatch):

@@ -195,6 +195,23 @@ def test_only_uploaded_files_are_read(photo, tmp_path):
         assert httpx.get(f"{server}/gradio_api/file={photo}", timeout=60).status_code == 403
 
 
+def test_requests_of_other_sites_are_refused_and_deleted_uploads_are_reported(photo, tmp_path):
+    httpx = pytest.importorskip("httpx", reason="gradio, which brings it, is not installed")
+    with serving(tmp_path) as server, httpx.Client(base_url=server, timeout=60) as client:
+        assert client.get("/").status_code == 200
+        for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+            assert client.get("/", headers=headers).status_code == 403
+            files = {"files": photo.read_bytes()}
+            assert client.post("/gradio_api/upload", headers=headers, files=files).status_code == 403
+        assert not list((tmp_path / "temporary").rglob("*.jpg"))
+        (path,) = client.post("/gradio_api/upload", files={"files": ("photo.jpg", photo.read_bytes())}).json()
+        Path(path).unlink()
+        data = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, 2]}
+        event = client.post("/gradio_api/call/upscale", json=data).json()["event_id"]
+        answer = client.get(f"/gradio_api/call/upscale/{event}").text
+        assert "photo.jpg: was deleted after 10 minutes; choose it again" in answer
+
+
 def test_the_comparison_works_with_the_keyboard(page, photo, tmp_path):
     loupe("upscale", photo, "--out", "large.jpg", "--compare", "page.html", "--model", "bundled", cwd=tmp_path)
     asked = []

@@ -122,6 +122,19 @@ def png(width, height, rows=100):
         (["photo"], {"format": "exe"}, "format: must be same, jpg"),
         ("{", {}, "valid JSON"),
         (json.dumps({"dataframe_split": {"columns": ["other"], "data": [["x"]]}}), {}, "photo"),
+        ("[" * 100_000, {}, "brackets"),
+        ('{"dataframe_split": ' * 100_000, {}, "brackets"),
+        ('{"inputs": ' + "[" * 200 + "]" * 200 + "}", {}, "Invalid input"),
+        ('{"inputs": ' + "1" * 5000 + "}", {}, "input: must be a table of photos, got other data: ValueError"),
+        ('{"dataframe_split": 5}', {}, "must be a dictionary"),
+        ('{"dataframe_split": {"columns": 5, "data": {}}}', {}, "split"),
+        ('{"dataframe_records": [5, null]}', {}, "photo"),
+        ('{"inputs": null}', {}, "photo"),
+        ('{"instances": [{"photo": {"a": [1]}}]}', {}, "must be an image file in base64"),
+        ('{"dataframe_split": {"columns": ["photo"], "data": [["x"]]}, "params": [1]}', {}, "must be a dictionary"),
+        (["photo"], {"scale": {"a": 1}}, "scale"),
+        (["photo"], {"format": ["png"]}, "format"),
+        (json.dumps({"dataframe_split": {"columns": ["photo"], "data": [["x"]] * 101}}), {}, "at most 100 photos"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -130,12 +143,19 @@ def test_bad_request_is_refused_and_the_server_continues(address, photo, data, p
     response = send(address, [good] if data == ["photo"] else data, params)
     assert 400 <= response.status_code < 500
     assert word in response.json()["message"]
+    assert "\n" not in response.json()["message"]
     assert "Traceback" not in response.text
     assert send(address, [good]).status_code == 200
 
 
-def test_unknown_content_type_is_refused(address):
-    assert send(address, "photo", content_type="text/plain").status_code == 415
+@pytest.mark.parametrize("content_type", ["text/plain", "", None, "application/vnd.apache.parquet"])
+def test_unknown_content_type_is_refused(address, content_type):
+    assert send(address, "photo", content_type=content_type).status_code == 415
+
+
+def test_csv_is_accepted(address, photo):
+    table = f"photo\n{base64.b64encode(photo).decode()}\n"
+    assert open_photo(send(address, table, content_type="text/csv")).size == (144, 96)
 
 
 def test_registered_photo_model_follows_the_champion(finished_main):

@@ -24,7 +24,8 @@ def log_model(run_id: str) -> None:
     with records.log_to_run(run_id):
         records.log_record("input", DATASET)
         records.log_metrics({"val/best_mae": 0.1})
-        models.log_model(keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 1)], name=name), [])
+        image = keras.Input((None, None, 1))
+        models.log_model(keras.Model(image, keras.layers.Conv2D(1, 1)(image), name=name), [])
 
 
 def test_an_incomplete_model_is_not_found_and_the_next_model_replaces_it(run_id: str) -> None:

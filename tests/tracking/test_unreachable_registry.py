@@ -1,8 +1,13 @@
 """Models are looked up in MLflow only if it is installed and has a store, and only for a few seconds."""
 
+import contextlib
 import importlib.util
 import os
 import socket
+import socketserver
+import sqlite3
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,23 +16,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from loupe.errors import UsageError
-from loupe.tracking import server
+from loupe.errors import LoupeError
+from loupe.tracking import resolver, server, store
 from loupe.tracking.resolver import resolve_model
 
 NAME, SCALE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", Fraction(3, 2)
-
-
-@pytest.fixture
-def dead_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The tracking URI of a server that refuses connections."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        uri, before = f"http://127.0.0.1:{reserved.getsockname()[1]}", mlflow.get_tracking_uri()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        mlflow.set_tracking_uri(uri)
-        yield uri
-        mlflow.set_tracking_uri(before)
 
 
 def test_without_mlflow_the_champion_is_the_bundled_network_although_a_store_exists(
@@ -42,12 +35,158 @@ def test_without_mlflow_the_champion_is_the_bundled_network_although_a_store_exi
     assert Path("mlflow.db").read_bytes() == b"a store"
 
 
-@pytest.mark.parametrize("name", ["champion", "models:/loupe@champion", "runs:/0/model"])
-def test_an_unreachable_server_is_an_error_within_seconds(name: str, dead_server: str) -> None:
+HEADER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+ANSWERS = {
+    "nothing": (),
+    "a byte per 0.1 s": HEADER[:60],
+    "reset": None,
+    "redirect": (b"HTTP/1.1 302 Found\r\nLocation: /again\r\nConnection: close\r\n\r\n",),
+    "page": (HEADER + b"<html>not MLflow</html>",),
+    "list": (HEADER + b"[]",),
+    "null": (HEADER + b"null",),
+    "other types": (HEADER + b'{"model_version": [1], "run": 3}',),
+    "numbers": (HEADER + b'{"model_version": {"name": 1, "version": {}, "run_id": [], "source": 0}}',),
+    "error": (b"HTTP/1.1 500 Error\r\nConnection: close\r\n\r\n",),
+}
+
+
+class BadServer(socketserver.ThreadingTCPServer):
+    """A server whose answer is one of ANSWERS: parts, one after the other, or bytes sent slowly."""
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self, answer: bytes | tuple[bytes, ...] | None) -> None:
+        self.answer, self.is_closed = answer, threading.Event()
+        super().__init__(("127.0.0.1", 0), BadAnswer)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing: the lines of the client are counted."""
+
+
+class BadAnswer(socketserver.BaseRequestHandler):
+    server: BadServer
+
+    def handle(self) -> None:
+        answer = self.server.answer
+        if answer is None:
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
+        with contextlib.suppress(OSError):
+            self.request.recv(65536)
+            for part in answer if isinstance(answer, tuple) else (bytes([byte]) for byte in answer):
+                self.request.sendall(part)
+                if not isinstance(answer, tuple):
+                    self.server.is_closed.wait(0.1)
+            if answer == () or isinstance(answer, bytes):
+                self.server.is_closed.wait(60)
+
+
+@pytest.fixture
+def bad_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The tracking URI of a BadServer with the answer that the parameter names."""
+    bad, before = BadServer(ANSWERS[request.param]), mlflow.get_tracking_uri()
+    threading.Thread(target=bad.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    uri = f"http://user:secret@127.0.0.1:{bad.server_address[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    monkeypatch.setattr(resolver, "LOOKUP_TIMEOUT_S", 0.5)
+    yield uri
+    bad.is_closed.set()
+    mlflow.set_tracking_uri(before)
+    bad.shutdown()
+    bad.server_close()
+
+
+def check_fallback(capsys: pytest.CaptureFixture[str], seconds: float = 3.0) -> str:
+    """Check that the champion is the bundled network, after one line; returns the line."""
     started = time.monotonic()
-    with pytest.raises((mlflow.MlflowException, UsageError), match=r"127\.0\.0\.1"):
+    networks = resolve_model("champion")
+    assert networks.get(SCALE).name == "the bundled network small of 3:2 (the store cannot be used)"
+    assert networks.get(Fraction(2)).name == "the bundled network small of 2:1 (the store cannot be used)"
+    assert time.monotonic() - started < seconds
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    (line,) = lines
+    assert line.endswith("; the bundled networks are used")
+    assert "secret" not in line
+    return str(line)
+
+
+@pytest.mark.parametrize("bad_server", ANSWERS, indirect=True)
+def test_with_a_bad_server_the_bundled_network_is_used_after_one_line(
+    bad_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_fallback(capsys).startswith("tracking: http://user:***@127.0.0.1:")
+
+
+@pytest.mark.parametrize("bad_server", ["nothing", "list"], indirect=True)
+@pytest.mark.parametrize("name", ["models:/loupe@champion", "runs:/0/model"])
+def test_a_model_by_its_uri_is_an_error_if_the_server_is_bad(name: str, bad_server: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(LoupeError, match=r"tracking: |model: ") as caught:
         resolve_model(name).get(SCALE)
-    assert time.monotonic() - started < 20
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mssql", "mysql+pymysql", "postgresql+psycopg2"])
+@pytest.mark.parametrize("bad_server", ["nothing"], indirect=True)
+def test_with_a_bad_database_the_bundled_network_is_used_after_one_line(
+    scheme: str, bad_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mlflow.set_tracking_uri(bad_server.replace("http", scheme))
+    check_fallback(capsys)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://[::1", "http://", "http://a:99999", "sqlite:", "postgresql://[::1/x", "no://x"]
+)
+def test_with_a_malformed_uri_the_bundled_network_is_used_after_one_line(
+    uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = mlflow.get_tracking_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    try:
+        check_fallback(capsys)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def damage(what: str, file: Path) -> object:
+    """Create a store that cannot be used; returns what must be kept open."""
+    if what == "pipe":
+        return os.mkfifo(file)
+    if what == "folder":
+        return file.mkdir()
+    if what == "text":
+        return file.write_text("not a database " * 1000)
+    database = sqlite3.connect(file, isolation_level=None)
+    database.execute("CREATE TABLE a (b)")
+    if what == "locked":
+        return database.execute("BEGIN EXCLUSIVE")
+    database.close()
+    content = bytearray(file.read_bytes())
+    place = content.index(b"CREATE TABLE") if what == "schema" else 16
+    content[place : place + 8] = b"\xff" * 8
+    return file.write_bytes(content)
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "text", "locked", "header", "schema"])
+def test_with_a_bad_file_the_bundled_network_is_used_after_one_line(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened, before = damage(what, tmp_path / "mlflow.db"), mlflow.get_tracking_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(resolver, "LOOKUP_TIMEOUT_S", 0.5)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        check_fallback(capsys)
+        with pytest.raises(LoupeError, match=r"^tracking: "):
+            store.check_store(0.1)
+    finally:
+        mlflow.set_tracking_uri(before)
+        del opened
 
 
 @pytest.mark.parametrize(("before", "inside"), [(None, "1"), ("3", "1"), ("0", "0")])
@@ -59,7 +198,7 @@ def test_retries_are_limited_in_the_block_only(
         monkeypatch.setenv(NAME, before)
 
     def look_up() -> None:
-        with server.limit_retries(1):
+        with server.limit_requests(1):
             assert os.environ[NAME] == inside
             raise KeyError
 

@@ -10,9 +10,9 @@ from loupe.errors import UsageError
 from loupe.upscalers.geometry import Geometry
 
 GEOMETRY = st.builds(
-    lambda q, more, sides, halos, luminance: Geometry(q, q + more, q * sides, q * halos, luminance),
-    st.integers(1, 999),
-    st.integers(1, 3000),
+    lambda q, more, sides, halos, luminance: Geometry(q, q + 1 + more % (7 * q), q * sides, q * halos, luminance),
+    st.integers(1, 200),
+    st.integers(0, 3000),
     st.integers(1, 10),
     st.integers(0, 10),
     st.sampled_from(["rec601", "rec709", "relative"]),

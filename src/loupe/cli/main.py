@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from typing import NoReturn
 
 from loupe import __version__
@@ -32,12 +33,13 @@ TRUTH_VALUES = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "
 ENVIRONMENT = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-LIBRARIES_WITH_USER_ERRORS = ("mlflow", "distributed", "sqlalchemy", "alembic")
+STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")
+LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")
 
 
 def entry(step: str | None = None) -> NoReturn:
@@ -180,9 +182,18 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
         return text, 1
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # libraries quote parts of it
     if type(error).__module__.partition(".")[0] in LIBRARIES_WITH_USER_ERRORS:
-        return describe_error(error, os.environ.get("MLFLOW_TRACKING_URI", "")), 1
+        return describe_error(error, uri), 1
+    if _was_raised_by_store(error):
+        return f"tracking: the store cannot be used: {type(error).__name__}: {describe_error(error, uri)}", 1
     raise error
+
+
+def _was_raised_by_store(error: Exception) -> bool:
+    """Whether MLflow raised an error of any class, as it does for damaged databases and answers of other servers."""
+    frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)
 
 
 def _fail(program: str, text: str, status: int) -> int:

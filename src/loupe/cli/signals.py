@@ -98,6 +98,11 @@ def defer_signals() -> Iterator[None]:
             raise _exception(_deferred.pop())
 
 
+def is_signalled() -> bool:
+    """Return whether a signal ends the step now, for other threads whose work would delay that."""
+    return bool(_received)
+
+
 def _exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated(SIGNAL_STATUS + number)
 

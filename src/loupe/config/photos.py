@@ -37,6 +37,12 @@ class PhotoSettings(Settings):
     strip_metadata: bool = field(False, "omit EXIF, XMP, resolution and comments, but keep the colour profile")
     overwrite: bool = field(False, "replace existing results")
     resume: bool = field(False, "keep existing results and process the other photos")
+    memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
+        None,
+        "memory for images, in MB; a photo that needs more is an error. none: 2000, or half of the memory of the "
+        "machine if that is less",
+        rule="none, or 200 to 1000000",
+    )
     dry_run: bool = field(False, "only print which files would be written")
     compare: Text = field(
         None, "write an HTML file that shows each photo before and after, with a slider", rule="none or an .html file"

@@ -12,8 +12,9 @@ import numpy as np
 from loupe.config.fields import format_value
 from loupe.data import storage
 from loupe.data.manifest import MANIFEST, SPLITS
+from loupe.data.manifest_check import find_fault
 from loupe.data.shards import hash_file, name_inputs, name_shard
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, describe_error
 from loupe.imaging.conversion import to_floats
 
 
@@ -44,11 +45,16 @@ class Dataset:
         try:
             if storage.is_url(location) and not storage.fetch_file(location, folder / MANIFEST):
                 raise FileNotFoundError
+            if not (folder / MANIFEST).is_file():  # a FIFO would block the reader
+                raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 table = file.read(use_threads=False)  # each thread would keep its own memory
             facts = json.loads(table.schema.metadata[b"loupe"])
-        except (OSError, KeyError, TypeError, ValueError):
+        except (OSError, KeyError, TypeError, ValueError, RecursionError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
+        reason = find_fault(table, facts)
+        if reason:
+            raise UsageError(f"dataset: must be a prepared dataset, got {location!r}: {reason}")
         self.location, self.folder = location, folder
         self.table = table
         self.digest: str = facts["digest"]
@@ -119,9 +125,14 @@ class Dataset:
             table = table.filter(pc.is_in(table["sha256"], chosen))
         rows = table.to_pylist()
         numbers = sorted({row["shard"] for row in rows})
+        last = {number: max(row["row"] for row in rows if row["shard"] == number) for number in numbers}
         inputs, labels = (
-            {number: self._open_shard(kind, number) for number in numbers} for kind in (name_inputs(scale), "labels")
+            {number: self._open_shard(kind, number, last[number]) for number in numbers}
+            for kind in (name_inputs(scale), "labels")
         )
+        sides = {array.shape[1:] for array in inputs.values()}, {array.shape[1:] for array in labels.values()}
+        if any(len(side) > 1 for side in sides):
+            raise LoupeError(f"dataset: the images in {self.location} must have one size, got several")
         return Pairs(
             rows,
             [inputs[row["shard"]][row["row"]] for row in rows],
@@ -134,8 +145,18 @@ class Dataset:
         for name in self._shards if storage.is_url(self.location) else ():
             self._verify_shard(name)
 
-    def _open_shard(self, kind: str, number: int) -> np.ndarray:
-        return np.load(self._verify_shard(name_shard(kind, number)), mmap_mode="r", allow_pickle=False)
+    def _open_shard(self, kind: str, number: int, last: int) -> np.ndarray:
+        """Return the images of a shard, uint8 (n, side, side); raise LoupeError if image number `last` is missing."""
+        file = self._verify_shard(name_shard(kind, number))
+        try:
+            images: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+            if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
+                raise ValueError(f"it contains {images.dtype} {images.shape}")
+            if len(images) <= last:
+                raise ValueError(f"it contains {len(images)} images, the manifest needs {last + 1}")
+        except (OSError, ValueError, EOFError) as error:
+            raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
+        return images
 
     def _verify_shard(self, name: str) -> Path:
         """Return the local file of a shard, downloaded if it is missing or its checksum is wrong."""
@@ -146,7 +167,7 @@ class Dataset:
         return file
 
     def _is_intact(self, file: Path) -> bool:
-        return file.exists() and _hash_once(file, _get_state(file)) == self._shards[file.name]
+        return file.is_file() and _hash_once(file, _get_state(file)) == self._shards[file.name]
 
 
 def _get_state(file: Path) -> tuple[int, ...]:

@@ -144,12 +144,20 @@ def _find_package_folder(package: str) -> Path:
 def _list_folder(root: Path) -> Iterator[SourcePhoto]:
     """Yield the files of a folder and its subfolders, without hidden ones."""
     files: dict[Path, str] = {}  # each file with the reason for skipping it, or ""
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in (*subfolders, *sorted(name for name in names if not name.startswith("."))):
-            mode = (Path(folder) / name).lstat().st_mode
-            if not stat.S_ISDIR(mode):
-                files[Path(folder) / name] = _explain_skip(stat.S_ISREG(mode), stat.S_ISLNK(mode))
+    folders = [root]
+    while folders:  # not os.walk: it recurses, which ends at a thousand levels, and is silent about errors
+        folder = folders.pop()
+        try:
+            names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+            modes = {name: (folder / name).lstat().st_mode for name in names}
+        except OSError as error:  # for example a path that is longer than the system allows
+            files[folder] = f"cannot be read: {error.strerror}"
+            continue
+        for name, mode in modes.items():
+            if stat.S_ISDIR(mode):
+                folders.append(folder / name)
+            else:
+                files[folder / name] = _explain_skip(stat.S_ISREG(mode), stat.S_ISLNK(mode))
     if not any(_is_image(file.name) for file, reason in files.items() if not reason):
         raise UsageError(f"source: must contain an image, got the folder {str(root)!r}")
     for file, reason in files.items():

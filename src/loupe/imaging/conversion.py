@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
+PART_PIXELS = 2**20  # that `to_pixels` converts together
+
 
 def to_floats(grey: np.ndarray) -> np.ndarray:
     """Convert uint8 of any shape to float32 in [-1, 1]; -1 is black, 1 is white."""
@@ -24,6 +26,27 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
 def to_image(pixels: np.ndarray) -> Image.Image:
     """Convert pixels, (height, width, bands), uint8 or 16-bit grey, to a Pillow image."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def to_pixels(image: Image.Image) -> np.ndarray:
+    """Convert a Pillow image of an 8-bit mode or 16-bit grey to native integers, (height, width, bands).
+
+    `numpy.asarray` takes twice the memory of the result. Therefore it converts one part of the image after another.
+    """
+    width, height = image.size
+    pixels: np.ndarray | None = None
+    columns = min(width, PART_PIXELS)
+    rows = PART_PIXELS // columns
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            box = (left, top, min(left + columns, width), min(top + rows, height))
+            part = np.asarray(image.crop(box))
+            if pixels is None:
+                bands = 1 if part.ndim == 2 else part.shape[2]
+                pixels = np.empty((height, width, bands), part.dtype.newbyteorder("="))
+            pixels[top : box[3], left : box[2]] = part.reshape(box[3] - top, box[2] - left, -1)
+    assert pixels is not None  # no image has 0 pixels
+    return pixels
 
 
 def compress_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:

@@ -56,10 +56,10 @@ def translate_errors() -> Iterator[None]:
         raise
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image") from None
+    except MemoryError:
+        raise PhotoError("takes too much memory to decode") from None
     except Image.DecompressionBombError as error:
         raise too_many_pixels(error) from None
-    except MemoryError:
-        raise PhotoError("memory: decoding takes more than the size of the image allows") from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None

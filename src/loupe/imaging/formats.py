@@ -13,6 +13,8 @@ SUFFIXES = {
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
 ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # 16 bits per sample
+STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # large images are encoded strip by strip
+MAX_WHOLE_PIXELS = 60_000_000  # of an image that is encoded as a whole in these formats
 MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
 
 

@@ -17,6 +17,8 @@ from loupe.imaging.decoder import (
     too_many_pixels,
     translate_errors,
 )
+from loupe.imaging.estimates import read_webp_pixels
+from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.luminance import compute_luminance
 from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
@@ -59,6 +61,8 @@ class GreyPhoto:
             image: Image.Image = Image.open(io.BytesIO(content))
             if image.format == "EPS":  # Pillow would run Ghostscript
                 raise PhotoError("a PostScript program, not a photo")
+            if image.format in ("JPEG", "MPO"):
+                validate_scans(content)
             scale_transparent_value(image)
             require(_estimate_decoding(image, content, result_bytes))
             image.load()
@@ -115,22 +119,10 @@ def _estimate_opening(content: bytes, result_bytes: int) -> int:
     """Estimate the memory that opening takes: a WebP allocates two frames, and has a copy of the file."""
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return OPENING_BYTES + 2 * len(content)
-    pixels = _read_webp_pixels(content[:30])
+    pixels = read_webp_pixels(content[:32])
     if pixels > MAX_PIXELS:
         raise too_many_pixels(pixels)
     return OPENING_BYTES + 2 * len(content) + pixels * (DECODER_BYTES["WEBP"] + COLOUR_BYTES + result_bytes)
-
-
-def _read_webp_pixels(head: bytes) -> int:
-    """Return the number of pixels from the first 30 bytes of a WebP (RFC 9649, 2.5 to 2.7)."""
-    if head[12:16] == b"VP8X":
-        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
-    elif head[12:16] == b"VP8L":
-        bits = int.from_bytes(head[21:25], "little")
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    else:
-        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
-    return width * height
 
 
 def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) -> int:

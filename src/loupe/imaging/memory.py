@@ -1,16 +1,82 @@
-"""The default memory budget for images, and the memory of the machine or container."""
+"""The memory budget for images, which several threads share."""
 
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-MAX_DEFAULT_BYTES = 2_000_000_000
+from loupe.imaging.decoder import PhotoError
+
+MEGABYTE = 1_000_000
+MAX_DEFAULT_BYTES = 2000 * MEGABYTE
 # For each version of Linux control groups: the name of the controller in /proc/self/cgroup, the folder of the groups,
 # and the file of a group's limit.
 CONTROL_GROUPS = (
     ("", Path("/sys/fs/cgroup"), "memory.max"),
     ("memory", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
 )
+
+
+class MemoryBudget:
+    """A number of bytes that several threads share.
+
+    Args:
+        total: the number of bytes.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, count: int, purpose: str) -> "Iterator[Reservation]":
+        """Reserve bytes until the block exits; wait until other threads have released enough.
+
+        Args:
+            count: the number of bytes.
+            purpose: what they are for; the error message contains it.
+
+        Raises:
+            PhotoError: `count` exceeds the budget.
+        """
+        reservation = Reservation(self)
+        try:
+            reservation.resize(count, purpose)
+            yield reservation
+        finally:
+            self._replace(reservation.count, 0)
+
+    def _replace(self, before: int, after: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: after <= before or self._used - before + after <= self.total)
+            self._used += after - before
+            self._changed.notify_all()
+
+
+class Reservation:
+    """Bytes of a budget that one thread has reserved.
+
+    Args:
+        budget: the budget.
+    """
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self.count = 0
+        self._budget = budget
+
+    def resize(self, count: int, purpose: str) -> None:
+        """Change the number of bytes, as `reserve` does.
+
+        Only one thread at a time may enlarge a reservation: two that wait keep the bytes that the other needs.
+        """
+        total = self._budget.total
+        if count > total:
+            needed = -(-count // MEGABYTE)
+            raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, got {total // MEGABYTE} MB")
+        self._budget._replace(self.count, count)
+        self.count = count
 
 
 def get_default_budget() -> int:

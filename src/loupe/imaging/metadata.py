@@ -87,6 +87,14 @@ def update_size(metadata: Metadata, width: int, height: int) -> Metadata:
     return replace(metadata, xmp=xmp)
 
 
+def load_exif(content: bytes) -> Image.Exif:
+    """Parse the bytes of EXIF; its texts are written unchanged."""
+    exif = Image.Exif()
+    exif.load(content)
+    _use_raw_text(exif)
+    return exif
+
+
 def read_colour_chunks(info: dict[Any, Any]) -> dict[bytes, bytes]:
     """Return the chunks gAMA, cHRM and sRGB (ISO/IEC 15948) of Pillow's `info`, encoded as in the file."""
     chunks = {}
@@ -114,12 +122,9 @@ def _read_exif(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
         exif[ORIENTATION] = 1
     try:
         _use_raw_text(exif)
-        copy = Image.Exif()  # independent of the open file
-        copy.load(exif.tobytes())
-        _use_raw_text(copy)
+        return load_exif(exif.tobytes())  # independent of the open file
     except Exception:  # damaged tags
         return None
-    return copy
 
 
 def _use_raw_text(exif: Image.Exif) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
+from loupe.imaging.conversion import PART_PIXELS, to_pixels
 from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError, expand_12_bit_grey, to_8_bit_mode
 
 CREATION_TIME = slice(24, 36)  # in the header of a profile (ICC.1:2022, 7.2.10)
@@ -45,7 +46,9 @@ def decode_by_vips(source: bytes | Path, number: int, icc: bytes, ignore_errors:
         import pyvips
     except (ImportError, OSError):
         raise PhotoError("has 16 bits per colour, which needs pyvips") from None
-    options = {"page": number} if number else {}
+    options: dict[str, Any] = {"access": "sequential"}  # otherwise libvips first copies all pixels
+    if number:
+        options["page"] = number
     try:
         if isinstance(source, Path) and not _is_utf8(source):
             source = source.read_bytes()  # libvips accepts only UTF-8 paths
@@ -81,7 +84,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tup
     profile = _open_profile(icc, ignore_errors)
     image = expand_12_bit_grey(image)
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16)[..., None]
+        grey = to_pixels(image)
         transparent = image.info.get("transparency")
         if not isinstance(transparent, int):
             return grey, icc
@@ -91,8 +94,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tup
             profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         icc = _make_srgb_profile()
         image = _to_srgb(image, profile, icc) if _is_in(profile, "CMYK", "Lab") else image.convert("RGB")
-    pixels = np.asarray(to_8_bit_mode(image))
-    return pixels.reshape(*pixels.shape[:2], -1), icc
+    return to_pixels(to_8_bit_mode(image)), icc
 
 
 def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -116,8 +118,13 @@ def _is_utf8(path: Path) -> bool:
 
 def _cmyk_to_rgb(pixels: np.ndarray) -> np.ndarray:
     """Convert CMYK without a profile to RGB by multiplication, as Pillow does for 8 bits."""
-    reflected = 65535 - pixels.astype(np.uint32)
-    return ((reflected[..., :3] * reflected[..., 3:] + 32767) // 65535).astype(np.uint16)
+    height, width = pixels.shape[:2]
+    colours = np.empty((height, width, 3), np.uint16)
+    rows = max(1, PART_PIXELS // width)
+    for top in range(0, height, rows):
+        reflected = 65535 - pixels[top : top + rows].astype(np.uint32)
+        colours[top : top + rows] = (reflected[..., :3] * reflected[..., 3:] + 32767) // 65535
+    return colours
 
 
 def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile, srgb: bytes) -> Image.Image:

@@ -3,15 +3,18 @@
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging import metadata
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
+from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.image_data import ImageData
+from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.pixels import decode_by_pillow, decode_by_vips, has_deep_colour, make_upright
 
@@ -29,6 +32,9 @@ class Photo:
         loop: the number of times an animation runs, 0 for forever; None for a file that is not an animation.
         images: the frames or pages, each decoded on demand.
         lossless: whether the file is a lossless WebP.
+        page_sizes: width and height of each page of a TIFF, upright; empty for other formats.
+        decoding_bytes: an upper limit of the memory that decoding takes, for the largest image.
+        pixel_bytes: an upper limit of the bytes per decoded pixel.
     """
 
     format: str
@@ -37,6 +43,9 @@ class Photo:
     loop: int | None
     images: Iterator[ImageData]
     lossless: bool = False
+    page_sizes: tuple[tuple[int, int], ...] = ()
+    decoding_bytes: int = 0
+    pixel_bytes: int = 8
 
 
 @dataclass(frozen=True)
@@ -58,17 +67,19 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             images may also raise it.
     """
     with translate_errors():
-        if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
+        if not _count_bytes(source):
             raise PhotoError("is empty")
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(_open_source(source))
         if image.format == "MPO":  # a JPEG followed by further images, which viewers do not show
             image.format = "JPEG"
             count = 1
-        else:
+        elif image.format in SUFFIXES:
             count = getattr(image, "n_frames", 1)
-        if image.format not in SUFFIXES:
+        else:
             raise PhotoError(f"format: must be one of {', '.join(SUFFIXES)}, got {image.format}")
         _validate_not_empty(image)
+        if image.format == "JPEG":
+            validate_scans(source)
         # Before getexif, because that may decode a PNG to find EXIF after the pixels, and then the bit depth is lost.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
@@ -82,7 +93,11 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
-        return Photo(image.format, count - first, size, loop, images, lossless)
+        photo = Photo(image.format, count - first, size, loop, images, lossless)
+        if image.format == "TIFF":
+            return replace(photo, **_survey_pages(source, count))
+        decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
+        return replace(photo, decoding_bytes=decoding_bytes, pixel_bytes=get_pixel_bytes(image, deep))
 
 
 def read_pillow_image(image: Image.Image) -> ImageData:
@@ -92,6 +107,34 @@ def read_pillow_image(image: Image.Image) -> ImageData:
         pixels, icc = decode_by_pillow(image, image.info.get("icc_profile") or b"", ignore_errors=True)
         upright = make_upright(pixels, image.getexif().get(metadata.ORIENTATION, 1))
         return ImageData(upright, Metadata(icc=icc))
+
+
+def _open_source(source: bytes | Path) -> io.BytesIO | Path:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _count_bytes(source: bytes | Path) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _survey_pages(source: bytes | Path, count: int) -> dict[str, Any]:
+    """Return the last three fields of `Photo` for a TIFF, before any page is decoded.
+
+    Raises:
+        PhotoError: a page has no pixels or too many.
+    """
+    sizes, decoding_bytes, pixel_bytes = [], 0, 0
+    # opened again: Pillow's image keeps metadata of the pages that it has visited
+    with Image.open(_open_source(source)) as image:
+        for number in range(count):
+            image.seek(number)
+            _validate_not_empty(image)
+            _validate_pixel_count(image.width * image.height)
+            deep = has_deep_colour(image)
+            sizes.append(image.size)
+            decoding_bytes = max(decoding_bytes, estimate_decoding(image, deep, 0))
+            pixel_bytes = max(pixel_bytes, get_pixel_bytes(image, deep))
+    return {"page_sizes": tuple(sizes), "decoding_bytes": decoding_bytes, "pixel_bytes": pixel_bytes}
 
 
 def _validate_not_empty(image: Image.Image) -> None:
@@ -118,19 +161,19 @@ def _is_lossless(source: bytes | Path) -> bool:
 
 def _read_images(file: _OpenFile, numbers: range, deep: bool) -> Iterator[ImageData]:
     with file.image as image:
+        size = image.size
         for number in numbers:
             with translate_errors():
                 if number:
                     image.seek(number)
                     deep = has_deep_colour(image)
-                _validate_pixel_count(image.width * image.height)
-                data = _decode(file, number, deep)
-            if number == numbers[-1]:
-                image.close()  # frees Pillow's copy of the pixels
-            yield data
+                if image.format != "TIFF" and image.size != size:
+                    raise PhotoError(f"damaged: frame {number + 1} must have {size[0]}x{size[1]} pixels")
+                # a name for the frame here would keep its pixels while the next frame is decoded
+                yield _decode(file, number, deep, number == numbers[-1])
 
 
-def _decode(file: _OpenFile, number: int, deep: bool) -> ImageData:
+def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageData:
     image, strip = file.image, file.strip
     icc = image.info.get("icc_profile") or b""
     exif = image.getexif()
@@ -143,9 +186,11 @@ def _decode(file: _OpenFile, number: int, deep: bool) -> ImageData:
         image.load()
         orientation = exif.get(metadata.ORIENTATION, 1)  # after loading: Pillow rotates a TIFF and resets the tag
         pixels, icc = decode_by_pillow(image, icc, ignore_errors=strip)
-    pixels = make_upright(pixels, orientation)
     if strip:
         chunks = {} if icc else metadata.read_colour_chunks(image.info)
-        duration_ms = metadata.read_duration(image.info)
-        return ImageData(pixels, Metadata(icc=icc, colour_chunks=chunks, duration_ms=duration_ms))
-    return ImageData(pixels, metadata.read_metadata(image, exif, icc))
+        found = Metadata(icc=icc, colour_chunks=chunks, duration_ms=metadata.read_duration(image.info))
+    else:
+        found = metadata.read_metadata(image, exif, icc)
+    if is_last:
+        image.close()  # frees Pillow's copy of the pixels
+    return ImageData(make_upright(pixels, orientation), found)

@@ -12,13 +12,12 @@ from PIL import Image, TiffImagePlugin
 from loupe.imaging.atomic import write_atomically
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.formats import DEEP_FORMATS, get_format
+from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, Metadata
 from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import make_tags, write_tiff
 
-MAX_WHOLE_PIXELS = 60_000_000  # larger images are encoded strip by strip
 MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # in a JPEG: the size of a segment, and of XMP's name
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 RUN_LENGTH = 3  # zlib's strategy Z_RLE; on six photos, files are 2 to 10 % smaller than with the default strategy

@@ -1,6 +1,8 @@
 """Builds the Keras model of validated settings, and applies a Keras model as an upscaling model."""
 
 import itertools
+import json
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -11,9 +13,14 @@ import numpy as np
 from loupe.config.training import Convolutional, GradientTrain, Perceptron
 from loupe.models import convolutional, perceptron
 from loupe.models.blocks import add_linear_branch, set_linear_weights
+from loupe.models.network_size import measure_network
 from loupe.upscalers.baselines import MARGIN, compute_filter_weights
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.ridge import build_geometry as build_ridge_geometry
+from loupe.upscalers.tiling import compute_largest_input
+
+MAX_BATCH_BYTES = 2**29  # of one intermediate result
+ALWAYS_FITS_PIXELS = 2**18  # of all images of a call
 
 
 def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
@@ -106,11 +113,25 @@ class KerasUpscaler:
     def __init__(self, model: keras.Model) -> None:
         self.geometry = Geometry.from_name(model.name)
         self._model = model
+        self._bytes_per_pixel: float | None = None  # of the largest intermediate result, per pixel of the image
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Upscale images; see `UpscalingModel`."""
+        count = self._count_images_per_call(images.shape)
+        if len(images) > count:
+            return np.concatenate([self(images[start : start + count]) for start in range(0, len(images), count)])
         large = self._model(images, training=False)  # `predict` would compile the model again for each image size
         return keras.ops.convert_to_numpy(large)
+
+    def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
+        """Return for how many images the intermediate results fit into MAX_BATCH_BYTES, at least 1."""
+        if math.prod(shape) <= ALWAYS_FITS_PIXELS:
+            return shape[0]
+        if self._bytes_per_pixel is None:
+            side = compute_largest_input(self.geometry)
+            size = measure_network(json.loads(self._model.to_json()), side)
+            self._bytes_per_pixel = 4 * size.largest / side**2
+        return max(1, int(MAX_BATCH_BYTES / (self._bytes_per_pixel * math.prod(shape[1:]))))
 
 
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:

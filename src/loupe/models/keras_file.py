@@ -1,32 +1,66 @@
 """Loads untrusted .keras files. It accepts only the files of a network, and runs no code from them."""
 
+import json
 import zipfile
 from pathlib import Path
 
 import keras
 
-ALLOWED_MEMBERS = frozenset(("metadata.json", "config.json", "model.weights.h5"))
-MAX_BYTES = 2**31  # of all members, uncompressed
+from loupe.models.network_size import measure_network
+from loupe.models.weights_file import WEIGHTS, validate_weights
+from loupe.upscalers.geometry import Geometry
+from loupe.upscalers.tiling import compute_largest_input
+
+CONFIG = "config.json"
+MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # per member, uncompressed
+MAX_RESULT_BYTES = 2**29  # of the largest intermediate result for one tile
+MAX_PRODUCTS = 2 * 10**12  # for one tile: about a minute on one core
 
 
 def load(file: Path) -> keras.Model:
     """Load an uncompiled network in Keras's safe mode, which builds only Keras's own layers and refuses code.
 
     Raises:
-        ValueError: the file is not a .keras file, has unexpected members, or its model does not take grey
-            images. Malicious files can make Keras raise other exceptions.
+        ValueError: the file is not a .keras file, has unexpected members, or its network is not one that Loupe
+            builds, or is too large. Malicious files can make Keras raise other exceptions.
     """
     if file.suffix != ".keras":
         raise ValueError("must be a .keras file")
     with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-    unexpected = {member.filename for member in members} - ALLOWED_MEMBERS
-    if unexpected:
-        raise ValueError(f"must contain only the parts of a network, got {min(unexpected)!r}")
-    size = sum(member.file_size for member in members)
-    if size > MAX_BYTES:
-        raise ValueError(f"must have at most {MAX_BYTES} bytes uncompressed, got {size}")
+        _validate_members(archive.infolist())
+        config = json.loads(archive.read(CONFIG))
+    _validate_network(file, config)
     model = keras.saving.load_model(file, compile=False, safe_mode=True)
     if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, 1)]:
         raise ValueError("must take grey images, (n, h, w, 1)")
     return model
+
+
+def _validate_members(members: list[zipfile.ZipInfo]) -> None:
+    names = [member.filename for member in members]
+    unexpected = set(names) - MAX_BYTES.keys()
+    if unexpected:
+        raise ValueError(f"must contain only the parts of a network, got {min(unexpected)!r}")
+    if sorted(names) != sorted(MAX_BYTES):
+        raise ValueError(f"must contain {', '.join(MAX_BYTES)}, each once, got {', '.join(names[:10]) or 'nothing'}")
+    for member in members:
+        most = MAX_BYTES[member.filename]
+        if member.file_size > most:
+            raise ValueError(f"must have at most {most} bytes in {member.filename}, got {member.file_size}")
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"must not be compressed, got a compressed {member.filename}")
+
+
+def _validate_network(file: Path, config: object) -> None:
+    """Check the size of a network before Keras allocates its weights."""
+    geometry = Geometry.from_name(config["config"]["name"])  # type: ignore[index] # a wrong type is refused
+    size = measure_network(config, compute_largest_input(geometry))
+    most = min(MAX_BYTES[WEIGHTS], file.stat().st_size)
+    if 4 * size.weights > most:
+        raise ValueError(f"must have at most {most} bytes of weights, got {4 * size.weights}")
+    if 4 * size.largest > MAX_RESULT_BYTES or size.products > MAX_PRODUCTS:
+        raise ValueError(
+            f"must need at most {MAX_RESULT_BYTES} bytes and {MAX_PRODUCTS} multiplications per tile, "
+            f"got {4 * size.largest} and {size.products}"
+        )
+    validate_weights(file, size.weights)

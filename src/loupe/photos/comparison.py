@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -99,20 +100,36 @@ def validate_file(file: Path, overwrite: bool) -> None:
     validate_output_file("compare", file)
 
 
-def write_comparison(file: Path, jobs: Sequence[PhotoJob]) -> None:
+def write_comparison(file: Path, jobs: Sequence[PhotoJob], read: Callable[[Path], ImageData]) -> None:
     """Write the figures of the first MAX_FIGURES photos to one self-contained HTML file.
+
+    Args:
+        file: the file to write.
+        jobs: the photos and their results.
+        read: reads the first image of a file, as `read_first`.
 
     Raises:
         LoupeError: the file cannot be written.
     """
-    figures = [_render_figure_or_error(number, job) for number, job in enumerate(jobs[:MAX_FIGURES])]
+    figures = [_render_figure_or_error(number, job, read) for number, job in enumerate(jobs[:MAX_FIGURES])]
     try:
         write_file(file, DOCUMENT.format(style=STYLE, figures="\n".join(figures)))
     except OSError as error:
         raise LoupeError(f"compare: {str(file)!r} cannot be written: {error.strerror}") from None
 
 
-def render_figure(job: PhotoJob, max_size: Size = MAX_SHOWN, number: int = 0, note: str = "") -> str:
+def read_first(file: Path) -> ImageData:
+    """Read the first frame or page of a file; raises PhotoError."""
+    return next(read_photo(file).images)
+
+
+def render_figure(
+    job: PhotoJob,
+    max_size: Size = MAX_SHOWN,
+    number: int = 0,
+    note: str = "",
+    read: Callable[[Path], ImageData] = read_first,
+) -> str:
     """Render the first frame or page of a photo and its result as HTML; STYLE is its style sheet.
 
     Args:
@@ -120,15 +137,19 @@ def render_figure(job: PhotoJob, max_size: Size = MAX_SHOWN, number: int = 0, no
         max_size: width and height of the part of the result that is shown, from its centre.
         number: the number of the figure in its document.
         note: appended to the caption.
+        read: reads the first frame or page of a file.
 
     Raises:
         PhotoError: one of the files cannot be read, or has too many pixels.
     """
-    before, after = (next(read_photo(file).images) for file in (job.photo, job.out))
-    (width, height), (large_width, large_height) = _get_size(before), _get_size(after)
+    after = read(job.out)
+    large_width, large_height = _get_size(after)
     shown = min(large_width, max_size[0]), min(large_height, max_size[1])
     left, top = (large_width - shown[0]) // 2, (large_height - shown[1]) // 2
-    part = after.pixels[top : top + shown[1], left : left + shown[0]]
+    part = after.pixels[top : top + shown[1], left : left + shown[0]].copy()
+    after = replace(after, pixels=part)  # frees the other pixels
+    before = read(job.photo)
+    width, height = _get_size(before)
     # the same part in fractions of the photo's pixels, so that both sides of the line match
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
@@ -146,9 +167,9 @@ def render_figure(job: PhotoJob, max_size: Size = MAX_SHOWN, number: int = 0, no
     )
 
 
-def _render_figure_or_error(number: int, job: PhotoJob) -> str:
+def _render_figure_or_error(number: int, job: PhotoJob, read: Callable[[Path], ImageData]) -> str:
     try:
-        return render_figure(job, number=number)
+        return render_figure(job, number=number, read=read)
     except PhotoError as error:
         return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error))}</p>"
 

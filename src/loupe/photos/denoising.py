@@ -1,7 +1,7 @@
 """Removes noise from photos, optionally only where a mask is white."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.luminance import compute_luminance
-from loupe.imaging.reader import read_photo
 from loupe.photos.non_local_means import MARGIN, denoise
 
 STRIP_PIXELS = 300_000  # strips of 2,000,000 pixels do not fit the cache and take 1.5 times as long
+STRIP_BYTES = 120  # per pixel of a strip with its margins, while it is denoised
+NOISE_BYTES = 32  # per pixel, while the noise is estimated
 NOISE_SIDE = 2000  # the noise is estimated in the middle of the image, at most this many pixels wide and high
 
 
@@ -36,11 +37,12 @@ class DenoiseOptions:
     noise: float | None = None
 
 
-def read_mask(file: Path, feather: float) -> np.ndarray:
+def read_mask(file: Path, feather: float, read: Callable[[Path], ImageData]) -> np.ndarray:
     """Read a mask and blur its edges.
 
     Args:
         file: an image.
+        read: reads the first frame or page of a file.
         feather: the width of the blurred edges in pixels.
 
     Returns:
@@ -50,7 +52,7 @@ def read_mask(file: Path, feather: float) -> np.ndarray:
         UsageError: the file is not an image.
     """
     try:
-        pixels = to_8_bits(next(read_photo(file, strip=True).images).pixels)
+        pixels = to_8_bits(read(file).pixels)
     except PhotoError as error:
         raise UsageError(f"mask: {str(file)!r} cannot be used: {error}") from None
     grey = Image.fromarray(compute_luminance(to_image(pixels), "rec601"))
@@ -69,6 +71,29 @@ def denoise_image(image: ImageData, options: DenoiseOptions) -> ImageStream:
         raise PhotoError(f"mask: must have the photo's {width}x{height} pixels, got {mask.shape[1]}x{mask.shape[0]}")
     strips = _denoise_strips(image.pixels, options)
     return ImageStream((width, height), bands, image.pixels.dtype, strips, image.metadata)
+
+
+@dataclass(frozen=True)
+class DenoiseTransform:
+    """Denoises the images of photo files, as `Transform`."""
+
+    options: DenoiseOptions
+
+    def compute_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size of the result, which is that of the image."""
+        return size
+
+    def estimate_memory(self, size: tuple[int, int], pixel_bytes: int) -> int:
+        """Estimate how many bytes the denoising takes."""
+        noise = (
+            0 if self.options.noise is not None else math.prod(min(side, NOISE_SIDE) for side in size) * NOISE_BYTES
+        )
+        rows = min(max(16, STRIP_PIXELS // size[0]) + 4 * MARGIN, size[1])
+        return noise + rows * size[0] * (STRIP_BYTES + 2 * pixel_bytes)
+
+    def __call__(self, image: ImageData) -> ImageStream:
+        """Denoise an image."""
+        return denoise_image(image, self.options)
 
 
 def estimate_noise(grey: np.ndarray) -> float:

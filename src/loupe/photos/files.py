@@ -1,7 +1,8 @@
 """Lists, processes and reports photos, for all steps that process photo files."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,9 @@ from loupe.config.photos import PhotoSettings
 from loupe.errors import LoupeError, UsageError
 
 if TYPE_CHECKING:
-    from loupe.imaging.image_data import ImageData, ImageStream
+    from loupe.imaging.isolated_reader import IsolatedReader
     from loupe.photos.inputs import PhotoJob, PhotoList
-    from loupe.photos.processing import Outcome
+    from loupe.photos.processing import Outcome, Transform
 
 PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
@@ -39,8 +40,23 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
     return found
 
 
+def open_photo_readers() -> "AbstractContextManager[list[IsolatedReader]]":
+    """Open the readers for `process_photos`; the first one starts while the caller loads a network."""
+    from loupe.imaging.isolated_reader import open_readers
+    from loupe.photos.processing import MAX_CONCURRENT_PHOTOS
+
+    return open_readers(MAX_CONCURRENT_PHOTOS)
+
+
+def get_memory(settings: PhotoSettings) -> int:
+    """Return how many bytes the images may take."""
+    from loupe.imaging.memory import MEGABYTE, get_default_budget
+
+    return get_default_budget() if settings.memory is None else settings.memory * MEGABYTE
+
+
 def process_photos(
-    settings: PhotoSettings, found: "PhotoList", transform: "Callable[[ImageData], ImageStream]"
+    settings: PhotoSettings, found: "PhotoList", transform: "Transform", readers: "Sequence[IsolatedReader]"
 ) -> "list[Outcome]":
     """Process each photo and write the file of `--compare`. A photo that fails does not stop the others.
 
@@ -48,6 +64,7 @@ def process_photos(
         settings: the settings of the step.
         found: the photos.
         transform: makes the result of one frame or page.
+        readers: those of `open_photo_readers`.
 
     Returns:
         The outcomes, in the order of `found`.
@@ -56,7 +73,10 @@ def process_photos(
     from loupe.photos.processing import ProcessingOptions, process_jobs
 
     encoding = EncodeOptions(settings.quality, settings.compress_level)
-    options = ProcessingOptions(transform, encoding, settings.strip_metadata, settings.overwrite, settings.resume)
+    memory = get_memory(settings)
+    options = ProcessingOptions(
+        transform, encoding, settings.strip_metadata, settings.overwrite, settings.resume, memory, readers
+    )
     order = {job: number for number, job in enumerate(found.jobs)}
     with (
         warnings.catch_warnings(),
@@ -65,9 +85,11 @@ def process_photos(
         warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
         outcomes = sorted(process_jobs(found.jobs, options, bar.update), key=lambda outcome: order[outcome.job])
     if settings.compare:
+        from loupe.imaging.isolated_reader import read_first_image
         from loupe.photos.comparison import write_comparison
 
-        write_comparison(Path(settings.compare), [outcome.job for outcome in outcomes if outcome.size])
+        jobs = [outcome.job for outcome in outcomes if outcome.size]
+        write_comparison(Path(settings.compare), jobs, lambda file: read_first_image(readers[0], file, memory))
     return outcomes
 
 

@@ -1,26 +1,53 @@
 """Processes photo files in parallel: each is read, transformed, and written completely or not at all."""
 
 import itertools
+import math
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from loupe.imaging.atomic import remove_leftovers
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.estimates import estimate_encoding, estimate_opening
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
 from loupe.imaging.image_data import ImageData, ImageStream
-from loupe.imaging.reader import read_photo
+from loupe.imaging.isolated_reader import IsolatedReader, open_readers
+from loupe.imaging.memory import MemoryBudget, get_default_budget
+from loupe.imaging.reader import Photo
 from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size
 
 MAX_CONCURRENT_PHOTOS = 2  # one is read or written while the other is transformed
-LARGE_PIXELS = 30_000_000  # larger results are written one at a time
+
+
+class Transform(Protocol):
+    """Makes the result of one frame or page."""
+
+    def compute_size(self, size: Size) -> Size:
+        """Compute the size of the result from the size of the image; raises PhotoError."""
+        ...
+
+    def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
+        """Estimate how many bytes the computation takes, without the pixels of the image and the whole result.
+
+        Args:
+            size: width and height of the image.
+            pixel_bytes: the bytes per pixel of the image.
+        """
+        ...
+
+    def __call__(self, image: ImageData) -> ImageStream:
+        """Make the result; raises PhotoError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,18 +55,22 @@ class ProcessingOptions:
     """Options for all photos.
 
     Args:
-        transform: makes the result of one frame or page; raises PhotoError.
+        transform: makes the result of one frame or page.
         encoding: the encode options of the files.
         strip: omit the metadata except the colour profile.
         overwrite: replace existing results.
         resume: keep existing results.
+        memory: how many bytes the images of all photos may take together.
+        readers: one per thread; they may be used again afterwards. None to open new ones.
     """
 
-    transform: Callable[[ImageData], ImageStream]
+    transform: Transform
     encoding: EncodeOptions = field(default_factory=EncodeOptions)
     strip: bool = False
     overwrite: bool = False
     resume: bool = False
+    memory: int = field(default_factory=get_default_budget)
+    readers: Sequence[IsolatedReader] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,24 +109,38 @@ def process_jobs(
     """
     for folder in {job.out.parent for job in jobs}:
         remove_leftovers(folder)
-    processor = _Processor(options, report_progress)
-    pool = ThreadPoolExecutor(MAX_CONCURRENT_PHOTOS)
-    try:
-        for future in as_completed([pool.submit(processor.process, job) for job in jobs]):
-            yield future.result()
-    finally:
-        processor.stop.set()
-        pool.shutdown(cancel_futures=True)
+    own_readers = open_readers(MAX_CONCURRENT_PHOTOS) if options.readers is None else nullcontext(options.readers)
+    with own_readers as readers:
+        processor = _Processor(options, readers, report_progress)
+        pool = ThreadPoolExecutor(len(readers))
+        try:
+            for future in as_completed([pool.submit(processor.process, job) for job in jobs]):
+                yield future.result()
+        finally:
+            processor.stop()
+            pool.shutdown(cancel_futures=True)
 
 
 class _Processor:
     """Processes single photos, in several threads, and sums their progress."""
 
-    def __init__(self, options: ProcessingOptions, report_progress: Callable[[float], None]) -> None:
-        self.stop = threading.Event()
+    def __init__(
+        self, options: ProcessingOptions, readers: Sequence[IsolatedReader], report_progress: Callable[[float], None]
+    ) -> None:
         self._options, self._report = options, report_progress
-        self._large = threading.Lock()
+        self._budget = MemoryBudget(options.memory)
+        self._opening = threading.Lock()
+        self._stopped = threading.Event()
+        self._readers, self._idle_readers = readers, queue.SimpleQueue[IsolatedReader]()
+        for reader in readers:
+            self._idle_readers.put(reader)
         self._progress: dict[PhotoJob, float] = {}
+
+    def stop(self) -> None:
+        """End the work of all threads as soon as possible."""
+        self._stopped.set()
+        for reader in self._readers:
+            reader.interrupt()
 
     def process(self, job: PhotoJob) -> Outcome:
         """Process one photo; every error but StoppedError becomes the reason of the outcome."""
@@ -106,7 +151,7 @@ class _Processor:
                     return Outcome(job)
                 if not options.overwrite:
                     return Outcome(job, None, f"{job.out} exists; --overwrite replaces it, --resume keeps it")
-            return self._write_result(job)
+            return self._read_and_write(job)
         except PhotoError as error:
             return Outcome(job, None, str(error))
         except StoppedError:
@@ -118,10 +163,38 @@ class _Processor:
         finally:
             self._update_progress(job, 1)
 
-    def _write_result(self, job: PhotoJob) -> Outcome:
+    def _read_and_write(self, job: PhotoJob) -> Outcome:
+        opening_bytes = estimate_opening(job.photo)
+        reader = self._idle_readers.get()
+        try:
+            with ExitStack() as stack:
+                with self._opening:
+                    reservation = stack.enter_context(self._budget.reserve(opening_bytes, "the file"))
+                    photo = reader.open(job.photo, opening_bytes, self._options.strip)
+                    validate_suffix(job.photo, photo.format)
+                    reservation.resize(*self._estimate_memory(photo, job.out))
+                return self._write_result(job, photo)
+        finally:
+            reader.close()
+            self._idle_readers.put(reader)
+
+    def _estimate_memory(self, photo: Photo, out: Path) -> tuple[int, str]:
+        """Estimate the memory that a photo takes, and describe its result."""
+        transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
+        largest = max((transform.compute_size(size) for size in sizes), key=math.prod)
+        validate_output(out, largest, photo.count, bands=1)
+        total = math.prod(largest) * photo.count if photo.count > 1 and name != "TIFF" else 0
+        pixels = max(map(math.prod, sizes)) * photo.pixel_bytes
+        work = max(transform.estimate_memory(size, photo.pixel_bytes) for size in {*sizes})
+        writing = pixels + work + estimate_encoding(name, math.prod(largest), total)
+        # both processes have the pixels; of several images, the next is decoded while one is written
+        reading = max(photo.decoding_bytes, 2 * pixels)
+        needed = reading + writing if photo.count > 1 else max(reading, writing)
+        images = f"{photo.count} images of " if photo.count > 1 else ""
+        return needed, f"{images}{largest[0]}x{largest[1]} pixels as {name}"
+
+    def _write_result(self, job: PhotoJob, photo: Photo) -> Outcome:
         options = self._options
-        photo = read_photo(job.photo, options.strip)
-        validate_suffix(job.photo, photo.format)
         images = itertools.chain([_drop_opaque_alpha(next(photo.images), photo.count, job.out)], photo.images)
         results = map(options.transform, images)
         first = next(results)
@@ -131,21 +204,14 @@ class _Processor:
             for number, result in enumerate(itertools.chain([first], results))
         )
         job.out.parent.mkdir(parents=True, exist_ok=True)
-        alone = first.pixel_count > LARGE_PIXELS
-        if alone:
-            self._large.acquire()
-        try:
-            encoding = replace(options.encoding, lossless=photo.lossless)
-            omitted = write_photo(job.out, counted, photo.count, photo.loop, encoding)
-        finally:
-            if alone:
-                self._large.release()
+        encoding = replace(options.encoding, lossless=photo.lossless)
+        omitted = write_photo(job.out, counted, photo.count, photo.loop, encoding)
         return Outcome(job, first.size, omitted=omitted)
 
     def _count_rows(self, job: PhotoJob, image: ImageStream, number: int, count: int) -> Iterator[np.ndarray]:
         rows = 0
         for strip in image.strips:
-            if self.stop.is_set():
+            if self._stopped.is_set():
                 raise StoppedError
             rows += len(strip)
             self._update_progress(job, (number + rows / image.size[1]) / count)

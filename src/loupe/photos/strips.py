@@ -1,5 +1,6 @@
 """Upscales an image strip by strip: luminance by a network, colour and alpha by Lanczos."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -23,6 +24,9 @@ from loupe.upscalers.tiling import UpscalingModel
 
 STRIP_ROWS = 128  # rows of the photo per strip: they fit into the cache of a core
 MAX_PIXELS_IN_WORK = 8_000_000  # pixels of the result that all threads together compute at a time
+WORK_BYTES = 60  # per pixel of a strip with its margins, while a thread computes it
+WAITING_COPIES = 3  # of the pixels of a strip that is computed: filtered and compressed, for PNG
+NETWORK_BYTES = 30_000_000  # of a network's layers, per thread
 RELATIVE_STEPS = 8  # of `_solve_green`; each at least halves the error, so that it is below 1/255 at the end
 
 
@@ -50,6 +54,24 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
     rows = _choose_strip_rows(size.upscaled, pixels.shape[0], model.geometry, count_cores())
     strips = run_in_order(partial(upscale, begin, min(begin + rows, end)) for begin in range(top, end, rows))
     yield from (strip[:, columns] for strip in strips)
+
+
+def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], model: UpscalingModel, pixel_bytes: int) -> int:
+    """Estimate how many bytes `upscale_strips` takes at most, without the pixels of the image and the whole result.
+
+    Args:
+        size: width and height of the image.
+        upscaled: width and height of the upscaled image.
+        model: the network.
+        pixel_bytes: the bytes per pixel of the image.
+    """
+    geometry, thread_count = model.geometry, count_cores()
+    rows = _choose_strip_rows(upscaled, size[1], geometry, thread_count)
+    strips = -(-upscaled[1] // rows)
+    computed = min(rows + 2 * math.ceil((geometry.halo + geometry.q) * upscaled[1] / size[1]), upscaled[1])
+    at_work = min(thread_count, strips) * computed * upscaled[0] * WORK_BYTES
+    waiting = min(3 * thread_count + 1, strips) * rows * upscaled[0] * WAITING_COPIES * pixel_bytes
+    return at_work + waiting + thread_count * NETWORK_BYTES
 
 
 class _StripUpscaler:

@@ -24,13 +24,14 @@ from typing import IO, Any
 from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.isolated_reader import IsolatedReader
 from loupe.imaging.page_sizes import list_page_sizes
-from loupe.imaging.reader import read_photo
+from loupe.imaging.reader import Photo, read_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
 from loupe.photos.processing import ProcessingOptions, process_jobs
 from loupe.photos.sizes import Size, Target, choose_scale
-from loupe.photos.upscaling import compute_size, upscale_image
+from loupe.photos.upscaling import UpscaleTransform, compute_size
 from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
@@ -116,23 +117,39 @@ def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large:
     started_bytes = _read_status_bytes("VmHWM")
     while True:
         request = PhotoRequest(**json.loads(lines.get()))
-        fields = asdict(answer_request(request, networks, lambda part: _print(answers, {"progress": part})))
+        fields = asdict(
+            answer_request(request, networks, max_bytes, lambda part: _print(answers, {"progress": part}))
+        )
         last = _read_status_bytes("VmHWM") - started_bytes > RECYCLED_SHARE * max_bytes
         _print(answers, fields | {"last": last})
         if last:
             return
 
 
-def answer_request(request: PhotoRequest, networks: Networks, report: Callable[[float], None]) -> PhotoAnswer:
+class _DirectReader(IsolatedReader):
+    """Reads photos in this process, which has limits of its own."""
+
+    def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
+        """Open an image file; `memory` has no effect."""
+        return read_photo(path, strip)
+
+    def close(self) -> None:
+        """Do nothing: the images close the file."""
+
+
+def answer_request(
+    request: PhotoRequest, networks: Networks, max_bytes: int, report: Callable[[float], None]
+) -> PhotoAnswer:
     """Upscale a photo; every error becomes the reason of the answer.
 
     Args:
         request: the request.
         networks: the networks.
+        max_bytes: the memory that the photo may take.
         report: called from any thread with the finished fraction.
     """
     try:
-        return _upscale(request, networks, report)
+        return _upscale(request, networks, max_bytes, report)
     except MemoryError:
         return _refuse_for_memory(request)
     except LoupeError as error:
@@ -154,7 +171,9 @@ def limit_memory(more_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_read_status_bytes("VmData") + more_bytes,) * 2)
 
 
-def _upscale(request: PhotoRequest, networks: Networks, report: Callable[[float], None]) -> PhotoAnswer:
+def _upscale(
+    request: PhotoRequest, networks: Networks, max_bytes: int, report: Callable[[float], None]
+) -> PhotoAnswer:
     photo, target = Path(request.photo), Target(Fraction(request.scale))
     sizes = list_page_sizes(photo, request.max_pages)
     result_pixels = _validate_pixels(request, sizes, target, networks)
@@ -165,7 +184,9 @@ def _upscale(request: PhotoRequest, networks: Networks, report: Callable[[float]
     suffix = request.suffix or (photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
     out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
     job = PhotoJob(photo, out)
-    options = ProcessingOptions(lambda image: upscale_image(image, target, networks), overwrite=True)
+    options = ProcessingOptions(
+        UpscaleTransform(target, networks), overwrite=True, memory=max_bytes, readers=[_DirectReader()]
+    )
     for outcome in process_jobs([job], options, report):
         if outcome.reason:
             raise PhotoError(outcome.reason.replace(str(out), out.name))
@@ -212,7 +233,7 @@ def _read_lines(stream: IO[str], lines: "SimpleQueue[str]") -> None:
 
 def _read_status_bytes(name: str) -> int:
     """Return a number of bytes from the status of this process; 0 if the system is not Linux."""
-    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 

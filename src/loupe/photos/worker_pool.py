@@ -20,8 +20,9 @@ from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
 LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # of the memory budget; the rest is for the server itself
 MAX_SMALL_BYTES = 4_000_000  # of the file of a small photo
-SMALL_TIMEOUT_S = 5.0  # a photo that takes longer is not small
+SMALL_TIMEOUT_S = 3.0  # a photo that takes longer is not small
 MAX_WAITING = 32  # large photos
+ENDED = "cannot be upscaled: its process ended, perhaps because it needs too much memory"
 START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
 
@@ -111,7 +112,7 @@ class PhotoWorkers:
                 answer = self._large.upscale(request, control, report)
         finally:
             self._waiting.release()
-        return answer or PhotoAnswer(reason="cannot be upscaled: the file ended the process that reads it")
+        return answer or PhotoAnswer(reason=ENDED)
 
     def close(self) -> None:
         """Kill the processes."""

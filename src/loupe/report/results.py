@@ -1,5 +1,6 @@
 """Writes the table of runs to a Parquet file and reads it. A report can be made from the file without MLflow."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def read(path: Path) -> pd.DataFrame:
     import pyarrow.parquet
 
     try:
+        if path.exists() and not path.is_file():  # a FIFO would block the reader
+            raise OSError(errno.EINVAL, "not a file")
         with pyarrow.parquet.ParquetFile(path) as file:
             table = file.read()
     except OSError as error:
@@ -58,11 +61,25 @@ def read(path: Path) -> pd.DataFrame:
     missing = [name for name in FACTS if name not in table.column_names]
     if missing:
         raise UsageError(f"from: {RULE}, got {str(path)!r}: the column {missing[0]} is missing")
+    wrong = next((field.name for field in table.schema if not _has_type(field)), None)
+    if wrong is not None or len(set(table.column_names)) < len(table.column_names):
+        raise UsageError(
+            f"from: {RULE}, got {str(path)!r}: the column {wrong or 'names'} must be as a report writes it"
+        )
     columns = {}
     for name in table.column_names:
         is_number = _get_prefix(name) == METRIC
         columns[name] = pd.Series(table[name].to_pylist(), dtype=float if is_number else object)
     return pd.DataFrame(columns)
+
+
+def _has_type(field: Any) -> bool:
+    """Return whether a column has a known name and the type that `write` gives it."""
+    found, prefix = str(field.type), _get_prefix(field.name)
+    if prefix in (METRIC, CURVE):
+        item = "int64" if field.name == STEP else "double"
+        return found == "double" if prefix == METRIC else found.startswith("list<") and found.endswith(f": {item}>")
+    return found == "string" and (prefix == SETTING or field.name in FACTS)
 
 
 def _get_prefix(name: str) -> str:

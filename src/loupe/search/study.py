@@ -64,6 +64,7 @@ class SweepStudy:
         self._check_space(sweep.describe_space(digest))
         self._points = list(sweep.iterate_points()) if sweep.is_grid else []
         self._arms = sweep.group_arms() if sweep.study.tune else []
+        self._unowned_since: dict[int, float] = {}  # by trial number, on this process's clock
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def _check_space(self, space: str) -> None:
@@ -146,14 +147,28 @@ class SweepStudy:
             try:
                 if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                     continue
-            except optuna.exceptions.UpdateFinishedTrialError:
+                self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
+                self._storage.set_trial_user_attr(trial_id, OWNER, owner)
+            except optuna.exceptions.UpdateFinishedTrialError:  # another worker was faster, or this one slow
                 continue
-            self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
-            self._storage.set_trial_user_attr(trial_id, OWNER, owner)
             # The sampler's seed depends on the trial only, so the same trial gets the same point in any process.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
             return Trial(self.optuna_study, trial_id)
         return None
+
+    def complete_trial(self, trial: Trial, state: TrialState, value: float | None) -> bool:
+        """End a trial as complete with a value, or as pruned.
+
+        Returns:
+            False if the trial has ended already: a worker that was silent for too long is an orphan.
+        """
+        try:
+            self.optuna_study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            if not self._storage.get_trial(self._find_id(trial)).state.is_finished():
+                raise
+            return False
+        return True
 
     def fail_trial(self, trial: Trial | FrozenTrial, failure: str, reason: str = "") -> None:
         """End a trial without a value, unless it has already ended.
@@ -178,10 +193,13 @@ class SweepStudy:
         Returns:
             The failed trials.
         """
-        orphans = []
+        orphans, now = [], time.monotonic()
         for trial in self._list_trials(TrialState.RUNNING):
-            started = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
-            if not (is_alive(trial) if OWNER in trial.user_attrs else time.time() - started < CLAIM_TIMEOUT_S):
+            if OWNER in trial.user_attrs:
+                is_orphan = not is_alive(trial)
+            else:  # the time of the claim is unknown: another machine's clock and time zone wrote it
+                is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
+            if is_orphan:
                 self.fail_trial(trial, ORPHANED)
                 orphans.append(trial)
         return orphans

@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +21,7 @@ LOCK_TIMEOUT_S = 60.0  # how long to wait for a SQLite database that another wor
 RETRY_TIMEOUT_S = 120.0  # long enough for the restart of a database
 RETRY_INTERVAL_S = 1.0
 JOURNAL_START = b'{"op_code":0,"worker_id":"'  # the start of the first record, which creates a study
-BLOCK_BYTES = 65536
+MAX_FIRST_LINE_BYTES = 65536
 T = TypeVar("T")
 
 
@@ -75,61 +74,64 @@ def _lock_database(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def check_journal(file: Path, lines: int | None = 1) -> None:
-    """Check that a file is an Optuna journal, is empty, or does not exist. The file is not changed.
-
-    Args:
-        file: any path.
-        lines: the number of lines to check; None checks all lines. An incomplete last line is accepted, because
-            a killed process can leave one.
+def check_journal(file: Path) -> None:
+    """Check that a file starts like an Optuna journal, is empty, or does not exist.
 
     Raises:
         UsageError: the file is not a journal.
     """
-    if not file.is_file():
-        return
-    with file.open("rb") as stream:
-        is_journal = JOURNAL_START.startswith(stream.read(len(JOURNAL_START)))
-        stream.seek(0)
-        if is_journal and all(_is_record(line) for line in islice(stream, lines) if line.endswith(b"\n")):
-            return
-    raise UsageError(f"storage: must be an Optuna journal, a new file or a database URL, got {str(file)!r}")
+    is_other = file.exists() and not file.is_dir() and not file.is_file()  # opening a FIFO would not end
+    if file.is_file():
+        with file.open("rb") as stream:
+            first = stream.readline(MAX_FIRST_LINE_BYTES)
+        is_other = not JOURNAL_START.startswith(first[: len(JOURNAL_START)]) or (
+            first.endswith(b"\n") and not _is_record(first)
+        )
+    if is_other:
+        raise UsageError(f"storage: must be an Optuna journal, a new file or a database URL, got {str(file)!r}")
+
+
+def repair_journal(journal: Path) -> None:
+    """Remove an unreadable end of a journal, unless a running process completes it.
+
+    A killed process or a power loss leaves half a record or a line of other bytes. When a further record follows it,
+    Optuna cannot read the journal any more.
+
+    Raises:
+        UsageError: the file is not a journal, or records follow an unreadable line. The file is not changed.
+    """
+    check_journal(journal)
+    if journal.is_file() and _find_end(journal) < journal.stat().st_size:
+        time.sleep(WRITE_TIMEOUT_S)
+        os.truncate(journal, _find_end(journal))
+
+
+def _find_end(journal: Path) -> int:
+    """Return the position after the last record of a journal. At most one line with a newline may follow it."""
+    end, unreadable = 0, 0
+    with journal.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):
+                break
+            if unreadable:
+                raise UsageError(
+                    f"storage: must be an undamaged Optuna journal, got {str(journal)!r}, whose line {unreadable} is "
+                    "not a record; restore a copy, or give another file"
+                )
+            if _is_record(line):
+                end += len(line)
+            else:
+                unreadable = number
+    return end
 
 
 def _is_record(line: bytes) -> bool:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
-    return isinstance(record, dict) and {"op_code", "worker_id"} <= record.keys()
-
-
-def remove_incomplete_line(journal: Path) -> None:
-    """Remove the incomplete last line of a journal, unless a running process completes it.
-
-    Raises:
-        UsageError: the file is not a journal; it is not changed.
-    """
-    check_journal(journal)
-    if _count_incomplete_bytes(journal):
-        check_journal(journal, lines=None)
-        time.sleep(WRITE_TIMEOUT_S)
-        incomplete = _count_incomplete_bytes(journal)
-        if incomplete:
-            os.truncate(journal, journal.stat().st_size - incomplete)
-
-
-def _count_incomplete_bytes(file: Path) -> int:
-    """Return the number of bytes after the last newline of a file; 0 for a missing file."""
-    if not file.exists():
-        return 0
-    size = end = file.stat().st_size
-    with file.open("rb") as stream:
-        while end:
-            start = max(0, end - BLOCK_BYTES)
-            stream.seek(start)
-            position = stream.read(end - start).rfind(b"\n")
-            if position >= 0:
-                return size - (start + position + 1)
-            end = start
-    return size
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("op_code"), int)
+        and isinstance(record.get("worker_id"), str)
+    )

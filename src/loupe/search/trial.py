@@ -96,8 +96,14 @@ class TrialContext:
         return trials.compute_key(self.settings, self.job.digest, hash_training_code())
 
 
+class TrialLostError(SystemExit):
+    """The trial has ended elsewhere: its item has another worker. The run of the trial becomes KILLED."""
+
+
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
-    """Run a claimed trial until it is complete, pruned or failed. See `TrialContext` for the arguments.
+    """Run a claimed trial until it is complete, pruned, failed or lost to another worker.
+
+    See `TrialContext` for the arguments.
 
     Raises:
         KeyboardInterrupt: the worker is interrupted. The trial stays open; the sweep enqueues its item again.
@@ -109,7 +115,10 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
         context = TrialContext(trial, study, job, settings)
         existing = _find_result(context)
         state, value = _reuse_result(context, existing) if existing else _train(context)
-        study.optuna_study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+        if not study.complete_trial(trial, state, value) and existing is None:
+            trials.discard_result(trial.user_attrs[RUN])
+    except TrialLostError:
+        return  # the result of the other worker counts
     except optuna.exceptions.StorageInternalError:
         raise  # the database is unreachable: the worker exits, and the trial continues later from its checkpoint
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
@@ -138,25 +147,25 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
 
     trial, study, settings = context.trial, context.study, context.settings
     checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
-    with context.stopwatch:
-        dataset = open_dataset(context.job)
-        pairs = (
-            dataset.load_pairs("train", settings.scale, settings.limit),
-            dataset.load_pairs("validation", settings.scale),
-        )
-        weights = ridge.load_or_fit(dataset, settings.scale)
-        start = training_runs.load_start(settings)
-        model = build_network(settings, pairs[0], dataset.settings["luminance"], weights, start)
     name = f"{study.sweep.name} {trial.number}: {describe(settings)}"
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
     tags |= {trials.CODE_TAG: hash_training_code()}
     continued = context.resumed_run if checkpoint else None
     with (
         trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id,
-        _exit_if_database_fails(),
+        _kill_run_without_trial(),
     ):
         trial.set_user_attr(RUN, run_id)
         state, value = TrialState.COMPLETE, math.nan
+        with context.stopwatch:  # in the run, whose heartbeats show that the worker is alive
+            dataset = open_dataset(context.job)
+            pairs = (
+                dataset.load_pairs("train", settings.scale, settings.limit),
+                dataset.load_pairs("validation", settings.scale),
+            )
+            weights = ridge.load_or_fit(dataset, settings.scale)
+            start = training_runs.load_start(settings)
+            model = build_network(settings, pairs[0], dataset.settings["luminance"], weights, start)
         try:
             records.log_dataset(dataset, "training")
             with context.stopwatch:
@@ -166,16 +175,23 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
                 models.log_model(model, points)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
-        trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)
+        trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)  # raises if the trial has ended elsewhere
         records.log_tags({trials.STATE_TAG: state.name})
     return state, value if state == TrialState.COMPLETE else None
 
 
 @contextmanager
-def _exit_if_database_fails() -> Iterator[None]:
-    """Exit the process if the study's database is unreachable: the trial's run becomes KILLED instead of FAILED."""
+def _kill_run_without_trial() -> Iterator[None]:
+    """Let the trial's run become KILLED instead of FAILED if the trial is lost or the study's database unreachable.
+
+    Raises:
+        TrialLostError: the trial has ended elsewhere.
+        SystemExit: the database is unreachable; the process exits.
+    """
     try:
         yield
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise TrialLostError from None
     except optuna.exceptions.StorageInternalError as error:
         raise SystemExit(f"the study's database is unreachable: {error}") from None
 

@@ -1,5 +1,6 @@
 """Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces those that crash."""
 
+import math
 import subprocess
 import threading
 import time
@@ -36,7 +37,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Args:
         settings: the settings of the sweep.
         study: the study.
-        job: the job of the workers; they share its `max_trials`.
+        job: the job of the workers; they share its `max_trials`, and 0 is no limit.
         workers: the number of processes. Without `settings.workers`, a Dask cluster runs one per core, also if the
             number of its cores changes.
 
@@ -47,7 +48,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
     running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
-    remaining, crashes, checked, seconds = job.max_trials, 0, 0.0, 0.0
+    # Without a limit, `remaining` does not decrease: a trial that its worker lost to another one needs a further run.
+    remaining, crashes, checked, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
     with _open_executor(settings, workers) as (executor, run, count_cores), bar:
@@ -60,7 +62,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
             may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
-                share = min(MAX_TRIALS_PER_WORKER, -(-remaining // (workers - len(running))))
+                share = int(min(MAX_TRIALS_PER_WORKER, -(-remaining // (workers - len(running)))))
                 running[executor.submit(run, replace(job, max_trials=share))] = share, time.monotonic()
                 remaining -= share
             if not running and not (may_start and open_trials):
@@ -88,11 +90,16 @@ def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> in
 
 
 def _close_orphans(study: SweepStudy) -> None:
-    """Close the runs and trials of crashed workers."""
+    """Close the runs and trials of crashed workers.
+
+    Raises:
+        LoupeError: another process continues the sweep.
+    """
 
     def is_alive(trial: Any) -> bool:
         return liveness.is_alive(trial.user_attrs[OWNER] | trials.get_tags(trial.user_attrs.get(RUN)))
 
+    trials.reopen_sweep_run(study.parent)
     for trial in study.fail_orphans(is_alive):
         if RUN in trial.user_attrs:
             liveness.mark_killed(trial.user_attrs[RUN])

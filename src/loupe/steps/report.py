@@ -83,7 +83,7 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
     from loupe.report.assembly import ClaimRuns
     from loupe.search import arms, sweep_loader
 
-    files = sorted(Path(settings.sweeps).glob("*.toml"))
+    files = sorted(file for file in Path(settings.sweeps).glob("*.toml") if file.is_file())
     if not files:
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
     claims = []

@@ -1,12 +1,17 @@
 """Removes noise from photo files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loupe.config.photos import Restore
 from loupe.errors import UsageError
 from loupe.photos import files
 
+if TYPE_CHECKING:
+    from loupe.imaging.image_data import ImageData
+
 METHOD = "non-local means"
+MASK_COPIES = 4  # of the mask's pixels, while its edges are blurred
 
 
 def run(settings: Restore) -> list[Path]:
@@ -18,22 +23,28 @@ def run(settings: Restore) -> list[Path]:
     Raises:
         LoupeError: at least one photo failed.
     """
+    from loupe.imaging.isolated_reader import read_first_image
     from loupe.photos import denoising
     from loupe.tracking import photo_runs
 
-    mask = None
-    if settings.mask is not None:
-        if not Path(settings.mask).is_file():
-            raise UsageError(f"mask: must be an existing file, got {settings.mask!r}")
-        mask = denoising.read_mask(Path(settings.mask), settings.feather)
-    options = denoising.DenoiseOptions(settings.strength, mask, settings.noise)
-    found = files.list_photos(settings)
-    if settings.dry_run:
-        return []
-    with photo_runs.photo_run(settings):
-        outcomes = files.process_photos(settings, found, lambda image: denoising.denoise_image(image, options))
-        photo_runs.log_outcomes(settings, outcomes, METHOD)
-        return files.report_outcomes(settings, found, outcomes, METHOD)
+    with files.open_photo_readers() as readers:
+        mask = None
+        if settings.mask is not None:
+            if not Path(settings.mask).is_file():
+                raise UsageError(f"mask: must be an existing file, got {settings.mask!r}")
+
+            def read(file: Path) -> "ImageData":
+                return read_first_image(readers[0], file, files.get_memory(settings), MASK_COPIES)
+
+            mask = denoising.read_mask(Path(settings.mask), settings.feather, read)
+        options = denoising.DenoiseOptions(settings.strength, mask, settings.noise)
+        found = files.list_photos(settings)
+        if settings.dry_run:
+            return []
+        with photo_runs.photo_run(settings):
+            outcomes = files.process_photos(settings, found, denoising.DenoiseTransform(options), readers)
+            photo_runs.log_outcomes(settings, outcomes, METHOD)
+            return files.report_outcomes(settings, found, outcomes, METHOD)
 
 
 if __name__ == "__main__":

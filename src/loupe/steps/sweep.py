@@ -77,7 +77,7 @@ def _open_database(location: str) -> "BaseStorage | None":
 def _open_journal(location: str) -> "BaseStorage":
     from loupe.search import study_storage
 
-    study_storage.remove_incomplete_line(Path(location))
+    study_storage.repair_journal(Path(location))
     return study_storage.open_storage(location)
 
 
@@ -122,7 +122,6 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
     from loupe.tracking import runs
 
     uri, experiment = runs.locate_run(study.parent)
-    total = study.sweep.count_trials()
     return WorkerJob(
         sweep=study.sweep.to_json(),
         storage=storage.make_absolute(location),
@@ -134,7 +133,7 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
         source=_list_source_settings(settings, study.sweep),
         data_dir=settings.data_dir,
         threads=settings.threads,
-        max_trials=min(total, settings.max_trials or total),
+        max_trials=settings.max_trials or 0,
         deadline=time.time() + settings.timeout if settings.timeout else None,
         fresh=settings.fresh,
     )

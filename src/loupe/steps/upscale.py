@@ -16,18 +16,18 @@ def run(settings: Upscale) -> list[Path]:
         LoupeError: at least one photo failed.
     """
     from loupe.photos.sizes import Target
-    from loupe.photos.upscaling import upscale_image
+    from loupe.photos.upscaling import UpscaleTransform
     from loupe.tracking import photo_runs
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     found = files.list_photos(settings)
     if settings.dry_run:
         return []
-    with photo_runs.photo_run(settings):
+    with files.open_photo_readers() as readers, photo_runs.photo_run(settings):
         networks = resolve_model(settings.model, ResolveOptions(ensemble=settings.ensemble))
         networks.check()
         target = Target(settings.scale, settings.box, settings.fit)
-        outcomes = files.process_photos(settings, found, lambda image: upscale_image(image, target, networks))
+        outcomes = files.process_photos(settings, found, UpscaleTransform(target, networks), readers)
         photo_runs.log_outcomes(settings, outcomes, networks.used_names)
         return files.report_outcomes(settings, found, outcomes, networks.used_names)
 

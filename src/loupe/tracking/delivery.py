@@ -31,7 +31,7 @@ from loupe.tracking.server import (
     is_reachable,
     is_server,
     is_unreachable_error,
-    limit_retries,
+    limit_requests,
     unreachable_text,
 )
 from loupe.tracking.store import create_store
@@ -92,7 +92,7 @@ def end_run(run_id: str, status: str) -> None:
     if is_finished:
         buffer.append("no checkpoint", {})
     buffer.close()
-    with suppress(*SERVER_ERRORS), limit_retries(0), defer_signals():
+    with suppress(*SERVER_ERRORS), limit_requests(0), defer_signals():
         mlflow.end_run(status)  # closes the run in this process
     message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:

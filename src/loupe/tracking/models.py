@@ -8,6 +8,7 @@ from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
 from loupe.config.fields import CHAMPION
 from loupe.errors import UsageError, describe_error
@@ -86,7 +87,9 @@ def load_keras(reference: ModelReference) -> Any:
         if Path(reference.uri).is_file():
             return keras_file.load(Path(reference.uri))
         with tempfile.TemporaryDirectory() as folder:
-            return keras_file.load(_download_keras_file(reference.uri, folder))
+            return keras_file.load(download_keras_file(reference, folder))
+    except UsageError:
+        raise
     except Exception as error:  # Keras raises any class for a damaged file
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the cause at the end of its message
         raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
@@ -124,11 +127,13 @@ def find_champion(scale: Fraction) -> ModelReference | None:
 
 def get_champion(scale: Fraction) -> Any:
     """Return the model version that is the champion of a scale factor; None if there is none yet."""
+    if scale not in REGISTERED_NAMES:
+        return None
     create_store()
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED_NAMES[scale], CHAMPION)
-    except KeyError:
-        return None
+    except UnsupportedModelRegistryStoreURIException:
+        raise
     except MlflowException as error:  # other codes, such as of an unreachable server, do not mean that there is none
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
@@ -146,8 +151,10 @@ def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder))
 
 
-def _download_keras_file(uri: str, folder: str) -> Path:
+def download_keras_file(reference: ModelReference, folder: str) -> Path:
+    """Download the `.keras` file of a model to a folder; raises UsageError if the model has none."""
     try:
-        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{KERAS_FILE}", dst_path=folder))
+        return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
     except (MlflowException, OSError):
-        raise ValueError(f"the model does not contain {KERAS_FILE}, or that file cannot be read") from None
+        reason = f"there is no {KERAS_FILE} in it, or it cannot be read"
+        raise UsageError(f"model: {reference.name} cannot be loaded: {reason}") from None

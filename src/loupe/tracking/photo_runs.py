@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from loupe.cli.progress import print_error
 from loupe.config.photos import PhotoSettings
 from loupe.photos.processing import Outcome
 
@@ -16,10 +17,16 @@ def photo_run(settings: PhotoSettings) -> Iterator[None]:
     if "MLFLOW_RUN_ID" not in os.environ and not _is_run_open():
         yield
         return
-    from loupe.tracking import runs
+    from loupe.tracking import runs, server, store
 
-    runs.tag_project_run()
-    with runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"):
+    with server.limit_requests(0, server.PROBE_TIMEOUT_S), ExitStack() as stack:
+        try:
+            store.check_store(server.PROBE_TIMEOUT_S)
+            server.check_reachable()
+            runs.tag_project_run()
+            stack.enter_context(runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"))
+        except Exception as error:  # a damaged store makes MLflow raise any class; the photos do not need it
+            print_error(f"{store.describe_failure(error)}; the run is not logged")
         yield
 
 

@@ -63,8 +63,9 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     """
     from importlib.metadata import version
 
-    import keras
+    from loupe.models import keras_file
 
+    assert file is not None
     delete_models(run_id)  # also incomplete models, of a process that was killed before the run ended
     images = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
     mlflow.models.Model.log(
@@ -72,7 +73,7 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
         name="model",
         flavor=mlflow.keras,
         run_id=run_id,
-        model=keras.saving.load_model(file, compile=False),
+        model=keras_file.load(file),
         signature=mlflow.models.ModelSignature(images, images),
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
         metadata=body,

@@ -18,6 +18,7 @@ from loupe.config.fields import CHAMPION, format_value
 from loupe.errors import UsageError
 from loupe.tracking import logged_models, models, runs
 from loupe.upscalers import bundled
+from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
 CONTENT_TAG = "loupe.content"  # a hash of the code and the networks of a version of `loupe-photo`
 
@@ -87,6 +88,8 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
         if champion:
             folder = onnx.parent / models.REGISTERED_NAMES[other]
             file = models.download_artifact(champion.run_id, models.ONNX_FILE, str(folder))
+            if file is not None:
+                IsolatedOnnxUpscaler(file)  # raises UsageError; the photo model runs it without limits
         files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
         run_ids[other] = champion.run_id if file else ""
         names.append(

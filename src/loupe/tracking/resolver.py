@@ -6,18 +6,20 @@ MLflow and Keras are imported only for names that need them, so that `loupe upsc
 import importlib.util
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loupe.cli.progress import print_error
 from loupe.config.fields import CHAMPION
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
 from loupe.tracking.locations import get_sqlite_file
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
-from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
 if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
@@ -26,7 +28,12 @@ BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
 SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
-MAX_RETRIES = 1  # of requests to the registry: with MLflow's default, a user waits minutes for an unreachable server
+LOOKUP_TIMEOUT_S = 5.0  # until a model is found and downloaded; then the bundled network is used
+FILE_LOOKUP_TIMEOUT_S = 30.0  # the same for an SQLite file: on a busy machine, MLflow opens it slowly
+
+
+class StoreError(LoupeError):
+    """The store cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
         return get_bundled_networks(size, options.ensemble, options.threads)
     if name == CHAMPION:
-        return Networks(SCALES, lambda scale: _load_champion(scale, options), options.ensemble)
+        return Networks(SCALES, ChampionLoader(options).load, options.ensemble)
     if name in FILTERS:
         return Networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)), options.ensemble)
     if name == RIDGE:
@@ -78,22 +85,39 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 def has_store() -> bool:
     """Whether an MLflow store exists. Without this check, MLflow would create a missing store."""
     file = get_sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    return file is None or (file.is_file() and file.stat().st_size > 0)
+    return file is None or (file.exists() and not (file.is_file() and file.stat().st_size == 0))
 
 
-def _load_champion(scale: Fraction, options: ResolveOptions) -> LoadedModel:
-    reason = "no champion"
-    if has_store() and importlib.util.find_spec("mlflow") is None:
-        reason = "mlflow is not installed"
-    elif has_store():
-        from loupe.tracking import models, server
+class ChampionLoader:
+    """Loads the champion of a scale factor, or the bundled network if there is none.
 
-        with server.limit_retries(MAX_RETRIES):
-            reference = models.find_champion(scale)
-            if reference is not None:
-                return _load_reference(reference, options)
-    loaded = load_bundled(bundled.DEFAULT_SIZE, scale, options.threads)
-    return LoadedModel(f"{loaded.name} ({reason})", loaded.model)
+    It prints one line if the store cannot be used, and does not use the store again.
+
+    Args:
+        options: how models are loaded.
+    """
+
+    def __init__(self, options: ResolveOptions) -> None:
+        self._options = options
+        self._reason = "no champion"
+        self._is_usable = has_store()
+        if self._is_usable and importlib.util.find_spec("mlflow") is None:
+            self._reason, self._is_usable = "mlflow is not installed", False
+
+    def load(self, scale: Fraction) -> LoadedModel:
+        """Load the network of a scale factor."""
+        if self._is_usable:
+            from loupe.tracking import models
+
+            try:
+                loaded = _load_from_store(lambda: models.find_champion(scale), self._options)
+                if loaded is not None:
+                    return loaded
+            except StoreError as error:
+                print_error(f"{error}; the bundled networks are used")
+                self._reason, self._is_usable = "the store cannot be used", False
+        loaded = load_bundled(bundled.DEFAULT_SIZE, scale, self._options.threads)
+        return LoadedModel(f"{loaded.name} ({self._reason})", loaded.model)
 
 
 def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
@@ -107,10 +131,11 @@ def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
 def _load_from_mlflow(uri: str, options: ResolveOptions) -> LoadedModel:
     if not has_store():
         raise UsageError(f"model: {uri} needs MLFLOW_TRACKING_URI, or mlflow.db in the current folder")
-    from loupe.tracking import models, server
+    from loupe.tracking import models
 
-    with server.limit_retries(MAX_RETRIES):
-        return _load_reference(models.find_model(uri), options)
+    loaded = _load_from_store(lambda: models.find_model(uri), options)
+    assert loaded is not None
+    return loaded
 
 
 def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
@@ -121,20 +146,53 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
             f"got {name!r}"
         )
     if file.suffix == ".onnx":
-        return LoadedModel(name, OnnxUpscaler(file, options.threads))
+        return LoadedModel(name, IsolatedOnnxUpscaler(file, options.threads))
     from loupe.tracking import models
 
-    return _load_reference(models.find_model(name), options)
+    return _load_keras(models.find_model(name))
 
 
-def _load_reference(reference: "ModelReference", options: ResolveOptions) -> LoadedModel:
-    from loupe.tracking import models
+def _load_from_store(find: Callable[[], "ModelReference | None"], options: ResolveOptions) -> LoadedModel | None:
+    """Find a model, download its file, and load it; returns None if `find` does.
 
-    if not options.keras:
-        with tempfile.TemporaryDirectory() as folder:
-            file = models.download_artifact(reference.run_id, models.ONNX_FILE, folder)
-            if file is not None:
-                return LoadedModel(reference.name, OnnxUpscaler(file, options.threads), reference.run_id)
+    Raises:
+        StoreError: the store or the download failed, or took longer than LOOKUP_TIMEOUT_S.
+        UsageError: the model does not exist or cannot be loaded.
+    """
+    from loupe.tracking import models, server, store
+    from loupe.tracking.deadline import call_within
+
+    def download() -> "tuple[ModelReference, Path] | None":
+        store.check_store(LOOKUP_TIMEOUT_S, writes=False)
+        reference = find()
+        if reference is None:
+            return None
+        file = None if options.keras else models.download_artifact(reference.run_id, models.ONNX_FILE, folder)
+        return reference, file or models.download_keras_file(reference, folder)
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # an abandoned download may still write
+        try:
+            seconds = FILE_LOOKUP_TIMEOUT_S if store.is_file() else LOOKUP_TIMEOUT_S
+            with server.limit_requests(0, LOOKUP_TIMEOUT_S):
+                found = call_within(seconds, download)
+        except UsageError as error:
+            if str(error).startswith("model:"):
+                raise
+            raise StoreError(str(error)) from None
+        except LoupeError as error:
+            raise StoreError(str(error)) from None
+        except Exception as error:  # damaged stores and other servers make MLflow raise any class
+            raise StoreError(store.describe_failure(error)) from None
+        if found is None:
+            return None
+        reference, file = found
+        if file.suffix == ".onnx":
+            return LoadedModel(reference.name, IsolatedOnnxUpscaler(file, options.threads), reference.run_id)
+        return _load_keras(replace(reference, uri=str(file)))
+
+
+def _load_keras(reference: "ModelReference") -> LoadedModel:
     from loupe.models.builder import KerasUpscaler
+    from loupe.tracking import models
 
     return LoadedModel(reference.name, KerasUpscaler(models.load_keras(reference)), reference.run_id)

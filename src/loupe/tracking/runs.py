@@ -22,7 +22,7 @@ from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError, mask_secrets
 from loupe.tracking import delivery, liveness, server
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
-from loupe.tracking.store import create_store, set_experiment
+from loupe.tracking.store import check_store, create_store, set_experiment
 
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
@@ -118,8 +118,9 @@ def open_store(quiet: bool = True) -> None:
     """Create the store if it is missing, choose the experiment, upload buffered runs, and close orphaned runs.
 
     Raises:
-        LoupeError: the server is unreachable.
+        LoupeError: the store cannot be used.
     """
+    check_store()
     server.wait_until_reachable()
     if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen the store and the experiment
         _find_store()

@@ -1,5 +1,6 @@
 """Checks whether the tracking server is reachable, and repeats requests while it is not."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from typing import TypeVar
 
 import mlflow
 import requests
-from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
@@ -65,6 +66,12 @@ def unreachable_text() -> str:
     return f"tracking: {mask_secrets(mlflow.get_tracking_uri())} is unreachable"
 
 
+def check_reachable() -> None:
+    """Raise LoupeError if the server does not answer now."""
+    if not is_reachable():
+        raise LoupeError(unreachable_text())
+
+
 def wait_until_reachable() -> None:
     """Wait for the server up to STARTUP_TIMEOUT_S; raises LoupeError if it stays unreachable."""
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
@@ -96,14 +103,22 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
 
 
 @contextmanager
-def limit_retries(count: int) -> Iterator[None]:
-    """Limit how often MLflow repeats a failed request. By default, it repeats requests for minutes.
+def limit_requests(retries: int, seconds: float | None = None) -> Iterator[None]:
+    """Limit how often MLflow repeats a failed request, and how long it waits for an answer: by default, minutes.
 
-    A smaller limit that the user set in the environment has priority.
+    A smaller value that the user set in the environment is kept.
+
+    Args:
+        retries: the number of repetitions.
+        seconds: the limit for an answer; None for MLflow's.
     """
-    name, before = MLFLOW_HTTP_REQUEST_MAX_RETRIES.name, MLFLOW_HTTP_REQUEST_MAX_RETRIES.get_raw()
-    MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(min(count, MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()))
+    limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: retries, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
+    before = {variable: variable.get_raw() for variable in limits}
+    for variable, limit in limits.items():
+        if limit is not None:
+            variable.set(min(math.ceil(limit), variable.get()))
     try:
         yield
     finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
+        for variable, text in before.items():
+            os.environ.pop(variable.name, None) if text is None else os.environ.update({variable.name: text})

@@ -33,7 +33,7 @@ def create_store() -> None:
     Raises:
         LoupeError: see `check_store`.
     """
-    check_store()
+    check_store(writes=False)
     uri = mlflow.get_tracking_uri()
     file = get_sqlite_file(uri)
     if file is None:
@@ -88,7 +88,20 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
             engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
             call_within(seconds, lambda: engine.connect().close())
     except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, TimeoutError) as error:
-        raise LoupeError(f"tracking: {shown} cannot be used: {describe_error(error, uri)}") from None
+        raise LoupeError(describe_failure(error)) from None
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return one line about an error of the store."""
+    if isinstance(error, LoupeError):
+        return str(error)
+    uri = mlflow.get_tracking_uri()
+    return f"tracking: {mask_secrets(uri)} cannot be used: {describe_error(error, uri)}"
+
+
+def is_file() -> bool:
+    """Whether the store is an SQLite file."""
+    return get_sqlite_file(mlflow.get_tracking_uri()) is not None
 
 
 def _check_file(file: Path, seconds: float, writes: bool) -> None:
@@ -96,7 +109,7 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
         raise LoupeError(f"tracking: the store must be a file, got {str(file)!r}")
     if not _is_complete(file):
         return
-    location = f"file:{quote(str(file.absolute()))}?mode={'rw' if writes else 'ro'}"
+    location = f"file:{quote(str(file.absolute()))}?mode=rw"  # a store that cannot be written is read
     with closing(sqlite3.connect(location, seconds, uri=True)) as database:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the header and the schema
         if writes:

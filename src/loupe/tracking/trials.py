@@ -10,10 +10,12 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from mlflow.entities import RunStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from loupe.cli import signals
 from loupe.config.base import Settings
+from loupe.errors import LoupeError
 from loupe.tracking import checkpoints, liveness, runs
 from loupe.tracking.store import create_store
 
@@ -21,6 +23,7 @@ TRIAL_TAG = "loupe.trial"
 SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
+CONTINUED_TAG = "loupe.continued_by"
 STATE_TAG = "trial.state"
 SCORED_TAG = "loupe.scored"  # logged last: the run of a trial has its test scores, tables and figures
 CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses about this much training at most
@@ -130,7 +133,25 @@ def adopt_trials(old: str, new: str) -> None:
     for child in find_trials(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
     liveness.mark_killed(old)
-    client.set_tag(old, "loupe.continued_by", new)
+    client.set_tag(old, CONTINUED_TAG, new)
+
+
+def reopen_sweep_run(run_id: str) -> None:
+    """Open the run of this sweep again if another process has closed it: this one may have been suspended.
+
+    Raises:
+        LoupeError: another run continues the sweep.
+    """
+    run = mlflow.get_run(run_id)
+    if CONTINUED_TAG in run.data.tags:
+        raise LoupeError(f"sweep: run {run.data.tags[CONTINUED_TAG]} continues the trials of this sweep")
+    if run.info.status != "RUNNING":
+        mlflow.MlflowClient().update_run(run_id, status="RUNNING")
+
+
+def discard_result(run_id: str) -> None:
+    """Set the status of a finished run to KILLED: the result of another worker counts for its trial."""
+    mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
 def get_tags(run_id: str | None) -> dict[str, str]:

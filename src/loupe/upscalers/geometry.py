@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from loupe.config.fields import LARGEST_SCALE
 from loupe.errors import UsageError
 
+MAX_SIDE = 2048  # pixels: of blocks, smallest inputs and halos; a file from elsewhere could contain any number
 _NUMBER = "([0-9]{1,4})"
 _NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})")
 
@@ -57,4 +59,7 @@ class Geometry:
         q, p, min_side, halo = map(int, found.groups()[:4])
         if not 0 < q < p or not min_side or min_side % q or halo % q:
             raise UsageError(f"model: must have 0 < q < p, and side and halo that are multiples of q, got {name!r}")
+        if p > LARGEST_SCALE * q or max(min_side, halo) > MAX_SIDE:
+            rule = f"a scale factor of at most {LARGEST_SCALE}, and side and halo of at most {MAX_SIDE}"
+            raise UsageError(f"model: must have {rule}, got {name!r}")
         return cls(q, p, min_side, halo, found[5])

@@ -71,6 +71,8 @@ def load_weights(file: Path, scale: Fraction) -> np.ndarray:
     """
     q, p = scale.denominator, scale.numerator
     try:
+        if not file.is_file():  # a FIFO would block the reader
+            raise ValueError("it is not a file")
         weights = np.load(file, allow_pickle=False)
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
             raise ValueError(f"it contains {weights.dtype} {weights.shape}")

@@ -7,6 +7,8 @@ import numpy as np
 
 from loupe.upscalers.geometry import Geometry
 
+TILE = 256  # side of a tile in pixels of the image, without the halo
+
 
 class UpscalingModel(Protocol):
     """The interface of all models that upscale grey images: networks, ridge and filters."""
@@ -50,7 +52,9 @@ class SelfEnsemble:
         return total / 8
 
 
-def upscale(model: UpscalingModel, images: np.ndarray, recompose: str = "concatenate", tile: int = 256) -> np.ndarray:
+def upscale(
+    model: UpscalingModel, images: np.ndarray, recompose: str = "concatenate", tile: int = TILE
+) -> np.ndarray:
     """Upscale images of any size from 1x1.
 
     Args:
@@ -84,7 +88,7 @@ def upscale(model: UpscalingModel, images: np.ndarray, recompose: str = "concate
 
 
 def upscale_rows(
-    model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, wanted: range, tile: int = 256
+    model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, wanted: range, tile: int = TILE
 ) -> np.ndarray:
     """Compute some rows of `upscale(..., recompose="gaussian")` from the image rows that they depend on.
 
@@ -140,11 +144,21 @@ def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right
     return large[:, top : top + bottom, left : left + end]
 
 
+def compute_largest_input(geometry: Geometry, tile: int = TILE) -> int:
+    """Return the largest side of the images that `upscale` gives a model."""
+    return _compute_core(geometry, tile) + 2 * geometry.halo
+
+
+def _compute_core(geometry: Geometry, tile: int) -> int:
+    """Return the side of a tile without the halo, in whole blocks."""
+    core = max(geometry.min_side, tile // geometry.q * geometry.q)
+    return -(-core // geometry.q) * geometry.q
+
+
 def _upscale_tiles(model: UpscalingModel, images: np.ndarray, tile: int) -> np.ndarray:
     geometry = model.geometry
     count, height, width, _ = images.shape
-    core = max(geometry.min_side, tile // geometry.q * geometry.q)
-    core = -(-core // geometry.q) * geometry.q
+    core = _compute_core(geometry, tile)
     if height <= core and width <= core:
         return model(images)
     scale = geometry.scale

@@ -1,0 +1,76 @@
+"""Checks that the facts and the rows of a Parquet file are those of a prepared dataset."""
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from loupe.data.manifest import SPLITS, build_table
+from loupe.data.shards import name_inputs, name_shard
+from loupe.errors import describe_error
+
+SHARD_NAME = re.compile(r"(labels|inputs-\d+x\d+)-\d{5,}\.npy")  # a name with a slash could leave the folder
+NEEDED_SETTINGS = ("luminance", "scales", "source")
+
+
+class _Facts(BaseModel):
+    digest: str
+    settings: dict[str, str]
+    statistics: dict[str, dict[str, float]]
+    shards: dict[str, str]
+
+
+def find_fault(table: Any, facts: Any) -> str:
+    """Return the first reason why a manifest is not that of a prepared dataset, or "".
+
+    Args:
+        table: the Arrow table of the rows.
+        facts: the JSON in its metadata.
+    """
+    expected = build_table([]).schema
+    if table.column_names != expected.names:
+        return f"the columns must be {', '.join(expected.names)}"
+    for field, found in zip(expected, table.schema, strict=True):
+        if found.type != field.type:
+            return f"the column {field.name} must be {field.type}, got {found.type}"
+    try:
+        _Facts.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'its facts'}: {first['msg']}"
+    return _find_fault_of_settings(facts) or _find_fault_of_rows(table, facts)
+
+
+def _find_fault_of_settings(facts: dict[str, Any]) -> str:
+    missing = [name for name in NEEDED_SETTINGS if name not in facts["settings"]]
+    if missing:
+        return f"the setting {missing[0]} is missing"
+    wrong = next((name for name in facts["shards"] if not SHARD_NAME.fullmatch(name)), None)
+    if wrong is not None:
+        return f"must have names of shards, got {wrong!r}"
+    try:
+        return "" if all(scale > 0 for scale in _read_scales(facts)) else "the scales must be positive"
+    except (ValueError, ZeroDivisionError) as error:
+        return f"scales: {describe_error(error)}"
+
+
+def _read_scales(facts: dict[str, Any]) -> list[Fraction]:
+    return [Fraction(text.replace(":", "/")) for text in facts["settings"]["scales"].split(",")]
+
+
+def _find_fault_of_rows(table: Any, facts: dict[str, Any]) -> str:
+    import pyarrow.compute as pc
+
+    labels = table.filter(table["split"].is_valid())
+    if set(labels["split"].unique().to_pylist()) - SPLITS.keys():
+        return f"the splits must be {', '.join(SPLITS)}"
+    if table["path"].null_count or table["sha256"].null_count:
+        return "each row must have a path and a content hash"
+    for name in ("shard", "row"):
+        if labels[name].null_count or (len(labels) and pc.min(labels[name]).as_py() < 0):
+            return f"the {name} of each label must be a number of at least 0"
+    kinds = ["labels", *map(name_inputs, _read_scales(facts))]
+    names = (name_shard(kind, number) for number in labels["shard"].unique().to_pylist() for kind in kinds)
+    missing = next((name for name in names if name not in facts["shards"]), None)
+    return f"the shard {missing} is missing" if missing else ""

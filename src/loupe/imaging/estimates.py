@@ -1,0 +1,106 @@
+"""Estimates, from an image's header, how much memory it takes at most to read and write it; measured per format."""
+
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
+from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS
+
+# The largest number of bytes per pixel while an image is decoded: Pillow's image, its conversion, and the result.
+DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
+TRANSPARENT_BYTES = 13  # of grey and colour images with one transparent value
+DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # of images with 16 bits per sample, by the number of bands
+CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # codecs that keep several copies of a frame
+OTHER_BYTES = 24
+ROW_BYTES = 20  # per pixel of a row: decoders keep two rows, of up to 8 bytes per pixel
+LIBRARY_BYTES = 40_000_000  # that decoders take for an image of any size
+OPENING_BYTES = 150_000_000  # that opening a file takes at most, without pixels and copies of the file
+PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}  # per mode, 8 bits per sample
+ENCODING_BYTES = {"WEBP": 44, "GIF": 36, "AVIF": 40}  # per pixel of one image
+WHOLE_BYTES = 8  # of the other formats: the pixels, and Pillow's copy of them
+FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # per pixel of all frames of an animation
+
+
+def estimate_opening(path: Path) -> int:
+    """Estimate the memory that opening a file takes, at most.
+
+    Raises:
+        PhotoError: the file cannot be read, or has too many pixels.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+            file_bytes = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise PhotoError((error.strerror or str(error)).lower()) from None
+    pixels, per_pixel, copies, rows = 0, 0, 0, 0
+    if head[:4] == b"RIFF":  # a WebP is read as a whole, into a decoder with two frames
+        pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
+    elif head[:4] == b"\x89PNG":  # Pillow decodes it to find EXIF after the pixels
+        width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+        pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
+    elif head[4:8] == b"ftyp":  # an AVIF is read as a whole
+        copies = 2
+    if pixels > MAX_PIXELS:
+        raise too_many_pixels(pixels)
+    return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + rows
+
+
+def read_webp_pixels(head: bytes) -> int:
+    """Return the number of pixels from the first bytes of a WebP (RFC 9649, 2.5 to 2.7)."""
+    if head[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+    elif head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    return width * height
+
+
+def get_pixel_bytes(image: Image.Image, deep: bool) -> int:
+    """Return the most bytes that a decoded pixel of an opened image has."""
+    bands = PIXEL_BYTES.get(image.mode, 4)
+    if "transparency" in image.info and image.mode != "P":
+        bands += 1
+    return bands * 2 if deep or image.mode.startswith("I;16") else bands
+
+
+def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
+    """Estimate the memory that decoding the current frame or page takes, at most, with the result.
+
+    Args:
+        image: an opened image; not decoded.
+        deep: whether libvips decodes it, with 16 bits per sample.
+        file_bytes: the size of the file.
+    """
+    name, mode = image.format or "", image.mode
+    if deep:
+        per_pixel = DEEP_BYTES.get(len(image.getbands()), OTHER_BYTES)
+    elif name in CODEC_BYTES:
+        per_pixel = CODEC_BYTES[name]
+    elif "transparency" in image.info and mode in ("1", "L", "RGB"):
+        per_pixel = TRANSPARENT_BYTES
+    else:
+        per_pixel = DECODING_BYTES.get(mode, OTHER_BYTES)
+        if getattr(image, "is_animated", False) and name == "PNG":
+            per_pixel += 8  # the last frame, and the canvas
+        if name == "JPEG":
+            per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)  # with several scans, it keeps all coefficients
+    whole_file = 2 * file_bytes if name in ("WEBP", "AVIF") else 0
+    return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
+
+
+def estimate_encoding(name: str, largest: int, total: int) -> int:
+    """Estimate the memory that writing a file takes, at most.
+
+    Args:
+        name: the format.
+        largest: the number of pixels of the largest frame or page.
+        total: the number of pixels of all frames of an animation; 0 if the images are not frames.
+    """
+    streamed = name in STREAMED_FORMATS and largest > MAX_WHOLE_PIXELS
+    one = 0 if streamed else largest * ENCODING_BYTES.get(name, WHOLE_BYTES)
+    return one + total * FRAME_BYTES.get(name, 0)

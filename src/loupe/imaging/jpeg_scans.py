@@ -1,0 +1,38 @@
+"""Counts the scans of a JPEG: the decoder goes through all pixels once per scan, even if a scan has few bytes."""
+
+import mmap
+import re
+from pathlib import Path
+
+from loupe.imaging.decoder import PhotoError
+
+MAX_SCANS = 100  # as in libtiff; encoders write at most about 20
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+# Markers of ITU-T T.81, B.1.1. Inside a scan, 0xFF is followed by 0x00 or a restart marker, 0xD0 to 0xD7.
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+
+
+def validate_scans(source: bytes | Path) -> None:
+    """Raise PhotoError if a JPEG has more than MAX_SCANS scans."""
+    if isinstance(source, bytes):
+        count = _count_scans(source)
+    else:
+        with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            count = _count_scans(content)
+    if count > MAX_SCANS:
+        raise PhotoError(f"must have at most {MAX_SCANS} scans, got more")
+
+
+def _count_scans(content: bytes | mmap.mmap) -> int:
+    """Count the scans of the first image, up to one more than MAX_SCANS."""
+    count, position = 0, 2
+    while count <= MAX_SCANS and (found := MARKER.search(content, position)):
+        kind = found[1][0]
+        if kind == END_OF_IMAGE:
+            break
+        position = found.end()
+        if kind == START_OF_SCAN:
+            count += 1
+        if kind != 0x01:  # every other marker has a segment that begins with its length
+            position += int.from_bytes(content[position : position + 2], "big")
+    return count

@@ -1,0 +1,168 @@
+"""Checks an ONNX file before onnxruntime reads it: it may contain only what Loupe's own exports contain.
+
+The base installation does not contain the package onnx. Field numbers are those of onnx.proto.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from loupe.errors import UsageError
+
+MAX_FILE_BYTES = 2**28
+MAX_NODES = 5000
+MAX_RANK = 8
+# The operators of `models.onnx_export`. None of them contains another graph.
+OPERATORS = frozenset((
+    "Add", "Cast", "Compress", "Concat", "ConstantOfShape", "Conv", "DepthToSpace", "Gather", "MatMul", "Pad",
+    "ReduceProd", "Relu", "Reshape", "ScatterElements", "Shape", "Sigmoid", "SpaceToDepth", "Split", "Squeeze",
+    "Tanh", "Transpose", "Unsqueeze",
+))  # fmt: skip
+ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1}  # per type of a tensor: float, int32, int64, bool
+DOMAINS = ("", "ai.onnx.ml")  # the exporter names the second one, but uses no operator of it
+VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # wire types of Protocol Buffers
+# The fields that a message of a network may have.
+MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))  # not training_info, functions
+GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))  # not quantization_annotation, sparse_initializer
+NODE_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7))
+ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))  # not graphs, sparse tensors, types, references
+TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # not segments, texts, external data
+Fields = dict[int, list[int | memoryview]]
+
+
+def validate_network(file: Path) -> None:
+    """Check the operators, the tensors and the size of an ONNX file.
+
+    Raises:
+        UsageError: the file is not an ONNX network, or Loupe does not export such a network.
+    """
+    try:
+        size = file.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"must have at most {MAX_FILE_BYTES} bytes, got {size}")
+        model = _parse(memoryview(file.read_bytes()), MODEL_FIELDS)
+        for domain in _parse_all(model.get(8, []), frozenset((1, 2))):
+            if _text(domain, 1) not in DOMAINS:
+                raise ValueError(f"must use only ONNX's own operators, got those of {_text(domain, 1)!r}")
+        _validate_graph(_parse(_merge(model.get(7, [])), GRAPH_FIELDS))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"model: {str(file)!r} is not an ONNX network: {error}") from None
+
+
+def _validate_graph(graph: Fields) -> None:
+    nodes = graph.get(1, [])
+    if not 0 < len(nodes) <= MAX_NODES:
+        raise ValueError(f"must have 1 to {MAX_NODES} nodes, got {len(nodes)}")
+    for node in _parse_all(nodes, NODE_FIELDS):
+        operator, domain = _text(node, 4), _text(node, 7)
+        if operator not in OPERATORS or domain:
+            name = f"{domain}.{operator}" if domain else operator
+            raise ValueError(f"must contain only operators that Loupe exports, got {name[:80]!r}")
+        for attribute in _parse_all(node.get(5, []), ATTRIBUTE_FIELDS):
+            if 5 in attribute:
+                _validate_tensor(_parse(_merge(attribute[5]), TENSOR_FIELDS))
+    for tensor in _parse_all(graph.get(5, []), TENSOR_FIELDS):
+        _validate_tensor(tensor)
+
+
+def _validate_tensor(tensor: Fields) -> None:
+    """Check that a tensor contains as many bytes as its shape says."""
+    kind = tensor.get(2, [0])[-1]
+    item_bytes = ITEM_BYTES.get(kind) if isinstance(kind, int) else None
+    if item_bytes is None or tensor.get(14, [0])[-1] != 0:
+        raise ValueError(f"must contain only tensors of float, int32, int64 or bool, got type {kind}")
+    shape = _integers(tensor.get(1, []))
+    count = 1
+    for side in shape:
+        count *= side
+        if side > MAX_FILE_BYTES or count > MAX_FILE_BYTES or len(shape) > MAX_RANK:
+            raise ValueError(f"must contain only tensors that fit in the file, got shape {tuple(shape[:MAX_RANK])}")
+    found = sum(len(_bytes(part)) for part in tensor.get(9, []))
+    if 9 not in tensor:
+        found = item_bytes * sum(_count_values(number, tensor.get(number, [])) for number in (4, 5, 7))
+    if found != count * item_bytes:
+        raise ValueError(
+            f"must contain {count * item_bytes} bytes in the tensor {_text(tensor, 8)[:80]!r}, got {found}"
+        )
+
+
+def _count_values(number: int, parts: list[int | memoryview]) -> int:
+    """Return the number of values of a repeated field: floats (4), int32 (5) or int64 (7), packed or not."""
+    if number == 4:
+        return sum(len(part) // 4 if isinstance(part, memoryview) else 1 for part in parts)
+    return len(_integers(parts))
+
+
+def _integers(parts: list[int | memoryview]) -> list[int]:
+    """Return the values of a repeated field of integers, packed or not."""
+    values: list[int] = []
+    for part in parts:
+        if isinstance(part, int):
+            values.append(part)
+            continue
+        position = 0
+        while position < len(part):
+            value, position = _read_varint(part, position)
+            values.append(value)
+    return values
+
+
+def _parse_all(messages: list[int | memoryview], known: frozenset[int]) -> Iterator[Fields]:
+    for message in messages:
+        yield _parse(_bytes(message), known)
+
+
+def _parse(message: memoryview, known: frozenset[int]) -> Fields:
+    """Return the values of each field of a message: integers as they are stored, or bytes.
+
+    Raises:
+        ValueError: the bytes are not a message, or have a field that is not known.
+    """
+    fields: Fields = {}
+    position = 0
+    while position < len(message):
+        key, position = _read_varint(message, position)
+        number, kind = key >> 3, key & 7
+        if number not in known:
+            raise ValueError(f"must be a message that Loupe exports, got field {number}")
+        value: int | memoryview
+        if kind == VARINT:
+            value, position = _read_varint(message, position)
+        elif kind in (FIXED_64, FIXED_32, BYTES):
+            length = {FIXED_64: 8, FIXED_32: 4}.get(kind)
+            if length is None:
+                length, position = _read_varint(message, position)
+            value = message[position : position + length]
+            if len(value) < length:
+                raise ValueError("it ends too early")
+            position += length
+            value = int.from_bytes(value, "little") if kind != BYTES else value
+        else:
+            raise ValueError(f"must be a message of Protocol Buffers, got wire type {kind}")
+        fields.setdefault(number, []).append(value)
+    return fields
+
+
+def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Return an integer of variable length, and the position after it."""
+    value = 0
+    for index, byte in enumerate(message[position : position + 10]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value, position + index + 1
+    raise ValueError("must be a message of Protocol Buffers, got an integer without an end")
+
+
+def _merge(parts: list[int | memoryview]) -> memoryview:
+    """Join the parts of a message: Protocol Buffers merges a field that appears several times."""
+    return memoryview(b"".join(_bytes(part) for part in parts)) if len(parts) != 1 else _bytes(parts[0])
+
+
+def _bytes(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("must be a message of Protocol Buffers, got an integer in place of bytes")
+    return value
+
+
+def _text(fields: Fields, number: int) -> str:
+    """Return a text field; the last value counts."""
+    return bytes(_bytes(fields[number][-1])).decode(errors="replace") if number in fields else ""

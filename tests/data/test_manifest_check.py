@@ -1,0 +1,125 @@
+"""Parquet files that are not manifests, and shards that are not files, are refused in one line."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from loupe.config import parse_settings
+from loupe.config.fields import parse_scale
+from loupe.data import preparation
+from loupe.data.dataset import Dataset
+from loupe.data.shards import hash_file
+from loupe.errors import LoupeError, UsageError
+
+
+@pytest.fixture
+def dataset(photo_folder, tmp_path):
+    settings = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
+    return preparation.prepare(parse_settings("preprocess", settings))
+
+
+def rewrite(dataset, facts=None, **columns):
+    """Write the manifest again with other facts and columns; a column that is None is left out."""
+    table = dataset.table
+    for name, values in columns.items():
+        position = table.column_names.index(name)
+        table = table.remove_column(position)
+        if values is not None:
+            table = table.add_column(position, name, values)
+    kept = json.loads(dataset.table.schema.metadata[b"loupe"])
+    new = facts if not isinstance(facts, dict) else kept | facts
+    text = json.dumps(kept if facts is None else new)
+    pq.write_table(table.replace_schema_metadata({"loupe": text}), dataset.folder / "manifest.parquet")
+    return dataset.folder
+
+
+def load(folder):
+    dataset = Dataset(folder)
+    assert dataset.counts["labels"]
+    assert not dataset.skip_reasons
+    return dataset.load_pairs("all", parse_scale("3:2"))
+
+
+def test_other_columns_are_refused(dataset):
+    count = len(dataset.table)
+    others = {
+        "path": None,
+        "width": pa.array([1.5] * count),
+        "split": pa.array(["dev"] * count),
+        "shard": pa.array([7] * count, pa.int32()),
+        "row": pa.array([-1] * count, pa.int32()),
+        "sha256": pa.array([None] * count, pa.string()),
+    }
+    for name, values in others.items():
+        with pytest.raises(UsageError, match=r"^dataset: must be a prepared dataset, got "):
+            load(rewrite(dataset, **{name: values}))
+    load(rewrite(dataset))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [], 3, "text", {"digest": 3}, {"settings": []}, {"settings": {}}, {"shards": ["labels"]}, {"statistics": 1},
+        {"shards": {}}, {"shards": {"../labels-00000.npy": "0"}},
+        {"settings": {"scales": "x", "luminance": "rec601", "source": "sample"}},
+        {"settings": {"scales": "1:0", "luminance": "rec601", "source": "sample"}},
+    ],
+)  # fmt: skip
+def test_other_facts_are_refused(facts, dataset):
+    with pytest.raises(UsageError, match=r"^dataset: must be a prepared dataset, got "):
+        load(rewrite(dataset, facts))
+
+
+def test_rows_beyond_the_end_of_a_shard_are_refused(dataset):
+    rows = pa.array([row and row + 100 for row in dataset.table["row"].to_pylist()], pa.int32())
+    with pytest.raises(LoupeError, match="the manifest needs"):
+        load(rewrite(dataset, row=rows))
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 3), "uint8"), np.zeros((900, 30, 30)), np.zeros((900, 30, 20), "uint8")]
+)
+def test_shards_with_other_arrays_are_refused(array, dataset):
+    shard = dataset.folder / "labels-00000.npy"
+    np.save(shard, array)
+    shards = json.loads(dataset.table.schema.metadata[b"loupe"])["shards"] | {shard.name: hash_file(shard)}
+    with pytest.raises(LoupeError, match="must be a shard: it contains"):
+        load(rewrite(dataset, {"shards": shards}))
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "labels-00000.npy"])
+@pytest.mark.parametrize("create", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_a_fifo_a_folder_or_a_device_is_refused(create, name, dataset):
+    (dataset.folder / name).unlink()
+    create(dataset.folder / name)
+    with pytest.raises(LoupeError, match=r"^dataset: "):
+        load(dataset.folder)
+
+
+def test_deep_trees_and_long_paths_are_skipped_with_a_reason(photo_folder, tmp_path):
+    here = os.getcwd()
+    os.chdir(photo_folder)
+    try:
+        for _ in range(30):
+            os.mkdir("d" * 200)
+            os.chdir("d" * 200)
+        os.chdir(photo_folder)
+        for _ in range(1500):
+            os.mkdir("e")
+            os.chdir("e")
+    finally:
+        os.chdir(here)
+    os.symlink(photo_folder, photo_folder / "loop")
+    settings = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
+    try:
+        photos = preparation.find_photos(parse_settings("preprocess", settings))
+    finally:
+        subprocess.run(["rm", "-rf", photo_folder / "e", photo_folder / ("d" * 200)], check=True)  # rmtree recurses
+    reasons = sorted(photo.reason for photo in photos if photo.reason)
+    assert reasons == ["a link: not followed", "cannot be read: File name too long"]
+    assert len([photo for photo in photos if not photo.reason]) == 7
