@@ -1,10 +1,17 @@
 """Steps with secrets in their settings: no file and no output contains one."""
 
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from jobs import build_env, list_runs
+
+from loupe.config import parse_settings
+from loupe.errors import UsageError
+from loupe.steps import train
+from loupe.tracking import runs
 
 SECRET = "hunter2secret"
 DRIVER = """
@@ -92,6 +99,22 @@ def test_preprocess_stores_and_prints_no_secret(folder):
     (prepared,) = list_runs(folder)
     assert prepared.data.params["source"] == "file://user:***@bucket/photos"
     assert prepared.data.tags["mlflow.source.git.repoURL"].endswith("host/a.git?private_token=***")
+
+
+@pytest.mark.parametrize("field", ["data_dir", "dataset"])
+def test_a_resumed_run_asks_for_the_url_that_it_does_not_store(field, monkeypatch):
+    url = f"s3://k:{SECRET}@bucket/data"
+    texts = parse_settings("train", {field: url}).to_texts()
+    tags = {"loupe.step": "train", runs.SETTINGS_TAG: json.dumps(texts)}
+    found = SimpleNamespace(info=SimpleNamespace(status="KILLED"), data=SimpleNamespace(tags=tags))
+    monkeypatch.setattr(runs, "get_run", lambda *_: found)
+    with pytest.raises(UsageError, match=rf"^{field}: must have its password or token, .* set data_dir to"):
+        train.load_resumed_settings(parse_settings("train", {"resume": "1"}))
+    settings = train.load_resumed_settings(parse_settings("train", {"resume": "1", "data_dir": url}))
+    assert settings.data_dir == url
+    if field == "dataset":
+        settings = train.load_resumed_settings(parse_settings("train", {"resume": "1", "dataset": url}))
+        assert settings.dataset == url
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def refuse_masked(url: str, field: str) -> None:
     if is_masked(url):
         raise UsageError(
             f"{field}: must have its password or token, which runs and datasets do not store, got {url!r}; give the "
-            f"full URL in {field}, or the folder or URL that contains the dataset in data_dir"
+            "full URL, or set data_dir to the folder that contains the dataset"
         )
 
 

@@ -222,6 +222,8 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
             training_runs.log_ridge(weights, given)
             records.log_tags({trials.SCORED_TAG: "true"})
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
+    if is_masked(mask_secrets(dataset.location)):
+        shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
     print_line(str(registered), settings.quiet)
     return best

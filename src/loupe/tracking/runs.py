@@ -13,7 +13,6 @@ import mlflow
 import psutil
 from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.context.registry import resolve_tags
 
 import loupe
 from loupe.cli.signals import defer_signals
@@ -21,6 +20,7 @@ from loupe.config.base import Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError, mask_secrets
 from loupe.tracking import delivery, liveness, server
+from loupe.tracking.context_tags import list_masked_tags, mask_tags
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
 from loupe.tracking.store import check_store, create_store, set_experiment
 
@@ -70,13 +70,7 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
         "loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts), **liveness.process_tags()
     }  # fmt: skip
     tags |= {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
-    return tags | _mask_tags(resolve_tags())  # such as the URL of the git remote
-
-
-def _mask_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Return the tags that contain secrets, masked."""
-    masked = {name: mask_secrets(text) for name, text in tags.items()}
-    return {name: text for name, text in masked.items() if text != tags[name]}
+    return tags | list_masked_tags()
 
 
 @contextmanager
@@ -102,7 +96,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
             run_id = str(start().info.run_id)
             logged = mlflow.get_run(run_id).data
             mlflow.log_params({name: text for name, text in params.items() if name not in logged.params})
-            mlflow.set_tags(_mask_tags(logged.tags))  # `mlflow run` logs the URL of the project
+            mlflow.set_tags(mask_tags(logged.tags))  # `mlflow run` logs the URL of the project
             delivery.start_buffering(run_id, quiet)
         with liveness.heartbeats(run_id):
             yield run_id
