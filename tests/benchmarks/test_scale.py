@@ -8,6 +8,7 @@ import tarfile
 
 import pandas as pd
 import pytest
+import scale_dataset
 import scale_preprocess
 import scale_report
 import scale_study
@@ -44,6 +45,12 @@ def test_preprocess_needs_the_same_memory_for_four_times_the_photos(small_tar, t
     )
     for process, before, after in zip(("client", "worker"), few, many, strict=True):
         assert after < MAX_MEMORY_RATIO * before, f"{process}: {before:.0f} MB, then {after:.0f}"
+
+
+@pytest.mark.slow
+def test_opening_a_dataset_needs_little_memory_per_label():
+    few, many = (scale_dataset.measure_in_new_process(labels)["MB"] for labels in (1000, 500_000))
+    assert many - few < 100  # 0.2 kB per label; a row as a dict needs 1 kB
 
 
 def test_bare_loop_makes_as_many_labels_as_preprocess(small_tar, tmp_path):

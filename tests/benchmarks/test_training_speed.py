@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from loupe.config import parse_settings
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.models import builder
 from loupe.training import batches, optimization
 from loupe.upscalers.geometry import Geometry
@@ -62,7 +62,7 @@ def pairs():
         list(rng.integers(0, 256, (IMAGES, side, side), dtype="uint8")) for side in (INPUT_SIDE, LABEL_SIDE)
     )
     scale = parse_settings("train", {}).scale
-    return Pairs([{"path": str(number)} for number in range(IMAGES)], inputs, labels, scale)
+    return Pairs.from_images([{"path": str(number)} for number in range(IMAGES)], inputs, labels, scale)
 
 
 def count_operations(model, side, count):

@@ -114,9 +114,12 @@ def test_pairs_are_inputs_and_labels_of_the_same_rows(prepared, scale):
 
 
 def test_pairs_are_memory_maps_of_bytes(prepared):
-    small, label = Dataset(prepared).load_pairs("all", Fraction(2))[0]
-    assert isinstance(small, np.memmap)
-    assert isinstance(label, np.memmap)
+    dataset = Dataset(prepared)
+    small, label = dataset.load_pairs("all", Fraction(2))[0]
+    for pixels, kind in ((small, name_inputs(Fraction(2))), (label, "labels")):
+        shard = dataset._open[name_shard(kind, 0)]
+        assert isinstance(shard, np.memmap)
+        assert np.shares_memory(pixels, shard)
     assert small.dtype == label.dtype == np.uint8
 
 
@@ -141,7 +144,7 @@ def test_limit_keeps_all_labels_of_the_photos_with_the_smallest_hashes(prepared)
     hashes = sorted({row["sha256"] for row in rows})
     for limit in (1, 3, 7, 100):
         chosen = [row for row in rows if row["sha256"] in hashes[:limit]]
-        assert dataset.load_pairs("all", Fraction(2), limit).rows == chosen
+        assert list(dataset.load_pairs("all", Fraction(2), limit).rows) == chosen
 
 
 def test_a_larger_limit_of_the_training_split_includes_a_smaller_one(prepared):

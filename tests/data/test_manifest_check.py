@@ -20,7 +20,9 @@ from loupe.errors import LoupeError, UsageError
 @pytest.fixture
 def dataset(photo_folder, tmp_path):
     settings = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
-    return preparation.prepare(parse_settings("preprocess", settings))
+    prepared = preparation.prepare(parse_settings("preprocess", settings))
+    prepared.table = pq.read_table(prepared.folder / "manifest.parquet")  # the intact manifest
+    return prepared
 
 
 def rewrite(dataset, facts=None, **columns):

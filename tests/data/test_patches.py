@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.data import patches as module
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches, apply_symmetry, cut_squares
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_bytes
@@ -18,7 +18,7 @@ SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 
 def pairs_of(*images, scale=Fraction(3, 2)):
     inputs, labels = zip(*images, strict=True)
-    return Pairs([{}] * len(inputs), list(inputs), list(labels), scale)
+    return Pairs.from_images([{}] * len(inputs), list(inputs), list(labels), scale)
 
 
 def photos(scale, count=3, side=24):

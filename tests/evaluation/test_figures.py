@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.evaluation import figures
 from loupe.upscalers.baselines import FilterUpscaler
 
@@ -19,7 +19,7 @@ def pairs() -> Pairs:
     labels[3][:10, 20:] = np.tile([0, 255], 5)
     labels[1][20:, :10] = np.tile([60, 140], 5)
     rows = [{"path": f"{number}.png", "sha256": str(number)} for number in range(6)]
-    return Pairs(rows, [np.full((20, 20), 100, np.uint8)] * 6, labels, Fraction(3, 2))
+    return Pairs.from_images(rows, [np.full((20, 20), 100, np.uint8)] * 6, labels, Fraction(3, 2))
 
 
 def test_the_sheet_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pairs) -> None:
@@ -41,7 +41,9 @@ def test_the_sheet_shows_the_sharpest_crops_by_every_method_in_order(pairs: Pair
 
 def test_the_sheet_shows_each_photo_once(pairs: Pairs) -> None:
     rows = [row | {"sha256": str(number // 3)} for number, row in enumerate(pairs.rows)]
-    twice = Pairs(rows, [pairs[index][0] for index in range(6)], [pairs[index][1] for index in range(6)], pairs.scale)
+    twice = Pairs.from_images(
+        rows, [pairs[index][0] for index in range(6)], [pairs[index][1] for index in range(6)], pairs.scale
+    )
     assert len(figures.plot_sheet({}, twice).axes) == 2 * 2  # two photos, input and label
 
 

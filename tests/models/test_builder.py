@@ -32,8 +32,8 @@ from loupe.config.training import (
     Perceptron,
     build_train_class,
 )
-from loupe.data.dataset import Pairs
 from loupe.data.labels import shrink_label
+from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.models import builder
 from loupe.training import batches, loop, optimization
@@ -156,7 +156,7 @@ def photo_pairs(scale: Fraction) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 24, x : x + 24] for y in range(0, 480, 80) for x in range(0, 480, 80)]
     cut = parse_settings("preprocess", {"label_size": 24})
-    return Pairs([{}] * len(labels), [shrink_label(label, scale, cut) for label in labels], labels, scale)
+    return Pairs.from_images([{}] * len(labels), [shrink_label(label, scale, cut) for label in labels], labels, scale)
 
 
 @cache

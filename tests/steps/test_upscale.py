@@ -342,11 +342,12 @@ def test_the_comparison_does_not_replace_a_file(real, tmp_path):
     assert not (tmp_path / "l.png").exists()
 
 
-def test_a_store_of_another_version_is_refused_in_one_line(real, tmp_path):
+def test_with_a_store_of_another_version_the_bundled_network_upscales(real, tmp_path):
     real.save(tmp_path / "photo.png")
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("create table alembic_version (version_num varchar(32))")
         database.execute("insert into alembic_version values ('deadbeef1234')")
-    failed = loupe("upscale", "photo.png", cwd=tmp_path, status=1)
-    assert "Traceback" not in failed.stderr
-    assert "deadbeef1234" in failed.stderr.splitlines()[-1]
+    done = loupe("upscale", "photo.png", cwd=tmp_path)
+    assert "by the bundled network small" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "deadbeef1234" in done.stderr.splitlines()[-1]

@@ -10,8 +10,8 @@ import skimage
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.data.dataset import Pairs
 from loupe.data.labels import shrink_label
+from loupe.data.pairs import Pairs
 from loupe.training import diagnostics
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.geometry import Geometry
@@ -27,7 +27,9 @@ def photo_pairs(name: str, rows: list[dict[str, Any]] | None = None) -> Pairs:
     labels = [photo[y : y + 60, x : x + 60] for y in range(0, 240, 80) for x in range(0, 240, 80)]
     cut = parse_settings("preprocess", {"label_size": 60})
     inputs = [shrink_label(label, SCALE, cut) for label in labels]
-    return Pairs(rows or [{"sha256": f"{name} {number}"} for number in range(len(labels))], inputs, labels, SCALE)
+    return Pairs.from_images(
+        rows or [{"sha256": f"{name} {number}"} for number in range(len(labels))], inputs, labels, SCALE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +199,7 @@ def test_diagnostics_combine_patches_as_the_settings_say(train: Pairs, validatio
 
 def rows_of(*names: str) -> Pairs:
     image = np.zeros((2, 2), "uint8")
-    return Pairs([{"sha256": name} for name in names], [image] * len(names), [image] * len(names), SCALE)
+    return Pairs.from_images([{"sha256": name} for name in names], [image] * len(names), [image] * len(names), SCALE)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_a_photo_counts_once_regardless_of_its_number_of_images(photos: str, win
 
 
 def test_images_without_a_photo_hash_count_individually() -> None:
-    plain = Pairs([{}] * 4, [np.zeros((2, 2), "uint8")] * 4, [np.zeros((3, 3), "uint8")] * 4, SCALE)
+    plain = Pairs.from_images([{}] * 4, [np.zeros((2, 2), "uint8")] * 4, [np.zeros((3, 3), "uint8")] * 4, SCALE)
     assert diagnostics.compute_win_share(np.array([True, False, False, False]), plain) == 0.25
 
 

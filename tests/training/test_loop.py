@@ -15,8 +15,8 @@ from PIL import Image
 from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.training import GradientTrain
-from loupe.data.dataset import Pairs
 from loupe.data.labels import shrink_label
+from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError, UsageError
 from loupe.models import builder
 from loupe.models.builder import KerasUpscaler
@@ -55,7 +55,7 @@ def photos() -> dict[str, Pairs]:
         labels = [photo[y : y + 48, x : x + 48] for y in range(0, 240, 80) for x in range(0, 240, 80)]
         scale = parse_settings("train", {}).scale
         inputs = [shrink_label(label, scale, cut) for label in labels]
-        splits[split] = Pairs([{}] * len(labels), inputs, labels, scale)
+        splits[split] = Pairs.from_images([{}] * len(labels), inputs, labels, scale)
     return splits
 
 
@@ -272,6 +272,23 @@ def test_the_shape_of_a_batch_follows_from_the_settings(given: dict[str, Any], s
 def test_crops_larger_than_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
     with pytest.raises(UsageError, match="32, got 34"):
         Run(photos, CONVOLUTIONAL | {"crop": 34})
+
+
+def test_clip_norm_limits_the_step_of_gradient_descent(photos: dict[str, Pairs]) -> None:
+    given = PERCEPTRON | {
+        "optimizer": "sgd",
+        "learning_rate": 1.0,
+        "schedule": "constant",
+        "steps": 1,
+        "eval_every": 1,
+    }
+    for limit in (1e-3, 1e-2):
+        run = Run(photos, given | {"clip_norm": limit})
+        start, end = (
+            [run.checkpoints[step][f"weights/{number}"] for number in range(len(run.weights))] for step in (0, 1)
+        )
+        step = math.sqrt(sum(float(((a - b) ** 2).sum()) for a, b in zip(start, end, strict=True)))
+        assert step == pytest.approx(limit, rel=1e-3)
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae"])

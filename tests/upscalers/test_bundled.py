@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from loupe.config import parse_settings
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.data.preparation import prepare_in_memory
 from loupe.errors import UsageError
 from loupe.upscalers import bundled

@@ -17,8 +17,8 @@ from sklearn.linear_model import Ridge
 from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.training import TRAINED_SCALES
-from loupe.data.dataset import Pairs
 from loupe.data.labels import shrink_label
+from loupe.data.pairs import Pairs
 from loupe.models import blocks, builder
 from loupe.models.builder import KerasUpscaler
 from loupe.upscalers import ridge
@@ -65,7 +65,7 @@ def photo_pairs(scale: Fraction) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 48, x : x + 48] for y in range(0, 384, 96) for x in range(0, 384, 96)]
     cut = parse_settings("preprocess", {"label_size": 48})
-    return Pairs([{}] * len(labels), [shrink_label(label, scale, cut) for label in labels], labels, scale)
+    return Pairs.from_images([{}] * len(labels), [shrink_label(label, scale, cut) for label in labels], labels, scale)
 
 
 @cache

@@ -9,6 +9,7 @@ EXTRAS = {
         "pandas", "requests", "matplotlib", "scipy", "jinja2", "markdown-it-py", "sqlalchemy", "psutil",
         "onnx", "tf2onnx",
     ),
+    "jax": ("jax",),
     "cluster": ("distributed", "psycopg", "s3fs"),
     "demo": ("gradio",),
 }  # fmt: skip

@@ -148,6 +148,15 @@ def _parse_patch(value: Any) -> str:
     return f"{int(found[1])}:{int(found[2])}"
 
 
+def _parse_devices(value: Any) -> int | str:
+    text = str(value).strip().lower()
+    if text == "all":
+        return text
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= 1024:
+        raise ValueError("must be all, or a number from 1 to 1024")
+    return int(text)
+
+
 def _none_if_empty(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "") else value
 
@@ -180,6 +189,8 @@ Patch = Annotated[str, BeforeValidator(_parse_patch)]
 Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)
 Unset = BeforeValidator(_none_if_empty)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
+Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
+Devices = Annotated[int | str, BeforeValidator(_parse_devices)]
 Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]
 Text = Annotated[str | None, Unset]

@@ -8,7 +8,20 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, create_model, model_validator
 
 from loupe.config.base import DatasetSettings, Settings, SettingsError
-from loupe.config.fields import Count, Hidden, Number, Patch, Scale, Seconds, Text, field, format_value, quote_value
+from loupe.config.fields import (
+    Count,
+    Devices,
+    Hidden,
+    Norm,
+    Number,
+    Patch,
+    Scale,
+    Seconds,
+    Text,
+    field,
+    format_value,
+    quote_value,
+)
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 CROP_BLOCKS = 32  # blocks per side of a training input; with fewer blocks, mirrored borders distort the training
@@ -93,6 +106,11 @@ class GradientTrain(Train):
     schedule: Literal["constant", "exponential", "cosine"] = field(
         "cosine", "how the learning rate changes during the training"
     )
+    clip_norm: Norm = field(
+        None,
+        "largest norm of the gradient; a larger gradient is scaled down to it; none: no limit",
+        rule="none or > 0",
+    )
     loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
     batch_size: int = field(8, "crops (convolutional) or patches (perceptron) per step", ge=1, le=65536)
     steps: int = field(3500, "number of training steps", ge=1, le=100_000_000)
@@ -127,6 +145,7 @@ class GradientTrain(Train):
         ge=0,
         le=10**9,
     )
+    devices: Devices = field(1, "local accelerators that share each batch (JAX backend)", rule="all, or 1 to 1024")
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {
         "stddev": {"initializer": "gaussian"},

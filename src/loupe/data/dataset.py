@@ -1,9 +1,11 @@
 """Opens a prepared dataset: its manifest, and the pairs of inputs and labels in its shards."""
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,20 @@ import numpy as np
 
 from loupe.config.fields import format_value
 from loupe.data import storage
-from loupe.data.manifest import MANIFEST, SPLITS
+from loupe.data.manifest import INDEX_COLUMNS, MANIFEST, ManifestRows
 from loupe.data.manifest_check import find_fault
+from loupe.data.pairs import Pairs
 from loupe.data.shards import hash_file, name_inputs, name_shard
 from loupe.errors import LoupeError, UsageError, describe_error
-from loupe.imaging.conversion import to_floats
+
+VERIFY_FIRST_BYTES = 2**30  # larger sets of shards are verified in the background, while the training runs
+HASH_THREADS = 2
 
 
 class Dataset:
-    """A prepared dataset. Each shard is verified with its checksum before it is used.
+    """A prepared dataset. Opening it takes time per shard, not per label.
+
+    Shards are verified with their checksums before they are used, or in the background if they are large.
 
     Args:
         location: the folder or URL that `prepare` created.
@@ -28,7 +35,8 @@ class Dataset:
         location: the folder or URL.
         folder: the local folder with the files: the location itself, or the cache of a URL, to which shards are
             downloaded on demand.
-        table: the manifest as an Arrow table.
+        counts: the numbers of used and skipped photos, of labels, and of labels per split.
+        skip_reasons: the number of skipped photos per reason, without the details after its colon.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.
         statistics: mean and standard deviation of the pixel values, per kind of shard (labels, or inputs of a scale).
@@ -48,44 +56,27 @@ class Dataset:
             if not (folder / MANIFEST).is_file():  # a FIFO would block the reader
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
-                table = file.read(use_threads=False)  # each thread would keep its own memory
-            facts = json.loads(table.schema.metadata[b"loupe"])
+                facts = json.loads(file.schema_arrow.metadata[b"loupe"])
+                fault = find_fault(file, facts)
+                # each thread would keep its own memory
+                self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
-        reason = find_fault(table, facts)
-        if reason:
-            raise UsageError(f"dataset: must be a prepared dataset, got {location!r}: {reason}")
+        if fault:
+            raise UsageError(f"dataset: must be a prepared dataset, got {location!r}: {fault}")
         self.location, self.folder = location, folder
-        self.table = table
         self.digest: str = facts["digest"]
         self.settings: dict[str, str] = facts["settings"]
         self.statistics: dict[str, dict[str, float]] = facts["statistics"]
+        self.counts: dict[str, int] = facts["counts"]
+        self.skip_reasons: dict[str, int] = facts["skip_reasons"]
         self._shards: dict[str, str] = facts["shards"]
+        self._open: dict[str, np.ndarray] = {}  # memory maps of shards by name
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of the manifest as dicts."""
-        return self.table.to_pylist()
-
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """The numbers of used and skipped photos, of labels, and of labels per split."""
-        labels = self.table.filter(self.table["split"].is_valid())
-        per_split = {count["values"]: count["counts"] for count in labels["split"].value_counts().to_pylist()}
-        return {
-            "photos": len(labels.select(["path", "sha256"]).group_by(["path", "sha256"]).aggregate([])),
-            "skipped": len(self.table) - len(labels),
-            "labels": len(labels),
-        } | {f"{name}_labels": per_split.get(name, 0) for name in SPLITS}
-
-    @cached_property
-    def skip_reasons(self) -> dict[str, int]:
-        """The number of skipped photos per reason, without the details after its colon."""
-        counts: dict[str, int] = {}
-        for reason in self.table["reason"].drop_null().to_pylist():
-            kind = reason.split(":")[0]
-            counts[kind] = counts.get(kind, 0) + 1
-        return counts
+        """All rows of the manifest as dicts."""
+        return list(ManifestRows(self.folder / MANIFEST, np.arange(len(self._index))))
 
     @cached_property
     def scales(self) -> list[Fraction]:
@@ -113,43 +104,43 @@ class Dataset:
             )
         import pyarrow.compute as pc
 
-        column = self.table["split"]
-        table = self.table.filter(column.is_valid() if split == "all" else pc.equal(column, split))
-        if not len(table):
+        column = self._index["split"]
+        chosen = column.is_valid() if split == "all" else pc.fill_null(pc.equal(column, split), False)
+        numbers = np.flatnonzero(chosen.to_numpy())
+        if not len(numbers):
             raise UsageError(
                 f"split: must have a photo, got none in {split} of {self.folder.name}; three photos fill all splits"
             )
+        rows = ManifestRows(self.folder / MANIFEST, numbers)
         if limit is not None:
-            photos = table["sha256"].unique()
-            chosen = photos.take(pc.sort_indices(photos)[:limit])
-            table = table.filter(pc.is_in(table["sha256"], chosen))
-        rows = table.to_pylist()
-        numbers = sorted({row["shard"] for row in rows})
-        last = {number: max(row["row"] for row in rows if row["shard"] == number) for number in numbers}
+            photos = rows.read_column("sha256")
+            chosen = np.flatnonzero(np.isin(photos, np.unique(photos)[:limit]))
+            rows, numbers = rows.select(chosen), numbers[chosen]
+        shard, row = (self._index[name].take(numbers).to_numpy() for name in ("shard", "row"))
+        used, stacks = np.unique(shard, return_inverse=True)
+        names = [[name_shard(kind, number) for number in used] for kind in (name_inputs(scale), "labels")]
+        raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
+        last = np.zeros(len(used), np.int64)
+        np.maximum.at(last, stacks, row)
         inputs, labels = (
-            {number: self._open_shard(kind, number, last[number]) for number in numbers}
-            for kind in (name_inputs(scale), "labels")
+            [self._open_shard(name, number) for name, number in zip(kind, last.tolist(), strict=True)]
+            for kind in names
         )
-        sides = {array.shape[1:] for array in inputs.values()}, {array.shape[1:] for array in labels.values()}
-        if any(len(side) > 1 for side in sides):
-            raise LoupeError(f"dataset: the images in {self.location} must have one size, got several")
-        return Pairs(
-            rows,
-            [inputs[row["shard"]][row["row"]] for row in rows],
-            [labels[row["shard"]][row["row"]] for row in rows],
-            scale,
-        )
+        index = np.stack([stacks, row], axis=1).astype(np.int32)
+        return Pairs(rows, (inputs, labels), index, scale, raise_if_damaged)
 
     def fetch_shards(self) -> None:
         """Download all shards of a URL now instead of on demand."""
         for name in self._shards if storage.is_url(self.location) else ():
             self._verify_shard(name)
 
-    def _open_shard(self, kind: str, number: int, last: int) -> np.ndarray:
+    def _open_shard(self, name: str, last: int) -> np.ndarray:
         """Return the images of a shard, uint8 (n, side, side); raise LoupeError if image number `last` is missing."""
-        file = self._verify_shard(name_shard(kind, number))
+        file = self._fetch_shard(name)
         try:
-            images: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+            if name not in self._open:
+                self._open[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            images = self._open[name]
             if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
                 raise ValueError(f"it contains {images.dtype} {images.shape}")
             if len(images) <= last:
@@ -158,88 +149,57 @@ class Dataset:
             raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
         return images
 
-    def _verify_shard(self, name: str) -> Path:
-        """Return the local file of a shard, downloaded if it is missing or its checksum is wrong."""
+    def _verify_shards(self, names: list[str]) -> Callable[[], None]:
+        """Verify shards, in the background if they are large. The result raises the error of the background."""
+        files = [self._fetch_shard(name) for name in names]
+        errors: list[LoupeError] = []
+
+        def verify_all() -> None:
+            with ThreadPoolExecutor(HASH_THREADS) as pool:
+                try:
+                    list(pool.map(self._verify_shard, names))
+                except LoupeError as error:
+                    errors.append(error)
+
+        def raise_if_damaged() -> None:
+            if errors:
+                raise errors[0]
+
+        if sum(file.stat().st_size for file in files) > VERIFY_FIRST_BYTES:
+            threading.Thread(target=verify_all, daemon=True).start()
+        else:
+            verify_all()
+        raise_if_damaged()
+        return raise_if_damaged
+
+    def _fetch_shard(self, name: str) -> Path:
+        """Return the local file of a shard, downloaded if it is missing."""
         file = self.folder / name
-        if not self._is_intact(file) and not (storage.fetch_file(self.location, file) and self._is_intact(file)):
-            shard = storage.join_path(self.location, name)
-            raise LoupeError(f"dataset: {shard} is missing or changed; remove {self.location} and prepare it again")
+        if not file.is_file() and not storage.fetch_file(self.location, file):
+            raise self._describe_damage(name)
         return file
 
+    def _verify_shard(self, name: str) -> None:
+        """Compare a shard with its checksum; download it again if it is damaged."""
+        file = self._fetch_shard(name)
+        if not self._is_intact(file) and not (storage.fetch_file(self.location, file) and self._is_intact(file)):
+            raise self._describe_damage(name)
+
+    def _describe_damage(self, name: str) -> LoupeError:
+        shard = storage.join_path(self.location, name)
+        return LoupeError(f"dataset: {shard} is missing or changed; remove {self.location} and prepare it again")
+
     def _is_intact(self, file: Path) -> bool:
-        return file.is_file() and _hash_once(file, _get_state(file)) == self._shards[file.name]
+        return file.is_file() and _hash_once(file) == self._shards[file.name]
 
 
-def _get_state(file: Path) -> tuple[int, ...]:
-    """Return numbers that change when a file is written or replaced."""
+_hashes: dict[tuple[Any, ...], str] = {}
+
+
+def _hash_once(file: Path) -> str:
+    """Return the content hash of a file. The process remembers it until the file is written or replaced."""
     state = file.stat()
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-
-
-@cache
-def _hash_once(file: Path, state: tuple[int, ...]) -> str:
-    """Return the content hash of a file. It is cached per state, because a step opens a dataset several times."""
-    return hash_file(file)
-
-
-class Pairs:
-    """Inputs with their labels, as memory maps or arrays.
-
-    Args:
-        rows: the rows of the manifest, one per pair.
-        inputs: uint8 arrays (input side, input side), one per pair.
-        labels: uint8 arrays (label side, label side), one per pair.
-        scale: the scale factor from the inputs to the labels.
-    """
-
-    def __init__(
-        self, rows: list[dict[str, Any]], inputs: list[np.ndarray], labels: list[np.ndarray], scale: Fraction
-    ) -> None:
-        self.rows = rows
-        self.scale = scale
-        self._inputs = inputs
-        self._labels = labels
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return one pair: uint8 (input side, input side) and uint8 (label side, label side)."""
-        return self._inputs[index], self._labels[index]
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """The sides of an input and of a label, in pixels."""
-        return self._inputs[0].shape[0], self._labels[0].shape[0]
-
-    def stack(self) -> tuple[np.ndarray, np.ndarray]:
-        """Copy all inputs, uint8 (n, input side, input side), and all labels into memory."""
-        return np.stack(self._inputs), np.stack(self._labels)
-
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield batches of up to `size` pairs in order: inputs and labels, float32 in [-1, 1], (n, side, side, 1)."""
-        for start in range(0, len(self), size):
-            yield (
-                to_floats(np.stack(self._inputs[start : start + size]))[..., None],
-                to_floats(np.stack(self._labels[start : start + size]))[..., None],
-            )
-
-    def subsample(self, limit: int) -> "Pairs":
-        """Return up to `limit` evenly spaced pairs, in their order."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
-        return self._select(list(chosen))
-
-    def first_per_photo(self) -> "Pairs":
-        """Return the first pair of each photo."""
-        first: dict[str, int] = {}
-        for index, row in enumerate(self.rows):
-            first.setdefault(row["sha256"], index)
-        return self._select(list(first.values()))
-
-    def _select(self, indices: list[int]) -> "Pairs":
-        return Pairs(
-            [self.rows[index] for index in indices],
-            [self._inputs[index] for index in indices],
-            [self._labels[index] for index in indices],
-            self.scale,
-        )
+    key = (file, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if key not in _hashes:
+        _hashes[key] = hash_file(file)
+    return _hashes[key]

@@ -1,16 +1,23 @@
-"""Writes the manifest of a prepared dataset, a Parquet file with one row per label, and assigns photos to splits."""
+"""Reads and writes the manifest of a prepared dataset: a Parquet file with one row per label. Assigns splits."""
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
 
 from loupe.data import storage
 
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of `_hash_fraction`
-PARTS_PER_ROW_GROUP = 256
+ROWS_PER_GROUP = 1 << 16
+INDEX_COLUMNS = ["split", "shard", "row"]  # where the images of each label are
+PARTS_PER_WRITE = 256
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,60 @@ class Row:
     shard: int | None = None  # number of the shard that contains the label
     row: int | None = None  # index of the label in the shard
     reason: str | None = None
+
+
+class ManifestRows(Sequence[dict[str, Any]]):
+    """Rows of a manifest as dicts. They are read from the file when they are used first.
+
+    Args:
+        file: the manifest.
+        numbers: (n,), the numbers of the rows in the file, in ascending order.
+    """
+
+    def __init__(self, file: Path, numbers: np.ndarray) -> None:
+        self._file = file
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return one row, or the rows of a slice as a list."""
+        return self._rows[index]
+
+    def select(self, indices: np.ndarray) -> "ManifestRows":
+        """Return some of these rows."""
+        return ManifestRows(self._file, self._numbers[indices])
+
+    def read_column(self, name: str) -> np.ndarray:
+        """Return one column of these rows as text."""
+        return np.array(self._read([name])[name].to_pylist(), dtype=str)
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._read(None).to_pylist()
+        return rows
+
+    def _read(self, columns: list[str] | None) -> Any:
+        """Read columns of these rows from the row groups that contain them."""
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        parts, start = [], 0
+        with pyarrow.parquet.ParquetFile(self._file) as file:
+            parts.append(file.schema_arrow.empty_table().select(columns or file.schema_arrow.names))
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                first, last = np.searchsorted(self._numbers, [start, stop])
+                if first < last:
+                    table = file.read_row_group(group, columns, use_threads=False)
+                    parts.append(table.take(self._numbers[first:last] - start))
+                start = stop
+        return pa.concat_tables([part.replace_schema_metadata() for part in parts])
 
 
 def build_table(rows: list[dict[str, Any]]) -> Any:
@@ -87,13 +148,34 @@ def _fill_empty_splits(keys: set[str]) -> dict[str, str]:
     return splits
 
 
-def write_manifest(location: str, parts: Iterable[Any], facts: dict[str, Any]) -> None:
-    """Write tables in their order to the manifest; `facts` are stored as JSON in the file's metadata."""
+def write_manifest(location: str, parts: list[Any], facts: dict[str, Any]) -> None:
+    """Write tables in their order to the manifest; `facts` and counts are stored as JSON in the file's metadata."""
     import pyarrow as pa
     import pyarrow.parquet
 
+    facts = facts | {"counts": _count_labels(parts), "skip_reasons": _count_reasons(parts)}
     schema = build_table([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
     remaining = iter(parts)
     with storage.create_file(location, MANIFEST) as path, pyarrow.parquet.ParquetWriter(path, schema) as file:
-        while group := list(itertools.islice(remaining, PARTS_PER_ROW_GROUP)):
-            file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata))
+        while group := list(itertools.islice(remaining, PARTS_PER_WRITE)):
+            file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata), ROWS_PER_GROUP)
+
+
+def _count_labels(parts: list[Any]) -> dict[str, int]:
+    """Return the numbers of used and skipped photos, of labels, and of labels per split."""
+    import pyarrow as pa
+
+    table = pa.concat_tables([part.select(["path", "sha256", "split"]) for part in parts])
+    labels = table.filter(table["split"].is_valid())
+    per_split = {count["values"]: count["counts"] for count in labels["split"].value_counts().to_pylist()}
+    return {
+        "photos": len(labels.select(["path", "sha256"]).group_by(["path", "sha256"]).aggregate([])),
+        "skipped": len(table) - len(labels),
+        "labels": len(labels),
+    } | {f"{name}_labels": per_split.get(name, 0) for name in SPLITS}
+
+
+def _count_reasons(parts: list[Any]) -> dict[str, int]:
+    """Return the number of skipped photos per reason, without the details after its colon."""
+    reasons = (reason.split(":")[0] for part in parts for reason in part["reason"].drop_null().to_pylist())
+    return dict(Counter(reasons))

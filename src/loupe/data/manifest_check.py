@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from loupe.data.manifest import SPLITS, build_table
+from loupe.data.manifest import INDEX_COLUMNS, SPLITS, build_table
 from loupe.data.shards import name_inputs, name_shard
 from loupe.errors import describe_error
 
@@ -19,19 +19,21 @@ class _Facts(BaseModel):
     settings: dict[str, str]
     statistics: dict[str, dict[str, float]]
     shards: dict[str, str]
+    counts: dict[str, int]
+    skip_reasons: dict[str, int]
 
 
-def find_fault(table: Any, facts: Any) -> str:
+def find_fault(file: Any, facts: Any) -> str:
     """Return the first reason why a manifest is not that of a prepared dataset, or "".
 
     Args:
-        table: the Arrow table of the rows.
+        file: the opened Parquet file.
         facts: the JSON in its metadata.
     """
-    expected = build_table([]).schema
-    if table.column_names != expected.names:
+    expected, schema = build_table([]).schema, file.schema_arrow
+    if schema.names != expected.names:
         return f"the columns must be {', '.join(expected.names)}"
-    for field, found in zip(expected, table.schema, strict=True):
+    for field, found in zip(expected, schema, strict=True):
         if found.type != field.type:
             return f"the column {field.name} must be {field.type}, got {found.type}"
     try:
@@ -39,7 +41,7 @@ def find_fault(table: Any, facts: Any) -> str:
     except ValidationError as error:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'its facts'}: {first['msg']}"
-    return _find_fault_of_settings(facts) or _find_fault_of_rows(table, facts)
+    return _find_fault_of_settings(facts) or _find_fault_of_rows(file, facts)
 
 
 def _find_fault_of_settings(facts: dict[str, Any]) -> str:
@@ -59,13 +61,14 @@ def _read_scales(facts: dict[str, Any]) -> list[Fraction]:
     return [Fraction(text.replace(":", "/")) for text in facts["settings"]["scales"].split(",")]
 
 
-def _find_fault_of_rows(table: Any, facts: dict[str, Any]) -> str:
+def _find_fault_of_rows(file: Any, facts: dict[str, Any]) -> str:
     import pyarrow.compute as pc
 
+    table = file.read(INDEX_COLUMNS, use_threads=False)
     labels = table.filter(table["split"].is_valid())
     if set(labels["split"].unique().to_pylist()) - SPLITS.keys():
         return f"the splits must be {', '.join(SPLITS)}"
-    if table["path"].null_count or table["sha256"].null_count:
+    if any(_has_nulls(file, name) for name in ("path", "sha256")):
         return "each row must have a path and a content hash"
     for name in ("shard", "row"):
         if labels[name].null_count or (len(labels) and pc.min(labels[name]).as_py() < 0):
@@ -74,3 +77,10 @@ def _find_fault_of_rows(table: Any, facts: dict[str, Any]) -> str:
     names = (name_shard(kind, number) for number in labels["shard"].unique().to_pylist() for kind in kinds)
     missing = next((name for name in names if name not in facts["shards"]), None)
     return f"the shard {missing} is missing" if missing else ""
+
+
+def _has_nulls(file: Any, name: str) -> bool:
+    """Return whether a column has empty values, by the statistics of its row groups; they are not read."""
+    column = file.schema_arrow.names.index(name)
+    found = [file.metadata.row_group(number).column(column).statistics for number in range(file.num_row_groups)]
+    return any(statistics is None or statistics.null_count for statistics in found)

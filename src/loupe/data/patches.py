@@ -1,12 +1,31 @@
 """Cuts training batches from pairs: random crops, flipped and rotated, determined by (seed, step)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 
-MEMORY_LIMIT_BYTES = 2**31  # smaller splits are copied into memory, where cutting is ten times as fast
+MEMORY_LIMIT_BYTES = 2**28  # smaller splits are copied into memory, where cutting is four times as fast
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the crops of a batch are cut, and how they are turned.
+
+    Args:
+        chosen: (n,), the number of each crop's pair.
+        offsets: (n, 2), y and x of each crop of the input, in pixels.
+        corners: (n, 2), y and x of each crop of the label, in pixels.
+        symmetries: (n,), 0 to 7, see `apply_symmetry`.
+    """
+
+    chosen: np.ndarray
+    offsets: np.ndarray
+    corners: np.ndarray
+    symmetries: np.ndarray
 
 
 class Patches:
@@ -35,37 +54,55 @@ class Patches:
         self._augment = augment
         self._seed = seed
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The sides of a crop of the input and of the label, in pixels."""
+        return self._side, int(self._side * self._pairs.scale)
+
+    @property
+    def pairs(self) -> Pairs:
+        """The pairs that the crops are cut from."""
+        return self._pairs
+
     def draw_batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw the batch of a step: inputs (size, side, side, 1) and labels, float32 in [-1, 1]."""
-        rng = np.random.default_rng([self._seed, step])
-        return self._cut(rng.integers(len(self._pairs), size=size), rng)
+        return self._cut_floats(self.draw_positions(step, size))
 
     def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw one crop of every pair, in order. Each `draw` has other positions. See `draw_batch`."""
-        return self._cut(np.arange(len(self._pairs)), np.random.default_rng([self._seed, draw]))
+        rng = np.random.default_rng([self._seed, draw])
+        return self._cut_floats(self._draw_positions(np.arange(len(self._pairs)), rng))
 
-    def _cut(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        size, side, scale = len(chosen), self._side, self._pairs.scale
-        large = int(side * scale)
-        positions = (self._pairs.sides[0] - side) // self._stride + 1
-        offsets = rng.integers(positions, size=(size, 2)) * self._stride
-        symmetries = rng.integers(8, size=size) if self._augment else np.zeros(size, int)
-        corners = (offsets * scale.numerator) // scale.denominator
+    def draw_positions(self, step: int, size: int) -> Positions:
+        """Draw the positions of the crops in the batch of a step."""
+        rng = np.random.default_rng([self._seed, step])
+        return self._draw_positions(rng.integers(len(self._pairs), size=size), rng)
+
+    def cut(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
+        """Cut crops: uint8 inputs (n, side, side) and labels."""
+        corners = (positions.offsets, positions.corners)
         if self._arrays is not None:
             inputs, labels = (
-                cut_squares(images, chosen, at, side)
-                for images, at, side in zip(self._arrays, (offsets, corners), (side, large), strict=True)
+                cut_squares(images, positions.chosen, at, side)
+                for images, at, side in zip(self._arrays, corners, self.sides, strict=True)
             )
         else:
-            pairs = [self._pairs[index] for index in chosen]
-            inputs, labels = (
-                np.stack([pair[part][y : y + side, x : x + side] for pair, (y, x) in zip(pairs, at, strict=True)])
-                for part, at, side in ((0, offsets, side), (1, corners, large))
-            )
-        for symmetry in np.unique(symmetries[symmetries > 0]):
-            chosen = symmetries == symmetry
+            inputs, labels = self._pairs.cut(positions.chosen, corners, self.sides)
+        for symmetry in np.unique(positions.symmetries[positions.symmetries > 0]):
+            chosen = positions.symmetries == symmetry
             inputs[chosen] = apply_symmetry(inputs[chosen], symmetry)
             labels[chosen] = apply_symmetry(labels[chosen], symmetry)
+        return inputs, labels
+
+    def _draw_positions(self, chosen: np.ndarray, rng: np.random.Generator) -> Positions:
+        size, scale = len(chosen), self._pairs.scale
+        choices = (self._pairs.sides[0] - self._side) // self._stride + 1
+        offsets = rng.integers(choices, size=(size, 2)) * self._stride
+        symmetries = rng.integers(8, size=size) if self._augment else np.zeros(size, int)
+        return Positions(chosen, offsets, (offsets * scale.numerator) // scale.denominator, symmetries)
+
+    def _cut_floats(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
+        inputs, labels = self.cut(positions)
         return to_floats(inputs)[..., None], to_floats(labels)[..., None]
 
 

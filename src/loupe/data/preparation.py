@@ -22,14 +22,18 @@ from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Preprocess
 from loupe.data import manifest, reservations, shards, storage, tasks
-from loupe.data.dataset import Dataset, Pairs
+from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
+from loupe.data.pairs import Pairs
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
 from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
 VERSION = 1  # of the prepared data: increase it with every change of labels or inputs
-PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
+MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
+MAX_SHARD_BYTES = 96 * 2**20  # of labels
+TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
+MIN_TASKS = 64  # for more photos than these tasks have at least: the cores finish at the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -120,7 +124,7 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
         "statistics": {kind: _compute_statistics(total) for kind, total in sums.items()},
         "shards": dict(sorted(checksums.items())),
     }
-    manifest.write_manifest(location, manifest.assign_splits(ordered), facts)
+    manifest.write_manifest(location, list(manifest.assign_splits(ordered)), facts)
 
 
 def _sort_parts(parts: dict[int, Any]) -> list[Any]:
@@ -138,10 +142,18 @@ def _sort_parts(parts: dict[int, Any]) -> list[Any]:
 def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) -> Iterator[tuple[Any, ...]]:
     """Yield the arguments of `prepare_shard` for each shard."""
     numbers, texts = itertools.count(), settings.to_texts()
-    for crop, count in PHOTOS_PER_SHARD.items():
+    for crop in MIN_PHOTOS_PER_SHARD:
         group = [photo for photo in photos if choose_crop(settings, photo) == crop]
+        count = _count_photos_per_shard(settings, crop, len(group))
         for start in range(0, len(group), count):
             yield next(numbers), group[start : start + count], crop, location, texts
+
+
+def _count_photos_per_shard(settings: Preprocess, crop: str, photos: int) -> int:
+    """Return the number of photos per shard: few photos for parallel tasks, many photos for few files."""
+    labels = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
+    largest = MAX_SHARD_BYTES // (labels * settings.label_size**2)
+    return max(MIN_PHOTOS_PER_SHARD[crop], min(-(-photos // MIN_TASKS), largest))
 
 
 def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
@@ -165,7 +177,7 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
         first = reasons[0] if reasons else "none"
         raise UsageError(f"photos: must contain a usable image, got {','.join(settings.source)}; the first: {first}")
     print_left_out(reasons, len(photos), settings.quiet)
-    return Pairs(rows, inputs, labels, scale)
+    return Pairs.from_images(rows, inputs, labels, scale)
 
 
 def find_dataset(data_dir: str, name: str) -> str | None:

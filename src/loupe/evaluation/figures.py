@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.data.whole_photos import WholePhotos
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_atomically
@@ -194,7 +194,7 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
             sharpness.append(np.square(np.diff(crop, axis=0)).sum() + np.square(np.diff(crop, axis=1)).sum())
     chosen = np.argsort(sharpness)[::-1][:count]
     inputs, labels = zip(*(pairs[index] for index in chosen), strict=True)
-    return Pairs([pairs.rows[index] for index in chosen], list(inputs), list(labels), pairs.scale)
+    return Pairs.from_images([pairs.rows[index] for index in chosen], list(inputs), list(labels), pairs.scale)
 
 
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:

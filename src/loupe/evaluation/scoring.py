@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from loupe.config.training import DEFAULT_PATCHES
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.data.whole_photos import WholePhotos
 from loupe.evaluation import metrics

@@ -14,17 +14,19 @@ MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 def validate_scans(source: bytes | Path) -> None:
     """Raise PhotoError if a JPEG has more than MAX_SCANS scans."""
-    if isinstance(source, bytes):
-        count = _count_scans(source)
-    else:
-        with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            count = _count_scans(content)
-    if count > MAX_SCANS:
+    if count_scans(source) > MAX_SCANS:
         raise PhotoError(f"must have at most {MAX_SCANS} scans, got more")
 
 
+def count_scans(source: bytes | Path) -> int:
+    """Count the scans of the first image of a JPEG, up to one more than MAX_SCANS."""
+    if isinstance(source, bytes):
+        return _count_scans(source)
+    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _count_scans(content)
+
+
 def _count_scans(content: bytes | mmap.mmap) -> int:
-    """Count the scans of the first image, up to one more than MAX_SCANS."""
     count, position = 0, 2
     while count <= MAX_SCANS and (found := MARKER.search(content, position)):
         kind = found[1][0]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome, Transform
 
+ISOLATED_SUFFIXES = (".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp")  # of files that a child process decodes
 PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
 
@@ -40,11 +41,12 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
     return found
 
 
-def open_photo_readers() -> "AbstractContextManager[list[IsolatedReader]]":
-    """Open the readers for `process_photos`; the process of the first one starts before the imports of this one."""
+def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[IsolatedReader]]":
+    """Open the readers for `process_photos`; if needed, the first process starts before the imports of this one."""
     from loupe.imaging.launcher import start_reader_process
 
-    process = start_reader_process()
+    isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)
+    process = start_reader_process() if isolated else None
     from loupe.imaging.isolated_reader import open_readers
     from loupe.photos.processing import MAX_CONCURRENT_PHOTOS
 

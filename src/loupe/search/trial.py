@@ -32,6 +32,7 @@ from loupe.training.variant import build_network, describe
 # Files and folders whose code determines the trained weights, given the settings and the dataset.
 TRAINING_CODE = (
     "data/dataset.py",
+    "data/pairs.py",
     "data/patches.py",
     "evaluation/metrics.py",
     "models",

@@ -40,12 +40,9 @@ def run(settings: Demo) -> None:
         closing(PhotoWorkers("loupe.web.worker", {"model": settings.model})) as workers,
     ):
         workers.start()
-        # all files of visitors are in the folder, which is removed when the server ends
-        tempfile.tempdir = folder
-        os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"
-        server = _make_server(settings, workers, Path(folder))
         host, port = listening.getsockname()[:2]
-        with signals.stop_at_signal(), _clean(Path(folder)):
+        with _use_temporary_folder(folder), signals.stop_at_signal(), _clean(Path(folder)):
+            server = _make_server(settings, workers, Path(folder))
             print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
             server.run(sockets=[listening])
 
@@ -77,6 +74,21 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1))
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     return server
+
+
+@contextmanager
+def _use_temporary_folder(folder: str) -> Iterator[None]:
+    """Write the temporary files of this process, and the uploads of visitors, to a folder while the block runs."""
+    previous, variable = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
+    tempfile.tempdir, os.environ["GRADIO_TEMP_DIR"] = folder, f"{folder}/uploads"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = previous
+        if variable is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = variable
 
 
 @contextmanager

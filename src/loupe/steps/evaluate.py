@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from loupe.data.dataset import Pairs
+    from loupe.data.pairs import Pairs
     from loupe.data.whole_photos import WholePhotos
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
@@ -177,7 +177,7 @@ def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
 def _score(settings: Evaluate, methods: dict[str, "UpscalingModel"], pairs: "Pairs | WholePhotos") -> "pd.DataFrame":
     """Score the methods by the protocol of the settings."""
     from loupe.data import whole_photos
-    from loupe.data.dataset import Pairs
+    from loupe.data.pairs import Pairs
     from loupe.evaluation import scoring
 
     if settings.protocol == "study-patches":
@@ -191,7 +191,7 @@ def _draw_figures(
     settings: Evaluate, methods: dict[str, "UpscalingModel"], label: str, pairs: "Pairs | WholePhotos"
 ) -> None:
     """Log a comparison of the methods on whole images, and write the sheet. Its last column is the model."""
-    from loupe.data.dataset import Pairs
+    from loupe.data.pairs import Pairs
     from loupe.evaluation import figures
     from loupe.tracking import records
 

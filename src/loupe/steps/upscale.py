@@ -15,7 +15,7 @@ def run(settings: Upscale) -> list[Path]:
     Raises:
         LoupeError: at least one photo failed.
     """
-    with files.open_photo_readers() as readers:
+    with files.open_photo_readers(settings) as readers:
         from loupe.photos.sizes import Target
         from loupe.photos.upscaling import UpscaleTransform
         from loupe.tracking import photo_runs

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.evaluation import scoring
 from loupe.models.builder import KerasUpscaler
 from loupe.tracking import models

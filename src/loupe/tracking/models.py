@@ -159,5 +159,5 @@ def download_keras_file(reference: ModelReference, folder: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
     except (MlflowException, OSError):
-        reason = f"there is no {KERAS_FILE} in it, or it cannot be read"
+        reason = f"it does not contain {KERAS_FILE}, or the file cannot be read"
         raise UsageError(f"model: {reference.name} cannot be loaded: {reason}") from None

@@ -8,7 +8,8 @@ import numpy as np
 
 from loupe.config.fields import CHAMPION
 from loupe.config.training import GradientTrain, Train
-from loupe.data.dataset import Dataset, Pairs
+from loupe.data.dataset import Dataset
+from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import figures, scoring
 from loupe.models.builder import KerasUpscaler

@@ -5,7 +5,7 @@ import time
 import keras
 
 from loupe.config.training import Convolutional, GradientTrain
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.training.optimization import compile_model, training_precision
 from loupe.upscalers.geometry import Geometry

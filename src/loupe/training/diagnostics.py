@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from loupe.config.training import GradientTrain, Perceptron, Train
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.evaluation import metrics
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
@@ -109,8 +109,7 @@ def compute_win_share(wins: np.ndarray, pairs: Pairs) -> float:
         wins: bool, (n,), one value per pair.
         pairs: the pairs. Pairs with the same `sha256` were cut from the same photo.
     """
-    photos = [row.get("sha256", number) for number, row in enumerate(pairs.rows)]
-    names, index = np.unique(np.asarray(photos, str), return_inverse=True)
+    names, index = np.unique(pairs.read_column("sha256"), return_inverse=True)
     return float((np.bincount(index, weights=wins) / np.bincount(index, minlength=len(names)) > 0.5).mean())
 
 

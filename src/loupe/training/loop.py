@@ -17,12 +17,13 @@ import numpy as np
 
 from loupe.cli.progress import ProgressBar
 from loupe.config.training import GradientTrain
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError
 from loupe.evaluation import metrics
 from loupe.models.builder import KerasUpscaler
 from loupe.training.batches import measure_steps, open_patches
-from loupe.training.optimization import compile_model, training_precision
+from loupe.training.optimization import compile_model
+from loupe.training.steps import StepRunner
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
@@ -143,14 +144,16 @@ def fit(
         _restore(model, state.best_weights, resume)
     else:
         add_point({})
+    runner = StepRunner(model, settings, patches, count)
     with ProgressBar(f"training {settings.network}", settings.steps, settings.quiet) as bar:
         bar.update(state.step)
         while state.step < settings.steps and not 0 < settings.patience <= state.waited:
             stop = min(settings.steps, (state.step // settings.eval_every + 1) * settings.eval_every)
             steps, started = range(state.step, stop), time.perf_counter()
-            loss = _run_steps(model, settings, lambda step: patches.draw_batch(step, count), steps, bar)
+            loss = runner.run(steps, bar)
             seconds = time.perf_counter() - started
             state.step, state.seconds = stop, state.seconds + seconds
+            splits.train.raise_if_damaged()
             add_point({"train/patch_loss": loss, "patches_per_second": settings.batch_size * len(steps) / seconds})
             bar.update(stop, f"validation mae {state.points[-1]['metrics']['val/mae']:.4f}")
     model.set_weights(state.best_weights)
@@ -170,26 +173,6 @@ def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[
         for name, values in found.items():
             values.append(getattr(metrics, name)(large, labels))
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
-
-
-def _run_steps(
-    model: keras.Model, settings: GradientTrain, batch: Callable[[int], Any], steps: range, bar: ProgressBar
-) -> float:
-    """Train for these steps, each on a new batch, and return the mean loss."""
-    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
-    losses = []
-    with training_precision(model, settings):
-        for step in steps:
-            for number, layer in enumerate(dropouts):
-                layer.seed_generator.state.assign([settings.seed * 1009 + number, step])
-            losses.append(float(model.train_on_batch(*batch(step))))
-            if not math.isfinite(losses[-1]):
-                raise LoupeError(
-                    f"training: the loss is {losses[-1]} at step {step + 1}; "
-                    f"the last good checkpoint is of step {steps.start}; lower learning_rate"
-                )
-            bar.update(step + 1)
-    return float(np.mean(losses))
 
 
 def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -> dict[str, float]:

@@ -23,7 +23,9 @@ def compile_model(model: keras.Model, settings: GradientTrain) -> None:
     own = Settings.model_fields.keys() | {"learning_rate"}
     chosen = OPTIMIZERS[settings.optimizer]
     fields = {name: getattr(settings, name) for name in chosen.model_fields if name not in own}
-    optimizer = pkgutil.resolve_name(chosen.KERAS)(learning_rate=build_learning_rate(settings), **fields)
+    optimizer = pkgutil.resolve_name(chosen.KERAS)(
+        learning_rate=build_learning_rate(settings), global_clipnorm=settings.clip_norm, **fields
+    )
     optimizer.build(model.trainable_variables)
     use_xla = keras.backend.backend() != "tensorflow" or not isinstance(settings, Convolutional)
     model.compile(optimizer=optimizer, loss=LOSSES[settings.loss], jit_compile=use_xla)
@@ -38,6 +40,11 @@ def build_learning_rate(settings: GradientTrain) -> Any:
     if settings.schedule == "cosine":
         return schedules.CosineDecay(rate, settings.steps)
     return rate
+
+
+def get_dropout_states(model: keras.Model) -> list[Any]:
+    """Return the variable with the random state of each dropout layer: two integers."""
+    return [layer.seed_generator.state for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 
 
 @contextmanager

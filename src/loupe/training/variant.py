@@ -5,7 +5,7 @@ import numpy as np
 
 from loupe.config.fields import format_value
 from loupe.config.training import GradientTrain, Ridge, Train
-from loupe.data.dataset import Pairs
+from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.models import builder
 from loupe.training import batches

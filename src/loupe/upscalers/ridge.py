@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.data.dataset import Dataset, Pairs
+from loupe.data.dataset import Dataset
+from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging.atomic import remove_leftovers, write_file
 from loupe.upscalers.baselines import MARGIN

@@ -1,0 +1,120 @@
+"""Inputs with their labels, as arrays or memory maps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from loupe.data.manifest import ManifestRows
+from loupe.imaging.conversion import to_floats
+
+
+class Pairs:
+    """Inputs with their labels. The images are in stacks; an index finds those of each pair.
+
+    Args:
+        rows: the rows of the manifest, one per pair.
+        stacks: the stacks of inputs, uint8 (count, input side, input side) each, and those of labels in the same
+            order.
+        index: (n, 2), the number of each pair's stack and its position in the stack.
+        scale: the scale factor from the inputs to the labels.
+        raise_if_damaged: raises LoupeError if a shard has turned out to be damaged since it was opened.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict[str, Any]],
+        stacks: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+        index: np.ndarray,
+        scale: Fraction,
+        raise_if_damaged: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.rows = rows
+        self.scale = scale
+        self.raise_if_damaged = raise_if_damaged
+        # plain views: slicing a memory map takes six times as long
+        inputs, labels = ([stack.view(np.ndarray) for stack in kind] for kind in stacks)
+        self._stacks = inputs, labels
+        self._index = index
+
+    @classmethod
+    def from_images(
+        cls, rows: list[dict[str, Any]], inputs: Sequence[np.ndarray], labels: Sequence[np.ndarray], scale: Fraction
+    ) -> "Pairs":
+        """Copy images, one input and one label per pair, into pairs in memory."""
+        index = np.stack([np.zeros(len(rows), np.int32), np.arange(len(rows), dtype=np.int32)], axis=1)
+        return cls(rows, ([np.stack(inputs)], [np.stack(labels)]), index, scale)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return one pair: uint8 (input side, input side) and uint8 (label side, label side)."""
+        stack, position = self._index[number]
+        inputs, labels = self._stacks
+        return inputs[stack][position], labels[stack][position]
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The sides of an input and of a label, in pixels."""
+        inputs, labels = self._stacks
+        return inputs[0].shape[1], labels[0].shape[1]
+
+    def stack(self, numbers: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Copy the inputs, uint8 (n, input side, input side), and the labels of these pairs into memory."""
+        index = self._index[numbers]
+        copies = tuple(np.empty((len(index), side, side), np.uint8) for side in self.sides)
+        order = np.argsort(index[:, 0], kind="stable")
+        used, starts = np.unique(index[order, 0], return_index=True)
+        for number, chosen in zip(used.tolist(), np.split(order, starts[1:]), strict=True):
+            for copy, stacks in zip(copies, self._stacks, strict=True):
+                copy[chosen] = stacks[number][index[chosen, 1]]
+        return copies[0], copies[1]
+
+    def cut(self, numbers: np.ndarray, corners: tuple[np.ndarray, np.ndarray], sides: tuple[int, int]) -> Any:
+        """Cut one square from each input and one from its label.
+
+        Args:
+            numbers: (n,), the numbers of the pairs.
+            corners: y and x of the squares in the inputs, (n, 2), and in the labels.
+            sides: the sides of the squares in the inputs and in the labels.
+
+        Returns:
+            uint8 (n, side, side) of the inputs and of the labels.
+        """
+        index, cut = self._index[numbers].tolist(), []
+        for stacks, at, side in zip(self._stacks, corners, sides, strict=True):
+            squares = np.empty((len(index), side, side), np.uint8)
+            for number, ((stack, position), (y, x)) in enumerate(zip(index, at.tolist(), strict=True)):
+                squares[number] = stacks[stack][position, y : y + side, x : x + side]
+            cut.append(squares)
+        return cut[0], cut[1]
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield batches of up to `size` pairs in order: inputs and labels, float32 in [-1, 1], (n, side, side, 1)."""
+        for start in range(0, len(self), size):
+            inputs, labels = self.stack(slice(start, start + size))
+            yield to_floats(inputs)[..., None], to_floats(labels)[..., None]
+
+    def subsample(self, limit: int) -> "Pairs":
+        """Return up to `limit` evenly spaced pairs, in their order."""
+        return self._select(np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int)))
+
+    def first_per_photo(self) -> "Pairs":
+        """Return the first pair of each photo."""
+        photos = self.read_column("sha256")
+        return self._select(np.sort(np.unique(photos, return_index=True)[1]))
+
+    def read_column(self, name: str) -> np.ndarray:
+        """Return a column of the rows as text; a row without this value has its own number."""
+        if isinstance(self.rows, ManifestRows):
+            return self.rows.read_column(name)
+        return np.array([str(row.get(name, number)) for number, row in enumerate(self.rows)])
+
+    def _select(self, numbers: np.ndarray) -> "Pairs":
+        if isinstance(self.rows, ManifestRows):
+            rows: Sequence[dict[str, Any]] = self.rows.select(numbers)
+        else:
+            rows = [self.rows[number] for number in numbers]
+        return Pairs(rows, self._stacks, self._index[numbers], self.scale, self.raise_if_damaged)

@@ -1,0 +1,81 @@
+"""Runs training steps: one call of Keras per step, or on the JAX backend many steps per compiled call."""
+
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from loupe.cli.progress import ProgressBar
+from loupe.config.training import GradientTrain
+from loupe.data.patches import Patches
+from loupe.errors import LoupeError, UsageError
+from loupe.training.optimization import get_dropout_states, training_precision
+
+Watch = Callable[[int, np.ndarray], None]
+
+
+class SingleSteps:
+    """Trains a compiled model on the batches of `patches`, one call of Keras per step.
+
+    Args:
+        model: the compiled model.
+        settings: the settings of the training.
+        patches: the source of the batches.
+        size: inputs per batch.
+    """
+
+    def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
+        self._model, self._patches, self._size, self._seed = model, patches, size, settings.seed
+
+    def run(self, steps: range, watch: Watch) -> None:
+        """Train for these steps; call `watch` with the number and the loss of each."""
+        states = get_dropout_states(self._model)
+        for step in steps:
+            for number, state in enumerate(states):
+                state.assign([self._seed * 1009 + number, step])
+            loss = self._model.train_on_batch(*self._patches.draw_batch(step, self._size))
+            watch(step, np.array([float(loss)]))
+
+
+class StepRunner:
+    """Trains a compiled model for a range of steps, in the precision of the settings.
+
+    Args: as for `SingleSteps`.
+
+    Raises:
+        UsageError: the devices of the settings do not exist or cannot share a batch.
+    """
+
+    def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
+        self._model, self._settings = model, settings
+        if keras.backend.backend() == "jax":
+            from loupe.training.compiled_steps import CompiledSteps  # imports JAX
+
+            self._run = CompiledSteps(model, settings, patches, size).run
+        elif settings.devices != 1:
+            raise UsageError(f"devices: must be 1 without KERAS_BACKEND=jax, got {settings.devices}")
+        else:
+            self._run = SingleSteps(model, settings, patches, size).run
+
+    def run(self, steps: range, bar: ProgressBar) -> float:
+        """Train for these steps and return the mean loss.
+
+        Raises:
+            LoupeError: a loss is NaN or infinite.
+        """
+        losses: list[float] = []
+
+        def watch(first: int, found: np.ndarray) -> None:
+            for step, loss in enumerate(found, first):
+                if not math.isfinite(loss):
+                    raise LoupeError(
+                        f"training: the loss is {loss} at step {step + 1}; "
+                        f"the last good checkpoint is of step {steps.start}; lower learning_rate"
+                    )
+            losses.extend(found)
+            bar.update(first + len(found))
+
+        with training_precision(self._model, self._settings):
+            self._run(steps, watch)
+        return float(np.mean(losses))

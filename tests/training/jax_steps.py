@@ -1,0 +1,90 @@
+"""Steps in compiled calls equal single steps of Keras. `test_jax.py` runs this module on the JAX backend."""
+
+import keras
+import numpy as np
+import pytest
+
+from loupe.config import parse_settings
+from loupe.data.pairs import Pairs
+from loupe.data.patches import Patches
+from loupe.errors import UsageError
+from loupe.models import builder
+from loupe.training import batches, compiled_steps, optimization
+from loupe.training.compiled_steps import CompiledSteps
+from loupe.training.steps import SingleSteps
+from loupe.upscalers.geometry import Geometry
+
+STEPS = 50
+SETTINGS = {
+    "convolutional": {"filters": 8, "layers": 2, "crop": 16, "batch_size": 8, "clip_norm": 0.1},
+    "convolutional, mae, any crop": {"filters": 4, "layers": 1, "crop": 16, "loss": "mae", "crops": "any"},
+    "perceptron with dropout": {
+        "network": "perceptron", "hidden": "32", "keep_prob": 0.5, "batch_size": 16, "optimizer": "rmsprop",
+        "schedule": "exponential",
+    },
+    "perceptron, sgd": {"network": "perceptron", "hidden": "16", "optimizer": "sgd", "momentum": 0.9},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    rng = np.random.default_rng(0)
+    inputs, labels = (list(rng.integers(0, 256, (6, side, side), dtype="uint8")) for side in (24, 36))
+    return Pairs.from_images([{}] * 6, inputs, labels, parse_settings("train", {}).scale)
+
+
+def train(kind: type, pairs: Pairs, given: dict, parts: list[range]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the weights and the losses after these steps."""
+    settings = parse_settings("train", {"steps": STEPS, "quiet": True} | given)
+    model = builder.build(settings, 24, "rec601")
+    optimization.compile_model(model, settings)
+    patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
+    losses: list[float] = []
+    runner = kind(model, settings, patches, count)
+    for steps in parts:
+        runner.run(steps, lambda first, found: losses.extend(found))
+    return model.get_weights(), np.array(losses)
+
+
+@pytest.mark.parametrize("where", ["images on the device", "batches cut on the host", "one step per call"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_compiled_steps_equal_single_steps(
+    name: str, where: str, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_steps, "LOOP_CONVOLUTIONS_ON_CPU", where != "one step per call")
+    if where == "batches cut on the host":
+        monkeypatch.setattr(compiled_steps, "HOST_BYTES", 0)
+    expected, expected_losses = train(SingleSteps, pairs, SETTINGS[name], [range(STEPS)])
+    weights, losses = train(CompiledSteps, pairs, SETTINGS[name], [range(7), range(7, STEPS)])
+    assert losses == pytest.approx(expected_losses, rel=1e-4)
+    for value, other in zip(weights, expected, strict=True):
+        assert value == pytest.approx(other, abs=1e-4)
+
+
+def test_four_devices_give_the_curve_of_one(pairs: Pairs) -> None:
+    given = SETTINGS["convolutional"]
+    _, one = train(CompiledSteps, pairs, given | {"devices": 1}, [range(STEPS)])
+    _, four = train(CompiledSteps, pairs, given | {"devices": "all"}, [range(STEPS)])
+    assert len(one) == STEPS
+    assert four == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize(("devices", "rule"), [(5, "at most 4 on this machine, got 5"), (3, "divide the 8 inputs")])
+def test_devices_must_exist_and_divide_the_batch(devices: int, rule: str, pairs: Pairs) -> None:
+    with pytest.raises(UsageError, match=f"devices: must .*{rule}"):
+        train(CompiledSteps, pairs, SETTINGS["convolutional"] | {"devices": devices}, [range(1)])
+
+
+def test_positions_are_cut_and_turned_as_by_numpy(pairs: Pairs) -> None:
+    patches = Patches(pairs, 16, "aligned", augment=True, seed=3)
+    drawn = patches.draw_positions(5, 40)
+    expected = patches.draw_batch(5, 40)
+    at = [drawn.chosen, drawn.offsets, drawn.corners, drawn.symmetries]
+    found = compiled_steps._make_batch(pairs.stack(), at, patches.sides)
+    assert set(drawn.symmetries) == set(range(8))
+    for value, other in zip(found, expected, strict=True):
+        assert np.asarray(value) == pytest.approx(other, abs=1e-6)
+
+
+def test_the_backend_is_jax() -> None:
+    assert keras.backend.backend() == "jax"
