@@ -120,7 +120,7 @@ def test_help_of_train_shows_the_default_learning_rate_of_each_optimizer() -> No
     text = loupe("train", "--help").stdout
     for name, optimizer in OPTIMIZERS.items():
         rate = optimizer.DEFAULTS.get("learning_rate")
-        shown = f"{rate:g}" if rate else "that of the network"
+        shown = f"{rate:g}" if rate else "the default of the network"
         assert re.search(rf"^--optimizer {name} .*\b{shown}", text, re.MULTILINE)
 
 

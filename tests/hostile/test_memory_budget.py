@@ -4,6 +4,7 @@ import io
 import os
 import re
 import struct
+import subprocess
 import sys
 import zlib
 
@@ -166,3 +167,4 @@ def test_a_path_that_is_too_long_does_not_end_the_batch(work, photo):
     assert "file name too long" in done.stderr
     assert done.stderr.endswith("loupe upscale: error: 1 of 2 photos could not be upscaled\n")
     assert (work / "large" / "good.png").exists()
+    subprocess.run(["rm", "-rf", work / "photos" / ("d" * 200)], check=True)  # pytest cannot remove long paths

@@ -157,7 +157,7 @@ BOMBS = {
     "20 large pages after a small one": (
         lambda: encode("TIFF", Image.new("1", (1, 1)), *[Image.new("1", (13_000, 13_000))] * 20,
                        compression="tiff_adobe_deflate"), 1),
-    "10,000 pages": (lambda: encode("TIFF", *make_frames((1, 1), 10_000, "L")), 8),
+    "2,000 pages": (lambda: encode("TIFF", *make_frames((1, 1), 2000, "L")), 8),
     "400 pages": (lambda: encode("TIFF", *make_frames((200, 200), 400, "L"), compression="tiff_adobe_deflate"), 1),
     "63 megapixels in one row": (lambda: encode("PNG", Image.new("L", (63_000_000, 1))), 1),
     "63 megapixels in one column": (lambda: encode("PNG", Image.new("L", (1, 63_000_000))), 1),
@@ -212,7 +212,7 @@ def measure(server, content, scale, format="same"):
 def test_pages_are_checked_before_they_are_decoded(server):
     for name, reason in {
         "20 large pages after a small one": "megapixels, got 3380.0",
-        "10,000 pages": "must have at most 500 frames or pages, got more",
+        "2,000 pages": "must have at most 500 frames or pages, got more",
     }.items():
         make, scale = BOMBS[name]
         answer, took, _ = measure(server, make(), scale)

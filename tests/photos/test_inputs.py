@@ -105,9 +105,12 @@ def test_links_to_folders_are_failures(tree):
 def test_other_files_are_listed_and_images_with_another_suffix_are_failures(tree):
     (tree / "a/notes.txt").write_text("not an image")
     (tree / "a/one.jpg").rename(tree / "a/one.xyz")
-    found = find_photos([str(tree / "a")], tree / "out")
+    (tree / "a/b/one.jpg").rename(tree / "a/b/bare")
     os.mkfifo(tree / "a/pipe")
     os.mkfifo(tree / "a/pipe.jpg")
     found = find_photos([str(tree / "a")], tree / "out")
     assert [path.name for path in found.others] == ["notes.txt", "pipe", "pipe.jpg"]
-    assert [path.name for path, _ in found.failures] == ["one.xyz"]
+    assert [(path.name, reason) for path, reason in found.failures] == [
+        ("one.xyz", "is an image, but .xyz is not the suffix of an image format"),
+        ("bare", "is an image, but its name has no suffix"),
+    ]

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from loupe.data.sources import find_bundled_photo
 from loupe.errors import UsageError
 from loupe.photos import worker_pool
 from loupe.photos.worker import PhotoRequest
@@ -147,6 +148,24 @@ def test_a_photo_that_needs_too_much_memory_is_refused(small, large, monkeypatch
     assert answer.reason == "cannot be upscaled: needs more memory than this server gives to a photo"
     assert workers.upscale(ask(small), Control(60)).reason == ""
     workers.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("jpg", {}), ("png", {"compress_level": 1}), ("webp", {"method": 0}), ("gif", {}), ("tif", {}), ("bmp", {})],
+)
+def test_photos_of_24_megapixels_are_upscaled(name, options, workers, tmp_path):
+    with Image.open(find_bundled_photo()) as image:
+        image.convert("RGB").resize((6000, 4000)).save(tmp_path / f"photo.{name}", **options)
+    assert workers.upscale(ask(tmp_path / f"photo.{name}"), Control(60)).reason == ""
+
+
+@pytest.mark.slow
+def test_a_large_animation_is_upscaled(workers, tmp_path):
+    frames = [Image.effect_noise((2500, 1700), 40 + number) for number in range(6)]
+    frames[0].save(tmp_path / "photo.gif", save_all=True, append_images=frames[1:])
+    assert workers.upscale(ask(tmp_path / "photo.gif"), Control(60)).reason == ""
 
 
 def test_too_many_large_photos_are_refused(workers, large, monkeypatch):

@@ -84,8 +84,9 @@ def test_bad_request_is_refused_before_mlflow_reads_it(body, headers, status, wo
 
 def test_body_without_a_declared_size_is_bounded():
     parts = [{"type": "http.request", "body": bytes(MAX_BODY_BYTES // 2), "more_body": True}] * 3
-    status, content, _ = call(fail, messages=[*parts, GONE])
+    status, content, sent = call(fail, messages=[*parts, GONE])
     assert (status, read_error(content)) == (413, "body: must have at most 48 MB, got more")
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_error_has_one_line_without_the_input():
@@ -161,10 +162,22 @@ def test_work_ends_when_the_time_is_over_or_the_client_has_gone(end, monkeypatch
 
 
 def test_a_slow_small_body_is_refused(monkeypatch):
-    monkeypatch.setattr(serving, "SMALL_BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(serving, "SMALL_BODY_TIMEOUT_S", 0.1)
     part = {"type": "http.request", "body": b"{", "more_body": True}
     status, content, _ = call(fail, headers=JSON | {"content-length": "9"}, messages=[part])
-    assert (status, read_error(content)) == (408, "body: must arrive within 0.01 s")
+    assert (status, read_error(content)) == (408, "body: must arrive within 0.1 s")
+
+
+def test_an_endless_body_without_a_declared_size_is_refused_and_the_connection_closed():
+    part = {"type": "http.request", "body": b"{", "more_body": True}
+    status, content, sent = call(fail, messages=[part], timeout_s=0.1)
+    assert (status, read_error(content)) == (408, "body: must arrive within 0.1 s")
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_other_routes_close_the_connection():
+    status, content, sent = call(echo, path="/ping")
+    assert (status, content, sent[0]["headers"]) == (200, b"{}", [(b"connection", b"close")])
 
 
 def test_large_bodies_are_parsed_one_at_a_time_and_small_ones_do_not_wait(monkeypatch):

@@ -43,8 +43,8 @@ LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")
 
 
 def entry(step: str | None = None) -> NoReturn:
-    """Run the command `loupe`, or one step, and exit with its status."""
-    # Importing Keras and MLflow and exiting takes 4.4 s of CPU time, of which garbage collection takes 1.7 s.
+    """Run the command `loupe`, or one step, and exit with the returned status."""
+    # The import of Keras and MLflow and the exit take 4.4 s of CPU time, 1.7 s of them for garbage collection.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     open_streams()
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `loupe <step> …`.
 
     Args:
-        arguments: the arguments without the program name; None uses those of the process.
+        arguments: the arguments without the program name; None means the arguments of the process.
 
     Returns:
         The exit status.
@@ -79,7 +79,7 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
 
     Args:
         step: a key of STEPS.
-        arguments: flags and values; None uses those of the process.
+        arguments: flags and values; None means the arguments of the process.
 
     Returns:
         The exit status.
@@ -140,12 +140,13 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
 
 
 def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> list[str]:
-    """Rewrite flags with dashes, and boolean flags without a value as `--x=true` or `--x=false`.
+    """Replace underscores in flags by dashes, and boolean flags without a value by `--x=true` or `--x=false`.
 
     Args:
         words: the arguments.
         booleans: flags of boolean fields.
-        positional: whether the step takes positional arguments. If not, a word after `--x` is always its value.
+        positional: whether the step takes positional arguments. If not, a word after `--x` is always the value of
+            `--x`.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -177,7 +178,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     missing = describe_missing_package(error)
     if missing or isinstance(error, UsageError):
         return missing or str(error), 2
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # of a file name in bytes
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # a file name
         return f"path: must be Unicode text, got {error.object!r}", 1
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
@@ -194,14 +195,20 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
 
 
 def _find_database_error(error: BaseException | None) -> BaseException | None:
-    """Return the database's own error, such as of a full disk: SQLAlchemy and MLflow add the statement to it."""
+    """Return the error of the database itself, such as a full disk; None if there is no such error.
+
+    SQLAlchemy and MLflow raise errors that also contain the SQL statement.
+    """
     while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
         error = error.__cause__
     return getattr(error, "orig", None)
 
 
 def _was_raised_by_store(error: Exception) -> bool:
-    """Whether MLflow raised an error of any class, as it does for damaged databases and answers of other servers."""
+    """Return whether MLflow raised the error.
+
+    For damaged databases and answers of other servers, MLflow raises errors of any class.
+    """
     frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)
 

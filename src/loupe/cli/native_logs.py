@@ -1,7 +1,7 @@
 """Hides the messages that TensorFlow writes to standard error when it starts; all other lines are shown.
 
-TensorFlow's environment variables have no effect on them, and several appear only at the first computation. A process
-reads the messages, since a thread could not show the last words of a process that crashes.
+TensorFlow's environment variables do not hide these messages, and several appear only at the first computation. A
+separate process filters the messages: if this process crashes, a thread could not show its last messages.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 
 LIBRARIES = ("tensorflow", "jaxlib")
 # Information and warnings of Abseil, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors that
-# TensorFlow writes on every machine with its GPU version.
+# the GPU version of TensorFlow writes on every machine.
 NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|([IW]|E(?=.*(Unable to register cu\w+ factory|failed call to cuInit: .*\(303\))))"
@@ -20,12 +20,12 @@ NOISE = re.compile(
 
 
 def filter_native_logs() -> None:
-    """Filter what native code of this process and its child processes writes, from the import of TensorFlow on."""
+    """Filter the messages of native code in this process and its child processes after the import of TensorFlow."""
     sys.meta_path.insert(0, _Trigger())
 
 
 class _Trigger:
-    """A finder of modules that finds none, and starts the filter before TensorFlow is imported."""
+    """An import hook that starts the filter before TensorFlow is imported. The hook itself never finds a module."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in LIBRARIES and self in sys.meta_path:
@@ -36,7 +36,7 @@ class _Trigger:
 def _start_filter() -> None:
     reading, writing = os.pipe()
     try:
-        # a session of its own: Ctrl-C in a terminal must not end it before this process
+        # in a new session, so that Ctrl-C in a terminal does not end the filter before this process
         subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=reading, start_new_session=True)
     except OSError:  # no process can start: all messages are shown
         os.close(writing)

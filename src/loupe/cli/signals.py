@@ -1,8 +1,8 @@
 """Converts signals to exceptions, so that a step closes its run and removes unfinished files before it ends.
 
-Python discards an exception that a signal raises in a destructor or a callback, and a library may discard it in a
-bare `except`. One of 58 signals was lost during imports. Therefore a thread detects that the main thread does not
-handle the exception any more, and sends the signal again.
+Python discards an exception that a signal raises in a destructor or a callback. A library may discard the exception
+in a bare `except`. One of 58 signals was lost during imports. Therefore a thread checks whether the main thread still
+handles the exception. If not, the thread sends the signal again.
 """
 
 import _thread
@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-SIGNAL_STATUS = 128  # a process that a signal ends has this exit status plus the number of the signal
+SIGNAL_STATUS = 128  # if a signal ends a process, its exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
-CHECKS_UNTIL_LOST = 2  # in a row without the exception: a library may store it for a moment, and raise it again
+CHECKS_UNTIL_LOST = 2  # consecutive checks without the exception: a library may store it and raise it again later
 
 _received: list[int] = []  # signals since the open block of `raise_on_signals` was entered
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
@@ -30,7 +30,7 @@ class Terminated(SystemExit):
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C in the block; a second signal raises again.
+    """In the block, raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C; a second signal raises again.
 
     A signal whose exception was discarded raises again after a second, or at the end of the block. A signal that the
     process already ignores, for example because of `nohup`, is still ignored. Only the main thread can handle
@@ -42,7 +42,8 @@ def raise_on_signals() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not _received:
-            with suppress(RuntimeError):  # no more threads can start; threading.Thread needs locks of the main thread
+            with suppress(RuntimeError):  # the system cannot start another thread
+                # threading.Thread is not used, because it needs locks of the main thread
                 _thread.start_new_thread(_repeat_lost_signal, (number,))
         _received.append(number)
         if _deferring and not _deferred:
@@ -84,7 +85,7 @@ def defer_signals() -> Iterator[None]:
     """Defer the first signal until the block exits, such as during a transaction of MLflow's database.
 
     A second signal ends the block. MLflow rolls a transaction back only after an `Exception`. If a signal interrupts
-    the transaction, MLflow keeps its write lock: in 21 of 40 tries the run could then not be closed.
+    the transaction, the database stays locked: in 21 of 40 tries, the run could then not be closed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -99,7 +100,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def is_signalled() -> bool:
-    """Return whether a signal ends the step now, for other threads whose work would delay that."""
+    """Return whether a signal is ending the step. Other threads then skip work that would delay the end."""
     return bool(_received)
 
 

@@ -13,12 +13,13 @@ DESCRIPTORS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
 def open_streams() -> None:
-    """Replace standard output and standard error by streams that mask secrets, and whose errors end no step.
+    """Replace standard output and standard error by streams that mask secrets, and whose errors do not end the step.
 
-    The masking covers the tracebacks and the messages of libraries, which do not use `progress`.
+    The streams also mask the tracebacks and the messages of libraries, which do not use `progress`.
 
-    After its first error, a stream discards its output. A pipe that its reader has closed is not reported. Closed
-    streams become `/dev/null`: otherwise the next opened file gets their number, and the messages of libraries.
+    After its first error, a stream discards its output. The error of a pipe whose reader has ended is not
+    reported. A closed stream becomes `/dev/null`. Otherwise, the next opened file would get the number of the stream,
+    and libraries would write their messages to this file.
     """
     for number in DESCRIPTORS.values():
         try:
@@ -50,7 +51,7 @@ class _TolerantFile(io.FileIO):
     """A stream that discards its output after the first error.
 
     Attributes:
-        title: the name of the stream in the report of the error; "" reports none.
+        title: the name of the stream in the error message; with "", no error is printed.
     """
 
     title = ""

@@ -80,7 +80,7 @@ def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
     for name, optimizer in OPTIMIZERS.items():
         own = _sort_fields(optimizer, without=Settings)
         rate = optimizer.DEFAULTS.get("learning_rate")
-        shown = f"default learning_rate: {rate:g}" if rate else "default learning_rate: that of the network"
+        shown = f"default learning_rate: {rate:g}" if rate else "default learning_rate: the default of the network"
         groups.append((f"--optimizer {name} ({shown})", own))
     return groups
 

@@ -19,7 +19,7 @@ class SettingsError(UsageError):
 class Settings(BaseModel):
     """The settings of every step.
 
-    A subclass may set these class attributes. Dictionaries are merged with those of the base classes.
+    A subclass may set these class attributes. Dictionaries are merged with the dictionaries of the base classes.
         STEP: the name of the step.
         DEFAULTS: new defaults of inherited fields.
         DEPENDS: the conditions under which a field has an effect, by field name. A condition maps another field to a
@@ -55,7 +55,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _collect(cls, attribute: str) -> dict[str, Any]:
-        """Merge a dictionary attribute of this class with those of its base classes."""
+        """Merge a dictionary attribute of this class with the same attribute of its base classes."""
         merged: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             merged |= vars(base).get(attribute, {})
@@ -81,7 +81,7 @@ class Settings(BaseModel):
 
 
 class DatasetSettings(Settings):
-    """The settings of a step that reads a prepared dataset, and prepares it if it does not exist.
+    """The settings of a step that reads a prepared dataset. If the dataset does not exist, the step prepares it.
 
     A subclass may set this class attribute:
         SMOKE: the defaults of fields if `smoke` is set.
@@ -113,7 +113,7 @@ class DatasetSettings(Settings):
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the values of a choice field, also of an optional one; () for other fields."""
+    """Return the values of a choice field, which may be optional; () for other fields."""
     if getattr(annotation, "__origin__", None) is Literal:
         return get_args(annotation)
     return tuple(choice for part in get_args(annotation) for choice in list_choices(part))

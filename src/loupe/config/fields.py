@@ -24,7 +24,7 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
     """Define a field.
 
     Args:
-        default: the default, or a function that computes it from the fields that are defined earlier.
+        default: the default, or a function that computes the default from the fields that are defined earlier.
         text: the help text.
         rule: a description of the accepted values, for fields without bounds and choices.
         bounds: as in `pydantic.Field`: ge, gt, le, lt.
@@ -34,7 +34,7 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """Convert a value to text that its type converts back, such as `3:2`, `2048,1024`, `true` or `none`."""
+    """Convert a value to text that the type of the field can parse, such as `3:2`, `2048,1024`, `true` or `none`."""
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):
@@ -101,7 +101,7 @@ def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = 
     """Return a validator of comma-separated lists.
 
     Args:
-        read: parses one part; raises ValueError or TypeError.
+        read: parses one part of a list; raises ValueError or TypeError if the part is invalid.
         rule: the message of the ValueError for an invalid list.
         empty: texts that mean an empty list. If there are none, an empty list is invalid.
     """

@@ -8,9 +8,9 @@ from loupe.config.base import GIVEN, Settings
 from loupe.config.fields import Factor, HostNames, Paths, Size, Text, Unset, field
 
 MODEL = (
-    "champion (the best registered network), a bundled network (bundled, tiny, small, base), a baseline (nearest, "
-    "bilinear, bicubic, lanczos, ridge), a registry or run URI of MLflow, or a .keras or .onnx file; champion uses "
-    "the bundled network for scale factors without a champion"
+    "champion (the best registered network of a scale factor), a bundled network (tiny, small, base; bundled means "
+    "small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry or run URI of MLflow, or a .keras "
+    "or .onnx file; without a champion for a scale factor, champion means bundled"
 )
 ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 
@@ -19,7 +19,7 @@ class PhotoSettings(Settings):
     """Fields of the steps that read photos and write one result per photo."""
 
     VERB: ClassVar[str] = ""  # past participle such as "upscaled", for messages
-    out: str = field("", "output folder, or for a single photo an output file, whose suffix selects the format")
+    out: str = field("", "output folder; for a single photo also an output file, whose suffix selects the format")
     inputs: Paths = field(
         ("sample",),
         "photos: files, folders (searched recursively), patterns such as 'holiday/**/*.jpg'; sample: a bundled photo",
@@ -30,7 +30,7 @@ class PhotoSettings(Settings):
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
         None,
-        "quality of JPEG, WebP and AVIF; none: 95 for JPEG and WebP, 90 for AVIF, and a lossless WebP stays lossless",
+        "quality of JPEG, WebP and AVIF; none: 95 for JPEG and WebP, 90 for AVIF; a lossless WebP stays lossless",
         rule="none, or 1 to 100",
     )
     compress_level: int = field(1, "compression of PNG: 0 is the fastest, 9 makes the smallest files", ge=0, le=9)
@@ -39,7 +39,7 @@ class PhotoSettings(Settings):
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
         None,
-        "memory for images, in MB; a photo that needs more is an error. none: 2000, or half of the memory of the "
+        "memory for images, in MB; a photo that needs more memory fails. none: 2000, or half of the memory of the "
         "machine if that is less",
         rule="none, or 200 to 1000000",
     )
@@ -69,7 +69,7 @@ class Upscale(PhotoSettings):
     DEPENDS = {"fit": {"size": GIVEN}}
     scale: Factor = field(
         None,
-        "scale factor; none: that of the model (3:2 for a model that has several)",
+        "scale factor; none: the scale factor of the model, or 3:2 for a model with several scale factors",
         rule="none or a ratio from 1 to 8",
     )
     size: Size = field(
@@ -79,7 +79,7 @@ class Upscale(PhotoSettings):
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "result if the aspect ratio of a photo differs from that of `size`. inside: the largest result within "
+        "result if photo and `size` have different aspect ratios. inside: the largest result within "
         "`size`; cover: the smallest result that covers `size`, then cropped at the centre; exact: an error",
     )
     model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
@@ -132,6 +132,7 @@ class Demo(Settings):
     port: int = field(7860, "port to listen on; 0: any free port", ge=0, le=65535)
     host_names: HostNames = field(
         (),
-        "further host names in the address of the page, such as that of a proxy; other names are refused",
+        "further host names under which browsers open the page, such as the host name of a proxy; requests with "
+        "unknown host names are refused",
         rule="none, or host names, comma-separated",
     )

@@ -28,7 +28,7 @@ Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
 UNSENT_RUNS_FOLDER = "unsent-runs"  # buffers runs while the tracking server is unreachable
 PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # score pairs of labels and inputs, not whole photos
-LIMIT = "use at most this many photos, a fixed selection by the hash of their content; none: all photos"
+LIMIT = "maximum number of photos; the photos with the smallest content hashes are used; none: all photos"
 
 
 class Pairing(Settings):
@@ -37,9 +37,10 @@ class Pairing(Settings):
     crop: Annotated[Crop | None, Unset] = field(
         None,
         "how labels (the high-resolution images of the dataset) are cut from a photo. centre: one label from the "
-        "centre. fit: the same after downscaling the shorter side of the photo to label_size. tiles: all cells of a "
-        "grid. random: `crops` random positions, half of them after downscaling the photo by a random factor",
-        rule="centre, fit, tiles or random; default: tiles for the source sample, else centre",
+        "centre. fit: one label from the centre after downscaling the shorter side of the photo to label_size. "
+        "tiles: one label per cell of a grid. random: `crops` random positions, half of them after downscaling the "
+        "photo by a random factor",
+        rule="centre, fit, tiles or random; default: tiles for the photos of source=sample, centre for other photos",
     )
     crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
@@ -97,19 +98,22 @@ class Evaluate(DatasetSettings, Pairing):
     beside: Names = field(
         (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
     )
-    scale: Scale = field(Fraction(3, 2), "scale factor, for a model that has several", rule="3:2, 2:1 or 3:1")
+    scale: Scale = field(
+        Fraction(3, 2), "scale factor, for a model with several scale factors", rule="3:2, 2:1 or 3:1"
+    )
     dataset: str = field("sample", DATASET)
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
     photos: Text = field(
         None,
         "folder or tar file of photos to use instead of a dataset; `crop`, `crops`, `label_size`, `shrink` and "
-        "`recompress` apply only to it; none: use the dataset, or the bundled photos with protocol=classical",
+        "`recompress` apply only to these photos; none: use the dataset; with protocol=classical, use the bundled "
+        "photos",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(
         None,
         "formula that converts the colour of the photos to luminance",
-        rule="rec601, rec709 or relative; default: that of the model",
+        rule="rec601, rec709 or relative; default: the formula of the model",
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     recompose: Recompose = field(
@@ -118,9 +122,9 @@ class Evaluate(DatasetSettings, Pairing):
     )
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
-        "how scores are computed. photos: on whole labels. study-patches: on one random patch per photo, 20 times "
-        "(2016 study). classical: as in most papers: on whole photos without their borders, bicubic downscaling, "
-        "luma from 16 to 235",
+        "how scores are computed. photos: on whole labels, which are cut from photos. study-patches: on one random "
+        "patch per photo, 20 times (2016 study). classical (most papers): on whole uncut photos, without a border, "
+        "after bicubic downscaling, in luma from 16 to 235",
     )
     ensemble: bool = field(False, ENSEMBLE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
@@ -153,7 +157,7 @@ class Register(DatasetSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run; best: the run with the lowest validation error at this scale factor",
+        "id of a train run; best: the train run with the lowest validation mae",
     )
     scale: Scale = field(Fraction(3, 2), "with run=best, the scale factor of the runs", rule="3:2, 2:1 or 3:1")
     smoke: bool = field(False, "with run=best, include the runs of short tests (--smoke)")
@@ -165,10 +169,10 @@ class Sweep(DatasetSettings):
 
     STEP = "sweep"
     sweep: str = field("sweeps/smoke.toml", "the sweep file")
-    name: Text = field(None, "name of the Optuna study; none: that of the sweep file", rule="none or a name")
-    dataset: Text = field(None, f"{DATASET}; none: that of the sweep file", rule="none, a dataset or a source")
+    name: Text = field(None, "name of the Optuna study; none: the name in the sweep file", rule="none or a name")
+    dataset: Text = field(None, f"{DATASET}; none: the dataset in the sweep file", rule="none, a dataset or a source")
     pruner: Literal["file", "none", "median", "hyperband"] = field(
-        "file", "pruner that stops poor trials early; file: that of the sweep file"
+        "file", "pruner that stops poor trials early; file: the pruner in the sweep file"
     )
     workers: int = field(0, "worker processes; 0: one per core of this machine or of the Dask cluster", ge=0, le=1024)
     threads: int = field(1, "CPU threads per trial; 0: one per core", ge=0, le=1024)
@@ -179,7 +183,7 @@ class Sweep(DatasetSettings):
         rule="none, a path, or a URL such as postgresql://host/studies",
     )
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
-    timeout: Seconds = field(None, "start no trial after this many seconds", rule="none or > 0")
+    timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(False, "train every trial, even if the store already contains its result")
     champion: bool = field(True, "score the best models on the test split and register the best one")
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")

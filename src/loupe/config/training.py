@@ -38,7 +38,7 @@ THREADS = "CPU threads for training; 0: one per core"
 
 
 def _share_of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a default that depends on `steps`; it is None if `seconds` is set, since `steps` is then unknown."""
+    """Return a default that depends on `steps`, or is None if `seconds` is set, since `steps` is then unknown."""
     return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
@@ -49,13 +49,13 @@ class Train(DatasetSettings):
     dataset: str = field("sample", DATASET)
     network: str = field(
         "convolutional",
-        "the network to train; the section `--network NAME` lists its own fields",
+        "the network to train; the section `--network NAME` lists the fields of this network",
         rule="convolutional, perceptron, ridge",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor", rule="3:2, 2:1 or 3:1")
     limit: Count = field(
         None,
-        "train on at most this many photos, a fixed selection by the hash of their content; none: all photos",
+        "maximum number of training photos; the photos with the smallest content hashes are used; none: all photos",
         rule="none or >= 1",
     )
     threads: int = field(0, THREADS, ge=0, le=1024)
@@ -78,7 +78,7 @@ class GradientTrain(Train):
     )
     start: Text = field(
         None,
-        "network to initialise from; its weights are copied to all layers with the same shapes",
+        "network whose weights initialise all layers with the same shapes",
         rule="none, champion, a registry or run URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
@@ -86,8 +86,8 @@ class GradientTrain(Train):
     )
     crops: Literal["aligned", "any"] = field(
         "aligned",
-        "positions where training inputs are cut. aligned: only positions that are also whole pixels of the label; "
-        "any: every position (2016 study), so at 3:2 most labels are shifted by half a pixel",
+        "positions where training inputs are cut. aligned: only positions that correspond to whole pixels of the "
+        "label. any: all positions (2016 study); at 3:2, most of the labels are then shifted by half a pixel",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -100,7 +100,9 @@ class GradientTrain(Train):
         "zeros", "initial biases. as_weights: from the same distribution as the weights (2016 study)"
     )
     optimizer: str = field(
-        "adam", "the optimizer; the section `--optimizer NAME` lists its own fields", rule="a name below"
+        "adam",
+        "the optimizer; the section `--optimizer NAME` lists the fields of this optimizer",
+        rule="a name below",
     )
     learning_rate: float = field(1e-3, "learning rate of the first step", gt=0, le=100)
     schedule: Literal["constant", "exponential", "cosine"] = field(
@@ -122,7 +124,8 @@ class GradientTrain(Train):
     )
     seconds: Seconds = field(
         None,
-        "training budget in CPU seconds instead of `steps`; the number of steps is measured at the start",
+        "training budget in CPU seconds instead of `steps`; the number of steps is computed from the measured "
+        "duration of some steps at the start",
         rule="none or > 0",
     )
     decay_steps: Count = field(
@@ -163,7 +166,7 @@ class GradientTrain(Train):
         return self
 
     def with_steps(self, steps: int) -> "GradientTrain":
-        """Return these settings with a number of steps instead of `seconds`, and the defaults that depend on it."""
+        """Return these settings with `steps` instead of `seconds`, and with the defaults that depend on `steps`."""
         given = {name: getattr(self, name) for name in self.model_fields_set - {"seconds"}}
         return type(self).model_validate(given | {"steps": steps})
 
@@ -213,7 +216,7 @@ class Perceptron(GradientTrain):
         0, "number of convolutions before the dense layers (proposed by the 2016 study)"
     )
     output_activation: Literal["linear", "same"] = field(
-        "linear", "activation of the last layer. same: that of the hidden layers (2016 study)"
+        "linear", "activation of the last layer. same: the activation of the hidden layers (2016 study)"
     )
     keep_prob: float = field(1.0, "probability that dropout keeps a unit (2016 study: 1.0, 0.9, 0.5)", gt=0, le=1)
     dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (2016 study: first)")
@@ -234,9 +237,9 @@ class Perceptron(GradientTrain):
 
     @model_validator(mode="after")
     def _validate_initial_weights(self) -> "Perceptron":
-        """Refuse skip=ridge with a last activation that is not 0 at 0 (sigmoid) or has no gradient there (ReLU).
+        """Refuse skip=ridge with a last activation that is not 0 at 0 (sigmoid) or has no gradient at 0 (ReLU).
 
-        With skip=ridge, the weights of the last layer are initially 0, and its result is added to the ridge.
+        With skip=ridge, the weights of the last layer are initially 0. Its result is added to the result of ridge.
         """
         if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":
             raise ValueError(
@@ -313,7 +316,7 @@ def build_train_class(network: str, optimizer: str | None = None) -> type[Train]
 
     Args:
         network: a key of NETWORKS.
-        optimizer: a key of OPTIMIZERS; None is the network's default. Ridge regression ignores it.
+        optimizer: a key of OPTIMIZERS; None means the network's default. Ridge regression ignores it.
 
     Raises:
         SettingsError: a name is unknown.

@@ -26,7 +26,7 @@ HASH_THREADS = 2
 class Dataset:
     """A prepared dataset. Opening it takes time per shard, not per label.
 
-    Shards are verified with their checksums before they are used, or in the background if they are large.
+    Shards are verified with their checksums before they are used, or in the background if they are large together.
 
     Args:
         location: the folder or URL that `prepare` created.
@@ -36,7 +36,7 @@ class Dataset:
         folder: the local folder with the files: the location itself, or the cache of a URL, to which shards are
             downloaded on demand.
         counts: the numbers of used and skipped photos, of labels, and of labels per split.
-        skip_reasons: the number of skipped photos per reason, without the details after its colon.
+        skip_reasons: the number of skipped photos per reason. A reason excludes the details after its first colon.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.
         statistics: mean and standard deviation of the pixel values, per kind of shard (labels, or inputs of a scale).
@@ -58,7 +58,7 @@ class Dataset:
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 facts = json.loads(file.schema_arrow.metadata[b"loupe"])
                 fault = find_fault(file, facts)
-                # each thread would keep its own memory
+                # without threads: each thread would keep its own memory
                 self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
@@ -150,7 +150,7 @@ class Dataset:
         return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:
-        """Verify shards, in the background if they are large. The result raises the error of the background."""
+        """Verify shards, in the background if they are large. The result is a function that raises a later error."""
         files = [self._fetch_shard(name) for name in names]
         errors: list[LoupeError] = []
 
@@ -173,7 +173,7 @@ class Dataset:
         return raise_if_damaged
 
     def _fetch_shard(self, name: str) -> Path:
-        """Return the local file of a shard, downloaded if it is missing."""
+        """Return the local file of a shard; download the file if it is missing."""
         file = self.folder / name
         if not file.is_file() and not storage.fetch_file(self.location, file):
             raise self._describe_damage(name)
@@ -197,7 +197,7 @@ _hashes: dict[tuple[Any, ...], str] = {}
 
 
 def _hash_once(file: Path) -> str:
-    """Return the content hash of a file. The process remembers it until the file is written or replaced."""
+    """Return the content hash of a file. The process remembers the hash until the file is written or replaced."""
     state = file.stat()
     key = (file, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
     if key not in _hashes:

@@ -16,8 +16,8 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between connections; the pause doubles
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
     """Download `url` to `target`, unless `target` exists.
 
-    The received bytes are stored in `target` + `.part`. This call and later ones append to that file with range
-    requests. When it is complete and its checksum is right, it is renamed to `target`.
+    The received bytes are stored in `target` + `.part`. This call and later calls append to that file with range
+    requests. When the file is complete and the checksum is right, the file is renamed to `target`.
 
     Args:
         target: the file to create; its folder is created too.

@@ -19,7 +19,7 @@ FILTERS = {
 
 @dataclass(frozen=True)
 class Label:
-    """A label, and the position of its left and top edges in the photo after it is resized by the factor `shrunk`."""
+    """A label, and the position of its left and top edges in the photo, resized by the factor `shrunk`."""
 
     pixels: np.ndarray  # uint8, (label_size, label_size)
     x: int
@@ -33,8 +33,8 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
     Args:
         grey: uint8, (height, width).
         settings: the fields label_size, crops and recompress are used.
-        crop: `centre` (one label from the centre), `fit` (the same after the shorter side is shrunk to
-            label_size), `tiles` (all labels of a grid) or `random`.
+        crop: `centre` (one label from the centre), `fit` (the same, after the photo is shrunk to a shorter
+            side of label_size), `tiles` (all labels of a grid) or `random`.
         seed: determines the positions of crop=random, together with the content hash.
         sha256: the photo's content hash, in hexadecimal.
 
@@ -90,7 +90,7 @@ def _resize(grey: np.ndarray, factor: float) -> np.ndarray:
 
 
 def shrink_label(label: np.ndarray, scale: Fraction, settings: Pairing) -> np.ndarray:
-    """Shrink a label by the scale with an antialiased filter, and round to 8 bits like a photo.
+    """Shrink a label by the scale with an antialiased filter, and round the values to 8 bits, as in a photo.
 
     Args:
         label: uint8, (label_size, label_size).

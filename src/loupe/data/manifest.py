@@ -1,4 +1,4 @@
-"""Reads and writes the manifest of a prepared dataset: a Parquet file with one row per label. Assigns splits."""
+"""Reads and writes the manifest of a prepared dataset, a Parquet file with one row per label; assigns splits."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from loupe.data import storage
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of `_hash_fraction`
 ROWS_PER_GROUP = 1 << 16
-INDEX_COLUMNS = ["split", "shard", "row"]  # where the images of each label are
+INDEX_COLUMNS = ["split", "shard", "row"]  # they locate the images of each label
 PARTS_PER_WRITE = 256
 
 
@@ -39,7 +39,7 @@ class Row:
 
 
 class ManifestRows(Sequence[dict[str, Any]]):
-    """Rows of a manifest as dicts. They are read from the file when they are used first.
+    """Rows of a manifest as dicts. The file is read when the first row is used.
 
     Args:
         file: the manifest.
@@ -93,7 +93,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
 
 def build_table(rows: list[dict[str, Any]]) -> Any:
-    """Convert rows to an Arrow table, which needs an eighth of their memory."""
+    """Convert rows to an Arrow table, which needs an eighth of the memory of the rows."""
     import pyarrow as pa
 
     types = {
@@ -107,9 +107,9 @@ def build_table(rows: list[dict[str, Any]]) -> Any:
 def assign_splits(parts: list[Any]) -> Iterator[Any]:
     """Fill the column `split` of each table, for the rows that have a label.
 
-    The split depends on the last 64 bits of the photo's content hash; `limit` depends on the first bits. Therefore
-    added photos do not move other photos to another split, and copies of a photo are in the same split. An empty
-    split receives the photo with the nearest hash from a split that has more than one photo.
+    The split depends on the last 64 bits of the photo's content hash; the setting `limit` uses the first bits.
+    Therefore added photos do not move other photos to another split, and copies of a photo are in the same split. An
+    empty split receives the photo with the nearest hash from a split that has more than one photo.
     """
     import pyarrow as pa
 
@@ -149,7 +149,7 @@ def _fill_empty_splits(keys: set[str]) -> dict[str, str]:
 
 
 def write_manifest(location: str, parts: list[Any], facts: dict[str, Any]) -> None:
-    """Write tables in their order to the manifest; `facts` and counts are stored as JSON in the file's metadata."""
+    """Write tables to the manifest in the given order; `facts` and counts are stored as JSON in the metadata."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -176,6 +176,6 @@ def _count_labels(parts: list[Any]) -> dict[str, int]:
 
 
 def _count_reasons(parts: list[Any]) -> dict[str, int]:
-    """Return the number of skipped photos per reason, without the details after its colon."""
+    """Return the number of skipped photos per reason. A reason excludes the details after its first colon."""
     reasons = (reason.split(":")[0] for part in parts for reason in part["reason"].drop_null().to_pylist())
     return dict(Counter(reasons))

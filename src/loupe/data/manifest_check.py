@@ -1,4 +1,4 @@
-"""Checks that the facts and the rows of a Parquet file are those of a prepared dataset."""
+"""Checks that a Parquet file is the manifest of a prepared dataset: its facts and its rows."""
 
 import re
 from fractions import Fraction
@@ -24,11 +24,11 @@ class _Facts(BaseModel):
 
 
 def find_fault(file: Any, facts: Any) -> str:
-    """Return the first reason why a manifest is not that of a prepared dataset, or "".
+    """Return the first reason why a file is not the manifest of a prepared dataset, or "".
 
     Args:
         file: the opened Parquet file.
-        facts: the JSON in its metadata.
+        facts: the JSON in the metadata of the file.
     """
     expected, schema = build_table([]).schema, file.schema_arrow
     if schema.names != expected.names:
@@ -80,7 +80,7 @@ def _find_fault_of_rows(file: Any, facts: dict[str, Any]) -> str:
 
 
 def _has_nulls(file: Any, name: str) -> bool:
-    """Return whether a column has empty values, by the statistics of its row groups; they are not read."""
+    """Return whether a column has empty values, from the statistics of the row groups, without reading rows."""
     column = file.schema_arrow.names.index(name)
     found = [file.metadata.row_group(number).column(column).statistics for number in range(file.num_row_groups)]
     return any(statistics is None or statistics.null_count for statistics in found)

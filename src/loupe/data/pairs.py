@@ -11,15 +11,15 @@ from loupe.imaging.conversion import to_floats
 
 
 class Pairs:
-    """Inputs with their labels. The images are in stacks; an index finds those of each pair.
+    """Inputs with their labels. The images are in stacks. An index contains the stack and the position of each pair.
 
     Args:
         rows: the rows of the manifest, one per pair.
-        stacks: the stacks of inputs, uint8 (count, input side, input side) each, and those of labels in the same
-            order.
-        index: (n, 2), the number of each pair's stack and its position in the stack.
+        stacks: the stacks of inputs, uint8 (count, input side, input side) each, and the stacks of labels in the
+            same order.
+        index: (n, 2), the number of the stack of each pair and the position in the stack.
         scale: the scale factor from the inputs to the labels.
-        raise_if_damaged: raises LoupeError if a shard has turned out to be damaged since it was opened.
+        raise_if_damaged: a function that raises LoupeError if a damaged shard was found after opening.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Pairs:
         return self._select(np.sort(np.unique(photos, return_index=True)[1]))
 
     def read_column(self, name: str) -> np.ndarray:
-        """Return a column of the rows as text; a row without this value has its own number."""
+        """Return a column of the rows as text; a row without this value gets the row number."""
         if isinstance(self.rows, ManifestRows):
             return self.rows.read_column(name)
         return np.array([str(row.get(name, number)) for number, row in enumerate(self.rows)])

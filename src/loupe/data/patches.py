@@ -1,4 +1,4 @@
-"""Cuts training batches from pairs: random crops, flipped and rotated, determined by (seed, step)."""
+"""Cuts training batches from pairs: random crops, flipped and rotated. They depend only on the seed and the step."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ MEMORY_LIMIT_BYTES = 2**28  # smaller splits are copied into memory, where cutti
 
 @dataclass(frozen=True)
 class Positions:
-    """Where the crops of a batch are cut, and how they are turned.
+    """The positions of the crops of a batch, and their flips and rotations.
 
     Args:
-        chosen: (n,), the number of each crop's pair.
+        chosen: (n,), the number of the pair of each crop.
         offsets: (n, 2), y and x of each crop of the input, in pixels.
         corners: (n, 2), y and x of each crop of the label, in pixels.
         symmetries: (n,), 0 to 7, see `apply_symmetry`.
@@ -34,7 +34,7 @@ class Patches:
     Args:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
-        crops: `aligned` uses only offsets that are whole label pixels. `any` uses every offset, and rounds the
+        crops: `aligned` uses only offsets that are whole pixels in the label. `any` uses every offset, and rounds the
             offset in the label down, as in the 2016 study: at 3:2, labels at odd offsets are shifted by half a pixel.
         augment: flip and rotate each crop at random.
         seed: determines the random numbers, together with the step.

@@ -33,7 +33,7 @@ VERSION = 1  # of the prepared data: increase it with every change of labels or 
 MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
 MAX_SHARD_BYTES = 96 * 2**20  # of labels
 TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
-MIN_TASKS = 64  # for more photos than these tasks have at least: the cores finish at the same time
+MIN_TASKS = 64  # with enough photos for this number of tasks, the cores finish at about the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -45,7 +45,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
     """Create the dataset of photos and settings, or open it if it exists.
 
     A folder is written under a temporary name and renamed when it is complete; the next call removes the folders of
-    killed processes. A URL cannot be renamed: there, the manifest is written last and marks the dataset as complete.
+    killed processes. A URL cannot be renamed. There, the manifest is written last and marks the dataset as complete.
     Processes that write the same shard write the same bytes.
 
     Args:
@@ -74,13 +74,13 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
             try:
                 publish(partial, folder)
             except OSError:
-                if not folder.exists():  # otherwise another process has prepared it meanwhile
+                if not folder.exists():  # otherwise another process has prepared the dataset
                     raise
     return Dataset(folder)
 
 
 def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
-    """Return the crop of a photo; the default is `tiles` for the bundled sample and `centre` for others."""
+    """Return the crop of a photo; the default is `tiles` for the bundled sample and `centre` for other sources."""
     return settings.crop or ("tiles" if photo.source == "sample" else "centre")
 
 
@@ -150,7 +150,7 @@ def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) 
 
 
 def _count_photos_per_shard(settings: Preprocess, crop: str, photos: int) -> int:
-    """Return the number of photos per shard: few photos for parallel tasks, many photos for few files."""
+    """Return the number of photos per shard. Few photos give more parallel tasks; many photos give fewer files."""
     labels = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
     largest = MAX_SHARD_BYTES // (labels * settings.label_size**2)
     return max(MIN_PHOTOS_PER_SHARD[crop], min(-(-photos // MIN_TASKS), largest))
@@ -210,7 +210,7 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
         settings: data_dir, and the other dataset settings that `prepare` needs.
         name: the name of the dataset's folder.
         digest: the digest of the run's dataset.
-        source: the value of the run's `dataset` field; it is prepared if the folder does not exist.
+        source: the value of the run's `dataset` field; this source is prepared if the folder does not exist.
 
     Raises:
         UsageError: the dataset has another digest.

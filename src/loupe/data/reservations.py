@@ -1,7 +1,7 @@
 """Shares the memory budget for photos between the worker processes of a preparation.
 
-A worker reserves the memory that the header of a photo asks for, and waits until the others have released enough.
-While it decodes, the system does not give it more memory, since a header can be wrong.
+A worker reserves the memory that a photo takes according to its header, and waits until other workers have released
+enough. A header can be wrong. Therefore the system limits the memory of a worker to the reservation during decoding.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
 UNIT_BYTES = 16 * 10**6
-PROCESS_BYTES = 150 * 10**6  # of a worker process without photos, and of the step's own process per worker
+PROCESS_BYTES = 150 * 10**6  # of a worker process without photos, and the share of the step's own process per worker
 SPARE_BYTES = 64 * 10**6  # for strips, libraries and threads
 M_MMAP_THRESHOLD = -3  # of mallopt in glibc
 LARGE_BLOCK_BYTES = 2**20
@@ -50,9 +50,9 @@ def reserve() -> Iterator[Callable[[int], None]]:
     """Yield a function that reserves memory for one photo, until the block exits.
 
     Yields:
-        A function of the number of bytes that the photo takes, which can be called again with a larger number. It
-        releases the bytes of the call before, so that waiting workers do not block each other. It raises PhotoError
-        if the number exceeds the budget; in a process that is not a worker, it does nothing else.
+        A function that reserves a number of bytes for the photo. If it is called again with a larger number, it first
+        releases the bytes of the previous call, so that waiting workers do not block each other. It raises PhotoError
+        if the number exceeds the budget. In a process that is not a worker, it only checks the number.
     """
     total = get_budget()
     held = 0
@@ -88,7 +88,7 @@ def reserve() -> Iterator[Callable[[int], None]]:
 
 
 def _limit_memory(size: int, limits: tuple[int, int]) -> None:
-    """Let this process allocate at most `size` bytes more than it has."""
+    """Let this process allocate at most `size` more bytes than it has now, plus SPARE_BYTES."""
     if sys.platform != "linux":  # other systems ignore the limit
         return
     resource.setrlimit(resource.RLIMIT_DATA, limits)

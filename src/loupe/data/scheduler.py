@@ -10,7 +10,7 @@ from loupe.errors import LoupeError, UsageError, describe_error
 
 @contextmanager
 def connect(address: str) -> Iterator[Any]:
-    """Open a Dask client, and close it at the end of the block.
+    """Open a Dask client, and close the client when the block exits.
 
     Args:
         address: the address of the scheduler, such as `tcp://host:8786`.
@@ -19,7 +19,7 @@ def connect(address: str) -> Iterator[Any]:
         The `distributed.Client`.
 
     Raises:
-        UsageError: no scheduler answers at the address, or Loupe is not installed on its machine.
+        UsageError: no scheduler answers at the address, or Loupe is not installed on the scheduler's machine.
         LoupeError: the connection to the scheduler was lost during the block.
     """
     from distributed import Client

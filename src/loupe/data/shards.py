@@ -1,4 +1,4 @@
-"""Writes the shards of a prepared dataset: files of labels and of inputs. One task writes shards of a few photos."""
+"""Writes the shards of a prepared dataset: files of labels and of inputs. A task writes the shards of some photos."""
 
 import hashlib
 import os
@@ -23,10 +23,10 @@ from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import GreyPhoto
 
-# Of the grey image and its copies while labels are cut, by crop.
+# Bytes per pixel of the grey image and its copies while labels are cut, by crop.
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
-# The content of smaller files is in memory while a worker waits for the memory to decode it. A worker with a larger
-# file first waits for the whole budget.
+# A worker reads a smaller file before it waits for the memory to decode the photo. For a larger file, the worker
+# first waits for the whole budget.
 LARGE_FILE_BYTES = 32 * 10**6
 
 
@@ -102,7 +102,7 @@ def cut_photo(
         size = settings.label_size
         if crop != "centre" or min(image.width, image.height) < size:
             grey = image.read(settings.luminance)
-            del image  # its pixels
+            del image  # frees the decoded pixels
             return row, cut_labels(grey, settings, crop, settings.seed, photo.sha256)
         x, y = (image.width - size) // 2, (image.height - size) // 2
         grey = image.read(settings.luminance, (x, y, x + size, y + size))
@@ -115,7 +115,7 @@ def cut_photo(
 
 
 def _read_unchanged(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
-    """Return the bytes of a photo; raises LoupeError if its hash differs from the listed one."""
+    """Return the bytes of a photo; raises LoupeError if the hash differs from the hash in the list."""
     try:
         size = os.stat(photo.file).st_size if photo.size is None else photo.size
         require(reservations.get_budget() if size > LARGE_FILE_BYTES else size)
@@ -165,7 +165,7 @@ class Shard:
         self._histogram += np.array(Image.fromarray(image).histogram())
 
     def finish(self) -> None:
-        """Write the number of images to the header, whose length does not depend on it."""
+        """Write the number of images to the header. The length of the header does not change."""
         self._stream.seek(0)
         self._write_header(self.count)
 

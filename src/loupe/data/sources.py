@@ -73,13 +73,13 @@ def list_photos(
         sources: `sample`, `caltech256` (downloaded to data_dir once), and paths or URLs of tars or folders.
         categories: the categories to keep; () keeps all.
         limit: keep at most this many photos: those with the smallest content hashes, so that a larger limit keeps the
-            photos of a smaller one. None keeps all.
+            photos of a smaller limit. None keeps all.
         data_dir: the folder or URL of prepared datasets; its local folder contains the downloads.
         quiet: show no progress of a download.
 
     Raises:
         UsageError: a source does not exist, has another format or contains no image, a category does not exist, or a
-            name in a tar points outside of it.
+            name in a tar points outside of the tar.
     """
     photos = [photo for source in sources for photo in _list_source(source, data_dir, quiet)]
     if categories:
@@ -135,17 +135,17 @@ def _list_sample() -> Iterator[SourcePhoto]:
 
 
 def _find_package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)  # does not import it
+    spec = importlib.util.find_spec(package)  # does not import the package
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     return Path(spec.origin).parent
 
 
 def _list_folder(root: Path) -> Iterator[SourcePhoto]:
-    """Yield the files of a folder and its subfolders, without hidden ones."""
+    """Yield the files of a folder and its subfolders, without hidden files and folders."""
     files: dict[Path, str] = {}  # each file with the reason for skipping it, or ""
     folders = [root]
-    while folders:  # not os.walk: it recurses, which ends at a thousand levels, and is silent about errors
+    while folders:  # not os.walk, whose recursion ends at a thousand levels, and which ignores errors
         folder = folders.pop()
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))

@@ -72,7 +72,7 @@ def exists(location: str, name: str, field: str = "data_dir") -> bool:
 
 
 def fetch_file(location: str, file: Path) -> bool:
-    """Download the file of the same name from a URL, and replace `file` with it.
+    """Download the file with the name of `file` from a URL, and replace `file`.
 
     fsspec's `filecache::` is not used: its downloads are not atomic, and it keeps a damaged copy.
 
@@ -93,7 +93,7 @@ def fetch_file(location: str, file: Path) -> bool:
 
 @contextmanager
 def create_file(location: str, name: str) -> Iterator[Path]:
-    """Yield a temporary path. After the block, the file gets its name in a folder, or is uploaded to a URL."""
+    """Yield a temporary path. After the block, move the file to its name in the folder, or upload it to the URL."""
     if not is_url(location):
         with write_atomically(Path(location) / name) as partial:
             yield partial
@@ -106,7 +106,7 @@ def create_file(location: str, name: str) -> Iterator[Path]:
 
 
 def list_files(url: str) -> dict[str, int]:
-    """Return the sizes in bytes of all files under a URL by relative path; the path of the URL itself is ""."""
+    """Return the sizes in bytes of all files under a URL by relative path. If the URL is a file, its path is ""."""
     with _open_filesystem(url, "source") as (filesystem, path):
         found = filesystem.find(path, detail=True)
     top = path.rstrip("/")

@@ -11,17 +11,17 @@ MAX_HEADER_BYTES = 2**20  # of an extended header, which contains a long name
 
 
 class _HeaderReader(io.BufferedReader):
-    """A tar file that reads only headers: a larger request means that the tar is damaged or malicious."""
+    """Reads the headers of a tar. A larger request means that the tar is damaged or malicious."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes; raises ReadError if that is not the size of a header."""
+        """Read `size` bytes; raises ReadError if no header has this size."""
         if size is None or not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)
 
 
 class Member(NamedTuple):
-    """The fields of a header that callers need; tarfile's own objects have many more."""
+    """The fields of a header that callers need; the objects of tarfile have many more fields."""
 
     name: str
     offset: int  # of the content in the tar, in bytes
@@ -32,10 +32,10 @@ class Member(NamedTuple):
 
 
 def list_members(location: str) -> list[Member]:
-    """List the members of a tar, a local file or a URL, without its folders.
+    """List the members of a tar at a local path or a URL, without folders.
 
     Raises:
-        UsageError: the tar is compressed or damaged, or a name in it points outside of it.
+        UsageError: the tar is compressed or damaged, or a member's name points outside of the tar.
     """
     members, outside = [], ""
     try:

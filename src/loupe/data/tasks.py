@@ -79,7 +79,7 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in processes that start in this block: only their parent receives it, and ends them."""
+    """Block Ctrl-C in processes that start in this block: only the parent receives it, and ends the others."""
     resource_tracker.ensure_running()  # before the next line, because its start unblocks Ctrl-C
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -94,7 +94,7 @@ def _start_worker(parent: int, units: tuple[Any, Any]) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """Exit soon after the parent process was killed; loky's processes would wait for tasks for minutes."""
+    """Exit soon after the parent process was killed. Otherwise, loky's processes wait for tasks for minutes."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -24,7 +24,7 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """Pairs of any size. They are decoded when they are used, so that only one photo is in memory at a time.
+    """Pairs of any size. A photo is decoded when its pair is used, so that only one photo is in memory at a time.
 
     The label is the photo's luma (16 to 235, rounded; grey photos are unchanged), cropped to a multiple of the scale.
     The input is the label, shrunk like MATLAB's imresize: cubic convolution (Keys 1981, a = -1/2) widened by the

@@ -200,7 +200,8 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
     """Return the rows and columns of the most detailed square.
 
-    Its side is a third of the shorter side of the label. It has the largest differences between neighbouring pixels.
+    This is the square with the largest differences between neighbouring pixels. The side of the square is a third of
+    the shorter side of the label.
     """
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))

@@ -26,7 +26,7 @@ def psnr(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Compute the structural similarity of each image, (n,) (Wang et al. 2004): Gaussian window, sigma 1.5, range 2.
 
-    It is NaN for images with a side below SSIM_WINDOW.
+    The score is NaN for images with a side below SSIM_WINDOW.
     """
     from skimage.metrics import structural_similarity
 
@@ -66,7 +66,7 @@ def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCOR
 def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Compute the share of each label's dark pixels (below 0) that are not dark in the image, (n,).
 
-    It is NaN for labels without dark pixels.
+    The share is NaN for labels without dark pixels.
     """
     dark = labels < 0
     lost = (dark & (images >= 0)).sum(axis=(1, 2, 3))
@@ -89,8 +89,8 @@ def seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.
         block: side of a block in pixels.
 
     Returns:
-        The errors at borders, (n,), and inside, (n,). The latter are NaN for blocks with a side below 3, which have
-        only border pixels.
+        The errors at borders, (n,), and inside, (n,). The errors inside are NaN for blocks with a side below 3,
+        which have only border pixels.
     """
     error = np.abs(images.astype("float64") - labels)[..., 0]
     down, across = (np.isin(np.arange(side) % block, (0, block - 1)) for side in error.shape[1:])

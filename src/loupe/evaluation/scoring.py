@@ -1,4 +1,7 @@
-"""Scores upscaling methods on images. Results are a table with one row per image and method, and its summary."""
+"""Scores upscaling methods on images. The results are a table of scores and its summary.
+
+The table of `score` has one row per image and method. The table of `score_patches` has one row per draw and method.
+"""
 
 import re
 from collections.abc import Mapping
@@ -72,8 +75,8 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     """Score methods with the protocol of the 2016 study.
 
     In each of 20 draws, one random patch per photo, at any offset, is upscaled separately. A patch has the size of
-    the first method's blocks. If their side is below MIN_PATCH_SIDE, it has the default patch size of the scale
-    factor.
+    the first method's blocks. If the side of these blocks is below MIN_PATCH_SIDE, a patch has the default patch
+    size of the scale factor.
 
     Returns:
         Columns draw, method, mae, psnr, ssim, mse: one row per draw and method, with means over the patches.
@@ -101,7 +104,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         contains `spread`, the standard deviation of each score over draws. For a table of `score`, it also contains:
 
         interval: the 95 % bootstrap interval of each mean, [low, high].
-        over: a comparison with nearest and one with lanczos. `gain` is the baseline's mae divided by the method's.
+        over: comparisons with nearest and with lanczos. `gain` is the baseline's mae divided by the method's.
             `mae` is the method's mae minus the baseline's, with its `interval`. `baseline_wins` is the share of
             photos on which the baseline's mae is lower.
     """
@@ -139,7 +142,7 @@ def _compute_means(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Compute 95 % bootstrap intervals of means. It resamples photos, not the images that were cut from them.
+    """Compute 95 % bootstrap intervals of means. The photos are resampled, not the images that were cut from them.
 
     Args:
         values: (n, k), one row per image; the mean of each column gets an interval.
@@ -162,7 +165,7 @@ def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -
 
 
 def compute_mae_differences(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mae of method `name` minus that of `other` for each image.
+    """Compute the mae of method `name` minus the mae of method `other` for each image.
 
     Returns:
         The differences, (n,), and the photo of each image, (n,).

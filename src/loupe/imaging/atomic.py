@@ -1,4 +1,4 @@
-"""Writes files and folders atomically: they have their final name only when they are complete."""
+"""Writes files and folders atomically. Each gets its final name only when it is complete."""
 
 import errno
 import fcntl
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# Partial files of other machines, whose locks may be invisible here, are removed after this time without a change.
+# Partial files of other machines are removed after this time without a change, because their locks may be invisible.
 LEFTOVER_AGE_S = 86_400.0
-PREFIX, SUFFIX = ".loupe-", ".part"  # of temporary names
+PREFIX, SUFFIX = ".loupe-", ".part"  # of the names of partial files
 
 
 @contextmanager
@@ -24,8 +24,8 @@ def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
 
     Args:
         file: the final path.
-        overwrite: replace a file that exists at the end. False raises FileExistsError, also for a file that another
-            process has written meanwhile.
+        overwrite: replace an existing file. False raises FileExistsError if the file exists when the block exits,
+            even if another process has written it in the meantime.
     """
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
@@ -35,7 +35,7 @@ def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
 
 
 def write_file(file: Path, content: str | bytes, overwrite: bool = True) -> None:
-    """Write a file atomically; text as UTF-8, with `?` for bytes of file names that are not text."""
+    """Write a file atomically. Text is encoded as UTF-8; characters without an encoding become `?`."""
     with write_atomically(file, overwrite) as partial:
         partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
@@ -51,8 +51,8 @@ def publish(partial: Path, final: Path) -> None:
 def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[Path]:
     """Create and lock a file or folder with a temporary name, and yield its path.
 
-    When the block exits, it is unlocked, and removed unless it was renamed. The system releases the lock of a killed
-    process. Processes in different containers on one machine see each other's locks.
+    When the block exits, the file or folder is removed unless it was renamed, and unlocked. The system releases the
+    lock of a killed process. Processes in different containers on one machine see each other's locks.
 
     Args:
         folder: the parent folder; it must exist.
@@ -63,9 +63,9 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
         create(partial)
         try:
             descriptor = _open(partial)
-        except FileNotFoundError:  # another process removed it as a leftover before it was locked
+        except FileNotFoundError:  # another process removed the partial file before the lock
             continue
-        with suppress(OSError):  # a file system without locks: `remove_leftovers` uses the age
+        with suppress(OSError):  # on a file system without locks, `remove_leftovers` uses the age
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if partial.exists():
             break
@@ -78,14 +78,14 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders in a folder whose processes no longer run."""
+    """Remove the partial files and folders of processes that no longer run from a folder."""
     for partial in folder.glob(f"{PREFIX}*{SUFFIX}"):
         try:
             descriptor = _open(partial)
         except OSError:
-            continue  # it was renamed or removed, or belongs to another user
+            continue  # the partial file was renamed or removed, or belongs to another user
         try:
-            with suppress(OSError):  # the folder cannot be changed
+            with suppress(OSError):  # the folder is not writable
                 if _is_abandoned(partial, descriptor):
                     _remove(partial)
         finally:
@@ -93,7 +93,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def validate_output_file(field: str, file: Path) -> None:
-    """Check that a file can be written: its folder exists, and it is not a folder itself.
+    """Check that a file can be written: the folder exists, and the path is not a folder.
 
     Args:
         field: the setting that contains the path; the error message starts with it.
@@ -115,13 +115,13 @@ def _claim(partial: Path, final: Path) -> None:
         os.link(partial, final)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links: an empty file reserves the name
+    except OSError:  # on a file system without hard links, an empty file reserves the name
         final.touch(exist_ok=False)
 
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel. All its processes see each other's locks, also in different containers."""
+    """Return an id of the running kernel. Processes on one kernel see each other's locks, also from containers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:
@@ -136,7 +136,7 @@ def _open(partial: Path) -> int:
 
 
 def _is_abandoned(partial: Path, descriptor: int) -> bool:
-    """Whether the process that created a file or folder has ended."""
+    """Return whether the process that created a file or folder has ended."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -149,7 +149,7 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since the last change, by the clock of the file system: the clocks of machines differ."""
+    """Return the seconds since the last change by the file system's clock, because the clocks of machines differ."""
     with tempfile.TemporaryFile(dir=partial.parent) as new:
         return os.fstat(new.fileno()).st_mtime - partial.stat().st_mtime
 

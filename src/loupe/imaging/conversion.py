@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-PART_PIXELS = 2**20  # that `to_pixels` converts together
+PART_PIXELS = 2**20  # the size of the parts that `to_pixels` converts
 
 
 def to_floats(grey: np.ndarray) -> np.ndarray:
@@ -24,14 +24,14 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """Convert pixels, (height, width, bands), uint8 or 16-bit grey, to a Pillow image."""
+    """Convert pixels to a Pillow image: (height, width, bands), uint8, or uint16 with one band."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:
-    """Convert a Pillow image of an 8-bit mode or 16-bit grey to native integers, (height, width, bands).
+    """Convert a Pillow image with 8 bits per band, or 16-bit grey, to native integers, (height, width, bands).
 
-    `numpy.asarray` takes twice the memory of the result. Therefore it converts one part of the image after another.
+    `numpy.asarray` takes twice the memory of the result. Therefore this function converts the image in parts.
     """
     width, height = image.size
     pixels: np.ndarray | None = None
@@ -50,7 +50,7 @@ def to_pixels(image: Image.Image) -> np.ndarray:
 
 
 def compress_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
-    """Encode a grey image, uint8 (height, width), as JPEG of a quality (1..95) and decode it again."""
+    """Encode a grey image, uint8 (height, width), as JPEG with a quality of 1..95, and decode the JPEG."""
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "JPEG", quality=quality)
     return np.asarray(Image.open(stream))

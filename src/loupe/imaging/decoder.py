@@ -72,7 +72,7 @@ def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
 
 
 def scale_transparent_value(image: Image.Image) -> None:
-    """Scale the transparent grey of a 2-bit or 4-bit PNG to 8 bits, as Pillow scales the pixels.
+    """Scale the grey value that is transparent in a 2-bit or 4-bit PNG to 8 bits, as Pillow scales the pixels.
 
     Args:
         image: an opened image that is not loaded yet; changed in place.

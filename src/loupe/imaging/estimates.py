@@ -1,4 +1,4 @@
-"""Estimates, from an image's header, how much memory it takes at most to read and write it; measured per format."""
+"""Estimates the most memory that reading and writing an image takes, from its header, with measured constants."""
 
 import os
 from pathlib import Path
@@ -14,17 +14,17 @@ TRANSPARENT_BYTES = 13  # of grey and colour images with one transparent value
 DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # of images with 16 bits per sample, by the number of bands
 CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # codecs that keep several copies of a frame
 OTHER_BYTES = 24
-ROW_BYTES = 20  # per pixel of a row: decoders keep two rows, of up to 8 bytes per pixel
-LIBRARY_BYTES = 40_000_000  # that decoders take for an image of any size
-OPENING_BYTES = 150_000_000  # that opening a file takes at most, without pixels and copies of the file
+ROW_BYTES = 20  # per pixel of a row: decoders keep two rows with up to 8 bytes per pixel
+LIBRARY_BYTES = 40_000_000  # of a decoder, for an image of any size
+OPENING_BYTES = 150_000_000  # the maximum for opening a file, without pixels and copies of the file
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}  # per mode, 8 bits per sample
 ENCODING_BYTES = {"WEBP": 44, "GIF": 36, "AVIF": 40}  # per pixel of one image
-WHOLE_BYTES = 8  # of the other formats: the pixels, and Pillow's copy of them
+WHOLE_BYTES = 8  # per pixel, for the other formats: the pixels, and Pillow's copy of them
 FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # per pixel of all frames of an animation
 
 
 def estimate_opening(path: Path) -> int:
-    """Estimate the memory that opening a file takes, at most.
+    """Estimate the maximum memory that opening a file takes.
 
     Raises:
         PhotoError: the file cannot be read, or has too many pixels.
@@ -38,7 +38,7 @@ def estimate_opening(path: Path) -> int:
     pixels, per_pixel, copies, rows = 0, 0, 0, 0
     if head[:4] == b"RIFF":  # a WebP is read as a whole, into a decoder with two frames
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
-    elif head[:4] == b"\x89PNG":  # Pillow decodes it to find EXIF after the pixels
+    elif head[:4] == b"\x89PNG":  # Pillow decodes a PNG to find EXIF after the pixels
         width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
         pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
     elif head[4:8] == b"ftyp":  # an AVIF is read as a whole
@@ -61,7 +61,7 @@ def read_webp_pixels(head: bytes) -> int:
 
 
 def get_pixel_bytes(image: Image.Image, deep: bool) -> int:
-    """Return the most bytes that a decoded pixel of an opened image has."""
+    """Return an upper limit of the bytes per decoded pixel of an opened image."""
     bands = PIXEL_BYTES.get(image.mode, 4)
     if "transparency" in image.info and image.mode != "P":
         bands += 1
@@ -69,11 +69,11 @@ def get_pixel_bytes(image: Image.Image, deep: bool) -> int:
 
 
 def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
-    """Estimate the memory that decoding the current frame or page takes, at most, with the result.
+    """Estimate the maximum memory that decoding the current frame or page takes, including the result.
 
     Args:
-        image: an opened image; not decoded.
-        deep: whether libvips decodes it, with 16 bits per sample.
+        image: an opened image that is not decoded yet.
+        deep: whether libvips decodes the image, with 16 bits per sample.
         file_bytes: the size of the file.
     """
     name, mode = image.format or "", image.mode
@@ -88,13 +88,13 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
         if getattr(image, "is_animated", False) and name == "PNG":
             per_pixel += 8  # the last frame, and the canvas
         if name == "JPEG":
-            per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)  # with several scans, it keeps all coefficients
+            per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)  # with several scans, all coefficients are kept
     whole_file = 2 * file_bytes if name in ("WEBP", "AVIF") else 0
     return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
 
 
 def estimate_encoding(name: str, largest: int, total: int) -> int:
-    """Estimate the memory that writing a file takes, at most.
+    """Estimate the maximum memory that writing a file takes.
 
     Args:
         name: the format.

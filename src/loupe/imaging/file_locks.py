@@ -1,4 +1,4 @@
-"""Locks files for one process. The system releases the lock of a killed process, also in another container."""
+"""Locks files: one process at a time has a lock. The system releases the locks of a killed process."""
 
 import fcntl
 import os
@@ -9,16 +9,17 @@ from pathlib import Path
 
 @contextmanager
 def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
-    """Create a file that only one process has at a time, and remove it when the block exits.
+    """Create and lock a file, and remove it when the block exits. Only one process at a time has the lock.
 
-    On a file system without locks, several processes can have it.
+    Locks also work between containers on one machine. On a file system without locks, several processes can run the
+    block at the same time.
 
     Args:
-        file: the file, next to what it protects.
-        wait: whether to wait until no other process has it.
+        file: the file to create, next to the file or folder that it protects.
+        wait: whether to wait until no other process has the lock.
 
     Yields:
-        True; False if another process has the file and `wait` is False.
+        True; False if another process has the lock and `wait` is False.
     """
     while True:
         stream = file.open("w")
@@ -30,7 +31,7 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
             return
         except OSError:
             break
-        if _is_file_of(stream.fileno(), file):  # else the process before has removed it meanwhile
+        if _is_file_of(stream.fileno(), file):  # otherwise the previous process has removed the file
             break
         stream.close()
     try:

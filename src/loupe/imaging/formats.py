@@ -14,7 +14,7 @@ FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suf
 ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # 16 bits per sample
 STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # large images are encoded strip by strip
-MAX_WHOLE_PIXELS = 60_000_000  # of an image that is encoded as a whole in these formats
+MAX_WHOLE_PIXELS = 60_000_000  # of an image that the streamed formats encode as a whole
 MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
 
 
@@ -43,7 +43,7 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
         bands: 1 to 4, as in `ImageData`.
 
     Raises:
-        PhotoError: the format cannot store it.
+        PhotoError: the format cannot store the result.
     """
     name = get_format(out)
     if count > 1 and name not in FRAME_FORMATS:

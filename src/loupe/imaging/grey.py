@@ -1,4 +1,4 @@
-"""Decodes a photo to grey in strips: large photos take little more memory than their pixels in the file's mode."""
+"""Decodes a photo and converts it to grey in strips, which takes little more memory than the decoded photo."""
 
 import io
 import warnings
@@ -26,32 +26,32 @@ from loupe.imaging.pixels import make_upright
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 STRIP_PIXELS = 2**19  # of a strip; a row with more pixels is split
 OPENING_BYTES = 16 * 10**6  # to open a file of any size
-# Bytes per pixel of Pillow's image, and of what the decoder of a format takes in addition.
+# Bytes per pixel of Pillow's image. DECODER_BYTES are the additional bytes per pixel of the decoder of a format.
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 COLOUR_BYTES = 4
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 12, "WEBP": 16, "AVIF": 24}
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # tags of a TIFF
-LINES = 8  # that a decoder keeps, for example the last one of a PNG
-OTHER_DECODER_BYTES = 36  # of JPEG 2000, the largest
+LINES = 8  # lines of pixels that a decoder keeps, for example the last line of a PNG
+OTHER_DECODER_BYTES = 36  # of JPEG 2000, whose decoder takes the most
 COEFFICIENT_BYTES = 2  # per band: a JPEG with several scans is decoded as a whole
 
 
 class GreyPhoto:
     """The first frame or page of an image file, upright; its pixels are converted to grey on demand.
 
-    The result is that of `open_photo` and `compute_luminance`.
+    The result is the same as that of `open_photo` followed by `compute_luminance`.
 
     Args:
         content: the bytes of a file.
-        require: is called with the number of bytes that decoding takes, before the memory is allocated. It raises
-            PhotoError if that is too much.
+        require: a function that is called with the number of bytes that decoding takes, before the memory is
+            allocated. The function raises PhotoError if the number is too large.
         result_bytes: the number of bytes per pixel that the caller needs for the grey image and its copies.
 
     Attributes:
         width, height: the size in pixels, upright.
 
     Raises:
-        PhotoError: as `open_photo`.
+        PhotoError: as in `open_photo`.
     """
 
     def __init__(self, content: bytes, require: Callable[[int], None], result_bytes: int = 2) -> None:
@@ -77,11 +77,11 @@ class GreyPhoto:
         self.width, self.height = image.size[::-1] if turned else image.size
 
     def read(self, luminance: str, box: Box | None = None) -> np.ndarray:
-        """Convert the pixels of a box, or all, to grey.
+        """Convert the pixels of a box, or all pixels, to grey.
 
         Args:
             luminance: as in `compute_luminance`.
-            box: in pixels of the upright photo; None for all.
+            box: in pixels of the upright photo; None for all pixels.
 
         Returns:
             uint8, (height, width).
@@ -96,7 +96,7 @@ class GreyPhoto:
         return make_upright(grey, self._orientation)
 
     def _turn_back(self, box: Box) -> Box:
-        """Convert a box of the upright photo to one of the stored pixels; `make_upright` has the same three steps."""
+        """Convert a box of the upright photo to a box of the stored pixels: the steps of `make_upright`, reversed."""
         left, top, right, bottom = box
         if self._orientation in (3, 4, 7, 8):
             top, bottom = self.height - bottom, self.height - top
@@ -106,7 +106,7 @@ class GreyPhoto:
 
 
 def _split(box: Box) -> Iterator[Box]:
-    """Split a box into parts of at most STRIP_PIXELS: rows, and parts of rows if a row is longer."""
+    """Split a box into parts of at most STRIP_PIXELS: whole rows, or parts of one row if a row is longer."""
     left, top, right, bottom = box
     columns = max(1, min(right - left, STRIP_PIXELS))
     rows = max(1, STRIP_PIXELS // columns)
@@ -116,7 +116,7 @@ def _split(box: Box) -> Iterator[Box]:
 
 
 def _estimate_opening(content: bytes, result_bytes: int) -> int:
-    """Estimate the memory that opening takes: a WebP allocates two frames, and has a copy of the file."""
+    """Estimate the memory that opening a file takes. For WebP, Pillow allocates two frames and copies the file."""
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return OPENING_BYTES + 2 * len(content)
     pixels = read_webp_pixels(content[:32])
@@ -131,7 +131,7 @@ def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a strip is decoded as a whole; Pillow turns the image
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a strip is decoded as a whole; Pillow rotates the image
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1
         turned = COLOUR_BYTES if image.tag_v2.get(ORIENTATION, 1) != 1 else 0

@@ -1,6 +1,6 @@
 """Reads image files in a child process, whose memory and CPU time the system limits.
 
-A file of a few hundred bytes can make a decoder allocate gigabytes or run for minutes, before it returns anything.
+A file of a few hundred bytes can make a decoder allocate gigabytes or run for minutes before the decoder returns.
 macOS limits only the CPU time.
 """
 
@@ -28,7 +28,7 @@ from loupe.imaging.reader import Photo, read_photo
 FIELDS = ("format", "count", "size", "loop", "lossless", "page_sizes", "decoding_bytes",
           "pixel_bytes")  # of `Photo`  # fmt: skip
 
-# Of JPEG and PNG files that are decoded in this process, which saves the start of a child process: 60 ms.
+# Limits of JPEG and PNG files that are decoded in this process. That saves the start of a child process: 60 ms.
 MAX_DIRECT_PIXELS = 50_000_000
 MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans: about 5 s
 
@@ -50,11 +50,11 @@ def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: 
     Args:
         reader: reads the file.
         path: the file.
-        memory: how many bytes it may take.
+        memory: how many bytes reading may take.
         copies: how often the caller copies the pixels.
 
     Raises:
-        PhotoError: as in `IsolatedReader.open`, or it takes more memory.
+        PhotoError: as in `IsolatedReader.open`, or reading takes more memory.
     """
     budget, opening_bytes = MemoryBudget(memory), estimate_opening(path)
     with budget.reserve(opening_bytes, "the file") as reservation:
@@ -78,10 +78,10 @@ class IsolatedReader:
 
     def __init__(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
         self._process = process
-        self._is_open = False  # and not decoded
+        self._is_open = False  # True while a file is open and its images are not requested
 
     def start(self) -> None:
-        """Start the process, unless it runs; `open` does not have to wait for it then."""
+        """Start the process unless it runs, so that `open` does not have to wait for the start."""
         if self._process is None or self._process.poll() is not None:
             self._process = start_reader_process()
 
@@ -93,14 +93,14 @@ class IsolatedReader:
             process.communicate()
 
     def interrupt(self) -> None:
-        """End the work of another thread with this reader: it raises PhotoError."""
+        """Kill the process that another thread waits for; the call of that thread raises PhotoError."""
         if process := self._process:
             process.kill()
 
     def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
         """Open an image file; its images are decoded on demand, until `close` is called.
 
-        A JPEG or PNG of usual size is decoded in this process, because its header limits its memory and time.
+        A JPEG or PNG of usual size is decoded in this process, because the header limits the memory and time.
 
         Args:
             path: the file.
@@ -109,7 +109,7 @@ class IsolatedReader:
 
         Raises:
             PhotoError: as in `read_photo`, or the file takes too much memory or time. Iterating over the images may
-                also raise it.
+                also raise this error.
         """
         if _is_direct(path):
             return read_photo(path, strip)
@@ -122,7 +122,7 @@ class IsolatedReader:
         return Photo(images=self._read_images(), **facts)
 
     def close(self) -> None:
-        """Close the opened file, decoded or not; its memory is free then."""
+        """Close the opened file, whether it is decoded or not, and free the memory."""
         if self._is_open and self._process is not None:
             self._is_open = False
             with suppress(PhotoError):  # the process has ended
@@ -198,7 +198,7 @@ class IsolatedReader:
 
 
 def _is_direct(path: Path) -> bool:
-    """Return whether a file is a JPEG or PNG that takes little memory and time to decode, by its header."""
+    """Return whether a file is a JPEG or PNG whose header shows that decoding takes little memory and time."""
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             pixels = image.width * image.height

@@ -19,7 +19,7 @@ def validate_scans(source: bytes | Path) -> None:
 
 
 def count_scans(source: bytes | Path) -> int:
-    """Count the scans of the first image of a JPEG, up to one more than MAX_SCANS."""
+    """Count the scans of the first image of a JPEG; stop at MAX_SCANS + 1."""
     if isinstance(source, bytes):
         return _count_scans(source)
     with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -17,7 +17,7 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
             `rec601`: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of the gamma-encoded values, as in Pillow's mode L.
             `rec709`: 0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709) of the gamma-encoded values.
             `relative`: the Rec. 709 weights in linear light (IEC 61966-2-1), then encoded again.
-            `studio`: 16 + 219 times unrounded rec601, as MATLAB's rgb2ycbcr. Papers report scores of this luma.
+            `studio`: 16 + 219 times unrounded rec601, as MATLAB's rgb2ycbcr. Papers report scores for this luma.
 
     Returns:
         uint8, (height, width).
@@ -40,8 +40,8 @@ def relative_luminance(encoded: np.ndarray) -> np.ndarray:
     """Compute Rec. 709 luminance in linear light and encode it again (IEC 61966-2-1).
 
     Args:
-        encoded: float32 red, green and blue, (height, width, 3). 0 is black, 1 is white. Values outside are
-            allowed: the curves continue beyond both ends.
+        encoded: float32 red, green and blue, (height, width, 3). 0 is black, 1 is white. Values outside
+            this range are allowed: the curves continue beyond both ends.
 
     Returns:
         float32, (height, width), on the same scale.

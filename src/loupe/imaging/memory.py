@@ -36,7 +36,7 @@ class MemoryBudget:
 
         Args:
             count: the number of bytes.
-            purpose: what they are for; the error message contains it.
+            purpose: the purpose of the bytes, for the error message.
 
         Raises:
             PhotoError: `count` exceeds the budget.
@@ -67,9 +67,10 @@ class Reservation:
         self._budget = budget
 
     def resize(self, count: int, purpose: str) -> None:
-        """Change the number of bytes, as `reserve` does.
+        """Change the number of reserved bytes; arguments and errors are those of `reserve`.
 
-        Only one thread at a time may enlarge a reservation: two that wait keep the bytes that the other needs.
+        Only one thread at a time may increase a reservation. Otherwise, two waiting threads could each keep the bytes
+        that the other needs.
         """
         total = self._budget.total
         if count > total:
@@ -85,7 +86,7 @@ def get_default_budget() -> int:
 
 
 def read_total_memory() -> int:
-    """Return the bytes of memory that this process may use: those of the machine, or the limit of its container."""
+    """Return the bytes of memory that this process may use: all of the machine, or the limit of the container."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *_read_container_limits(Path("/proc/self/cgroup"))])
 

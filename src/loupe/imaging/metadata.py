@@ -41,7 +41,7 @@ class Metadata:
 
 
 class RawText(str):
-    """Text of a tag with one character per byte, which is written as the same bytes.
+    """Text of a tag, with one character per byte. Saving the image writes these bytes unchanged.
 
     Pillow decodes tags as Latin-1 and encodes ASCII only. Cameras and editors also write UTF-8.
     """
@@ -56,7 +56,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
 
     Args:
         image: the opened image, positioned at a frame or page.
-        exif: its tags; changed in place.
+        exif: the tags of the image; changed in place.
         icc: the profile of the decoded pixels, which can differ from the profile of the file.
     """
     dpi = image.info.get("dpi")
@@ -72,7 +72,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
 
 
 def update_size(metadata: Metadata, width: int, height: int) -> Metadata:
-    """Update the width and height in the EXIF tags (in place) and XMP properties that contain them."""
+    """Update the width and height in the EXIF tags and XMP properties; `metadata.exif` is changed in place."""
     exif, xmp = metadata.exif, metadata.xmp
     if exif is not None:
         for tags in (exif, exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}):
@@ -88,7 +88,7 @@ def update_size(metadata: Metadata, width: int, height: int) -> Metadata:
 
 
 def load_exif(content: bytes) -> Image.Exif:
-    """Parse the bytes of EXIF; its texts are written unchanged."""
+    """Parse EXIF bytes. Non-ASCII texts become `RawText`, so that saving the image writes the original bytes."""
     exif = Image.Exif()
     exif.load(content)
     _use_raw_text(exif)
@@ -108,7 +108,7 @@ def read_colour_chunks(info: dict[Any, Any]) -> dict[bytes, bytes]:
 
 
 def read_duration(info: dict[Any, Any]) -> float:
-    """Return the display time of a frame in milliseconds, 0 if there is none."""
+    """Return the display time of a frame in milliseconds; 0 if it has none."""
     return float(info.get("duration") or 0)
 
 
@@ -153,5 +153,5 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
 def _decode_comment(comment: bytes) -> str:
     try:
         return comment.decode()
-    except UnicodeDecodeError:  # no format stores the encoding
+    except UnicodeDecodeError:  # the encoding is unknown: no format stores it
         return comment.decode("latin-1")

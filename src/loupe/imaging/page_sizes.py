@@ -28,7 +28,7 @@ def list_page_sizes(source: bytes | Path, most: int) -> list[tuple[int, int]]:
                 return [image.size] * count
             sizes: list[tuple[int, int]] = []
             try:
-                while True:  # each page contains the position of the next, so that their number is unknown
+                while True:  # the number of pages is unknown: each page contains only the position of the next page
                     image.seek(len(sizes))
                     sizes.append(image.size)
                     _validate_count(len(sizes), most)

@@ -17,7 +17,7 @@ CREATION_TIME = slice(24, 36)  # in the header of a profile (ICC.1:2022, 7.2.10)
 def has_deep_colour(image: Image.Image) -> bool:
     """Return whether Pillow would reduce the image from 16 to 8 bits; True for every 16-bit TIFF.
 
-    Call it before the image is decoded. Animated PNGs return False: only Pillow decodes their frames.
+    Call this function before the image is decoded. Animated PNGs return False: only Pillow decodes their frames.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return 16 in image.tag_v2.get(BITS_PER_SAMPLE, ()) and image.mode != "F"
@@ -75,7 +75,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tup
 
     Args:
         image: an image of any mode.
-        icc: its colour profile; b"" if there is none.
+        icc: the colour profile of the image; b"" if there is none.
         ignore_errors: as in `decode_by_vips`.
 
     Returns:

@@ -64,7 +64,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
 
     Raises:
         PhotoError: the file is not an image of a supported format, is damaged or too large. Iterating over the
-            images may also raise it.
+            images may also raise this error.
     """
     with translate_errors():
         if not _count_bytes(source):
@@ -80,7 +80,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
-        # Before getexif, because that may decode a PNG to find EXIF after the pixels, and then the bit depth is lost.
+        # Call it before getexif: getexif may decode a PNG to find EXIF after the pixels, which loses the bit depth.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
         # The default image of an APNG is not a frame: only viewers without animations show it.
@@ -169,7 +169,7 @@ def _read_images(file: _OpenFile, numbers: range, deep: bool) -> Iterator[ImageD
                     deep = has_deep_colour(image)
                 if image.format != "TIFF" and image.size != size:
                     raise PhotoError(f"damaged: frame {number + 1} must have {size[0]}x{size[1]} pixels")
-                # a name for the frame here would keep its pixels while the next frame is decoded
+                # a variable for the frame would keep its pixels in memory while the next frame is decoded
                 yield _decode(file, number, deep, number == numbers[-1])
 
 
@@ -193,4 +193,5 @@ def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageDat
         found = metadata.read_metadata(image, exif, icc)
     if is_last:
         image.close()  # frees Pillow's copy of the pixels
+        vars(image).pop("_decoder", None)  # that of a WebP or AVIF, which keeps several frames
     return ImageData(make_upright(pixels, orientation), found)

@@ -1,6 +1,6 @@
 """The program of the child process that decodes images for `isolated_reader`.
 
-It reads requests from its standard input and writes answers to its standard output. An answer is a line of JSON,
+The program reads requests from standard input and writes answers to standard output. An answer is a line of JSON,
 followed by the bytes that the line announces.
 """
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Answer requests until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is not an answer
+    os.dup2(2, 1)  # text that libraries print does not mix with the answers
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Image.preinit()
     own_bytes = _read_data_bytes()
@@ -49,13 +49,13 @@ def main() -> None:
         except PhotoError as error:
             _send(answers, {"error": str(error)})
             continue
-        if lines.get().strip():  # an empty line refuses
+        if lines.get().strip():  # an empty line closes the photo without decoding it
             _send_images(answers, photo, own_bytes)
         del photo
 
 
 def _read_lines(lines: "SimpleQueue[bytes]") -> None:
-    """Read requests; at the end of the input the parent has ended, and this process ends, even while it decodes."""
+    """Read requests. When the input ends, the parent has ended: exit, even while an image is decoded."""
     for line in sys.stdin.buffer:
         lines.put(line)
     os._exit(0)
@@ -80,7 +80,7 @@ def _send_images(answers: BinaryIO, photo: Photo, own_bytes: int) -> None:
 
 @contextmanager
 def _limit(data_bytes: int, cpu_s: int) -> Iterator[None]:
-    """Limit the memory and the CPU time of this process inside the block; the system ends it after the CPU time."""
+    """Limit the memory and the CPU time of this process inside the block. The system kills it at the CPU limit."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limits = {resource.RLIMIT_CPU: round(used.ru_utime + used.ru_stime) + cpu_s, resource.RLIMIT_DATA: data_bytes}
     before = {kind: resource.getrlimit(kind) for kind in limits}
@@ -99,7 +99,7 @@ def _read_data_bytes() -> int:
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
-    except (OSError, StopIteration):  # not Linux, which alone counts memory-mapped data
+    except (OSError, StopIteration):  # not Linux: only Linux counts memory-mapped data
         return 0
 
 

@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 def count_cores() -> int:
-    """Return the number of cores that this process may use, which can be lower in a container."""
+    """Return the number of cores that this process may use; in a container, the machine can have more cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

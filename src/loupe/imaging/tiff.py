@@ -42,7 +42,7 @@ def write_tiff(file: IO[bytes], stream: ImageStream) -> None:
     if stream.metadata.icc:
         tags[34675] = stream.metadata.icc
         tags.tagtype[34675] = 7
-    tags[273] = 0  # the offset of the strip, to which Pillow adds the end of the directory
+    tags[273] = 0  # the offset of the strip from the end of the directory; Pillow adds the position of this end
     tags.tagtype[273] = 4
     tags.save(file)
     for strip in stream.strips:

@@ -18,8 +18,11 @@ from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, Metadata
 from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import make_tags, write_tiff
 
-MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # in a JPEG: the size of a segment, and of XMP's name
+MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # in a JPEG: the largest segment, and the name of XMP in it
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
+# Methods of the WebP encoder. Instead of the default, 4, they take 9 instead of 29 bytes per pixel of noise, and 24
+# instead of 41 without loss.
+LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 RUN_LENGTH = 3  # zlib's strategy Z_RLE; on six photos, files are 2 to 10 % smaller than with the default strategy
 
 
@@ -32,12 +35,14 @@ class EncodeOptions:
         compress_level: 0..9, for PNG.
         lossless: whether a WebP is lossless, if quality is None.
         overwrite: whether an existing file is replaced.
+        low_memory: whether a WebP is encoded with a faster method, which takes a third to a half less memory.
     """
 
     quality: int | None = None
     compress_level: int = 1
     lossless: bool = False
     overwrite: bool = True
+    low_memory: bool = False
 
 
 def write_photo(
@@ -47,7 +52,7 @@ def write_photo(
     loop: int | None = None,
     options: EncodeOptions | None = None,
 ) -> list[str]:
-    """Write an image file. It has its final name only when it is complete.
+    """Write an image file. The file gets its final name only when it is complete.
 
     Args:
         out: the file; the suffix selects the format. The folder must exist.
@@ -112,10 +117,10 @@ def _write_pages(file: Path, pages: Iterable[ImageStream], options: EncodeOption
 
 
 class _PageAppender(TiffImagePlugin.AppendingTiffWriter):
-    """Pillow's writer of TIFF pages, but its time per page does not grow with the number of pages.
+    """Pillow's writer of TIFF pages, with a time per page that does not grow with the number of pages.
 
-    Pillow reads the directories of all earlier pages before it writes a page. It took 7.5 s instead of 0.4 s to write
-    4,000 pages of 4x3 pixels.
+    Pillow reads the directories of all earlier pages before it writes a page. To write 4,000 pages of
+    4x3 pixels, Pillow took 7.5 s instead of 0.4 s.
     """
 
     _end: int | None = None  # the position of the link to the next page, in the directory of the last page
@@ -156,13 +161,13 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
         pixels[top : top + len(strip)] = strip if deep_grey else to_8_bits(strip)
         top += len(strip)
     image = to_image(pixels)
-    return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # Pillow drops the alpha of LA
+    return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # GIF: Pillow drops alpha of LA
 
 
 def _limit_metadata(metadata: Metadata) -> tuple[Metadata, list[str]]:
     """Remove metadata that is too long for a segment of a JPEG; return the rest, and the names of the removed parts.
 
-    Of EXIF, only the maker note is removed if the rest then fits.
+    If EXIF fits without the camera's maker note, only the maker note is removed from it.
     """
     omitted = []
     exif, xmp, texts = metadata.exif, metadata.xmp, dict(metadata.texts)
@@ -195,8 +200,12 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
         options["xmp"] = metadata.xmp
     if name == "WEBP" and encoding.lossless and encoding.quality is None:
         options["lossless"] = True
+        if encoding.low_memory:
+            options["method"] = LOW_MEMORY_LOSSLESS_METHOD
     elif name in DEFAULT_QUALITY:
         options["quality"] = encoding.quality or DEFAULT_QUALITY[name]
+        if name == "WEBP" and encoding.low_memory:
+            options["method"] = LOW_MEMORY_METHOD
     if name == "JPEG":
         options["subsampling"] = 0
     if comment and name in ("JPEG", "GIF"):
@@ -207,6 +216,6 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
             options["compress_type"] = RUN_LENGTH
     elif name == "TIFF":
         tags = make_tags(metadata)
-        nested = EXIF_IFD in tags or GPS_IFD in tags  # libtiff compresses, but does not write these
+        nested = EXIF_IFD in tags or GPS_IFD in tags  # libtiff compresses, but omits nested directories
         options |= {"compression": None if nested else "tiff_adobe_deflate", "tiffinfo": tags}
     return options

@@ -20,7 +20,7 @@ from loupe.upscalers.ridge import build_geometry as build_ridge_geometry
 from loupe.upscalers.tiling import compute_largest_input
 
 MAX_BATCH_BYTES = 2**29  # of one intermediate result
-ALWAYS_FITS_PIXELS = 2**18  # of all images of a call
+ALWAYS_FITS_PIXELS = 2**18  # of all images of a call together: such images are not split into several calls
 
 
 def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
@@ -30,7 +30,7 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
         settings: the settings of a perceptron or convolutional network.
         input_side: side of the dataset's inputs in pixels. With patch=whole, it is the side of the patch.
         luminance: the luminance formula of the dataset.
-        ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None leaves them 0.
+        ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None leaves 0.
 
     Returns:
         An uncompiled functional model, (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1]. The name of the model
@@ -75,7 +75,7 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
     """Copy weights from another model to the layers whose weights have the same shapes; layers are paired in order.
 
     Returns:
-        The number of layers that were set.
+        The number of layers whose weights were copied.
     """
     layers, sources = ([layer for layer in each.layers if layer.weights] for each in (model, other))
     count = 0

@@ -1,4 +1,4 @@
-"""Loads untrusted .keras files. It accepts only the files of a network, and runs no code from them."""
+"""Loads untrusted .keras files. Only the parts of a network are accepted, and no code from a file runs."""
 
 import json
 import zipfile

@@ -1,6 +1,6 @@
 """Computes how large a network is from the configuration in its `.keras` file, without building it.
 
-It accepts only the layers of `builder`, so that a file of a few bytes cannot describe a network of any size.
+Only the layers of `builder` are accepted, so that a file of a few bytes cannot describe a network of any size.
 """
 
 import math
@@ -114,7 +114,7 @@ def _connect(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
 
 
 def _multiply(size: NetworkSize, config: Any, shape: Shape, values: int) -> Shape:
-    """Add the weights of a layer each of whose results depends on this number of values."""
+    """Add the weights and products of a layer, in which each value of the result depends on `values` inputs."""
     if min(shape) < 1:
         raise ValueError("must have kernels that are smaller than the image")
     size.weights += shape[2] * (values + bool(config["use_bias"]))

@@ -13,7 +13,7 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_DIFFERENCE = 1e-4
-# The node types that tf2onnx writes for symmetric padding, first inside the network, then of the input image.
+# The node types that tf2onnx writes for symmetric padding: first inside the network, then for the input image.
 PADDING_CHAINS = [
     ["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"],
     ["Pad", "Pad", "Compress", "Compress"],

@@ -21,10 +21,10 @@ MAX_OBJECTS = 20_000
 
 
 def validate_weights(file: Path, count: int) -> None:
-    """Check that the weights in a `.keras` file are float32, without links and filters, and have this number.
+    """Check the number of weights in a `.keras` file, and that they are float32 without links and filters.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the weights are not valid.
     """
     paths = [*sys.path, str(Path(loupe.__file__).parents[1])]
     command = [sys.executable, "-I", "-S", "-c", START, json.dumps(paths), json.dumps([str(file), count])]
@@ -76,7 +76,7 @@ def _count_weights(file: str) -> int:
 
 
 def _count_values(part: Any) -> int:
-    """Return the number of values of a dataset that has only the storage that Keras uses."""
+    """Return the number of values of an HDF5 dataset; raise ValueError for storage that Keras does not use."""
     if part.dtype != "float32" or part.chunks or part.external or part.is_virtual or part.shape is None:
         raise ValueError(f"{WEIGHTS} must contain only arrays of float32, got {part.dtype} {part.shape}")
     if part.id.get_storage_size() != part.size * part.dtype.itemsize:

@@ -1,1 +1,1 @@
-"""Upscales photo files with onnxruntime and removes their noise; never imports Keras or MLflow."""
+"""Upscales photo files with onnxruntime, and removes noise from photo files. Keras and MLflow are never imported."""

@@ -21,8 +21,8 @@ from loupe.photos.sizes import Size, find_uncropped_size
 MAX_FIGURES = 12
 MAX_SHOWN = 1600, 1200  # width and height of the part that is shown, in pixels of the result
 
-# An invisible slider covers the image. With it, the user can drag the line, and keys and screen readers work. It is
-# wider than the image by the width of its thumb, because the centre of a thumb cannot reach the ends of a slider.
+# An invisible slider covers the image. It moves the line by mouse, touch or keys, and screen readers support it. The
+# slider is wider than the image by one thumb, because the centre of a thumb cannot reach the ends of a slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
@@ -108,7 +108,7 @@ def write_comparison(
     Args:
         file: the file to write.
         jobs: the photos and their results.
-        read: reads the first image of a file, as `read_first`.
+        read: a function that reads the first image of a file, such as `read_first`.
         overwrite: replace an existing file.
 
     Raises:
@@ -137,10 +137,10 @@ def render_figure(
 
     Args:
         job: the two files.
-        max_size: width and height of the part of the result that is shown, from its centre.
+        max_size: the largest width and height of the shown part, which is cut from the centre of the result.
         number: the number of the figure in its document.
         note: appended to the caption.
-        read: reads the first frame or page of a file.
+        read: a function that reads the first frame or page of a file.
 
     Raises:
         PhotoError: one of the files cannot be read, or has too many pixels.
@@ -153,7 +153,7 @@ def render_figure(
     after = replace(after, pixels=part)  # frees the other pixels
     before = read(job.photo)
     width, height = _get_size(before)
-    # the same part in fractions of the photo's pixels, so that both sides of the line match
+    # the same part of the photo, in fractions of pixels, so that both sides of the line match
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2

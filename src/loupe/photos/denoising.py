@@ -42,7 +42,7 @@ def read_mask(file: Path, feather: float, read: Callable[[Path], ImageData]) -> 
 
     Args:
         file: an image.
-        read: reads the first frame or page of a file.
+        read: a function that reads the first frame or page of a file.
         feather: the width of the blurred edges in pixels.
 
     Returns:
@@ -75,12 +75,12 @@ def denoise_image(image: ImageData, options: DenoiseOptions) -> ImageStream:
 
 @dataclass(frozen=True)
 class DenoiseTransform:
-    """Denoises the images of photo files, as `Transform`."""
+    """Denoises the images of photo files; see `Transform`."""
 
     options: DenoiseOptions
 
     def compute_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size of the result, which is that of the image."""
+        """Return the size of the result: the size of the image."""
         return size
 
     def estimate_memory(self, size: tuple[int, int], pixel_bytes: int) -> int:

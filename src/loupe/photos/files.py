@@ -42,7 +42,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[IsolatedReader]]":
-    """Open the readers for `process_photos`; if needed, the first process starts before the imports of this one."""
+    """Open the readers for `process_photos`; start a child process before the imports if a photo needs it."""
     from loupe.imaging.launcher import start_reader_process
 
     isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)
@@ -69,7 +69,7 @@ def process_photos(
         settings: the settings of the step.
         found: the photos.
         transform: makes the result of one frame or page.
-        readers: those of `open_photo_readers`.
+        readers: the result of `open_photo_readers`.
 
     Returns:
         The outcomes, in the order of `found`.

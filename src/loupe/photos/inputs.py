@@ -1,4 +1,4 @@
-"""Finds the photos of files, folders and patterns, and names a result for each."""
+"""Lists the photos that files, folders and patterns select, and chooses a file for each result."""
 
 import glob
 import os
@@ -37,11 +37,11 @@ class PhotoList:
 
 
 def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None) -> PhotoList:
-    """List the photos of the inputs and name a unique result for each.
+    """List the photos of the inputs and choose a unique file for each result.
 
     Folders are searched recursively, and their results keep the folder structure. With several inputs, the results of
-    a folder are in a subfolder of `out` with its name. Links to folders, and links to files outside the folder,
-    are not followed.
+    each input folder are in the subfolder of `out` that has the name of the input folder. Inside an input folder,
+    links to folders and links to files outside it are not followed; they are listed in `failures`.
 
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
@@ -114,7 +114,7 @@ class _Search:
     """Collects the photos of files and folders.
 
     Args:
-        out: the folder for results; not searched.
+        out: the folder for results, which is not searched.
         suffix: as in `find_photos`.
     """
 
@@ -124,7 +124,7 @@ class _Search:
         self._names: set[str] = set()
 
     def add_folder(self, folder: Path, target: Path) -> None:
-        """Add the files in and below a folder; their results are in and below `target`."""
+        """Add the files in and below a folder; the results are in and below `target`."""
         failures = self.found.failures
 
         def add_failure(error: OSError) -> None:
@@ -151,7 +151,7 @@ class _Search:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file; `out` is its result if that name is still free."""
+        """Add a file; the result is `out`, or a numbered name if `out` is already chosen."""
         if path.name.startswith((".loupe-", "._")):  # temporary files of Loupe, and macOS's metadata of files
             return
         if path.exists() and not path.is_file():  # reading a pipe or a device can block forever
@@ -159,8 +159,8 @@ class _Search:
         elif path.suffix.lower() in FORMATS:
             self.found.jobs.append(PhotoJob(path, self._make_unique(out)))
         elif _is_image(path):
-            reason = f"is an image, but {path.suffix or 'no suffix'} is not the suffix of an image format"
-            self.found.failures.append((path, reason))
+            fault = f"{path.suffix} is not the suffix of an image format" if path.suffix else "its name has no suffix"
+            self.found.failures.append((path, f"is an image, but {fault}"))
         else:
             self.found.others.append(path)
 

@@ -16,7 +16,7 @@ class LoadedModel:
     Args:
         name: the name that messages show.
         model: the upscaling model.
-        run_id: the MLflow run that trained it; None if unknown.
+        run_id: the MLflow run that trained the model; None if unknown.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Networks:
 
     @property
     def used_names(self) -> str:
-        """The names of the networks used so far, comma-separated; "" if none was used, as for the scale factor 1."""
+        """The names of the networks used so far, comma-separated; "" if none was used, as at the scale factor 1."""
         return ", ".join(dict.fromkeys(self._used.values()))
 
 
@@ -81,7 +81,7 @@ def get_bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = Fals
 
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1) -> LoadedModel:
-    """Load a network that ships with the package; raises UsageError if there is none of this size and scale."""
+    """Load a network that ships with the package; raises UsageError if no such network exists."""
     file = bundled.find_file(size, scale)
     return LoadedModel(
         f"the bundled network {size} of {scale.numerator}:{scale.denominator}", OnnxUpscaler(file, threads)

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 
 REACH = 6  # largest shift between compared pixels, per axis
-MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around it
+MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around the part
 PAD = REACH + 3
 LARGEST_DISTANCE = 5.0  # more distant neighbourhoods get the weight 0
 

@@ -1,4 +1,4 @@
-"""Processes photo files in parallel: each is read, transformed, and written completely or not at all."""
+"""Processes photo files in parallel. Each result is written completely or not at all."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size
 
-MAX_CONCURRENT_PHOTOS = 2  # one is read or written while the other is transformed
+MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while the other is transformed
 
 
 class Transform(Protocol):
@@ -61,7 +61,7 @@ class ProcessingOptions:
         overwrite: replace existing results.
         resume: keep existing results.
         memory: how many bytes the images of all photos may take together.
-        readers: one per thread; they may be used again afterwards. None to open new ones.
+        readers: one reader per thread; the caller may use them again. None opens new readers.
     """
 
     transform: Transform
@@ -108,7 +108,7 @@ def process_jobs(
         The outcome of each job, in the order of completion.
     """
     for folder in {job.out.parent for job in jobs}:
-        with suppress(OSError):  # a path that is too long, which the outcome of the job reports
+        with suppress(OSError):  # for example a path that is too long: the outcome of the job reports it
             remove_leftovers(folder)
     own_readers = open_readers(MAX_CONCURRENT_PHOTOS) if options.readers is None else nullcontext(options.readers)
     with own_readers as readers:
@@ -195,7 +195,7 @@ class _Processor:
         pixels = max(map(math.prod, sizes)) * photo.pixel_bytes
         work = max(transform.estimate_memory(size, photo.pixel_bytes) for size in {*sizes})
         writing = pixels + work + estimate_encoding(name, math.prod(largest), total)
-        # both processes have the pixels; of several images, the next is decoded while one is written
+        # this process and the reader's process both have the pixels; while an image is written, the next is decoded
         reading = max(photo.decoding_bytes, 2 * pixels)
         needed = reading + writing if photo.count > 1 else max(reading, writing)
         images = f"{photo.count} images of " if photo.count > 1 else ""

@@ -1,7 +1,7 @@
 """Images whose rows are computed on demand, so that an image of any size needs bounded memory.
 
-Each class computes its rows from those of a source, with the margin that its filter or network needs. The result
-does not depend on which rows are requested together.
+Each class computes its rows from the rows of a source, including the margin that the filter or network needs. A row
+does not depend on the other rows of a request.
 """
 
 import math
@@ -187,7 +187,7 @@ def resize_bands(
     box = (0.0, top * down - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 
     def resize(band: int) -> np.ndarray:
-        # as floats: Pillow clips 8-bit values between its passes, whose order depends on the sizes
+        # as floats: Pillow clips 8-bit values after its first pass, horizontal or vertical depending on the sizes
         plane = Image.fromarray(part[..., band].astype("float32"))
         return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 

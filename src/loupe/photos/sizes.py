@@ -1,4 +1,4 @@
-"""Computes the size of a result, and chooses the scale factor of the network for it."""
+"""Computes the size of a result, and chooses the scale factor of the network for this size."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,12 +62,12 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
 
 
 def find_uncropped_size(size: Size, result: Size) -> Size:
-    """Return the size of a photo's result before it was cropped: the smallest that covers it."""
+    """Return the size of a photo's result before the crop: the smallest size that covers the result."""
     return _fit(size, result, "cover").upscaled
 
 
 def choose_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fraction | None:
-    """Choose the network for a size: the smallest scale factor that reaches it, otherwise the largest.
+    """Choose the network for a size: the smallest scale factor that reaches the size, otherwise the largest.
 
     Lanczos resizes the network's result to the size. A second pass through a network is not better: at 4:1 on
     kodak24, Lanczos reaches 25.50 dB, 3:1 then Lanczos 26.36 dB, 2:1 twice 26.33 dB, and 3:1 then 3:2 26.36 dB.

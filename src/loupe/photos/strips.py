@@ -25,16 +25,16 @@ from loupe.upscalers.tiling import UpscalingModel
 STRIP_ROWS = 128  # rows of the photo per strip: they fit into the cache of a core
 MAX_PIXELS_IN_WORK = 8_000_000  # pixels of the result that all threads together compute at a time
 WORK_BYTES = 60  # per pixel of a strip with its margins, while a thread computes it
-WAITING_COPIES = 3  # of the pixels of a strip that is computed: filtered and compressed, for PNG
+WAITING_COPIES = 3  # of a computed strip until it is written: pixels, and for PNG the filtered and compressed bytes
 NETWORK_BYTES = 30_000_000  # of a network's layers, per thread
-RELATIVE_STEPS = 8  # of `_solve_green`; each at least halves the error, so that it is below 1/255 at the end
+RELATIVE_STEPS = 8  # of `_solve_green`; each step at least halves the error, which is below 1/255 at the end
 
 
 def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel | None) -> Iterator[np.ndarray]:
     """Upscale an image, from top to bottom.
 
-    Colour is upscaled as two differences (R - G, B - G), which with the luminance define all three colours. Grey
-    pixels stay grey.
+    Colour is upscaled as two differences (R - G, B - G). Together with the luminance, they define all three colours.
+    Grey pixels stay grey.
 
     Args:
         pixels: as in `ImageData`.

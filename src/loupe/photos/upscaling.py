@@ -44,7 +44,7 @@ def upscale_photo(photo: Photo, target: Target, networks: Networks) -> Iterator[
 
 @dataclass(frozen=True)
 class UpscaleTransform:
-    """Upscales the images of photo files, as `Transform`."""
+    """Upscales the images of photo files; see `Transform`."""
 
     target: Target
     networks: Networks

@@ -27,6 +27,7 @@ from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.isolated_reader import IsolatedReader
 from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.reader import Photo, read_photo
+from loupe.imaging.writer import EncodeOptions
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
 from loupe.photos.processing import ProcessingOptions, process_jobs
@@ -35,9 +36,11 @@ from loupe.photos.upscaling import UpscaleTransform, compute_size
 from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
+LOW_MEMORY_PIXELS = 20_000_000  # of a result: larger ones are encoded with less memory
 NICENESS = 5  # of the process for large photos: small ones are upscaled first
 STATUS = Path("/proc/self/status")
-MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread"  # in errors of libraries that got no memory
+# in errors of libraries that got no memory; the last is that of the WebP encoder
+MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1"
 RECYCLED_SHARE = 0.5  # a process that needed this share of its memory ends after the answer, which frees the memory
 
 
@@ -52,9 +55,9 @@ class PhotoRequest:
         photo: the file.
         folder: an existing folder for the result.
         scale: the scale factor, such as `3/2`.
-        suffix: the suffix of the result; "" for that of the photo's format.
+        suffix: the suffix of the result; "" for the suffix of the photo's format.
         max_pixels: the largest number of pixels of the photo, all frames or pages together.
-        max_result_pixels: the same for the result.
+        max_result_pixels: the largest number of pixels of the result, counted in the same way.
         max_pages: the largest number of frames or pages.
         small: decline a photo that is not small.
         shown: width and height of the figure that compares the photo and its result; None for no figure.
@@ -77,7 +80,7 @@ class PhotoAnswer:
 
     Args:
         out: the file of the result; "" if there is none.
-        reason: why there is none, in one line.
+        reason: the reason for a missing result, in one line.
         declined: the photo is not small, or needs more memory than small photos get.
         figure: the HTML of the figure.
         last: the process ends after this answer.
@@ -95,12 +98,12 @@ def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large:
 
     Args:
         load_networks: called once.
-        max_bytes: the memory that the photos may take, in addition to that of the loaded networks.
+        max_bytes: the memory that the photos may take, in addition to the memory of the loaded networks.
         large: whether the process is the one for large photos.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, which closes standard input
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries that print do not disturb the protocol
+    os.dup2(2, 1)  # text that libraries print does not mix with the answers
     warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
     try:
         networks = load_networks()
@@ -162,7 +165,7 @@ def answer_request(
 def limit_memory(more_bytes: int) -> None:
     """Let the system refuse memory that this process requests beyond its present size plus `more_bytes`.
 
-    Only Linux can do it: elsewhere nothing is limited.
+    Only Linux supports this. On other systems, the function does nothing.
     """
     if not STATUS.exists():
         return
@@ -185,7 +188,11 @@ def _upscale(
     out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
     job = PhotoJob(photo, out)
     options = ProcessingOptions(
-        UpscaleTransform(target, networks), overwrite=True, memory=max_bytes, readers=[_DirectReader()]
+        UpscaleTransform(target, networks),
+        EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
+        overwrite=True,
+        memory=sys.maxsize if STATUS.exists() else max_bytes,  # `limit_memory` is exact, estimates are for the worst
+        readers=[_DirectReader()],
     )
     for outcome in process_jobs([job], options, report):
         if outcome.reason:
@@ -225,7 +232,7 @@ def _refuse_for_memory(request: PhotoRequest) -> PhotoAnswer:
 
 
 def _read_lines(stream: IO[str], lines: "SimpleQueue[str]") -> None:
-    """Read requests; at the end of the stream the server has ended, and this process ends, even while it works."""
+    """Read requests. When the stream ends, the server has ended: exit, even while a photo is upscaled."""
     for line in stream:
         lines.put(line)
     os._exit(0)

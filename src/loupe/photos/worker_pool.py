@@ -1,6 +1,7 @@
 """The two worker processes of a server that upscales photos: one for small photos, one for all others."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -57,9 +58,11 @@ class Control:
 
     def limit(self, timeout_s: float) -> "Control":
         """Return a control that also ends the work after this time, from now."""
-        if self.timeout_s is not None:
-            timeout_s = min(timeout_s, self.started + self.timeout_s - time.monotonic())
-        return Control(timeout_s, self.cancelled)
+        return Control(min(timeout_s, self.get_remaining_s()), self.cancelled)
+
+    def get_remaining_s(self) -> float:
+        """Return the time until the work must end."""
+        return math.inf if self.timeout_s is None else self.started + self.timeout_s - time.monotonic()
 
 
 class PhotoWorkers:
@@ -69,7 +72,7 @@ class PhotoWorkers:
 
     Args:
         module: the module that the processes run; it calls `worker.serve_requests`.
-        options: its options, in JSON.
+        options: the options of the module, which it gets as JSON.
     """
 
     def __init__(self, module: str, options: dict[str, Any]) -> None:
@@ -122,7 +125,7 @@ class PhotoWorkers:
     def _try_small(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None]
     ) -> PhotoAnswer | None:
-        """Upscale a small photo; returns None if it is not small."""
+        """Upscale a small photo; returns None if the photo is not small."""
         with self._small.use(control):
             try:
                 answer = self._small.upscale(replace(request, small=True), control, report, SMALL_TIMEOUT_S)
@@ -173,7 +176,7 @@ class _Worker:
     def upscale(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None], timeout_s: float | None = None
     ) -> PhotoAnswer | None:
-        """Upscale a photo, in this time without the start; returns None if the process ended."""
+        """Upscale a photo; returns None if the process ended. `timeout_s` excludes the start of the process."""
         try:
             if self._process is None or self._process.poll() is not None:
                 self.start()
@@ -204,12 +207,12 @@ class _Worker:
             self._process.kill()
             self._process.wait()
             assert self._process.stdin is not None
-            with suppress(OSError):  # it may contain a request that the process did not read
+            with suppress(OSError):  # the pipe may contain a request that the process did not read
                 self._process.stdin.close()
             self._process = None
 
     def _restart(self) -> None:
-        """Replace the process: the next request finds one that is ready."""
+        """Kill the process and start another one, so that it is ready for the next request."""
         self.kill()
         self.start()
 

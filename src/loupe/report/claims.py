@@ -1,4 +1,7 @@
-"""A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare."""
+"""A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare.
+
+An arm is the group of runs that have the same given values of some searched fields.
+"""
 
 from typing import Annotated, Any
 

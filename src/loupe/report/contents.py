@@ -90,5 +90,5 @@ class ReportContents:
 
     @property
     def network_images(self) -> tuple[ReportImage, ...]:
-        """The images that need trained networks. They cannot be drawn from a table of runs."""
+        """The images that need trained networks, and therefore cannot be drawn from a table of runs."""
         return tuple(image for image in (self.comparison, self.story) if image is not None)

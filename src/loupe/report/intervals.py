@@ -50,7 +50,7 @@ class Region:
     high: float = math.inf
 
     def check(self, estimate: Estimate) -> str:
-        """Return HOLDS if the interval is inside, FAILS if it is outside, UNDECIDED if it contains a bound."""
+        """Return HOLDS for an interval inside the region, FAILS outside of it, UNDECIDED if it contains a bound."""
         if self.low <= estimate.low and estimate.high <= self.high:
             return HOLDS
         if estimate.low > self.high or estimate.high < self.low:

@@ -1,4 +1,4 @@
-"""Checks a claim against the runs of its sweep: it holds, does not hold, is undecided, or was not run."""
+"""Checks whether a claim holds, does not hold, is undecided or was not run, by the runs of its sweep."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ MIN_SEEDS = 2  # for a confidence interval
 
 @dataclass(frozen=True)
 class ArmMean:
-    """The mean of an arm's metric, or of the metric that it is compared with, and the learning rates of the runs."""
+    """The mean of one metric over the seeds of an arm, and the learning rates of the arm's runs."""
 
     name: str
     estimate: Estimate
@@ -179,7 +179,7 @@ def _list_values(arms: pd.DataFrame, field: str) -> list[str]:
 
 
 def _make_sort_key(value: Any) -> Any:
-    """Make the key to compare and sort values. It makes 1.0 equal to 1, and sorts numbers before texts."""
+    """Make the key to compare and sort values: 1.0 is equal to 1, and numbers come before texts."""
     if pd.isna(value):
         return None
     try:

@@ -43,7 +43,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 def _select_points(
     sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
 ) -> Iterator[tuple[Params, pd.DataFrame]]:
-    """Yield each point of an arm that has runs, with a run per seed. If fields are tuned, yield only the best one."""
+    """Yield each point of an arm that has runs, with a run per seed; if fields are tuned, only the best point."""
     first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []

@@ -25,12 +25,12 @@ def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
 
 
 def suggest_seed(sweep: SweepFile, trial: Trial) -> int:
-    """Return the seed of a trial. In a grid, it is the last parameter; a sampler uses one seed for all trials."""
+    """Return the seed of a trial. In a grid, the seed is a parameter; a sampler uses one seed for all trials."""
     return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.is_grid else sweep.seeds[0]
 
 
 def draw_startup_points(sweep: SweepFile) -> list[Params]:
-    """Draw the random points that `startup` asks for; they depend on the seed only."""
+    """Draw `startup` random points, which depend only on the seed."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=sweep.seeds[0]))
     points = []
     for _ in range(sweep.study.startup):
@@ -41,7 +41,7 @@ def draw_startup_points(sweep: SweepFile) -> list[Params]:
 
 
 def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the trial with this number. In a grid it is not used, because all points are enqueued."""
+    """Return the sampler of the trial with this number. A grid does not use it: all points are enqueued."""
     seed = (sweep.seeds[0] * 100_003 + number) % 2**32
     if sweep.study.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
@@ -49,7 +49,7 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
 
 
 def create_pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
-    """Return the pruner of a sweep. It counts points of the learning curve, not training steps."""
+    """Return the pruner of a sweep. The pruner counts points of the learning curve, not training steps."""
     if sweep.study.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     if sweep.study.pruner == "hyperband":

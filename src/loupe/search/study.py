@@ -23,14 +23,21 @@ from loupe.errors import UsageError, mask_secrets
 from loupe.search import sampling
 from loupe.search.sweep_file import Params, SweepFile
 
-# User attributes of a trial: its item, the run whose checkpoint it continues, its own run, its worker, the sweep's
-# run, FAILED or ORPHANED, the error message, whether its result was reused, the seconds of its training and scoring.
-ITEM, RESUMED_RUN, RUN, OWNER, PARENT = "item", "resume", "run", "owner", "parent"
-FAILURE, REASON, REUSED, WORK_SECONDS = "ended", "why", "reused", "work"
-FAILED, ORPHANED = "error", "orphan"
+# User attributes of a trial.
+ITEM = "item"  # the item that the trial trains
+RESUMED_RUN = "resume"  # the run whose checkpoint the trial continues
+RUN = "run"  # the run of the trial
+OWNER = "owner"  # the tags of the worker's process
+PARENT = "parent"  # the run of the sweep
+FAILURE = "ended"  # FAILED or ORPHANED
+REASON = "why"  # the error message
+REUSED = "reused"  # whether the result comes from another sweep
+WORK_SECONDS = "work"  # the duration of training and scoring
+FAILED = "error"  # the training raised an error
+ORPHANED = "orphan"  # the worker of the trial crashed
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-MAX_ATTEMPTS = 3  # per item, if its workers crash; each start of the sweep counts anew
-CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner counts as orphaned
+MAX_ATTEMPTS = 3  # per item and start of the sweep, if workers crash
+CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner is ORPHANED
 MAX_WAITING = 64
 MAX_REASON_LENGTH = 500
 ByItem = dict[str, list[FrozenTrial]]
@@ -43,7 +50,7 @@ class SweepStudy:
         sweep: the sweep file.
         storage: the result of `open_storage`.
         digest: the digest of the training dataset.
-        parent: the id of the sweep's run. An item that failed under this run is not tried again in it.
+        parent: the id of the sweep's run. An item that failed in this run is not tried again in this run.
 
     Raises:
         UsageError: a study with this name has another search space.
@@ -82,7 +89,7 @@ class SweepStudy:
 
         Args:
             max_waiting: the maximum number of waiting trials. It is small, because Optuna reads all unfinished trials
-                from a database with each request. Nothing is enqueued while at least half of it wait.
+                from a database with each request. Nothing is enqueued while at least `max_waiting / 2` trials wait.
         """
         room = max_waiting - self.count_waiting()
         if room <= max_waiting // 2:
@@ -117,7 +124,7 @@ class SweepStudy:
         return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in ours)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per trial: number, state, value, seconds, run, reused, why it failed, and its parameters."""
+        """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters."""
         rows = []
         for trial in self._list_trials():
             is_orphan = trial.user_attrs.get(FAILURE) == ORPHANED
@@ -134,7 +141,7 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker only. `Study.ask` would create a trial if none waits.
+        """Claim a waiting trial for one worker only. `Study.ask` is not used: it creates a trial if none waits.
 
         Args:
             owner: tags of the worker's process.
@@ -149,9 +156,11 @@ class SweepStudy:
                     continue
                 self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
                 self._storage.set_trial_user_attr(trial_id, OWNER, owner)
-            except optuna.exceptions.UpdateFinishedTrialError:  # another worker was faster, or this one slow
+            except optuna.exceptions.UpdateFinishedTrialError:
+                # The trial has ended: another worker finished it, or this worker needed more than CLAIM_TIMEOUT_S to
+                # claim it.
                 continue
-            # The sampler's seed depends on the trial only, so the same trial gets the same point in any process.
+            # The sampler's seed depends only on the trial's number: a trial gets the same point in every process.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
             return Trial(self.optuna_study, trial_id)
         return None
@@ -160,7 +169,8 @@ class SweepStudy:
         """End a trial as complete with a value, or as pruned.
 
         Returns:
-            False if the trial has ended already: a worker that was silent for too long is an orphan.
+            False if the trial has already ended: the sweep counted its worker as crashed and failed the trial as
+            ORPHANED.
         """
         try:
             self.optuna_study.tell(trial, value if state == TrialState.COMPLETE else None, state)
@@ -197,7 +207,7 @@ class SweepStudy:
         for trial in self._list_trials(TrialState.RUNNING):
             if OWNER in trial.user_attrs:
                 is_orphan = not is_alive(trial)
-            else:  # the time of the claim is unknown: another machine's clock and time zone wrote it
+            else:  # the start time of the trial may come from another machine's clock and time zone
                 is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
             if is_orphan:
                 self.fail_trial(trial, ORPHANED)
@@ -252,7 +262,11 @@ class SweepStudy:
         return by_item
 
     def _iterate_items(self, by_item: ByItem) -> Iterator[tuple[str, Params]]:
-        """Yield all items in their order. In a tuned grid, only the best point of each arm gets further seeds."""
+        """Yield all items in their order.
+
+        If the sweep file sets `tune`, points that differ only in the tuned fields form an arm, and only the best
+        point of each arm gets further seeds.
+        """
         if not self.sweep.is_grid:
             for slot in range(self.sweep.study.trials):
                 yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}
@@ -263,7 +277,7 @@ class SweepStudy:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: ByItem) -> Params | None:
-        """Return the best point of an arm by its first seed; None if a trial is open, or no trial has a value."""
+        """Return the point with the best value at the first seed; None if a trial is open or none has a value."""
         trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self._has_ended, trials)):
             return None

@@ -92,9 +92,9 @@ def check_journal(file: Path) -> None:
 
 
 def repair_journal(journal: Path) -> None:
-    """Remove an unreadable end of a journal, unless a running process completes it.
+    """Remove the unreadable end of a journal, unless a running process completes the record.
 
-    A killed process or a power loss leaves half a record or a line of other bytes. When a further record follows it,
+    A killed process or a power loss leaves half a record or a line of other bytes. If a further record follows,
     Optuna cannot read the journal any more.
 
     Raises:
@@ -107,7 +107,7 @@ def repair_journal(journal: Path) -> None:
 
 
 def _find_end(journal: Path) -> int:
-    """Return the position after the last record of a journal. At most one line with a newline may follow it."""
+    """Return the position after the last record of a journal. At most one complete line may follow this position."""
     end, unreadable = 0, 0
     with journal.open("rb") as stream:
         for number, line in enumerate(stream, 1):

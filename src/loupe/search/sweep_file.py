@@ -1,7 +1,7 @@
 """The content of a sweep file: its tables, the points of its search space, and the settings of a point.
 
 A key of [train] or [search] may have a condition before a dot. `sgd.momentum` applies if the optimizer is sgd,
-`perceptron.hidden` if the network is perceptron, `initializer=gaussian.stddev` if that field has that value.
+`perceptron.hidden` if the network is perceptron, `initializer=gaussian.stddev` if the initializer is gaussian.
 """
 
 import json
@@ -21,7 +21,7 @@ from loupe.report.claims import Claim
 Params = dict[str, Any]  # a value per key of [search]: one point of the search space
 MAX_KEYS = 200  # per table: several times the number of fields
 MAX_RANDOM_POINTS = 400  # the number of random points to check before a sampler starts
-# Fields of train that cannot be searched: dataset and seed are set per sweep, the others do not change the network.
+# Fields of train that cannot be searched: dataset and seed are set per sweep, the rest does not change the network.
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
 
@@ -141,7 +141,7 @@ class SweepFile(BaseModel):
         return sorted(self.search, key=depth)
 
     def list_choices(self, key: str) -> list[Any]:
-        """Return the values of a key as Optuna and the settings accept them. For a range, return its two ends."""
+        """Return the values of a key in a form that Optuna and the settings accept; for a range, its two ends."""
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]

@@ -22,7 +22,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
     """Read and check a sweep file.
 
     Args:
-        file: its path.
+        file: the path of the sweep file.
         settings: name, dataset, pruner and seed replace the values of the file; smoke=true shortens the trainings.
 
     Raises:
@@ -48,7 +48,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
 def _read_tables(file: Path) -> dict[str, Any]:
     try:
-        if file.is_fifo() or file.is_char_device():  # reading one may never end
+        if file.is_fifo() or file.is_char_device():  # reading it may never end
             raise UsageError(f"sweep: must be a file, got {str(file)!r}")
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)

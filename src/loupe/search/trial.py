@@ -98,7 +98,7 @@ class TrialContext:
 
 
 class TrialLostError(SystemExit):
-    """The trial has ended elsewhere: its item has another worker. The run of the trial becomes KILLED."""
+    """The trial has ended, because another worker trains its item. The run of the trial becomes KILLED."""
 
 
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
@@ -127,13 +127,13 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 
 
 def _find_result(context: TrialContext) -> Any:
-    """Return the finished run of this trial or, unless `fresh` is set, of an equal trial; None if there is none."""
+    """Return the finished run of this trial or, unless `fresh` is set, of an equal trial. None if neither exists."""
     ended = trials.get_ended(context.resumed_run) if context.resumed_run else None
     return ended if ended or context.job.fresh else trials.find_finished(context.key)
 
 
 def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | None]:
-    """Report the result of a finished run to Optuna; returns its state and value."""
+    """Report the points of a finished run to Optuna, and return the state and the value of the trial."""
     trial, sweep = context.trial, context.study.sweep
     trial.set_user_attr(RUN, run.info.run_id)
     trial.set_user_attr(REUSED, run.data.tags.get("mlflow.parentRunId") != context.job.parent)
@@ -143,7 +143,7 @@ def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | 
 
 
 def _train(context: TrialContext) -> tuple[TrialState, float | None]:
-    """Train the network in a run of its own; returns the state, and the value (None for a pruned trial)."""
+    """Train the network in a new run, and return the state and the value of the trial (None for a pruned trial)."""
     from loupe.upscalers import ridge
 
     trial, study, settings = context.trial, context.study, context.settings
@@ -239,14 +239,14 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
-    """Report a point of the curve to the pruner, except that of step 0, which is the score before training."""
+    """Report a point of the curve to the pruner, except for the point of step 0: the score before the training."""
     if step:
         trial.report(value, number)
 
 
 @cache
 def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
-    """Return a hash of the training code without comments and docstrings: results of other code are not reused.
+    """Return a hash of the training code without comments and docstrings. A sweep reuses only results of equal code.
 
     Args:
         package: the folder of the package.
@@ -269,7 +269,7 @@ def strip_prose(source: str) -> str:
 
 
 def open_dataset(job: WorkerJob) -> Dataset:
-    """Open the sweep's dataset; a machine that cannot read it prepares it from the same source.
+    """Open the sweep's dataset. If this machine cannot read the dataset, prepare it from the same source.
 
     Raises:
         UsageError: this machine can neither read nor prepare the dataset.

@@ -69,7 +69,7 @@ class ParentWatcher:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching the parent process."""
         self._stopped.set()
 
     def _watch(self) -> None:

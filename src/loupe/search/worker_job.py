@@ -22,7 +22,8 @@ class WorkerJob:
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
         digest: the digest of the dataset.
-        source: the settings dataset, smoke and seed. A machine that cannot read the dataset prepares it with these.
+        source: the settings dataset, smoke and seed. A machine that cannot read the dataset prepares it with
+            these settings.
         data_dir: the folder for prepared datasets.
         threads: cores per trial; 0 is all.
         max_trials: maximum number of trials that the worker runs.
@@ -62,7 +63,7 @@ def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
     """Send the job to a worker process and wait until it exits.
 
     Returns:
-        The number of trials that it ran.
+        The number of trials that the process ran.
 
     Raises:
         RuntimeError: the process failed. The message is a summary line and the end of its standard error.

@@ -1,4 +1,4 @@
-"""Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces those that crash."""
+"""Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces crashed workers."""
 
 import math
 import subprocess
@@ -26,7 +26,7 @@ POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
 SPARE_TRIALS = 8  # waiting trials in addition to two per worker
-MAX_CRASHES = 2 * MAX_ATTEMPTS  # of workers in a row; a single trial causes at most MAX_ATTEMPTS of them
+MAX_CRASHES = 2 * MAX_ATTEMPTS  # consecutive crashes of workers; one item causes at most MAX_ATTEMPTS crashes
 
 RunWorker = Callable[[WorkerJob], int]
 
@@ -37,9 +37,9 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Args:
         settings: the settings of the sweep.
         study: the study.
-        job: the job of the workers; they share its `max_trials`, and 0 is no limit.
-        workers: the number of processes. Without `settings.workers`, a Dask cluster runs one per core, also if the
-            number of its cores changes.
+        job: the job of the workers. All workers share its `max_trials`; 0 means no limit.
+        workers: the number of processes. Without `settings.workers`, a Dask cluster runs one process per core, also
+            if the number of its cores changes.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -48,7 +48,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
     running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
-    # Without a limit, `remaining` does not decrease: a trial that its worker lost to another one needs a further run.
+    # Without a limit, `remaining` stays infinite: after a trial is lost to another worker, a further trial may start.
     remaining, crashes, checked, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
@@ -139,7 +139,7 @@ class LocalWorkers:
 
 @contextmanager
 def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, RunWorker, Callable[[], int]]]:
-    """Yield an executor, the function that runs a worker in it, and a function that counts its cores."""
+    """Yield an executor, the function that runs a worker in the executor, and a function that counts the cores."""
     if settings.scheduler:
         with connect(settings.scheduler) as cluster:
             yield cluster.get_executor(pure=False), run_worker, lambda: _count_cluster_cores(cluster)

@@ -30,7 +30,7 @@ def run(settings: Demo) -> None:
     Raises:
         UsageError: the model does not exist, or the port is in use.
     """
-    import gradio  # noqa: F401 # a missing package is an error before the model is loaded
+    import gradio  # noqa: F401 # fails before the model is loaded if the package is missing
 
     from loupe.photos.worker_pool import PhotoWorkers
 
@@ -70,7 +70,7 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     )
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
     guarded = DemoGuard(app, hosts, folder, visitors.leave)
-    # an open page never closes its connection: it is cut after a second, and the log omits that error
+    # An open page never closes its connection. The server closes it after a second; the log omits the error.
     server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1))
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     return server

@@ -118,7 +118,7 @@ def _validate_files(settings: Evaluate) -> None:
 
 
 def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None) -> "LoadedModel":
-    """Load a model by its name. If it has several scale factors, use `scale`, or by default that of the settings."""
+    """Load a model by its name. Of several scale factors, choose `scale`, or by default the scale of the settings."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(ensemble=ensemble, keras=True, threads=0, data_dir=settings.data_dir)
@@ -143,7 +143,7 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray":
-    """Load the ridge that the run of the model has logged; if there is none, load the ridge of the sample dataset."""
+    """Load the ridge weights that the model's run has logged; if there are none, those of the sample dataset."""
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -190,7 +190,7 @@ def _score(settings: Evaluate, methods: dict[str, "UpscalingModel"], pairs: "Pai
 def _draw_figures(
     settings: Evaluate, methods: dict[str, "UpscalingModel"], label: str, pairs: "Pairs | WholePhotos"
 ) -> None:
-    """Log a comparison of the methods on whole images, and write the sheet. Its last column is the model."""
+    """Log a comparison of the methods on whole images, and write the sheet. The model is the sheet's last column."""
     from loupe.data.pairs import Pairs
     from loupe.evaluation import figures
     from loupe.tracking import records
@@ -205,7 +205,7 @@ def _draw_figures(
 
 
 def _choose_prefix(settings: Evaluate) -> str:
-    """Return the prefix of the metrics: that of the split for a dataset with the protocol `photos`."""
+    """Return the prefix of the metrics: the protocol, `photos` for a folder, or the prefix of the split."""
     if settings.protocol != "photos":
         return settings.protocol
     return "photos" if settings.photos else SPLIT_PREFIXES[settings.split]

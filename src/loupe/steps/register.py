@@ -1,4 +1,4 @@
-"""Registers the model of a run and makes it champion if it is better than the current one."""
+"""Registers the model of a run and makes it champion if it is better than the current champion."""
 
 import tempfile
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Registration:
 
 
 def run(settings: Register) -> Registration:
-    """Register the model of a run, add its ONNX file, and make it champion if it beats the current champion.
+    """Register a run's model with its ONNX file, and make it champion if it is better than the current champion.
 
     Raises:
         UsageError: the run is not a finished training, or its dataset no longer exists.
@@ -92,7 +92,7 @@ def run(settings: Register) -> Registration:
         # the model of a smoke run, which trains for seconds, must not replace a champion
         may_replace = champion is None or trained_with["smoke"] != "true"
         if gate.won and may_replace and not is_champion:
-            # set_champion comes last: if the process is killed before it, the same command repeats all of this
+            # set_champion is the last action: if the process is killed earlier, the same command repeats all actions
             records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
             registration.set_champion(scale, version.version)
             is_champion, reason = True, gate.reason

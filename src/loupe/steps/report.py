@@ -79,7 +79,7 @@ def _read_table(settings: Report) -> "pd.DataFrame":
 
 
 def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
-    """Read the claims of all sweep files and select the runs of each."""
+    """Read the claims of all sweep files, and select the runs of each claim."""
     from loupe.report.assembly import ClaimRuns
     from loupe.search import arms, sweep_loader
 

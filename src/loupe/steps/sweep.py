@@ -101,7 +101,7 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
 
 def _list_source_settings(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the settings of train with which a worker prepares the dataset if it does not exist there."""
+    """Return the settings of train with which a worker prepares a dataset that it cannot read."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 

@@ -25,10 +25,10 @@ class Training:
     """A finished training.
 
     Args:
-        run_id: its MLflow run.
+        run_id: the MLflow run of the training.
         network: the name of the network.
         seconds: duration of the training.
-        validation_mae: on whole validation images, with the best weights.
+        validation_mae: mean absolute error of the best weights on whole validation images.
         summary: test scores of the network and the baselines, from `scoring.summarise`.
     """
 
@@ -89,8 +89,8 @@ def load_resumed_settings(settings: Train) -> Train:
     """Return the settings of the run that is resumed.
 
     Raises:
-        UsageError: the run is not a train run, has finished or is still running, or a given setting differs from its
-            setting.
+        UsageError: the run is not a train run, has finished or is still running, or a given setting differs from the
+            setting of the run.
     """
     from loupe.data import storage
     from loupe.tracking import liveness, runs

@@ -32,7 +32,7 @@ class Record:
     """One thing that a step logged.
 
     Args:
-        number: its position in the run, from 1.
+        number: the position of the record in the run, from 1.
         kind: a key of `record_handlers.RECORD_HANDLERS`.
         body: the arguments of the handler.
         file_name: the name of the logged file, or None.
@@ -95,7 +95,7 @@ class RunBuffer:
                     raise
         try:
             with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
-                database.execute("BEGIN IMMEDIATE")  # after a kill, the file has the whole table or none
+                database.execute("BEGIN IMMEDIATE")  # a killed process leaves the whole table or none
                 database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 database.execute(TABLE)
                 row = [json.dumps(description)]
@@ -147,7 +147,7 @@ class RunBuffer:
             yield file
 
     def mark_sent(self, number: int) -> None:
-        """Store that the server has the records up to this number, and no later ones; 0 means no records."""
+        """Store that the server has all records up to this number and no later records; 0 means no records."""
         self._execute(f"PRAGMA user_version = {number}")  # in the file header: updating a row would copy its content
 
     def is_sent(self) -> bool:

@@ -14,14 +14,14 @@ from mlflow.store.db.utils import get_current_time_millis_expression
 from loupe.tracking import server, store
 from loupe.tracking.locations import get_sqlite_file
 
-MAX_AGE_S = 60.0  # of a reading, which this machine's clock continues
-_READINGS: dict[str, tuple[float, float]] = {}  # by store: the time when it was read, by this machine, and its time
+MAX_AGE_S = 60.0  # of a time that was read from the store; this machine's clock measures the time since then
+_READINGS: dict[str, tuple[float, float]] = {}  # by store: this machine's time of the reading, the store's time
 
 
 def read_clock() -> float:
     """Return the time of the store in seconds since 1970.
 
-    It is the clock of the server or the database; for an SQLite file, that of the file system.
+    The clock is the clock of the server or the database; for an SQLite file, the clock of the file system.
 
     Raises:
         requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError: the store does not answer.

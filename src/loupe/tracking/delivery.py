@@ -1,4 +1,4 @@
-"""Sends records to the tracking server, and buffers them while it is unreachable.
+"""Sends records to the tracking server, and buffers them while the server is unreachable.
 
 While a run is open, logging never waits for the server: records go to a file (see `buffer`), and a thread sends them.
 If a run ends while the server is unreachable, a later step or `loupe sync` uploads it. A store that is not a server
@@ -103,7 +103,7 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    if _is_finished(status):  # not earlier: a run that is killed before needs its checkpoint
+    if _is_finished(status):  # not earlier: a killed run needs its checkpoint
         log_record(run_id, "no checkpoint", {})
 
 
@@ -114,7 +114,7 @@ def _is_finished(status: str) -> bool:
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     """Upload the buffered runs of ended processes and delete their files.
 
-    A run that the server does not have is created there. A damaged file is kept and reported.
+    A run that the server does not have is created on the server. A damaged file is kept and reported.
 
     Returns:
         The number of uploaded runs.

@@ -23,7 +23,7 @@ class GateResult:
         mae: the mean absolute error of the challenger.
         defender: the name of the defender.
         defender_mae: the mean absolute error of the defender.
-        difference: the mean of the challenger's mae minus the defender's over all images.
+        difference: the challenger's mae minus the defender's mae, as a mean over all images.
         interval: the 95 % bootstrap interval of the difference; None for fewer than MIN_PHOTOS photos.
         photos: the number of photos.
     """
@@ -37,7 +37,7 @@ class GateResult:
 
     @property
     def won(self) -> bool:
-        """Whether the whole interval is below 0, or, without an interval, the difference."""
+        """Whether the upper end of the interval, or without an interval the difference, is below 0."""
         return (self.interval[1] if self.interval else self.difference) < 0
 
     @property

@@ -17,16 +17,16 @@ from loupe.tracking.locations import get_sqlite_file
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
-HEARTBEAT_TIMEOUT_S = 180.0  # a process elsewhere counts as dead after this time without a heartbeat
+HEARTBEAT_TIMEOUT_S = 180.0  # after this time without a heartbeat, a process elsewhere counts as dead
 SHUTDOWN_TIMEOUT_S = 1.0  # for a heartbeat that is being sent
 UNTAGGED_TIMEOUT_S = 3600.0  # for the step of a project in a container: `mlflow run` may install packages before it
-HOST_NAMESPACE = "pid:[4026531836]"  # the same on every Linux machine: it shows the processes of all containers
+HOST_NAMESPACE = "pid:[4026531836]"  # of the host, on every Linux machine: it contains all processes
 
 
 def process_tags() -> dict[str, str]:
     """Return the tags of a run that say whether this process is alive, with a first heartbeat.
 
-    The host name and the process id are for people: those of two containers can be the same.
+    The host name and the process id do not identify a process, because two containers can have the same.
     """
     return {
         "loupe.host": socket.gethostname(),
@@ -39,7 +39,7 @@ def process_tags() -> dict[str, str]:
 
 @contextmanager
 def heartbeats(run_id: str) -> Iterator[None]:
-    """Send heartbeats of a run until the block exits, so that processes elsewhere know that this one is alive."""
+    """Send heartbeats of a run until the block exits, so that other machines know that this process is alive."""
     stopped = threading.Event()
 
     def send() -> None:
@@ -134,7 +134,7 @@ def _identify_namespace() -> str:
 def _read_start(pid: str) -> str | None:
     """Return the start time of a process in clock ticks since the start of the system; None if it has ended.
 
-    psutil's start times change with the system's clock.
+    psutil is not used, because its start times change when the system's clock is set.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")

@@ -27,8 +27,8 @@ def make_sqlite_uri(file: Path) -> str:
 def make_artifact_location(folder: Path) -> str:
     """Return the location of a folder of artifacts for MLflow.
 
-    MLflow decodes a path as if it were a URI, and copies it to an SQL statement. Therefore it gets a file URI of a
-    folder whose name has special characters.
+    MLflow decodes a path as if it were a URI, and copies it to an SQL statement. Therefore MLflow gets a file URI if
+    the name of the folder has special characters.
     """
     return str(folder) if _is_plain(folder) else folder.as_uri()
 

@@ -7,7 +7,7 @@ from mlflow.entities import LoggedModelStatus
 
 
 def find_model(run_id: str) -> Any:
-    """Return the newest complete model of a run, or None: a killed process leaves an incomplete one."""
+    """Return the newest complete model of a run, or None. A killed process leaves an incomplete model."""
     ready = (model for model in _list_models(run_id) if model.status == LoggedModelStatus.READY)
     return max(ready, key=lambda model: model.creation_timestamp, default=None)
 

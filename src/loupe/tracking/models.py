@@ -29,7 +29,7 @@ class ModelReference:
     Args:
         name: the name that messages show.
         uri: a URI of MLflow or the path of a `.keras` file.
-        run_id: the run that trained it; None if unknown.
+        run_id: the run that trained the model; None if unknown.
     """
 
     name: str
@@ -137,7 +137,7 @@ def get_champion(scale: Fraction) -> Any:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED_NAMES[scale], CHAMPION)
     except UnsupportedModelRegistryStoreURIException:
         raise
-    except MlflowException as error:  # other codes, such as of an unreachable server, do not mean that there is none
+    except MlflowException as error:  # an unreachable server is not a missing champion
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None

@@ -68,7 +68,7 @@ class PhotoModel(PythonModel):
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
-            Image files in base64, in the same order. In a server they are empty texts: its guard sends the files.
+            Image files in base64, in the same order. In a server, the texts are empty: the guard sends the files.
 
         Raises:
             RefusedError: a file is not a photo or too large, a parameter is out of range, or the server has no time.
@@ -95,7 +95,7 @@ class PhotoModel(PythonModel):
         return [""] * len(texts)
 
     def _upscale(self, served: ServedRequest, text: Any, scale: Fraction, suffix: str) -> Path:
-        """Upscale a photo; returns the file of the result, which is also added to those of the request."""
+        """Upscale a photo, add the file of the result to the results of the request, and return the file."""
         number = len(served.results) + 1
         folder = served.folder / str(number)
         limits = MAX_RESULT_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES

@@ -15,7 +15,7 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-NO_STEP = -1  # a step without metrics: MLflow would copy the step's metrics to the model without their dataset
+NO_STEP = -1  # a step without metrics: MLflow copies the metrics of the step to the model, but without the dataset
 
 
 def now() -> int:
@@ -60,7 +60,7 @@ def _send_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
 def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     """Log a Keras model with its geometry and a signature for images of any number and size, (-1, -1, -1, 1).
 
-    It replaces the models that the run has.
+    The model replaces all models that the run has.
     """
     from importlib.metadata import version
 

@@ -28,7 +28,7 @@ BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
 SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
-LOOKUP_TIMEOUT_S = 5.0  # until a model is found and downloaded; then the bundled network is used
+LOOKUP_TIMEOUT_S = 5.0  # for finding and downloading a model; after it, the bundled network replaces a champion
 FILE_LOOKUP_TIMEOUT_S = 30.0  # the same for an SQLite file: on a busy machine, MLflow opens it slowly
 
 
@@ -91,7 +91,7 @@ def has_store() -> bool:
 class ChampionLoader:
     """Loads the champion of a scale factor, or the bundled network if there is none.
 
-    It prints one line if the store cannot be used, and does not use the store again.
+    If the store cannot be used, the loader prints one line and does not use the store again.
 
     Args:
         options: how models are loaded.
@@ -153,7 +153,7 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
 
 
 def _load_from_store(find: Callable[[], "ModelReference | None"], options: ResolveOptions) -> LoadedModel | None:
-    """Find a model, download its file, and load it; returns None if `find` does.
+    """Find a model, download its file, and load it; returns None if `find` returns None.
 
     Raises:
         StoreError: the store or the download failed, or took longer than LOOKUP_TIMEOUT_S.

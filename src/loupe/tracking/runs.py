@@ -1,4 +1,4 @@
-"""Opens one MLflow run per step, and closes it with the right status."""
+"""Opens one MLflow run per step, and closes the run with the status of the step."""
 
 import json
 import os
@@ -153,7 +153,7 @@ def get_store_folder() -> Path:
 def tag_project_run() -> None:
     """Tag the run that `mlflow run` created with this process, before the work starts.
 
-    If the process dies, another process can then detect that and close the run.
+    If this process dies, another process can then detect the orphaned run and close it.
     """
     if "MLFLOW_RUN_ID" in os.environ:
         _find_store()

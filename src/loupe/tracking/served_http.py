@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB has 43 MB in base64
 PARTS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators of values, for the accepted content types
-# In a body: 3 bytes of JSON can take 64 bytes of memory, and parsers are recursive.
+# Limits of a body: 3 bytes of JSON can take 64 bytes of memory, and parsers are recursive.
 MAX_PARTS, MAX_BRACKETS = 2000, 300
 BLOCK_BYTES = 48 * 1024  # a multiple of 3: the parts of a text in base64 can be joined
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
 
 
 class HttpError(Exception):
-    """The request is refused; the arguments are a status and a line."""
+    """The request is refused; the arguments are an HTTP status and an error message of one line."""
 
 
 class ClientGoneError(Exception):
@@ -98,7 +98,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
     else:
         parts, size = _encode_predictions(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    if status in (408, 413):  # the rest of the body is not read
+    if status not in (200, 400):  # the rest of the body may not be read, and it may be endless
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for part in parts:

@@ -1,4 +1,4 @@
-"""Checks whether the tracking server is reachable, and repeats requests while it is not."""
+"""Checks whether the tracking server is reachable, and repeats requests while it is unreachable."""
 
 import math
 import os
@@ -104,13 +104,13 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
 
 @contextmanager
 def limit_requests(retries: int, seconds: float | None = None) -> Iterator[None]:
-    """Limit how often MLflow repeats a failed request, and how long it waits for an answer: by default, minutes.
+    """Limit how often MLflow repeats a failed request, and how long it waits for an answer (by default, minutes).
 
     A smaller value that the user set in the environment is kept.
 
     Args:
         retries: the number of repetitions.
-        seconds: the limit for an answer; None for MLflow's.
+        seconds: the limit for an answer; None keeps MLflow's limit.
     """
     limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: retries, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
     before = {variable: variable.get_raw() for variable in limits}

@@ -1,7 +1,8 @@
 """Guards the route of MLflow's scoring server that upscales photos.
 
-MLflow's server reads bodies of any size, works on after its timeout, and answers some malformed requests with status
-500 and a traceback. It has no hooks: `guard_server` replaces the class of its app while MLflow loads the model.
+MLflow's server reads bodies of any size, continues to work after its timeout, and answers some malformed
+requests with status 500 and a traceback. The server has no hooks: `guard_server` replaces the class of its app while
+MLflow loads the model.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +97,7 @@ class RequestGuard:
 
     Args:
         app: the app of MLflow.
-        timeout_s: the time for a request without that for sending the result.
+        timeout_s: the time for a request, without the time for sending the result.
     """
 
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
@@ -107,9 +109,9 @@ class RequestGuard:
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve a request."""
         if scope["type"] != "http" or scope["path"] != ROUTE:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # MLflow uses the default threads, 4 more than cores
+        if not self._has_threads:  # MLflow uses the default number of threads: cores + 4
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
@@ -147,11 +149,14 @@ class RequestGuard:
             raise HttpError(413, f"body: must have at most {MAX_BODY_BYTES / 1e6:g} MB, got {size / 1e6:.1f}")
         small = size <= MAX_SMALL_BODY_BYTES
         async with self._small if small else self._large:
+            request = _current.get()
+            assert request is not None
+            body_timeout_s = SMALL_BODY_TIMEOUT_S if small else request.control.get_remaining_s()
             try:
-                async with asyncio.timeout(SMALL_BODY_TIMEOUT_S if small else None):
+                async with asyncio.timeout(body_timeout_s):
                     body = await read_body(receive)
             except TimeoutError:
-                raise HttpError(408, f"body: must arrive within {SMALL_BODY_TIMEOUT_S:g} s") from None
+                raise HttpError(408, f"body: must arrive within {body_timeout_s:.1f} s") from None
             validate_body(body, separators)
             if small:
                 return await self._call_app(scope, receive, body)
@@ -178,6 +183,13 @@ class RequestGuard:
         content = b"".join(message.get("body", b"") for message in sent)
         status: int = sent[0]["status"]
         return status, content if status == 200 else shorten_error(status, content)
+
+
+async def _send_and_close(send: "Send", message: "Message") -> None:
+    """Send a message of a response; the connection closes after it, since the body may be endless."""
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+    await send(message)
 
 
 @asynccontextmanager

@@ -50,7 +50,7 @@ def create_store() -> None:
 
 
 def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
-    """Check that MLflow can use the store: for one that it cannot use, MLflow's retries take minutes.
+    """Check that MLflow can use the store. Without this check, MLflow's retries take minutes.
 
     A server is only checked for a valid URL; see `server.is_reachable`.
 
@@ -111,8 +111,8 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
     if not _is_complete(file):
         return
     if writes and not all(os.access(path, os.W_OK) for path in (file, file.absolute().parent)):
-        raise LoupeError(f"tracking: the store must be writable, got {str(file)!r}")  # SQLite writes next to it, too
-    location = f"file:{quote(str(file.absolute()))}?mode=rw"  # a store that cannot be written is read
+        raise LoupeError(f"tracking: the store must be writable, got {str(file)!r}")  # SQLite also writes next to it
+    location = f"file:{quote(str(file.absolute()))}?mode=rw"  # only reads a file that cannot be written
     with closing(sqlite3.connect(location, seconds, uri=True)) as database:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the header and the schema
         if writes:

@@ -56,7 +56,7 @@ def fit_network(
 
 
 def load_start(settings: Train) -> keras.Model | None:
-    """Load the network of `start`: the champion, a URI of MLflow, or a .keras file; None if the settings name none.
+    """Load the network of `start`: the champion, a URI of MLflow, or a .keras file; None without `start`.
 
     Raises:
         UsageError: the network does not exist or cannot be loaded.

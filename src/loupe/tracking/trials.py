@@ -68,7 +68,7 @@ class PeriodicCheckpoint:
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last one, or since the start."""
+        """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last saved one, or since the start."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
@@ -99,7 +99,7 @@ def get_ended(run_id: str) -> Any:
 
 
 def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
-    """Load the last checkpoint of a killed trial; None if it has none."""
+    """Load the last checkpoint of a killed trial; None if the trial has no checkpoint."""
     return checkpoints.load_checkpoint(run_id) if checkpoints.has_checkpoint(run_id) else None
 
 
@@ -137,7 +137,7 @@ def adopt_trials(old: str, new: str) -> None:
 
 
 def reopen_sweep_run(run_id: str) -> None:
-    """Open the run of this sweep again if another process has closed it: this one may have been suspended.
+    """Open the run of this sweep again if another process closed it, for example while this process was suspended.
 
     Raises:
         LoupeError: another run continues the sweep.

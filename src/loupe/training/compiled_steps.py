@@ -1,6 +1,6 @@
-"""Runs many training steps in one compiled call, for the JAX backend: an accelerator does not wait for Python.
+"""Runs many training steps in one compiled call, for the JAX backend. An accelerator then does not wait for Python.
 
-The batches, the dropout and the order of the steps are those of the loop for other backends.
+The batches, the dropout and the order of the steps are the same as with other backends.
 """
 
 import time
@@ -18,9 +18,9 @@ from loupe.data.patches import Patches
 from loupe.errors import UsageError
 from loupe.training.optimization import LOSSES, get_dropout_states
 
-CALL_SECONDS = 0.5  # target duration of a call: signals and the progress bar wait for its end
+CALL_SECONDS = 0.5  # target duration of a call: signals and the progress bar wait for the end of a call
 MAX_CALL_STEPS = 256
-MAX_CUT_STEPS = 32  # of a call whose batches are cut on the host: all of them are transferred together
+MAX_CUT_STEPS = 32  # if the host cuts the batches, because the batches of a call are transferred together
 MAX_GROWTH = 4  # of the number of steps from one call to the next
 DEVICE_SHARE = 0.5  # share of the device's memory that the images may use
 HOST_BYTES = 2**31  # of images, on a device that does not report its memory
@@ -34,8 +34,8 @@ Watch = Callable[[int, np.ndarray], None]
 class CompiledSteps:
     """Trains a model on batches of `patches`, many steps per call.
 
-    The images are on the device as uint8 if they fit, and a call cuts its own batches. Otherwise threads cut the
-    batches of the next call while the device computes.
+    If the images fit, they are stored on the device as uint8, and a call cuts its own batches. Otherwise, threads on
+    the host cut the batches of the next call while the device computes.
 
     Args:
         model: a compiled Keras model, on the JAX backend.
@@ -67,8 +67,8 @@ class CompiledSteps:
 
         Args:
             steps: the numbers of the steps.
-            watch: called with the first step and the losses of a call, while the device computes the next one. It
-                may raise an exception to end the training.
+            watch: called with the first step and the losses of a call, while the device computes the next call. The
+                function may raise an exception to end the training.
         """
         state = self._read_state()
         running: tuple[int, int, Any] | None = None
@@ -94,14 +94,14 @@ class CompiledSteps:
         return np.asarray(losses)[:count]
 
     def _adapt(self, count: int, started: float) -> float:
-        """Choose the number of steps of the next call from the duration of the last one; return the time."""
+        """Choose the number of steps of the next call from the duration of the last call; return the current time."""
         now = time.perf_counter()
         fitting = int(CALL_SECONDS * count / max(now - started, 1e-9))
         self._call_steps = max(1, min(fitting, MAX_GROWTH * self._call_steps, self._max_steps))
         return now
 
     def _run_call(self, state: State, images: Any, batches: Any, first: Any, count: Any) -> tuple[State, Any]:
-        """Run `count` steps; the compiled program is the same for any number up to the largest one."""
+        """Run `count` steps. One compiled program runs any number of steps up to the largest number."""
 
         def run_step(index: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
             (trainable, others, optimizer), losses = carry
@@ -124,7 +124,7 @@ class CompiledSteps:
         return jnp.mean(self._loss(labels, large)), others
 
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
-        """Return what a call needs to make its batches, per step: positions, or uint8 inputs and labels."""
+        """Return the data for the batches of a call, per step: positions, or uint8 inputs and labels."""
         drawn = [self._patches.draw_positions(step, self._size) for step in steps]
         parts: list[tuple[np.ndarray, ...]]
         if self._images is None:
@@ -139,7 +139,7 @@ class CompiledSteps:
         return [jax.device_put(values, self._by_batch) for values in batches]
 
     def _load_images(self, device: Any) -> tuple[Any, Any] | None:
-        """Copy the images to the device; None if they are larger than their share of its memory."""
+        """Copy the images to the device; return None if they exceed DEVICE_SHARE of the memory."""
         pairs = self._patches.pairs
         memory = (device.memory_stats() or {}).get("bytes_limit")
         limit = DEVICE_SHARE * memory if memory else HOST_BYTES
@@ -153,7 +153,7 @@ class CompiledSteps:
         return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
 
     def _read_state(self) -> State:
-        """Copy the variables to the devices: a call overwrites its arguments."""
+        """Copy the variables to the devices, because a call overwrites its arguments."""
         copies = [[np.array(each.value) for each in group] for group in self._get_variables()]
         trainable, others, optimizer = jax.device_put(copies, self._replicated)
         return trainable, others, optimizer

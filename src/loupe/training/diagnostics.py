@@ -37,14 +37,14 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
     Returns:
         val/best_mae, val/best_mse, val/best_psnr: means over images.
         val/nearest/mae, val/lanczos/mae: mean mae of these baselines.
-        val/gain: nearest's mae divided by the network's.
+        val/gain: nearest's mae divided by the network's mae.
         val/nearest_wins: share of photos on which nearest has the lower mae.
         val/gap: validation mae minus training mae, minus the same difference for Lanczos, which only depends on the
             photos.
         val/dark_lost: share of dark pixels that became bright, see `metrics.lost_dark_share`.
-        val/gradient_energy: gradient energy divided by that of the labels.
-        val/seams: mean error at the borders of blocks divided by that inside blocks.
-        val/input_mae: mae of the image after `pre_upscale`; only with this setting.
+        val/gradient_energy: gradient energy divided by the gradient energy of the labels.
+        val/seams: mean error at the borders of blocks divided by the mean error inside blocks.
+        val/input_mae: mae of the image after `pre_upscale`; only if this setting is not `none`.
     """
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
     names = {"nearest", "lanczos", pre_upscale} - {"none"}
@@ -84,8 +84,9 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     Returns:
         val/lowest_mae: the lowest val/mae.
-        val/saturated_mae: the lowest val/mae when the curve saturates, which is at the second of two consecutive
-            points that each lower it by less than 1 %. If the curve does not saturate, it is val/lowest_mae.
+        val/saturated_mae: the lowest val/mae up to the point at which the curve saturates. This is the second of two
+            consecutive points that each reduce the lowest val/mae by less than 1 %. If the curve does not saturate,
+            val/saturated_mae is val/lowest_mae.
         val/roughness: standard deviation of the differences between successive points in the second half of the
             curve; only if there are at least two differences.
     """
@@ -118,7 +119,7 @@ def _divide(value: float, other: float) -> float:
 
 
 def _compare_with_lanczos(model: UpscalingModel, settings: Train, train: Pairs) -> float:
-    """Return the mean mae of the network minus that of Lanczos on up to GAP_TRAIN_IMAGES training images."""
+    """Return the mean mae of the network minus the mean mae of Lanczos on up to GAP_TRAIN_IMAGES training images."""
     lanczos, differences = FilterUpscaler("lanczos", train.scale), []
     for inputs, labels in train.subsample(GAP_TRAIN_IMAGES).batches(BATCH):
         own = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)

@@ -42,7 +42,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the learning curve, with its metrics by their MLflow names."""
+    """One point of the learning curve, with the metrics by MLflow name."""
 
     step: int
     metrics: dict[str, float]
@@ -60,7 +60,7 @@ class TrainingState:
         steps: total number of steps; 0 before they are known.
         best_mae: lowest validation mae of the points.
         best_step: step of that point.
-        waited: number of points since the best one.
+        waited: number of points since the best point.
         seconds: duration of the steps, without scoring.
         points: the learning curve: `step` and `metrics` of each point.
         best_weights: weights of the model at the best point; [] before the first point.
@@ -76,7 +76,7 @@ class TrainingState:
     best_weights: list[np.ndarray] = field(default_factory=list)
 
     def add_point(self, values: dict[str, float], model: keras.Model) -> None:
-        """Add a point to the curve, and keep the model's weights if its validation mae is the lowest so far."""
+        """Add a point to the curve, and keep the weights if the point has the lowest validation mae so far."""
         if values["val/mae"] < self.best_mae:
             self.best_mae, self.best_step, self.waited = values["val/mae"], self.step, 0
             self.best_weights = [np.asarray(value) for value in model.get_weights()]
@@ -123,7 +123,7 @@ def fit(
         The state at the end, with all points, including those before the training was resumed.
 
     Raises:
-        LoupeError: the loss is NaN or infinite, or the checkpoint is of another network.
+        LoupeError: the loss is NaN or infinite, or the checkpoint belongs to another network.
     """
     patches, count = open_patches(settings, splits.train, Geometry.from_name(model.name))
     state = TrainingState.from_checkpoint(resume) if resume else TrainingState()

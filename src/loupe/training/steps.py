@@ -29,7 +29,7 @@ class SingleSteps:
         self._model, self._patches, self._size, self._seed = model, patches, size, settings.seed
 
     def run(self, steps: range, watch: Watch) -> None:
-        """Train for these steps; call `watch` with the number and the loss of each."""
+        """Train for these steps; call `watch` with the number and the loss of each step."""
         states = get_dropout_states(self._model)
         for step in steps:
             for number, state in enumerate(states):
@@ -41,7 +41,7 @@ class SingleSteps:
 class StepRunner:
     """Trains a compiled model for a range of steps, in the precision of the settings.
 
-    Args: as for `SingleSteps`.
+    The arguments are those of `SingleSteps`.
 
     Raises:
         UsageError: the devices of the settings do not exist or cannot share a batch.

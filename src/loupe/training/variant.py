@@ -21,7 +21,8 @@ def build_network(
         settings: the settings of the network.
         train: the training split. Its inputs must be at least as large as those of a training batch.
         luminance: the luminance formula of the dataset.
-        weights: the ridge of the dataset, (window * window, p * p).
+        weights: the weights of ridge regression on the dataset, with the default alpha; see `ridge.fit` for the
+            shape.
         start: the network of `settings.start`. Its weights are copied to layers of the same shapes; None copies none.
 
     Raises:

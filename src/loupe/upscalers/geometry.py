@@ -7,7 +7,7 @@ from fractions import Fraction
 from loupe.config.fields import LARGEST_SCALE
 from loupe.errors import UsageError
 
-MAX_SIDE = 2048  # pixels: of blocks, smallest inputs and halos; a file from elsewhere could contain any number
+MAX_SIDE = 2048  # in pixels, of blocks, smallest inputs and halos; an untrusted file could contain any number
 _NUMBER = "([0-9]{1,4})"
 _NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})")
 
@@ -17,10 +17,10 @@ class Geometry:
     """The geometry of a model that maps q x q blocks of an image to p x p blocks of the result.
 
     Args:
-        q: side of an input block; the sides of the model's inputs are multiples of it.
+        q: side of an input block; the sides of the model's inputs are multiples of q.
         p: side of a result block; the scale factor is p/q.
         min_side: smallest side of an input, a multiple of q.
-        halo: number of pixels on each side of a block that its result depends on, a multiple of q.
+        halo: number of pixels on each side of a block that the result of the block depends on, a multiple of q.
         luminance: the formula that computed the grey training images; see `imaging.luminance`.
     """
 

@@ -26,7 +26,7 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.threads import count_cores
 from loupe.upscalers.geometry import Geometry
 
-# Options -I and -S: neither the working directory nor the environment adds modules. It starts 20 ms faster.
+# Options -I and -S: neither the working directory nor the environment adds modules. Python starts 20 ms faster.
 START = (
     "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.upscalers.network_process import main; main()"
 )
@@ -35,7 +35,7 @@ ALLOCATOR = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 MAX_CONNECTIONS = 64
 CHECK_INTERVAL_S = 0.2  # how often a thread that waits for a result checks whether the step is ending
 LOADING_TIMEOUT_S, CALL_TIMEOUT_S = 20.0, 30.0  # a call is one image; a network with 512 channels takes 6 s
-ENDING_TIMEOUT_S = 5.0  # of a process that has closed a connection
+ENDING_TIMEOUT_S = 5.0  # for the end of a process that has closed a connection
 LENGTH = struct.Struct("<q")  # of a text or a result in bytes; negative before the text of an error
 SHAPE = struct.Struct("<3q")  # of an image: count, height, width
 MAX_TEXT_BYTES = 10_000
@@ -44,15 +44,15 @@ MAX_TEXT_BYTES = 10_000
 class IsolatedOnnxUpscaler:
     """An ONNX network of any origin as an upscaling model; see `OnnxUpscaler`.
 
-    Several threads can call it at the same time. The results are those of `OnnxUpscaler`.
+    Several threads can call the model at the same time. The results are the same as with `OnnxUpscaler`.
 
     Args:
-        file: the ONNX file. It is not read later.
+        file: the ONNX file. Calls do not read the file.
         threads: as in `OnnxUpscaler`.
 
     Raises:
         UsageError: as in `OnnxUpscaler`, or Loupe does not export such a network, or loading it takes too much
-            memory or time. A call raises PhotoError if it takes too much.
+            memory or time. Calling the model raises PhotoError if the call takes too much.
     """
 
     def __init__(self, file: Path, threads: int = 1) -> None:
@@ -124,7 +124,7 @@ class IsolatedOnnxUpscaler:
     def _read_into(self, connection: socket.socket, target: memoryview, deadline: float) -> None:
         while target:
             while not select.select([connection], [], [], CHECK_INTERVAL_S)[0]:
-                if is_signalled():  # the main thread waits for this one
+                if is_signalled():  # the main thread waits for this thread
                     raise PhotoError(f"model: {self._name!r} was stopped")
                 if time.monotonic() > deadline:
                     raise PhotoError(f"model: {self._name!r} takes too long")

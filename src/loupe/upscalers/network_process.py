@@ -1,7 +1,8 @@
 """The program of the child process that runs a network for `isolated`.
 
-It sends the name of the network's geometry over the first connection, and then answers requests on all of them. A
-request is the shape of an image and its float32 values; an answer is a length and the values of the result.
+The program sends the name of the network's geometry over the first connection. Then it answers requests on all
+connections. A request is the shape of an image and its float32 values. An answer is a length and the values of the
+result.
 """
 
 import json
@@ -28,7 +29,7 @@ CALL_LIMIT_S = 20  # per image
 
 
 def main() -> None:
-    """Load the network that the last argument describes, and answer requests until the parent closes connections."""
+    """Load the network of the last argument, and answer requests until the parent closes the connections."""
     request = json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in a terminal ends this process inside onnxruntime, too
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -85,14 +86,14 @@ def _send_error(connection: socket.socket, text: str) -> None:
 
 
 class _CpuLimit:
-    """Limits the CPU time of the process, which several threads share; the system ends the process after it."""
+    """Limits the CPU time of the process, which several threads share. The system kills the process at the limit."""
 
     def __init__(self) -> None:
         self._lock, self._active = threading.Lock(), 0
 
     @contextmanager
     def reserve(self, seconds: int) -> Iterator[None]:
-        """Allow this many further seconds of CPU time for each thread inside such a block."""
+        """Allow this many further seconds of CPU time for each thread that is inside a `reserve` block."""
         with self._lock:
             self._active += 1
             used = resource.getrusage(resource.RUSAGE_SELF)

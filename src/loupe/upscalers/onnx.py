@@ -17,7 +17,7 @@ class OnnxUpscaler:
             per image and to call the model from several Python threads.
 
     Raises:
-        UsageError: the file is not an ONNX network, or the shape of its result differs from its geometry.
+        UsageError: the file is not an ONNX network, or the shape of the result does not match the geometry.
     """
 
     def __init__(self, file: Path, threads: int = 1) -> None:

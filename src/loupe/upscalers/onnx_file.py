@@ -18,7 +18,7 @@ OPERATORS = frozenset((
     "Tanh", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1}  # per type of a tensor: float, int32, int64, bool
-DOMAINS = ("", "ai.onnx.ml")  # the exporter names the second one, but uses no operator of it
+DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but uses no operator of it
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # wire types of Protocol Buffers
 # The fields that a message of a network may have.
 MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))  # not training_info, functions
@@ -164,5 +164,5 @@ def _bytes(value: int | memoryview) -> memoryview:
 
 
 def _text(fields: Fields, number: int) -> str:
-    """Return a text field; the last value counts."""
+    """Return a text field; the last value, if the field has several values."""
     return bytes(_bytes(fields[number][-1])).decode(errors="replace") if number in fields else ""

@@ -18,10 +18,11 @@ FIT_IMAGES = 2048  # maximum number of images, which give millions of rows for 8
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
-    """Fit on all blocks of up to FIT_IMAGES evenly spaced pairs, without an intercept.
+    """Fit a ridge regression on all blocks of up to FIT_IMAGES evenly spaced pairs, without an intercept.
 
-    X has one row per block, so the normal equations (X'X + alpha) W = X'Y are summed over batches of images. The
-    solution is that of scikit-learn's Ridge, but memory does not grow with the number of images.
+    X has one row of input pixels per block, and Y has one row of label pixels. The normal equations
+    (X'X + alpha) W = X'Y are summed over batches of images. The solution equals the solution of scikit-learn's Ridge,
+    but the memory does not grow with the number of images.
 
     Args:
         pairs: the images to fit on.
@@ -49,10 +50,10 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Load the ridge of a dataset's training split from the dataset's folder; fit and store it if it is missing.
+    """Load the ridge of a dataset's training split from the dataset's folder; a missing ridge is fitted and stored.
 
     Returns:
-        The weights, as from `fit`.
+        The weights; see `fit` for the shape.
     """
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
@@ -104,7 +105,7 @@ class RidgeUpscaler:
     Args:
         weights: the result of `fit`, (window * window, p * p).
         scale: p/q, in lowest terms.
-        luminance: the luminance formula of the images that it was fitted on.
+        luminance: the luminance formula of the images that the ridge was fitted on.
     """
 
     def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:

@@ -30,8 +30,8 @@ class UpscalingModel(Protocol):
 class SelfEnsemble:
     """A model that upscales the 8 flips and rotations of the image, reverts them, and averages the results.
 
-    Errors that depend on the direction cancel out, but it takes 8 times as long. Timofte et al. (2016, "Seven ways to
-    improve example-based single image super resolution") call this enhanced prediction.
+    Errors that depend on the direction cancel out, but upscaling takes 8 times as long. Timofte et al. (2016, "Seven
+    ways to improve example-based single image super resolution") call this enhanced prediction.
 
     Args:
         model: the model that is applied 8 times.
@@ -63,7 +63,7 @@ def upscale(
         recompose: how blocks are combined. `concatenate`: blocks are placed next to each other. `gaussian`: the image
             is upscaled several times with shifted blocks, and overlapping blocks are averaged with Gaussian weights,
             which removes seams. Both give the same result if the model has the smallest blocks of its scale factor.
-        tile: side of a tile in pixels of the image, without the halo. It affects only rounding errors.
+        tile: side of a tile in pixels of the image, without the halo. The side affects only rounding errors.
 
     Returns:
         float32, (n, floor(h scale + 1/2), floor(w scale + 1/2), 1), clipped to [-1, 1].
@@ -115,8 +115,8 @@ def upscale_rows(
 def _shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
-    They are multiples of a step. The step is the largest divisor of q, up to q/2, that is a whole number of result
-    pixels.
+    The shifts are multiples of a step: the largest divisor of q, up to q/2, that is a whole number of pixels in the
+    result.
     """
     aligned = geometry.scale.denominator
     steps = [step for step in range(aligned, geometry.q // 2 + 1, aligned) if geometry.q % step == 0]
@@ -129,7 +129,7 @@ def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` mirrored rows above the image and `right` mirrored columns to its left; then crop these.
+    """Upscale with `down` mirrored rows above the image and `right` mirrored columns to its left; crop both.
 
     Returns:
         (n, ceil(h scale), ceil(w scale), 1).
@@ -176,7 +176,7 @@ def _upscale_tiles(model: UpscalingModel, images: np.ndarray, tile: int) -> np.n
 
 
 def _spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int]]:
-    """Return for each tile along one side its start, and the start and stop of the input of the model."""
+    """Return for each tile along one side: the start of the tile, and the start and stop of the model's input."""
     spans = []
     for start in range(0, side, core):
         stop = min(side, start + core + geometry.halo)

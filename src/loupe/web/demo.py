@@ -25,7 +25,7 @@ MAX_RESULT_PIXELS = MAX_PIXELS  # the limit of the decoder, which reads the resu
 MAX_PAGES = 500
 MAX_SHOWN = 870, 660  # fits next to the controls without scaling, on a screen 1280 pixels wide
 MAX_QUEUED = 60  # photos of all visitors
-TIMEOUT_S = 55.0  # for a photo
+TIMEOUT_S = 55.0  # per photo
 
 TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
@@ -76,8 +76,8 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
 
     Args:
         workers: the processes that upscale the photos.
-        visitors: receives the visitors.
-        folder: an existing folder for the results; Gradio serves copies.
+        visitors: stores the visitors whose photos are being upscaled.
+        folder: an existing folder for the results; Gradio serves copies of them.
     """
     bar = gr.Progress()
 

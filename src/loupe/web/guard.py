@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_FILE_BYTES = 100 * 2**20  # of an upload
-MAX_FORM_BYTES = 10_000  # around the file of an upload
+MAX_FILE_BYTES = 100 * 2**20  # of an uploaded file
+MAX_FORM_BYTES = 10_000  # of the multipart form that contains the uploaded file, without the file
 MAX_BODY_BYTES = 100_000  # of other requests
 UPLOAD_TIMEOUT_S = 300.0
 UPLOAD_ROUTE = "/gradio_api/upload"
@@ -30,18 +30,20 @@ STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads 
 class OwnHosts:
     """The host names and addresses of this server in the URLs of its visitors.
 
-    A page of another site reaches this server through a name of that site (DNS rebinding), never through an address.
+    In a DNS rebinding attack, the Host header contains a name of the attacker's site, never an IP address. Therefore
+    addresses are accepted, and unknown names are refused.
 
     Args:
         listening: the address that the server listens on.
-        public: further names, such as that of a proxy. A proxy may replace the Host header by a name of this server.
+        public: further names, such as the name of a proxy. A proxy may replace the Host header by a name of
+            this server.
     """
 
     listening: str
     public: frozenset[str] = frozenset()
 
     def __contains__(self, host: object) -> bool:
-        """Whether the host part of a URL, with or without a port, is one of this server."""
+        """Return whether the host part of a URL, with or without a port, is a name or an address of this server."""
         name, machine = _parse_host(str(host)), socket.gethostname().lower()
         if name in ("localhost", machine, f"{machine}.local", self.listening, *self.public):
             return True
@@ -74,7 +76,7 @@ class DemoGuard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] == "websocket":  # Gradio uses none
+        if scope["type"] == "websocket":  # Gradio uses no websockets
             await send({"type": "websocket.close", "code": 1008})
             return
         path = scope["path"]
@@ -126,7 +128,7 @@ class DemoGuard:
             self._uploading_bytes -= size
 
     async def _serve_stream(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Serve a stream of events; end the work for a visitor who closes it."""
+        """Serve a stream of events; end the work for a visitor who closes the stream."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         session = query.get("session_hash", [scope["path"].rpartition("/")[2]])[0]
         gone = asyncio.Event()
@@ -151,6 +153,7 @@ class DemoGuard:
 async def _refuse(status: int, reason: str, send: "Send") -> None:
     content = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    headers.append((b"connection", b"close"))  # the body is not read, and it may be endless
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 

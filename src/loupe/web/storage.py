@@ -6,27 +6,27 @@ from pathlib import Path
 
 MAX_BYTES, MAX_FILES = 1_000_000_000, 3000
 LIFETIME_S = 600.0
-MIN_LIFETIME_S = 60.0  # a photo is being upscaled, or its result downloaded
+MIN_LIFETIME_S = 60.0  # newer files may be in use, to upscale a photo or to download a result
 
 
 def delete_old_files(folder: Path, before: float) -> None:
-    """Delete the files and the empty folders below a folder that were changed before a time."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+    """Delete the files and the empty folders below a folder that were last changed before a time."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder comes before the folder
         with suppress(OSError):  # a folder that is not empty, or a file that Gradio has moved
             if path.stat().st_mtime < before:
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
 def make_room(folder: Path, more_bytes: int) -> bool:
-    """Delete the oldest files until another one fits; returns False if the others are too new.
+    """Delete the oldest files until a new file fits; returns False if the remaining files are too new to delete.
 
     Args:
         folder: the folder.
-        more_bytes: the size of the file.
+        more_bytes: the size of the new file.
     """
     files = []
     for path in folder.rglob("*"):
-        with suppress(OSError):  # it was removed in the meantime
+        with suppress(OSError):  # the file was removed in the meantime
             if path.is_file():
                 files.append((path.stat().st_mtime, path.stat().st_size, path))
     files.sort(reverse=True)

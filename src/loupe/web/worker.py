@@ -1,4 +1,4 @@
-"""The worker process of the demo: upscales photos with the model of a name."""
+"""The worker process of the demo: upscales photos with a model that is given by its name."""
 
 import json
 import sys
