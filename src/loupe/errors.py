@@ -49,7 +49,7 @@ def mask_secrets(text: str, *urls: str) -> str:
 
 
 def mask_values(value: Any) -> Any:
-    """Return a copy of a value of JSON whose texts have no secrets."""
+    """Return a copy of a JSON value without the secrets in its texts."""
     if isinstance(value, str):
         return mask_secrets(value)
     if isinstance(value, dict):
