@@ -1,17 +1,104 @@
-"""The errors that a user can cause. The command line prints their message in one line, without a traceback."""
+"""The errors that a user can cause, and the masking of passwords in texts.
+
+The command line prints the message of such an error in one line, without a traceback.
+"""
+
+import re
+from typing import Any
+from urllib.parse import unquote
 
 LONGEST_DESCRIPTION = 300  # characters
+MASK = "***"
+SHORTEST_PART = 3  # characters of a secret's part that is masked outside of a URL
+
+# A password may contain `/`, `@` or `:`. Therefore it ends at the last `@` before a space, and too much is masked
+# rather than too little, such as the path in `http://host:5000/a@b`.
+_PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
+_TOKEN = re.compile(r"(?i)(\b(?:https?|s3a?|gc?s|oss)://)[^/?#:\s]+@")
+_ID_SCHEMES = re.compile(r"(?i)(.*\+)?(https?|s3a?|gc?s|oss)")  # their user name may be a token or the id of a key
+_FIELD = re.compile(
+    r"""(?ix)
+    (
+        (?: (?<![^\W_]) [\w.%-]{0,40} (?: passw | passphrase | pwd | secret | credential | token ) [\w.%-]{0,40}
+        |   [?&;\#] [^=&\s]{0,40} (?: pass | key | sig | cred | auth(?!or) ) [^=&\s]{0,40}
+        |   x-(?:amz|goog)-[\w-]+
+        )
+        =
+    )
+    (?: '[^']*' (?=\s|$) | "[^"]*" (?=\s|$) | [^&\s]*? (?= ['")\]>,;.]* (?: [&\s] | $ ) ) )
+    """
+)
+
+
+def mask_secrets(text: str, *urls: str) -> str:
+    """Replace the passwords, tokens and keys of URLs by MASK, for a text that is printed, logged or stored.
+
+    They are the part before `@`, and the values of query fields whose names mean a secret, such as `password`,
+    `token` or `X-Amz-Signature`. The user name of a database remains: `postgresql://loupe:***@host/studies`.
+
+    Args:
+        text: any text.
+        urls: URLs whose secrets are also masked outside of a URL. A library's message may quote a part of them.
+    """
+    for url in urls:
+        for part in _list_secret_parts(url):
+            text = text.replace(part, MASK)
+    if "@" in text:
+        text = _TOKEN.sub(rf"\1{MASK}@", _PASSWORD.sub(_mask_password, text))
+    return _FIELD.sub(_mask_field, text) if "=" in text else text
+
+
+def mask_values(value: Any) -> Any:
+    """Return a copy of a JSON value without the secrets in its texts."""
+    if isinstance(value, str):
+        return mask_secrets(value)
+    if isinstance(value, dict):
+        return {name: mask_values(part) for name, part in value.items()}
+    return [mask_values(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def is_masked(url: str) -> bool:
+    """Return whether a URL has lost its secrets in `mask_secrets`, so that it cannot be opened."""
+    return "://" in url and (f"{MASK}@" in url or f"={MASK}" in url)
+
+
+def _mask_password(found: re.Match[str]) -> str:
+    scheme, separator, user, _ = found.groups()
+    has_user = "@" not in user and not _ID_SCHEMES.fullmatch(scheme or "")
+    return f"{scheme or ''}{separator}{f'{user}:' if has_user else ''}{MASK}@"
+
+
+def _mask_field(found: re.Match[str]) -> str:
+    return f"{found[1]}{MASK}"
+
+
+def _list_secret_parts(url: str) -> list[str]:
+    """Return the parts of a URL's secrets that a library's message may contain, longest first."""
+    secrets = [found[4][1:] for found in _PASSWORD.finditer(url)]
+    secrets += [found[0][len(found[1]) :].rstrip("@") for found in _TOKEN.finditer(url)]
+    secrets += [found[0][len(found[1]) :] for found in _FIELD.finditer(url)]
+    secrets += map(unquote, tuple(secrets))
+    parts = {part for secret in secrets for part in re.split(r"[/?#@:]", secret) if len(part) >= SHORTEST_PART}
+    return sorted({*secrets, *parts} - {"", MASK}, key=len, reverse=True)
 
 
 class LoupeError(Exception):
-    """A step failed: exit status 1."""
+    """A step failed: exit status 1. Secrets in the message are masked."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask_secrets(message))
 
 
 class UsageError(LoupeError):
     """The request is wrong, and nothing was started: exit status 2."""
 
 
-def describe_error(error: BaseException) -> str:
-    """Return the first line of a library's error message, or the class of the error if it has no message."""
-    text = str(error).strip() or type(error).__name__
+def describe_error(error: BaseException, *urls: str) -> str:
+    """Return the first line of a library's error message, or the class of the error if it has no message.
+
+    Args:
+        error: the error.
+        urls: as in `mask_secrets`.
+    """
+    text = mask_secrets(str(error).strip() or type(error).__name__, *urls)
     return text.splitlines()[0][:LONGEST_DESCRIPTION]

@@ -118,7 +118,7 @@ def check_fallback(capsys: pytest.CaptureFixture[str], seconds: float = 3.0) -> 
 def test_with_a_bad_server_the_bundled_network_is_used_after_one_line(
     bad_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check_fallback(capsys).startswith("tracking: http://user:***@127.0.0.1:")
+    assert check_fallback(capsys).startswith("tracking: http://***@127.0.0.1:")
 
 
 @pytest.mark.parametrize("bad_server", ["nothing", "list"], indirect=True)

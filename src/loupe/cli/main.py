@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import traceback
-from types import TracebackType
 from typing import NoReturn
 
 from loupe import __version__
@@ -24,8 +23,7 @@ from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams
 from loupe.config import STEPS, list_fields, parse_settings
-from loupe.config.masking import mask_secrets
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, describe_error, mask_secrets
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
@@ -51,7 +49,6 @@ def entry(step: str | None = None) -> NoReturn:
     atexit.register(gc.freeze)
     open_streams()
     filter_native_logs()
-    sys.excepthook = _print_traceback
     sys.exit(main() if step is None else run_step(step))
 
 
@@ -186,13 +183,14 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
         return text, 1
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # libraries quote parts of it
     database_error = _find_database_error(error)
     if database_error is not None:
-        return f"tracking: the store cannot be used: {' '.join(str(database_error).split())}", 1
+        return f"tracking: the store cannot be used: {' '.join(mask_secrets(str(database_error), uri).split())}", 1
     if type(error).__module__.partition(".")[0] in LIBRARIES_WITH_USER_ERRORS:
-        return text.splitlines()[0], 1
+        return describe_error(error, uri), 1
     if _was_raised_by_store(error):
-        return f"tracking: the store cannot be used: {type(error).__name__}: {text.splitlines()[0]}", 1
+        return f"tracking: the store cannot be used: {type(error).__name__}: {describe_error(error, uri)}", 1
     raise error
 
 
@@ -213,10 +211,6 @@ def _was_raised_by_store(error: Exception) -> bool:
     """
     frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)
-
-
-def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    print(mask_secrets("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _fail(program: str, text: str, status: int) -> int:

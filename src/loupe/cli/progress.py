@@ -5,7 +5,7 @@ import unicodedata
 from types import TracebackType
 from typing import Self
 
-from loupe.config.masking import mask_secrets
+from loupe.errors import mask_secrets
 
 # Unicode categories that change the output of a terminal or are invisible: control characters, format
 # characters such as right-to-left overrides, lone surrogates (bytes of file names that are not text), and separators
@@ -24,7 +24,7 @@ def escape_control_characters(text: str) -> str:
 
 
 def print_line(text: str, quiet: bool) -> None:
-    """Print a line, unless quiet."""
+    """Print a line with masked secrets, unless quiet."""
     if not quiet:
         print(escape_control_characters(mask_secrets(text)), flush=True)
 
@@ -36,7 +36,7 @@ def print_lines(text: str, quiet: bool) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print one line to standard error; line breaks in the text become spaces."""
+    """Print one line with masked secrets to standard error; line breaks in the text become spaces."""
     print(escape_control_characters(mask_secrets(" ".join(text.split()))), file=sys.stderr, flush=True)
 
 

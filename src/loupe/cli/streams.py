@@ -7,12 +7,15 @@ import sys
 from typing import Any
 
 from loupe.cli.progress import print_error
+from loupe.errors import mask_secrets
 
 DESCRIPTORS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
 def open_streams() -> None:
-    """Replace standard output and standard error by streams whose errors do not end the step.
+    """Replace standard output and standard error by streams that mask secrets, and whose errors do not end the step.
+
+    The streams also mask the tracebacks and the messages of libraries, which do not use `progress`.
 
     After its first error, a stream discards its output. The error of a pipe whose reader has ended is not
     reported. A closed stream becomes `/dev/null`. Otherwise, the next opened file would get the number of the stream,
@@ -32,10 +35,16 @@ def open_streams() -> None:
 def _wrap(name: str, old: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _TolerantFile(os.dup(DESCRIPTORS[name]), "w", closefd=False)
     raw.title = {"stdout": "standard output"}.get(name, "")
-    return io.TextIOWrapper(
+    return _MaskingStream(
         io.BufferedWriter(raw), old.encoding, "backslashreplace", line_buffering=old.line_buffering,
         write_through=old.write_through,
     )  # fmt: skip
+
+
+class _MaskingStream(io.TextIOWrapper):
+    def write(self, text: str, /) -> int:
+        super().write(mask_secrets(text))
+        return len(text)
 
 
 class _TolerantFile(io.FileIO):

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from loupe.config.fields import Text, field, format_value, is_true
-from loupe.config.masking import mask_secrets
-from loupe.errors import UsageError
+from loupe.errors import UsageError, mask_secrets
 
 GIVEN = object()  # in DEPENDS: any value except none
 
@@ -72,9 +71,9 @@ class Settings(BaseModel):
         }
 
     def to_texts(self) -> dict[str, str]:
-        """Return the fields as texts without secrets, `quiet` and fields without effect: the params of a run."""
+        """Return the fields as texts for params of runs and for files: without secrets, `quiet` and unused fields."""
         dropped = {"quiet", *self.list_unused_fields()}
-        return {name: mask_secrets(format_value(value)) for name, value in self if name not in dropped}
+        return {name: _to_text(value) for name, value in self if name not in dropped}
 
     def select(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the values of some fields."""
@@ -118,6 +117,12 @@ def list_choices(annotation: Any) -> tuple[Any, ...]:
     if getattr(annotation, "__origin__", None) is Literal:
         return get_args(annotation)
     return tuple(choice for part in get_args(annotation) for choice in list_choices(part))
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, tuple) and value:
+        return ",".join(map(_to_text, value))  # the end of a secret may be unclear in a list of URLs
+    return mask_secrets(format_value(value))
 
 
 def _is_met(found: Any, value: Any) -> bool:

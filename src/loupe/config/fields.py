@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from loupe.errors import mask_secrets
+
 LARGEST_SCALE = 8
 LARGEST_LABEL_SIDE = 4096  # pixels
 LONGEST_QUOTE = 200  # characters of a refused value in an error
@@ -47,7 +49,7 @@ def format_value(value: Any) -> str:
 def quote_value(value: Any) -> str:
     """Return a refused value for an error message: in quotes and at most LONGEST_QUOTE characters long."""
     try:
-        text = format_value(value)
+        text = mask_secrets(format_value(value))  # before the cut, which may remove the end of a URL
     except ValueError:  # Python does not convert integers of more than 4300 digits
         text = "a number of thousands of digits"
     return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")

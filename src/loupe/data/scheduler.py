@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, describe_error
 
 
 @contextmanager
@@ -28,7 +28,8 @@ def connect(address: str) -> Iterator[Any]:
         client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"scheduler: must be the address of a running Dask scheduler, got {address!r} ({error})"
+            f"scheduler: must be the address of a running Dask scheduler, got {address!r} "
+            f"({describe_error(error, address)})"
         ) from None
     with client:
         try:

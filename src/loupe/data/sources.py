@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,10 @@ MAX_NAME_BYTES = 160  # the maximum length of the names of the sources in a fold
 class SourcePhoto:
     """One file of a source."""
 
-    source: str  # as the user named it
+    source: str = field(repr=False)  # as the user named it, with the password of a URL
     path: str  # in the source, with / between folders
     category: str  # the top-level folder of the path; "" if there is none
-    file: str  # path or URL of the file or of its tar
+    file: str = field(repr=False)  # path or URL of the file or of its tar
     offset: int = 0  # of the content in the file, in bytes
     size: int | None = None  # of the content, in bytes; None reads to the end of the file
     sha256: str = ""  # of the content; "" if it cannot be read
@@ -100,7 +100,8 @@ def list_photos(
 
 def name_sources(sources: tuple[str, ...]) -> str:
     """Return a name of the sources for folders and runs, such as `sample` or `caltech256-subset+sample`."""
-    names = [Path(source).stem if os.path.exists(source) or storage.is_url(source) else source for source in sources]
+    shown = [storage.remove_secrets(source) if storage.is_url(source) else source for source in sources]
+    names = [Path(source).stem if os.path.exists(source) or storage.is_url(source) else source for source in shown]
     plain = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")
     return plain.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "photos"
 

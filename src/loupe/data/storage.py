@@ -3,15 +3,17 @@
 A location is the path of a folder or file, or a URL such as `s3://bucket/prefix`, which fsspec opens.
 """
 
+import hashlib
 import os
 import posixpath
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, describe_error, is_masked, mask_secrets
 from loupe.imaging.atomic import write_atomically
 
 # An unreachable store is reported within seconds. s3fs itself repeats requests that may succeed later.
@@ -38,9 +40,26 @@ def get_local_folder(location: str) -> Path:
     """Return the local folder with the files of a location: the folder itself, or the copy of a URL in the cache."""
     if not is_url(location):
         return Path(location)
-    protocol, _, path = location.partition("://")
-    cache = Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser()
-    return cache / protocol / posixpath.normpath(f"/{path}").lstrip("/")
+    shown = remove_secrets(location)
+    protocol, _, path = shown.partition("://")
+    folder = Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser() / protocol
+    if shown != location:  # URLs that differ only in the removed parts may be different places
+        folder /= hashlib.sha256(location.encode()).hexdigest()[:8]
+    return folder / posixpath.normpath(f"/{path}").lstrip("/")
+
+
+def remove_secrets(url: str) -> str:
+    """Return a URL without user, password, query and fragment, for names of files and runs."""
+    return re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", mask_secrets(url))
+
+
+def refuse_masked(url: str, field: str) -> None:
+    """Raise UsageError if the secrets of a URL are masked, as in the settings of a run."""
+    if is_masked(url):
+        raise UsageError(
+            f"{field}: must have its password or token, which runs and datasets do not store, got {url!r}; give the "
+            "full URL, or set data_dir to the folder that contains the dataset"
+        )
 
 
 def exists(location: str, name: str, field: str = "data_dir") -> bool:
@@ -116,16 +135,17 @@ class _MissingError(LoupeError):
 @contextmanager
 def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
     """Yield the fsspec file system of a URL and the path in it; errors in the block become one-line errors."""
+    refuse_masked(url, field)
     try:
         import fsspec
 
         yield fsspec.url_to_fs(url, **OPTIONS.get(url.partition("://")[0], {}))
     except FileNotFoundError as error:
-        raise _MissingError(f"{field}: {url!r}: {error}") from None
+        raise _MissingError(f"{field}: {url!r}: {describe_error(error, url)}") from None
     except ImportError as error:
-        raise UsageError(f"{field}: {url!r} needs another package: {error}") from None
+        raise UsageError(f"{field}: {url!r} needs another package: {describe_error(error, url)}") from None
     except ValueError as error:
-        raise UsageError(f"{field}: {url!r}: {error}") from None
+        raise UsageError(f"{field}: {url!r}: {describe_error(error, url)}") from None
     except Exception as error:  # every file system has its own exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(mask_secrets(str(error), url).split()) or type(error).__name__
         raise LoupeError(f"{field}: {url!r}: {reason}") from None

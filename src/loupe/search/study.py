@@ -19,8 +19,7 @@ import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from loupe.config.masking import mask_secrets
-from loupe.errors import UsageError
+from loupe.errors import UsageError, mask_secrets
 from loupe.search import sampling
 from loupe.search.sweep_file import Params, SweepFile
 
@@ -76,7 +75,6 @@ class SweepStudy:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def _check_space(self, space: str) -> None:
-        space = mask_secrets(space)
         existing = self.optuna_study.user_attrs.get(SPACE_TAG)
         if existing is None and not self._list_trials():
             self.optuna_study.set_user_attr(SPACE_TAG, space)

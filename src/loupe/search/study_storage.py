@@ -14,8 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from loupe.config.masking import mask_secrets
-from loupe.errors import UsageError
+from loupe.errors import UsageError, describe_error
 
 WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time
 LOCK_TIMEOUT_S = 60.0  # how long to wait for a SQLite database that another worker has locked
@@ -50,8 +49,7 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
     except UsageError:
         raise
     except Exception as error:  # each database driver has its own exceptions
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(mask_secrets(f"storage: {location!r} cannot be opened: {reason}")) from None
+        raise UsageError(f"storage: {location!r} cannot be opened: {describe_error(error, location)}") from None
 
 
 def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T:

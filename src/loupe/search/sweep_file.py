@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from loupe.config import parse_settings
 from loupe.config.fields import format_value, quote_value
 from loupe.config.training import NETWORKS, OPTIMIZERS, Train, build_train_class
+from loupe.errors import mask_values
 from loupe.report.claims import Claim
 
 Params = dict[str, Any]  # a value per key of [search]: one point of the search space
@@ -232,7 +233,7 @@ class SweepFile(BaseModel):
         """
         study = self.study.model_dump(include={"direction", "metric", "sampler", "pruner", "tune"}, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
-        return json.dumps([study, self.train | {"dataset": digest}, search], sort_keys=True)
+        return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)
 
 
 def parse_condition(key: str) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from loupe.config.fields import format_value, quote_value
 from loupe.config.steps import Sweep
 from loupe.config.training import NETWORKS, OPTIMIZERS, GradientTrain
-from loupe.errors import UsageError
+from loupe.errors import UsageError, mask_secrets
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Range, SweepFile, parse_condition, parse_field
 
 MAX_FILE_BYTES = 2**20
@@ -93,7 +93,9 @@ def _check_keys(sweep: SweepFile) -> None:
         if isinstance(values, list) and (
             not values or len(set(map(format_value, sweep.list_choices(key)))) < len(values)
         ):
-            raise UsageError(f"search.{key}: must be a list of different values, got {str(values)[:200]}")
+            raise UsageError(
+                f"search.{key}: must be a list of different values, got {mask_secrets(str(values))[:200]}"
+            )
         if isinstance(values, Range) and sweep.is_grid:
             raise UsageError(f"search.{key}: must be a list of values with sampler=grid, got a range")
         if parse_field(key) in EXECUTION_FIELDS:

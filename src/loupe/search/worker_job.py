@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 MAX_STDERR_LINES = 40  # of standard error in the message about a failed worker: enough for Keras's traceback
@@ -12,7 +12,7 @@ MAX_STDERR_LINES = 40  # of standard error in the message about a failed worker:
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """Everything that a worker process needs.
+    """Everything that a worker process needs. Its URLs contain passwords, so `repr`, which Dask logs, omits them.
 
     Args:
         sweep: the checked sweep file, as JSON.
@@ -31,15 +31,15 @@ class WorkerJob:
         fresh: also train trials whose results are in the store.
     """
 
-    sweep: dict[str, Any]
-    storage: str
-    tracking_uri: str
+    sweep: dict[str, Any] = field(repr=False)
+    storage: str = field(repr=False)
+    tracking_uri: str = field(repr=False)
     experiment_id: str
     parent: str
-    dataset: str
+    dataset: str = field(repr=False)
     digest: str
-    source: dict[str, Any]
-    data_dir: str
+    source: dict[str, Any] = field(repr=False)
+    data_dir: str = field(repr=False)
     threads: int
     max_trials: int
     deadline: float | None

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line
 from loupe.config import parse_settings
-from loupe.config.masking import mask_secrets
 from loupe.config.steps import Sweep
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, is_masked, mask_secrets
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -49,7 +48,7 @@ def run(settings: Sweep) -> str | None:
     study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, "")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
-        records.log_file(Path(settings.sweep))
+        records.log_text(Path(settings.sweep).read_text(encoding="utf-8"), Path(settings.sweep).name)
         records.log_dataset(dataset, "training")
         study.parent = run_id
         _adopt_trials(sweep, dataset.digest, run_id)
@@ -203,7 +202,10 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
 
     for run_id in kept:
         run = runs.get_run(run_id, "run")
-        given = parse_settings("train", runs.read_settings(run) | {"quiet": True})
+        texts = runs.read_settings(run)
+        full = {"data_dir": settings.data_dir, "dataset": dataset.location}  # a masked URL cannot be opened
+        texts |= {name: text for name, text in full.items() if is_masked(texts[name])}
+        given = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
             if run_id == best:  # the result was reused from another sweep, which has deleted the model
                 best = train.run(given).run_id
@@ -220,6 +222,8 @@ def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: s
             training_runs.log_ridge(weights, given)
             records.log_tags({trials.SCORED_TAG: "true"})
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
+    if is_masked(mask_secrets(dataset.location)):
+        shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
     print_line(str(registered), settings.quiet)
     return best

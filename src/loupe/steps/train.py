@@ -9,7 +9,7 @@ from loupe.cli.progress import print_line, print_lines
 from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.training import Train
-from loupe.errors import UsageError
+from loupe.errors import UsageError, mask_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +92,7 @@ def load_resumed_settings(settings: Train) -> Train:
         UsageError: the run is not a train run, has finished or is still running, or a given setting differs from the
             setting of the run.
     """
+    from loupe.data import storage
     from loupe.tracking import liveness, runs
 
     run_id = str(settings.resume)
@@ -104,9 +105,14 @@ def load_resumed_settings(settings: Train) -> Train:
         raise UsageError(f"resume: must be a run that has ended, got {run_id}, which is still running")
     old = runs.read_settings(run)
     given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
+    if not given.keys() & {"data_dir", "dataset"}:
+        for name in ("dataset", "data_dir"):
+            storage.refuse_masked(old.get(name, ""), name)
     for name in sorted(given.keys() - FREE_FIELDS):
         default = type(settings).model_fields[name].default
-        if given[name] not in (old.get(name), format_value(default)):
+        if mask_secrets(given[name]) == old.get(name):
+            old[name] = given[name]  # a URL with its password, which the run does not store
+        elif given[name] != format_value(default):
             raise UsageError(f"{name}: must be {old.get(name)} as in run {run_id}, got {given[name]}")
     kept = {name: value for name, value in old.items() if name not in FREE_FIELDS}
     return parse_settings("train", kept | {name: given[name] for name in FREE_FIELDS & given.keys()})

@@ -21,9 +21,8 @@ from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
 from loupe.cli.signals import defer_signals
-from loupe.config.masking import mask_values
 from loupe.config.steps import UNSENT_RUNS_FOLDER
-from loupe.errors import LoupeError, describe_error
+from loupe.errors import LoupeError, describe_error, mask_values
 from loupe.tracking import liveness
 from loupe.tracking.buffer import SUFFIX, RunBuffer, lock_buffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS, now

@@ -11,6 +11,7 @@ import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
+from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
@@ -77,6 +78,7 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
         signature=mlflow.models.ModelSignature(images, images),
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
         metadata=body,
+        tags=list_masked_tags(),
         step=NO_STEP,
     )
 

@@ -13,10 +13,10 @@ import numpy as np
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
-from loupe.config.masking import mask_values
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.storage import make_absolute
+from loupe.errors import mask_secrets, mask_values
 from loupe.tracking import delivery
 from loupe.tracking.record_handlers import now
 
@@ -63,9 +63,14 @@ def log_figure(figure: Any, name: str) -> None:
 
 
 def log_json(value: Any, name: str) -> None:
-    """Log a dict or list as a JSON file."""
+    """Log a dict or list as a JSON file with masked secrets."""
+    log_text(json.dumps(mask_values(value), indent=2, default=str), name)
+
+
+def log_text(text: str, name: str) -> None:
+    """Log a text file with masked secrets."""
     with _temporary_file(name) as (file, folder):
-        file.write_text(json.dumps(mask_values(value), indent=2, default=str), encoding="utf-8")
+        file.write_text(mask_secrets(text), encoding="utf-8")
         log_file(file, folder)
 
 
@@ -85,7 +90,8 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 def log_dataset(dataset: Dataset, context: str) -> None:
     """Log a prepared dataset with its digest as an input of the run."""
-    source = CodeDatasetSource({"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings})
+    tags = {"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings}
+    source = CodeDatasetSource(mask_values(tags))
     fields = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()
     body = {name: fields[name] for name in ("name", "digest", "source_type", "source")}
     log_record("input", body | {"context": context})

@@ -17,6 +17,7 @@ from loupe.cli.signals import defer_signals
 from loupe.config.fields import CHAMPION, format_value
 from loupe.errors import UsageError
 from loupe.tracking import logged_models, models, runs
+from loupe.tracking.context_tags import list_masked_tags
 from loupe.upscalers import bundled
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
@@ -133,6 +134,7 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
             signature=photo_model.make_signature(),
             pip_requirements=[f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "pillow")],
             metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
+            tags=list_masked_tags(),
         )
     return str(logged.model_uri)
 

@@ -6,6 +6,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
+from loupe.errors import mask_secrets
 from loupe.tracking import curves, runs, trials
 from loupe.tracking.store import create_store
 
@@ -57,7 +58,7 @@ def _make_row(run: Any, curve: list[tuple[int, float]]) -> dict[str, Any]:
             "code": tags.get(trials.CODE_TAG),
             "commit": tags.get("loupe.commit"),
         }
-        | {f"settings.{name}": text for name, text in texts.items()}
+        | {f"settings.{name}": mask_secrets(text) for name, text in texts.items()}
         | {f"metrics.{name}": value for name, value in run.data.metrics.items() if not name.startswith("system/")}
         | {"curve.step": [step for step, _ in curve], "curve.val/mae": [value for _, value in curve]}
     )

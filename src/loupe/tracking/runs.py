@@ -17,10 +17,10 @@ from mlflow.exceptions import MlflowException
 import loupe
 from loupe.cli.signals import defer_signals
 from loupe.config.base import Settings
-from loupe.config.masking import mask_secrets
 from loupe.config.steps import UNSENT_RUNS_FOLDER
-from loupe.errors import UsageError
+from loupe.errors import UsageError, mask_secrets
 from loupe.tracking import delivery, liveness, server
+from loupe.tracking.context_tags import list_masked_tags, mask_tags
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
 from loupe.tracking.store import check_store, create_store, set_experiment
 
@@ -46,7 +46,7 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     Yields:
         The run's id.
     """
-    is_joined = "MLFLOW_RUN_ID" in os.environ
+    is_joined, name = "MLFLOW_RUN_ID" in os.environ, mask_secrets(name)
     is_nested = mlflow.active_run() is not None
     if not is_nested:
         open_store(settings.quiet)
@@ -64,12 +64,13 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
-    """Return the initial tags of a run: step, settings, commit of the code, and process."""
+    """Return the initial tags of a run: step, settings, commit of the code, process, and masked tags of MLflow."""
     texts = settings.to_texts()
     tags = {
         "loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts), **liveness.process_tags()
     }  # fmt: skip
-    return tags | {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
+    tags |= {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
+    return tags | list_masked_tags()
 
 
 @contextmanager
@@ -93,8 +94,9 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
     try:
         with defer_signals():
             run_id = str(start().info.run_id)
-            logged = mlflow.get_run(run_id).data.params
-            mlflow.log_params({name: text for name, text in params.items() if name not in logged})
+            logged = mlflow.get_run(run_id).data
+            mlflow.log_params({name: text for name, text in params.items() if name not in logged.params})
+            mlflow.set_tags(mask_tags(logged.tags))  # `mlflow run` logs the URL of the project
             delivery.start_buffering(run_id, quiet)
         with liveness.heartbeats(run_id):
             yield run_id
@@ -217,9 +219,9 @@ def find_best_run(scale: str, smoke: bool) -> str:
         output_format="list",
     )
     if not found:
-        store = mask_secrets(mlflow.get_tracking_uri())
         raise UsageError(
-            f"run: must be a finished train run of scale {scale} in {store}, got none; `loupe train` makes one"
+            f"run: must be a finished train run of scale {scale} in {mlflow.get_tracking_uri()}, got none; "
+            "`loupe train` makes one"
         )
     return found[0].info.run_id
 

@@ -13,8 +13,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
-from loupe.config.masking import mask_secrets
-from loupe.errors import LoupeError
+from loupe.errors import LoupeError, mask_secrets
 from loupe.tracking.deadline import call_within
 
 T = TypeVar("T")

@@ -13,8 +13,7 @@ import requests
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
-from loupe.config.masking import mask_secrets
-from loupe.errors import LoupeError, UsageError, describe_error
+from loupe.errors import LoupeError, UsageError, describe_error, mask_secrets
 from loupe.imaging.atomic import publish
 from loupe.imaging.file_locks import lock_file
 from loupe.tracking.deadline import call_within
@@ -76,10 +75,12 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
         url.get_dialect().import_dbapi()
     except (ValueError, requests.RequestException, sqlalchemy.exc.ArgumentError) as error:
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: must be a valid URL, got {shown!r}: {describe_error(error)}"
+            f"MLFLOW_TRACKING_URI: must be a valid URL, got {shown!r}: {describe_error(error, uri)}"
         ) from None
     except ImportError as error:
-        raise UsageError(f"MLFLOW_TRACKING_URI: {shown!r} needs another package: {describe_error(error)}") from None
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI: {shown!r} needs another package: {describe_error(error, uri)}"
+        ) from None
     file = get_sqlite_file(uri)
     try:
         if file is not None:
@@ -95,7 +96,8 @@ def describe_failure(error: BaseException) -> str:
     """Return one line about an error of the store."""
     if isinstance(error, LoupeError):
         return str(error)
-    return mask_secrets(f"tracking: {mlflow.get_tracking_uri()} cannot be used: {describe_error(error)}")
+    uri = mlflow.get_tracking_uri()
+    return f"tracking: {mask_secrets(uri)} cannot be used: {describe_error(error, uri)}"
 
 
 def is_file() -> bool:
