@@ -67,7 +67,7 @@ def write_large_photos(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("luminance", "crop"),
-    [("rec601", "centre"), ("rec709", "fit"), ("relative", "random"), ("studio", "tiles"), ("relative", "tiles")],
+    [("rec601", "centre"), ("rec709", "fit"), ("relative", "random"), ("relative", "tiles")],
 )
 def test_preprocess_keeps_to_the_budget(luminance, crop, tmp_path):
     write_large_photos(tmp_path / "photos")
