@@ -1,9 +1,11 @@
 """Finds and deletes the models that a run has logged."""
 
+from contextlib import suppress
 from typing import Any
 
 import mlflow
 from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
 
 
 def find_model(run_id: str) -> Any:
@@ -27,7 +29,17 @@ def remove_artifact(artifact_uri: str, name: str) -> None:
 
 
 def _list_models(run_id: str) -> list[Any]:
-    """Return the models of a run that were not deleted; the outputs of a run also list deleted models."""
+    """Return the models of a run that were not deleted.
+
+    MLflow creates the models of uploaded runs in the current experiment, which can differ from that of the run. Only
+    the outputs of the run contain these models, but the outputs also contain deleted models.
+    """
     client = mlflow.MlflowClient()
-    experiment = client.get_run(run_id).info.experiment_id
-    return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}'"))
+    run = client.get_run(run_id)
+    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    models = {model.model_id: model for model in found}
+    for output in run.outputs.model_outputs if run.outputs else ():
+        if output.model_id not in models:
+            with suppress(MlflowException):  # the model was deleted
+                models[output.model_id] = client.get_logged_model(output.model_id)
+    return list(models.values())
