@@ -9,6 +9,7 @@ import pytest
 import skimage
 from jobs import list_runs, loupe, read_error
 from mlflow.tracking import fluent
+from mlflow.utils.file_utils import local_file_uri_to_path
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -35,7 +36,7 @@ activation = ["tanh"]
 @pytest.mark.parametrize("name", ["plain", WORST, *NAMES])
 def test_uris_of_a_path_name_the_path(name, tmp_path):
     from mlflow.store.db.utils import _make_parent_dirs_if_sqlite
-    from mlflow.utils.file_utils import local_file_uri_to_path, path_to_local_sqlite_uri
+    from mlflow.utils.file_utils import path_to_local_sqlite_uri
     from sqlalchemy import make_url
 
     file = tmp_path / name / "mlflow.db"
@@ -116,4 +117,4 @@ def check_folder(folder: Path, names: set[str]) -> None:
     shutil.copy(folder / "mlflow.db", folder.parent)  # whose path is a URI
     runs = list_runs(folder.parent)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert all(run.info.artifact_uri.startswith(folder.as_uri()) for run in runs)
+    assert all(Path(local_file_uri_to_path(run.info.artifact_uri)).is_relative_to(folder) for run in runs)
