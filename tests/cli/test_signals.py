@@ -156,5 +156,9 @@ def test_long_cleaning_up_is_not_interrupted():
 
 
 def test_a_step_that_runs_until_it_is_stopped_ends_without_an_error():
+    passed = []
     with signals.raise_on_signals(), signals.stop_at_signal():
+        passed.append("start")
         signal.raise_signal(signal.SIGTERM)
+        passed.append("after the signal")
+    assert passed == ["start"]

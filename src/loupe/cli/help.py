@@ -30,7 +30,7 @@ def step_help(step: str, positional: str | None, multiple: bool) -> str:
 
     Args:
         step: a key of STEPS.
-        positional: the field that can be set without a flag; None if there is no such field.
+        positional: the field that can be set without a flag; None if every field needs a flag.
         multiple: whether the positional field takes several values.
     """
     usage = f" [{positional}{' …' if multiple else ''}]" if positional else ""

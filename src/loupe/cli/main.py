@@ -195,7 +195,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
 
 
 def _find_database_error(error: BaseException | None) -> BaseException | None:
-    """Return the error of the database itself, such as a full disk; None if there is no such error.
+    """Return the error of the database itself, such as a full disk; None for other errors.
 
     SQLAlchemy and MLflow raise errors that also contain the SQL statement.
     """
