@@ -6,6 +6,7 @@ This module is imported before numpy, so that the child starts while the parent 
 
 import importlib
 import json
+import math
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,36 +59,44 @@ class Connection:
             except OSError:
                 raise EOFError from None
 
-    def receive(self, check: Callable[[], None] | None = None) -> tuple[Any, list[bytearray]]:
+    def receive(
+        self, timeout_s: float | None = None, check: Callable[[], None] | None = None
+    ) -> tuple[Any, list[bytearray]]:
         """Receive a message.
 
         Args:
+            timeout_s: the limit of the wait; None for no limit.
             check: called repeatedly during the wait; ends the wait by an error.
 
         Raises:
             EOFError: the other process has ended.
+            TimeoutError: the wait took longer than `timeout_s`.
         """
-        self.stream.settimeout(CHECK_INTERVAL_S if check else None)
-        (length,) = LENGTH.unpack(self._read(LENGTH.size, check))
-        value, lengths = json.loads(self._read(length, check))
-        return value, [self._read(length, check) for length in lengths]
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self.stream.settimeout(None if timeout_s is None and check is None else CHECK_INTERVAL_S)
 
-    def _read(self, length: int, check: Callable[[], None] | None) -> bytearray:
-        content = bytearray(length)
-        rest = memoryview(content)
-        while rest:
-            if check:
-                check()
-            try:
-                received = self.stream.recv_into(rest)
-            except TimeoutError:
-                continue
-            except OSError:
-                received = 0
-            if not received:
-                raise EOFError
-            rest = rest[received:]
-        return content
+        def read(length: int) -> bytearray:
+            content = bytearray(length)
+            rest = memoryview(content)
+            while rest:
+                if check:
+                    check()
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                try:
+                    received = self.stream.recv_into(rest)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    received = 0
+                if not received:
+                    raise EOFError
+                rest = rest[received:]
+            return content
+
+        (length,) = LENGTH.unpack(read(LENGTH.size))
+        value, lengths = json.loads(read(length))
+        return value, [read(length) for length in lengths]
 
 
 class ChildProcess:

@@ -64,6 +64,6 @@ def read_status_bytes(name: str) -> int:
 
 
 def return_freed_blocks(block_bytes: int) -> None:
-    """Return freed blocks from this size on to the system, so that they do not count against a later limit."""
+    """Return freed blocks of at least this size to the system, so that they do not count against a later limit."""
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, block_bytes)

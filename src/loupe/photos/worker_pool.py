@@ -206,5 +206,5 @@ class _Worker:
     def _receive(self, control: Control) -> dict[str, Any]:
         """Return the next message of the process; raises EOFError if it has ended."""
         assert self._child is not None
-        message: dict[str, Any] = self._child.connections[0].receive(control.check)[0]
+        message: dict[str, Any] = self._child.connections[0].receive(check=control.check)[0]
         return message

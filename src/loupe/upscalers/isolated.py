@@ -4,7 +4,6 @@ A network of a few hundred bytes can run forever, or allocate gigabytes. onnxrun
 """
 
 import queue
-import time
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +70,23 @@ class IsolatedOnnxUpscaler:
 
     def _receive(self, connection: Connection, timeout_s: float) -> tuple[Any, list[bytearray]]:
         """Receive an answer, or stop the process: the rest of the answer would be in the connection."""
-        deadline = time.monotonic() + timeout_s
 
         def check() -> None:
             if is_signalled():  # the main thread waits for this thread
                 raise PhotoError(f"model: {self._name!r} was stopped")
-            if time.monotonic() > deadline:
-                raise PhotoError(f"model: {self._name!r} takes too long")
 
         try:
-            answer, parts = connection.receive(check)
+            answer, parts = connection.receive(timeout_s, check)
+            if isinstance(answer, dict):
+                raise PhotoError(answer["error"])
+            return answer, parts
         except EOFError:
             raise self._describe_end() from None
-        except BaseException:
+        except BaseException as error:
             self._child.stop()
+            if isinstance(error, TimeoutError):
+                raise PhotoError(f"model: {self._name!r} takes too long") from None
             raise
-        if isinstance(answer, dict):
-            self._child.stop()
-            raise PhotoError(answer["error"])
-        return answer, parts
 
     def _describe_end(self) -> PhotoError:
         """Return the error for a process that has ended."""
