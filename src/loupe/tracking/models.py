@@ -53,7 +53,7 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        # the same layers without the optimizer, whose variables Keras would save, too
+        # This model has the same layers without the optimizer. Keras would also save the variables of the optimizer.
         keras.Model(model.inputs, model.outputs, name=model.name).save(file)
         records.log_record("model", geometry_tags(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
@@ -120,7 +120,7 @@ def find_model(name: str) -> ModelReference:
 
 
 def find_champion(scale: Fraction) -> ModelReference | None:
-    """Find the champion of a scale factor; None if there is none yet."""
+    """Find the champion of a scale factor; return None if there is no champion yet."""
     version = get_champion(scale)
     if version is None:
         return None
@@ -129,7 +129,7 @@ def find_champion(scale: Fraction) -> ModelReference | None:
 
 
 def get_champion(scale: Fraction) -> Any:
-    """Return the model version that is the champion of a scale factor; None if there is none yet."""
+    """Return the model version that is the champion of a scale factor; None if there is no champion yet."""
     if scale not in REGISTERED_NAMES:
         return None
     create_store()
@@ -144,7 +144,7 @@ def get_champion(scale: Fraction) -> Any:
 
 
 def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None:
-    """Download an artifact of a run to a folder; returns None if the run does not have it."""
+    """Download an artifact of a run to a folder; return None if the run does not have this artifact."""
     if run_id is None:
         return None
     parent = str(Path(name).parent)
@@ -155,7 +155,7 @@ def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None
 
 
 def download_keras_file(reference: ModelReference, folder: str) -> Path:
-    """Download the `.keras` file of a model to a folder; raises UsageError if the model has none."""
+    """Download the `.keras` file of a model to a folder; raise UsageError if the model has no such file."""
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
     except (MlflowException, OSError):

@@ -17,9 +17,9 @@ from loupe.errors import LoupeError, mask_secrets
 from loupe.tracking.deadline import call_within
 
 T = TypeVar("T")
-PROBE_TIMEOUT_S = 5.0  # for the request that checks whether the server is reachable
+PROBE_TIMEOUT_S = 5.0  # maximum time of the request that checks whether the server is reachable
 RETRY_INTERVAL_S = 1.0
-STARTUP_TIMEOUT_S = 10.0  # how long a step that starts waits for an unreachable server
+STARTUP_TIMEOUT_S = 10.0  # maximum time that a step waits for an unreachable server before it starts
 
 
 def is_server() -> bool:

@@ -21,7 +21,7 @@ from loupe.tracking.locations import get_sqlite_file, make_artifact_location, ma
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
-CHECK_TIMEOUT_S = 20.0  # in which a database must answer
+CHECK_TIMEOUT_S = 20.0  # a database must answer within this time
 
 
 def create_store() -> None:

@@ -26,7 +26,7 @@ CODE_TAG = "loupe.code"
 CONTINUED_TAG = "loupe.continued_by"
 STATE_TAG = "trial.state"
 SCORED_TAG = "loupe.scored"  # logged last: the run of a trial has its test scores, tables and figures
-CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses about this much training at most
+CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most about this time of training
 MAX_TRIALS = 100_000
 
 
@@ -68,7 +68,7 @@ class PeriodicCheckpoint:
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last saved one, or since the start."""
+        """Save this checkpoint if the last save, or the start, was at least CHECKPOINT_INTERVAL_S ago."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
@@ -81,7 +81,7 @@ class PeriodicCheckpoint:
 
 
 def find_finished(key: str) -> Any:
-    """Return the newest run of a complete trial with this key; None if there is none."""
+    """Return the newest run of a complete trial with this key; None if there is no such trial."""
     found = mlflow.search_runs(
         filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}'"
         f" and tags.`{STATE_TAG}` = 'COMPLETE'",
