@@ -4,22 +4,19 @@ A worker reserves the memory that a photo takes according to its header, and wai
 enough. A header can be wrong. Therefore the system limits the memory of a worker to the reservation during decoding.
 """
 
-import ctypes
 import resource
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.limits import read_status_bytes, return_freed_blocks, set_limit
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
 UNIT_BYTES = 16 * 10**6  # memory that one unit of the semaphore stands for
 PROCESS_BYTES = 150 * 10**6  # memory per worker that is not for photos, including its share of the step's own process
 SPARE_BYTES = 64 * 10**6  # memory for strips, libraries and threads in addition to a reservation
-M_MMAP_THRESHOLD = -3  # number of this parameter of glibc's mallopt
 LARGE_BLOCK_BYTES = 2**20
 
 # The workers share a semaphore, whose units stand for free memory. It is None in a process that is not a worker.
@@ -45,8 +42,7 @@ def use_locks(semaphore: Any, waiting_lock: Any) -> None:
     """Let this process reserve memory, and return the memory of photos to the system after use."""
     global _semaphore, _waiting_lock
     _semaphore, _waiting_lock = semaphore, waiting_lock
-    with suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+    return_freed_blocks(LARGE_BLOCK_BYTES)
 
 
 @contextmanager
@@ -60,7 +56,6 @@ def reserve() -> Iterator[Callable[[int], None]]:
     """
     budget = get_budget()
     units = 0
-    limits = resource.getrlimit(resource.RLIMIT_DATA)
 
     def release() -> None:
         nonlocal units
@@ -82,21 +77,10 @@ def reserve() -> Iterator[Callable[[int], None]]:
             while units < required_units:
                 _semaphore.acquire()
                 units += 1
-        _limit_memory(size, limits)
+        set_limit(resource.RLIMIT_DATA, read_status_bytes("VmData") + size + SPARE_BYTES)
 
     try:
         yield require
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, limits)
+        set_limit(resource.RLIMIT_DATA, None)
         release()
-
-
-def _limit_memory(size: int, limits: tuple[int, int]) -> None:
-    """Let this process allocate at most `size` + SPARE_BYTES more bytes than now."""
-    if sys.platform != "linux":  # other systems ignore the limit
-        return
-    resource.setrlimit(resource.RLIMIT_DATA, limits)
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    limit = int(fields[5]) * resource.getpagesize() + size + SPARE_BYTES
-    hard = limits[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

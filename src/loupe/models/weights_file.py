@@ -3,22 +3,16 @@
 The HDF5 library can crash or run forever on a damaged file. A small file can declare arrays that fill the memory.
 """
 
-import json
-import resource
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import loupe
+from loupe.imaging.child_process import ChildProcess, Connection
+from loupe.imaging.limits import limit_process
 
 WEIGHTS = "model.weights.h5"
-CHILD_CODE = (
-    "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.models.weights_file import main; main()"
-)
 CPU_LIMIT_S = 10
-TIMEOUT_S = 30  # limit for the elapsed time, in which the child process may also wait for a busy machine
+TIMEOUT_S = 30  # limit for the elapsed time, which is longer than the CPU time on a busy machine
 MAX_MEMORY_BYTES = 2**30
 MAX_OBJECTS = 20_000
 
@@ -29,29 +23,30 @@ def validate_weights(file: Path, count: int) -> None:
     Raises:
         ValueError: the weights are not valid.
     """
-    paths = [*sys.path, str(Path(loupe.__file__).parents[1])]
-    command = [sys.executable, "-I", "-S", "-c", CHILD_CODE, json.dumps(paths), json.dumps([str(file), count])]
+    child = ChildProcess("loupe.models.weights_file:serve", {"file": str(file), "count": count})
     try:
-        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"{WEIGHTS} must be readable within {TIMEOUT_S} s") from None
-    if child.returncode or child.stdout:
-        raise ValueError(child.stdout.decode(errors="replace").strip() or f"{WEIGHTS} must be a readable HDF5 file")
+        reason, _ = child.connections[0].receive(TIMEOUT_S)
+    except TimeoutError:
+        reason = f"{WEIGHTS} must be readable within {TIMEOUT_S} s"
+    except EOFError:
+        reason = f"{WEIGHTS} must be a readable HDF5 file"
+    finally:
+        child.stop()
+    if reason:
+        raise ValueError(reason)
 
 
-def main() -> None:
-    """Check the file that the last argument names; if the file is invalid, print the reason."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for kind, value in ((resource.RLIMIT_CPU, CPU_LIMIT_S), (resource.RLIMIT_DATA, MAX_MEMORY_BYTES)):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-    file, count = json.loads(sys.argv[2])
+def serve(connections: list[Connection], file: str, count: int) -> None:
+    """Check a file in the child process; send the reason for an invalid file, or an empty text."""
+    reason = ""
     try:
-        found = _count_weights(file)
+        with limit_process(MAX_MEMORY_BYTES, CPU_LIMIT_S):
+            found = _count_weights(file)
         if found != count:
-            raise ValueError(f"{WEIGHTS} must contain {count} weights, got {found}")
+            reason = f"{WEIGHTS} must contain {count} weights, got {found}"
     except Exception as error:  # h5py raises exceptions of many classes
-        print(str(error) or type(error).__name__)
+        reason = str(error) or type(error).__name__
+    connections[0].send(reason)
 
 
 def _count_weights(file: str) -> int:

@@ -48,8 +48,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
     running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
-    # `remaining` is the number of trials that may still start. Without a limit it is infinite, because a further trial
-    # starts for each trial that is lost to another worker.
+    # `remaining` is the number of trials that may still start. Without a limit it is infinite, because a further
+    # trial starts for each trial that is lost to another worker.
     remaining, crashes, last_check, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)

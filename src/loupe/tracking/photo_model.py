@@ -57,7 +57,7 @@ class PhotoModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Find the networks: one artifact per scale factor, with a name such as `3x2`."""
         files = {name.replace("x", "/"): str(path) for name, path in context.artifacts.items()}
-        self._workers = PhotoWorkers("loupe.photos.worker", {"files": files})
+        self._workers = PhotoWorkers("loupe.photos.worker:serve_files", {"files": files})
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would interpret type hints
         """Upscale photos.
@@ -71,7 +71,7 @@ class PhotoModel(PythonModel):
             Image files in base64, in the same order. In a server, the texts are empty: the guard sends the files.
 
         Raises:
-            RefusedError: a file is not a photo or too large, a parameter is out of range, or the time limit has passed.
+            RefusedError: a file is not a photo or too large, a parameter is out of range, or the time has passed.
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))
