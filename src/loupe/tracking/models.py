@@ -16,7 +16,7 @@ from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
-KERAS_FILE = "data/model.keras"  # where MLflow's Keras flavour saves the model
+KERAS_FILE = "data/model.keras"  # the path at which MLflow saves a Keras model
 ONNX_FILE = "onnx/model.onnx"
 PHOTO_MODEL = "loupe-photo"
 REGISTERED_NAMES = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
@@ -63,15 +63,14 @@ def log_model_metrics(points: list[dict[str, Any]]) -> None:
     """Link the final metrics of the run to its last logged model and to its dataset.
 
     Args:
-        points: the points of the learning curve; each has a step and metrics, including val/mae. [] if there is
-            no curve.
+        points: the points of the learning curve; each has a step and metrics, including val/mae. Without a curve, [].
     """
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
 
 
 def geometry_tags(geometry: Geometry) -> dict[str, str]:
-    """Return the properties that a caller of the model needs, as tags."""
+    """Return the geometry as tags, for callers of the model."""
     return {name: str(getattr(geometry, name)) for name in ("q", "p", "min_side", "halo", "luminance")}
 
 
@@ -82,7 +81,7 @@ def load_keras(reference: ModelReference) -> Any:
     TensorFlow graphs, which can write files.
 
     Raises:
-        UsageError: the file cannot be loaded, contains code, or its model does not take grey images.
+        UsageError: the file cannot be loaded, the file contains code, or the model does not take grey images.
     """
     from loupe.models import keras_file
 
@@ -93,7 +92,7 @@ def load_keras(reference: ModelReference) -> Any:
             return keras_file.load(download_keras_file(reference, folder))
     except UsageError:
         raise
-    except Exception as error:  # Keras raises any class for a damaged file
+    except Exception as error:  # Keras raises exceptions of any class for a damaged file
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the cause at the end of its message
         raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
 
@@ -112,7 +111,7 @@ def find_model(name: str) -> ModelReference:
         try:
             run_id = mlflow.models.get_model_info(name).run_id
             return ModelReference(f"{mlflow.get_run(run_id).info.run_name} ({name})", name, run_id)
-        except Exception as error:  # a damaged MLmodel raises any class
+        except Exception as error:  # a damaged MLmodel causes exceptions of any class
             raise UsageError(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
     if Path(name).is_file():
         return ModelReference(name, name)
@@ -137,7 +136,9 @@ def get_champion(scale: Fraction) -> Any:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED_NAMES[scale], CHAMPION)
     except UnsupportedModelRegistryStoreURIException:
         raise
-    except MlflowException as error:  # an unreachable server is not a missing champion
+    except (
+        MlflowException
+    ) as error:  # other codes, such as those of an unreachable server, do not mean a missing champion
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None

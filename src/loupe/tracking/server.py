@@ -73,7 +73,7 @@ def check_reachable() -> None:
 
 
 def wait_until_reachable() -> None:
-    """Wait for the server up to STARTUP_TIMEOUT_S; raises LoupeError if it stays unreachable."""
+    """Wait for the server up to STARTUP_TIMEOUT_S; raise LoupeError if the server stays unreachable."""
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while not is_reachable():
         if time.monotonic() > deadline:
@@ -104,7 +104,7 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
 
 @contextmanager
 def limit_requests(retries: int, seconds: float | None = None) -> Iterator[None]:
-    """Limit how often MLflow repeats a failed request, and how long it waits for an answer (by default, minutes).
+    """Limit how often MLflow repeats a failed request, and how long MLflow waits for an answer (minutes by default).
 
     A smaller value that the user set in the environment is kept.
 
@@ -113,12 +113,12 @@ def limit_requests(retries: int, seconds: float | None = None) -> Iterator[None]
         seconds: the limit for an answer; None keeps MLflow's limit.
     """
     limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: retries, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
-    before = {variable: variable.get_raw() for variable in limits}
+    previous = {variable: variable.get_raw() for variable in limits}
     for variable, limit in limits.items():
         if limit is not None:
             variable.set(min(math.ceil(limit), variable.get()))
     try:
         yield
     finally:
-        for variable, text in before.items():
+        for variable, text in previous.items():
             os.environ.pop(variable.name, None) if text is None else os.environ.update({variable.name: text})
