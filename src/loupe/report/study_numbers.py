@@ -72,7 +72,7 @@ def make_study_table(table: pd.DataFrame, best: pd.Series | None, study_run: pd.
 def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
     """Find the run of the best perceptron that was trained on crops at any offset and scored on patches.
 
-    The result is None if there is no such run.
+    The result is None without such a run.
 
     The photos of the study were compressed twice with JPEG quality 75. Runs on a dataset with `recompress=75`, which
     is not the dataset of the report, therefore take precedence.

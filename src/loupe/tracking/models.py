@@ -119,7 +119,7 @@ def find_model(name: str) -> ModelReference:
 
 
 def find_champion(scale: Fraction) -> ModelReference | None:
-    """Find the champion of a scale factor; return None if there is no champion yet."""
+    """Find the champion of a scale factor; return None without a champion."""
     version = get_champion(scale)
     if version is None:
         return None
@@ -128,7 +128,7 @@ def find_champion(scale: Fraction) -> ModelReference | None:
 
 
 def get_champion(scale: Fraction) -> Any:
-    """Return the model version that is the champion of a scale factor; None if there is no champion yet."""
+    """Return the model version that is the champion of a scale factor; None without a champion."""
     if scale not in REGISTERED_NAMES:
         return None
     create_store()

@@ -91,7 +91,7 @@ def has_store() -> bool:
 
 
 class ChampionLoader:
-    """Loads the champion of a scale factor, or the bundled network if there is no champion.
+    """Loads the champion of a scale factor; without a champion, the bundled network.
 
     If the store cannot be used, the loader prints one line and does not use the store again.
 
@@ -176,7 +176,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             seconds = FILE_LOOKUP_TIMEOUT_S if store.is_file() else LOOKUP_TIMEOUT_S
-            with server.limit_requests(0, LOOKUP_TIMEOUT_S):
+            with server.limit_requests(LOOKUP_TIMEOUT_S):
                 found = call_within(seconds, download)
         except UsageError as error:
             if str(error).startswith("model:"):

@@ -81,7 +81,7 @@ class PeriodicCheckpoint:
 
 
 def find_finished(key: str) -> Any:
-    """Return the newest run of a complete trial with this key; None if there is no such trial."""
+    """Return the newest run of a complete trial with this key; None without such a trial."""
     found = mlflow.search_runs(
         filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}'"
         f" and tags.`{STATE_TAG}` = 'COMPLETE'",

@@ -35,7 +35,7 @@ class OwnHosts:
 
     Args:
         listening: the address that the server listens on.
-        public: further names, such as the name of a proxy in front of this server.
+        public: further names, such as the name of a proxy that forwards requests to this server.
     """
 
     listening: str
