@@ -159,8 +159,8 @@ def test_a_webp_is_encoded_with_less_memory_if_the_budget_requires_it(work):
 @pytest.mark.slow
 def test_a_webp_of_108_megapixels_stays_within_the_budget(work):
     Image.effect_noise((8000, 6000), 90).convert("RGB").save(work / "photo.jpg")
-    command = [sys.executable, "-m", "loupe", "upscale", "photo.jpg", "--format=webp", "--model=tiny", "--memory=2000"]
-    done = measure_command([*command, "--out=large"], work, build_env(), timeout_s=300)
+    command = [sys.executable, "-m", "loupe", "upscale", "photo.jpg", "--format=webp", "--model=tiny"]
+    done = measure_command([*command, "--out=large", "--memory=2000"], work, build_env(), timeout_s=300)
     assert done.status == 0, done.stderr
     assert done.peak_mb < 2000 + OVERHEAD_MB
 
