@@ -18,6 +18,7 @@ LARGEST_LABEL_SIDE = 4096  # in pixels
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
+BUNDLED_SIZES = ("tiny", "small", "base", "large")
 
 
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:

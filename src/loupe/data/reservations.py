@@ -66,9 +66,7 @@ def reserve() -> Iterator[Callable[[int], None]]:
     def require(size: int) -> None:
         nonlocal units
         if size > budget:
-            raise PhotoError(
-                f"memory: must be at least {-(-size // 10**6)} MB for this photo, got {budget // 10**6} MB"
-            )
+            raise PhotoError(f"memory: must be at most {budget // 10**6} MB per photo, got {-(-size // 10**6)} MB")
         required_units = -(-size // UNIT_BYTES)
         if _semaphore is None or required_units <= units:
             return
