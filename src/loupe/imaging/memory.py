@@ -26,7 +26,7 @@ class MemoryBudget:
     """
 
     def __init__(self, total: int) -> None:
-        self._total = total
+        self.total = total
         self._used = 0
         self._changed = threading.Condition()
 
@@ -44,13 +44,12 @@ class MemoryBudget:
 
         def require(count: int, purpose: str) -> None:
             nonlocal reserved
-            if count > self._total:
+            if count > self.total:
                 needed = -(-count // MEGABYTE)
-                raise PhotoError(
-                    f"memory: must be at least {needed} MB for {purpose}, got {self._total // MEGABYTE} MB"
-                )
+                got = f"got {self.total // MEGABYTE} MB; --memory {needed} allows it"
+                raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, {got}")
             with self._changed:
-                self._changed.wait_for(lambda: count <= reserved or self._used - reserved + count <= self._total)
+                self._changed.wait_for(lambda: count <= reserved or self._used - reserved + count <= self.total)
                 self._used += count - reserved
                 reserved = count
                 self._changed.notify_all()
