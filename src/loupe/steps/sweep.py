@@ -36,10 +36,9 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         print_line(_dashboard_command(location), settings.quiet)
         return None
-    cores = worker_pool.count_cores(
-        settings.scheduler
-    )  # fails before the sweep writes files if there is no scheduler
-    workers, total = settings.workers or cores, sweep.count_trials()
+    # fails before the sweep writes files if there is no scheduler
+    default_workers = worker_pool.count_workers(settings.scheduler, sweep)
+    workers, total = settings.workers or default_workers, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
     print_line(f"sweep {sweep.name}: {points} points, {total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)
