@@ -175,7 +175,7 @@ def test_too_many_large_photos_are_refused(workers, large, monkeypatch):
 
 
 def test_networks_that_cannot_be_loaded_are_an_error_at_the_start():
-    workers = PhotoWorkers("loupe.web.worker", {"model": "nothing.onnx"})
+    workers = PhotoWorkers("loupe.web.worker", {"model": "nothing.onnx", "device": "auto"})
     with pytest.raises(UsageError, match="model: must be "):
         workers.start()
     workers.close()

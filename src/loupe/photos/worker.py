@@ -3,8 +3,9 @@
 Decoders and encoders cannot be interrupted, and some need much memory for a small file. The server kills the process
 when a photo takes too long, and the system refuses memory beyond a limit.
 
-The protocol: a JSON object per line. The process first prints `{"ready": true}` or `{"failed": reason}`. For each
-request it prints `{"progress": fraction}` several times, then the answer.
+The protocol: a JSON object per line. The process first prints `{"ready": device, "fallbacks": lines}`, where each
+line says why a network does not run on the requested device, or `{"failed": reason}`. For each request it prints
+`{"progress": fraction}` several times, then the answer.
 """
 
 import json
@@ -106,8 +107,9 @@ def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large:
     os.dup2(2, 1)  # text that libraries print does not mix with the answers
     warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
     try:
-        networks = load_networks()
-        networks.check()
+        networks, fallbacks = load_networks(), list[str]()
+        networks.report_fallback = fallbacks.append
+        device = networks.check()
     except LoupeError as error:
         _print(answers, {"failed": str(error)})
         return
@@ -116,7 +118,7 @@ def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large:
     limit_memory(max_bytes)
     lines: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read_lines, args=[sys.stdin, lines], daemon=True).start()
-    _print(answers, {"ready": True})
+    _print(answers, {"ready": device, "fallbacks": fallbacks})
     started_bytes = _read_status_bytes("VmHWM")
     while True:
         request = PhotoRequest(**json.loads(lines.get()))

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import loupe
+from loupe.cli.progress import print_error_once
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
@@ -83,12 +84,17 @@ class PhotoWorkers:
         )
         self._waiting = threading.Semaphore(MAX_WAITING)
 
-    def start(self) -> None:
-        """Start both processes and wait until they are ready; raises UsageError if the networks cannot be loaded."""
+    def start(self) -> str:
+        """Start both processes, wait until they are ready, and return the device of the networks; see `LoadedModel`.
+
+        Raises:
+            UsageError: the networks cannot be loaded.
+        """
         for worker in (self._small, self._large):
             worker.start()
         for worker in (self._small, self._large):
             worker.wait_until_ready(Control(START_TIMEOUT_S))
+        return self._large.device
 
     def upscale(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None] = lambda _: None
@@ -144,6 +150,7 @@ class _Worker:
         self._process: subprocess.Popen[str] | None = None
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._ready = False
+        self.device = ""  # that runs the networks
 
     @contextmanager
     def use(self, control: Control) -> Iterator[None]:
@@ -171,7 +178,10 @@ class _Worker:
             if message is None or "failed" in message:
                 self.kill()
                 raise UsageError((message or {}).get("failed", "model: the process that loads it has ended"))
-            self._ready = "ready" in message
+            if "ready" in message:
+                for line in message["fallbacks"]:
+                    print_error_once(line)
+                self.device, self._ready = message["ready"], True
 
     def upscale(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None], timeout_s: float | None = None

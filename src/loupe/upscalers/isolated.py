@@ -25,6 +25,7 @@ from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.threads import count_cores
 from loupe.upscalers.geometry import Geometry
+from loupe.upscalers.onnx import CPU
 
 # Options -I and -S: neither the working directory nor the environment adds modules. Python starts 20 ms faster.
 START = (
@@ -44,23 +45,27 @@ MAX_TEXT_BYTES = 10_000
 class IsolatedOnnxUpscaler:
     """An ONNX network of any origin as an upscaling model; see `OnnxUpscaler`.
 
-    Several threads can call the model at the same time. The results are the same as with `OnnxUpscaler`.
+    Several threads can call the model at the same time. The results, `device` and `fallback` are the same as with
+    `OnnxUpscaler`.
 
     Args:
         file: the ONNX file. Calls do not read the file.
         threads: as in `OnnxUpscaler`.
+        device: as in `OnnxUpscaler`. With `auto`, the network runs on the CPU, because the limits do not cover the
+            memory of another device.
 
     Raises:
         UsageError: as in `OnnxUpscaler`, or Loupe does not export such a network, or loading it takes too much
             memory or time. Calling the model raises PhotoError if the call takes too much.
     """
 
-    def __init__(self, file: Path, threads: int = 1) -> None:
+    def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
         self._name = str(file)
         self._free: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
         pairs = [socket.socketpair() for _ in range(min(count_cores(), MAX_CONNECTIONS))]
         numbers = [theirs.fileno() for _, theirs in pairs]
-        request = {"file": self._name, "threads": threads, "sockets": numbers}
+        device = CPU if device == "auto" else device
+        request = {"file": self._name, "threads": threads, "device": device, "sockets": numbers}
         paths = [*sys.path, str(Path(loupe.__file__).parents[1])]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", START, json.dumps(paths), json.dumps(request)],
@@ -71,7 +76,9 @@ class IsolatedOnnxUpscaler:
         for _, theirs in pairs:
             theirs.close()
         try:
-            self.geometry = Geometry.from_name(self._read_text(pairs[0][0], time.monotonic() + LOADING_TIMEOUT_S))
+            loaded = json.loads(self._read_text(pairs[0][0], time.monotonic() + LOADING_TIMEOUT_S))
+            self.geometry = Geometry.from_name(loaded["geometry"])
+            self.device, self.fallback = loaded["device"], loaded["fallback"]
         except PhotoError as error:
             self._stop()
             raise UsageError(str(error)) from None

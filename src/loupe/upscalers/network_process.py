@@ -1,8 +1,8 @@
 """The program of the child process that runs a network for `isolated`.
 
-The program sends the name of the network's geometry over the first connection. Then it answers requests on all
-connections. A request is the shape of an image and its float32 values. An answer is a length and the values of the
-result.
+The program sends the name of the network's geometry and its device over the first connection. Then it answers
+requests on all connections. A request is the shape of an image and its float32 values. An answer is a length and the
+values of the result.
 """
 
 import json
@@ -20,12 +20,13 @@ import numpy as np
 from loupe.errors import UsageError, describe_error
 from loupe.imaging.memory import get_default_budget
 from loupe.upscalers.isolated import LENGTH, MAX_TEXT_BYTES, SHAPE
-from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.onnx_file import validate_network
 
 # CPU time, which also ends this process if the parent was killed; the parent limits the elapsed time
 LOADING_LIMIT_S = 10
 CALL_LIMIT_S = 20  # per image
+DEVICE_BYTES = 8 * 2**30  # that the libraries of an accelerator may reserve in addition
 
 
 def main() -> None:
@@ -33,20 +34,22 @@ def main() -> None:
     request = json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in a terminal ends this process inside onnxruntime, too
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _set_limit(resource.RLIMIT_DATA, get_default_budget() // 2)
+    _limit_memory(request["device"])
     connections = [socket.socket(fileno=number) for number in request["sockets"]]
     limit, file = _CpuLimit(), Path(request["file"])
     try:
         with limit.reserve(LOADING_LIMIT_S):
             validate_network(file)
-            network = OnnxUpscaler(file, request["threads"])
+            network = OnnxUpscaler(file, request["threads"], request["device"])
+            _limit_memory(network.device)
     except UsageError as error:
         _send_error(connections[0], str(error))
     except MemoryError:
         _send_error(connections[0], f"model: {str(file)!r} needs too much memory")
     else:
-        name = network.geometry.name.encode()
-        connections[0].sendall(LENGTH.pack(len(name)) + name)
+        fields = {"geometry": network.geometry.name, "device": network.device, "fallback": network.fallback}
+        text = json.dumps(fields).encode()
+        connections[0].sendall(LENGTH.pack(len(text)) + text)
         for connection in connections:
             threading.Thread(target=_serve, args=(network, connection, limit, str(file))).start()
 
@@ -103,6 +106,10 @@ class _CpuLimit:
         finally:
             with self._lock:
                 self._active -= 1
+
+
+def _limit_memory(device: str) -> None:
+    _set_limit(resource.RLIMIT_DATA, get_default_budget() // 2 + (0 if device == CPU else DEVICE_BYTES))
 
 
 def _set_limit(kind: int, value: int) -> None:

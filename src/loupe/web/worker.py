@@ -4,8 +4,9 @@ import json
 import sys
 
 from loupe.photos.worker import serve_requests
-from loupe.tracking.resolver import resolve_model
+from loupe.tracking.resolver import ResolveOptions, resolve_model
 
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
-    serve_requests(lambda: resolve_model(options["model"]), options["max_bytes"], options["large"])
+    resolving = ResolveOptions(device=options["device"])
+    serve_requests(lambda: resolve_model(options["model"], resolving), options["max_bytes"], options["large"])
