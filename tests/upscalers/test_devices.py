@@ -179,7 +179,7 @@ def test_a_network_of_another_origin_reports_its_device():
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has CUDA")
 def test_the_two_processes_of_the_demo_report_a_fallback_once(capfd):
     progress.print_error_once.cache_clear()
-    workers = PhotoWorkers("loupe.web.worker", {"model": "tiny", "device": "cuda"})
+    workers = PhotoWorkers("loupe.web.worker:serve_model", {"model": "tiny", "device": "cuda"})
     try:
         assert workers.start() == CPU
     finally:

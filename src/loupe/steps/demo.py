@@ -38,7 +38,7 @@ def run(settings: Demo) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
         _open_socket(settings) as listening,
-        closing(PhotoWorkers("loupe.web.worker", {"model": settings.model, "device": settings.device})) as workers,
+        closing(PhotoWorkers("loupe.web.worker:serve_model", settings.select(["model", "device"]))) as workers,
     ):
         device = workers.start()
         host, port = listening.getsockname()[:2]
