@@ -22,6 +22,7 @@ DEVICE = (
     "onnxruntime supports it, otherwise the CPU; a device that cannot be used is replaced by the CPU"
 )
 CHAMPION = "champion"  # the name, and alias in MLflow, of the best registered model
+BUNDLED_SIZES = ("tiny", "small", "base", "large")
 
 
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:

@@ -62,9 +62,7 @@ def reserve() -> Iterator[Callable[[int], None]]:
     def require(size: int) -> None:
         nonlocal held
         if size > total:
-            raise PhotoError(
-                f"memory: must be at least {-(-size // 10**6)} MB for this photo, got {total // 10**6} MB"
-            )
+            raise PhotoError(f"memory: must be at most {total // 10**6} MB per photo, got {-(-size // 10**6)} MB")
         wanted = -(-size // UNIT_BYTES)
         if _units is None or wanted <= held:
             return

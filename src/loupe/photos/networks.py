@@ -9,6 +9,9 @@ from loupe.upscalers import bundled
 from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
 
+LAYER_BYTES = 32_000_000  # of the layers of a network up to the size of `base`, per thread
+LARGE_LAYER_BYTES = 52_000_000
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -19,12 +22,14 @@ class LoadedModel:
         model: the upscaling model.
         run_id: the MLflow run that trained the model; None if unknown.
         device: the device that runs the network; "" if the model is not an ONNX network.
+        layer_bytes: the memory that the layers take at most while a thread upscales a strip of a photo.
     """
 
     name: str
     model: UpscalingModel
     run_id: str | None = None
     device: str = ""
+    layer_bytes: int = LAYER_BYTES
 
 
 class Networks:
@@ -98,7 +103,7 @@ class Networks:
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1, device: str = CPU) -> LoadedModel:
     """Load a network that ships with the package; raises UsageError if no such network exists."""
-    file = bundled.find_file(size, scale)
-    return LoadedModel(
-        f"the bundled network {size} of {scale.numerator}:{scale.denominator}", OnnxUpscaler(file, threads, device)
-    )
+    model = OnnxUpscaler(bundled.find_file(size, scale), threads, device)
+    layer_bytes = LARGE_LAYER_BYTES if size == "large" else LAYER_BYTES
+    name = f"the bundled network {size} of {scale.numerator}:{scale.denominator}"
+    return LoadedModel(name, model, layer_bytes=layer_bytes)

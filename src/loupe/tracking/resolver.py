@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_error
-from loupe.config.fields import CHAMPION
+from loupe.config.fields import BUNDLED_SIZES, CHAMPION
 from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import LoadedModel, Networks, load_bundled
 from loupe.tracking.locations import get_sqlite_file
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
 
 BUNDLED, RIDGE = "bundled", "ridge"
-NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
+NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
 SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 LOOKUP_TIMEOUT_S = 5.0  # for finding and downloading a model; after it, the bundled network replaces a champion
@@ -60,9 +60,8 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     """Return the networks that a model name stands for.
 
     Args:
-        name: `champion`, `bundled`, a bundled size (tiny, small, base), a baseline (nearest, bilinear, bicubic,
-            lanczos, ridge), a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked
-            up if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
+        name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked up
+            if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
             factors without a champion get the bundled network.
         options: the options for loading the model.
 
@@ -73,7 +72,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
         UsageError: the model does not exist.
     """
     networks = partial(Networks, ensemble=options.ensemble, device=options.device)
-    if name in (BUNDLED, *bundled.SIZES):
+    if name in (BUNDLED, *BUNDLED_SIZES):
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
         load_size = partial(load_bundled, size, threads=options.threads, device=options.device)
         return networks(bundled.list_scales(size), load_size)

@@ -99,12 +99,11 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # only fatal errors; other errors are raised as exceptions
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it doubles the memory of layers if the sizes of images differ
     # Threads that spin while waiting would use cores that process the colour of the same image.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device == CPU:
         return onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[CPU][0]])
-    if device == "directml":
-        options.enable_mem_pattern = False  # DirectML does not support it
     onnxruntime.set_default_logger_severity(4)
     with redirect_stdout(io.StringIO()):  # onnxruntime prints hints
         onnxruntime.preload_dlls()  # of the packages that the extra `gpu` installs
