@@ -47,10 +47,10 @@ def print_error_once(text: str) -> None:
     print_error(text)
 
 
-def print_left_out(reasons: list[str], total: int, quiet: bool) -> None:
-    """Print how many photos are left out and the reason for the first one; print nothing if all are used."""
+def print_skipped(reasons: list[str], total: int, quiet: bool) -> None:
+    """Print how many photos are skipped, and the first reason; print nothing if no photo is skipped."""
     if reasons:
-        print_line(f"left out: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
+        print_line(f"skipped: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
 
 
 class ProgressBar:
