@@ -9,6 +9,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _units: Any = None  # a semaphore that all workers share; None in a process that
 _turn: Any = None  # a lock: only one worker at a time waits for units, otherwise two could wait for each other
 
 
+@cache  # a system call per photo would take a tenth of the preparation of a small photo
 def get_budget() -> int:
     """Return how many bytes the photos of all workers may take together: the default budget less the processes."""
     budget = get_default_budget()

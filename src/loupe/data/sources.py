@@ -51,7 +51,7 @@ class SourcePhoto:
     category: str  # the top-level folder of the path; "" if there is none
     file: str = field(repr=False)  # path or URL of the file or of its tar
     offset: int = 0  # of the content in the file, in bytes
-    size: int | None = None  # of the content, in bytes; None reads to the end of the file
+    size: int | None = None  # of the content, in bytes; None before the file is read, or if it cannot be read
     sha256: str = ""  # of the content; "" if it cannot be read
     reason: str = ""  # why it cannot be read
 
@@ -225,7 +225,7 @@ def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
     if photo.reason:
         return photo
     try:
-        remaining = os.stat(photo.file).st_size if photo.size is None else photo.size
+        size = remaining = os.stat(photo.file).st_size if photo.size is None else photo.size
         if remaining > MAX_FILE_BYTES:
             return replace(photo, reason=f"too large: {remaining} bytes, at most {MAX_FILE_BYTES}")
         if storage.is_url(photo.file):
@@ -236,6 +236,6 @@ def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
             while chunk := stream.read(min(remaining, HASH_CHUNK_BYTES)):
                 digest.update(chunk)
                 remaining -= len(chunk)
-        return replace(photo, sha256=digest.hexdigest())
+        return replace(photo, size=size, sha256=digest.hexdigest())
     except OSError as error:
         return replace(photo, reason=f"cannot be read: {error.strerror or error}")
