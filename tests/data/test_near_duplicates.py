@@ -9,7 +9,6 @@ from PIL import Image, ImageOps
 from loupe.data.near_duplicates import SIDE, find_groups, make_thumbnails
 from loupe.data.preparation import prepare
 from loupe.data.sources import list_photos
-from loupe.imaging.decoder import open_photo
 from loupe.imaging.grey import GreyPhoto
 
 COPIES = {
@@ -30,7 +29,7 @@ COPIES = {
 @pytest.fixture(scope="module")
 def photos():
     """16 different photos, RGB, by name."""
-    images = {photo.path: open_photo(photo.read_bytes()) for photo in list_photos(("sample",), (), 16, "", True)}
+    images = {photo.path: Image.open(photo.file) for photo in list_photos(("sample",), (), 16, "", True)}
     for image in images.values():
         image.thumbnail((160, 160))
     return {path.replace("/", "-"): image.convert("RGB") for path, image in images.items()}

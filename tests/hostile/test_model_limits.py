@@ -91,7 +91,7 @@ def refused_parts():
         "negative tensor": build(double(), [TensorProto(name="w", data_type=1, dims=[-5])]),
         "short tensor": build(double(), [TensorProto(name="w", data_type=1, dims=[5], raw_data=b"1234")]),
         "empty tensor": build(double(), [TensorProto(name="w", data_type=1, dims=[2**40, 0])]),
-        "float16": build(double(), [constant("w", [1], "float16")]),
+        "short float16": build(double(), [TensorProto(name="w", data_type=10, dims=[5], raw_data=b"1234")]),
         "double": build(double(), [constant("w", [1], "float64")]),
         "texts": build(double(), [helper.make_tensor("w", TensorProto.STRING, [1], [b"a"])]),
         "no nodes": build([]),

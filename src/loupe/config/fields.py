@@ -18,6 +18,7 @@ LARGEST_LABEL_SIDE = 4096  # pixels
 LONGEST_QUOTE = 200  # characters of a refused value in an error
 
 CHAMPION = "champion"  # the name, and alias in MLflow, of the best registered model
+BUNDLED_SIZES = ("tiny", "small", "base", "large")
 
 
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:

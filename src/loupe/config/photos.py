@@ -5,12 +5,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from loupe.config.base import GIVEN, Settings
-from loupe.config.fields import Factor, HostNames, Paths, Size, Text, Unset, field
+from loupe.config.fields import BUNDLED_SIZES, Factor, HostNames, Paths, Size, Text, Unset, field
 
 MODEL = (
-    "champion (the best registered network of a scale factor), a bundled network (tiny, small, base; bundled means "
-    "small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry or run URI of MLflow, or a .keras "
-    "or .onnx file; without a champion for a scale factor, champion means bundled"
+    f"champion (the best registered network of a scale factor), a bundled network ({', '.join(BUNDLED_SIZES)}; "
+    "bundled means small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry or run URI of MLflow, "
+    "or a .keras or .onnx file; without a champion for a scale factor, champion means bundled"
 )
 ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 

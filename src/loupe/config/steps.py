@@ -21,7 +21,7 @@ from loupe.config.fields import (
     field,
     format_value,
 )
-from loupe.config.photos import ENSEMBLE
+from loupe.config.photos import ENSEMBLE, MODEL
 from loupe.config.training import DATASET, RECOMPOSE, THREADS, TRAINED_SCALES, Recompose
 
 Luminance = Literal["rec601", "rec709", "relative"]
@@ -100,11 +100,7 @@ class Evaluate(DatasetSettings, Pairing):
     """Score a model and the baselines on a dataset or on a folder of photos."""
 
     STEP = "evaluate"
-    model: str = field(
-        "champion",
-        "model to score: champion, bundled, tiny, small, base, a baseline, a registry or run URI of MLflow, or a "
-        ".keras or .onnx file; without a champion, `champion` means `bundled`",
-    )
+    model: str = field("champion", f"model to score: {MODEL}")
     beside: Names = field(
         (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
     )

@@ -45,7 +45,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
         The smallest content hash of the group for each photo that has near-duplicates.
     """
     hashes, chosen = np.unique(hashes, return_index=True)
-    contrast = thumbnails.any(axis=(1, 2))[chosen]
+    contrast = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))
     hashes, thumbnails = hashes[contrast], thumbnails[chosen[contrast]]
     features = _compute_features(thumbnails)
     pairs = [np.zeros((2, 0), np.int64)]

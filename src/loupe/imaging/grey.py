@@ -24,7 +24,7 @@ from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-STRIP_PIXELS = 2**19  # of a strip; a row with more pixels is split
+STRIP_PIXELS = 2**16  # of a strip, which fits into the cache of a core; a row with more pixels is split
 OPENING_BYTES = 16 * 10**6  # to open a file of any size
 # Bytes per pixel of Pillow's image. DECODER_BYTES are the additional bytes per pixel of the decoder of a format.
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
@@ -39,7 +39,7 @@ COEFFICIENT_BYTES = 2  # per band: a JPEG with several scans is decoded as a who
 class GreyPhoto:
     """The first frame or page of an image file, upright; its pixels are converted to grey on demand.
 
-    The result is the same as that of `open_photo` followed by `compute_luminance`.
+    The result is the same as that of `compute_luminance` for the whole image.
 
     Args:
         content: the bytes of a file.
@@ -51,7 +51,7 @@ class GreyPhoto:
         width, height: the size in pixels, upright.
 
     Raises:
-        PhotoError: as in `open_photo`.
+        PhotoError: the file is not an image, is damaged or too large, or its values have no known range.
     """
 
     def __init__(self, content: bytes, require: Callable[[int], None], result_bytes: int = 2) -> None:

@@ -1,11 +1,9 @@
 """Upscales the images of photos with networks."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.metadata import update_size
-from loupe.imaging.reader import Photo
 from loupe.photos.networks import Networks
 from loupe.photos.sizes import FittedSize, Size, Target, choose_scale, fit_size, scale_size
 from loupe.photos.strips import estimate_memory, upscale_strips
@@ -37,11 +35,6 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
     return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata)
 
 
-def upscale_photo(photo: Photo, target: Target, networks: Networks) -> Iterator[ImageStream]:
-    """Upscale the images of a photo one after another; the pages of a TIFF may differ in size."""
-    return (upscale_image(image, target, networks) for image in photo.images)
-
-
 @dataclass(frozen=True)
 class UpscaleTransform:
     """Upscales the images of photo files; see `Transform`."""
@@ -57,7 +50,7 @@ class UpscaleTransform:
         """Estimate how many bytes the upscaling takes."""
         large = compute_size(size, self.target, self.networks).upscaled
         scale = choose_scale(size, large, self.networks.scales)
-        return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale).model, pixel_bytes)
+        return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
         """Upscale an image."""

@@ -7,26 +7,24 @@ The protocol: a JSON object per line. The process first prints `{"ready": true}`
 request it prints `{"progress": fraction}` several times, then the answer.
 """
 
-import json
 import os
-import signal
+import resource
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from html import escape
 from pathlib import Path
-from queue import SimpleQueue
-from typing import IO, Any
 
 from loupe.errors import LoupeError
+from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.formats import FORMATS, SUFFIXES
 from loupe.imaging.isolated_reader import IsolatedReader
+from loupe.imaging.limits import STATUS, read_status_bytes, set_limit
 from loupe.imaging.page_sizes import list_page_sizes
-from loupe.imaging.reader import Photo, read_photo
+from loupe.imaging.reader import read_photo
 from loupe.imaging.writer import EncodeOptions
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
@@ -38,13 +36,10 @@ from loupe.upscalers.onnx import OnnxUpscaler
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
 LOW_MEMORY_PIXELS = 20_000_000  # of a result: larger ones are encoded with less memory
 NICENESS = 5  # of the process for large photos: small ones are upscaled first
-STATUS = Path("/proc/self/status")
-# in errors of libraries that got no memory; the last is that of the WebP encoder
-MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1"
+# In errors of libraries that got no memory; the last two are those of the encoders of WebP and AVIF.
+MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1", "Encoding of color planes failed"
+LEAST_AVIF_BYTES = 26  # per pixel of a result: without this memory, the encoder fails or crashes
 RECYCLED_SHARE = 0.5  # a process that needed this share of its memory ends after the answer, which frees the memory
-
-
-_printing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -93,51 +88,44 @@ class PhotoAnswer:
     last: bool = False
 
 
-def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large: bool) -> None:
-    """Answer the requests on standard input until it ends.
+def serve_files(connections: list[Connection], files: dict[str, str], max_bytes: int, large: bool) -> None:
+    """Answer requests with ONNX networks, whose files are given by scale factor, such as `3/2`."""
+    paths = {Fraction(scale): Path(path) for scale, path in files.items()}
+    networks = Networks(sorted(paths), lambda scale: LoadedModel(paths[scale].name, OnnxUpscaler(paths[scale])))
+    serve_requests(connections[0], lambda: networks, max_bytes, large)
+
+
+def serve_requests(
+    connection: Connection, load_networks: Callable[[], Networks], max_bytes: int, large: bool
+) -> None:
+    """Answer requests until the connection is closed.
 
     Args:
+        connection: the connection to the server.
         load_networks: called once.
         max_bytes: the memory that the photos may take, in addition to the memory of the loaded networks.
         large: whether the process is the one for large photos.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, which closes standard input
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # text that libraries print does not mix with the answers
     warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
     try:
         networks = load_networks()
         networks.check()
     except LoupeError as error:
-        _print(answers, {"failed": str(error)})
+        connection.send({"failed": str(error)})
         return
     if large and hasattr(os, "nice"):
         os.nice(NICENESS)
-    limit_memory(max_bytes)
-    lines: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_read_lines, args=[sys.stdin, lines], daemon=True).start()
-    _print(answers, {"ready": True})
-    started_bytes = _read_status_bytes("VmHWM")
-    while True:
-        request = PhotoRequest(**json.loads(lines.get()))
-        fields = asdict(
-            answer_request(request, networks, max_bytes, lambda part: _print(answers, {"progress": part}))
+    set_limit(resource.RLIMIT_DATA, read_status_bytes("VmData") + max_bytes)
+    connection.send({"ready": True})
+    started_bytes = read_status_bytes("VmHWM")
+    last = False
+    while not last:
+        request, _ = connection.receive()
+        answer = answer_request(
+            PhotoRequest(**request), networks, max_bytes, lambda part: connection.send({"progress": part})
         )
-        last = _read_status_bytes("VmHWM") - started_bytes > RECYCLED_SHARE * max_bytes
-        _print(answers, fields | {"last": last})
-        if last:
-            return
-
-
-class _DirectReader(IsolatedReader):
-    """Reads photos in this process, which has limits of its own."""
-
-    def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
-        """Open an image file; `memory` has no effect."""
-        return read_photo(path, strip)
-
-    def close(self) -> None:
-        """Do nothing: the images close the file."""
+        last = read_status_bytes("VmHWM") - started_bytes > RECYCLED_SHARE * max_bytes
+        connection.send(asdict(answer) | {"last": last})
 
 
 def answer_request(
@@ -154,24 +142,13 @@ def answer_request(
     try:
         return _upscale(request, networks, max_bytes, report)
     except MemoryError:
-        return _refuse_for_memory(request)
+        return _refuse_for_memory(request, max_bytes)
     except LoupeError as error:
         text = str(error)
     except Exception as error:  # decoders and encoders raise errors of many types
         text = f"cannot be upscaled: {type(error).__name__}: {' '.join(str(error).split())}"
-    return _refuse_for_memory(request) if any(sign in text for sign in MEMORY_SIGNS) else PhotoAnswer(reason=text)
-
-
-def limit_memory(more_bytes: int) -> None:
-    """Let the system refuse memory that this process requests beyond its present size plus `more_bytes`.
-
-    Only Linux supports this. On other systems, the function does nothing.
-    """
-    if not STATUS.exists():
-        return
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_DATA, (_read_status_bytes("VmData") + more_bytes,) * 2)
+    is_memory = any(sign in text for sign in MEMORY_SIGNS)
+    return _refuse_for_memory(request, max_bytes) if is_memory else PhotoAnswer(reason=text)
 
 
 def _upscale(
@@ -185,14 +162,16 @@ def _upscale(
     opened = read_photo(photo)
     suffixes = SUFFIXES[opened.format]
     suffix = request.suffix or (photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
+    if FORMATS[suffix.lower()] == "AVIF" and result_pixels * LEAST_AVIF_BYTES > max_bytes:
+        return _refuse_for_memory(request, max_bytes)
     out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
     job = PhotoJob(photo, out)
     options = ProcessingOptions(
         UpscaleTransform(target, networks),
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
-        memory=sys.maxsize if STATUS.exists() else max_bytes,  # `limit_memory` is exact, estimates are for the worst
-        readers=[_DirectReader()],
+        memory=sys.maxsize if STATUS.exists() else max_bytes,  # the limit is exact, estimates are for the worst
+        readers=[IsolatedReader(isolates=False)],
     )
     for outcome in process_jobs([job], options, report):
         if outcome.reason:
@@ -225,35 +204,8 @@ def _render(job: PhotoJob, size: Size, request: PhotoRequest, networks: Networks
         return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error) or 'too large')}</p>"
 
 
-def _refuse_for_memory(request: PhotoRequest) -> PhotoAnswer:
+def _refuse_for_memory(request: PhotoRequest, max_bytes: int) -> PhotoAnswer:
     if request.small:
         return PhotoAnswer(declined=True)
-    return PhotoAnswer(reason="cannot be upscaled: needs more memory than this server gives to a photo")
-
-
-def _read_lines(stream: IO[str], lines: "SimpleQueue[str]") -> None:
-    """Read requests. When the stream ends, the server has ended: exit, even while a photo is upscaled."""
-    for line in stream:
-        lines.put(line)
-    os._exit(0)
-
-
-def _read_status_bytes(name: str) -> int:
-    """Return a number of bytes from the status of this process; 0 if the system is not Linux."""
-    lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
-
-
-def _print(answers: IO[str], fields: dict[str, Any]) -> None:
-    with _printing:  # progress comes from several threads
-        print(json.dumps(fields), file=answers, flush=True)
-
-
-def _load_files(files: dict[str, str]) -> Networks:
-    paths = {Fraction(scale): Path(path) for scale, path in files.items()}
-    return Networks(sorted(paths), lambda scale: LoadedModel(paths[scale].name, OnnxUpscaler(paths[scale])))
-
-
-if __name__ == "__main__":
-    _options = json.loads(sys.argv[1])
-    serve_requests(lambda: _load_files(_options["files"]), _options["max_bytes"], _options["large"])
+    hint = "smaller scale factors, and JPEG, PNG and TIFF files, need less"
+    return PhotoAnswer(reason=f"memory: must be at most {max_bytes // 10**6} MB per photo, got more; {hint}")

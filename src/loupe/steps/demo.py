@@ -37,7 +37,7 @@ def run(settings: Demo) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
         _open_socket(settings) as listening,
-        closing(PhotoWorkers("loupe.web.worker", {"model": settings.model})) as workers,
+        closing(PhotoWorkers("loupe.web.worker:serve_model", {"model": settings.model})) as workers,
     ):
         workers.start()
         host, port = listening.getsockname()[:2]
@@ -118,9 +118,3 @@ def _open_socket(settings: Demo) -> socket.socket:
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]  # Python then repeats the address
         raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("demo")

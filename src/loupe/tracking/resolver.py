@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_error
-from loupe.config.fields import CHAMPION
+from loupe.config.fields import BUNDLED_SIZES, CHAMPION
 from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
 from loupe.tracking.locations import get_sqlite_file
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
 
 BUNDLED, RIDGE = "bundled", "ridge"
-NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
+NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
 SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 LOOKUP_TIMEOUT_S = 5.0  # for finding and downloading a model; after it, the bundled network replaces a champion
@@ -57,9 +57,8 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     """Return the networks that a model name stands for.
 
     Args:
-        name: `champion`, `bundled`, a bundled size (tiny, small, base), a baseline (nearest, bilinear, bicubic,
-            lanczos, ridge), a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked
-            up if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
+        name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked up
+            if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
             factors without a champion get the bundled network.
         options: the options for loading the model.
 
@@ -69,7 +68,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     Raises:
         UsageError: the model does not exist.
     """
-    if name in (BUNDLED, *bundled.SIZES):
+    if name in (BUNDLED, *BUNDLED_SIZES):
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
         return get_bundled_networks(size, options.ensemble, options.threads)
     if name == CHAMPION:
@@ -173,7 +172,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # an abandoned download may still write
         try:
             seconds = FILE_LOOKUP_TIMEOUT_S if store.is_file() else LOOKUP_TIMEOUT_S
-            with server.limit_requests(0, LOOKUP_TIMEOUT_S):
+            with server.limit_requests(LOOKUP_TIMEOUT_S):
                 found = call_within(seconds, download)
         except UsageError as error:
             if str(error).startswith("model:"):
