@@ -109,7 +109,8 @@ class Restore(PhotoSettings):
     DEPENDS = {"feather": {"mask": GIVEN}}
     mask: Text = field(
         None,
-        "image with the size of the photos; noise is removed where the mask is white and kept where it is black",
+        "image with the same size as each photo; noise is removed where the mask is white and kept where the mask is "
+        "black",
         rule="none or a file",
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)

@@ -69,7 +69,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 
 
 def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
-    """Cut labels with even numbers from the photo, and others from the photo shrunk by a factor of at least 0.5."""
+    """Cut every second label from a copy of the photo that is downscaled by a factor between 0.5 and 1."""
     size, rate = settings.label_size, settings.crops_per_megapixel
     rows, columns = grey.shape
     labels = []
@@ -78,7 +78,7 @@ def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -
         height, width = _scale_sides(grey, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in (height, width))
         if factor == 1.0 or rate is None:
-            # a copy, since a view would keep the resized photo in memory
+            # The pixels are copied, because a view would keep the resized photo in memory.
             pixels = _resize(grey, factor)[y : y + size, x : x + size].copy()
         else:  # 19 times as fast for photos of 1 megapixel; differs in the rounding of 1 of 5000 pixels
             right, bottom = (x + size) * columns / width, (y + size) * rows / height
