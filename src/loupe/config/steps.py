@@ -7,8 +7,10 @@ from pydantic import model_validator
 
 from loupe.config.base import GIVEN, DatasetSettings, Settings
 from loupe.config.fields import (
+    DEVICE,
     Categories,
     Count,
+    Device,
     Names,
     Quality,
     Rate,
@@ -133,6 +135,7 @@ class Evaluate(DatasetSettings, Pairing):
         "and the scores compare luma values from 16 to 235 without the border pixels, as in most papers",
     )
     ensemble: bool = field(False, ENSEMBLE)
+    device: Device = field("auto", DEVICE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
@@ -180,7 +183,13 @@ class Sweep(DatasetSettings):
     pruner: Literal["file", "none", "median", "hyperband"] = field(
         "file", "pruner that stops poor trials early; file: the pruner in the sweep file"
     )
-    workers: int = field(0, "worker processes; 0: one per core of this machine or of the Dask cluster", ge=0, le=1024)
+    workers: int = field(
+        0,
+        "worker processes; 0: one per core of this machine or of the Dask cluster, or with KERAS_BACKEND=jax one per "
+        "GPU of this machine if it has GPUs",
+        ge=0,
+        le=1024,
+    )
     threads: int = field(1, "CPU threads per trial; 0: one per core", ge=0, le=1024)
     storage: Text = field(
         None,
