@@ -36,7 +36,8 @@ def sha256(text):
 def splits_of(hashes):
     """Return the split of each content hash in a dataset of these photos; fails if a hash has two splits."""
     rows = [{"sha256": key, "row": number} for number, key in enumerate(hashes)]
-    rows = [row for part in assign_splits([build_table(rows[:1]), build_table(rows[1:])]) for row in part.to_pylist()]
+    parts = assign_splits([build_table(rows[:1]), build_table(rows[1:])], {})
+    rows = [row for part in parts for row in part.to_pylist()]
     found = {row["sha256"]: row["split"] for row in rows}
     assert all(found[row["sha256"]] == row["split"] for row in rows)
     return found
@@ -88,7 +89,7 @@ def test_an_empty_split_receives_the_photo_with_the_nearest_hash():
 
 def test_skipped_photos_have_no_split():
     table = build_table([{"sha256": sha256(number), "row": number or None} for number in range(6)])
-    (part,) = assign_splits([table])
+    (part,) = assign_splits([table], {})
     assert [split is None for split in part["split"].to_pylist()] == [True] + [False] * 5
 
 

@@ -37,7 +37,8 @@ class Dataset:
         location: the folder or URL.
         folder: the local folder with the files: the location itself, or the cache of a URL, to which shards are
             downloaded on demand.
-        counts: the numbers of used and skipped photos, of labels, and of labels per split.
+        counts: the numbers of used photos, of near-duplicates and their groups, of skipped photos, of labels, and of
+            labels per split.
         skip_reasons: the number of skipped photos per reason. A reason excludes the details after its first colon.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.

@@ -236,7 +236,7 @@ def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
     if photo.reason:
         return photo
     try:
-        remaining = os.stat(photo.file).st_size if photo.size is None else photo.size
+        size = remaining = os.stat(photo.file).st_size if photo.size is None else photo.size
         if remaining > MAX_FILE_BYTES:
             return replace(photo, reason=f"too large: {remaining} bytes, at most {MAX_FILE_BYTES}")
         if storage.is_url(photo.file):
@@ -247,6 +247,6 @@ def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
             while chunk := stream.read(min(remaining, HASH_CHUNK_BYTES)):
                 digest.update(chunk)
                 remaining -= len(chunk)
-        return replace(photo, sha256=digest.hexdigest())
+        return replace(photo, size=size, sha256=digest.hexdigest())
     except OSError as error:
         return replace(photo, reason=f"cannot be read: {error.strerror or error}")
