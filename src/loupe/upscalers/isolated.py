@@ -2,8 +2,9 @@
 
 A network of a few hundred bytes can run forever, or allocate gigabytes. onnxruntime does not react to signals.
 
-The child sends the name of the network's geometry over the first connection. Then it answers requests on all
-connections. A request and its answer are the shape of an image and its float32 values. An error ends the connection.
+The child sends the name of the network's geometry, its device, and the reason for another device than the requested
+one over the first connection. Then it answers requests on all connections. A request and its answer are the shape of
+an image and its float32 values. An error ends the connection.
 """
 
 import queue
@@ -21,38 +22,43 @@ from loupe.imaging.limits import limit_process
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.onnx_file import validate_network
 
 MAX_CONNECTIONS = 64
 LOADING_TIMEOUT_S, CALL_TIMEOUT_S = 20.0, 30.0  # a call is one image; a network with 512 channels takes 6 s
 LOADING_LIMIT_S, CALL_LIMIT_S = 10, 20  # of CPU time
+DEVICE_BYTES = 8 * 2**30  # that the libraries of an accelerator may reserve in addition
 
 
 class IsolatedOnnxUpscaler:
     """An ONNX network of any origin as an upscaling model; see `OnnxUpscaler`.
 
-    Several threads can call the model at the same time. The results are the same as with `OnnxUpscaler`.
+    Several threads can call the model at the same time. The results, `device` and `fallback` are the same as with
+    `OnnxUpscaler`.
 
     Args:
         file: the ONNX file. Calls do not read the file.
         threads: as in `OnnxUpscaler`.
+        device: as in `OnnxUpscaler`. With `auto`, the network runs on the CPU, because the limits do not cover the
+            memory of another device.
 
     Raises:
         UsageError: as in `OnnxUpscaler`, or Loupe does not export such a network, or loading it takes too much
             memory or time. Calling the model raises PhotoError if the call takes too much.
     """
 
-    def __init__(self, file: Path, threads: int = 1) -> None:
+    def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
         self._name = str(file)
-        options = {"file": self._name, "threads": threads}
+        options = {"file": self._name, "threads": threads, "device": CPU if device == "auto" else device}
         count = min(count_cores(), MAX_CONNECTIONS)
         self._child = ChildProcess("loupe.upscalers.isolated:serve", options, count)
         self._free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         for connection in self._child.connections:
             self._free.put(connection)
         try:
-            name, _ = self._receive(self._child.connections[0], LOADING_TIMEOUT_S)
+            loaded, _ = self._receive(self._child.connections[0], LOADING_TIMEOUT_S)
+            name, self.device, self.fallback = loaded
             self.geometry = Geometry.from_name(name)
         except PhotoError as error:
             raise UsageError(str(error)) from None
@@ -104,19 +110,20 @@ class IsolatedOnnxUpscaler:
         return PhotoError(f"model: {self._name!r} cannot be used: onnxruntime crashed, or needed too much memory")
 
 
-def serve(connections: list[Connection], file: str, threads: int) -> None:
+def serve(connections: list[Connection], file: str, threads: int, device: str) -> None:
     """Load a network in the child process, and answer requests until the connections are closed."""
     first, data_bytes = connections[0], get_default_budget() // 2
     try:
-        with limit_process(data_bytes, LOADING_LIMIT_S):
+        with limit_process(data_bytes + (0 if device == CPU else DEVICE_BYTES), LOADING_LIMIT_S):
             validate_network(Path(file))
-            network = OnnxUpscaler(Path(file), threads)
+            network = OnnxUpscaler(Path(file), threads, device)
     except UsageError as error:
         first.send({"error": str(error)})
     except MemoryError:
         first.send({"error": f"model: {file!r} needs too much memory"})
     else:
-        first.send(network.geometry.name)
+        data_bytes += 0 if network.device == CPU else DEVICE_BYTES
+        first.send([network.geometry.name, network.device, network.fallback])
         for connection in connections[1:]:
             threading.Thread(target=_answer, args=[network, connection, data_bytes, file], daemon=True).start()
         _answer(network, first, data_bytes, file)
