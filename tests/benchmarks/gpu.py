@@ -29,9 +29,9 @@ PASSES = 3  # forward, gradients of the weights, gradients of the inputs
 CROPS = {"batch_size": 64, "crop": 64}
 NETWORKS = {
     "perceptron of the study": {"network": "perceptron", "optimizer": "rmsprop", "batch_size": 256},
-    "tiny": CROPS | {"filters": 16, "layers": 2},
+    "tiny": CROPS | {"filters": 16, "layers": 3},
     "small": CROPS | {"filters": 32, "layers": 3},
-    "base": CROPS | {"filters": 64, "layers": 4},
+    "base": CROPS | {"filters": 48, "layers": 8},
     "large": CROPS | {"filters": 96, "layers": 8},
 }
 
@@ -85,7 +85,7 @@ def measure_network(pairs: Pairs, fields: dict[str, Any], seconds: float) -> dic
     while True:
         started, waited[0] = time.perf_counter(), 0.0
         runner._call_steps = per_call
-        runner._adapt = lambda count, at: at  # type: ignore[method-assign]  # calls of one length
+        runner._choose_call_steps = lambda count, at: at  # type: ignore[method-assign]  # calls of one length
         runner.run(range(calls * per_call), lambda first, losses: None)
         total = time.perf_counter() - started
         if total > seconds / 2:

@@ -368,6 +368,6 @@ def test_the_result_for_a_large_batch_is_that_of_single_images(parts, tmp_path, 
     images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype("float32")
     network = builder.KerasUpscaler(keras_file.load(tmp_path / "net.keras"))
     expected = network(images)
-    monkeypatch.setattr(builder, "ALWAYS_FITS_PIXELS", 0)
+    monkeypatch.setattr(builder, "MAX_UNSPLIT_PIXELS", 0)
     monkeypatch.setattr(builder, "MAX_BATCH_BYTES", 1)
     np.testing.assert_allclose(network(images), expected, atol=1e-6)

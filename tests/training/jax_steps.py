@@ -53,7 +53,7 @@ def test_compiled_steps_equal_single_steps(
 ) -> None:
     monkeypatch.setattr(compiled_steps, "LOOP_CONVOLUTIONS_ON_CPU", where != "one step per call")
     if where == "batches cut on the host":
-        monkeypatch.setattr(compiled_steps, "HOST_BYTES", 0)
+        monkeypatch.setattr(compiled_steps, "DEFAULT_IMAGE_BYTES", 0)
     expected, expected_losses = train(SingleSteps, pairs, SETTINGS[name], [range(STEPS)])
     weights, losses = train(CompiledSteps, pairs, SETTINGS[name], [range(7), range(7, STEPS)])
     assert losses == pytest.approx(expected_losses, rel=1e-4)
@@ -88,3 +88,15 @@ def test_positions_are_cut_and_turned_as_by_numpy(pairs: Pairs) -> None:
 
 def test_the_backend_is_jax() -> None:
     assert keras.backend.backend() == "jax"
+
+
+@pytest.mark.parametrize("given", SETTINGS.values(), ids=SETTINGS)
+def test_a_compiled_upscaler_gives_the_results_of_the_model_with_its_present_weights(given: dict) -> None:
+    model = builder.build(parse_settings("train", given), 24, "rec601")
+    side = Geometry.from_name(model.name).min_side
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 2 * side, 3 * side, 1)).astype("float32")
+    for factor in (1, 2):
+        model.set_weights([factor * weights for weights in model.get_weights()])
+        expected = keras.ops.convert_to_numpy(model(image, training=False))
+        np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
+    assert builder._compile(model)._cache_size() == 1

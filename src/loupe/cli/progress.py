@@ -2,6 +2,7 @@
 
 import sys
 import unicodedata
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -40,10 +41,16 @@ def print_error(text: str) -> None:
     print(escape_control_characters(mask_error(" ".join(text.split()))), file=sys.stderr, flush=True)
 
 
-def print_left_out(reasons: list[str], total: int, quiet: bool) -> None:
-    """Print how many photos are left out and the reason for the first one; print nothing if all are used."""
+@cache
+def print_error_once(text: str) -> None:
+    """Print one line to standard error, unless this process has printed it already."""
+    print_error(text)
+
+
+def print_skipped(reasons: list[str], total: int, quiet: bool) -> None:
+    """Print how many photos are skipped, and the first reason; print nothing if no photo is skipped."""
     if reasons:
-        print_line(f"left out: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
+        print_line(f"skipped: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
 
 
 class ProgressBar:

@@ -7,10 +7,13 @@ from pydantic import model_validator
 
 from loupe.config.base import GIVEN, DatasetSettings, Settings
 from loupe.config.fields import (
+    DEVICE,
     Categories,
     Count,
+    Device,
     Names,
     Quality,
+    Rate,
     Scale,
     Scales,
     Seconds,
@@ -26,8 +29,8 @@ from loupe.config.training import DATASET, RECOMPOSE, THREADS, TRAINED_SCALES, R
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box"]
-UNSENT_RUNS_FOLDER = "unsent-runs"  # buffers runs while the tracking server is unreachable
-PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # score pairs of labels and inputs, not whole photos
+UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
+PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # protocols that score labels, not whole photos
 LIMIT = "maximum number of photos; the photos with the smallest content hashes are used; none: all photos"
 
 
@@ -38,17 +41,26 @@ class Pairing(Settings):
         None,
         "how labels (the high-resolution images of the dataset) are cut from a photo. centre: one label from the "
         "centre. fit: one label from the centre after downscaling the shorter side of the photo to label_size. "
-        "tiles: one label per cell of a grid. random: `crops` random positions, half of them after downscaling the "
-        "photo by a random factor",
+        "tiles: one label per cell of a grid. random: `crops` labels from random positions; every second label is "
+        "cut from a copy of the photo that is downscaled by a random factor",
         rule="centre, fit, tiles or random; default: tiles for the photos of source=sample, centre for other photos",
     )
     crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
+    crops_per_megapixel: Rate = field(
+        None,
+        "with crop=random, number of labels per million pixels of a photo, rounded, at least 1 per photo; none: "
+        "`crops` labels per photo",
+        rule="none, or above 0 and at most 1000",
+    )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field("lanczos", "filter that downscales a label to the input of the network")
     recompress: Quality = field(
         None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
     )
-    DEPENDS = {"crops": {"crop": "random"}}
+    DEPENDS = {
+        "crops": {"crop": "random", "crops_per_megapixel": None},
+        "crops_per_megapixel": {"crop": "random"},
+    }
 
 
 class Preprocess(DatasetSettings, Pairing):
@@ -102,8 +114,8 @@ class Evaluate(DatasetSettings, Pairing):
     photos: Text = field(
         None,
         "folder or tar file of photos to use instead of a dataset; `crop`, `crops`, `label_size`, `shrink` and "
-        "`recompress` apply only to these photos; none: use the dataset; with protocol=classical, use the bundled "
-        "photos",
+        "`recompress` apply only to these photos. none: protocol=classical uses the bundled photos, and the other "
+        "protocols use the dataset",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(
@@ -118,11 +130,12 @@ class Evaluate(DatasetSettings, Pairing):
     )
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
-        "how scores are computed. photos: on whole labels, which are cut from photos. study-patches: on one random "
-        "patch per photo, 20 times (2016 study). classical (most papers): on whole uncut photos, without a border, "
-        "after bicubic downscaling, in luma from 16 to 235",
+        "the images that are scored. photos: whole labels. study-patches: one random patch per photo; this is "
+        "repeated 20 times (2016 study). classical: whole photos; the inputs are downscaled with a bicubic filter, "
+        "and the scores compare luma values from 16 to 235 without the border pixels, as in most papers",
     )
     ensemble: bool = field(False, ENSEMBLE)
+    device: Device = field("auto", DEVICE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
@@ -170,7 +183,13 @@ class Sweep(DatasetSettings):
     pruner: Literal["file", "none", "median", "hyperband"] = field(
         "file", "pruner that stops poor trials early; file: the pruner in the sweep file"
     )
-    workers: int = field(0, "worker processes; 0: one per core of this machine or of the Dask cluster", ge=0, le=1024)
+    workers: int = field(
+        0,
+        "worker processes; 0: one per core of this machine or of the Dask cluster, or with KERAS_BACKEND=jax one per "
+        "GPU of this machine if it has GPUs",
+        ge=0,
+        le=1024,
+    )
     threads: int = field(1, "CPU threads per trial; 0: one per core", ge=0, le=1024)
     storage: Text = field(
         None,
@@ -181,7 +200,11 @@ class Sweep(DatasetSettings):
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(False, "train every trial, even if the store already contains its result")
-    champion: bool = field(True, "score the best models on the test split and register the best one")
+    champion: bool = field(
+        True,
+        "register the model of the best trial; also score the best models on the test split, which does not change "
+        "the choice of the best trial",
+    )
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
     SMOKE = {"max_trials": 2}
 

@@ -7,12 +7,14 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-MAX_STDERR_LINES = 40  # of standard error in the message about a failed worker: enough for Keras's traceback
+from loupe.search.gpus import VARIABLE
+
+MAX_STDERR_LINES = 40  # lines of standard error in the message about a failed worker; a traceback of Keras fits
 
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """Everything that a worker process needs. Its URLs contain passwords, so `repr`, which Dask logs, omits them.
+    """Everything that a worker process needs. Dask logs the `repr`, which therefore omits URLs with passwords.
 
     Args:
         sweep: the checked sweep file, as JSON.
@@ -25,7 +27,7 @@ class WorkerJob:
         source: the settings dataset, smoke and seed. A machine that cannot read the dataset prepares it with
             these settings.
         data_dir: the folder for prepared datasets.
-        threads: cores per trial; 0 is all.
+        threads: CPU threads per trial; 0 means one per core.
         max_trials: maximum number of trials that the worker runs.
         deadline: Unix time after which no trial starts, or None.
         fresh: also train trials whose results are in the store.
@@ -46,12 +48,19 @@ class WorkerJob:
     fresh: bool
 
 
-def start_worker(job: WorkerJob) -> subprocess.Popen[str]:
-    """Start a worker process; it waits for its job on standard input."""
+def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[str]:
+    """Start a worker process; it waits for its job on standard input.
+
+    Args:
+        job: the job.
+        gpus: the CUDA_VISIBLE_DEVICES of the process; None for that of this process.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     if job.threads:
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         environment |= dict.fromkeys(names, str(job.threads))
+    if gpus is not None:
+        environment[VARIABLE] = gpus
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "loupe.search.worker", str(os.getpid())]
     return subprocess.Popen(

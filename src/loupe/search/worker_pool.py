@@ -1,10 +1,12 @@
 """Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces crashed workers."""
 
 import math
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,19 +18,21 @@ from loupe.config.steps import Sweep
 from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
+from loupe.search.gpus import group_gpus
 from loupe.search.study import MAX_ATTEMPTS, OWNER, RUN, SweepStudy
 from loupe.search.study_storage import retry_database
+from loupe.search.sweep_file import SweepFile
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
-MAX_TRIALS_PER_WORKER = 25  # then the process exits, because TensorFlow's memory grows with each trial
+MAX_TRIALS_PER_WORKER = 25  # a worker exits after this many trials, because TensorFlow's memory grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
-SPARE_TRIALS = 8  # waiting trials in addition to two per worker
+SPARE_TRIALS = 8  # number of waiting trials in addition to two per worker
 MAX_CRASHES = 2 * MAX_ATTEMPTS  # consecutive crashes of workers; one item causes at most MAX_ATTEMPTS crashes
 
-RunWorker = Callable[[WorkerJob], int]
+WorkerFunction = Callable[[WorkerJob], int]
 
 
 def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int) -> float:
@@ -38,8 +42,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         settings: the settings of the sweep.
         study: the study.
         job: the job of the workers. All workers share its `max_trials`; 0 means no limit.
-        workers: the number of processes. Without `settings.workers`, a Dask cluster runs one process per core, also
-            if the number of its cores changes.
+        workers: the number of processes. Without `settings.workers`, a Dask cluster always runs one process per core,
+            even if workers join or leave the cluster.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -48,17 +52,19 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
     running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
-    # Without a limit, `remaining` stays infinite: after a trial is lost to another worker, a further trial may start.
-    remaining, crashes, checked, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
+    # `remaining` is the number of trials that may still start. Without a limit it is infinite, because a further
+    # trial starts for each trial that is lost to another worker.
+    remaining, crashes, last_check, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
-    with _open_executor(settings, workers) as (executor, run, count_cores), bar:
+    gpus = group_gpus(study.sweep) if workers > 1 and not settings.scheduler else []
+    with _open_executor(settings, workers, gpus) as (executor, run, count_cores), bar:
         while True:
             workers = settings.workers or count_cores()
-            if time.monotonic() - checked > ORPHAN_CHECK_INTERVAL_S:
+            if time.monotonic() - last_check > ORPHAN_CHECK_INTERVAL_S:
                 close = partial(retry_database, partial(_close_orphans, study))
                 server.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
-                checked = time.monotonic()
+                last_check = time.monotonic()
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
             may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
@@ -110,41 +116,49 @@ class LocalWorkers:
     """The worker processes that this process started.
 
     A ProcessPoolExecutor is not used, because it fails all tasks when one process is killed.
+
+    Args:
+        gpus: groups of GPUs; see `group_gpus`. A process gets the group that the fewest processes use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: Sequence[str] = ()) -> None:
+        self._gpus = gpus
         self._lock = threading.Lock()
         self._is_closed = False
-        self._processes: set[subprocess.Popen[str]] = set()
+        self._processes: dict[subprocess.Popen[str], str | None] = {}
 
     def run(self, job: WorkerJob) -> int:
         """Run a worker until it exits; see `wait_for_worker`."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the worker pool is closed")
-            process = start_worker(job)
-            self._processes.add(process)
+            gpus = min(self._gpus, key=Counter(self._processes.values()).__getitem__, default=None)
+            process = start_worker(job, gpus)
+            self._processes[process] = gpus
         try:
             return wait_for_worker(process, job)
         finally:
-            self._processes.discard(process)
+            with self._lock:
+                del self._processes[process]
 
     def close(self) -> None:
         """Terminate the running workers and start no more."""
         with self._lock:
             self._is_closed = True
-            for process in self._processes.copy():
+            for process in self._processes:
                 process.terminate()
 
 
 @contextmanager
-def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, RunWorker, Callable[[], int]]]:
+def _open_executor(
+    settings: Sweep, workers: int, gpus: Sequence[str]
+) -> Iterator[tuple[Executor, WorkerFunction, Callable[[], int]]]:
     """Yield an executor, the function that runs a worker in the executor, and a function that counts the cores."""
     if settings.scheduler:
         with connect(settings.scheduler) as cluster:
             yield cluster.get_executor(pure=False), run_worker, lambda: _count_cluster_cores(cluster)
         return
-    local = LocalWorkers()
+    local = LocalWorkers(gpus)
     with ThreadPoolExecutor(workers) as executor:
         try:
             yield executor, local.run, lambda: workers
@@ -152,8 +166,10 @@ def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, Ru
             local.close()
 
 
-def count_cores(scheduler: str | None) -> int:
-    """Return the number of cores of this machine or of a Dask cluster.
+def count_workers(scheduler: str | None, sweep: SweepFile) -> int:
+    """Return the default number of workers: one per core of this machine or of a Dask cluster.
+
+    With the JAX backend, it is the number of groups of GPUs if this machine has GPUs.
 
     Raises:
         UsageError: the scheduler does not answer.
@@ -161,7 +177,8 @@ def count_cores(scheduler: str | None) -> int:
     if scheduler:
         with connect(scheduler) as cluster:
             return _count_cluster_cores(cluster)
-    return threads.count_cores()
+    gpus = group_gpus(sweep) if os.environ.get("KERAS_BACKEND") == "jax" else []
+    return len(gpus) or threads.count_cores()
 
 
 def _count_cluster_cores(cluster: Any) -> int:

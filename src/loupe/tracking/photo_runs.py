@@ -25,18 +25,19 @@ def photo_run(settings: PhotoSettings) -> Iterator[None]:
             server.check_reachable()
             runs.tag_project_run()
             stack.enter_context(runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"))
-        except Exception as error:  # a damaged store makes MLflow raise any class; the photos do not need it
+        except Exception as error:  # for a damaged store, MLflow raises any class; the step does not need the store
             print_error(f"{store.describe_failure(error)}; the run is not logged")
         yield
 
 
-def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str) -> None:
-    """Log the name of the model or method, the number of results and failures, and the result of a single photo.
+def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str, device: str = "") -> None:
+    """Log the model or method, its device, the number of results and failures, and the result of a single photo.
 
     Args:
         settings: the settings of the step.
         outcomes: the outcomes of all photos.
         model: the name of the model or method.
+        device: the device that ran the ONNX networks; "" if none was used.
     """
     if not _is_run_open():
         return
@@ -44,7 +45,7 @@ def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: st
 
     results = sum(outcome.size is not None for outcome in outcomes)
     failures = sum(outcome.reason != "" for outcome in outcomes)
-    records.log_tags({"loupe.model": model})
+    records.log_model_tags(model, device)
     records.log_metrics({settings.VERB: results, "failed": failures})
     if len(outcomes) == 1 and results:
         records.log_file(outcomes[0].job.out)
