@@ -195,6 +195,7 @@ Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecima
 Unset = BeforeValidator(_none_if_empty)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
+Rate = Annotated[Annotated[float, Field(gt=0, le=1000)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
 Devices = Annotated[int | str, BeforeValidator(_parse_devices)]
 Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]

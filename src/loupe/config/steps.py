@@ -13,6 +13,7 @@ from loupe.config.fields import (
     Device,
     Names,
     Quality,
+    Rate,
     Scale,
     Scales,
     Seconds,
@@ -45,12 +46,21 @@ class Pairing(Settings):
         rule="centre, fit, tiles or random; default: tiles for the photos of source=sample, centre for other photos",
     )
     crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
+    crops_per_megapixel: Rate = field(
+        None,
+        "with crop=random, number of labels per million pixels of a photo, rounded, at least 1 per photo; none: "
+        "`crops` labels per photo",
+        rule="none, or above 0 and at most 1000",
+    )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field("lanczos", "filter that downscales a label to the input of the network")
     recompress: Quality = field(
         None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
     )
-    DEPENDS = {"crops": {"crop": "random"}}
+    DEPENDS = {
+        "crops": {"crop": "random", "crops_per_megapixel": None},
+        "crops_per_megapixel": {"crop": "random"},
+    }
 
 
 class Preprocess(DatasetSettings, Pairing):
