@@ -78,7 +78,7 @@ def process_chunk(chunk):
                 grey = luminance.compute_luminance(decoder.open_photo(content), settings.luminance)
                 for label in cut_labels(grey, settings, "centre", 0, digest):
                     for scale in settings.scales:
-                        shrink_label(label.pixels, scale, settings)
+                        shrink_label(label.pixels, scale, settings.shrink)
                     done += 1
             except decoder.PhotoError:
                 continue

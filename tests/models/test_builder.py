@@ -155,8 +155,9 @@ def photo_pairs(scale: Fraction) -> Pairs:
     """Return labels of 24x24 pixels: small for patch=whole, large enough for every other patch and crop."""
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 24, x : x + 24] for y in range(0, 480, 80) for x in range(0, 480, 80)]
-    cut = parse_settings("preprocess", {"label_size": 24})
-    return Pairs.from_images([{}] * len(labels), [shrink_label(label, scale, cut) for label in labels], labels, scale)
+    return Pairs.from_images(
+        [{}] * len(labels), [shrink_label(label, scale, "lanczos") for label in labels], labels, scale
+    )
 
 
 @cache

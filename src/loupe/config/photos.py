@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from loupe.config.base import GIVEN, Settings
-from loupe.config.fields import Factor, HostNames, Paths, Size, Text, Unset, field
+from loupe.config.fields import Factor, HostNames, JpegQuality, Paths, Size, Text, Unset, field
 
 MODEL = (
     "champion (the best registered network of a scale factor), a bundled network (tiny, small, base; bundled means "
@@ -84,12 +84,23 @@ class Upscale(PhotoSettings):
     )
     model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
+    jpeg_quality: JpegQuality = field(
+        "auto",
+        "JPEG quality of the photos, for a network that adapts to it; 100: no artefacts. auto: the quality of each "
+        "JPEG file, 100 for other files",
+        rule="auto, or 1 to 100",
+    )
 
     @model_validator(mode="after")
     def _validate_size_or_scale(self) -> "Upscale":
         if self.size and self.scale:
             raise ValueError("size: must not be used with scale, got both")
         return self
+
+    @property
+    def quality_override(self) -> int | None:
+        """The JPEG quality to assume for all photos; None for `auto`."""
+        return None if isinstance(self.jpeg_quality, str) else self.jpeg_quality
 
     @property
     def box(self) -> tuple[int, int] | None:

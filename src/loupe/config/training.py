@@ -185,10 +185,16 @@ class Convolutional(GradientTrain):
         "side of a training input in pixels; default 64 for scale 3:2, 32 for 2:1 and 3:1",
         rule="a multiple of 2 for scale 3:2",
     )
+    condition: Literal["none", "jpeg"] = field(
+        "none",
+        "second channel of the input. jpeg: the strength of the JPEG compression, which the network then adapts to; "
+        "it is computed from the quality in the manifest",
+    )
     precision: Literal["float32", "bfloat16"] = field(
         "float32", "number format of training; bfloat16 is faster with many filters if the processor supports it"
     )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
+    DEPENDS = {"condition": {"pre_upscale": "none"}}
     SMOKE = {"filters": 8, "layers": 1, "crop": 16}
 
     @model_validator(mode="after")

@@ -16,7 +16,8 @@ from PIL import Image
 from loupe.config import parse_settings
 from loupe.config.steps import Preprocess
 from loupe.data import reservations, storage
-from loupe.data.labels import Label, cut_labels, shrink_label
+from loupe.data.degradation import draw_degradation, make_input, to_grey
+from loupe.data.labels import Label, cut_labels
 from loupe.data.manifest import Row
 from loupe.data.sources import SourcePhoto
 from loupe.errors import LoupeError
@@ -25,6 +26,7 @@ from loupe.imaging.grey import GreyPhoto
 
 # Bytes per pixel of the grey image and its copies while labels are cut, by crop.
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
+COLOURS = 3
 # A worker reads a smaller file before it waits for the memory to decode the photo. For a larger file, the worker
 # first waits for the whole budget.
 LARGE_FILE_BYTES = 32 * 10**6
@@ -63,12 +65,13 @@ def prepare_shard(
             row, labels = cut_photo(photo, crop, settings, require)
             if not labels:
                 rows.append(vars(row))
-            for label in labels:
+            for index, label in enumerate(labels):
+                drawn = draw_degradation(settings, photo.sha256, index)
                 position = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number}
-                rows.append(vars(row) | position | {"row": shards["labels"].count if shards else 0})
-                append("labels", label.pixels)
+                rows.append(vars(row) | position | drawn.columns | {"row": shards["labels"].count if shards else 0})
+                append("labels", to_grey(label.pixels, settings.luminance))
                 for scale in settings.scales:
-                    append(name_inputs(scale), shrink_label(label.pixels, scale, settings))
+                    append(name_inputs(scale), make_input(label.pixels, scale, settings, drawn))
 
         for photo in photos:
             with reservations.reserve() as require:
@@ -87,6 +90,8 @@ def cut_photo(
 ) -> tuple[Row, list[Label]]:
     """Cut the labels of one photo; an unusable photo has no labels, and its row contains the reason.
 
+    The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours.
+
     Args:
         photo: the photo.
         crop: as in `cut_labels`.
@@ -97,15 +102,17 @@ def cut_photo(
     if photo.reason:
         return replace(row, reason=photo.reason), []
     try:
-        image = GreyPhoto(_read_unchanged(photo, require), require, RESULT_BYTES[crop])
+        luminance = settings.luminance if settings.degrade == "none" else None
+        result_bytes = RESULT_BYTES[crop] * (1 if luminance else COLOURS)
+        image = GreyPhoto(_read_unchanged(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)
         size = settings.label_size
         if crop != "centre" or min(image.width, image.height) < size:
-            grey = image.read(settings.luminance)
+            grey = image.read(luminance)
             del image  # frees the decoded pixels
             return row, cut_labels(grey, settings, crop, settings.seed, photo.sha256)
         x, y = (image.width - size) // 2, (image.height - size) // 2
-        grey = image.read(settings.luminance, (x, y, x + size, y + size))
+        grey = image.read(luminance, (x, y, x + size, y + size))
         labels = cut_labels(grey, settings, crop, settings.seed, photo.sha256)
         return row, [replace(label, x=x, y=y) for label in labels]
     except PhotoError as error:

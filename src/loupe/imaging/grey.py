@@ -1,4 +1,4 @@
-"""Decodes a photo and converts it to grey in strips, which takes little more memory than the decoded photo."""
+"""Decodes a photo and converts it to grey or RGB in strips, which takes little more memory than the decoded photo."""
 
 import io
 import warnings
@@ -19,7 +19,7 @@ from loupe.imaging.decoder import (
 )
 from loupe.imaging.estimates import read_webp_pixels
 from loupe.imaging.jpeg_scans import validate_scans
-from loupe.imaging.luminance import compute_luminance
+from loupe.imaging.luminance import blend_with_white, compute_luminance
 from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
 
@@ -76,24 +76,27 @@ class GreyPhoto:
         turned = self._orientation in (5, 6, 7, 8)
         self.width, self.height = image.size[::-1] if turned else image.size
 
-    def read(self, luminance: str, box: Box | None = None) -> np.ndarray:
-        """Convert the pixels of a box, or all pixels, to grey.
+    def read(self, luminance: str | None, box: Box | None = None) -> np.ndarray:
+        """Convert the pixels of a box, or all pixels.
 
         Args:
-            luminance: as in `compute_luminance`.
+            luminance: as in `compute_luminance`; None keeps the colours, blended with white.
             box: in pixels of the upright photo; None for all pixels.
 
         Returns:
-            uint8, (height, width).
+            uint8, (height, width), or (height, width, 3) for colours.
         """
         left, top, right, bottom = self._turn_back(box or (0, 0, self.width, self.height))
-        grey = np.empty((bottom - top, right - left), "uint8")
+        converted = np.empty(0, "uint8")
         with translate_errors():
             for x, y, end_x, end_y in _split((left, top, right, bottom)):
                 strip = self._image.crop((x, y, end_x, end_y))
                 strip = to_8_bit_mode(expand_12_bit_values(strip) if self._has_12_bits else strip)
-                grey[y - top : end_y - top, x - left : end_x - left] = compute_luminance(strip, luminance)
-        return make_upright(grey, self._orientation)
+                part = _to_colours(strip) if luminance is None else compute_luminance(strip, luminance)
+                if not converted.size:
+                    converted = np.empty((bottom - top, right - left, *part.shape[2:]), "uint8")
+                converted[y - top : end_y - top, x - left : end_x - left] = part
+        return make_upright(converted, self._orientation)
 
     def _turn_back(self, box: Box) -> Box:
         """Convert a box of the upright photo to a box of the stored pixels: the steps of `make_upright`, reversed."""
@@ -103,6 +106,10 @@ class GreyPhoto:
         if self._orientation in (2, 3, 6, 7):
             left, right = self.width - right, self.width - left
         return (top, left, bottom, right) if self._orientation in (5, 6, 7, 8) else (left, top, right, bottom)
+
+
+def _to_colours(image: Image.Image) -> np.ndarray:
+    return np.asarray(blend_with_white(image) if image.mode in ("LA", "RGBA") else image)
 
 
 def _split(box: Box) -> Iterator[Box]:

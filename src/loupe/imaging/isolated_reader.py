@@ -158,7 +158,7 @@ class IsolatedReader:
         )
         pixels = np.empty(facts["shape"], facts["dtype"])
         self._read_into(pixels.reshape(-1).view(np.uint8).data)
-        return ImageData(pixels, metadata)
+        return ImageData(pixels, metadata, facts["jpeg_quality"])
 
     def _write(self, line: str) -> None:
         assert self._process is not None

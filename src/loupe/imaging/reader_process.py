@@ -125,6 +125,7 @@ def _send_image(answers: BinaryIO, image: ImageData) -> None:
         "texts": metadata.texts,
         "colour_chunks": {kind.decode("latin-1"): data.hex() for kind, data in metadata.colour_chunks.items()},
         "duration_ms": metadata.duration_ms,
+        "jpeg_quality": image.jpeg_quality,
     }
     _send(answers, facts, exif, metadata.icc, metadata.xmp)
     pixels = image.pixels.reshape(-1).view(np.uint8).data

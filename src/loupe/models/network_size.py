@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-GREY = [None, None, None, 1]
+IMAGES = ([None, None, None, 1], [None, None, None, 2])  # shapes of inputs; the second has a channel of strengths
 INITIALIZERS = frozenset(("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal"))
 PARTS = INITIALIZERS | {"DTypePolicy", "__keras_tensor__"}  # that the configurations of layers contain
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
@@ -54,21 +54,22 @@ def measure_network(model: Any, side: int) -> NetworkSize:
     layers = model["config"]["layers"]
     if len(layers) > MAX_LAYERS:
         raise ValueError(f"must have at most {MAX_LAYERS} layers, got {len(layers)}")
-    if [layer["config"].get("batch_shape") for layer in layers if layer["class_name"] == "InputLayer"] != [GREY]:
-        raise ValueError("must take grey images, (n, h, w, 1)")
+    inputs = [layer["config"].get("batch_shape") for layer in layers if layer["class_name"] == "InputLayer"]
+    if len(inputs) != 1 or inputs[0] not in IMAGES:
+        raise ValueError("must take grey images, (n, h, w, 1), or (n, h, w, 2) with the strength of artefacts")
     size, shapes = NetworkSize(), dict[str, Shape]()
     for layer in layers:
         kind, config = layer["class_name"], layer["config"]
         if kind not in LAYERS:
             raise ValueError(f"must contain only layers that Loupe builds, got {str(kind)[:80]!r}")
         _validate_parts(config)
-        inputs = [shapes[name] for name in _list_inputs(layer)]
-        if len(inputs) != {"InputLayer": 0, "Add": 2}.get(kind, 1):
-            raise ValueError(f"must have layers of one input, got {len(inputs)} of {str(layer['name'])[:80]!r}")
-        shape = LAYERS[kind](size, config, inputs or [(side, side, 1)])
+        before = [shapes[name] for name in _list_inputs(layer)]
+        if len(before) != {"InputLayer": 0, "Add": 2, "Concatenate": 2}.get(kind, 1):
+            raise ValueError(f"must have layers of one input, got {len(before)} of {str(layer['name'])[:80]!r}")
+        shape = LAYERS[kind](size, config, before or [(side, side, inputs[0][3])])
         declared = (layer.get("build_config") or {}).get("input_shape")
-        if declared is not None and kind in ("Conv2D", "Dense") and declared[-1] != inputs[0][2]:
-            raise ValueError(f"must have {inputs[0][2]} channels before a layer, got {declared[-1]}")
+        if declared is not None and kind in ("Conv2D", "Dense") and declared[-1] != before[0][2]:
+            raise ValueError(f"must have {before[0][2]} channels before a layer, got {declared[-1]}")
         shapes[layer["name"]] = shape
         size.largest = max(size.largest, math.prod(shape))
     return size
@@ -81,7 +82,9 @@ def _list_inputs(layer: Any) -> list[str]:
         return []
     if len(nodes) > 1:
         raise ValueError(f"must use each layer once, got {len(nodes)} uses of {str(layer['name'])[:80]!r}")
-    return [part["config"]["keras_history"][0] for part in nodes[0]["args"] if part is not None]
+    parts = nodes[0]["args"]
+    parts = parts[0] if isinstance(parts[0], list) else parts  # of a concatenation
+    return [part["config"]["keras_history"][0] for part in parts if part is not None]
 
 
 def _validate_parts(config: dict[str, Any]) -> None:
@@ -145,6 +148,25 @@ def _unfold(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     return height * p, width * p, channels // (p * p)
 
 
+def _split(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    height, width, channels = inputs[0]
+    if (config["indices_or_sections"], config["axis"], channels) != (2, -1, 2):
+        raise ValueError("must split only 2 channels")
+    return height, width, 1
+
+
+def _average(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    if (config["axis"], config["keepdims"]) not in ((-1, True), ([-1], True)):
+        raise ValueError("must average only channels")
+    return *inputs[0][:2], 1
+
+
+def _join(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    if config["axis"] != -1 or inputs[0][:2] != inputs[1][:2]:
+        raise ValueError("must join only channels")
+    return *inputs[0][:2], inputs[0][2] + inputs[1][2]
+
+
 def _keep(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     if len(set(inputs)) > 1:
         raise ValueError("must add results of one shape")
@@ -160,4 +182,5 @@ def _count(value: Any) -> int:
 LAYERS: dict[str, Callable[[NetworkSize, Any, list[Shape]], Shape]] = {
     "InputLayer": _keep, "Conv2D": _convolve, "Dense": _connect, "Pad": _pad, "SpaceToDepth": _fold,
     "DepthToSpace": _unfold, "Add": _keep, "Dropout": _keep,
+    "Split": _split, "Mean": _average, "Concatenate": _join,
 }  # fmt: skip

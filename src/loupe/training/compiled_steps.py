@@ -105,7 +105,11 @@ class CompiledSteps:
 
         def run_step(index: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
             (trainable, others, optimizer), losses = carry
-            inputs, labels = _make_batch(images, [part[index] for part in batches], self._patches.sides)
+            *drawn, strengths = [part[index] for part in batches]
+            inputs, labels = _make_batch(images, drawn, self._patches.sides)
+            if self._patches.pairs.strengths is not None:
+                plane = jnp.broadcast_to(strengths[:, None, None, None], inputs.shape)
+                inputs = jnp.concatenate([inputs, plane], axis=-1)
             for number, place in enumerate(self._dropouts):
                 words = [self._seed * 1009 + number, first + index]
                 others[place] = jnp.stack([jnp.asarray(word, others[place].dtype) for word in words])
@@ -124,16 +128,20 @@ class CompiledSteps:
         return jnp.mean(self._loss(labels, large)), others
 
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
-        """Return the data for the batches of a call, per step: positions, or uint8 inputs and labels."""
+        """Return the data for the batches of a call, per step: positions, or uint8 inputs and labels; strengths."""
         drawn = [self._patches.draw_positions(step, self._size) for step in steps]
         parts: list[tuple[np.ndarray, ...]]
         if self._images is None:
             parts = list(pool.map(self._patches.cut, drawn))
         else:
             parts = [(at.chosen, at.offsets, at.corners, at.symmetries) for at in drawn]
+        found = self._patches.pairs.strengths
+        strengths = np.zeros(len(self._patches.pairs), "float32") if found is None else found
+        parts = [(*part, strengths[at.chosen]) for part, at in zip(parts, drawn, strict=True)]
         batches = []
         for values in zip(*parts, strict=True):
-            dtype = np.uint8 if self._images is None else np.int32
+            integers = np.uint8 if self._images is None else np.int32
+            dtype = integers if values[0].dtype.kind in "iu" else np.float32
             batches.append(np.zeros((self._max_steps, *values[0].shape), dtype))
             np.stack(values, out=batches[-1][: len(values)], casting="same_kind")
         return [jax.device_put(values, self._by_batch) for values in batches]

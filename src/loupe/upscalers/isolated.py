@@ -37,7 +37,7 @@ CHECK_INTERVAL_S = 0.2  # how often a thread that waits for a result checks whet
 LOADING_TIMEOUT_S, CALL_TIMEOUT_S = 20.0, 30.0  # a call is one image; a network with 512 channels takes 6 s
 ENDING_TIMEOUT_S = 5.0  # for the end of a process that has closed a connection
 LENGTH = struct.Struct("<q")  # of a text or a result in bytes; negative before the text of an error
-SHAPE = struct.Struct("<3q")  # of an image: count, height, width
+SHAPE = struct.Struct("<4q")  # of an image: count, height, width, channels
 MAX_TEXT_BYTES = 10_000
 
 
@@ -86,11 +86,11 @@ class IsolatedOnnxUpscaler:
         return np.concatenate([self._upscale(images[index : index + 1]) for index in range(len(images))])
 
     def _upscale(self, image: np.ndarray) -> np.ndarray:
-        scale, (count, height, width, _) = self.geometry.scale, image.shape
+        scale, (count, height, width, channels) = self.geometry.scale, image.shape
         large = np.empty((count, int(height * scale), int(width * scale), 1), "float32")
         connection, deadline = self._free.get(), time.monotonic() + CALL_TIMEOUT_S
         try:
-            connection.sendall(SHAPE.pack(count, height, width))
+            connection.sendall(SHAPE.pack(count, height, width, channels))
             connection.sendall(np.ascontiguousarray(image, "float32").data)
             length = self._read_length(connection, deadline)
             if length != large.nbytes:

@@ -6,6 +6,7 @@ result.
 """
 
 import json
+import math
 import resource
 import signal
 import socket
@@ -54,11 +55,11 @@ def main() -> None:
 def _serve(network: OnnxUpscaler, connection: socket.socket, limit: "_CpuLimit", name: str) -> None:
     with suppress(OSError):  # the parent has closed the connection
         while shape := _receive(connection, SHAPE.size):
-            count, height, width = SHAPE.unpack(shape)
+            sides = SHAPE.unpack(shape)
             try:
-                content = _receive(connection, 4 * count * height * width)
+                content = _receive(connection, 4 * math.prod(sides))
                 with limit.reserve(CALL_LIMIT_S):
-                    large = network(np.frombuffer(content, "float32").reshape(count, height, width, 1))
+                    large = network(np.frombuffer(content, "float32").reshape(sides))
                     large = np.ascontiguousarray(large, "float32")
             except Exception as error:  # onnxruntime raises many classes
                 _send_error(connection, f"model: {name!r} cannot upscale an image: {describe_error(error)}")
