@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import zipfile
 import h5py
 import numpy as np
 import onnx
+import psutil
 import pytest
 from jobs import build_env
 from onnx import TensorProto, helper, numpy_helper
@@ -213,16 +213,13 @@ def test_a_signal_ends_a_step_inside_a_network(number, status, tmp_path, photo):
         process.send_signal(number)
         assert process.wait(30) == status, process.stderr.read()
         assert time.monotonic() - started < 5
-    assert not any(os.path.exists(f"/proc/{child}") for child in children)
+    assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
 def find_children(pid):
-    """Return the ids of the child processes of a process that has started to run a network."""
-    import psutil
-
+    """Return the child processes of a process that has started to run a network."""
     try:
-        children = psutil.Process(pid).children()
-        return [child.pid for child in children if "network_process" in " ".join(child.cmdline())]
+        return [child for child in psutil.Process(pid).children() if "network_process" in " ".join(child.cmdline())]
     except psutil.Error:
         return []
 
