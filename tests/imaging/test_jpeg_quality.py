@@ -10,9 +10,7 @@ from loupe.imaging.jpeg_quality import compute_strength, read_jpeg_quality
 from loupe.imaging.reader import read_photo
 
 # flatter than the table of libjpeg
-BASE_OF_MOZJPEG = np.clip(
-    np.arange(64) // 8 * 4 + np.arange(64) % 8 * 4 + 16, 16, 255
-)
+BASE_OF_MOZJPEG = np.clip(np.arange(64) // 8 * 4 + np.arange(64) % 8 * 4 + 16, 16, 255)
 
 
 def encode(image, name="JPEG", **options):

@@ -194,13 +194,18 @@ class Convolutional(GradientTrain):
         "float32", "number format of training; bfloat16 is faster with many filters if the processor supports it"
     )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
-    DEPENDS = {"condition": {"pre_upscale": "none"}}
     SMOKE = {"filters": 8, "layers": 1, "crop": 16}
 
     @model_validator(mode="after")
     def _validate_crop(self) -> "Convolutional":
         if self.crop % self.scale.denominator:
             raise ValueError(f"crop: must be a multiple of 2 at scale 3:2, got {self.crop}")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_condition(self) -> "Convolutional":
+        if self.condition != "none" and self.pre_upscale != "none":
+            raise ValueError(f"condition: must be none with pre_upscale={self.pre_upscale}, got {self.condition}")
         return self
 
 
