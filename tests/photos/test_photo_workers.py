@@ -23,7 +23,7 @@ LARGE = 4500, 4500  # upscaling it takes seconds
 
 @pytest.fixture(scope="module")
 def workers():
-    made = PhotoWorkers("loupe.photos.worker", {"files": FILES})
+    made = PhotoWorkers("loupe.photos.worker:serve_files", {"files": FILES})
     made.start()
     yield made
     made.close()
@@ -49,7 +49,7 @@ def ask(photo, scale="3/2", suffix="", **more):
 
 
 def get_processes(workers):
-    return [worker._process for worker in (workers._small, workers._large)]
+    return [worker._child.process for worker in (workers._small, workers._large)]
 
 
 def test_photo_is_upscaled_in_the_process_for_its_size(workers, small, tmp_path):
@@ -143,7 +143,7 @@ def test_a_process_ends_with_the_server_while_it_works(workers, large):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux limits the memory of a process")
 def test_a_photo_that_needs_too_much_memory_is_refused(small, large, monkeypatch):
     monkeypatch.setattr(worker_pool, "get_default_budget", lambda: 300_000_000)
-    workers = PhotoWorkers("loupe.photos.worker", {"files": FILES})
+    workers = PhotoWorkers("loupe.photos.worker:serve_files", {"files": FILES})
     answer = workers.upscale(ask(large), Control(60))
     assert answer.reason == "cannot be upscaled: needs more memory than this server gives to a photo"
     assert workers.upscale(ask(small), Control(60)).reason == ""
@@ -175,7 +175,7 @@ def test_too_many_large_photos_are_refused(workers, large, monkeypatch):
 
 
 def test_networks_that_cannot_be_loaded_are_an_error_at_the_start():
-    workers = PhotoWorkers("loupe.web.worker", {"model": "nothing.onnx"})
+    workers = PhotoWorkers("loupe.web.worker:serve_model", {"model": "nothing.onnx"})
     with pytest.raises(UsageError, match="model: must be "):
         workers.start()
     workers.close()

@@ -4,22 +4,19 @@ A worker reserves the memory that a photo takes according to its header, and wai
 enough. A header can be wrong. Therefore the system limits the memory of a worker to the reservation during decoding.
 """
 
-import ctypes
 import resource
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.limits import read_status_bytes, return_freed_blocks, set_limit
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
 UNIT_BYTES = 16 * 10**6
 PROCESS_BYTES = 150 * 10**6  # of a worker process without photos, and the share of the step's own process per worker
 SPARE_BYTES = 64 * 10**6  # for strips, libraries and threads
-M_MMAP_THRESHOLD = -3  # of mallopt in glibc
 LARGE_BLOCK_BYTES = 2**20
 
 _units: Any = None  # a semaphore that all workers share; None in a process that is not a worker
@@ -41,8 +38,7 @@ def use_units(units: Any, turn: Any) -> None:
     """Let this process reserve memory from these units, and return the memory of photos to the system after use."""
     global _units, _turn
     _units, _turn = units, turn
-    with suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+    return_freed_blocks(LARGE_BLOCK_BYTES)
 
 
 @contextmanager
@@ -56,7 +52,6 @@ def reserve() -> Iterator[Callable[[int], None]]:
     """
     total = get_budget()
     held = 0
-    limits = resource.getrlimit(resource.RLIMIT_DATA)
 
     def release() -> None:
         nonlocal held
@@ -78,21 +73,10 @@ def reserve() -> Iterator[Callable[[int], None]]:
             while held < wanted:
                 _units.acquire()
                 held += 1
-        _limit_memory(size, limits)
+        set_limit(resource.RLIMIT_DATA, read_status_bytes("VmData") + size + SPARE_BYTES)
 
     try:
         yield require
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, limits)
+        set_limit(resource.RLIMIT_DATA, None)
         release()
-
-
-def _limit_memory(size: int, limits: tuple[int, int]) -> None:
-    """Let this process allocate at most `size` more bytes than it has now, plus SPARE_BYTES."""
-    if sys.platform != "linux":  # other systems ignore the limit
-        return
-    resource.setrlimit(resource.RLIMIT_DATA, limits)
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    most = int(fields[5]) * resource.getpagesize() + size + SPARE_BYTES
-    hard = limits[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -1,13 +1,8 @@
 """Reads image files in a child process, whose memory and CPU time the system limits.
 
 A file of a few hundred bytes can make a decoder allocate gigabytes or run for minutes before the decoder returns.
-macOS limits only the CPU time.
 """
 
-import io
-import json
-import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,17 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from loupe.imaging.child_process import READER, ChildProcess
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.estimates import estimate_opening
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_scans import count_scans
-from loupe.imaging.launcher import start_reader_process
 from loupe.imaging.memory import MemoryBudget
 from loupe.imaging.metadata import Metadata, load_exif
 from loupe.imaging.reader import Photo, read_photo
-
-FIELDS = ("format", "count", "size", "loop", "lossless", "page_sizes", "decoding_bytes",
-          "pixel_bytes")  # of `Photo`  # fmt: skip
 
 # Limits of JPEG and PNG files that are decoded in this process. That saves the start of a child process: 60 ms.
 MAX_DIRECT_PIXELS = 50_000_000
@@ -34,7 +26,7 @@ MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans: about 5 s
 
 
 @contextmanager
-def open_readers(count: int, process: "subprocess.Popen[bytes] | None" = None) -> "Iterator[list[IsolatedReader]]":
+def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[IsolatedReader]]":
     """Yield readers for several threads; the first one uses `process`, the others start their own on first use."""
     readers = [IsolatedReader(process), *(IsolatedReader() for _ in range(count - 1))]
     try:
@@ -73,29 +65,23 @@ class IsolatedReader:
     """Reads one image file after another, in one thread at a time.
 
     Args:
-        process: the result of `start_reader_process`; None to start one on first use.
+        process: a running `ChildProcess(READER)`; None to start one on first use.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    def __init__(self, process: ChildProcess | None = None) -> None:
         self._process = process
         self._is_open = False  # True while a file is open and its images are not requested
-
-    def start(self) -> None:
-        """Start the process unless it runs, so that `open` does not have to wait for the start."""
-        if self._process is None or self._process.poll() is not None:
-            self._process = start_reader_process()
 
     def stop(self) -> None:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.communicate()
+            process.stop()
 
     def interrupt(self) -> None:
         """Kill the process that another thread waits for; the call of that thread raises PhotoError."""
         if process := self._process:
-            process.kill()
+            process.process.kill()
 
     def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
         """Open an image file; its images are decoded on demand, until `close` is called.
@@ -113,10 +99,10 @@ class IsolatedReader:
         """
         if _is_direct(path):
             return read_photo(path, strip)
-        self.start()
-        request = {"path": str(path.absolute()), "strip": strip, "opening_bytes": memory, "fields": FIELDS}
-        self._write(json.dumps(request))
-        facts = self._read_answer()
+        if self._process is None or self._process.process.poll() is not None:
+            self._process = ChildProcess(READER)
+        self._send({"path": str(path.absolute()), "strip": strip, "opening_bytes": memory})
+        facts, _ = self._receive()
         self._is_open = True
         facts |= {"size": tuple(facts["size"]), "page_sizes": tuple(map(tuple, facts["page_sizes"]))}
         return Photo(images=self._read_images(), **facts)
@@ -126,75 +112,59 @@ class IsolatedReader:
         if self._is_open and self._process is not None:
             self._is_open = False
             with suppress(PhotoError):  # the process has ended
-                self._write("")
+                self._send("close")
 
     def _read_images(self) -> Iterator[ImageData]:
         self._is_open = False
-        self._write("decode")
-        complete = False
         try:
-            while facts := self._read_answer():
-                yield self._read_image(facts)
-            complete = True
+            self._send("decode")
+            while (answer := self._receive())[0]:
+                yield _make_image(*answer)
+                del answer  # frees the pixels before the next image arrives
         except PhotoError:
-            complete = True
             raise
-        finally:
-            if not complete:
-                self.stop()  # the rest of the images is in the pipe
+        except BaseException:
+            self.stop()  # the rest of the images is in the connection
+            raise
 
-    def _read_image(self, facts: dict[str, Any]) -> ImageData:
-        exif, icc, xmp = (bytes(self._read_into(bytearray(length))) for length in facts["blobs"])
-        metadata = Metadata(
-            exif=load_exif(exif) if exif else None,
-            icc=icc,
-            xmp=xmp,
-            dpi=tuple(facts["dpi"]) if facts["dpi"] else None,
-            texts=facts["texts"],
-            colour_chunks={
-                kind.encode("latin-1"): bytes.fromhex(data) for kind, data in facts["colour_chunks"].items()
-            },
-            duration_ms=facts["duration_ms"],
-        )
-        pixels = np.empty(facts["shape"], facts["dtype"])
-        self._read_into(pixels.reshape(-1).view(np.uint8).data)
-        return ImageData(pixels, metadata, facts["jpeg_quality"])
-
-    def _write(self, line: str) -> None:
+    def _send(self, value: Any) -> None:
         assert self._process is not None
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
+            self._process.connections[0].send(value)
+        except EOFError:
             raise self._describe_end() from None
 
-    def _read_answer(self) -> dict[str, Any]:
+    def _receive(self) -> tuple[dict[str, Any], list[bytearray]]:
         assert self._process is not None
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            raise self._describe_end()
-        facts: dict[str, Any] = json.loads(line)
+        try:
+            facts, parts = self._process.connections[0].receive()
+        except EOFError:
+            raise self._describe_end() from None
         if "error" in facts:
             raise PhotoError(facts["error"])
-        return facts
-
-    def _read_into(self, target: bytearray | memoryview) -> bytearray | memoryview:
-        assert self._process is not None
-        assert isinstance(self._process.stdout, io.BufferedReader)
-        if self._process.stdout.readinto(target) < len(target):
-            raise self._describe_end()
-        return target
+        return facts, parts
 
     def _describe_end(self) -> PhotoError:
         """Return the error for a process that has ended, and forget the process."""
         assert self._process is not None
         process, self._process = self._process, None
-        process.communicate()
-        if process.returncode == -signal.SIGXCPU:
-            return PhotoError("takes too long to decode")
-        return PhotoError("damaged: the decoder crashed")
+        return PhotoError("takes too long to decode" if process.is_over_time() else "damaged: the decoder crashed")
+
+
+def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
+    """Return the image of an answer; see `reader_process`."""
+    pixels, exif, icc, xmp, *chunks = parts
+    metadata = Metadata(
+        exif=load_exif(bytes(exif)) if exif else None,
+        icc=bytes(icc),
+        xmp=bytes(xmp),
+        dpi=tuple(facts["dpi"]) if facts["dpi"] else None,
+        texts=facts["texts"],
+        colour_chunks={name.encode(): bytes(chunk) for name, chunk in zip(facts["chunks"], chunks, strict=True)},
+        duration_ms=facts["duration_ms"],
+    )
+    upright = np.frombuffer(pixels, facts["dtype"]).reshape(facts["shape"])
+    return ImageData(upright, metadata, facts["jpeg_quality"])
 
 
 def _is_direct(path: Path) -> bool:

@@ -3,18 +3,14 @@
 The HDF5 library can crash or run forever on a damaged file. A dataset without values can declare any size.
 """
 
-import json
-import resource
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import loupe
+from loupe.imaging.child_process import ChildProcess, Connection
+from loupe.imaging.limits import limit_process
 
 WEIGHTS = "model.weights.h5"
-START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.models.weights_file import main; main()"
 LIMIT_S, TIMEOUT_S = 10, 30  # of CPU time and of elapsed time
 MAX_MEMORY_BYTES = 2**30
 MAX_OBJECTS = 20_000
@@ -26,30 +22,30 @@ def validate_weights(file: Path, count: int) -> None:
     Raises:
         ValueError: the weights are not valid.
     """
-    paths = [*sys.path, str(Path(loupe.__file__).parents[1])]
-    command = [sys.executable, "-I", "-S", "-c", START, json.dumps(paths), json.dumps([str(file), count])]
+    child = ChildProcess("loupe.models.weights_file:serve", {"file": str(file), "count": count})
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"{WEIGHTS} takes too long to read") from None
-    if done.returncode or done.stdout:
-        reason = done.stdout.decode(errors="replace").strip() or f"{WEIGHTS} cannot be read"
+        reason, _ = child.connections[0].receive(TIMEOUT_S)
+    except TimeoutError:
+        reason = f"{WEIGHTS} takes too long to read"
+    except EOFError:
+        reason = f"{WEIGHTS} cannot be read"
+    finally:
+        child.stop()
+    if reason:
         raise ValueError(reason)
 
 
-def main() -> None:
-    """Check the file that the last argument names; print the reason for an invalid file."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for kind, value in ((resource.RLIMIT_CPU, LIMIT_S), (resource.RLIMIT_DATA, MAX_MEMORY_BYTES)):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-    file, count = json.loads(sys.argv[2])
+def serve(connections: list[Connection], file: str, count: int) -> None:
+    """Check a file in the child process; send the reason for an invalid file, or an empty text."""
+    reason = ""
     try:
-        found = _count_weights(file)
+        with limit_process(MAX_MEMORY_BYTES, LIMIT_S):
+            found = _count_weights(file)
         if found != count:
-            raise ValueError(f"{WEIGHTS} must contain {count} weights, got {found}")
+            reason = f"{WEIGHTS} must contain {count} weights, got {found}"
     except Exception as error:  # h5py raises many classes
-        print(str(error) or type(error).__name__)
+        reason = str(error) or type(error).__name__
+    connections[0].send(reason)
 
 
 def _count_weights(file: str) -> int:

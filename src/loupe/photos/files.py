@@ -43,10 +43,10 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[IsolatedReader]]":
     """Open the readers for `process_photos`; start a child process before the imports if a photo needs it."""
-    from loupe.imaging.launcher import start_reader_process
+    from loupe.imaging.child_process import READER, ChildProcess
 
     isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)
-    process = start_reader_process() if isolated else None
+    process = ChildProcess(READER) if isolated else None
     from loupe.imaging.isolated_reader import open_readers
     from loupe.photos.processing import MAX_CONCURRENT_PHOTOS
 

@@ -7,24 +7,22 @@ The protocol: a JSON object per line. The process first prints `{"ready": true}`
 request it prints `{"progress": fraction}` several times, then the answer.
 """
 
-import json
 import os
-import signal
+import resource
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from html import escape
 from pathlib import Path
-from queue import SimpleQueue
-from typing import IO, Any
 
 from loupe.errors import LoupeError
+from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.isolated_reader import IsolatedReader
+from loupe.imaging.limits import STATUS, read_status_bytes, set_limit
 from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.reader import Photo, read_photo
 from loupe.imaging.writer import EncodeOptions
@@ -38,13 +36,9 @@ from loupe.upscalers.onnx import OnnxUpscaler
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
 LOW_MEMORY_PIXELS = 20_000_000  # of a result: larger ones are encoded with less memory
 NICENESS = 5  # of the process for large photos: small ones are upscaled first
-STATUS = Path("/proc/self/status")
 # in errors of libraries that got no memory; the last is that of the WebP encoder
 MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1"
 RECYCLED_SHARE = 0.5  # a process that needed this share of its memory ends after the answer, which frees the memory
-
-
-_printing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -93,40 +87,44 @@ class PhotoAnswer:
     last: bool = False
 
 
-def serve_requests(load_networks: Callable[[], Networks], max_bytes: int, large: bool) -> None:
-    """Answer the requests on standard input until it ends.
+def serve_files(connections: list[Connection], files: dict[str, str], max_bytes: int, large: bool) -> None:
+    """Answer requests with ONNX networks, whose files are given by scale factor, such as `3/2`."""
+    paths = {Fraction(scale): Path(path) for scale, path in files.items()}
+    networks = Networks(sorted(paths), lambda scale: LoadedModel(paths[scale].name, OnnxUpscaler(paths[scale])))
+    serve_requests(connections[0], lambda: networks, max_bytes, large)
+
+
+def serve_requests(
+    connection: Connection, load_networks: Callable[[], Networks], max_bytes: int, large: bool
+) -> None:
+    """Answer requests until the connection is closed.
 
     Args:
+        connection: the connection to the server.
         load_networks: called once.
         max_bytes: the memory that the photos may take, in addition to the memory of the loaded networks.
         large: whether the process is the one for large photos.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, which closes standard input
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # text that libraries print does not mix with the answers
     warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
     try:
         networks = load_networks()
         networks.check()
     except LoupeError as error:
-        _print(answers, {"failed": str(error)})
+        connection.send({"failed": str(error)})
         return
     if large and hasattr(os, "nice"):
         os.nice(NICENESS)
-    limit_memory(max_bytes)
-    lines: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_read_lines, args=[sys.stdin, lines], daemon=True).start()
-    _print(answers, {"ready": True})
-    started_bytes = _read_status_bytes("VmHWM")
-    while True:
-        request = PhotoRequest(**json.loads(lines.get()))
-        fields = asdict(
-            answer_request(request, networks, max_bytes, lambda part: _print(answers, {"progress": part}))
+    set_limit(resource.RLIMIT_DATA, read_status_bytes("VmData") + max_bytes)
+    connection.send({"ready": True})
+    started_bytes = read_status_bytes("VmHWM")
+    last = False
+    while not last:
+        request, _ = connection.receive()
+        answer = answer_request(
+            PhotoRequest(**request), networks, max_bytes, lambda part: connection.send({"progress": part})
         )
-        last = _read_status_bytes("VmHWM") - started_bytes > RECYCLED_SHARE * max_bytes
-        _print(answers, fields | {"last": last})
-        if last:
-            return
+        last = read_status_bytes("VmHWM") - started_bytes > RECYCLED_SHARE * max_bytes
+        connection.send(asdict(answer) | {"last": last})
 
 
 class _DirectReader(IsolatedReader):
@@ -162,18 +160,6 @@ def answer_request(
     return _refuse_for_memory(request) if any(sign in text for sign in MEMORY_SIGNS) else PhotoAnswer(reason=text)
 
 
-def limit_memory(more_bytes: int) -> None:
-    """Let the system refuse memory that this process requests beyond its present size plus `more_bytes`.
-
-    Only Linux supports this. On other systems, the function does nothing.
-    """
-    if not STATUS.exists():
-        return
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_DATA, (_read_status_bytes("VmData") + more_bytes,) * 2)
-
-
 def _upscale(
     request: PhotoRequest, networks: Networks, max_bytes: int, report: Callable[[float], None]
 ) -> PhotoAnswer:
@@ -191,7 +177,7 @@ def _upscale(
         UpscaleTransform(target, networks),
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
-        memory=sys.maxsize if STATUS.exists() else max_bytes,  # `limit_memory` is exact, estimates are for the worst
+        memory=sys.maxsize if STATUS.exists() else max_bytes,  # the limit is exact, estimates are for the worst
         readers=[_DirectReader()],
     )
     for outcome in process_jobs([job], options, report):
@@ -229,31 +215,3 @@ def _refuse_for_memory(request: PhotoRequest) -> PhotoAnswer:
     if request.small:
         return PhotoAnswer(declined=True)
     return PhotoAnswer(reason="cannot be upscaled: needs more memory than this server gives to a photo")
-
-
-def _read_lines(stream: IO[str], lines: "SimpleQueue[str]") -> None:
-    """Read requests. When the stream ends, the server has ended: exit, even while a photo is upscaled."""
-    for line in stream:
-        lines.put(line)
-    os._exit(0)
-
-
-def _read_status_bytes(name: str) -> int:
-    """Return a number of bytes from the status of this process; 0 if the system is not Linux."""
-    lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
-
-
-def _print(answers: IO[str], fields: dict[str, Any]) -> None:
-    with _printing:  # progress comes from several threads
-        print(json.dumps(fields), file=answers, flush=True)
-
-
-def _load_files(files: dict[str, str]) -> Networks:
-    paths = {Fraction(scale): Path(path) for scale, path in files.items()}
-    return Networks(sorted(paths), lambda scale: LoadedModel(paths[scale].name, OnnxUpscaler(paths[scale])))
-
-
-if __name__ == "__main__":
-    _options = json.loads(sys.argv[1])
-    serve_requests(lambda: _load_files(_options["files"]), _options["max_bytes"], _options["large"])

@@ -1,21 +1,16 @@
 """The two worker processes of a server that upscales photos: one for small photos, one for all others."""
 
-import json
 import math
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
-import loupe
 from loupe.errors import LoupeError, UsageError
+from loupe.imaging.child_process import ChildProcess
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
@@ -71,14 +66,14 @@ class PhotoWorkers:
     A process that works for too long is killed and started again. On Linux, each has a memory limit.
 
     Args:
-        module: the module that the processes run; it calls `worker.serve_requests`.
-        options: the options of the module, which it gets as JSON.
+        function: the function that the processes run, as in `ChildProcess`; it calls `worker.serve_requests`.
+        options: the keyword arguments of the function, without `max_bytes` and `large`.
     """
 
-    def __init__(self, module: str, options: dict[str, Any]) -> None:
+    def __init__(self, function: str, options: dict[str, Any]) -> None:
         budget = get_default_budget()
         self._small, self._large = (
-            _Worker(module, options | {"max_bytes": int(share * budget), "large": large})
+            _Worker(function, options | {"max_bytes": int(share * budget), "large": large})
             for share, large in ((SMALL_SHARE, False), (LARGE_SHARE, True))
         )
         self._waiting = threading.Semaphore(MAX_WAITING)
@@ -138,11 +133,10 @@ class PhotoWorkers:
 class _Worker:
     """A process that is started when it is needed. Only one thread at a time uses it."""
 
-    def __init__(self, module: str, options: dict[str, Any]) -> None:
-        self._command = [sys.executable, "-P", "-m", module, json.dumps(options)]
+    def __init__(self, function: str, options: dict[str, Any]) -> None:
+        self._function, self._options = function, options
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._child: ChildProcess | None = None
         self._ready = False
 
     @contextmanager
@@ -157,45 +151,42 @@ class _Worker:
 
     def start(self) -> None:
         """Start the process."""
-        path = os.pathsep.join([str(Path(loupe.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(self._command, env=environment, stdin=pipe, stdout=pipe, text=True)
-        self._lines, self._ready = SimpleQueue(), False
-        threading.Thread(target=_read_lines, args=[self._process, self._lines], daemon=True).start()
+        self._child = ChildProcess(self._function, self._options, shows_errors=True)
+        self._ready = False
 
     def wait_until_ready(self, control: Control) -> None:
         """Wait until the networks are loaded; raises UsageError if they cannot be loaded."""
-        while not self._ready:
+        if self._ready:
+            return
+        try:
             message = self._receive(control)
-            if message is None or "failed" in message:
-                self.kill()
-                raise UsageError((message or {}).get("failed", "model: the process that loads it has ended"))
-            self._ready = "ready" in message
+        except EOFError:
+            message = {"failed": "model: the process that loads it has ended"}
+        if "failed" in message:
+            self.kill()
+            raise UsageError(message["failed"])
+        self._ready = True
 
     def upscale(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None], timeout_s: float | None = None
     ) -> PhotoAnswer | None:
         """Upscale a photo; returns None if the process ended. `timeout_s` excludes the start of the process."""
         try:
-            if self._process is None or self._process.poll() is not None:
+            if self._child is None or self._child.process.poll() is not None:
                 self.start()
             self.wait_until_ready(control)
             if timeout_s is not None:
                 control = control.limit(timeout_s)
-            assert self._process is not None
-            assert self._process.stdin is not None
-            print(json.dumps(asdict(request)), file=self._process.stdin, flush=True)
-            while (message := self._receive(control)) is not None and "progress" in message:
+            assert self._child is not None
+            self._child.connections[0].send(asdict(request))
+            while "progress" in (message := self._receive(control)):
                 report(message["progress"])
-        except BrokenPipeError:
-            message = None
+        except EOFError:
+            self._restart()
+            return None
         except BaseException:
             self._restart()
             raise
-        if message is None:
-            self._restart()
-            return None
         answer = PhotoAnswer(**message)
         if answer.last:
             self._restart()
@@ -203,32 +194,17 @@ class _Worker:
 
     def kill(self) -> None:
         """Kill the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            assert self._process.stdin is not None
-            with suppress(OSError):  # the pipe may contain a request that the process did not read
-                self._process.stdin.close()
-            self._process = None
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
 
     def _restart(self) -> None:
         """Kill the process and start another one, so that it is ready for the next request."""
         self.kill()
         self.start()
 
-    def _receive(self, control: Control) -> dict[str, Any] | None:
-        """Return the next message of the process; None if it has ended."""
-        while True:
-            control.check()
-            try:
-                line = self._lines.get(timeout=POLL_INTERVAL_S)
-            except Empty:
-                continue
-            return json.loads(line) if line else None
-
-
-def _read_lines(process: "subprocess.Popen[str]", lines: "SimpleQueue[str]") -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
-    lines.put("")  # the end
+    def _receive(self, control: Control) -> dict[str, Any]:
+        """Return the next message of the process; raises EOFError if it has ended."""
+        assert self._child is not None
+        message: dict[str, Any] = self._child.connections[0].receive(check=control.check)[0]
+        return message

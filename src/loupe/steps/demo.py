@@ -37,7 +37,7 @@ def run(settings: Demo) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
         _open_socket(settings) as listening,
-        closing(PhotoWorkers("loupe.web.worker", {"model": settings.model})) as workers,
+        closing(PhotoWorkers("loupe.web.worker:serve_model", {"model": settings.model})) as workers,
     ):
         workers.start()
         host, port = listening.getsockname()[:2]

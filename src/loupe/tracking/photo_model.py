@@ -57,7 +57,7 @@ class PhotoModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Find the networks: one artifact per scale factor, with a name such as `3x2`."""
         files = {name.replace("x", "/"): str(path) for name, path in context.artifacts.items()}
-        self._workers = PhotoWorkers("loupe.photos.worker", {"files": files})
+        self._workers = PhotoWorkers("loupe.photos.worker:serve_files", {"files": files})
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would interpret type hints
         """Upscale photos.

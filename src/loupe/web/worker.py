@@ -1,11 +1,10 @@
 """The worker process of the demo: upscales photos with a model that is given by its name."""
 
-import json
-import sys
-
+from loupe.imaging.child_process import Connection
 from loupe.photos.worker import serve_requests
 from loupe.tracking.resolver import resolve_model
 
-if __name__ == "__main__":
-    options = json.loads(sys.argv[1])
-    serve_requests(lambda: resolve_model(options["model"]), options["max_bytes"], options["large"])
+
+def serve_model(connections: list[Connection], model: str, max_bytes: int, large: bool) -> None:
+    """Answer requests; see `serve_requests`."""
+    serve_requests(connections[0], lambda: resolve_model(model), max_bytes, large)

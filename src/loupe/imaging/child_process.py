@@ -1,0 +1,165 @@
+"""Runs a function in a child process, which can be killed at any time; see `limits` for its memory and CPU time.
+
+Decoders, encoders and onnxruntime do not react to signals. Parent and child exchange messages over pairs of sockets.
+This module is imported before numpy, so that the child starts while the parent loads libraries.
+"""
+
+import importlib
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import loupe
+
+# Options -I and -S: neither the working directory nor the environment adds modules. Python starts 20 ms faster.
+START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.child_process import main; main()"
+# An idle thread must not reserve memory. OpenBLAS uses one thread, because the children compute no linear algebra;
+# numpy then loads faster.
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
+ENDING_TIMEOUT_S = 5.0  # for the end of a process that has closed a connection
+CHECK_INTERVAL_S = 0.05
+READER = "loupe.imaging.reader_process:serve"  # the function of the child of `isolated_reader`
+LENGTH = struct.Struct("<Q")
+
+
+class Connection:
+    """Exchanges messages with the other process. A message is a JSON value, followed by any number of byte strings.
+
+    Args:
+        stream: one end of a pair of sockets.
+    """
+
+    def __init__(self, stream: socket.socket) -> None:
+        self.stream = stream
+        self._sending = threading.Lock()
+
+    def send(self, value: Any, *parts: Any) -> None:
+        """Send a message; raises EOFError if the other process has ended."""
+        views = [memoryview(part).cast("B") for part in parts]
+        head = json.dumps([value, [len(view) for view in views]]).encode()
+        with self._sending:
+            try:
+                self.stream.settimeout(None)
+                self.stream.sendall(LENGTH.pack(len(head)) + head)
+                for view in views:
+                    self.stream.sendall(view)
+            except OSError:
+                raise EOFError from None
+
+    def receive(
+        self, timeout_s: float | None = None, check: Callable[[], None] | None = None
+    ) -> tuple[Any, list[bytearray]]:
+        """Receive a message.
+
+        Args:
+            timeout_s: the limit of the wait; None for no limit.
+            check: called repeatedly during the wait; ends the wait by an error.
+
+        Raises:
+            EOFError: the other process has ended.
+            TimeoutError: the wait took longer than `timeout_s`.
+        """
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self.stream.settimeout(None if timeout_s is None and check is None else CHECK_INTERVAL_S)
+
+        def read(length: int) -> bytearray:
+            content = bytearray(length)
+            rest = memoryview(content)
+            while rest:
+                if check:
+                    check()
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                try:
+                    received = self.stream.recv_into(rest)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    received = 0
+                if not received:
+                    raise EOFError
+                rest = rest[received:]
+            return content
+
+        (length,) = LENGTH.unpack(read(LENGTH.size))
+        value, lengths = json.loads(read(length))
+        return value, [read(length) for length in lengths]
+
+
+class ChildProcess:
+    """A child process. It ends when this process ends, even if this process is killed.
+
+    Args:
+        function: the module and the name of the function, such as `loupe.imaging.reader_process:serve`. Its arguments
+            are the list of connections and `options`. The child ends when the function returns.
+        options: keyword arguments of the function; must be serialisable as JSON.
+        count: the number of connections; threads must not share a connection.
+        shows_errors: whether the standard error of this process shows the output of the child.
+
+    Attributes:
+        process: the process.
+        connections: the connections to the child.
+        stop: a function that kills the child; also called when this object is deleted.
+    """
+
+    def __init__(
+        self, function: str, options: dict[str, Any] | None = None, count: int = 1, shows_errors: bool = False
+    ) -> None:
+        pairs = [socket.socketpair() for _ in range(count)]
+        numbers = [theirs.fileno() for _, theirs in pairs]
+        paths = json.dumps([*sys.path, str(Path(loupe.__file__).parents[1])])
+        output = 2 if shows_errors else subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", START, paths, function, json.dumps([numbers, options or {}])],
+            env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=numbers,
+        )  # fmt: skip
+        for _, theirs in pairs:
+            theirs.close()
+        self.connections = [Connection(ours) for ours, _ in pairs]
+        self.stop = weakref.finalize(self, _stop, self.process, [ours for ours, _ in pairs])
+
+    def is_over_time(self) -> bool:
+        """Stop the child after an EOFError, and return whether it reached the limit of its CPU time."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(ENDING_TIMEOUT_S)
+        self.stop()
+        return self.process.returncode == -signal.SIGXCPU
+
+
+def _stop(process: "subprocess.Popen[bytes]", streams: list[socket.socket]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+    for stream in streams:
+        stream.close()
+
+
+def main() -> None:
+    """Run the function of the command line in this child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    (module, _, name), (numbers, options) = sys.argv[2].partition(":"), json.loads(sys.argv[3])
+    connections = [Connection(socket.socket(fileno=number)) for number in numbers]
+    with suppress(EOFError):  # the parent has closed the connection
+        getattr(importlib.import_module(module), name)(connections, **options)
+
+
+def _exit_with_parent() -> None:
+    """Exit when the parent has ended, even while an image is decoded: the standard input then ends."""
+    os.read(0, 1)
+    os._exit(0)

@@ -1,0 +1,69 @@
+"""Limits the memory and the CPU time of this process. Only Linux limits the memory."""
+
+import ctypes
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")  # only on Linux
+M_MMAP_THRESHOLD = -3  # of mallopt in glibc
+
+_lock = threading.Lock()
+_active = 0  # the number of threads in blocks of `limit_process`
+
+
+@contextmanager
+def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
+    """Limit this process until the block exits. The system kills the process at the limit of the CPU time.
+
+    Args:
+        data_bytes: the memory of the whole process, which all threads share.
+        cpu_s: the CPU time of each thread that is in such a block.
+    """
+    global _active
+    with _lock:
+        _active += 1
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        set_limit(resource.RLIMIT_CPU, round(used.ru_utime + used.ru_stime) + 1 + cpu_s * _active)
+        set_limit(resource.RLIMIT_DATA, data_bytes)
+    try:
+        yield
+    finally:
+        with _lock:
+            _active -= 1
+            if not _active:
+                set_limit(resource.RLIMIT_CPU, None)
+                set_limit(resource.RLIMIT_DATA, None)
+
+
+def set_limit(kind: int, value: int | None) -> None:
+    """Set a limit of this process, such as `resource.RLIMIT_DATA`; None restores the original limit."""
+    soft, hard = _get_original(kind)
+    if value is None:
+        value = soft
+    elif hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, hard))
+
+
+@cache
+def _get_original(kind: int) -> tuple[int, int]:
+    return resource.getrlimit(kind)
+
+
+def read_status_bytes(name: str) -> int:
+    """Return a number of bytes from the status of this process, such as `VmData`, which RLIMIT_DATA limits.
+
+    On other systems than Linux, the result is 0.
+    """
+    lines = STATUS.read_text(encoding="utf-8", errors="replace").splitlines() if STATUS.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def return_freed_blocks(block_bytes: int) -> None:
+    """Return freed blocks of at least this size to the system, so that they do not count against a later limit."""
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, block_bytes)
