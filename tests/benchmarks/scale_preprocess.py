@@ -32,7 +32,8 @@ from loupe.config import parse_settings
 from loupe.data import preparation
 from loupe.data.labels import cut_labels, shrink_label
 from loupe.data.sources import list_photos
-from loupe.imaging import decoder, luminance
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.grey import GreyPhoto
 
 PROCESSES = 2
 CHUNK = 64
@@ -75,12 +76,12 @@ def process_chunk(chunk):
             content = stream.read(size)
             digest = hashlib.sha256(content).hexdigest()
             try:
-                grey = luminance.compute_luminance(decoder.open_photo(content), settings.luminance)
+                grey = GreyPhoto(content, lambda size: None).read(settings.luminance)
                 for label in cut_labels(grey, settings, "centre", 0, digest):
                     for scale in settings.scales:
                         shrink_label(label.pixels, scale, settings.shrink)
                     done += 1
-            except decoder.PhotoError:
+            except PhotoError:
                 continue
     return done
 

@@ -22,8 +22,8 @@ def run(settings):
     Path("done").touch()
 
 preprocess.run = run
-sys.argv = ["loupe"]
-main.entry("preprocess")
+sys.argv = ["loupe", "preprocess"]
+main.entry()
 """
 
 

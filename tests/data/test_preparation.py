@@ -22,8 +22,7 @@ from loupe.data.preparation import find_photos, open_or_prepare, prepare, prepar
 from loupe.data.shards import hash_file
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import create_partial
-from loupe.imaging.decoder import open_photo
-from loupe.imaging.luminance import compute_luminance
+from loupe.imaging.grey import GreyPhoto
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +83,7 @@ def test_rows_contain_the_position_of_each_label(photo_folder, preprocess, crops
     dataset = prepare(settings)
     assert {row["path"] for row in dataset.rows} == set(crops)
     for row in dataset.rows:
-        grey = compute_luminance(open_photo(crops[row["path"]]), "rec601")
+        grey = GreyPhoto(crops[row["path"]], lambda size: None).read("rec601")
         assert (row["height"], row["width"]) == grey.shape
         assert row["category"] == row["path"].split("/")[0]
         label = np.load(dataset.folder / f"labels-{row['shard']:05d}.npy")[row["row"]]

@@ -7,7 +7,8 @@ import zlib
 import pytest
 from jobs import loupe
 
-from loupe.imaging.decoder import PhotoError, open_photo
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.grey import GreyPhoto
 
 TOO_MANY = "too many pixels: must be at most 178,956,970, got {:,}"
 
@@ -66,7 +67,7 @@ def test_photo_with_too_many_pixels_is_refused_with_size_and_limit(name):
     content, size = BOMBS[name]
     tracemalloc.start()
     with pytest.raises(PhotoError) as caught:
-        open_photo(content)
+        GreyPhoto(content, lambda size: None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert str(caught.value) == TOO_MANY.format(size)
@@ -75,7 +76,7 @@ def test_photo_with_too_many_pixels_is_refused_with_size_and_limit(name):
 
 def test_largest_permitted_photo_is_not_refused_for_its_size():
     with pytest.raises(PhotoError, match="damaged"):
-        open_photo(png(13_377, 13_377))
+        GreyPhoto(png(13_377, 13_377), lambda size: None)
 
 
 def test_postscript_is_refused_and_not_run(tmp_path):
@@ -84,7 +85,7 @@ def test_postscript_is_refused_and_not_run(tmp_path):
     for name in ("photo.eps", "photo.jpg"):
         (tmp_path / name).write_text(program)
         with pytest.raises(PhotoError, match="a PostScript program, not a photo"):
-            open_photo(tmp_path / name)
+            GreyPhoto((tmp_path / name).read_bytes(), lambda size: None)
     assert not canary.exists()
 
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from whole_images import open_photo
 
 from loupe.imaging.conversion import compress_jpeg, to_bytes, to_floats
-from loupe.imaging.decoder import PhotoError, open_photo
+from loupe.imaging.decoder import PhotoError
 from loupe.imaging.luminance import compute_luminance
 
 LUMINANCES = ["rec601", "rec709", "relative"]

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import pyvips
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from whole_images import open_photo
 
 from loupe.imaging import writer
-from loupe.imaging.decoder import PhotoError, open_photo
+from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import validate_output
 from loupe.imaging.metadata import RawText
 from loupe.imaging.reader import read_photo
@@ -26,7 +27,7 @@ from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import get_bundled_networks
 from loupe.photos.processing import Outcome, ProcessingOptions, process_jobs
 from loupe.photos.sizes import Target
-from loupe.photos.upscaling import UpscaleTransform, upscale_image, upscale_photo
+from loupe.photos.upscaling import UpscaleTransform, upscale_image
 
 SIZE = (45, 31)
 LARGE = (68, 47)  # at 3:2
@@ -84,7 +85,7 @@ def of_mode(photo: Image.Image, mode: str) -> Image.Image:
 
 def upscaled(file: Path, out: Path, scale: str = "3/2", strip: bool = False) -> Image.Image:
     found = read_photo(file, strip)
-    large = upscale_photo(found, Target(Fraction(scale)), NETWORKS)
+    large = map(UpscaleTransform(Target(Fraction(scale)), NETWORKS), found.images)
     write_photo(out, large, found.count, found.loop)
     assert sorted(out.parent.glob(".*")) == []
     image = Image.open(out)
@@ -418,7 +419,7 @@ def test_pages_of_a_tiff_keep_16_bit_colour(tmp_path):
     several.tiffsave(str(tmp_path / "small.tif"))
     found = read_photo(tmp_path / "small.tif")
     assert found.count == 2
-    write_photo(tmp_path / "large.tif", upscale_photo(found, Target(Fraction(3, 2)), NETWORKS), 2)
+    write_photo(tmp_path / "large.tif", map(UpscaleTransform(Target(Fraction(3, 2)), NETWORKS), found.images), 2)
     for number in range(2):
         large = pyvips.Image.new_from_file(str(tmp_path / "large.tif"), page=number)
         assert (large.width, large.height, large.format, large.bands) == (68, 47, "ushort", 3)

@@ -5,10 +5,11 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from whole_images import open_photo
 
 from loupe.data import reservations
 from loupe.imaging import grey
-from loupe.imaging.decoder import PhotoError, open_photo
+from loupe.imaging.decoder import PhotoError
 from loupe.imaging.luminance import compute_luminance
 
 

@@ -42,14 +42,14 @@ STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")
 LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")
 
 
-def entry(step: str | None = None) -> NoReturn:
-    """Run the command `loupe`, or one step, and exit with the returned status."""
+def entry() -> NoReturn:
+    """Run the command `loupe`, and exit with the returned status."""
     # The import of Keras and MLflow and the exit take 4.4 s of CPU time, 1.7 s of them for garbage collection.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     open_streams()
     filter_native_logs()
-    sys.exit(main() if step is None else run_step(step))
+    sys.exit(main())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,12 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
     return _fail("loupe", f"step: must be one of {', '.join(STEPS)}, got {wrong!r}", 2)
 
 
-def run_step(step: str, arguments: list[str] | None = None) -> int:
+def run_step(step: str, words: list[str]) -> int:
     """Run one step.
 
     Args:
         step: a key of STEPS.
-        arguments: flags and values; None means the arguments of the process.
+        words: flags and values.
 
     Returns:
         The exit status.
@@ -91,7 +91,6 @@ def run_step(step: str, arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # file names can contain bytes that are not valid text
     program = f"loupe {step}"
     try:
-        words = sys.argv[1:] if arguments is None else arguments
         if {"-h", "--help"} & set(words[: _separator(step, words)]):
             print(step_help(step, POSITIONAL.get(step), step in MULTIPLE), end="")
             return 0

@@ -141,13 +141,12 @@ def _compute_means(rows: pd.DataFrame) -> dict[str, Any]:
     return {key: float(rows[key].mean()) for key in metrics.SCORES}
 
 
-def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -> np.ndarray:
+def bootstrap_intervals(values: np.ndarray, photos: np.ndarray) -> np.ndarray:
     """Compute 95 % bootstrap intervals of means. The photos are resampled, not the images that were cut from them.
 
     Args:
         values: (n, k), one row per image; the mean of each column gets an interval.
         photos: (n,), the photo of each image.
-        seed: the seed of the resampling, which is the same for all columns.
 
     Returns:
         (k, 2), the low and high ends.
@@ -156,22 +155,12 @@ def bootstrap_intervals(values: np.ndarray, photos: np.ndarray, seed: int = 0) -
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, index, values)
     counts = np.bincount(index)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means = []
     for _ in range(RESAMPLES):
         times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
         means.append(times @ sums / (times @ counts))
     return np.percentile(means, PERCENTILES, axis=0).T
-
-
-def compute_mae_differences(table: pd.DataFrame, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mae of method `name` minus the mae of method `other` for each image.
-
-    Returns:
-        The differences, (n,), and the photo of each image, (n,).
-    """
-    first, second = (table[table["method"] == method].sort_values("image") for method in (name, other))
-    return first["mae"].to_numpy() - second["mae"].to_numpy(), first["photo"].to_numpy()
 
 
 def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:

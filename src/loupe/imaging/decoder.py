@@ -1,15 +1,12 @@
-"""Decodes the first image of a photo file to 8 bits."""
+"""Converts opened images to 8 bits, and the errors of decoders to PhotoError."""
 
-import io
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
@@ -20,31 +17,6 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit for the first image of a file
 
 class PhotoError(LoupeError):
     """The photo cannot be used; the message is the reason."""
-
-
-def open_photo(source: bytes | Path) -> Image.Image:
-    """Decode the first frame or page of an image file.
-
-    The EXIF orientation is applied. 16-bit grey is divided by 257. CMYK images and images with a
-    palette become RGB or RGBA.
-
-    Args:
-        source: the bytes of a file, or its path.
-
-    Returns:
-        An image of mode `L`, `RGB`, `LA` or `RGBA`.
-
-    Raises:
-        PhotoError: the file is not an image, is damaged or too large, or its values have no known range.
-    """
-    with translate_errors(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.format == "EPS":  # Pillow would run Ghostscript
-                raise PhotoError("a PostScript program, not a photo")
-            scale_transparent_value(image)
-            image.load()
-            return to_8_bit_mode(ImageOps.exif_transpose(expand_12_bit_grey(image)))
 
 
 @contextmanager

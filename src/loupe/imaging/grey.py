@@ -39,7 +39,7 @@ COEFFICIENT_BYTES = 2  # per band: a JPEG with several scans is decoded as a who
 class GreyPhoto:
     """The first frame or page of an image file, upright; its pixels are converted to grey on demand.
 
-    The result is the same as that of `open_photo` followed by `compute_luminance`.
+    The result is the same as that of `compute_luminance` for the whole image.
 
     Args:
         content: the bytes of a file.
@@ -51,7 +51,7 @@ class GreyPhoto:
         width, height: the size in pixels, upright.
 
     Raises:
-        PhotoError: as in `open_photo`.
+        PhotoError: the file is not an image, is damaged or too large, or its values have no known range.
     """
 
     def __init__(self, content: bytes, require: Callable[[int], None], result_bytes: int = 2) -> None:

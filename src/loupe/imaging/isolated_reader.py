@@ -66,10 +66,11 @@ class IsolatedReader:
 
     Args:
         process: a running `ChildProcess(READER)`; None to start one on first use.
+        isolates: False to read all files in this process, if it has limits of its own.
     """
 
-    def __init__(self, process: ChildProcess | None = None) -> None:
-        self._process = process
+    def __init__(self, process: ChildProcess | None = None, isolates: bool = True) -> None:
+        self._process, self._isolates = process, isolates
         self._is_open = False  # True while a file is open and its images are not requested
 
     def stop(self) -> None:
@@ -97,7 +98,7 @@ class IsolatedReader:
             PhotoError: as in `read_photo`, or the file takes too much memory or time. Iterating over the images may
                 also raise this error.
         """
-        if _is_direct(path):
+        if not self._isolates or _is_direct(path):
             return read_photo(path, strip)
         if self._process is None or self._process.process.poll() is not None:
             self._process = ChildProcess(READER)

@@ -1,13 +1,11 @@
 """Upscales the images of photos with networks."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 from loupe.imaging.metadata import update_size
-from loupe.imaging.reader import Photo
 from loupe.photos.networks import Networks
 from loupe.photos.sizes import FittedSize, Size, Target, choose_scale, fit_size, scale_size
 from loupe.photos.strips import estimate_memory, upscale_strips
@@ -42,11 +40,6 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
     strips = upscale_strips(image.pixels, size, model)
     metadata = update_size(image.metadata, *size.cropped)
     return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata, assumed)
-
-
-def upscale_photo(photo: Photo, target: Target, networks: Networks) -> Iterator[ImageStream]:
-    """Upscale the images of a photo one after another; the pages of a TIFF may differ in size."""
-    return (upscale_image(image, target, networks) for image in photo.images)
 
 
 @dataclass(frozen=True)

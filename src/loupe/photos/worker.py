@@ -24,7 +24,7 @@ from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.isolated_reader import IsolatedReader
 from loupe.imaging.limits import STATUS, read_status_bytes, set_limit
 from loupe.imaging.page_sizes import list_page_sizes
-from loupe.imaging.reader import Photo, read_photo
+from loupe.imaging.reader import read_photo
 from loupe.imaging.writer import EncodeOptions
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
@@ -127,17 +127,6 @@ def serve_requests(
         connection.send(asdict(answer) | {"last": last})
 
 
-class _DirectReader(IsolatedReader):
-    """Reads photos in this process, which has limits of its own."""
-
-    def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
-        """Open an image file; `memory` has no effect."""
-        return read_photo(path, strip)
-
-    def close(self) -> None:
-        """Do nothing: the images close the file."""
-
-
 def answer_request(
     request: PhotoRequest, networks: Networks, max_bytes: int, report: Callable[[float], None]
 ) -> PhotoAnswer:
@@ -178,7 +167,7 @@ def _upscale(
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
         memory=sys.maxsize if STATUS.exists() else max_bytes,  # the limit is exact, estimates are for the worst
-        readers=[_DirectReader()],
+        readers=[IsolatedReader(isolates=False)],
     )
     for outcome in process_jobs([job], options, report):
         if outcome.reason:

@@ -20,9 +20,9 @@ def format_percent(share: float) -> str:
     return f"{100 * share:.1f}" if math.isfinite(share) else DASH
 
 
-def format_estimate(estimate: Estimate, digits: int = 4) -> str:
-    """Format a mean with its interval: `0.02661 (0.02655 to 0.02667)`."""
-    mean, low, high = (format_number(value, digits) for value in (estimate.mean, estimate.low, estimate.high))
+def format_estimate(estimate: Estimate) -> str:
+    """Format a mean with its interval: `0.0266 (0.0265 to 0.0267)`."""
+    mean, low, high = (format_number(value, 3) for value in (estimate.mean, estimate.low, estimate.high))
     return f"{mean} ({low} to {high})"
 
 
@@ -40,7 +40,7 @@ def format_difference(verdict: ClaimVerdict) -> str:
     weakest = verdict.weakest
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH
-    text = format_estimate(weakest.estimate, 3)
+    text = format_estimate(weakest.estimate)
     count = len(verdict.comparisons)
     return text if count == 1 else f"{text}; weakest of {count}: {format_comparison(weakest)}"
 

@@ -118,9 +118,3 @@ def _open_socket(settings: Demo) -> socket.socket:
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]  # Python then repeats the address
         raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("demo")

@@ -225,9 +225,3 @@ def _write_json(out: Path, summary: dict[str, Any]) -> None:
         write_file(out, json.dumps(_replace_nan(summary), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise LoupeError(f"out: {str(out)!r} cannot be written: {error.strerror}") from None
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("evaluate")

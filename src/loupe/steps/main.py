@@ -80,9 +80,3 @@ def _format_next_steps(settings: Main, best: "Training", registration: "Registra
 compare: {settings.out} with {find_bundled_photo()}
 train it longer: loupe train --network {network} --steps {steps}{dataset} && loupe register
 compare the runs: mlflow ui"""
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("main")

@@ -65,9 +65,3 @@ def _draw_figures(dataset: Dataset) -> list[Path]:
             with write_atomically(file) as partial:
                 getattr(figures, function)(pairs).savefig(partial, dpi=100, format="png")
     return files
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("preprocess")

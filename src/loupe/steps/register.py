@@ -112,9 +112,3 @@ def _describe_input(geometry: "Geometry") -> str:
 
 def _describe_licences(sources: str) -> str:
     return "; ".join(LICENCES.get(name, f"{name}: the terms of that source") for name in sources.split(","))
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("register")

@@ -174,9 +174,3 @@ def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:
         records.log_file(html)
         counts = {f"claims/{name.replace(' ', '_')}": float(count) for name, count in report.counts.items()}
         records.log_metrics(counts)
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("report")

@@ -45,9 +45,3 @@ def run(settings: Restore) -> list[Path]:
             outcomes = files.process_photos(settings, found, denoising.DenoiseTransform(options), readers)
             photo_runs.log_outcomes(settings, outcomes, METHOD)
             return files.report_outcomes(settings, found, outcomes, METHOD)
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("restore")

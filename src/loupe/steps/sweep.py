@@ -245,9 +245,3 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, locat
 
 def _dashboard_command(location: str) -> str:
     return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("sweep")

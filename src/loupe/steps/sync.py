@@ -18,9 +18,3 @@ def run(settings: Sync) -> int:
     if not uploaded:
         print_line(f"no run to upload in {settings.folder}", settings.quiet)
     return uploaded
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("sync")

@@ -129,9 +129,3 @@ def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | No
     checkpoint = checkpoints.load_checkpoint(settings.resume)
     name, digest = tags["loupe.dataset"], tags["loupe.digest"]
     return preparation.reopen(settings, name, digest, settings.dataset), checkpoint
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("train")

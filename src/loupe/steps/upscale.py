@@ -32,9 +32,3 @@ def run(settings: Upscale) -> list[Path]:
             outcomes = files.process_photos(settings, found, transform, readers)
             photo_runs.log_outcomes(settings, outcomes, networks.used_names)
             return files.report_outcomes(settings, found, outcomes, networks.used_names)
-
-
-if __name__ == "__main__":
-    from loupe.cli.main import entry
-
-    entry("upscale")

@@ -92,7 +92,7 @@ def end_run(run_id: str, status: str) -> None:
     if is_finished:
         buffer.append("no checkpoint", {})
     buffer.close()
-    with suppress(*SERVER_ERRORS), limit_requests(0), defer_signals():
+    with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
         mlflow.end_run(status)  # closes the run in this process
     message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:

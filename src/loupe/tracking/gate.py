@@ -85,7 +85,8 @@ def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pair
         name, uri = f"{champion.name} version {champion.version}", f"models:/{champion.name}/{champion.version}"
         defender = KerasUpscaler(models.load_keras(models.ModelReference(name, uri)))
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    difference, photos = scoring.compute_mae_differences(table, "challenger", "defender")
+    rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))  # in equal order
+    difference, photos = rows["mae"].to_numpy() - other["mae"].to_numpy(), rows["photo"].to_numpy()
     low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()
     maes, count = table.groupby("method")["mae"].mean(), len(set(photos))
     interval = (low, high) if count >= MIN_PHOTOS else None

@@ -19,7 +19,7 @@ def photo_run(settings: PhotoSettings) -> Iterator[None]:
         return
     from loupe.tracking import runs, server, store
 
-    with server.limit_requests(0, server.PROBE_TIMEOUT_S), ExitStack() as stack:
+    with server.limit_requests(server.PROBE_TIMEOUT_S), ExitStack() as stack:
         try:
             store.check_store(server.PROBE_TIMEOUT_S)
             server.check_reachable()

@@ -173,7 +173,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # an abandoned download may still write
         try:
             seconds = FILE_LOOKUP_TIMEOUT_S if store.is_file() else LOOKUP_TIMEOUT_S
-            with server.limit_requests(0, LOOKUP_TIMEOUT_S):
+            with server.limit_requests(LOOKUP_TIMEOUT_S):
                 found = call_within(seconds, download)
         except UsageError as error:
             if str(error).startswith("model:"):

@@ -103,16 +103,15 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
 
 
 @contextmanager
-def limit_requests(retries: int, seconds: float | None = None) -> Iterator[None]:
-    """Limit how often MLflow repeats a failed request, and how long it waits for an answer (by default, minutes).
+def limit_requests(seconds: float | None = None) -> Iterator[None]:
+    """Let MLflow repeat no failed request, and limit the wait for an answer (by default, minutes).
 
-    A smaller value that the user set in the environment is kept.
+    A smaller limit that the user set in the environment is kept.
 
     Args:
-        retries: the number of repetitions.
         seconds: the limit for an answer; None keeps MLflow's limit.
     """
-    limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: retries, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
+    limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
     before = {variable: variable.get_raw() for variable in limits}
     for variable, limit in limits.items():
         if limit is not None:
