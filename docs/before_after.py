@@ -3,7 +3,7 @@
     python docs/before_after.py
 
 `images/budgie.png` is a region of the photo "budgie-branch" from BuddiesOfBudgie/budgie-backgrounds (CC0 1.0), shrunk
-3 times by Lanczos. No network of the package was trained on this photo.
+3 times by Lanczos. The network for 3:1, which upscales it, was not trained on this photo.
 """
 
 from pathlib import Path

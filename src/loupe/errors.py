@@ -7,15 +7,16 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-LONGEST_DESCRIPTION = 300  # characters
+LONGEST_DESCRIPTION = 300  # maximum number of characters of a described error
 MASK = "***"
-SHORTEST_PART = 3  # characters of a secret's part that is masked outside of a URL
+SHORTEST_PART = 3  # outside of a URL, a part of a secret is masked if it has at least this number of characters
 
-# A password may contain `/`, `@` or `:`. Therefore it ends at the last `@` before a space, and too much is masked
-# rather than too little, such as the path in `http://host:5000/a@b`.
+# A password may contain `/`, `@` or `:`. Therefore everything up to the last `@` before a space is masked, even if it
+# is not a password, such as the path in `http://host:5000/a@b`.
 _PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s3a?|gc?s|oss)://)[^/?#:\s]+@")
-_ID_SCHEMES = re.compile(r"(?i)(.*\+)?(https?|s3a?|gc?s|oss)")  # their user name may be a token or the id of a key
+# In URLs with these schemes, the user name may be a token or the id of a key.
+_ID_SCHEMES = re.compile(r"(?i)(.*\+)?(https?|s3a?|gc?s|oss)")
 _FIELD = re.compile(
     r"""(?ix)
     (
@@ -33,12 +34,13 @@ _FIELD = re.compile(
 def mask_secrets(text: str, *urls: str) -> str:
     """Replace the passwords, tokens and keys of URLs by MASK, for a text that is printed, logged or stored.
 
-    They are the part before `@`, and the values of query fields whose names mean a secret, such as `password`,
-    `token` or `X-Amz-Signature`. The user name of a database remains: `postgresql://loupe:***@host/studies`.
+    Secrets are the part before `@`, and the values of query fields with names such as `password`, `token` or
+    `X-Amz-Signature`. The user name of a database remains: `postgresql://loupe:***@host/studies`.
 
     Args:
         text: any text.
-        urls: URLs whose secrets are also masked outside of a URL. A library's message may quote a part of them.
+        urls: URLs whose secrets are also masked outside of a URL, because a library's message may quote a part of
+            these secrets.
     """
     for url in urls:
         for part in _list_secret_parts(url):
@@ -58,7 +60,7 @@ def mask_values(value: Any) -> Any:
 
 
 def is_masked(url: str) -> bool:
-    """Return whether a URL has lost its secrets in `mask_secrets`, so that it cannot be opened."""
+    """Return whether `mask_secrets` has replaced secrets of a URL. Such a URL cannot be opened."""
     return "://" in url and (f"{MASK}@" in url or f"={MASK}" in url)
 
 

@@ -85,7 +85,7 @@ def measure_network(pairs: Pairs, fields: dict[str, Any], seconds: float) -> dic
     while True:
         started, waited[0] = time.perf_counter(), 0.0
         runner._call_steps = per_call
-        runner._adapt = lambda count, at: at  # type: ignore[method-assign]  # calls of one length
+        runner._choose_call_steps = lambda count, at: at  # type: ignore[method-assign]  # calls of one length
         runner.run(range(calls * per_call), lambda first, losses: None)
         total = time.perf_counter() - started
         if total > seconds / 2:

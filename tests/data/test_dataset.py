@@ -117,7 +117,7 @@ def test_pairs_are_memory_maps_of_bytes(prepared):
     dataset = Dataset(prepared)
     small, label = dataset.load_pairs("all", Fraction(2))[0]
     for pixels, kind in ((small, name_inputs(Fraction(2))), (label, "labels")):
-        shard = dataset._open[name_shard(kind, 0)]
+        shard = dataset._maps[name_shard(kind, 0)]
         assert isinstance(shard, np.memmap)
         assert np.shares_memory(pixels, shard)
     assert small.dtype == label.dtype == np.uint8

@@ -104,7 +104,7 @@ def test_batches_contain_one_photo_of_its_own_size(photos):
 
 def test_skipped_photos_are_reported_with_the_first_reason(photos, capsys):
     WholePhotos(photos, Fraction(2))
-    assert capsys.readouterr().out.startswith("left out: 2 of 4 photos; the first: broken.png: ")
+    assert capsys.readouterr().out.startswith("skipped: 2 of 4 photos; the first: broken.png: ")
     WholePhotos(photos[:2], Fraction(2))
     WholePhotos(photos, Fraction(2), quiet=True)
     assert not capsys.readouterr().out

@@ -187,8 +187,8 @@ KERAS = {
     "vector.keras": r"must take grey images, \(n, h, w, 1\)",
     "pickle.keras": "not a zip file",
     "empty.keras": "not a zip file",
-    "outside.keras": r"must contain only the parts of a network, got '\.\./\.\./canary'",
-    "assets.keras": r"must contain only the parts of a network, got 'assets/\.\./\.\./\.\./canary'",
+    "outside.keras": r"must contain only metadata.json, .*, got '\.\./\.\./canary'",
+    "assets.keras": r"must contain only metadata.json, .*, got 'assets/\.\./\.\./\.\./canary'",
     "module.keras": "",
     "deep.keras": "",
     "cut.keras": "",
@@ -368,7 +368,7 @@ CHECKPOINTS = {
     ("name", "status", "reason"),
     [
         ("objects", 2, "the checkpoint of run {} cannot be read: .*allow_pickle"),
-        ("another network", 1, "the checkpoint is of another network"),
+        ("another network", 1, "must be a checkpoint of this network"),
         ("nothing", 1, "must be a checkpoint of a training"),
     ],
 )

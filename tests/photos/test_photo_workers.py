@@ -1,6 +1,7 @@
 """The worker processes of a server: limits, small and large photos, time, memory, visitors who leave."""
 
 import io
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,15 @@ from PIL import Image
 
 from loupe.data.sources import find_bundled_photo
 from loupe.errors import UsageError
-from loupe.photos import worker_pool
+from loupe.photos import worker, worker_pool
+from loupe.photos.networks import get_bundled_networks
+from loupe.photos.processing import Outcome
 from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedError
 from loupe.upscalers import bundled
 
 FILES = {str(scale): str(bundled.find_file("tiny", scale)) for scale in bundled.list_scales("tiny")}
+REFUSED = r"memory: must be at most \d+ MB per photo, got more; smaller scale factors, and JPEG, PNG and TIFF .*"
 LARGE = 4500, 4500  # upscaling it takes seconds
 
 
@@ -145,9 +149,20 @@ def test_a_photo_that_needs_too_much_memory_is_refused(small, large, monkeypatch
     monkeypatch.setattr(worker_pool, "get_default_budget", lambda: 300_000_000)
     workers = PhotoWorkers("loupe.photos.worker:serve_files", {"files": FILES})
     answer = workers.upscale(ask(large), Control(60))
-    assert answer.reason == "cannot be upscaled: needs more memory than this server gives to a photo"
+    assert re.fullmatch(REFUSED, answer.reason)
     assert workers.upscale(ask(small), Control(60)).reason == ""
     workers.close()
+
+
+def test_an_avif_that_needs_too_much_memory_is_refused_before_it_is_upscaled(workers, large, monkeypatch):
+    shown: list[float] = []
+    answer = workers.upscale(ask(large, "7/4", ".avif"), Control(60), shown.append)
+    assert shown == []
+    assert re.fullmatch(REFUSED, answer.reason)
+    # as after an encoder that got no memory
+    failure = RuntimeError("Failed to encode image: Encoding of color planes failed")
+    monkeypatch.setattr(worker, "process_jobs", lambda jobs, *_: [Outcome(jobs[0], None, str(failure))])
+    assert re.fullmatch(REFUSED, worker.answer_request(ask(large), get_bundled_networks("tiny"), 10**9, print).reason)
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Upscaling by strips: the result does not depend on the strips; colours and alpha are correct."""
 
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import get_args
 from unittest.mock import patch
 
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from loupe.config.fields import BUNDLED_SIZES
 from loupe.config.steps import Luminance
 from loupe.imaging import threads
 from loupe.imaging.conversion import to_bytes, to_floats
@@ -24,6 +28,25 @@ SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 NETWORKS = {("small", scale): get_bundled_networks("small") for scale in SCALES} | {
     (size, Fraction(3, 2)): get_bundled_networks(size) for size in ("tiny", "base")
 }
+
+# Prints by how many bytes calls with tiles of different sizes, up to the largest, raise the peak memory.
+MEASURE_LAYERS = """
+import sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from loupe.photos.networks import load_bundled
+
+def read(name):
+    return int(Path("/proc/self/status").read_text().split(name)[1].split()[0]) * 1024
+
+loaded = load_bundled(sys.argv[1], Fraction(3, 2))
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+before = read("VmRSS:")
+for rows, columns in ((168, 292), (168, 292), (168, 150), (232, 292), (232, 292)):
+    loaded.model(np.zeros((1, rows, columns, 1), "float32"))
+print(read("VmHWM:") - before, loaded.layer_bytes)
+"""
 
 
 class Blocks:
@@ -71,6 +94,15 @@ def test_rows_of_bundled_networks_equal_the_whole_image(key, height, width, cuts
 )
 def test_rows_of_blocks_and_filters_equal_the_whole_image(model, height, width, cuts):
     check_rows(model, height, width, cuts, 16)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("size", BUNDLED_SIZES)
+def test_the_layers_of_a_network_take_at_most_the_estimated_memory(size):
+    done = subprocess.run([sys.executable, "-c", MEASURE_LAYERS, size], capture_output=True, text=True, check=True)
+    found, estimate = map(int, done.stdout.split())
+    print(f"{size}: {found / 1e6:.1f} MB")
+    assert found <= estimate
 
 
 def check_rows(model, height, width, cuts, tile):

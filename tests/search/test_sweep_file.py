@@ -65,6 +65,8 @@ arm = {activation = "tanh"}
 beats = [{activation = "relu"}]
 """
 CONDITION = "the condition must be a network, an optimizer or field=value"
+UNUSED = "must have a condition that holds at a point of the grid"
+TWICE = "search: must set each field once per point, got"
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ def test_sweep_file_survives_json(file):
         ("steps = 20", "filters = 8", "train.filters: is a field of network=convolutional only, got '8'"),
         ("steps = 20", "stddev = 0.1", "train.stddev: has no effect with initializer=xavier, got 0.1"),
         ("steps = 20", '"adem.beta_1" = 0.5', f"train.adem.beta_1: {CONDITION}"),
-        ("steps = 20", "activation = 'relu'", "search.activation: must not be in [train] too"),
+        ("steps = 20", "activation = 'relu'", "search.activation: must be in [search] or in [train], got both"),
         ('["tanh", "relu"]', "[]", "search.activation: must be a list of different values, got []"),
         ('["tanh", "relu"]', '["tanh", "tanh"]', "search.activation: must be a list of different values, got .*"),
         ('["tanh", "relu"]', '"tanh"', "search.activation: must be a list of values or a range, .*, got 'tanh'"),
@@ -164,16 +166,16 @@ def test_error_names_table_field_rule_and_value(old, new, line, refusal):
     ("more", "line"),
     [
         ("kernel = [3]", "search.kernel: is not a field of train; `loupe train --help` lists the fields"),
-        ("seed = [0, 1]", "search.seed: cannot be searched; study.repeats sets the seeds"),
-        ('dataset = ["sample"]', "search.dataset: cannot be searched; study.repeats sets the seeds"),
-        ('"sgd.seed" = [0, 1]', "search.sgd.seed: cannot be searched; study.repeats sets the seeds"),
+        ("seed = [0, 1]", "search.seed: must not be in [search]; study.repeats sets the number of seeds"),
+        ('dataset = ["sample"]', "search.dataset: must not be in [search]; study.repeats sets the number of seeds"),
+        ('"sgd.seed" = [0, 1]', "search.sgd.seed: must not be in [search]; study.repeats sets the number of seeds"),
         ("rho = [0.9]", "search.rho: is a field of optimizer=adadelta and optimizer=rmsprop only, got '0.9'"),
         ('"elm.hidden" = ["8"]', f"search.elm.hidden: {CONDITION}"),
         ('"depth=2.hidden" = ["8"]', f"search.depth=2.hidden: {CONDITION}"),
         ('"hidden=.keep_prob" = [0.5]', f"search.hidden=.keep_prob: {CONDITION}"),
-        ('"activation=tanh.learning_rate" = [0.5]', "search: learning_rate is set twice at one point"),
-        ('"sgd.momentum" = [0.5]', "search.sgd.momentum: its condition holds at no point"),
-        ('"hidden=8.keep_prob" = [0.5]', "search.hidden=8.keep_prob: its condition holds at no point"),
+        ('"activation=tanh.learning_rate" = [0.5]', f"{TWICE} learning_rate twice"),
+        ('"sgd.momentum" = [0.5]', f"search.sgd.momentum: {UNUSED}"),
+        ('"hidden=8.keep_prob" = [0.5]', f"search.hidden=8.keep_prob: {UNUSED}"),
         ('"loss=mae.stddev" = [1.5]', "search.loss=mae.stddev: has no effect with initializer=xavier, got 1.5"),
         ("adam.beta_1 = [0.5]", 'search.adam: a key with a dot must be in quotes, "….beta_1"'),
     ],

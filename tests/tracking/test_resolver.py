@@ -12,6 +12,7 @@ from PIL import Image
 
 from loupe import Upscaler
 from loupe.config import parse_settings
+from loupe.config.fields import BUNDLED_SIZES
 from loupe.data import preparation
 from loupe.errors import UsageError
 from loupe.steps import demo, evaluate, register, train, upscale
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 CHAMPION_URI = "models:/loupe@champion"
 RUN_URI = "runs:/{run_id}/model"
 ACCEPTED = [
-    "champion", "bundled", "tiny", "small", "base", "nearest", "bilinear", "bicubic", "lanczos", "ridge",
+    "champion", "bundled", *BUNDLED_SIZES, "nearest", "bilinear", "bicubic", "lanczos", "ridge",
     "network.onnx", "network.keras", RUN_URI, CHAMPION_URI,
 ]  # fmt: skip
 REFUSED = {

@@ -163,7 +163,9 @@ def test_a_store_that_cannot_be_written_is_an_error_for_steps_that_write(
     store.check_store()
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # as on a file system that is read-only
     store.check_store(writes=False)
-    with pytest.raises(LoupeError, match=r"^tracking: the store must be writable, got '.*mlflow\.db'$"):
+    with pytest.raises(
+        LoupeError, match=r"^tracking: the store and its folder must be writable, got '.*mlflow\.db'$"
+    ):
         store.check_store()
 
 

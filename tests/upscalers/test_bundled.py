@@ -8,18 +8,20 @@ import onnx
 import pytest
 
 from loupe.config import parse_settings
+from loupe.config.fields import BUNDLED_SIZES
 from loupe.data.pairs import Pairs
 from loupe.data.preparation import prepare_in_memory
 from loupe.errors import UsageError
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.onnx_file import validate_network
 from loupe.upscalers.tiling import upscale
 
 FILES = sorted(bundled.FOLDER.glob("*.onnx"))
-WEIGHTS = {"tiny": 20_000, "small": 65_000, "base": 400_000}
-BYTES = {"tiny": 100_000, "small": 300_000, "base": 1_500_000}
-TOTAL_BYTES = 2_000_000  # of one network per size
+WEIGHTS = {"tiny": 20_000, "small": 65_000, "base": 400_000, "large": 1_500_000}
+BYTES = {"tiny": 100_000, "small": 300_000, "base": 1_550_000, "large": 3_050_000}
+TOTAL_BYTES = 5_000_000  # of one network per size
 BORDER = 8  # pixels of the result
 
 
@@ -36,9 +38,11 @@ def sample() -> dict[Fraction, Pairs]:
 
 def test_the_package_contains_all_sizes_at_3_2_and_small_at_every_scale() -> None:
     names = {file.stem for file in FILES}
-    assert names == {"tiny-3x2", "small-3x2", "base-3x2", "small-2x1", "small-3x1"}
+    assert names == {f"{size}-3x2" for size in BUNDLED_SIZES} | {"small-2x1", "small-3x1"}
+    others = {file.name for file in bundled.FOLDER.iterdir()} - {file.name for file in FILES}
+    assert others == {"LICENCE.md", "credits.csv"}
     assert bundled.DEFAULT_SIZE == "small"
-    assert sum(bundled.find_file(size, Fraction(3, 2)).stat().st_size for size in bundled.SIZES) <= TOTAL_BYTES
+    assert sum(bundled.find_file(size, Fraction(3, 2)).stat().st_size for size in BUNDLED_SIZES) <= TOTAL_BYTES
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -50,6 +54,7 @@ def test_a_bundled_network_has_the_scale_and_size_of_its_name(file: Path) -> Non
     weights = sum(int(np.prod(array.dims)) for array in onnx.load(file).graph.initializer if len(array.dims) == 4)
     assert WEIGHTS[size] / 2 < weights <= WEIGHTS[size]
     assert file.stat().st_size <= BYTES[size]
+    validate_network(file)  # so that a copy of the file is accepted
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -170,7 +170,7 @@ def test_a_slow_upload_is_refused(guarded, monkeypatch):
 )
 def test_a_closed_stream_ends_the_work_for_its_visitor(path, query, guarded):
     left = []
-    guarded.leave = left.append
+    guarded.cancel_session = left.append
 
     async def stream(scope, receive, send):
         assert (await receive())["type"] == "http.disconnect"

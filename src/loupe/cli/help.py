@@ -7,7 +7,7 @@ from loupe.config import STEPS, group_fields
 from loupe.config.base import list_choices
 from loupe.config.fields import format_value
 
-WIDTH = 84  # characters of a field's help per line
+WIDTH = 84  # maximum number of characters per line of a field's help
 COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 

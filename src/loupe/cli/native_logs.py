@@ -36,9 +36,9 @@ class _Trigger:
 def _start_filter() -> None:
     reading, writing = os.pipe()
     try:
-        # in a new session, so that Ctrl-C in a terminal does not end the filter before this process
+        # In a new session, the filter does not receive Ctrl-C of the terminal and does not end before this process.
         subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=reading, start_new_session=True)
-    except OSError:  # no process can start: all messages are shown
+    except OSError:  # the system cannot start a process: the messages are not filtered
         os.close(writing)
     else:
         os.dup2(writing, 2)  # Python's own sys.stderr has another descriptor; see `streams`

@@ -40,10 +40,10 @@ def print_error(text: str) -> None:
     print(escape_control_characters(mask_secrets(" ".join(text.split()))), file=sys.stderr, flush=True)
 
 
-def print_left_out(reasons: list[str], total: int, quiet: bool) -> None:
-    """Print how many photos are left out and the reason for the first one; print nothing if all are used."""
+def print_skipped(reasons: list[str], total: int, quiet: bool) -> None:
+    """Print how many photos are skipped, and the first reason; print nothing if no photo is skipped."""
     if reasons:
-        print_line(f"left out: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
+        print_line(f"skipped: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
 
 
 class ProgressBar:

@@ -17,11 +17,12 @@ from typing import Any
 
 SIGNAL_STATUS = 128  # if a signal ends a process, its exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
-CHECKS_UNTIL_LOST = 2  # consecutive checks without the exception: a library may store it and raise it again later
+# An exception counts as lost after this many checks without it, because a library may store and raise it again later.
+CHECKS_UNTIL_LOST = 2
 
-_received: list[int] = []  # signals since the open block of `raise_on_signals` was entered
+_received: list[int] = []  # the signals that were received in the open block of `raise_on_signals`
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
-_deferred: list[int] = []
+_deferred: list[int] = []  # the signal that is deferred until these blocks exit
 
 
 class Terminated(SystemExit):
@@ -52,11 +53,11 @@ def raise_on_signals() -> Iterator[None]:
             _deferred.clear()
             raise _exception(number)
 
-    def ignore_discarded(discarded: Any) -> None:
+    def report_discarded(discarded: Any) -> None:
         if not _is_signal(discarded.exc_value):
-            report(discarded)
+            previous_hook(discarded)
 
-    report, sys.unraisablehook = sys.unraisablehook, ignore_discarded
+    previous_hook, sys.unraisablehook = sys.unraisablehook, report_discarded
     handled = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, handle) for number in handled}
     try:
@@ -64,7 +65,7 @@ def raise_on_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        sys.unraisablehook = report
+        sys.unraisablehook = previous_hook
         first = _received[:1]
         _received.clear()
         if first and not _is_signal(sys.exception()):
@@ -100,7 +101,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def is_signalled() -> bool:
-    """Return whether a signal is ending the step. Other threads then skip work that would delay the end."""
+    """Return whether a signal is ending the step. If so, other threads skip work that would delay the end."""
     return bool(_received)
 
 
@@ -109,7 +110,7 @@ def _exception(number: int) -> BaseException:
 
 
 def _is_signal(error: BaseException | None) -> bool:
-    """Return whether an exception was raised by a signal, or while such an exception was handled."""
+    """Return whether a signal caused an exception, directly or while another exception of a signal was handled."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt | Terminated):
@@ -120,7 +121,7 @@ def _is_signal(error: BaseException | None) -> bool:
 
 
 def _repeat_lost_signal(number: int) -> None:
-    """Send a signal again whenever the main thread continues as if it had not received it."""
+    """Send a signal again whenever the main thread has discarded the exception of the signal and continues."""
     main, absent = threading.main_thread().ident or 0, 0
     while True:
         time.sleep(CHECK_INTERVAL_S)

@@ -25,7 +25,7 @@ def open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # the new descriptor has the lowest free number, which is this number
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         if isinstance(old, io.TextIOWrapper):
@@ -60,8 +60,8 @@ class _TolerantFile(io.FileIO):
         try:
             written = super().write(data)
         except OSError as error:
-            with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), self.fileno(), inheritable=False)
+            with open(os.devnull, "wb") as null_device:
+                os.dup2(null_device.fileno(), self.fileno(), inheritable=False)
             if self.title and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal was closed
                 print_error(f"loupe: {self.title} cannot be written: {error.strerror}")
             written = memoryview(data).nbytes

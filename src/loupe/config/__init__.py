@@ -52,7 +52,7 @@ def parse_settings(step: str, given: dict[str, Any]) -> Any:
         An instance of the step's settings class.
 
     Raises:
-        SettingsError: a field is unknown, out of range, without effect, or in conflict with another.
+        SettingsError: a field is unknown, out of range, without effect, or in conflict with another field.
     """
     settings = STEPS[step]
     if step == "train":
@@ -80,8 +80,8 @@ def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
     for name, optimizer in OPTIMIZERS.items():
         own = _sort_fields(optimizer, without=Settings)
         rate = optimizer.DEFAULTS.get("learning_rate")
-        shown = f"default learning_rate: {rate:g}" if rate else "default learning_rate: the default of the network"
-        groups.append((f"--optimizer {name} ({shown})", own))
+        default = f"{rate:g}" if rate else "the default of the network"
+        groups.append((f"--optimizer {name} (default learning_rate: {default})", own))
     return groups
 
 
@@ -91,17 +91,17 @@ def list_fields(step: str) -> dict[str, Any]:
 
 
 def _sort_fields(settings: type[Settings], without: type[Settings] | None = None) -> dict[str, Any]:
-    """Return the fields of a class: its own fields first, the fields that most steps have last.
+    """Return the fields of a class: first the fields that it defines, last the fields that most steps have.
 
     Args:
         settings: the class.
-        without: a base class whose fields are left out.
+        without: a base class whose fields are excluded.
     """
     fields = settings.model_fields
     names = [name for name in settings.__annotations__ if name in fields]
     names += [name for name in fields if name not in DatasetSettings.model_fields]
-    left_out = without.model_fields if without else {}
-    return {name: fields[name] for name in [*names, *fields] if name not in left_out}
+    excluded_fields = without.model_fields if without else {}
+    return {name: fields[name] for name in [*names, *fields] if name not in excluded_fields}
 
 
 def _describe_error(error: ValidationError, step: str) -> str:

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from loupe.config.fields import Text, field, format_value, is_true
 from loupe.errors import UsageError, mask_secrets
 
-GIVEN = object()  # in DEPENDS: any value except none
+GIVEN = object()  # means any value except none in DEPENDS
 
 
 class SettingsError(UsageError):
-    """A setting is unknown, out of range or in conflict with another. The message has one line."""
+    """A setting is unknown, out of range or in conflict with another setting. The message has one line."""
 
 
 class Settings(BaseModel):
@@ -121,7 +121,7 @@ def list_choices(annotation: Any) -> tuple[Any, ...]:
 
 def _to_text(value: Any) -> str:
     if isinstance(value, tuple) and value:
-        return ",".join(map(_to_text, value))  # the end of a secret may be unclear in a list of URLs
+        return ",".join(map(_to_text, value))  # per URL, because a joined URL may look like a part of a secret
     return mask_secrets(format_value(value))
 
 

@@ -14,10 +14,11 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from loupe.errors import mask_secrets
 
 LARGEST_SCALE = 8
-LARGEST_LABEL_SIDE = 4096  # pixels
-LONGEST_QUOTE = 200  # characters of a refused value in an error
+LARGEST_LABEL_SIDE = 4096  # in pixels
+LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
-CHAMPION = "champion"  # the name, and alias in MLflow, of the best registered model
+CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
+BUNDLED_SIZES = ("tiny", "small", "base", "large")
 
 
 def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
@@ -49,7 +50,7 @@ def format_value(value: Any) -> str:
 def quote_value(value: Any) -> str:
     """Return a refused value for an error message: in quotes and at most LONGEST_QUOTE characters long."""
     try:
-        text = mask_secrets(format_value(value))  # before the cut, which may remove the end of a URL
+        text = mask_secrets(format_value(value))  # before shortening: a secret without its end is not recognised
     except ValueError:  # Python does not convert integers of more than 4300 digits
         text = "a number of thousands of digits"
     return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")

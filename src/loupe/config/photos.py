@@ -5,12 +5,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from loupe.config.base import GIVEN, Settings
-from loupe.config.fields import Factor, HostNames, JpegQuality, Paths, Size, Text, Unset, field
+from loupe.config.fields import BUNDLED_SIZES, Factor, HostNames, JpegQuality, Paths, Size, Text, Unset, field
 
 MODEL = (
-    "champion (the best registered network of a scale factor), a bundled network (tiny, small, base; bundled means "
-    "small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry or run URI of MLflow, or a .keras "
-    "or .onnx file; without a champion for a scale factor, champion means bundled"
+    f"champion (the best registered network of a scale factor), a bundled network ({', '.join(BUNDLED_SIZES)}; "
+    "bundled means small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry or run URI of MLflow, "
+    "or a .keras or .onnx file; without a champion for a scale factor, champion means bundled"
 )
 ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 
@@ -120,7 +120,8 @@ class Restore(PhotoSettings):
     DEPENDS = {"feather": {"mask": GIVEN}}
     mask: Text = field(
         None,
-        "image with the size of the photos; noise is removed where the mask is white and kept where it is black",
+        "image with the same size as each photo; noise is removed where the mask is white and kept where the mask is "
+        "black",
         rule="none or a file",
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)

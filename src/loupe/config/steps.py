@@ -22,14 +22,14 @@ from loupe.config.fields import (
     field,
     format_value,
 )
-from loupe.config.photos import ENSEMBLE
+from loupe.config.photos import ENSEMBLE, MODEL
 from loupe.config.training import DATASET, RECOMPOSE, THREADS, TRAINED_SCALES, Recompose
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
-UNSENT_RUNS_FOLDER = "unsent-runs"  # buffers runs while the tracking server is unreachable
-PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # score pairs of labels and inputs, not whole photos
+UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
+PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # protocols that score labels, not whole photos
 LIMIT = "maximum number of photos; the photos with the smallest content hashes are used; none: all photos"
 
 
@@ -40,8 +40,8 @@ class Pairing(Settings):
         None,
         "how labels (the high-resolution images of the dataset) are cut from a photo. centre: one label from the "
         "centre. fit: one label from the centre after downscaling the shorter side of the photo to label_size. "
-        "tiles: one label per cell of a grid. random: `crops` random positions, half of them after downscaling the "
-        "photo by a random factor",
+        "tiles: one label per cell of a grid. random: `crops` labels from random positions; every second label is "
+        "cut from a copy of the photo that is downscaled by a random factor",
         rule="centre, fit, tiles or random; default: tiles for the photos of source=sample, centre for other photos",
     )
     crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
@@ -127,11 +127,7 @@ class Evaluate(DatasetSettings, Pairing):
     """Score a model and the baselines on a dataset or on a folder of photos."""
 
     STEP = "evaluate"
-    model: str = field(
-        "champion",
-        "model to score: champion, bundled, tiny, small, base, a baseline, a registry or run URI of MLflow, or a "
-        ".keras or .onnx file; without a champion, `champion` means `bundled`",
-    )
+    model: str = field("champion", f"model to score: {MODEL}")
     beside: Names = field(
         (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
     )
@@ -143,8 +139,8 @@ class Evaluate(DatasetSettings, Pairing):
     photos: Text = field(
         None,
         "folder or tar file of photos to use instead of a dataset; `crop`, `crops`, `label_size`, `shrink` and "
-        "`recompress` apply only to these photos; none: use the dataset; with protocol=classical, use the bundled "
-        "photos",
+        "`recompress` apply only to these photos. none: protocol=classical uses the bundled photos, and the other "
+        "protocols use the dataset",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(
@@ -159,9 +155,9 @@ class Evaluate(DatasetSettings, Pairing):
     )
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
-        "how scores are computed. photos: on whole labels, which are cut from photos. study-patches: on one random "
-        "patch per photo, 20 times (2016 study). classical (most papers): on whole uncut photos, without a border, "
-        "after bicubic downscaling, in luma from 16 to 235",
+        "the images that are scored. photos: whole labels. study-patches: one random patch per photo; this is "
+        "repeated 20 times (2016 study). classical: whole photos; the inputs are downscaled with a bicubic filter, "
+        "and the scores compare luma values from 16 to 235 without the border pixels, as in most papers",
     )
     ensemble: bool = field(False, ENSEMBLE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
@@ -222,7 +218,11 @@ class Sweep(DatasetSettings):
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(False, "train every trial, even if the store already contains its result")
-    champion: bool = field(True, "score the best models on the test split and register the best one")
+    champion: bool = field(
+        True,
+        "register the model of the best trial; also score the best models on the test split, which does not change "
+        "the choice of the best trial",
+    )
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
     SMOKE = {"max_trials": 2}
 

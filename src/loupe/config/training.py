@@ -37,8 +37,8 @@ DATASET = "name or folder of a prepared dataset, or a source of photos, which is
 THREADS = "CPU threads for training; 0: one per core"
 
 
-def _share_of_steps(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a default that depends on `steps`, or is None if `seconds` is set, since `steps` is then unknown."""
+def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
+    """Return a function that computes a default from `steps`, or None if `seconds` replaces `steps`."""
     return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
@@ -78,7 +78,8 @@ class GradientTrain(Train):
     )
     start: Text = field(
         None,
-        "network whose weights initialise all layers with the same shapes",
+        "network to copy initial weights from; a layer gets the weights of the layer at the same position if the "
+        "weights of both layers have the same shapes",
         rule="none, champion, a registry or run URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
@@ -87,7 +88,8 @@ class GradientTrain(Train):
     crops: Literal["aligned", "any"] = field(
         "aligned",
         "positions where training inputs are cut. aligned: only positions that correspond to whole pixels of the "
-        "label. any: all positions (2016 study); at 3:2, most of the labels are then shifted by half a pixel",
+        "label. any: all positions (2016 study); with scale 3:2, an odd position corresponds to a half pixel of the "
+        "label, and rounding shifts the cut label by half a pixel relative to the input",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -129,13 +131,13 @@ class GradientTrain(Train):
         rule="none or > 0",
     )
     decay_steps: Count = field(
-        _share_of_steps(lambda steps: 0.015 * steps),
+        _make_step_default(lambda steps: 0.015 * steps),
         "with schedule=exponential, number of steps until the learning rate is multiplied by `decay_rate`; default "
         "1.5 % of `steps` (2016 study)",
         rule=">= 1",
     )
     eval_every: Count = field(
-        _share_of_steps(lambda steps: steps // 16),
+        _make_step_default(lambda steps: steps // 16),
         "number of steps between two points of the learning curve; default a 16th of `steps`",
         rule=">= 1",
     )
@@ -221,7 +223,9 @@ class Perceptron(GradientTrain):
     )
     hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")
     mirror: bool = field(
-        True, "append the hidden layers in reverse: 2048,1024 becomes 2048,1024,2048 (code of the 2016 study)"
+        True,
+        "append the hidden layers except the last in reverse order, as the code of the 2016 study does: 2048,1024 "
+        "becomes 2048,1024,2048",
     )
     entry_convolutions: Annotated[Literal[0, 2], Number] = field(
         0, "number of convolutions before the dense layers (proposed by the 2016 study)"
@@ -250,7 +254,8 @@ class Perceptron(GradientTrain):
     def _validate_initial_weights(self) -> "Perceptron":
         """Refuse skip=ridge with a last activation that is not 0 at 0 (sigmoid) or has no gradient at 0 (ReLU).
 
-        With skip=ridge, the weights of the last layer are initially 0. Its result is added to the result of ridge.
+        With skip=ridge, the weights of the last layer are initially 0. The result of this layer is added to the
+        result of ridge.
         """
         if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":
             raise ValueError(
@@ -327,20 +332,20 @@ def build_train_class(network: str, optimizer: str | None = None) -> type[Train]
 
     Args:
         network: a key of NETWORKS.
-        optimizer: a key of OPTIMIZERS; None means the network's default. Ridge regression ignores it.
+        optimizer: a key of OPTIMIZERS; None means the network's default. Ridge regression has no optimizer.
 
     Raises:
         SettingsError: a name is unknown.
     """
-    chosen = _look_up("network", network, NETWORKS)
-    if not issubclass(chosen, GradientTrain):
-        return chosen
-    optimizer = optimizer or chosen.model_fields["optimizer"].default
-    added = _look_up("optimizer", optimizer, OPTIMIZERS)
+    network_class = _look_up("network", network, NETWORKS)
+    if not issubclass(network_class, GradientTrain):
+        return network_class
+    optimizer = optimizer or network_class.model_fields["optimizer"].default
+    optimizer_class = _look_up("optimizer", optimizer, OPTIMIZERS)
     return create_model(
-        f"{chosen.__name__}With{added.__name__}",
-        __base__=(added, chosen),
-        __doc__=chosen.__doc__,
+        f"{network_class.__name__}With{optimizer_class.__name__}",
+        __base__=(optimizer_class, network_class),
+        __doc__=network_class.__doc__,
         optimizer=(Literal[optimizer], field(optimizer, "the optimizer")),  # type: ignore[arg-type]
     )
 

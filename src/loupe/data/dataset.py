@@ -26,7 +26,8 @@ HASH_THREADS = 2
 class Dataset:
     """A prepared dataset. Opening it takes time per shard, not per label.
 
-    Shards are verified with their checksums before they are used, or in the background if they are large together.
+    Shards are verified with their checksums before they are used. If all shards together are large, they are verified
+    in the background.
 
     Args:
         location: the folder or URL that `prepare` created.
@@ -58,7 +59,7 @@ class Dataset:
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 facts = json.loads(file.schema_arrow.metadata[b"loupe"])
                 fault = find_fault(file, facts)
-                # without threads: each thread would keep its own memory
+                # Threads are not used, because each thread would keep its own memory.
                 self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
@@ -71,7 +72,7 @@ class Dataset:
         self.counts: dict[str, int] = facts["counts"]
         self.skip_reasons: dict[str, int] = facts["skip_reasons"]
         self._shards: dict[str, str] = facts["shards"]
-        self._open: dict[str, np.ndarray] = {}  # memory maps of shards by name
+        self._maps: dict[str, np.ndarray] = {}  # memory maps of shards by name
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -138,9 +139,9 @@ class Dataset:
         """Return the images of a shard, uint8 (n, side, side); raise LoupeError if image number `last` is missing."""
         file = self._fetch_shard(name)
         try:
-            if name not in self._open:
-                self._open[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-            images = self._open[name]
+            if name not in self._maps:
+                self._maps[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            images = self._maps[name]
             if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
                 raise ValueError(f"it contains {images.dtype} {images.shape}")
             if len(images) <= last:
@@ -150,7 +151,7 @@ class Dataset:
         return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:
-        """Verify shards, in the background if they are large. The result is a function that raises a later error."""
+        """Verify shards, in the background if they are large. Return a function that raises an error found later."""
         files = [self._fetch_shard(name) for name in names]
         errors: list[LoupeError] = []
 

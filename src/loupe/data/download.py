@@ -9,15 +9,15 @@ from loupe.errors import LoupeError
 from loupe.imaging.atomic import publish
 
 CHUNK_BYTES = 1 << 20
-MAX_TRIES = 8  # connections in a row without a new byte
-FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between connections; the pause doubles each time
+MAX_TRIES = 8  # maximum number of consecutive connections that deliver no byte
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # the pause before a new connection doubles after each failure
 
 
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
     """Download `url` to `target`, unless `target` exists.
 
-    The received bytes are stored in `target` + `.part`. This call and later calls append to that file with range
-    requests. When the file is complete and the checksum is right, the file is renamed to `target`.
+    The received bytes are stored in the file `target` + `.part`. This call and later calls append to the `.part` file
+    with range requests. When it is complete and has the right checksum, it is renamed to `target`.
 
     Args:
         target: the file to create; its folder is created too.

@@ -70,7 +70,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 
 
 def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
-    """Cut labels with even numbers from the photo, and others from the photo shrunk by a factor of at least 0.5."""
+    """Cut every second label from a copy of the photo that is downscaled by a factor between 0.5 and 1."""
     size = settings.label_size
     labels = []
     for number in range(settings.crops):
@@ -78,7 +78,7 @@ def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -
         factor = float(rng.uniform(smallest, 1)) if number % 2 else 1.0
         photo = _resize(grey, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in photo.shape[:2])
-        # a copy, since a view would keep the resized photo in memory
+        # The pixels are copied, because a view would keep the resized photo in memory.
         labels.append(Label(photo[y : y + size, x : x + size].copy(), x, y, factor))
     return labels
 

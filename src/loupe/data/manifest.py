@@ -18,8 +18,8 @@ MANIFEST = "manifest.parquet"
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of `_hash_fraction`
 ROWS_PER_GROUP = 1 << 16
 DEGRADATION_COLUMNS = ["jpeg_quality", "noise"]  # only of datasets with degraded inputs
-INDEX_COLUMNS = ["split", "shard", "row"]  # they locate the images of each label
-PARTS_PER_WRITE = 256
+INDEX_COLUMNS = ["split", "shard", "row"]  # columns that locate the images of each label
+PARTS_PER_WRITE = 256  # number of tables that are written to the manifest together
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Row:
     path: str
     category: str
     sha256: str
-    width: int | None = None  # of the photo in pixels, after the EXIF orientation is applied
+    width: int | None = None  # width of the photo in pixels, after the EXIF orientation is applied
     height: int | None = None
-    x: int | None = None  # left edge of the label, in the photo resized by the factor `shrunk`
+    x: int | None = None  # left edge of the label in the photo, after the photo was resized by the factor `shrunk`
     y: int | None = None
     shrunk: float | None = None
     split: str | None = None
@@ -126,19 +126,19 @@ def assign_splits(parts: list[Any]) -> Iterator[Any]:
     """Fill the column `split` of each table, for the rows that have a label.
 
     The split depends on the last 64 bits of the photo's content hash; the setting `limit` uses the first bits.
-    Therefore added photos do not move other photos to another split, and copies of a photo are in the same split. An
-    empty split receives the photo with the nearest hash from a split that has more than one photo.
+    Therefore new photos do not move other photos to another split, and copies of a photo are in the same split. An
+    empty split receives one photo from a split with more than one photo: the photo with the nearest hash.
     """
     import pyarrow as pa
 
     hashes = [part["sha256"].filter(part["row"].is_valid()) for part in parts]
-    moved: dict[str, str] = {}
+    splits: dict[str, str] = {}
     if {_find_split(_hash_fraction(key)) for part in hashes for key in part.to_pylist()} != SPLITS.keys():
-        moved = _fill_empty_splits({key for part in hashes for key in part.to_pylist()})
+        splits = _fill_empty_splits({key for part in hashes for key in part.to_pylist()})
     for part in parts:
         keys, rows = part["sha256"].to_pylist(), part["row"].to_pylist()
         column = [
-            None if row is None else moved.get(key) or _find_split(_hash_fraction(key))
+            None if row is None else splits.get(key) or _find_split(_hash_fraction(key))
             for key, row in zip(keys, rows, strict=True)
         ]
         yield part.set_column(part.column_names.index("split"), "split", pa.array(column, pa.string()))
@@ -153,16 +153,16 @@ def _find_split(fraction: float) -> str:
     return next(name for name, (low, high) in SPLITS.items() if low <= fraction < high)
 
 
-def _fill_empty_splits(keys: set[str]) -> dict[str, str]:
+def _fill_empty_splits(hashes: set[str]) -> dict[str, str]:
     """Return the split of each content hash; no split is empty if there are at least three hashes."""
-    fractions = {key: _hash_fraction(key) for key in keys}
+    fractions = {key: _hash_fraction(key) for key in hashes}
     splits = {key: _find_split(fraction) for key, fraction in fractions.items()}
     for name, (low, high) in SPLITS.items():
         if name not in splits.values():
-            used = list(splits.values())
-            spare = [key for key in splits if used.count(splits[key]) > 1]
-            if spare:
-                splits[min(spare, key=lambda key: (max(low - fractions[key], fractions[key] - high), key))] = name
+            counts = Counter(splits.values())
+            keys = [key for key in splits if counts[splits[key]] > 1]
+            if keys:
+                splits[min(keys, key=lambda key: (max(low - fractions[key], fractions[key] - high), key))] = name
     return splits
 
 

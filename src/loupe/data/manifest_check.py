@@ -10,8 +10,9 @@ from loupe.data.manifest import INDEX_COLUMNS, SPLITS, build_table
 from loupe.data.shards import name_inputs, name_shard
 from loupe.errors import describe_error
 
-SHARD_NAME = re.compile(r"(labels|inputs-\d+x\d+)-\d{5,}\.npy")  # a name with a slash could leave the folder
-NEEDED_SETTINGS = ("luminance", "scales", "source")
+# A name with a slash is refused, because the file could be outside of the folder of the dataset.
+SHARD_NAME = re.compile(r"(labels|inputs-\d+x\d+)-\d{5,}\.npy")
+REQUIRED_SETTINGS = ("luminance", "scales", "source")
 
 
 class _Facts(BaseModel):
@@ -45,12 +46,12 @@ def find_fault(file: Any, facts: Any) -> str:
 
 
 def _find_fault_of_settings(facts: dict[str, Any]) -> str:
-    missing = [name for name in NEEDED_SETTINGS if name not in facts["settings"]]
+    missing = [name for name in REQUIRED_SETTINGS if name not in facts["settings"]]
     if missing:
         return f"the setting {missing[0]} is missing"
     wrong = next((name for name in facts["shards"] if not SHARD_NAME.fullmatch(name)), None)
     if wrong is not None:
-        return f"must have names of shards, got {wrong!r}"
+        return f"the names of shards must be like labels-00000.npy, got {wrong!r}"
     try:
         return "" if all(scale > 0 for scale in _read_scales(facts)) else "the scales must be positive"
     except (ValueError, ZeroDivisionError) as error:
@@ -80,7 +81,7 @@ def _find_fault_of_rows(file: Any, facts: dict[str, Any]) -> str:
 
 
 def _has_nulls(file: Any, name: str) -> bool:
-    """Return whether a column has empty values, from the statistics of the row groups, without reading rows."""
+    """Return whether a column has empty values, according to the statistics of the row groups."""
     column = file.schema_arrow.names.index(name)
     found = [file.metadata.row_group(number).column(column).statistics for number in range(file.num_row_groups)]
     return any(statistics is None or statistics.null_count for statistics in found)

@@ -35,7 +35,7 @@ class Pairs:
         self.rows = rows
         self.scale = scale
         self.raise_if_damaged = raise_if_damaged
-        # plain views: slicing a memory map takes six times as long
+        # A memory map is converted to a plain array, because slicing a memory map takes six times as long.
         inputs, labels = ([stack.view(np.ndarray) for stack in kind] for kind in stacks)
         self._stacks = inputs, labels
         self._index = index

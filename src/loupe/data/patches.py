@@ -1,4 +1,4 @@
-"""Cuts training batches from pairs: random crops, flipped and rotated. They depend only on the seed and the step."""
+"""Cuts training batches from pairs: random crops, flipped and rotated. A batch depends only on the seed and step."""
 
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ class Patches:
         return self._cut_floats(self.draw_positions(step, size))
 
     def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one crop of every pair, in order. Each `draw` has other positions. See `draw_batch`."""
+        """Draw one crop of every pair, in order; the number `draw` determines the positions. See `draw_batch`."""
         rng = np.random.default_rng([self._seed, draw])
         return self._cut_floats(self._draw_positions(np.arange(len(self._pairs)), rng))
 
@@ -96,8 +96,8 @@ class Patches:
 
     def _draw_positions(self, chosen: np.ndarray, rng: np.random.Generator) -> Positions:
         size, scale = len(chosen), self._pairs.scale
-        choices = (self._pairs.sides[0] - self._side) // self._stride + 1
-        offsets = rng.integers(choices, size=(size, 2)) * self._stride
+        count = (self._pairs.sides[0] - self._side) // self._stride + 1
+        offsets = rng.integers(count, size=(size, 2)) * self._stride
         symmetries = rng.integers(8, size=size) if self._augment else np.zeros(size, int)
         return Positions(chosen, offsets, (offsets * scale.numerator) // scale.denominator, symmetries)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from loupe.cli.progress import ProgressBar, print_left_out
+from loupe.cli.progress import ProgressBar, print_skipped
 from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
@@ -29,9 +29,9 @@ from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
 from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
-VERSION = 1  # of the prepared data: increase it with every change of labels or inputs
-MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by crop
-MAX_SHARD_BYTES = 96 * 2**20  # of labels
+VERSION = 1  # version of the prepared data; increase this number with every change of labels or inputs
+MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # the keys are values of `crop`
+MAX_SHARD_BYTES = 96 * 2**20  # size limit for the labels of a shard
 TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
 MIN_TASKS = 64  # with enough photos for this number of tasks, the cores finish at about the same time
 
@@ -45,8 +45,8 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
     """Create the dataset of photos and settings, or open it if it exists.
 
     A folder is written under a temporary name and renamed when it is complete; the next call removes the folders of
-    killed processes. A URL cannot be renamed. There, the manifest is written last and marks the dataset as complete.
-    Processes that write the same shard write the same bytes.
+    killed processes. A URL cannot be renamed. Therefore the manifest is written last: it marks the dataset as
+    complete. If two processes write the same shard, they write the same bytes.
 
     Args:
         settings: the settings of preprocess.
@@ -95,12 +95,12 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
         texts.pop("degrade")  # the digest is the same as before this field existed
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
     # The hash of json.dumps([VERSION, texts, [[path, sha256, crop], ...]]), without that text in memory.
-    hashed = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())
+    digest = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())
     for number, photo in enumerate(photos):
-        item = json.dumps([photo.path, photo.sha256, choose_crop(settings, photo)])
-        hashed.update(f"{', ' if number else ''}{item}".encode())
-    hashed.update(b"]]")
-    return hashed.hexdigest()[:12]
+        entry = json.dumps([photo.path, photo.sha256, choose_crop(settings, photo)])
+        digest.update(f"{', ' if number else ''}{entry}".encode())
+    digest.update(b"]]")
+    return digest.hexdigest()[:12]
 
 
 def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str, location: str) -> None:
@@ -109,13 +109,13 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
     with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:
-        done = 0
+        photo_count = 0
         for result in results:
             parts[result["number"]] = manifest.build_table(result["rows"], settings.degrade != "none")
             checksums |= result["shards"]
             sums = {kind: sums[kind] + result["sums"].get(kind, 0) for kind in sums}
-            done += result["photos"]
-            bar.update(done)
+            photo_count += result["photos"]
+            bar.update(photo_count)
     ordered = _sort_parts(parts)
     if not sums["labels"][0]:
         reason = ordered[0]["reason"][0].as_py() if ordered else "none"
@@ -153,7 +153,7 @@ def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) 
 
 
 def _count_photos_per_shard(settings: Preprocess, crop: str, photos: int) -> int:
-    """Return the number of photos per shard. Few photos give more parallel tasks; many photos give fewer files."""
+    """Return the number of photos per shard. Small shards give more parallel tasks; large shards give fewer files."""
     labels = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
     largest = MAX_SHARD_BYTES // (labels * settings.label_size**2)
     return max(MIN_PHOTOS_PER_SHARD[crop], min(-(-photos // MIN_TASKS), largest))
@@ -170,10 +170,10 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     photos = find_photos(settings)
     for photo in photos:
         with reservations.reserve() as require:
-            row, cut = shards.cut_photo(photo, choose_crop(settings, photo), settings, require)
+            row, new_labels = shards.cut_photo(photo, choose_crop(settings, photo), settings, require)
         if row.reason:
             reasons.append(f"{photo.path}: {row.reason}")
-        for number, label in enumerate(cut):
+        for number, label in enumerate(new_labels):
             labels.append(to_grey(label.pixels, settings.luminance))
             drawn = draw_degradation(settings, photo.sha256, number)
             inputs.append(make_input(label.pixels, scale, settings, drawn))
@@ -181,7 +181,7 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     if not labels:
         first = reasons[0] if reasons else "none"
         raise UsageError(f"photos: must contain a usable image, got {','.join(settings.source)}; the first: {first}")
-    print_left_out(reasons, len(photos), settings.quiet)
+    print_skipped(reasons, len(photos), settings.quiet)
     return Pairs.from_images(rows, inputs, labels, scale)
 
 

@@ -14,30 +14,34 @@ from loupe.imaging.limits import read_status_bytes, return_freed_blocks, set_lim
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
-UNIT_BYTES = 16 * 10**6
-PROCESS_BYTES = 150 * 10**6  # of a worker process without photos, and the share of the step's own process per worker
-SPARE_BYTES = 64 * 10**6  # for strips, libraries and threads
+UNIT_BYTES = 16 * 10**6  # memory that one unit of the semaphore stands for
+PROCESS_BYTES = 150 * 10**6  # memory per worker that is not for photos, including its share of the step's own process
+SPARE_BYTES = 64 * 10**6  # memory for strips, libraries and threads in addition to a reservation
 LARGE_BLOCK_BYTES = 2**20
 
-_units: Any = None  # a semaphore that all workers share; None in a process that is not a worker
-_turn: Any = None  # a lock: only one worker at a time waits for units, otherwise two could wait for each other
+# The workers share a semaphore, whose units stand for free memory. It is None in a process that is not a worker.
+_semaphore: Any = None
+_waiting_lock: Any = None  # only one worker at a time waits for units, because two workers could block each other
 
 
 def get_budget() -> int:
-    """Return how many bytes the photos of all workers may take together: the default budget less the processes."""
+    """Return how many bytes the photos of all workers may take together.
+
+    This is the default budget minus the other memory of the processes, but at least half of the default budget.
+    """
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
 
 
-def create_units(context: Any) -> tuple[Any, Any]:
-    """Create the arguments of `use_units` with a context of multiprocessing."""
+def create_locks(context: Any) -> tuple[Any, Any]:
+    """Create the arguments of `use_locks` with a context of multiprocessing."""
     return context.Semaphore(get_budget() // UNIT_BYTES), context.Lock()
 
 
-def use_units(units: Any, turn: Any) -> None:
-    """Let this process reserve memory from these units, and return the memory of photos to the system after use."""
-    global _units, _turn
-    _units, _turn = units, turn
+def use_locks(semaphore: Any, waiting_lock: Any) -> None:
+    """Let this process reserve memory, and return the memory of photos to the system after use."""
+    global _semaphore, _waiting_lock
+    _semaphore, _waiting_lock = semaphore, waiting_lock
     return_freed_blocks(LARGE_BLOCK_BYTES)
 
 
@@ -46,33 +50,31 @@ def reserve() -> Iterator[Callable[[int], None]]:
     """Yield a function that reserves memory for one photo, until the block exits.
 
     Yields:
-        A function that reserves a number of bytes for the photo. If it is called again with a larger number, it first
-        releases the bytes of the previous call, so that waiting workers do not block each other. It raises PhotoError
-        if the number exceeds the budget. In a process that is not a worker, it only checks the number.
+        A function that reserves a number of bytes for the photo. A second call with a larger number first releases
+        the bytes of the first call, so that waiting workers do not block each other. The function raises PhotoError
+        if the number exceeds the budget. In a process that is not a worker, the function only checks the number.
     """
-    total = get_budget()
-    held = 0
+    budget = get_budget()
+    units = 0
 
     def release() -> None:
-        nonlocal held
-        while held:
-            held -= 1
-            _units.release()
+        nonlocal units
+        while units:
+            units -= 1
+            _semaphore.release()
 
     def require(size: int) -> None:
-        nonlocal held
-        if size > total:
-            raise PhotoError(
-                f"memory: must be at least {-(-size // 10**6)} MB for this photo, got {total // 10**6} MB"
-            )
-        wanted = -(-size // UNIT_BYTES)
-        if _units is None or wanted <= held:
+        nonlocal units
+        if size > budget:
+            raise PhotoError(f"memory: must be at most {budget // 10**6} MB per photo, got {-(-size // 10**6)} MB")
+        required_units = -(-size // UNIT_BYTES)
+        if _semaphore is None or required_units <= units:
             return
         release()
-        with _turn:
-            while held < wanted:
-                _units.acquire()
-                held += 1
+        with _waiting_lock:
+            while units < required_units:
+                _semaphore.acquire()
+                units += 1
         set_limit(resource.RLIMIT_DATA, read_status_bytes("VmData") + size + SPARE_BYTES)
 
     try:

@@ -104,7 +104,7 @@ def cut_photo(
     try:
         luminance = settings.luminance if settings.degrade == "none" else None
         result_bytes = RESULT_BYTES[crop] * (1 if luminance else COLOURS)
-        image = GreyPhoto(_read_unchanged(photo, require), require, result_bytes)
+        image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)
         size = settings.label_size
         if crop != "centre" or min(image.width, image.height) < size:
@@ -118,11 +118,11 @@ def cut_photo(
     except PhotoError as error:
         return replace(row, reason=str(error)), []
     except MemoryError:
-        return replace(row, reason="memory: the photo takes more than its size allows"), []
+        return replace(row, reason="memory: the photo needs more than the estimate for its size"), []
 
 
-def _read_unchanged(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
-    """Return the bytes of a photo; raises LoupeError if the hash differs from the hash in the list."""
+def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
+    """Return the bytes of a photo; raise LoupeError if its content hash has changed since it was listed."""
     try:
         size = os.stat(photo.file).st_size if photo.size is None else photo.size
         require(reservations.get_budget() if size > LARGE_FILE_BYTES else size)
@@ -130,7 +130,7 @@ def _read_unchanged(photo: SourcePhoto, require: Callable[[int], None]) -> bytes
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:  # an error: otherwise, a machine that cannot read the source would skip all photos of its tasks
+    if reason:  # not a skipped photo: a machine that cannot read the source would skip all photos of its tasks
         raise LoupeError(
             "source: must be a URL or a folder that all machines share, and must not change; on "
             f"{socket.gethostname()}, {photo.file!r}: {reason}"

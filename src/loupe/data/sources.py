@@ -37,23 +37,23 @@ CALTECH_256: dict[str, Any] = {
     "size": 1_183_006_720,
 }
 
-MAX_FILE_BYTES = 2**30  # of one photo: larger files are not photos, and one file per core must fit into memory
+MAX_FILE_BYTES = 2**30  # size limit for the file of a photo, because one file per core must fit into memory
 HASH_CHUNK_BYTES = 2**20
-MAX_NAME_BYTES = 160  # the maximum length of the names of the sources in a folder's name
+MAX_NAME_BYTES = 160  # maximum length of the names of the sources in a folder's name
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePhoto:
     """One file of a source."""
 
-    source: str = field(repr=False)  # as the user named it, with the password of a URL
-    path: str  # in the source, with / between folders
+    source: str = field(repr=False)  # the source as the user named it; a URL may contain a password
+    path: str  # the path of the file in the source, with / between folders
     category: str  # the top-level folder of the path; "" if there is none
-    file: str = field(repr=False)  # path or URL of the file or of its tar
-    offset: int = 0  # of the content in the file, in bytes
-    size: int | None = None  # of the content, in bytes; None reads to the end of the file
-    sha256: str = ""  # of the content; "" if it cannot be read
-    reason: str = ""  # why it cannot be read
+    file: str = field(repr=False)  # path or URL of the file, or of the tar that contains it
+    offset: int = 0  # position of the content in `file`, in bytes
+    size: int | None = None  # number of bytes of the content; None: up to the end of `file`
+    sha256: str = ""  # the content hash; "" if the content cannot be read
+    reason: str = ""  # why the content cannot be read
 
     def read_bytes(self) -> bytes:
         """Return the content; raises OSError if the file cannot be read."""
@@ -100,10 +100,10 @@ def list_photos(
 
 def name_sources(sources: tuple[str, ...]) -> str:
     """Return a name of the sources for folders and runs, such as `sample` or `caltech256-subset+sample`."""
-    shown = [storage.remove_secrets(source) if storage.is_url(source) else source for source in sources]
-    names = [Path(source).stem if os.path.exists(source) or storage.is_url(source) else source for source in shown]
-    plain = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")
-    return plain.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "photos"
+    public = [storage.remove_secrets(source) if storage.is_url(source) else source for source in sources]
+    names = [Path(source).stem if os.path.exists(source) or storage.is_url(source) else source for source in public]
+    name = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")
+    return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "photos"
 
 
 def find_bundled_photo() -> Path:
@@ -145,7 +145,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
     """Yield the files of a folder and its subfolders, without hidden files and folders."""
     files: dict[Path, str] = {}  # each file with the reason for skipping it, or ""
     folders = [root]
-    while folders:  # not os.walk, whose recursion ends at a thousand levels, and which ignores errors
+    while folders:  # os.walk is not used: it fails at a thousand nested folders, and it ignores errors
         folder = folders.pop()
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
@@ -181,33 +181,36 @@ def _list_url(source: str) -> Iterator[SourcePhoto]:
     files = storage.list_files(source)
     if list(files) == [""]:
         return _list_tar(source, source)
-    shown = {path: _split_path(path) for path in sorted(files)}
-    shown = {path: parts for path, parts in shown.items() if not any(part.startswith(".") for part in parts)}
-    if not any(_is_image(path) for path in shown):
+    paths = {path: _split_path(path) for path in sorted(files)}
+    paths = {path: parts for path, parts in paths.items() if not any(part.startswith(".") for part in parts)}
+    if not any(_is_image(path) for path in paths):
         raise UsageError(f"source: must contain an image, got {source!r}")
     return (
         SourcePhoto(source, "/".join(parts), parts[0] if len(parts) > 1 else "", storage.join_path(source, path), 0,
                     files[path])
-        for path, parts in shown.items()
+        for path, parts in paths.items()
     )  # fmt: skip
 
 
 def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
-    """Yield the files of an uncompressed tar. Paths omit a single top-level folder if its files are in subfolders."""
+    """Yield the files of an uncompressed tar.
+
+    If all files are in subfolders of the same top-level folder, their paths omit this top-level folder.
+    """
     members = [
         (parts, member.offset, member.size, _explain_skip(member.is_file, member.is_link, member.is_sparse))
         for member in tars.list_members(file)
         if (parts := _split_path(member.name)) and not any(part.startswith(".") for part in parts)
     ]
-    plain = [parts for parts, *_, reason in members if not reason]
-    if not any(_is_image(parts[-1]) for parts in plain):
+    readable = [parts for parts, *_, reason in members if not reason]
+    if not any(_is_image(parts[-1]) for parts in readable):
         raise UsageError(f"source: must contain an image, got the tar {source!r}")
-    tops = {parts[0] for parts in plain}
-    wrapped = len(tops) == 1 and all(len(parts) > 2 for parts in plain)
+    top_folders = {parts[0] for parts in readable}
+    omit_top = len(top_folders) == 1 and all(len(parts) > 2 for parts in readable)
     for parts, offset, size, reason in members:
-        inner = parts[1:] if wrapped and parts[0] in tops and len(parts) > 1 else parts
-        category = sys.intern(inner[0]) if len(inner) > 1 else ""
-        yield SourcePhoto(source, "/".join(inner), category, file, offset, size, reason=reason)
+        path = parts[1:] if omit_top and parts[0] in top_folders and len(parts) > 1 else parts
+        category = sys.intern(path[0]) if len(path) > 1 else ""
+        yield SourcePhoto(source, "/".join(path), category, file, offset, size, reason=reason)
 
 
 def _split_path(path: str) -> list[str]:

@@ -18,7 +18,7 @@ from loupe.imaging.atomic import write_atomically
 
 # An unreachable store is reported within seconds. s3fs itself repeats requests that may succeed later.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
-READ_AHEAD_BYTES = 4 << 20  # per request, so that one request reads several headers of a tar
+READ_AHEAD_BYTES = 4 << 20  # bytes per request: one request reads several headers of a tar
 
 
 def is_url(location: str) -> bool:
@@ -40,10 +40,10 @@ def get_local_folder(location: str) -> Path:
     """Return the local folder with the files of a location: the folder itself, or the copy of a URL in the cache."""
     if not is_url(location):
         return Path(location)
-    shown = remove_secrets(location)
-    protocol, _, path = shown.partition("://")
+    public_url = remove_secrets(location)
+    protocol, _, path = public_url.partition("://")
     folder = Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser() / protocol
-    if shown != location:  # URLs that differ only in the removed parts may be different places
+    if public_url != location:  # URLs that differ only in the removed parts may be different locations
         folder /= hashlib.sha256(location.encode()).hexdigest()[:8]
     return folder / posixpath.normpath(f"/{path}").lstrip("/")
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from loupe.data import storage
 from loupe.errors import UsageError
 
-MAX_HEADER_BYTES = 2**20  # of an extended header, which contains a long name
+MAX_HEADER_BYTES = 2**20  # size limit for an extended header, which contains a long name
 
 
 class _HeaderReader(io.BufferedReader):
-    """Reads the headers of a tar. A larger request means that the tar is damaged or malicious."""
+    """Reads the headers of a tar. If tarfile requests more than MAX_HEADER_BYTES, the tar is damaged or malicious."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read `size` bytes; raises ReadError if no header has this size."""
@@ -21,10 +21,10 @@ class _HeaderReader(io.BufferedReader):
 
 
 class Member(NamedTuple):
-    """The fields of a header that callers need; the objects of tarfile have many more fields."""
+    """The fields of a header that callers need. The objects of tarfile would need more memory."""
 
     name: str
-    offset: int  # of the content in the tar, in bytes
+    offset: int  # position of the content in the tar, in bytes
     size: int
     is_file: bool
     is_link: bool
@@ -42,7 +42,7 @@ def list_members(location: str) -> list[Member]:
         raw: Any = storage.open_file(location)
         with _HeaderReader(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                if member.size < 0:  # tarfile would go backwards and never end
+                if member.size < 0:  # tarfile would read the same headers again, without end
                     raise tarfile.ReadError(f"a size of {member.size} bytes")
                 if not member.isdir():
                     link = member.issym() or member.islnk()
@@ -51,7 +51,7 @@ def list_members(location: str) -> list[Member]:
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     outside = outside or member.name
                 tar.members.clear()  # type: ignore[attr-defined] # saves a kilobyte per member
-            stream.seek(tar.offset)  # tarfile treats a damaged header as the end
+            stream.seek(tar.offset)  # tarfile ends at a damaged header, but only the end of a tar is a block of zeros
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError) as error:  # invalid numbers in headers raise the last two

@@ -16,7 +16,7 @@ from loupe.data import reservations, scheduler
 from loupe.errors import LoupeError
 from loupe.imaging.threads import count_cores
 
-DASK_TASKS = 64  # minimum number of submitted tasks: a scheduler answers more slowly than a local process
+DASK_TASKS = 64  # minimum number of tasks to submit in advance, because a Dask scheduler answers slowly
 
 Results = Generator[Any, None, None]
 
@@ -24,7 +24,7 @@ Results = Generator[Any, None, None]
 def run_tasks(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], address: str | None = None) -> Results:
     """Call a function with the arguments of every task, and yield the results in the order of completion.
 
-    Tasks are read from the iterator only as processes become free, so that many tasks do not fill the memory.
+    A task is read from the iterator only when a process can start it. Therefore many tasks do not fill the memory.
 
     Args:
         function: the function; other processes must be able to import it.
@@ -50,7 +50,7 @@ def _run_on_dask(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]],
 
         running = as_completed(submit(max(DASK_TASKS, 2 * sum(client.nthreads().values()))), with_results=True)
         for _, result in running:
-            if isinstance(result, BaseException):  # the task was cancelled, since the connection was lost
+            if isinstance(result, BaseException):  # Dask cancels tasks if the connection is lost
                 raise result
             running.update(submit(1))
             yield result
@@ -61,26 +61,26 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.backend import get_context
 
-    start = (os.getpid(), reservations.create_units(get_context("loky")))
+    arguments = (os.getpid(), reservations.create_locks(get_context("loky")))
     calls = (delayed(function)(*task) for task in tasks)
     with warnings.catch_warnings():
         # joblib warns when results are not consumed, and when it replaces a process that holds much memory
         warnings.filterwarnings("ignore", module="joblib")
-        with _block_ctrl_c(), parallel_config("loky", initializer=_start_worker, initargs=start):
+        with _block_ctrl_c(), parallel_config("loky", initializer=_start_worker, initargs=arguments):
             results = Parallel(count_cores(), return_as="generator_unordered", batch_size=1)(calls)
         with closing(results):
             try:
                 yield from results
             except BrokenProcessPool:
                 raise LoupeError("a process was killed, probably because the machine ran out of memory") from None
-            finally:  # frees memory; also, a later call must not use processes with an outdated environment
+            finally:  # frees memory, and the processes of a later call get the current environment variables
                 get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in processes that start in this block: only the parent receives it, and ends the others."""
-    resource_tracker.ensure_running()  # before the next line, because its start unblocks Ctrl-C
+    """Block Ctrl-C in processes that start in this block. The parent process receives Ctrl-C and ends the others."""
+    resource_tracker.ensure_running()  # the start of the tracker unblocks Ctrl-C, so it must precede the next line
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -88,8 +88,8 @@ def _block_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _start_worker(parent: int, units: tuple[Any, Any]) -> None:
-    reservations.use_units(*units)
+def _start_worker(parent: int, locks: tuple[Any, Any]) -> None:
+    reservations.use_locks(*locks)
     _watch_parent(parent)
 
 

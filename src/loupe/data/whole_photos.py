@@ -1,4 +1,4 @@
-"""Pairs of whole photos as in papers on super-resolution: luma (16 to 235) and antialiased bicubic shrinking."""
+"""Pairs of whole photos as in papers on super-resolution: luma from 16 to 235, downscaled with a bicubic filter."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from loupe.cli.progress import print_left_out
+from loupe.cli.progress import print_skipped
 from loupe.data import reservations
 from loupe.data.sources import SourcePhoto
 from loupe.errors import UsageError
@@ -15,7 +15,7 @@ from loupe.imaging.conversion import to_floats
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import GreyPhoto
 
-MIN_SIDE = 11  # pixels inside the border: the side of SSIM's window
+MIN_SIDE = 11  # smallest side in pixels without the border, because SSIM needs a window of this side
 
 
 def compute_border(scale: Fraction) -> int:
@@ -27,8 +27,8 @@ class WholePhotos:
     """Pairs of any size. A photo is decoded when its pair is used, so that only one photo is in memory at a time.
 
     The label is the photo's luma (16 to 235, rounded; grey photos are unchanged), cropped to a multiple of the scale.
-    The input is the label, shrunk like MATLAB's imresize: cubic convolution (Keys 1981, a = -1/2) widened by the
-    scale, mirrored borders, no rounding.
+    The input is the label, downscaled as MATLAB's imresize does: by cubic convolution (Keys 1981, a = -1/2) with a
+    kernel that is widened by the scale, with mirrored borders and without rounding.
 
     Args:
         photos: the result of `list_photos`; unusable photos are skipped and reported.
@@ -55,7 +55,7 @@ class WholePhotos:
         if not self.rows:
             first = reasons[0] if reasons else "none"
             raise UsageError(f"photos: must contain a usable image, got {len(photos)} files; the first: {first}")
-        print_left_out(reasons, len(photos), quiet)
+        print_skipped(reasons, len(photos), quiet)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,7 +83,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # in blocks of p x p pixels: the filter reads 2 pixels of the small image beyond its border
+    margin = 3  # number of p x p blocks; the filter reads 2 pixels beyond the border of the small image
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))

@@ -19,9 +19,9 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 IMAGE_STYLE = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 PREDICTION_ROWS = 6
 DPI = 120
-TITLE_WIDTH = 22  # characters per line
+TITLE_WIDTH = 22  # maximum number of characters per line of a title
 SHEET_ROWS = 4
-SHEET_CANDIDATES = 500  # photos that the rows are selected from
+SHEET_CANDIDATES = 500  # number of photos from which the rows of a sheet are selected
 
 
 def validate_format(sheet: Path) -> None:
@@ -46,11 +46,11 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 def plot_pairs(pairs: Pairs) -> Figure:
     """Plot labels above their inputs, for up to 8 evenly spaced pairs."""
-    chosen = pairs.subsample(8)
-    figure = Figure(figsize=(1.7 * len(chosen), 3.6), layout="constrained")
-    grid = figure.subplots(2, len(chosen), squeeze=False)
-    for column in range(len(chosen)):
-        small, label = chosen[column]
+    sample = pairs.subsample(8)
+    figure = Figure(figsize=(1.7 * len(sample), 3.6), layout="constrained")
+    grid = figure.subplots(2, len(sample), squeeze=False)
+    for column in range(len(sample)):
+        small, label = sample[column]
         for axes, image, name in ((grid[0, column], label, "label"), (grid[1, column], small, "input")):
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(f"{name} {image.shape[1]}x{image.shape[0]}", fontsize=8)
@@ -62,9 +62,9 @@ def plot_value_distribution(pairs: Pairs) -> Figure:
     """Plot histograms of the pixel values of inputs and labels."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    chosen, values = pairs.subsample(100), to_floats(np.arange(256, dtype="uint8"))
+    sample, values = pairs.subsample(100), to_floats(np.arange(256, dtype="uint8"))
     for index, name in enumerate(("inputs", "labels")):
-        counts = sum(np.bincount(chosen[number][index].ravel(), minlength=256) for number in range(len(chosen)))
+        counts = sum(np.bincount(sample[number][index].ravel(), minlength=256) for number in range(len(sample)))
         mean = np.average(values, weights=counts)
         deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
         text = f"{name}: mean {mean:.3f}, std {deviation:.3f}"
@@ -78,8 +78,9 @@ def plot_image_statistics(pairs: Pairs) -> Figure:
     """Plot the mean and the standard deviation of each label."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    found = [(label.mean(axis=(1, 2, 3)), label.std(axis=(1, 2, 3))) for _, label in pairs.subsample(300).batches(16)]
-    means, deviations = map(np.concatenate, zip(*found, strict=True))
+    batches = pairs.subsample(300).batches(16)
+    statistics = [(labels.mean(axis=(1, 2, 3)), labels.std(axis=(1, 2, 3))) for _, labels in batches]
+    means, deviations = map(np.concatenate, zip(*statistics, strict=True))
     axes.scatter(means, deviations, s=8, alpha=0.5)
     axes.set(xlabel="mean of a label", ylabel="standard deviation of a label", title="Statistics of the labels")
     axes.set(xlim=(-1, 1), ylim=(0, 1))
@@ -87,7 +88,7 @@ def plot_image_statistics(pairs: Pairs) -> Figure:
 
 
 def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> Figure:
-    """Plot mae and psnr over steps, on training and validation images.
+    """Plot mae and psnr of training and validation images over the training steps.
 
     Args:
         points: `step` and `metrics` of each point.
@@ -111,10 +112,10 @@ def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping
 
 def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
     """Plot input, label and prediction, one image per row, with the layout of the 2016 study."""
-    chosen = pairs.subsample(PREDICTION_ROWS)
-    figure = Figure(figsize=(6, 2.1 * len(chosen)), layout="constrained")
-    grid = figure.subplots(len(chosen), 3, squeeze=False)
-    inputs, labels = next(chosen.batches(PREDICTION_ROWS))
+    sample = pairs.subsample(PREDICTION_ROWS)
+    figure = Figure(figsize=(6, 2.1 * len(sample)), layout="constrained")
+    grid = figure.subplots(len(sample), 3, squeeze=False)
+    inputs, labels = next(sample.batches(PREDICTION_ROWS))
     columns = {"Dataset": inputs, "Label": labels, "Predicted": upscale(model, inputs)}
     for number, axes_row in enumerate(grid):
         for axes, (title, images) in zip(axes_row, columns.items(), strict=True):
@@ -129,24 +130,24 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
 
     Args:
         methods: upscaling models by their titles.
-        pairs: the images, of which three evenly spaced ones are plotted.
+        pairs: the images. Three evenly spaced images are plotted.
         recompose: as in `upscale`.
     """
-    chosen = pairs.subsample(3)
+    sample = pairs.subsample(3)
     columns = len(methods) + 1
-    figure = Figure(figsize=(2 * columns, 4.2 * len(chosen)), layout="constrained")
-    grid = figure.subplots(2 * len(chosen), columns, squeeze=False)
-    for number, (inputs, labels) in enumerate(chosen.batches(1)):
+    figure = Figure(figsize=(2 * columns, 4.2 * len(sample)), layout="constrained")
+    grid = figure.subplots(2 * len(sample), columns, squeeze=False)
+    for number, (inputs, labels) in enumerate(sample.batches(1)):
         label = labels[0, ..., 0]
         crop = _find_detailed_crop(label)
         images = {name: upscale(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
         for column, (name, image) in enumerate((images | {"label": label}).items()):
-            whole, inset = grid[2 * number, column], grid[2 * number + 1, column]
-            whole.imshow(image, **IMAGE_STYLE)
-            whole.set_title(name if name == "label" else _format_title(name, image, label), fontsize=8)
-            inset.imshow(image[crop], **IMAGE_STYLE)
-            whole.axis("off")
-            inset.axis("off")
+            image_axes, crop_axes = grid[2 * number, column], grid[2 * number + 1, column]
+            image_axes.imshow(image, **IMAGE_STYLE)
+            image_axes.set_title(name if name == "label" else _format_title(name, image, label), fontsize=8)
+            crop_axes.imshow(image[crop], **IMAGE_STYLE)
+            image_axes.axis("off")
+            crop_axes.axis("off")
     return figure
 
 
@@ -157,11 +158,11 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
         methods: upscaling models by their titles, in the order of the columns.
         pairs: the images. The SHEET_ROWS photos whose most detailed crops have the sharpest edges are plotted.
     """
-    chosen = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
-    inputs, labels = next(chosen.batches(SHEET_ROWS))
+    rows = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
+    inputs, labels = next(rows.batches(SHEET_ROWS))
     results = {name: upscale(method, inputs) for name, method in methods.items()}
-    figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(chosen)), layout="constrained")
-    grid = figure.subplots(len(chosen), len(results) + 2, squeeze=False)
+    figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(results) + 2, squeeze=False)
     for number, axes_row in enumerate(grid):
         label = labels[number, ..., 0]
         crop = _find_detailed_crop(label)
@@ -198,13 +199,15 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
 
 
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
-    """Return the rows and columns of the most detailed square.
+    """Return the rows and columns of the square with the largest differences between neighbouring pixels.
 
-    This is the square with the largest differences between neighbouring pixels. The side of the square is a third of
-    the shorter side of the label.
+    The side of the square is a third of the shorter side of the label.
     """
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
     rows, columns = (sorted({*range(0, end - side, max(1, side // 2)), end - side}) for end in label.shape)
-    y, x = max(((y, x) for y in rows for x in columns), key=lambda at: change[at[0] :, at[1] :][:side, :side].sum())
+    y, x = max(
+        ((y, x) for y in rows for x in columns),
+        key=lambda corner: change[corner[0] :, corner[1] :][:side, :side].sum(),
+    )
     return slice(y, y + side), slice(x, x + side)

@@ -4,7 +4,7 @@ import numpy as np
 
 PEAK = 2.0  # difference between white (1) and black (-1)
 MIN_MSE = 1e-9  # limits psnr to 96 dB for an image that equals its label
-SSIM_WINDOW = 11  # pixels
+SSIM_WINDOW = 11  # side of the window in pixels
 SCORES = ("mae", "psnr", "ssim", "mse")
 
 
@@ -75,9 +75,14 @@ def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def gradient_energy(images: np.ndarray) -> np.ndarray:
-    """Compute the sum of squared differences between neighbouring pixels of each image, (n,). Blur reduces it."""
-    down, across = (np.square(np.diff(images.astype("float64"), axis=axis)).sum(axis=(1, 2, 3)) for axis in (1, 2))
-    return down + across
+    """Compute the sum of squared differences between neighbouring pixels of each image, (n,).
+
+    Blur reduces this sum.
+    """
+    vertical, horizontal = (
+        np.square(np.diff(images.astype("float64"), axis=axis)).sum(axis=(1, 2, 3)) for axis in (1, 2)
+    )
+    return vertical + horizontal
 
 
 def seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,11 +94,11 @@ def seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.
         block: side of a block in pixels.
 
     Returns:
-        The errors at borders, (n,), and inside, (n,). The errors inside are NaN for blocks with a side below 3,
-        which have only border pixels.
+        The errors at borders, (n,), and inside, (n,). Blocks with a side below 3 have only border pixels; their
+        errors inside are NaN.
     """
     error = np.abs(images.astype("float64") - labels)[..., 0]
-    down, across = (np.isin(np.arange(side) % block, (0, block - 1)) for side in error.shape[1:])
-    border = down[:, None] | across[None, :]
+    border_rows, border_columns = (np.isin(np.arange(side) % block, (0, block - 1)) for side in error.shape[1:])
+    border = border_rows[:, None] | border_columns[None, :]
     inside = error[:, ~border].mean(axis=1) if block > 2 else np.full(len(error), np.nan)
     return error[:, border].mean(axis=1), inside

@@ -22,12 +22,12 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 
 RESAMPLES = 2000
 DRAWS = 20
-PERCENTILES = 2.5, 97.5  # of a 95 % interval
+INTERVAL_PERCENTILES = 2.5, 97.5  # the ends of a 95 % interval
 MIN_PATCH_SIDE = 8
 
 
 def build_baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, UpscalingModel]:
-    """Return the baselines that every score table contains, by name: the filters, and a ridge with these weights."""
+    """Return the baselines that every score table contains, by name: the filters, and ridge with these weights."""
     methods: dict[str, UpscalingModel] = {name: FilterUpscaler(name, pairs.scale, luminance) for name in FILTERS}
     return methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
 
@@ -46,8 +46,8 @@ def score(
         pairs: the images.
         recompose: as in `upscale`.
         names: the scores to compute.
-        border: number of pixels to crop from each side before scoring. Results are then also rounded to 8 bits, for
-            the protocol `classical`. None neither crops nor rounds.
+        border: for the protocol `classical`, the number of pixels to crop from each side before scoring. Results are
+            then also rounded to 8 bits. With None, results are neither cropped nor rounded.
 
     Returns:
         Columns path, photo (content hash), image (number), method, and one per score.
@@ -74,9 +74,9 @@ def score(
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
     """Score methods with the protocol of the 2016 study.
 
-    In each of 20 draws, one random patch per photo, at any offset, is upscaled separately. A patch has the size of
-    the first method's blocks. If the side of these blocks is below MIN_PATCH_SIDE, a patch has the default patch
-    size of the scale factor.
+    Each of 20 draws cuts one patch per photo at a random position, and upscales each patch separately. A patch has
+    the size of the first method's blocks. If the side of these blocks is below MIN_PATCH_SIDE, a patch has the
+    default patch size of the scale factor.
 
     Returns:
         Columns draw, method, mae, psnr, ssim, mse: one row per draw and method, with means over the patches.
@@ -100,13 +100,14 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         table: the result of `score` or `score_patches`.
 
     Returns:
-        A dictionary per method with its mean mae, psnr, ssim and mse. For a table of `score_patches`, it also
-        contains `spread`, the standard deviation of each score over draws. For a table of `score`, it also contains:
+        A dictionary per method with its mean mae, psnr, ssim and mse. For a table of `score_patches`, each dictionary
+        also contains `spread`, the standard deviation of each score over draws. For a table of `score`, each
+        dictionary also contains:
 
         interval: the 95 % bootstrap interval of each mean, [low, high].
-        over: comparisons with nearest and with lanczos. `gain` is the baseline's mae divided by the method's.
-            `mae` is the method's mae minus the baseline's, with its `interval`. `baseline_wins` is the share of
-            photos on which the baseline's mae is lower.
+        over: comparisons with nearest and with lanczos. `gain` is the mae of the baseline divided by the mae of the
+            method. `mae` is the mae of the method minus the mae of the baseline, and `interval` is the interval of
+            this difference. `baseline_wins` is the share of photos on which the baseline's mae is lower.
     """
     methods = {str(name): rows for name, rows in table.groupby("method", sort=False)}
     if "photo" not in table:
@@ -160,7 +161,7 @@ def bootstrap_intervals(values: np.ndarray, photos: np.ndarray) -> np.ndarray:
     for _ in range(RESAMPLES):
         times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
         means.append(times @ sums / (times @ counts))
-    return np.percentile(means, PERCENTILES, axis=0).T
+    return np.percentile(means, INTERVAL_PERCENTILES, axis=0).T
 
 
 def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:

@@ -18,7 +18,11 @@ ROW_BYTES = 20  # per pixel of a row: decoders keep two rows with up to 8 bytes 
 LIBRARY_BYTES = 40_000_000  # of a decoder, for an image of any size
 OPENING_BYTES = 150_000_000  # the maximum for opening a file, without pixels and copies of the file
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}  # per mode, 8 bits per sample
-ENCODING_BYTES = {"WEBP": 44, "GIF": 36, "AVIF": 40}  # per pixel of one image
+ENCODING_BYTES = {"GIF": 33, "AVIF": 35}  # per pixel of one image
+# The same for WebP, by `lossless` and `low_memory` of the encode options. Alpha is always encoded without loss.
+WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
+WEBP_ALPHA_BYTES = 42
+OPAQUE_PIXEL_BYTES = 1, 3, 6  # values of `get_pixel_bytes` for images without alpha
 WHOLE_BYTES = 8  # per pixel, for the other formats: the pixels, and Pillow's copy of them
 FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # per pixel of all frames of an animation
 
@@ -93,14 +97,27 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
     return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
 
 
-def estimate_encoding(name: str, largest: int, total: int) -> int:
+def estimate_encoding(name: str, largest: int, total: int, per_pixel: int | None = None) -> int:
     """Estimate the maximum memory that writing a file takes.
 
     Args:
         name: the format.
         largest: the number of pixels of the largest frame or page.
         total: the number of pixels of all frames of an animation; 0 if the images are not frames.
+        per_pixel: the result of `get_webp_bytes` for a WebP; None for other formats.
     """
     streamed = name in STREAMED_FORMATS and largest > MAX_WHOLE_PIXELS
-    one = 0 if streamed else largest * ENCODING_BYTES.get(name, WHOLE_BYTES)
+    one = 0 if streamed else largest * (per_pixel or ENCODING_BYTES.get(name, WHOLE_BYTES))
     return one + total * FRAME_BYTES.get(name, 0)
+
+
+def get_webp_bytes(lossless: bool, low_memory: bool, pixel_bytes: int) -> int:
+    """Return the maximum bytes per pixel that writing a WebP takes.
+
+    Args:
+        lossless: whether the colours are encoded without loss.
+        low_memory: as in `EncodeOptions`.
+        pixel_bytes: the result of `get_pixel_bytes`.
+    """
+    least = 0 if pixel_bytes in OPAQUE_PIXEL_BYTES or lossless else WEBP_ALPHA_BYTES
+    return max(WEBP_BYTES[lossless, low_memory], least)

@@ -24,7 +24,7 @@ from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-STRIP_PIXELS = 2**19  # of a strip; a row with more pixels is split
+STRIP_PIXELS = 2**16  # of a strip, which fits into the cache of a core; a row with more pixels is split
 OPENING_BYTES = 16 * 10**6  # to open a file of any size
 # Bytes per pixel of Pillow's image. DECODER_BYTES are the additional bytes per pixel of the decoder of a format.
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}

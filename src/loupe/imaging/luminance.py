@@ -26,13 +26,12 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
         image = blend_with_white(image)
     if luminance == "rec601" or image.mode == "L":
         return np.asarray(image.convert("L"))
-    encoded = np.asarray(image, "float32") / 255
-    if luminance == "rec709":
-        grey = encoded @ REC_709
-    elif luminance == "studio":
-        grey = (16 + encoded @ STUDIO) / 255
+    if luminance == "relative":
+        table = _to_linear(np.arange(256, dtype="float32") / 255)  # a table takes a third of the time
+        grey = _encode(table[np.asarray(image)] @ REC_709)
     else:
-        grey = relative_luminance(encoded)
+        encoded = np.asarray(image, "float32") / 255
+        grey = encoded @ REC_709 if luminance == "rec709" else (16 + encoded @ STUDIO) / 255
     return np.rint(grey * 255).clip(0, 255).astype("uint8")
 
 
@@ -46,8 +45,15 @@ def relative_luminance(encoded: np.ndarray) -> np.ndarray:
     Returns:
         float32, (height, width), on the same scale.
     """
+    return _encode(_to_linear(encoded) @ REC_709)
+
+
+def _to_linear(encoded: np.ndarray) -> np.ndarray:
     curve = ((np.maximum(encoded, 0) + 0.055) / 1.055) ** 2.4
-    light = np.where(encoded <= 0.04045, encoded / 12.92, curve).astype("float32") @ REC_709
+    return np.where(encoded <= 0.04045, encoded / 12.92, curve).astype("float32")
+
+
+def _encode(light: np.ndarray) -> np.ndarray:
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 0) ** (1 / 2.4) - 0.055)
 
 

@@ -75,7 +75,8 @@ class Reservation:
         total = self._budget.total
         if count > total:
             needed = -(-count // MEGABYTE)
-            raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, got {total // MEGABYTE} MB")
+            got = f"got {total // MEGABYTE} MB; --memory {needed} allows it"
+            raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, {got}")
         self._budget._replace(self.count, count)
         self.count = count
 

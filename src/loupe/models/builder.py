@@ -19,8 +19,8 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.ridge import build_geometry as build_ridge_geometry
 from loupe.upscalers.tiling import compute_largest_input
 
-MAX_BATCH_BYTES = 2**29  # of one intermediate result
-ALWAYS_FITS_PIXELS = 2**18  # of all images of a call together: such images are not split into several calls
+MAX_BATCH_BYTES = 2**29  # limit for the largest intermediate result of a call
+MAX_UNSPLIT_PIXELS = 2**18  # images with at most this many pixels together are never split into several calls
 
 
 def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
@@ -28,9 +28,9 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
 
     Args:
         settings: the settings of a perceptron or convolutional network.
-        input_side: side of the dataset's inputs in pixels. With patch=whole, it is the side of the patch.
+        input_side: side of the dataset's inputs in pixels. With patch=whole, a patch has the same side.
         luminance: the luminance formula of the dataset.
-        ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None leaves 0.
+        ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None means weights of 0.
 
     Returns:
         An uncompiled functional model, (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1]. A conditioned model has
@@ -53,8 +53,8 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
         set_linear_weights(model, "pre_upscale", compute_filter_weights(settings.pre_upscale, scale), scale)
     if settings.skip == "ridge" and ridge is not None:
         set_linear_weights(model, "skip", ridge, scale)
-        blocks = model.get_layer("blocks")  # the body adds 0 to the ridge before training
-        blocks.set_weights([np.zeros(weights.shape) for weights in blocks.weights])
+        last_layer = model.get_layer("blocks")  # with weights of 0, the untrained network computes ridge regression
+        last_layer.set_weights([np.zeros(weights.shape) for weights in last_layer.weights])
     return model
 
 
@@ -74,7 +74,9 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
 
 def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
-    """Copy weights from another model to the layers whose weights have the same shapes; layers are paired in order.
+    """Copy weights from another model. A layer gets the weights of the layer at the same position.
+
+    Positions count only layers with weights. If the shapes of the weights differ, the layer keeps its weights.
 
     The kernel of a conditioned model's first convolution has one more input channel, which gets zeros: before it is
     trained, the model ignores the strength of artefacts.
@@ -96,7 +98,7 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
 
 
 def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -> Geometry:
-    """Compute the geometry of the network of the settings; `input_side` and `luminance` as for `build`."""
+    """Compute the geometry of the network that `build` builds from these arguments."""
     scale: Fraction = settings.scale
     if isinstance(settings, Convolutional):
         q, reach = scale.denominator, convolutional.compute_reach(settings) * scale.denominator
@@ -123,7 +125,7 @@ class KerasUpscaler:
     def __init__(self, model: keras.Model) -> None:
         self.geometry = Geometry.from_name(model.name)
         self._model = model
-        self._bytes_per_pixel: float | None = None  # of the largest intermediate result, per pixel of the image
+        self._bytes_per_pixel: float | None = None  # size of the largest intermediate result per pixel of the image
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Upscale images; see `UpscalingModel`."""
@@ -134,8 +136,8 @@ class KerasUpscaler:
         return keras.ops.convert_to_numpy(large)
 
     def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
-        """Return for how many images the intermediate results fit into MAX_BATCH_BYTES, at least 1."""
-        if math.prod(shape) <= ALWAYS_FITS_PIXELS:
+        """Return the largest number of images whose intermediate results fit into MAX_BATCH_BYTES, but at least 1."""
+        if math.prod(shape) <= MAX_UNSPLIT_PIXELS:
             return shape[0]
         if self._bytes_per_pixel is None:
             side = compute_largest_input(self.geometry)
@@ -149,7 +151,8 @@ def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], d
 
     All initializers are classes of Keras, so that a saved model loads without this package. `xavier` is the formula
     in the text of the 2016 study: a truncated normal with stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The code
-    of the study adds 1 under the root. Both differ from Glorot and Bengio (2010): sqrt(2 / (inputs + outputs)).
+    of the study adds 1 under the root. Both formulas differ from the formula of Glorot and Bengio (2010):
+    sqrt(2 / (inputs + outputs)).
     """
     seeds = itertools.count(settings.seed * 10_000 + 2, 2)
 
@@ -159,14 +162,14 @@ def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], d
             "gaussian": settings.stddev,
         }.get(settings.initializer)
 
-        def make(seed: int) -> Any:
+        def make_initializer(seed: int) -> Any:
             if stddev is not None:
                 return keras.initializers.TruncatedNormal(stddev=stddev, seed=seed)
             name = {"glorot_uniform": "GlorotUniform", "he_normal": "HeNormal"}[settings.initializer]
             return getattr(keras.initializers, name)(seed=seed)
 
         seed = next(seeds)
-        bias = "zeros" if settings.bias_initializer == "zeros" else make(seed + 1)
-        return {"kernel_initializer": make(seed), "bias_initializer": bias}
+        bias = "zeros" if settings.bias_initializer == "zeros" else make_initializer(seed + 1)
+        return {"kernel_initializer": make_initializer(seed), "bias_initializer": bias}
 
     return make_initializers

@@ -12,17 +12,17 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import compute_largest_input
 
 CONFIG = "config.json"
-MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # per member, uncompressed
-MAX_RESULT_BYTES = 2**29  # of the largest intermediate result for one tile
-MAX_PRODUCTS = 2 * 10**12  # for one tile: about a minute on one core
+MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # the members and their size limits
+MAX_RESULT_BYTES = 2**29  # limit for the largest intermediate result of one tile
+MAX_PRODUCTS = 2 * 10**12  # limit for the multiplications of one tile, which take about a minute on one core
 
 
 def load(file: Path) -> keras.Model:
     """Load an uncompiled network in Keras's safe mode, which builds only Keras's own layers and refuses code.
 
     Raises:
-        ValueError: the file is not a .keras file, has unexpected members, or its network is not one that Loupe
-            builds, or is too large. Malicious files can make Keras raise other exceptions.
+        ValueError: the file is not a .keras file or has unexpected members, the network is too large, or Loupe does
+            not build such a network. Malicious files can make Keras raise other exceptions.
     """
     if file.suffix != ".keras":
         raise ValueError("must be a .keras file")
@@ -41,24 +41,24 @@ def _validate_members(members: list[zipfile.ZipInfo]) -> None:
     names = [member.filename for member in members]
     unexpected = set(names) - MAX_BYTES.keys()
     if unexpected:
-        raise ValueError(f"must contain only the parts of a network, got {min(unexpected)!r}")
+        raise ValueError(f"must contain only {', '.join(MAX_BYTES)}, got {min(unexpected)[:80]!r}")
     if sorted(names) != sorted(MAX_BYTES):
         raise ValueError(f"must contain {', '.join(MAX_BYTES)}, each once, got {', '.join(names[:10]) or 'nothing'}")
     for member in members:
-        most = MAX_BYTES[member.filename]
-        if member.file_size > most:
-            raise ValueError(f"must have at most {most} bytes in {member.filename}, got {member.file_size}")
+        limit = MAX_BYTES[member.filename]
+        if member.file_size > limit:
+            raise ValueError(f"must have at most {limit} bytes in {member.filename}, got {member.file_size}")
         if member.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"must not be compressed, got a compressed {member.filename}")
 
 
 def _validate_network(file: Path, config: object) -> None:
     """Check the size of a network before Keras allocates its weights."""
-    geometry = Geometry.from_name(config["config"]["name"])  # type: ignore[index] # a wrong type is refused
+    geometry = Geometry.from_name(config["config"]["name"])  # type: ignore[index] # callers handle the TypeError
     size = measure_network(config, compute_largest_input(geometry))
-    most = min(MAX_BYTES[WEIGHTS], file.stat().st_size)
-    if 4 * size.weights > most:
-        raise ValueError(f"must have at most {most} bytes of weights, got {4 * size.weights}")
+    limit = min(MAX_BYTES[WEIGHTS], file.stat().st_size)
+    if 4 * size.weights > limit:
+        raise ValueError(f"must have at most {limit} bytes of weights, got {4 * size.weights}")
     if 4 * size.largest > MAX_RESULT_BYTES or size.products > MAX_PRODUCTS:
         raise ValueError(
             f"must need at most {MAX_RESULT_BYTES} bytes and {MAX_PRODUCTS} multiplications per tile, "

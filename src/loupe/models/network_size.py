@@ -1,6 +1,6 @@
 """Computes how large a network is from the configuration in its `.keras` file, without building it.
 
-Only the layers of `builder` are accepted, so that a file of a few bytes cannot describe a network of any size.
+Only layers that `builder` uses are accepted. Otherwise a file of a few bytes could make Keras fill the memory.
 """
 
 import math
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-IMAGES = ([None, None, None, 1], [None, None, None, 2])  # shapes of inputs; the second has a channel of strengths
-INITIALIZERS = frozenset(("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal"))
-PARTS = INITIALIZERS | {"DTypePolicy", "__keras_tensor__"}  # that the configurations of layers contain
+# The shapes of images; the second channel is the strength of artefacts.
+IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])
+# The classes of the objects in the configurations of layers.
+CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
 # Values that the builder never changes; other values would make a layer larger or slower, or run another function.
-FIXED = {
+FIXED_VALUES = {
     "strides": (1, 1), "dilation_rate": (1, 1), "groups": 1, "padding": "valid", "data_format": "channels_last",
     "kernel_regularizer": None, "bias_regularizer": None, "kernel_constraint": None, "bias_constraint": None,
     "activity_regularizer": None, "quantization_config": None, "lora_rank": None, "noise_shape": None,
@@ -46,56 +47,58 @@ def measure_network(model: Any, side: int) -> NetworkSize:
         side: height and width of the image.
 
     Raises:
-        ValueError: the network is not one that `builder` builds. A configuration of other types may raise KeyError,
-            TypeError, AttributeError and others.
+        ValueError: `builder` does not build such a network. If the configuration contains values of wrong types,
+            KeyError, TypeError, AttributeError and other errors are possible.
     """
     if model["class_name"] != "Functional":
-        raise ValueError(f"must be a network of layers, got {str(model['class_name'])[:80]!r}")
+        raise ValueError(f"class_name: must be Functional, got {str(model['class_name'])[:80]!r}")
     layers = model["config"]["layers"]
     if len(layers) > MAX_LAYERS:
         raise ValueError(f"must have at most {MAX_LAYERS} layers, got {len(layers)}")
-    inputs = [layer["config"].get("batch_shape") for layer in layers if layer["class_name"] == "InputLayer"]
-    if len(inputs) != 1 or inputs[0] not in IMAGES:
+    image_shapes = [layer["config"].get("batch_shape") for layer in layers if layer["class_name"] == "InputLayer"]
+    if len(image_shapes) != 1 or image_shapes[0] not in IMAGE_SHAPES:
         raise ValueError("must take grey images, (n, h, w, 1), or (n, h, w, 2) with the strength of artefacts")
     size, shapes = NetworkSize(), dict[str, Shape]()
     for layer in layers:
         kind, config = layer["class_name"], layer["config"]
         if kind not in LAYERS:
-            raise ValueError(f"must contain only layers that Loupe builds, got {str(kind)[:80]!r}")
-        _validate_parts(config)
-        before = [shapes[name] for name in _list_inputs(layer)]
-        if len(before) != {"InputLayer": 0, "Add": 2, "Concatenate": 2}.get(kind, 1):
-            raise ValueError(f"must have layers of one input, got {len(before)} of {str(layer['name'])[:80]!r}")
-        shape = LAYERS[kind](size, config, before or [(side, side, inputs[0][3])])
+            raise ValueError(f"layers: must be of the classes {', '.join(LAYERS)}, got {str(kind)[:80]!r}")
+        _validate_config(config)
+        inputs = [shapes[name] for name in _list_inputs(layer)]
+        count = {"InputLayer": 0, "Add": 2, "Concatenate": 2}.get(kind, 1)
+        if len(inputs) != count:
+            raise ValueError(f"inputs of a layer {kind}: must be {count}, got {len(inputs)}")
+        shape = LAYERS[kind](size, config, inputs or [(side, side, image_shapes[0][3])])
         declared = (layer.get("build_config") or {}).get("input_shape")
-        if declared is not None and kind in ("Conv2D", "Dense") and declared[-1] != before[0][2]:
-            raise ValueError(f"must have {before[0][2]} channels before a layer, got {declared[-1]}")
+        if declared is not None and kind in ("Conv2D", "Dense") and declared[-1] != inputs[0][2]:
+            raise ValueError(f"input_shape: must have {inputs[0][2]} channels, got {str(declared[-1])[:80]}")
         shapes[layer["name"]] = shape
         size.largest = max(size.largest, math.prod(shape))
     return size
 
 
 def _list_inputs(layer: Any) -> list[str]:
-    """Return the names of the layers whose results a layer takes."""
+    """Return the names of the layers whose results are the inputs of a layer."""
     nodes = layer["inbound_nodes"]
     if not nodes:
         return []
     if len(nodes) > 1:
-        raise ValueError(f"must use each layer once, got {len(nodes)} uses of {str(layer['name'])[:80]!r}")
+        raise ValueError(f"inbound_nodes: must be at most 1 per layer, got {len(nodes)}")
     parts = nodes[0]["args"]
     parts = parts[0] if isinstance(parts[0], list) else parts  # of a concatenation
     return [part["config"]["keras_history"][0] for part in parts if part is not None]
 
 
-def _validate_parts(config: dict[str, Any]) -> None:
-    """Check the values in a configuration that have no effect on the size of the layer."""
+def _validate_config(config: dict[str, Any]) -> None:
+    """Check that the configuration of a layer contains only values that `builder` uses, except for sizes."""
     for name, value in config.items():
-        if name in FIXED and _to_tuple(value) != FIXED[name]:
-            raise ValueError(f"{name}: must be {FIXED[name]}, got {str(value)[:80]!r}")
+        if name in FIXED_VALUES and _to_tuple(value) != FIXED_VALUES[name]:
+            raise ValueError(f"{name}: must be {FIXED_VALUES[name]}, got {str(value)[:80]!r}")
         if name == "activation" and value not in ACTIVATIONS:
             raise ValueError(f"activation: must be one of {', '.join(ACTIVATIONS)}, got {str(value)[:80]!r}")
-        if isinstance(value, dict) and value["class_name"] not in PARTS:
-            raise ValueError(f"{name}: must be a part that Loupe uses, got {str(value['class_name'])[:80]!r}")
+        if isinstance(value, dict) and value["class_name"] not in CONFIG_CLASSES:
+            got = str(value["class_name"])[:80]
+            raise ValueError(f"{name}: must be one of {', '.join(CONFIG_CLASSES)}, got {got!r}")
         dtype = value["config"]["name"] if name == "dtype" and isinstance(value, dict) else value
         if name == "dtype" and dtype != "float32":
             raise ValueError(f"dtype: must be float32, got {str(dtype)[:80]!r}")
@@ -105,82 +108,86 @@ def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _convolve(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
-    (height, width, channels), filters = inputs[0], _count(config["filters"])
-    rows, columns = map(_count, config["kernel_size"])
-    return _multiply(size, config, (height - rows + 1, width - columns + 1, filters), rows * columns * channels)
+def _measure_convolution(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    (height, width, channels), filters = inputs[0], _validate_count("filters", config["filters"])
+    rows, columns = (_validate_count("kernel_size", side) for side in config["kernel_size"])
+    if rows > height or columns > width:
+        raise ValueError(f"kernel_size: must be at most {height}, {width}, got {str((rows, columns))[:80]}")
+    shape = (height - rows + 1, width - columns + 1, filters)
+    return _add_products(size, config, shape, rows * columns * channels)
 
 
-def _connect(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+def _measure_dense(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     height, width, channels = inputs[0]
-    return _multiply(size, config, (height, width, _count(config["units"])), channels)
+    return _add_products(size, config, (height, width, _validate_count("units", config["units"])), channels)
 
 
-def _multiply(size: NetworkSize, config: Any, shape: Shape, values: int) -> Shape:
+def _add_products(size: NetworkSize, config: Any, shape: Shape, values: int) -> Shape:
     """Add the weights and products of a layer, in which each value of the result depends on `values` inputs."""
-    if min(shape) < 1:
-        raise ValueError("must have kernels that are smaller than the image")
     size.weights += shape[2] * (values + bool(config["use_bias"]))
     size.products += math.prod(shape) * values
     return shape
 
 
-def _pad(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+def _measure_padding(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     height, width, channels = inputs[0]
     images, (above, below), (left, right), bands = config["pad_width"]
     counts = (above, below, left, right)
     if any((*images, *bands)) or not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise ValueError("must pad only height and width")
+        raise ValueError(f"pad_width: must pad only height and width, got {str(config['pad_width'])[:80]}")
     return height + above + below, width + left + right, channels
 
 
-def _fold(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
-    (height, width, channels), q = inputs[0], _count(config["block_size"])
+def _measure_fold(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    (height, width, channels), q = inputs[0], _validate_count("block_size", config["block_size"])
     if height % q or width % q:
-        raise ValueError(f"must fold blocks that divide the image, got {q}")
+        raise ValueError(f"block_size: must divide the height {height} and the width {width}, got {str(q)[:80]}")
     return height // q, width // q, channels * q * q
 
 
-def _unfold(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
-    (height, width, channels), p = inputs[0], _count(config["block_size"])
+def _measure_unfold(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    (height, width, channels), p = inputs[0], _validate_count("block_size", config["block_size"])
     if channels % (p * p):
-        raise ValueError(f"must unfold {p * p} channels per block, got {channels}")
+        raise ValueError(f"block_size: the square must divide the {channels} channels, got {str(p)[:80]}")
     return height * p, width * p, channels // (p * p)
 
 
-def _split(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+def _measure_split(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     height, width, channels = inputs[0]
-    if (config["indices_or_sections"], config["axis"], channels) != (2, -1, 2):
-        raise ValueError("must split only 2 channels")
+    found = config["indices_or_sections"], config["axis"], channels
+    if found != (2, -1, 2):
+        raise ValueError(f"split: must be of 2 channels into 2 parts, got {str(found)[:80]}")
     return height, width, 1
 
 
-def _average(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
-    if (config["axis"], config["keepdims"]) not in ((-1, True), ([-1], True)):
-        raise ValueError("must average only channels")
+def _measure_mean(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    found = config["axis"], config["keepdims"]
+    if found not in ((-1, True), ([-1], True)):
+        raise ValueError(f"mean: must be over channels, got {str(found)[:80]}")
     return *inputs[0][:2], 1
 
 
-def _join(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+def _measure_concatenation(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     if config["axis"] != -1 or inputs[0][:2] != inputs[1][:2]:
-        raise ValueError("must join only channels")
+        raise ValueError(f"concatenation: must be of channels, got axis {str(config['axis'])[:80]} of {inputs}")
     return *inputs[0][:2], inputs[0][2] + inputs[1][2]
 
 
-def _keep(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+def _get_shape(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    """Return the shape of the inputs, which is the shape of the result."""
     if len(set(inputs)) > 1:
-        raise ValueError("must add results of one shape")
+        raise ValueError(f"inputs of a layer Add: must have the same shape, got {str(inputs)[:80]}")
     return inputs[0]
 
 
-def _count(value: Any) -> int:
+def _validate_count(name: str, value: Any) -> int:
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"must have sizes of at least 1, got {str(value)[:80]}")
+        raise ValueError(f"{name}: must be an integer of at least 1, got {str(value)[:80]}")
     return value
 
 
 LAYERS: dict[str, Callable[[NetworkSize, Any, list[Shape]], Shape]] = {
-    "InputLayer": _keep, "Conv2D": _convolve, "Dense": _connect, "Pad": _pad, "SpaceToDepth": _fold,
-    "DepthToSpace": _unfold, "Add": _keep, "Dropout": _keep,
-    "Split": _split, "Mean": _average, "Concatenate": _join,
+    "InputLayer": _get_shape, "Conv2D": _measure_convolution, "Dense": _measure_dense, "Pad": _measure_padding,
+    "SpaceToDepth": _measure_fold, "DepthToSpace": _measure_unfold, "Add": _get_shape, "Dropout": _get_shape,
+    "Split": _measure_split, "Mean": _measure_mean, "Concatenate": _measure_concatenation,
 }  # fmt: skip

@@ -21,7 +21,7 @@ PADDING_CHAINS = [
 
 
 def export(model: object, geometry: Geometry, file: Path) -> float:
-    """Write a Keras model as ONNX, with its geometry in the metadata, and compare the results of both for noise.
+    """Write a Keras model as ONNX, with its geometry in the metadata, and compare the results for a noise image.
 
     Args:
         model: the Keras model.
@@ -32,7 +32,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
         The largest absolute difference of the results.
 
     Raises:
-        LoupeError: the difference is above MAX_DIFFERENCE, or the shapes differ.
+        LoupeError: the results of Keras and ONNX differ by more than MAX_DIFFERENCE, or their shapes differ.
     """
     import onnx
 
@@ -46,10 +46,10 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     _drop_leading_axes(network)
     onnx.helper.set_model_props(network, {"loupe": geometry.name})
     onnx.save(network, file)
-    found = OnnxUpscaler(file)(noise)
-    if found.shape != expected.shape:
-        raise LoupeError(f"ONNX: must have the result shape of Keras, {expected.shape}, got {found.shape}")
-    difference = float(np.abs(found - expected).max())
+    actual = OnnxUpscaler(file)(noise)
+    if actual.shape != expected.shape:
+        raise LoupeError(f"ONNX: must have the result shape of Keras, {expected.shape}, got {actual.shape}")
+    difference = float(np.abs(actual - expected).max())
     if not difference <= MAX_DIFFERENCE:
         raise LoupeError(f"ONNX: must differ from Keras by at most {MAX_DIFFERENCE}, got {difference}")
     return difference
@@ -58,8 +58,8 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
 def _merge_padding(network: Any) -> Any:
     """Replace each symmetric padding of one pixel with one node of edge padding, which has the same result.
 
-    tf2onnx writes four or six nodes per padding. These copy the image several times, which takes a sixth of the run
-    time of a network.
+    tf2onnx writes four or six nodes per padding. These nodes copy the image several times, which takes a sixth of the
+    run time of a network.
     """
     import onnx
 

@@ -35,15 +35,15 @@ def add_body(
     widths = [*settings.hidden, *(settings.hidden[-2::-1] if settings.mirror else ())]
     for number, width in enumerate(widths):
         x = keras.layers.Dense(width, activation=settings.activation, **initializer(x.shape[-1], width))(x)
-        x = _drop_out(x, settings, number)
+        x = _add_dropout(x, settings, number)
     if not widths:
-        x = _drop_out(x, settings, 0)
+        x = _add_dropout(x, settings, 0)
     activation = settings.activation if settings.output_activation == "same" else None
     x = keras.layers.Dense(p * p, activation=activation, name="blocks", **initializer(x.shape[-1], p * p))(x)
     return unfold(x, p)
 
 
-def _drop_out(x: Any, settings: Perceptron, number: int) -> Any:
+def _add_dropout(x: Any, settings: Perceptron, number: int) -> Any:
     """Add dropout after hidden layer `number`, or before the last layer of a network without hidden layers."""
     if settings.keep_prob == 1 or (settings.dropout_layers == "first" and number):
         return x

@@ -1,6 +1,6 @@
-"""Checks the HDF5 file with the weights in a `.keras` file, in a child process with limits of memory and CPU time.
+"""Checks the HDF5 file with the weights in a `.keras` file, in a child process with limited memory and CPU time.
 
-The HDF5 library can crash or run forever on a damaged file. A dataset without values can declare any size.
+The HDF5 library can crash or run forever on a damaged file. A small file can declare arrays that fill the memory.
 """
 
 import zipfile
@@ -11,13 +11,14 @@ from loupe.imaging.child_process import ChildProcess, Connection
 from loupe.imaging.limits import limit_process
 
 WEIGHTS = "model.weights.h5"
-LIMIT_S, TIMEOUT_S = 10, 30  # of CPU time and of elapsed time
+CPU_LIMIT_S = 10
+TIMEOUT_S = 30  # limit for the elapsed time, which is longer than the CPU time on a busy machine
 MAX_MEMORY_BYTES = 2**30
 MAX_OBJECTS = 20_000
 
 
 def validate_weights(file: Path, count: int) -> None:
-    """Check the number of weights in a `.keras` file, and that they are float32 without links and filters.
+    """Check that a `.keras` file contains `count` weights, stored as complete float32 arrays without links.
 
     Raises:
         ValueError: the weights are not valid.
@@ -26,9 +27,9 @@ def validate_weights(file: Path, count: int) -> None:
     try:
         reason, _ = child.connections[0].receive(TIMEOUT_S)
     except TimeoutError:
-        reason = f"{WEIGHTS} takes too long to read"
+        reason = f"{WEIGHTS} must be readable within {TIMEOUT_S} s"
     except EOFError:
-        reason = f"{WEIGHTS} cannot be read"
+        reason = f"{WEIGHTS} must be a readable HDF5 file"
     finally:
         child.stop()
     if reason:
@@ -39,11 +40,11 @@ def serve(connections: list[Connection], file: str, count: int) -> None:
     """Check a file in the child process; send the reason for an invalid file, or an empty text."""
     reason = ""
     try:
-        with limit_process(MAX_MEMORY_BYTES, LIMIT_S):
+        with limit_process(MAX_MEMORY_BYTES, CPU_LIMIT_S):
             found = _count_weights(file)
         if found != count:
             reason = f"{WEIGHTS} must contain {count} weights, got {found}"
-    except Exception as error:  # h5py raises many classes
+    except Exception as error:  # h5py raises exceptions of many classes
         reason = str(error) or type(error).__name__
     connections[0].send(reason)
 
@@ -59,10 +60,12 @@ def _count_weights(file: str) -> int:
             for name in group:
                 objects += 1
                 link = group.get(name, getlink=True)
-                if objects > MAX_OBJECTS or not isinstance(link, h5py.HardLink):
-                    raise ValueError(f"{WEIGHTS} must contain only weights, got a link or too many objects")
+                if objects > MAX_OBJECTS:
+                    raise ValueError(f"{WEIGHTS} must contain at most {MAX_OBJECTS} objects, got more")
+                if not isinstance(link, h5py.HardLink):
+                    raise ValueError(f"{WEIGHTS} must not contain links, got {name[:80]!r}")
                 if group is weights and name == "optimizer":
-                    continue  # the state of a compiled network; it is not loaded
+                    continue  # Keras does not load the state of the optimizer
                 part = group[name]
                 if isinstance(part, h5py.Group):
                     groups.append(part)
@@ -74,7 +77,10 @@ def _count_weights(file: str) -> int:
 def _count_values(part: Any) -> int:
     """Return the number of values of an HDF5 dataset; raise ValueError for storage that Keras does not use."""
     if part.dtype != "float32" or part.chunks or part.external or part.is_virtual or part.shape is None:
-        raise ValueError(f"{WEIGHTS} must contain only arrays of float32, got {part.dtype} {part.shape}")
+        raise ValueError(
+            f"{WEIGHTS} must contain only float32 arrays without chunks and external files, got {part.name[:80]!r}"
+        )
     if part.id.get_storage_size() != part.size * part.dtype.itemsize:
-        raise ValueError(f"{WEIGHTS} must contain all values of {part.name!r}")
+        size = part.size * part.dtype.itemsize
+        raise ValueError(f"{WEIGHTS} must contain {size} bytes for {part.name[:80]!r}, got fewer")
     return int(part.size)

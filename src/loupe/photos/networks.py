@@ -1,12 +1,15 @@
 """Loads the networks for photos on first use, one per scale factor."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from loupe.upscalers import bundled
 from loupe.upscalers.onnx import OnnxUpscaler
 from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
+
+LAYER_BYTES = 32_000_000  # of the layers of a network up to the size of `base`, per thread
+LARGE_LAYER_BYTES = 52_000_000
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,13 @@ class LoadedModel:
         name: the name that messages show.
         model: the upscaling model.
         run_id: the MLflow run that trained the model; None if unknown.
+        layer_bytes: the memory that the layers take at most while a thread upscales a strip of a photo.
     """
 
     name: str
     model: UpscalingModel
     run_id: str | None = None
+    layer_bytes: int = LAYER_BYTES
 
 
 class Networks:
@@ -55,8 +60,7 @@ class Networks:
         """Return the network of a scale factor without counting it as used; raises UsageError in the same cases."""
         if scale not in self._loaded:
             loaded = self._load(scale)
-            model = SelfEnsemble(loaded.model) if self._ensemble else loaded.model
-            self._loaded[scale] = LoadedModel(loaded.name, model, loaded.run_id)
+            self._loaded[scale] = replace(loaded, model=SelfEnsemble(loaded.model)) if self._ensemble else loaded
         return self._loaded[scale]
 
     def check(self) -> None:
@@ -73,7 +77,7 @@ def get_bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = Fals
     """Return the networks of a size that ship with the package.
 
     Args:
-        size: a value of `bundled.SIZES`.
+        size: one of BUNDLED_SIZES.
         ensemble: as in `Networks`.
         threads: as in `OnnxUpscaler`.
     """
@@ -82,10 +86,10 @@ def get_bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = Fals
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1) -> LoadedModel:
     """Load a network that ships with the package; raises UsageError if no such network exists."""
-    file = bundled.find_file(size, scale)
-    return LoadedModel(
-        f"the bundled network {size} of {scale.numerator}:{scale.denominator}", OnnxUpscaler(file, threads)
-    )
+    model = OnnxUpscaler(bundled.find_file(size, scale), threads)
+    layer_bytes = LARGE_LAYER_BYTES if size == "large" else LAYER_BYTES
+    name = f"the bundled network {size} of {scale.numerator}:{scale.denominator}"
+    return LoadedModel(name, model, layer_bytes=layer_bytes)
 
 
 def wrap_model(loaded: LoadedModel, ensemble: bool = False) -> Networks:

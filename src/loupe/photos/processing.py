@@ -16,7 +16,7 @@ import numpy as np
 
 from loupe.imaging.atomic import remove_leftovers
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.estimates import estimate_encoding, estimate_opening
+from loupe.imaging.estimates import estimate_encoding, estimate_opening, get_webp_bytes
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.isolated_reader import IsolatedReader, open_readers
@@ -27,6 +27,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size
 
+RESULT_BYTES = 4  # per pixel of a result that is encoded as a whole
 MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while the other is transformed
 
 
@@ -183,13 +184,20 @@ class _Processor:
                     reservation = stack.enter_context(self._budget.reserve(opening_bytes, "the file"))
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
                     validate_suffix(job.photo, photo.format)
-                    reservation.resize(*self._estimate_memory(photo, job.out))
-                return self._write_result(job, photo)
+                    encoding = replace(
+                        self._options.encoding, lossless=photo.lossless, overwrite=self._options.overwrite
+                    )
+                    needed, purpose = self._estimate_memory(photo, job.out, encoding)
+                    if needed > self._budget.total:
+                        encoding = replace(encoding, low_memory=True)
+                        needed, purpose = self._estimate_memory(photo, job.out, encoding)
+                    reservation.resize(needed, purpose)
+                return self._write_result(job, photo, encoding)
         finally:
             reader.close()
             self._idle_readers.put(reader)
 
-    def _estimate_memory(self, photo: Photo, out: Path) -> tuple[int, str]:
+    def _estimate_memory(self, photo: Photo, out: Path, encoding: EncodeOptions) -> tuple[int, str]:
         """Estimate the memory that a photo takes, and describe its result."""
         transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
         largest = max((transform.compute_size(size) for size in sizes), key=math.prod)
@@ -197,17 +205,22 @@ class _Processor:
         total = math.prod(largest) * photo.count if photo.count > 1 and name != "TIFF" else 0
         pixels = max(map(math.prod, sizes)) * photo.pixel_bytes
         work = max(transform.estimate_memory(size, photo.pixel_bytes) for size in {*sizes})
-        writing = pixels + work + estimate_encoding(name, math.prod(largest), total)
+        lossless = encoding.lossless and encoding.quality is None
+        webp_bytes = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes) if name == "WEBP" else None
+        encoded = estimate_encoding(name, math.prod(largest), total, webp_bytes)
+        if photo.count == 1:  # the whole result is computed before it is encoded, or no result is kept as a whole
+            writing = pixels + max(work + RESULT_BYTES * math.prod(largest) * bool(encoded), encoded)
+        else:
+            writing = pixels + work + encoded
         # this process and the reader's process both have the pixels; while an image is written, the next is decoded
         reading = max(photo.decoding_bytes, 2 * pixels)
         needed = reading + writing if photo.count > 1 else max(reading, writing)
         images = f"{photo.count} images of " if photo.count > 1 else ""
         return needed, f"{images}{largest[0]}x{largest[1]} pixels as {name}"
 
-    def _write_result(self, job: PhotoJob, photo: Photo) -> Outcome:
-        options = self._options
+    def _write_result(self, job: PhotoJob, photo: Photo, encoding: EncodeOptions) -> Outcome:
         images = itertools.chain([_drop_opaque_alpha(next(photo.images), photo.count, job.out)], photo.images)
-        results = map(options.transform, images)
+        results = map(self._options.transform, images)
         first = next(results)
         validate_output(job.out, first.size, photo.count, first.bands)
         counted = (
@@ -215,7 +228,6 @@ class _Processor:
             for number, result in enumerate(itertools.chain([first], results))
         )
         job.out.parent.mkdir(parents=True, exist_ok=True)
-        encoding = replace(options.encoding, lossless=photo.lossless, overwrite=options.overwrite)
         omitted = write_photo(job.out, counted, photo.count, photo.loop, encoding)
         return Outcome(job, first.size, omitted=omitted, assumed_quality=first.assumed_quality)
 

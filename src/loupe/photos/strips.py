@@ -8,6 +8,7 @@ import numpy as np
 
 from loupe.imaging.luminance import relative_luminance
 from loupe.imaging.threads import count_cores, run_in_order
+from loupe.photos.networks import LoadedModel
 from loupe.photos.rows import (
     ChromaRows,
     LuminanceRows,
@@ -26,7 +27,6 @@ STRIP_ROWS = 128  # rows of the photo per strip: they fit into the cache of a co
 MAX_PIXELS_IN_WORK = 8_000_000  # pixels of the result that all threads together compute at a time
 WORK_BYTES = 60  # per pixel of a strip with its margins, while a thread computes it
 WAITING_COPIES = 3  # of a computed strip until it is written: pixels, and for PNG the filtered and compressed bytes
-NETWORK_BYTES = 30_000_000  # of a network's layers, per thread
 RELATIVE_STEPS = 8  # of `_solve_green`; each step at least halves the error, which is below 1/255 at the end
 
 
@@ -56,22 +56,22 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
     yield from (strip[:, columns] for strip in strips)
 
 
-def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], model: UpscalingModel, pixel_bytes: int) -> int:
+def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], loaded: LoadedModel, pixel_bytes: int) -> int:
     """Estimate how many bytes `upscale_strips` takes at most, without the pixels of the image and the whole result.
 
     Args:
         size: width and height of the image.
         upscaled: width and height of the upscaled image.
-        model: the network.
+        loaded: the network.
         pixel_bytes: the bytes per pixel of the image.
     """
-    geometry, thread_count = model.geometry, count_cores()
+    geometry, thread_count = loaded.model.geometry, count_cores()
     rows = _choose_strip_rows(upscaled, size[1], geometry, thread_count)
     strips = -(-upscaled[1] // rows)
     computed = min(rows + 2 * math.ceil((geometry.halo + geometry.q) * upscaled[1] / size[1]), upscaled[1])
-    at_work = min(thread_count, strips) * computed * upscaled[0] * WORK_BYTES
+    at_work = min(thread_count, strips) * (computed * upscaled[0] * WORK_BYTES + loaded.layer_bytes)
     waiting = min(3 * thread_count + 1, strips) * rows * upscaled[0] * WAITING_COPIES * pixel_bytes
-    return at_work + waiting + thread_count * NETWORK_BYTES
+    return at_work + waiting
 
 
 class _StripUpscaler:

@@ -64,7 +64,7 @@ class UpscaleTransform:
         """Estimate how many bytes the upscaling takes."""
         large = compute_size(size, self.target, self.networks).upscaled
         scale = choose_scale(size, large, self.networks.scales)
-        return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale).model, pixel_bytes)
+        return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
         """Upscale an image; raises PhotoError if `jpeg_quality` is set and the network does not use it."""

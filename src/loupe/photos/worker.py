@@ -20,7 +20,7 @@ from pathlib import Path
 from loupe.errors import LoupeError
 from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.formats import FORMATS, SUFFIXES
 from loupe.imaging.isolated_reader import IsolatedReader
 from loupe.imaging.limits import STATUS, read_status_bytes, set_limit
 from loupe.imaging.page_sizes import list_page_sizes
@@ -36,8 +36,9 @@ from loupe.upscalers.onnx import OnnxUpscaler
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
 LOW_MEMORY_PIXELS = 20_000_000  # of a result: larger ones are encoded with less memory
 NICENESS = 5  # of the process for large photos: small ones are upscaled first
-# in errors of libraries that got no memory; the last is that of the WebP encoder
-MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1"
+# In errors of libraries that got no memory; the last two are those of the encoders of WebP and AVIF.
+MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1", "Encoding of color planes failed"
+LEAST_AVIF_BYTES = 26  # per pixel of a result: without this memory, the encoder fails or crashes
 RECYCLED_SHARE = 0.5  # a process that needed this share of its memory ends after the answer, which frees the memory
 
 
@@ -141,12 +142,13 @@ def answer_request(
     try:
         return _upscale(request, networks, max_bytes, report)
     except MemoryError:
-        return _refuse_for_memory(request)
+        return _refuse_for_memory(request, max_bytes)
     except LoupeError as error:
         text = str(error)
     except Exception as error:  # decoders and encoders raise errors of many types
         text = f"cannot be upscaled: {type(error).__name__}: {' '.join(str(error).split())}"
-    return _refuse_for_memory(request) if any(sign in text for sign in MEMORY_SIGNS) else PhotoAnswer(reason=text)
+    is_memory = any(sign in text for sign in MEMORY_SIGNS)
+    return _refuse_for_memory(request, max_bytes) if is_memory else PhotoAnswer(reason=text)
 
 
 def _upscale(
@@ -160,6 +162,8 @@ def _upscale(
     opened = read_photo(photo)
     suffixes = SUFFIXES[opened.format]
     suffix = request.suffix or (photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
+    if FORMATS[suffix.lower()] == "AVIF" and result_pixels * LEAST_AVIF_BYTES > max_bytes:
+        return _refuse_for_memory(request, max_bytes)
     out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
     job = PhotoJob(photo, out)
     options = ProcessingOptions(
@@ -200,7 +204,8 @@ def _render(job: PhotoJob, size: Size, request: PhotoRequest, networks: Networks
         return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error) or 'too large')}</p>"
 
 
-def _refuse_for_memory(request: PhotoRequest) -> PhotoAnswer:
+def _refuse_for_memory(request: PhotoRequest, max_bytes: int) -> PhotoAnswer:
     if request.small:
         return PhotoAnswer(declined=True)
-    return PhotoAnswer(reason="cannot be upscaled: needs more memory than this server gives to a photo")
+    hint = "smaller scale factors, and JPEG, PNG and TIFF files, need less"
+    return PhotoAnswer(reason=f"memory: must be at most {max_bytes // 10**6} MB per photo, got more; {hint}")

@@ -1,5 +1,6 @@
 """Builds the contents of a report from the table of runs and the claims."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ def select_dataset(table: pd.DataFrame, dataset: str | None) -> pd.DataFrame:
 
     Args:
         table: All runs.
-        dataset: Name or digest of a dataset, or None for the one with the most trials.
+        dataset: Name or digest of a dataset. None selects the dataset with the most trials.
 
     Raises:
         UsageError: No run uses the dataset.
@@ -102,17 +103,18 @@ def find_best_run(rows: pd.DataFrame) -> Any:
 
 def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
     results: dict[str, ClaimResult] = {}
-    for item in sorted(claims, key=lambda item: item.claim.order):
-        claim, other = item.claim, results.get(item.claim.number)
+    for claim_runs in sorted(claims, key=lambda each: each.claim.order):
+        claim, arms = claim_runs.claim, claim_runs.arms
+        other = results.get(claim.number)
         if other is not None:
             raise UsageError(
-                f"claim {claim.number}: must be in one file, got {other.sweep_file} and {item.sweep_file}"
+                f"claim {claim.number}: must be in one file, got {other.sweep_file} and {claim_runs.sweep_file}"
             )
-        verdict, runs = check_claim(claim, item.arms), select_runs(claim, item.arms)
+        verdict, runs = check_claim(claim, arms), select_runs(claim, arms)
         trends = (
             charts.describe_trends(verdict, runs) if claim.metric in CURVE_METRICS and not claim.change_to else ()
         )
-        results[claim.number] = ClaimResult(item.sweep_file, verdict, charts.draw_trend(verdict, runs), trends)
+        results[claim.number] = ClaimResult(claim_runs.sweep_file, verdict, charts.draw_trend(verdict, runs), trends)
     return tuple(results.values())
 
 
@@ -144,7 +146,7 @@ def _make_test_table(best: pd.Series | None) -> Table:
     rows = [
         (name, *(format_number(scores[score]) for score in SCORES), format_number(nearest / scores["mae"], 3))
         for name, scores in sorted(methods.items(), key=lambda item: (-item[1]["mae"], item[0]))
-        if scores["mae"] == scores["mae"]
+        if not math.isnan(scores["mae"])
     ]
     return Table(header, tuple(rows))
 

@@ -14,16 +14,17 @@ from loupe.report.formatting import format_comparison, format_number
 from loupe.report.verdicts import ClaimVerdict
 
 STEPS, CURVE = "curve.step", "curve.val/mae"
-GRID_SIZE = 65  # points of resampled curves; every fourth point is a point of a curve with 16 evaluations
-STEADY_RATIO = (0.75, 1.33)  # range of the difference at the end divided by the difference at half of the budget
+GRID_SIZE = 65  # number of points of resampled curves; every fourth point is a point of a curve with 16 evaluations
+# A difference is steady if its ratio between the end and half of the budget is in this range.
+STEADY_RATIO = (0.75, 1.33)
 
 
 def encode_png(figure: Figure) -> bytes:
     """Encode a figure as PNG with the same bytes on each call; 128 colours make the file three times smaller."""
-    stream, small = io.BytesIO(), io.BytesIO()
+    stream, output = io.BytesIO(), io.BytesIO()
     figure.savefig(stream, format="png", dpi=100, metadata={"Software": None})
-    Image.open(stream).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return small.getvalue()
+    Image.open(stream).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(output, "PNG", optimize=True)
+    return output.getvalue()
 
 
 def draw_trend(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> ReportImage | None:
@@ -55,11 +56,11 @@ def describe_trends(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> 
     """Describe for each comparison how the difference in validation mae changes in the second half of the budget."""
     sentences = []
     for comparison in verdict.comparisons:
-        own, other = (_resample_curves(runs[name]) if name in runs else None
-                      for name in (comparison.name, comparison.other))  # fmt: skip
-        if own is None or other is None:
+        first, second = (_resample_curves(runs[name]) if name in runs else None
+                         for name in (comparison.name, comparison.other))  # fmt: skip
+        if first is None or second is None:
             continue
-        differences = own[1].mean(axis=0) - other[1].mean(axis=0)
+        differences = first[1].mean(axis=0) - second[1].mean(axis=0)
         half, end = float(differences[GRID_SIZE // 2]), float(differences[-1])
         numbers = f"{format_number(half, 3)} at half of the budget, {format_number(end, 3)} at the end"
         sentences.append(f"{format_comparison(comparison)}: {numbers}. {_describe_change(half, end)}")
@@ -110,7 +111,8 @@ def _is_in_seconds(rows: pd.DataFrame) -> bool:
 def _resample_curves(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
     """Resample the learning curves of an arm, without their first points.
 
-    Runs with equal seconds have different numbers of steps. Therefore positions are fractions of the steps of a run.
+    Runs with the same budget in seconds have different numbers of steps. Therefore the positions of points are
+    fractions of the steps of a run.
 
     Returns:
         The (65,) positions in steps or seconds and the (runs, 65) values; None if no run has a curve.

@@ -27,7 +27,7 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def format_outcome(verdict: ClaimVerdict) -> str:
-    """Format an outcome. If it is undecided, add the number of missing seeds: `undecided: 4 more seeds`."""
+    """Format an outcome; an undecided outcome with the number of missing seeds: `undecided: 4 more seeds`."""
     if verdict.outcome != UNDECIDED:
         return verdict.outcome
     missing = verdict.missing_seeds
@@ -36,7 +36,7 @@ def format_outcome(verdict: ClaimVerdict) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the difference of the weakest comparison; if there are several comparisons, add its name."""
+    """Format the difference of the weakest comparison; if there are several comparisons, add the name of this one."""
     weakest = verdict.weakest
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH
@@ -49,9 +49,9 @@ def format_comparison(comparison: Comparison) -> str:
     """Format a comparison, such as `tanh − sigmoid`. The settings that both arms share follow in brackets."""
     if not comparison.other:
         return comparison.name
-    own, other = comparison.name.split(", "), comparison.other.split(", ")
-    common = [field for field in own if field in other]
-    sides = [[field for field in side if field not in common] for side in (own, other)]
+    first, second = comparison.name.split(", "), comparison.other.split(", ")
+    common = [field for field in first if field in second]
+    sides = [[field for field in side if field not in common] for side in (first, second)]
     if not all(sides):
         return f"{comparison.name} − {comparison.other}"
     suffix = f" ({', '.join(common)})" if common else ""

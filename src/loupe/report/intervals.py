@@ -50,7 +50,7 @@ class Region:
     high: float = math.inf
 
     def check(self, estimate: Estimate) -> str:
-        """Return HOLDS for an interval inside the region, FAILS outside of it, UNDECIDED if it contains a bound."""
+        """Return HOLDS for an interval inside the region, FAILS for one outside, UNDECIDED for one across a bound."""
         if self.low <= estimate.low and estimate.high <= self.high:
             return HOLDS
         if estimate.low > self.high or estimate.high < self.low:
@@ -62,14 +62,14 @@ class Region:
         return min(mean - self.low, self.high - mean)
 
     def count_missing_seeds(self, estimate: Estimate) -> int | None:
-        """Count the additional seeds that decide the claim if mean and deviation stay the same; None if over 1000."""
+        """Return how many more seeds decide the claim if mean and deviation stay the same; None for over 1000."""
         counts = np.arange(estimate.seeds + 1, estimate.seeds + MAX_MISSING_SEEDS + 1)
         margin = abs(self.compute_margin(estimate.mean))
         enough = np.flatnonzero(_compute_half_width(estimate.deviation, counts) < margin)
         return int(enough[0]) + 1 if len(enough) else None
 
 
-# A difference of exactly 0 is not an improvement, so 0 itself is outside.
+# The regions exclude 0, because a difference of exactly 0 is not an improvement.
 BELOW_ZERO = Region(high=math.nextafter(0, -1))
 ABOVE_ZERO = Region(low=math.nextafter(0, 1))
 

@@ -16,7 +16,7 @@ from loupe.report.tables import (
     make_comparisons_table,
 )
 
-IMAGE_FOLDER = "images"  # next to the Markdown page
+IMAGE_FOLDER = "images"  # this folder is next to the Markdown page
 DATA_URI = "data:image/png;base64,"
 HTML = """<!doctype html>
 <html lang="en">

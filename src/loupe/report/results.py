@@ -27,15 +27,15 @@ def write(table: pd.DataFrame, path: Path) -> None:
     import pyarrow.parquet
 
     others = set(table.columns) - set(FACTS)
-    rest = sorted(others, key=lambda name: ((SETTING, METRIC, CURVE).index(_get_prefix(name)), name))
-    ordered = table.sort_values(["started", "run_id"])
+    names = sorted(others, key=lambda name: ((SETTING, METRIC, CURVE).index(_get_prefix(name)), name))
+    rows = table.sort_values(["started", "run_id"])
     fields, columns = [], []
-    for name in (*FACTS, *rest):
+    for name in (*FACTS, *names):
         column_type = {SETTING: pa.string(), METRIC: pa.float64(), CURVE: pa.list_(pa.float64())}.get(
             _get_prefix(name), pa.string()
         )
         fields.append(pa.field(name, pa.list_(pa.int64()) if name == STEP else column_type))
-        columns.append(pa.array([_convert(value) for value in ordered[name]], fields[-1].type))
+        columns.append(pa.array([_convert(value) for value in rows[name]], fields[-1].type))
     with write_atomically(path) as partial:
         pyarrow.parquet.write_table(pa.table(columns, schema=pa.schema(fields)), partial, compression="zstd")
 
@@ -64,7 +64,7 @@ def read(path: Path) -> pd.DataFrame:
     wrong = next((field.name for field in table.schema if not _has_type(field)), None)
     if wrong is not None or len(set(table.column_names)) < len(table.column_names):
         raise UsageError(
-            f"from: {RULE}, got {str(path)!r}: the column {wrong or 'names'} must be as a report writes it"
+            f"from: {RULE}, got {str(path)!r}: the column {wrong or 'names'} must have the format of a report"
         )
     columns = {}
     for name in table.column_names:

@@ -7,7 +7,7 @@ import pandas as pd
 from loupe.report.contents import Table
 from loupe.report.formatting import DASH, format_number, format_percent
 
-FULL_SCALE = 2.0  # largest difference of images in [-1, 1]
+FULL_SCALE = 2.0  # largest possible difference between two images in [-1, 1]
 HEADER = ("the study's number", "meaning", "Loupe with the study's protocol", "Loupe with whole images")
 
 # The study's number, its meaning, and the texts for Loupe's numbers with the study's protocol and with whole images.
@@ -70,7 +70,9 @@ def make_study_table(table: pd.DataFrame, best: pd.Series | None, study_run: pd.
 
 
 def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
-    """Find the best perceptron that was trained on crops at any offset and scored on patches; None if there is none.
+    """Find the run of the best perceptron that was trained on crops at any offset and scored on patches.
+
+    The result is None without such a run.
 
     The photos of the study were compressed twice with JPEG quality 75. Runs on a dataset with `recompress=75`, which
     is not the dataset of the report, therefore take precedence.
@@ -128,7 +130,7 @@ def _has_value(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _find_best(table: pd.DataFrame, metric: str, matches: pd.Series) -> Any:
-    """Find the run with the lowest validation mae among the matching runs with a metric; None if there is none."""
+    """Find the run with the lowest validation mae among the matching runs with a metric; None without such a run."""
     if not {metric, "metrics.val/best_mae"} <= set(table.columns):
         return None
     rows = table[matches & table[metric].notna()].sort_values(["metrics.val/best_mae", "run_id"])

@@ -36,8 +36,8 @@ def make_arms_table(verdict: ClaimVerdict) -> Table:
 def make_comparisons_table(verdict: ClaimVerdict) -> Table:
     """Make the table of the comparisons of a claim, one row per comparison."""
     rows = [
-        (format_comparison(item), format_estimate(item.estimate), str(item.estimate.seeds), item.outcome)
-        for item in verdict.comparisons
+        (format_comparison(each), format_estimate(each.estimate), str(each.estimate.seeds), each.outcome)
+        for each in verdict.comparisons
     ]
     return Table(("difference", "mean (95 % interval)", "seeds", "verdict"), tuple(rows))
 

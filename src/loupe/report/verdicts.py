@@ -11,7 +11,7 @@ from loupe.report.intervals import ABOVE_ZERO, BELOW_ZERO, FAILS, HOLDS, UNDECID
 
 NOT_RUN = "not run"
 OUTCOMES = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
-MIN_SEEDS = 2  # for a confidence interval
+MIN_SEEDS = 2  # a confidence interval needs at least this number of seeds
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ClaimVerdict:
         outcome: One of OUTCOMES.
         budget: Training budget of the runs, for example `20 s of one core`.
         arms: Mean of each arm.
-        comparisons: The comparisons of the claim, which holds if all of them hold.
+        comparisons: The comparisons of the claim. The claim holds if all comparisons hold.
         reason: The reason if the claim was not run; otherwise empty.
     """
 
@@ -65,18 +65,18 @@ class ClaimVerdict:
             return 0
         undecided = [comparison for comparison in self.comparisons if comparison.outcome == UNDECIDED]
         missing = {comparison: comparison.region.count_missing_seeds(comparison.estimate) for comparison in undecided}
-        failing = [missing[item] for item in undecided if item.region.compute_margin(item.estimate.mean) < 0]
-        if failing:  # one comparison that fails decides the claim
+        failing = [missing[each] for each in undecided if each.region.compute_margin(each.estimate.mean) < 0]
+        if failing:  # the claim does not hold as soon as one comparison fails
             return min((count for count in failing if count is not None), default=None)
         return None if None in missing.values() else max((count or 0 for count in missing.values()), default=0)
 
     @property
     def weakest(self) -> Comparison | None:
-        """The comparison that decides the claim: the one with the worst outcome and the smallest margin."""
+        """The comparison that decides the claim: it has the worst outcome and then the smallest margin."""
         ranks = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
         return min(
             self.comparisons,
-            key=lambda item: (ranks[item.outcome], item.region.compute_margin(item.estimate.mean)),
+            key=lambda each: (ranks[each.outcome], each.region.compute_margin(each.estimate.mean)),
             default=None,
         )
 
@@ -98,13 +98,13 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
     comparisons: list[Comparison] = []
     for variant in _list_variants(claim, arms):
         values = {format_arm(arm | variant): _read_values(claim, arms, arm | variant) for arm in claim.arms}
-        own = next(iter(values))
+        first = next(iter(values))  # the arm that the claim is about
         if claim.other_metric is not None:
-            name = f"{claim.other_metric} of {own}"
+            name = f"{claim.other_metric} of {first}"
             values[name] = _read_values(claim, arms, claim.arm | variant, claim.other_metric)
-        differences = {(own, ""): values[own]}
+        differences = {(first, ""): values[first]}
         if claim.between is None:
-            differences = {(own, other): values[own] - values[other] for other in values if other != own}
+            differences = {(first, other): values[first] - values[other] for other in values if other != first}
         for (name, other), difference in differences.items():
             difference = difference.dropna()
             if len(difference) < MIN_SEEDS:
@@ -144,7 +144,7 @@ def format_arm(arm: dict[str, str]) -> str:
 
 
 def format_budget(runs: pd.DataFrame) -> str:
-    """Format the training budget of runs: `20 s of one core`, `400 steps`, or several if the runs differ."""
+    """Format the training budget of runs, such as `20 s of one core` or `400 steps`; different budgets as a list."""
     seconds, steps = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in ("seconds", "steps"))
     budgets = set()
     for second, step in zip(seconds, steps, strict=True):
@@ -166,7 +166,7 @@ def _make_region(claim: Claim) -> Region:
 
 
 def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
-    """List the settings to add to each arm: one per value of `each`; without `each`, a single empty dictionary."""
+    """List the settings to add to each arm: a dictionary per value of `each`, or one empty dictionary."""
     missing = claim.fields - set(arms.columns) if len(arms) else set()
     if missing:
         raise UsageError(f"claim {claim.number}: must use fields that its sweep searches, got {min(missing)}")
@@ -174,7 +174,7 @@ def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _list_values(arms: pd.DataFrame, field: str) -> list[str]:
-    """List the values of a searched field, numbers in ascending order."""
+    """List the values of a searched field: numbers in ascending order, then texts."""
     return sorted(arms[field].dropna().unique(), key=_make_sort_key) if field in arms else []
 
 
@@ -189,7 +189,7 @@ def _make_sort_key(value: Any) -> Any:
 
 
 def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.DataFrame:
-    """Select the rows of an arm: one per seed, or one per seed and value of `worst_over`."""
+    """Select the rows of an arm: a row per seed, or a row per seed and value of `worst_over`."""
     for key, value in arm.items():
         if key in arms:
             arms = arms[[_make_sort_key(other) == _make_sort_key(value) for other in arms[key]]]
@@ -230,6 +230,6 @@ def _explain(claim: Claim, values: dict[str, pd.Series], other: str, seeds: int)
     empty = [name for name, value in values.items() if not len(value)]
     if empty:
         return f"{empty[0]}: no run has {claim.metric}"
-    own = next(iter(values))
-    arms = f"{own} and {other}" if other else own
+    first = next(iter(values))
+    arms = f"{first} and {other}" if other else first
     return f"{arms}: at least {MIN_SEEDS} common seeds are needed, got {seeds}"

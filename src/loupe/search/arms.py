@@ -23,8 +23,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per point and seed, from the newest run: the columns of `table`, `seed`, and a column per key of
-        [search] (text; None if its condition does not hold). If fields are tuned, the points that differ in these
-        fields only form an arm, and each arm has only its best point with the first seed. Empty for a sampler.
+        [search] (text; None if its condition does not hold). If the sweep sets `tune`, points that differ only in
+        tuned fields form an arm, and an arm has only the point that is best with the first seed. The table is empty
+        if the sweep is not a grid.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()

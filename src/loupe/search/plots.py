@@ -19,23 +19,23 @@ def plot_study(study: optuna.Study, params: Sequence[str]) -> dict[str, Figure]:
         params: the parameters to plot. A parameter with fewer than two completed trials is omitted.
 
     Returns:
-        Figures by name; empty with fewer than two completed trials. `importances` covers the parameters that all
-        completed trials have, and is missing if they have none in common.
+        Figures by name; empty with fewer than two completed trials. `importances` shows the parameters that all
+        completed trials have; without such parameters, this figure is missing.
     """
     matplotlib.use("Agg")
     from optuna.visualization import matplotlib as plots
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    varied = [name for name in params if sum(name in trial.params for trial in complete) > 1]
-    if len(complete) < 2 or not varied:
+    plotted = [name for name in params if sum(name in trial.params for trial in complete) > 1]
+    if len(complete) < 2 or not plotted:
         return {}
-    common = [name for name in varied if all(name in trial.params for trial in complete)]
+    common = [name for name in plotted if all(name in trial.params for trial in complete)]
     axes: dict[str, Any] = {}
     with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
         warnings.simplefilter("ignore")  # these plots are experimental in Optuna
         axes["history"] = plots.plot_optimization_history(study)
-        axes["slice"] = plots.plot_slice(study, params=varied)
-        axes["parallel"] = plots.plot_parallel_coordinate(study, params=varied)
+        axes["slice"] = plots.plot_slice(study, params=plotted)
+        axes["parallel"] = plots.plot_parallel_coordinate(study, params=plotted)
         if common:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=common)

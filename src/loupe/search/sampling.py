@@ -5,7 +5,7 @@ from optuna.trial import Trial
 
 from loupe.search.sweep_file import Params, Range, SweepFile
 
-CURVE_POINTS = 17  # in a learning curve with the default eval_every, including the point of step 0
+CURVE_POINTS = 17  # number of points of a learning curve with the default eval_every, including step 0
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
@@ -41,7 +41,7 @@ def draw_startup_points(sweep: SweepFile) -> list[Params]:
 
 
 def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the trial with this number. A grid does not use it: all points are enqueued."""
+    """Return the sampler of the trial with this number. For a grid, the sampler has no effect."""
     seed = (sweep.seeds[0] * 100_003 + number) % 2**32
     if sweep.study.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)

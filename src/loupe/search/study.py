@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep: enqueues its trials, gives each to one worker, and ranks the results.
+"""The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
 An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses. The sweep's
 process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained exactly once.
@@ -25,7 +25,7 @@ from loupe.search.sweep_file import Params, SweepFile
 
 # User attributes of a trial.
 ITEM = "item"  # the item that the trial trains
-RESUMED_RUN = "resume"  # the run whose checkpoint the trial continues
+RESUMED_RUN = "resume"  # the run of a crashed worker; the trial continues from the checkpoint of this run
 RUN = "run"  # the run of the trial
 OWNER = "owner"  # the tags of the worker's process
 PARENT = "parent"  # the run of the sweep
@@ -36,11 +36,11 @@ WORK_SECONDS = "work"  # the duration of training and scoring
 FAILED = "error"  # the training raised an error
 ORPHANED = "orphan"  # the worker of the trial crashed
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-MAX_ATTEMPTS = 3  # per item and start of the sweep, if workers crash
+MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash after a start of the sweep
 CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner is ORPHANED
-MAX_WAITING = 64
+MAX_WAITING = 64  # default of the maximum number of waiting trials
 MAX_REASON_LENGTH = 500
-ByItem = dict[str, list[FrozenTrial]]
+TrialsByItem = dict[str, list[FrozenTrial]]
 
 
 class SweepStudy:
@@ -71,7 +71,8 @@ class SweepStudy:
         self._check_space(sweep.describe_space(digest))
         self._points = list(sweep.iterate_points()) if sweep.is_grid else []
         self._arms = sweep.group_arms() if sweep.study.tune else []
-        self._unowned_since: dict[int, float] = {}  # by trial number, on this process's clock
+        # When this process first saw a trial without an owner, by trial number, in seconds of time.monotonic.
+        self._unowned_since: dict[int, float] = {}
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def _check_space(self, space: str) -> None:
@@ -88,17 +89,18 @@ class SweepStudy:
         """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
         Args:
-            max_waiting: the maximum number of waiting trials. It is small, because Optuna reads all unfinished trials
-                from a database with each request. Nothing is enqueued while at least `max_waiting / 2` trials wait.
+            max_waiting: the maximum number of waiting trials. A large number is slow, because Optuna reads all
+                unfinished trials from a database with each request. Nothing is enqueued while at least
+                `max_waiting / 2` trials wait.
         """
-        room = max_waiting - self.count_waiting()
-        if room <= max_waiting // 2:
+        count = max_waiting - self.count_waiting()
+        if count <= max_waiting // 2:
             return
         by_item = self._group_by_item()
         missing = (
             (item, params) for item, params in self._iterate_items(by_item) if self._is_missing(by_item.get(item, []))
         )
-        for item, params in itertools.islice(missing, room):
+        for item, params in itertools.islice(missing, count):
             attrs = {ITEM: item}
             orphans = [trial for trial in by_item.get(item, []) if trial.user_attrs.get(FAILURE) == ORPHANED]
             if orphans:
@@ -120,8 +122,8 @@ class SweepStudy:
 
     def sum_work_seconds(self) -> float:
         """Return the seconds of training and scoring of all trials under the sweep's run."""
-        ours = (trial for trial in self._list_trials() if trial.user_attrs.get(PARENT) == self.parent)
-        return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in ours)
+        trials = (trial for trial in self._list_trials() if trial.user_attrs.get(PARENT) == self.parent)
+        return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in trials)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters."""
@@ -185,7 +187,7 @@ class SweepStudy:
 
         Args:
             trial: the trial.
-            failure: FAILED or ORPHANED.
+            failure: FAILED, or ORPHANED if the worker crashed.
             reason: the error message.
         """
         trial_id = self._find_id(trial)
@@ -255,13 +257,13 @@ class SweepStudy:
     def _find_id(self, trial: Trial | FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
 
-    def _group_by_item(self) -> ByItem:
-        by_item: ByItem = {}
+    def _group_by_item(self) -> TrialsByItem:
+        by_item: TrialsByItem = {}
         for trial in self._list_trials():
             by_item.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
         return by_item
 
-    def _iterate_items(self, by_item: ByItem) -> Iterator[tuple[str, Params]]:
+    def _iterate_items(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
         """Yield all items in their order.
 
         If the sweep file sets `tune`, points that differ only in the tuned fields form an arm, and only the best
@@ -276,8 +278,8 @@ class SweepStudy:
         best = [self._find_tuned_point(arm, first, by_item) for arm in self._arms]
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
-    def _find_tuned_point(self, arm: list[Params], first: int, by_item: ByItem) -> Params | None:
-        """Return the point with the best value at the first seed; None if a trial is open or none has a value."""
+    def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
+        """Return the point with the best value at the first seed; None if a trial is open or no trial has a value."""
         trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self._has_ended, trials)):
             return None

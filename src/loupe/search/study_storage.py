@@ -17,10 +17,10 @@ from sqlalchemy.exc import OperationalError
 from loupe.errors import UsageError, describe_error
 
 WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time
-LOCK_TIMEOUT_S = 60.0  # how long to wait for a SQLite database that another worker has locked
-RETRY_TIMEOUT_S = 120.0  # long enough for the restart of a database
+LOCK_TIMEOUT_S = 60.0  # maximum wait for an SQLite database that another worker has locked
+RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database: a restart is shorter
 RETRY_INTERVAL_S = 1.0
-JOURNAL_START = b'{"op_code":0,"worker_id":"'  # the start of the first record, which creates a study
+JOURNAL_START = b'{"op_code":0,"worker_id":"'  # a journal starts with a record that creates a study
 MAX_FIRST_LINE_BYTES = 65536
 T = TypeVar("T")
 

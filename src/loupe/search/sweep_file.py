@@ -19,28 +19,31 @@ from loupe.errors import mask_values
 from loupe.report.claims import Claim
 
 Params = dict[str, Any]  # a value per key of [search]: one point of the search space
-MAX_KEYS = 200  # per table: several times the number of fields
+MAX_KEYS = 200  # maximum number of keys of a table, several times the number of fields
 MAX_RANDOM_POINTS = 400  # the number of random points to check before a sampler starts
-# Fields of train that cannot be searched: dataset and seed are set per sweep, the rest does not change the network.
+# Fields of train that cannot be searched. Dataset and seed are set per sweep; the others do not change the network.
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
 
-Bounded = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+FiniteNumber = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 
 class Range(BaseModel):
-    """An interval that a sampler draws numbers from, both ends included."""
+    """An interval from which a sampler draws numbers, including both ends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    low: Bounded
-    high: Bounded
+    low: FiniteNumber
+    high: FiniteNumber
     log: bool = False
-    step: Bounded | None = Field(None, gt=0)
+    step: FiniteNumber | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "Range":
         if not self.low < self.high or (self.log and (self.low <= 0 or self.step is not None)):
-            raise ValueError("low must be less than high; with log=true, low must be above 0 and step is not allowed")
+            raise ValueError(
+                "low must be less than high; with log=true, low must be above 0 and step is not allowed; got "
+                f"low={self.low}, high={self.high}, log={format_value(self.log)}, step={format_value(self.step)}"
+            )
         return self
 
     @property
@@ -178,7 +181,7 @@ class SweepFile(BaseModel):
             yield from self.iterate_points(keys[1:], params)
 
     def draw_points(self) -> Iterator[Params]:
-        """Yield MAX_RANDOM_POINTS random points, always the same ones."""
+        """Yield MAX_RANDOM_POINTS random points. All calls yield the same points."""
         rng = random.Random(0)
         for _ in range(MAX_RANDOM_POINTS):
             params: Params = {}
@@ -190,18 +193,18 @@ class SweepFile(BaseModel):
                     )
             yield params
 
-    def create_settings(self, params: Mapping[str, Any], **more: Any) -> Any:
+    def create_settings(self, params: Mapping[str, Any], **overrides: Any) -> Any:
         """Return the train settings of a point.
 
         Args:
             params: the point.
-            more: fields that override the file and the point, such as the seed.
+            overrides: values of fields that replace the values of the file and of the point, such as the seed.
 
         Raises:
             UsageError: the settings of train do not accept a field or a value.
         """
         given = {parse_field(key): value for key, value in self.train.items() if self.is_active(key, params)}
-        given |= {parse_field(key): value for key, value in params.items()} | more
+        given |= {parse_field(key): value for key, value in params.items()} | overrides
         return parse_settings("train", given)
 
     def group_arms(self) -> list[list[Params]]:

@@ -39,8 +39,8 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        shown = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
-        raise UsageError(f"sweep: {file}: {place}: {rule}{shown}") from None
+        value = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
+        raise UsageError(f"sweep: {file}: {place}: {rule}{value}") from None
     except (UsageError, ValueError, OverflowError) as error:  # ValueError, OverflowError: extreme numbers
         raise UsageError(f"sweep: {file}: {error}") from None
     return sweep
@@ -99,9 +99,9 @@ def _check_keys(sweep: SweepFile) -> None:
         if isinstance(values, Range) and sweep.is_grid:
             raise UsageError(f"search.{key}: must be a list of values with sampler=grid, got a range")
         if parse_field(key) in EXECUTION_FIELDS:
-            raise UsageError(f"search.{key}: cannot be searched; study.repeats sets the seeds")
+            raise UsageError(f"search.{key}: must not be in [search]; study.repeats sets the number of seeds")
         if key in sweep.train:
-            raise UsageError(f"search.{key}: must not be in [train] too")
+            raise UsageError(f"search.{key}: must be in [search] or in [train], got both")
     for name in sweep.study.tune:
         if name not in map(parse_field, sweep.search):
             raise UsageError(f"study.tune: must be fields of [search], got {name}")
@@ -116,7 +116,7 @@ def _check_points(sweep: SweepFile) -> None:
         fields = [parse_field(key) for key in params]
         duplicates = [name for name in fields if fields.count(name) > 1]
         if duplicates:
-            raise UsageError(f"search: {duplicates[0]} is set twice at one point")
+            raise UsageError(f"search: must set each field once per point, got {duplicates[0]} twice")
         try:
             sweep.create_settings(params)
         except UsageError as error:
@@ -124,11 +124,11 @@ def _check_points(sweep: SweepFile) -> None:
         used |= params.keys()
     unused = [key for key in sweep.search if key not in used]
     if unused and sweep.is_grid:
-        raise UsageError(f"search.{unused[0]}: its condition holds at no point")
+        raise UsageError(f"search.{unused[0]}: must have a condition that holds at a point of the grid")
 
 
 def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
-    """Return `search.` or `train.` for the field that an error message starts with; "" if neither has it."""
+    """Return the table of the field that an error message starts with: `search.`, `train.`, or "" if unknown."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
     found = (

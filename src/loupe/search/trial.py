@@ -29,7 +29,7 @@ from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
 
-# Files and folders whose code determines the trained weights, given the settings and the dataset.
+# The trained weights depend only on the settings, the dataset and the code in these files and folders.
 TRAINING_CODE = (
     "data/dataset.py",
     "data/pairs.py",
@@ -75,7 +75,7 @@ class TrialContext:
         trial: the result of `SweepStudy.claim_trial`.
         study: the study of the trial.
         job: the job of the worker.
-        settings: the settings of train at the trial's point.
+        settings: the settings of train for the trial.
         stopwatch: measures the trial's work.
     """
 
@@ -98,7 +98,7 @@ class TrialContext:
 
 
 class TrialLostError(SystemExit):
-    """The trial has ended, because another worker trains its item. The run of the trial becomes KILLED."""
+    """The trial has ended, because another worker trains the same network. The run of the trial becomes KILLED."""
 
 
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
@@ -107,7 +107,8 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     See `TrialContext` for the arguments.
 
     Raises:
-        KeyboardInterrupt: the worker is interrupted. The trial stays open; the sweep enqueues its item again.
+        KeyboardInterrupt: the worker is interrupted. The trial stays open, and the sweep later enqueues a trial that
+            continues it.
     """
     sweep = study.sweep
     try:
@@ -154,11 +155,11 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     continued = context.resumed_run if checkpoint else None
     with (
         trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id,
-        _kill_run_without_trial(),
+        _convert_study_errors(),
     ):
         trial.set_user_attr(RUN, run_id)
         state, value = TrialState.COMPLETE, math.nan
-        with context.stopwatch:  # in the run, whose heartbeats show that the worker is alive
+        with context.stopwatch:  # after the start of the run: its heartbeats show that the worker is alive
             dataset = open_dataset(context.job)
             pairs = (
                 dataset.load_pairs("train", settings.scale, settings.limit),
@@ -182,8 +183,8 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
 
 
 @contextmanager
-def _kill_run_without_trial() -> Iterator[None]:
-    """Let the trial's run become KILLED instead of FAILED if the trial is lost or the study's database unreachable.
+def _convert_study_errors() -> Iterator[None]:
+    """Convert errors of the study to subclasses of SystemExit, so that the run becomes KILLED and not FAILED.
 
     Raises:
         TrialLostError: the trial has ended elsewhere.
@@ -194,7 +195,7 @@ def _kill_run_without_trial() -> Iterator[None]:
     except optuna.exceptions.UpdateFinishedTrialError:
         raise TrialLostError from None
     except optuna.exceptions.StorageInternalError as error:
-        raise SystemExit(f"the study's database is unreachable: {error}") from None
+        raise SystemExit(f"storage: the database of the study is unreachable: {error}") from None
 
 
 def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list[Any]:
@@ -239,7 +240,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
-    """Report a point of the curve to the pruner, except for the point of step 0: the score before the training."""
+    """Report a point of the curve to the pruner, except for step 0, at which the network is not trained yet."""
     if step:
         trial.report(value, number)
 

@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 
-SHUTDOWN_TIMEOUT_S = 10.0  # for an interrupted worker, before it exits without cleaning up
-IDLE_TIMEOUT_S = 1.5  # of a worker without open trials; a new worker costs less than a longer wait
+SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if it is still cleaning up
+IDLE_TIMEOUT_S = 1.5  # a worker exits after this time without open trials; a new worker costs less than waiting
 POLL_INTERVAL_S = 0.3
 
 
@@ -39,21 +39,21 @@ def main(parent_pid: int) -> None:
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
-    open_dataset(job)  # before a trial is claimed, because the heartbeats of its run must start soon after the claim
-    done, active = 0, time.monotonic()
-    while done < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
+    open_dataset(job)  # before the first claim, because the heartbeats of a run must start soon after the claim
+    trial_count, last_active = 0, time.monotonic()
+    while trial_count < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
         trial = retry_database(lambda: study.claim_trial(liveness.process_tags()))
         if trial is not None:
             run_trial(trial, study, job)
-            done += 1
+            trial_count += 1
         if trial is not None or study.count_open():
-            active = time.monotonic()
-        elif time.monotonic() - active > IDLE_TIMEOUT_S:
+            last_active = time.monotonic()
+        elif time.monotonic() - last_active > IDLE_TIMEOUT_S:
             break
         if trial is None:
             time.sleep(POLL_INTERVAL_S)
     watcher.stop()
-    print(done)
+    print(trial_count)
 
 
 def _is_over(deadline: float | None) -> bool:

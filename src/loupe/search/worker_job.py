@@ -7,12 +7,12 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-MAX_STDERR_LINES = 40  # of standard error in the message about a failed worker: enough for Keras's traceback
+MAX_STDERR_LINES = 40  # lines of standard error in the message about a failed worker; a traceback of Keras fits
 
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """Everything that a worker process needs. Its URLs contain passwords, so `repr`, which Dask logs, omits them.
+    """Everything that a worker process needs. Dask logs the `repr`, which therefore omits URLs with passwords.
 
     Args:
         sweep: the checked sweep file, as JSON.
@@ -25,7 +25,7 @@ class WorkerJob:
         source: the settings dataset, smoke and seed. A machine that cannot read the dataset prepares it with
             these settings.
         data_dir: the folder for prepared datasets.
-        threads: cores per trial; 0 is all.
+        threads: CPU threads per trial; 0 means one per core.
         max_trials: maximum number of trials that the worker runs.
         deadline: Unix time after which no trial starts, or None.
         fresh: also train trials whose results are in the store.

@@ -21,14 +21,14 @@ from loupe.search.study_storage import retry_database
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
-MAX_TRIALS_PER_WORKER = 25  # then the process exits, because TensorFlow's memory grows with each trial
+MAX_TRIALS_PER_WORKER = 25  # a worker exits after this many trials, because TensorFlow's memory grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
-SPARE_TRIALS = 8  # waiting trials in addition to two per worker
+SPARE_TRIALS = 8  # number of waiting trials in addition to two per worker
 MAX_CRASHES = 2 * MAX_ATTEMPTS  # consecutive crashes of workers; one item causes at most MAX_ATTEMPTS crashes
 
-RunWorker = Callable[[WorkerJob], int]
+WorkerFunction = Callable[[WorkerJob], int]
 
 
 def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int) -> float:
@@ -38,8 +38,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         settings: the settings of the sweep.
         study: the study.
         job: the job of the workers. All workers share its `max_trials`; 0 means no limit.
-        workers: the number of processes. Without `settings.workers`, a Dask cluster runs one process per core, also
-            if the number of its cores changes.
+        workers: the number of processes. Without `settings.workers`, a Dask cluster always runs one process per core,
+            even if workers join or leave the cluster.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -48,17 +48,18 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
     running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
-    # Without a limit, `remaining` stays infinite: after a trial is lost to another worker, a further trial may start.
-    remaining, crashes, checked, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
+    # `remaining` is the number of trials that may still start. Without a limit it is infinite, because a further
+    # trial starts for each trial that is lost to another worker.
+    remaining, crashes, last_check, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
     with _open_executor(settings, workers) as (executor, run, count_cores), bar:
         while True:
             workers = settings.workers or count_cores()
-            if time.monotonic() - checked > ORPHAN_CHECK_INTERVAL_S:
+            if time.monotonic() - last_check > ORPHAN_CHECK_INTERVAL_S:
                 close = partial(retry_database, partial(_close_orphans, study))
                 server.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
-                checked = time.monotonic()
+                last_check = time.monotonic()
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
             may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
@@ -138,7 +139,7 @@ class LocalWorkers:
 
 
 @contextmanager
-def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, RunWorker, Callable[[], int]]]:
+def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, WorkerFunction, Callable[[], int]]]:
     """Yield an executor, the function that runs a worker in the executor, and a function that counts the cores."""
     if settings.scheduler:
         with connect(settings.scheduler) as cluster:

@@ -36,15 +36,15 @@ def run(settings: Demo) -> None:
 
     with (
         tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
-        _open_socket(settings) as listening,
+        _open_socket(settings) as server_socket,
         closing(PhotoWorkers("loupe.web.worker:serve_model", {"model": settings.model})) as workers,
     ):
         workers.start()
-        host, port = listening.getsockname()[:2]
+        host, port = server_socket.getsockname()[:2]
         with _use_temporary_folder(folder), signals.stop_at_signal(), _clean(Path(folder)):
             server = _make_server(settings, workers, Path(folder))
             print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
-            server.run(sockets=[listening])
+            server.run(sockets=[server_socket])
 
 
 def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvicorn.Server":
@@ -69,9 +69,10 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
         max_file_size=MAX_FILE_BYTES,
     )
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
-    guarded = DemoGuard(app, hosts, folder, visitors.leave)
-    # An open page never closes its connection. The server closes it after a second; the log omits the error.
-    server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1))
+    guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
+    # An open page never closes its connection. At the end, the server waits a second and then closes the connection.
+    # The log omits the errors that this causes.
+    server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1))
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     return server
 
@@ -96,10 +97,10 @@ def _clean(folder: Path) -> Iterator[None]:
     """Delete old files of visitors while the block runs."""
     from loupe.web.storage import LIFETIME_S, delete_old_files
 
-    ended = threading.Event()
+    stop = threading.Event()
 
     def clean() -> None:
-        while not ended.wait(CLEANING_INTERVAL_S):
+        while not stop.wait(CLEANING_INTERVAL_S):
             delete_old_files(folder, time.time() - LIFETIME_S)
 
     thread = threading.Thread(target=clean, daemon=True)
@@ -107,7 +108,7 @@ def _clean(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        ended.set()
+        stop.set()
         thread.join()
 
 
@@ -116,5 +117,5 @@ def _open_socket(settings: Demo) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = str(error.strerror).partition(" (while")[0]  # Python then repeats the address
+        reason = str(error.strerror).partition(" (while")[0]  # the rest of Python's message repeats the address
         raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None

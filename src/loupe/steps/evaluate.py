@@ -30,7 +30,7 @@ SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": 
 
 @dataclass(frozen=True)
 class Images:
-    """The images to score on.
+    """The images on which models are scored.
 
     Args:
         pairs: the images.
@@ -118,7 +118,7 @@ def _validate_files(settings: Evaluate) -> None:
 
 
 def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None) -> "LoadedModel":
-    """Load a model by its name. Of several scale factors, choose `scale`, or by default the scale of the settings."""
+    """Load a model by its name. A model with several scale factors gets `scale`, or the scale of the settings."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(ensemble=ensemble, keras=True, threads=0, data_dir=settings.data_dir)
@@ -143,7 +143,7 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray":
-    """Load the ridge weights that the model's run has logged; if there are none, those of the sample dataset."""
+    """Load the ridge weights that the model's run has logged. If they are missing, fit ridge on the sample."""
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -169,9 +169,9 @@ def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
         return Images(pairs, f"{settings.split} of {dataset.folder.name}")
-    cut = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
-    cut |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    return Images(preparation.prepare_in_memory(parse_settings("preprocess", cut | shared), scale), settings.photos)
+    given = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
+    given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    return Images(preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos)
 
 
 def _score(settings: Evaluate, methods: dict[str, "UpscalingModel"], pairs: "Pairs | WholePhotos") -> "pd.DataFrame":

@@ -37,12 +37,14 @@ def run(settings: Main) -> None:
     validate_output_file("out", Path(settings.out))
     shared = settings.select(DatasetSettings.model_fields)
     quiet = shared | {"quiet": True}
-    preparing = parse_settings("preprocess", {"source": settings.dataset} | shared)
+    preprocess_settings = parse_settings("preprocess", {"source": settings.dataset} | shared)
     place = preparation.find_dataset(settings.data_dir, settings.dataset)
     if place is None:
-        preparation.find_photos(preparing)  # raises an error before the run starts if there are no photos
+        preparation.find_photos(
+            preprocess_settings
+        )  # a check before the run starts: raises UsageError without photos
     with runs.step_run(settings, f"main {settings.dataset}"):
-        place = place or preprocess.run(preparing).location
+        place = place or preprocess.run(preprocess_settings).location
         given = {"dataset": place, "threads": settings.threads} | shared
         trainings = [train.run(parse_settings("train", variant | given)) for variant in VARIANTS]
         best = min(trainings, key=lambda training: training.validation_mae)

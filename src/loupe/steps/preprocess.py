@@ -10,8 +10,8 @@ from loupe.data.manifest import MANIFEST
 from loupe.data.storage import make_absolute
 from loupe.imaging.atomic import remove_leftovers, write_atomically
 
-FIGURE_PHOTOS = 300  # photos that the figures show or summarise
-FIGURES = {  # file name -> function of evaluation.figures
+FIGURE_PHOTOS = 300  # maximum number of photos that the figures show or summarise
+FIGURES = {  # the function in evaluation.figures that draws each file
     "pairs.png": "plot_pairs",
     "spread-values.png": "plot_value_distribution",
     "spread-images.png": "plot_image_statistics",
@@ -24,16 +24,16 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data.sources import name_sources
 
     photos = preparation.find_photos(settings)
-    # Imported only after the photos are found, so that a wrong source is reported early. An import in a second thread
-    # during the preparation saved no measurable time, and hung after 3 of about 250 signals.
+    # This import takes seconds. It follows find_photos, so that a wrong source is reported early. An import in a
+    # second thread during the preparation saved no measurable time, and hung after 3 of about 250 signals.
     from loupe.tracking import records, runs
 
     runs.open_store()
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     dataset = preparation.prepare(settings, photos)
     del photos  # frees the memory of a large list
     figures = _draw_figures(dataset)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start_time
     with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
         counts = dataset.counts
         records.log_dataset(dataset, "prepared")

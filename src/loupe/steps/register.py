@@ -60,17 +60,17 @@ def run(settings: Register) -> Registration:
     run_id = (
         runs.find_best_run(format_value(settings.scale), settings.smoke) if settings.run == "best" else settings.run
     )
-    trained = runs.get_run(run_id, "run")
-    tags, trained_with = trained.data.tags, runs.read_settings(trained)
-    if tags.get("loupe.step") not in ("train", "trial") or trained.info.status != "FINISHED":
+    train_run = runs.get_run(run_id, "run")
+    tags, train_settings = train_run.data.tags, runs.read_settings(train_run)
+    if tags.get("loupe.step") not in ("train", "trial") or train_run.info.status != "FINISHED":
         raise UsageError(f"run: must be the id of a finished train run or trial, got {run_id!r}")
-    scale = parse_scale(trained_with["scale"])
-    dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], trained_with["dataset"])
+    scale = parse_scale(train_settings["scale"])
+    dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], train_settings["dataset"])
     model = models.load_keras(models.ModelReference.of_run(run_id))
     upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
     is_champion = champion is not None and champion.run_id == run_id
     with (
-        runs.step_run(settings, f"register {trained.info.run_name}"),
+        runs.step_run(settings, f"register {train_run.info.run_name}"),
         tempfile.TemporaryDirectory() as folder,
     ):
         gate = compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
@@ -86,13 +86,13 @@ def run(settings: Register) -> Registration:
         }
         if not is_champion:
             version_tags |= gate.tags
-        name = f"{trained.info.run_name}, trained on {dataset.folder.name}"
+        name = f"{train_run.info.run_name}, trained on {dataset.folder.name}"
         description = f"{name}. {_describe_input(upscaler.geometry)}. Data: {licence}."
         version = registration.register_model(run_id, scale, description, version_tags)
-        # the model of a smoke run, which trains for seconds, must not replace a champion
-        may_replace = champion is None or trained_with["smoke"] != "true"
+        # A run with smoke=true trains only for seconds. Its model must not replace a champion.
+        may_replace = champion is None or train_settings["smoke"] != "true"
         if gate.won and may_replace and not is_champion:
-            # set_champion is the last action: if the process is killed earlier, the same command repeats all actions
+            # set_champion is the last action: if the process is killed earlier, the same command repeats all actions.
             records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
             registration.set_champion(scale, version.version)
             is_champion, reason = True, gate.reason

@@ -72,8 +72,10 @@ def _read_table(settings: Report) -> "pd.DataFrame":
     runs.tag_project_run()
     table = run_table.load_run_table()
     if table.empty:
-        raise UsageError("report needs finished runs, got none in MLflow; first: loupe sweep sweeps/activation.toml")
-    with tempfile.TemporaryDirectory() as folder:  # the same values as in a report from the file
+        raise UsageError(
+            "report: must have finished runs, got none in MLflow; first run: loupe sweep sweeps/activation.toml"
+        )
+    with tempfile.TemporaryDirectory() as folder:  # so that a report from the file has the same values
         results.write(table, Path(folder) / TABLE_FILE)
         return results.read(Path(folder) / TABLE_FILE)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from loupe.imaging.image_data import ImageData
 
 METHOD = "non-local means"
-MASK_COPIES = 4  # of the mask's pixels, while its edges are blurred
+MASK_COPIES = 4  # number of copies of the mask's pixels in memory while the edges of the mask are blurred
 
 
 def run(settings: Restore) -> list[Path]:

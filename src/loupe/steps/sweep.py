@@ -36,9 +36,8 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         print_line(_dashboard_command(location), settings.quiet)
         return None
-    cores = worker_pool.count_cores(
-        settings.scheduler
-    )  # fails before the sweep writes files if there is no scheduler
+    # This call fails without a scheduler. Therefore it precedes the calls that write files.
+    cores = worker_pool.count_cores(settings.scheduler)
     workers, total = settings.workers or cores, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
     print_line(f"sweep {sweep.name}: {points} points, {total} trials, {workers} workers", settings.quiet)
@@ -57,15 +56,15 @@ def run(settings: Sweep) -> str | None:
         worker_seconds = worker_pool.run_workers(settings, study, job, workers)
         best = _log_study(study, time.monotonic() - started, worker_seconds)
         _check_failures(study)
-        kept = _delete_other_models(study)
+        best_runs = _delete_other_models(study)
         if best and settings.champion:
-            best = _register_best(settings, kept, dataset, best)
+            best = _register_best(settings, best_runs, dataset, best)
     _print_summary(settings, study, best, location)
     return best
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open the storage if it is a database. If it is a journal, only check it: opening can change the file."""
+    """Open a database. Only check a journal and return None, because opening a journal can change the file."""
     from loupe.search import study_storage
 
     if "://" in location:
@@ -145,7 +144,8 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
     Args:
         study: the study.
         seconds: the duration of the sweep.
-        worker_seconds: the run time of all workers together; the share outside trials is logged as `overhead`.
+        worker_seconds: the run time of all workers together. The share that is not spent in trials is logged as
+            `overhead`.
 
     Returns:
         The id of the best trial's run, or None.
@@ -178,7 +178,7 @@ def _check_failures(study: "SweepStudy") -> None:
     table = study.to_frame()
     failed = table[table["state"] == "FAIL"]
     if len(failed) and not table["state"].isin(["COMPLETE", "PRUNED"]).any():
-        raise LoupeError(f"trials: each of {len(failed)} has failed; the last: {failed[REASON].iloc[-1]}")
+        raise LoupeError(f"trials: all {len(failed)} failed; the last error: {failed[REASON].iloc[-1]}")
 
 
 def _delete_other_models(study: "SweepStudy") -> list[str]:
@@ -186,28 +186,32 @@ def _delete_other_models(study: "SweepStudy") -> list[str]:
     from loupe.search.study import RUN
     from loupe.tracking import logged_models, trials
 
-    ranked = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
-    kept = ranked[: study.sweep.study.keep]
+    run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
+    best_runs = run_ids[: study.sweep.study.keep]
     for run in trials.find_trials(study.parent):
-        if run.info.run_id not in kept:
+        if run.info.run_id not in best_runs:
             logged_models.delete_models(run.info.run_id)
-    return kept
+    return best_runs
 
 
-def _register_best(settings: Sweep, kept: list[str], dataset: "Dataset", best: str) -> str:
-    """Score the best networks on the test split, register the best one, and return the id of its run."""
+def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", best: str) -> str:
+    """Score the networks of the best runs on the test split, and register the network of the run `best`.
+
+    Returns:
+        The id of the registered run: `best`, or a new run if the network of `best` was deleted and is trained again.
+    """
     from loupe.steps import register, train
     from loupe.tracking import curves, logged_models, models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
 
-    for run_id in kept:
+    for run_id in best_runs:
         run = runs.get_run(run_id, "run")
         texts = runs.read_settings(run)
-        full = {"data_dir": settings.data_dir, "dataset": dataset.location}  # a masked URL cannot be opened
-        texts |= {name: text for name, text in full.items() if is_masked(texts[name])}
+        unmasked = {"data_dir": settings.data_dir, "dataset": dataset.location}  # a masked URL cannot be opened
+        texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         given = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
-            if run_id == best:  # the result was reused from another sweep, which has deleted the model
+            if run_id == best:  # the result is of another sweep, which has deleted the model
                 best = train.run(given).run_id
                 records.log_tags({"best_run": best})
             continue

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from loupe.data.dataset import Dataset
 
-# Settings that a resumed run may change.
-FREE_FIELDS = frozenset({"resume", "data_dir", "scheduler", "quiet"})
+# Settings that do not have to be the same when a run is resumed.
+CHANGEABLE_FIELDS = frozenset({"resume", "data_dir", "scheduler", "quiet"})
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def run(settings: Train) -> Training:
     dataset, checkpoint = _open_dataset(settings)
     train = dataset.load_pairs("train", settings.scale, settings.limit)
     validation = dataset.load_pairs("validation", settings.scale)
-    dataset.load_pairs("test", settings.scale)  # raises before the training if the split is empty
-    started = time.perf_counter()
+    dataset.load_pairs("test", settings.scale)  # a check before the training: raises UsageError for an empty split
+    start_time = time.perf_counter()
     weights = ridge.load_or_fit(dataset, settings.scale)
     start = training_runs.load_start(settings)
     model = build_network(settings, train, dataset.settings["luminance"], weights, start)
-    building_seconds = time.perf_counter() - started
+    building_seconds = time.perf_counter() - start_time
     with runs.step_run(settings, describe(settings), settings.resume) as run_id:
         records.log_dataset(dataset, "training")
         training_runs.log_ridge(weights, settings)
@@ -108,14 +108,14 @@ def load_resumed_settings(settings: Train) -> Train:
     if not given.keys() & {"data_dir", "dataset"}:
         for name in ("dataset", "data_dir"):
             storage.refuse_masked(old.get(name, ""), name)
-    for name in sorted(given.keys() - FREE_FIELDS):
+    for name in sorted(given.keys() - CHANGEABLE_FIELDS):
         default = type(settings).model_fields[name].default
         if mask_secrets(given[name]) == old.get(name):
-            old[name] = given[name]  # a URL with its password, which the run does not store
+            old[name] = given[name]  # the given URL may contain a password, which the run does not store
         elif given[name] != format_value(default):
             raise UsageError(f"{name}: must be {old.get(name)} as in run {run_id}, got {given[name]}")
-    kept = {name: value for name, value in old.items() if name not in FREE_FIELDS}
-    return parse_settings("train", kept | {name: given[name] for name in FREE_FIELDS & given.keys()})
+    fixed = {name: value for name, value in old.items() if name not in CHANGEABLE_FIELDS}
+    return parse_settings("train", fixed | {name: given[name] for name in CHANGEABLE_FIELDS & given.keys()})
 
 
 def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | None]":

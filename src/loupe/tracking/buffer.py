@@ -16,7 +16,7 @@ from typing import Any
 from loupe.imaging.file_locks import lock_file
 
 SUFFIX = ".run.sqlite"
-APPLICATION_ID = 0x4C6F7570  # SQLite's application_id of these files
+APPLICATION_ID = 0x4C6F7570  # the value of SQLite's application_id that identifies these files
 # The record with number 0 describes the run.
 TABLE = """
 CREATE TABLE IF NOT EXISTS records (
@@ -24,12 +24,12 @@ CREATE TABLE IF NOT EXISTS records (
 )
 """
 LOCK_TIMEOUT_S = 60.0
-ATTEMPTS = 1000  # to create the file: another process may remove the folder while it is empty
+ATTEMPTS = 1000  # the creation of the file is repeated, because another process may remove the empty folder
 
 
 @dataclass(frozen=True)
 class Record:
-    """One thing that a step logged.
+    """One entry of the log of a step, such as a metric or a file.
 
     Args:
         number: the position of the record in the run, from 1.
@@ -66,7 +66,7 @@ class RunBuffer:
         self.file = file
         self._lock = ExitStack()
         try:
-            # two threads can share the connection, since each transaction is a single statement
+            # Two threads can share the connection, because each transaction is a single statement.
             self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             if self._execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raise ValueError(f"{file.name} is not a buffered run")
@@ -95,7 +95,7 @@ class RunBuffer:
                     raise
         try:
             with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
-                database.execute("BEGIN IMMEDIATE")  # a killed process leaves the whole table or none
+                database.execute("BEGIN IMMEDIATE")  # a killed process leaves either the whole table or no table
                 database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 database.execute(TABLE)
                 row = [json.dumps(description)]
@@ -109,7 +109,7 @@ class RunBuffer:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The description that `create` got, with the changes of `describe`."""
+        """The description of the run that `create` or `describe` has stored."""
         row = self._execute("SELECT body FROM records WHERE number = 0").fetchone()
         if row is None:
             raise ValueError(f"{self.file.name} does not describe a run")
@@ -148,7 +148,8 @@ class RunBuffer:
 
     def mark_sent(self, number: int) -> None:
         """Store that the server has all records up to this number and no later records; 0 means no records."""
-        self._execute(f"PRAGMA user_version = {number}")  # in the file header: updating a row would copy its content
+        # The number is stored in the header of the file, because an update of a row would copy the whole row.
+        self._execute(f"PRAGMA user_version = {number}")
 
     def is_sent(self) -> bool:
         """Whether the server has all records."""

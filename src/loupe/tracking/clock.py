@@ -14,24 +14,25 @@ from mlflow.store.db.utils import get_current_time_millis_expression
 from loupe.tracking import server, store
 from loupe.tracking.locations import get_sqlite_file
 
-MAX_AGE_S = 60.0  # of a time that was read from the store; this machine's clock measures the time since then
-_READINGS: dict[str, tuple[float, float]] = {}  # by store: this machine's time of the reading, the store's time
+MAX_AGE_S = 60.0  # between two readings of the store's time, this machine's clock measures at most this time
+# The last reading of each store: this machine's time and the store's time.
+_READINGS: dict[str, tuple[float, float]] = {}
 
 
 def read_clock() -> float:
     """Return the time of the store in seconds since 1970.
 
-    The clock is the clock of the server or the database; for an SQLite file, the clock of the file system.
+    The time comes from the server or the database; for an SQLite file, it comes from the file system.
 
     Raises:
         requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError: the store does not answer.
     """
     uri, now = mlflow.get_tracking_uri(), time.monotonic()
-    read_at, found = _READINGS.get(uri, (-MAX_AGE_S, 0.0))
+    read_at, store_time = _READINGS.get(uri, (-MAX_AGE_S, 0.0))
     if now - read_at >= MAX_AGE_S:
-        read_at, found = now, _read(uri)
-        _READINGS[uri] = read_at, found
-    return found + now - read_at
+        read_at, store_time = now, _read(uri)
+        _READINGS[uri] = read_at, store_time
+    return store_time + now - read_at
 
 
 def _read(uri: str) -> float:

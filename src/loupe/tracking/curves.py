@@ -1,4 +1,4 @@
-"""Learning curves of runs. MLflow stores them as metrics. A tag has a short copy, which a search for runs returns."""
+"""Learning curves of runs. MLflow stores them as metrics. A tag contains a short copy for searches for runs."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 from loupe.tracking import records
 
-METRIC = "val/mae"  # the metric of the curve in the tag
+METRIC = "val/mae"  # the tag contains the curve of this metric
 CURVE_TAG = "loupe.curve"
 MAX_TAG_LENGTH = 5000  # every MLflow store accepts tags of this length
 

@@ -1,4 +1,4 @@
-"""Limits the time of a call that can hang: a timeout of a socket ends neither a slow answer nor a name lookup."""
+"""Limits the time of a call. The timeout of a socket does not suffice: slow answers and name lookups ignore it."""
 
 import queue
 import threading
@@ -33,4 +33,4 @@ def call_within(seconds: float, function: Callable[[], T]) -> T:
         raise TimeoutError(f"no answer in {seconds:.0f} s") from None
     if error is not None:
         raise error
-    return result  # type: ignore[return-value] # None only if T is
+    return result  # type: ignore[return-value] # the result is None only if T includes None

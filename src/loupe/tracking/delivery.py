@@ -38,7 +38,7 @@ from loupe.tracking.store import create_store
 
 PAUSES_S = (1.0, 30.0)  # the first and the longest pause between attempts to send
 SERVER_ERRORS = (MlflowException, requests.RequestException)
-_UPLOADERS: dict[str, "RunUploader"] = {}  # by the id of the open run
+_UPLOADERS: dict[str, "RunUploader"] = {}  # the uploader of each open run, by the id of the run
 
 
 def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
@@ -90,7 +90,7 @@ def end_run(run_id: str, status: str) -> None:
             raise
     buffer.append("end", {"status": status, "end_time": now()})
     if is_finished:
-        buffer.append("no checkpoint", {})
+        buffer.append("remove checkpoint", {})
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
         mlflow.end_run(status)  # closes the run in this process
@@ -103,8 +103,8 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    if _is_finished(status):  # not earlier: a killed run needs its checkpoint
-        log_record(run_id, "no checkpoint", {})
+    if _is_finished(status):  # after the end of the run, because a run that is killed before needs its checkpoint
+        log_record(run_id, "remove checkpoint", {})
 
 
 def _is_finished(status: str) -> bool:
@@ -138,22 +138,22 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
 
 
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
-    """Upload a run, delete its file, and return True; if the run's process is alive, return False instead."""
+    """Upload a run, delete the file, and return True; if the process of the run is alive, only return False."""
     buffer = RunBuffer(file)
     description, unsent = buffer.description, buffer.unsent()
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
-        raise ValueError(f"the kind of a record must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
+        raise ValueError(f"kind: must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
     if not is_reachable():
         raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
-    # a lock of a process on another machine may be invisible here
+    # This machine may not see the file lock of a process on another machine.
     if run is not None and not has_ended and liveness.is_alive(run.data.tags):
         return False
     run_id = str(run.info.run_id) if run else _create_run(buffer)
     upload_records(buffer)
-    liveness.mark_killed(run_id)  # if it is still open
+    liveness.mark_killed(run_id)  # has no effect if the run has ended
     buffer.remove()
     if unsent:
         print_line(f"run {run_id} ({description['name']}): uploaded {len(unsent)} records", quiet)
@@ -196,7 +196,7 @@ class RunUploader:
         self._raise_error()
 
     def finish(self, seconds: float) -> bool:
-        """Wait until all records are sent, for at most `seconds`, and stop; returns whether all are sent."""
+        """Wait at most `seconds` until all records are sent, stop, and return whether all records are sent."""
         deadline = time.monotonic() + seconds
         while not self.buffer.is_sent() and time.monotonic() < deadline:
             self._wake.set()
@@ -204,7 +204,7 @@ class RunUploader:
         is_sent = self.buffer.is_sent()
         self._closing.set()
         self._wake.set()
-        self._thread.join(PROBE_TIMEOUT_S)  # not longer, since MLflow may still be retrying a request
+        self._thread.join(PROBE_TIMEOUT_S)  # with a limit, because MLflow may repeat a request for minutes
         self._raise_error()
         return is_sent
 
@@ -267,6 +267,6 @@ def _create_run(buffer: RunBuffer) -> str:
     run = client.create_run(experiment_id, description["start_time"], description["tags"], description["name"])
     run_id = str(run.info.run_id)
     RECORD_HANDLERS["params"](run_id, description["params"], None)
-    buffer.mark_sent(0)
+    buffer.mark_sent(0)  # the new run has no records yet
     buffer.describe(description | {"run_id": run_id})
     return run_id

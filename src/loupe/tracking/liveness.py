@@ -18,15 +18,15 @@ from loupe.tracking.locations import get_sqlite_file
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
 HEARTBEAT_TIMEOUT_S = 180.0  # after this time without a heartbeat, a process elsewhere counts as dead
-SHUTDOWN_TIMEOUT_S = 1.0  # for a heartbeat that is being sent
-UNTAGGED_TIMEOUT_S = 3600.0  # for the step of a project in a container: `mlflow run` may install packages before it
-HOST_NAMESPACE = "pid:[4026531836]"  # of the host, on every Linux machine: it contains all processes
+SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent when the run ends
+UNTAGGED_TIMEOUT_S = 3600.0  # in a container, `mlflow run` may install packages for this time before the step starts
+HOST_NAMESPACE = "pid:[4026531836]"  # the namespace of a Linux host, from which all processes are visible
 
 
 def process_tags() -> dict[str, str]:
-    """Return the tags of a run that say whether this process is alive, with a first heartbeat.
+    """Return tags that identify this process and contain a first heartbeat; see `is_alive`.
 
-    The host name and the process id do not identify a process, because two containers can have the same.
+    The host name and the process id do not identify a process, because both can be the same in two containers.
     """
     return {
         "loupe.host": socket.gethostname(),
@@ -57,7 +57,7 @@ def heartbeats(run_id: str) -> Iterator[None]:
 
 def send_heartbeat(run_id: str) -> None:
     """Tag a run with the time of the store."""
-    with suppress(Exception):  # a lost heartbeat is harmless: the next one follows
+    with suppress(Exception):  # a lost heartbeat is harmless, because the next heartbeat follows
         mlflow.MlflowClient().set_tag(run_id, HEARTBEAT_TAG, f"{read_clock():.0f}")
 
 
@@ -121,9 +121,9 @@ def _may_be_tagged(run_id: str, started: float) -> bool:
 
 @cache
 def _identify_namespace() -> str:
-    """Return an id that two processes share if they see each other's process ids; "" if this is unknown."""
+    """Return the id of this process's namespace, in which process ids are unique; "" if the id is unknown."""
     try:
-        if os.readlink("/proc/self") == str(os.getpid()):  # else /proc shows the processes of another namespace
+        if os.readlink("/proc/self") == str(os.getpid()):  # otherwise /proc shows the processes of another namespace
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
@@ -140,5 +140,5 @@ def _read_start(pid: str) -> str | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    state, *fields = text.rpartition(")")[2].split()  # the name of the command before can contain spaces
+    state, *fields = text.rpartition(")")[2].split()  # the name of the command, before ")", can contain spaces
     return None if state in "ZX" else fields[18]

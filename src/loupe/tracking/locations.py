@@ -18,8 +18,8 @@ def get_sqlite_file(uri: str) -> Path | None:
 def make_sqlite_uri(file: Path) -> str:
     """Return the SQLite URI of a file.
 
-    MLflow creates the parent folder of the database without decoding the URI. In a URI with encoded slashes it finds
-    no parent folder; otherwise it would create a folder `a%20b` next to the folder `a b`.
+    MLflow creates the parent folder of the database without decoding the URI. For the folder `a b`, MLflow would
+    create a folder `a%20b`. In a URI with encoded slashes, MLflow finds no parent folder to create.
     """
     return SQLITE + (str(file) if _is_plain(file) else quote(os.fsencode(file), safe=""))
 

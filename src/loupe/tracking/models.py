@@ -16,7 +16,7 @@ from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
-KERAS_FILE = "data/model.keras"  # where MLflow's Keras flavour saves the model
+KERAS_FILE = "data/model.keras"  # the path at which MLflow saves a Keras model
 ONNX_FILE = "onnx/model.onnx"
 PHOTO_MODEL = "loupe-photo"
 REGISTERED_NAMES = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
@@ -53,7 +53,7 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        # the same layers without the optimizer, whose variables Keras would save, too
+        # This model has the same layers without the optimizer. Keras would also save the variables of the optimizer.
         keras.Model(model.inputs, model.outputs, name=model.name).save(file)
         records.log_record("model", geometry_tags(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
@@ -63,15 +63,14 @@ def log_model_metrics(points: list[dict[str, Any]]) -> None:
     """Link the final metrics of the run to its last logged model and to its dataset.
 
     Args:
-        points: the points of the learning curve; each has a step and metrics, including val/mae. [] if there is
-            no curve.
+        points: the points of the learning curve; each has a step and metrics, including val/mae. Without a curve, [].
     """
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
 
 
 def geometry_tags(geometry: Geometry) -> dict[str, str]:
-    """Return the properties that a caller of the model needs, as tags."""
+    """Return the geometry as tags, for callers of the model."""
     names = ("q", "p", "min_side", "halo", "luminance", *(["condition"] if geometry.channels > 1 else []))
     return {name: str(getattr(geometry, name)) for name in names}
 
@@ -83,7 +82,7 @@ def load_keras(reference: ModelReference) -> Any:
     TensorFlow graphs, which can write files.
 
     Raises:
-        UsageError: the file cannot be loaded, contains code, or its model does not take grey images.
+        UsageError: the file cannot be loaded, the file contains code, or the model does not take grey images.
     """
     from loupe.models import keras_file
 
@@ -94,7 +93,7 @@ def load_keras(reference: ModelReference) -> Any:
             return keras_file.load(download_keras_file(reference, folder))
     except UsageError:
         raise
-    except Exception as error:  # Keras raises any class for a damaged file
+    except Exception as error:  # Keras raises exceptions of any class for a damaged file
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the cause at the end of its message
         raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
 
@@ -113,7 +112,7 @@ def find_model(name: str) -> ModelReference:
         try:
             run_id = mlflow.models.get_model_info(name).run_id
             return ModelReference(f"{mlflow.get_run(run_id).info.run_name} ({name})", name, run_id)
-        except Exception as error:  # a damaged MLmodel raises any class
+        except Exception as error:  # a damaged MLmodel causes exceptions of any class
             raise UsageError(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
     if Path(name).is_file():
         return ModelReference(name, name)
@@ -121,7 +120,7 @@ def find_model(name: str) -> ModelReference:
 
 
 def find_champion(scale: Fraction) -> ModelReference | None:
-    """Find the champion of a scale factor; None if there is none yet."""
+    """Find the champion of a scale factor; return None without a champion."""
     version = get_champion(scale)
     if version is None:
         return None
@@ -130,7 +129,7 @@ def find_champion(scale: Fraction) -> ModelReference | None:
 
 
 def get_champion(scale: Fraction) -> Any:
-    """Return the model version that is the champion of a scale factor; None if there is none yet."""
+    """Return the model version that is the champion of a scale factor; None without a champion."""
     if scale not in REGISTERED_NAMES:
         return None
     create_store()
@@ -138,14 +137,16 @@ def get_champion(scale: Fraction) -> Any:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED_NAMES[scale], CHAMPION)
     except UnsupportedModelRegistryStoreURIException:
         raise
-    except MlflowException as error:  # an unreachable server is not a missing champion
+    except (
+        MlflowException
+    ) as error:  # other codes, such as those of an unreachable server, do not mean a missing champion
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
 
 
 def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None:
-    """Download an artifact of a run to a folder; returns None if the run does not have it."""
+    """Download an artifact of a run to a folder; return None if the run does not have this artifact."""
     if run_id is None:
         return None
     parent = str(Path(name).parent)
@@ -156,7 +157,7 @@ def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None
 
 
 def download_keras_file(reference: ModelReference, folder: str) -> Path:
-    """Download the `.keras` file of a model to a folder; raises UsageError if the model has none."""
+    """Download the `.keras` file of a model to a folder; raise UsageError if the model has no such file."""
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
     except (MlflowException, OSError):

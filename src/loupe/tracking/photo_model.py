@@ -1,6 +1,6 @@
 """The MLflow model `loupe-photo`: upscales photos in base64 with ONNX networks.
 
-MLflow runs this file when it loads the model. Besides MLflow, it needs onnxruntime, numpy and pillow.
+MLflow runs this file when it loads the model. In addition to MLflow, the file needs onnxruntime, numpy and pillow.
 """
 
 import base64
@@ -26,15 +26,15 @@ from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedEr
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
 MAX_FILE_BYTES = 32_000_000  # the maximum size of a photo, before its conversion to base64
-MAX_RESULT_PIXELS = 64_000_000  # the maximum size of a result, all frames or pages together
+MAX_RESULT_PIXELS = 64_000_000  # the maximum number of pixels of a result, in all frames or pages together
 MAX_PAGES = 500  # the maximum number of frames or pages of a photo
 MAX_PHOTOS = 100  # the maximum number of photos in a request to a server
 
 
 class RefusedError(MlflowException):
-    """A request that cannot be served.
+    """The model cannot serve a request.
 
-    The message is one line. MLflow's server would add the whole request to the message of any other error.
+    The message is one line. MLflow's server would add the whole request to the message of an error of another class.
     """
 
     def __init__(self, line: str, error_code: int = INVALID_PARAMETER_VALUE) -> None:
@@ -71,7 +71,7 @@ class PhotoModel(PythonModel):
             Image files in base64, in the same order. In a server, the texts are empty: the guard sends the files.
 
         Raises:
-            RefusedError: a file is not a photo or too large, a parameter is out of range, or the server has no time.
+            RefusedError: a file is not a photo or too large, a parameter is out of range, or the time has passed.
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))
@@ -90,7 +90,7 @@ class PhotoModel(PythonModel):
             for text in texts:
                 self._upscale(served, text, scale, suffix)
         finally:
-            if served.control.cancelled.is_set():  # the guard removed the folder, perhaps before the last file
+            if served.control.cancelled.is_set():  # a file may have been written after the guard removed the folder
                 shutil.rmtree(served.folder, ignore_errors=True)
         return [""] * len(texts)
 
@@ -161,6 +161,6 @@ def _parse_format(value: Any) -> str:
 
 
 if __name__ != "loupe.tracking.photo_model":  # MLflow runs the file under another name
-    mlflow.telemetry.set_telemetry_client()  # again: MLflow read the telemetry setting before `loupe` changed it
+    mlflow.telemetry.set_telemetry_client()  # MLflow read its telemetry setting before `loupe` changed the setting
     guard_server()
     mlflow.models.set_model(PhotoModel())

@@ -15,7 +15,8 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-NO_STEP = -1  # a step without metrics: MLflow copies the metrics of the step to the model, but without the dataset
+# A step without metrics. MLflow would copy the metrics of the step to the model without a link to the dataset.
+NO_STEP = -1
 
 
 def now() -> int:
@@ -41,7 +42,7 @@ def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload a table, or replace the table of this name: `mlflow.log_table` would append the rows instead."""
+    """Upload a table, or replace the table of this name. `mlflow.log_table` would append the rows."""
     client, name = mlflow.MlflowClient(), body["name"]
     folder, _, _ = name.rpartition("/")
     client.log_artifact(run_id, str(file), folder or None)
@@ -60,14 +61,14 @@ def _send_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
 def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     """Log a Keras model with its geometry and a signature for images of any number and size.
 
-    The model replaces all models that the run has.
+    The model replaces all other models of the run.
     """
     from importlib.metadata import version
 
     from loupe.models import keras_file
 
     assert file is not None
-    delete_models(run_id)  # also incomplete models, of a process that was killed before the run ended
+    delete_models(run_id)  # also deletes incomplete models of a killed process
     model = keras_file.load(file)
     images, large = (
         mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, channels))])
@@ -92,14 +93,14 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
     client, model = mlflow.MlflowClient(), find_model(run_id)
     run = client.get_run(run_id)
     dataset = run.inputs.dataset_inputs[0].dataset
-    linked = {metric.key for metric in model.metrics or ()}
+    linked_names = {metric.key for metric in model.metrics or ()}
     metrics = []
     for name in run.data.metrics:
-        if name in linked or name.startswith("system/"):
+        if name in linked_names or name.startswith("system/"):
             continue
         points = {point.step: point for point in client.get_metric_history(run_id, name)}
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
-        if point is not None:  # the same time and step prevent a second point in the run
+        if point is not None:  # with the same time and step, the run does not get a second point
             link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
             metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
     client.log_batch(run_id, metrics=metrics)
@@ -140,6 +141,6 @@ RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] =
     "model": _send_model,
     "model metrics": _send_model_metrics,
     "checkpoint": _send_checkpoint,
-    "no checkpoint": _remove_checkpoint,
+    "remove checkpoint": _remove_checkpoint,
     "end": _end_run,
 }

@@ -39,7 +39,7 @@ def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> Non
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log metrics; values that are not finite, such as the SSIM of tiny images, are left out."""
+    """Log metrics without values that are not finite, such as the SSIM of tiny images."""
     values = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if values:
         log_record("metrics", {"values": values, "step": step or 0, "time": now()})
@@ -75,7 +75,7 @@ def log_text(text: str, name: str) -> None:
 
 
 def log_table(table: Any, name: str) -> None:
-    """Log a pandas table under a name that ends in .json. MLflow's web interface shows it."""
+    """Log a pandas table under a name that ends in .json. MLflow's web interface shows such tables."""
     with _temporary_file(name) as (file, _):
         table.map(mask_values).to_json(file, orient="split", index=False)
         log_record("table", {"name": name}, file)

@@ -35,8 +35,8 @@ def log_onnx(file: Path, run_id: str) -> str:
 def register_model(run_id: str, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
     """Register the model of a run as a version of the registered model of its scale factor.
 
-    A run has one version, also if two processes register it at the same time: a second call updates the description
-    and tags.
+    A run has one version, even if two processes register the run at the same time. A second call updates the
+    description and the tags of the version.
 
     Returns:
         The model version.
@@ -73,7 +73,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
     """Register a version of `loupe-photo` with a new network for one scale factor, and make it the champion.
 
     The other scale factors keep the networks of their champions, or get the bundled networks. There is one version
-    per set of networks, also if two processes register it at the same time.
+    per set of networks, even if two processes register the same set at the same time.
 
     Args:
         scale: the scale factor of the new network.
@@ -90,7 +90,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
             folder = onnx.parent / models.REGISTERED_NAMES[other]
             file = models.download_artifact(champion.run_id, models.ONNX_FILE, str(folder))
             if file is not None:
-                IsolatedOnnxUpscaler(file)  # raises UsageError; the photo model runs it without limits
+                IsolatedOnnxUpscaler(file)  # a check: raises UsageError for a file that the photo model cannot use
         files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
         run_ids[other] = champion.run_id if file else ""
         names.append(
@@ -99,7 +99,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
     _create_registered_model(models.PHOTO_MODEL, "Upscales photos: takes and returns image files in base64.")
     client, content = mlflow.MlflowClient(), [runs.find_commit(), *map(run_ids.get, sorted(run_ids))]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-    made = _create_version_once(
+    photo_version = _create_version_once(
         f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{key}'",
         lambda: client.create_model_version(
             models.PHOTO_MODEL,
@@ -109,8 +109,8 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
             description=f"Upscales photos with {', '.join(names)}.",
         ),
     )
-    client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, made.version)
-    return f"models:/{models.PHOTO_MODEL}/{made.version}"
+    client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, photo_version.version)
+    return f"models:/{models.PHOTO_MODEL}/{photo_version.version}"
 
 
 def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
@@ -122,7 +122,8 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
     from importlib.metadata import version
 
     with warnings.catch_warnings():
-        # MLflow recommends type hints and examples, although a signature replaces them. It also resets the filters.
+        # MLflow warns about missing type hints and examples, although a signature replaces them. MLflow also resets
+        # the filters of warnings. Therefore a filter cannot hide this warning.
         warnings.showwarning = lambda *_, **__: None
         from loupe.tracking import photo_model
 
@@ -148,9 +149,9 @@ def _create_registered_model(name: str, description: str) -> None:
 
 
 def _create_version_once(query: str, create: Callable[[], Any]) -> Any:
-    """Return the oldest model version that a query finds; create one if there is none.
+    """Return the oldest model version that a query finds; create a version if the query finds none.
 
-    Two processes may both create a version. Both then find the same oldest one and delete the others.
+    Two processes may both create a version. Both processes then find the same oldest version and delete the others.
     """
     client = mlflow.MlflowClient()
 
@@ -159,8 +160,8 @@ def _create_version_once(query: str, create: Callable[[], Any]) -> Any:
 
     if not find():
         create()
-    oldest, *younger = find()
-    for version in younger:
+    oldest, *others = find()
+    for version in others:
         with suppress(MlflowException):  # the other process has deleted it
             client.delete_model_version(version.name, version.version)
     return oldest

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_error
-from loupe.config.fields import CHAMPION
+from loupe.config.fields import BUNDLED_SIZES, CHAMPION
 from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
 from loupe.tracking.locations import get_sqlite_file
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
 
 BUNDLED, RIDGE = "bundled", "ridge"
-NAMES = (CHAMPION, BUNDLED, *bundled.SIZES, *FILTERS, RIDGE)
+NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
 SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
-LOOKUP_TIMEOUT_S = 5.0  # for finding and downloading a model; after it, the bundled network replaces a champion
-FILE_LOOKUP_TIMEOUT_S = 30.0  # the same for an SQLite file: on a busy machine, MLflow opens it slowly
+LOOKUP_TIMEOUT_S = 5.0  # maximum time to find and download a model; then the bundled network replaces a champion
+FILE_LOOKUP_TIMEOUT_S = (
+    30.0  # the same limit for a store in an SQLite file, which MLflow opens slowly on a busy machine
+)
 
 
 class StoreError(LoupeError):
@@ -57,9 +59,8 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     """Return the networks that a model name stands for.
 
     Args:
-        name: `champion`, `bundled`, a bundled size (tiny, small, base), a baseline (nearest, bilinear, bicubic,
-            lanczos, ridge), a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked
-            up if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
+        name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked up
+            if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
             factors without a champion get the bundled network.
         options: the options for loading the model.
 
@@ -69,7 +70,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     Raises:
         UsageError: the model does not exist.
     """
-    if name in (BUNDLED, *bundled.SIZES):
+    if name in (BUNDLED, *BUNDLED_SIZES):
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
         return get_bundled_networks(size, options.ensemble, options.threads)
     if name == CHAMPION:
@@ -89,12 +90,12 @@ def has_store() -> bool:
 
 
 class ChampionLoader:
-    """Loads the champion of a scale factor, or the bundled network if there is none.
+    """Loads the champion of a scale factor; without a champion, the bundled network.
 
     If the store cannot be used, the loader prints one line and does not use the store again.
 
     Args:
-        options: how models are loaded.
+        options: the options for loading the models.
     """
 
     def __init__(self, options: ResolveOptions) -> None:
@@ -170,7 +171,8 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
         file = None if options.keras else models.download_artifact(reference.run_id, models.ONNX_FILE, folder)
         return reference, file or models.download_keras_file(reference, folder)
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # an abandoned download may still write
+    # Errors of the cleanup are ignored, because a download that took too long may still write to the folder.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             seconds = FILE_LOOKUP_TIMEOUT_S if store.is_file() else LOOKUP_TIMEOUT_S
             with server.limit_requests(LOOKUP_TIMEOUT_S):

@@ -18,9 +18,9 @@ def load_run_table() -> pd.DataFrame:
     """Load all finished train runs, trials and evaluations of the store, except for runs with smoke=true.
 
     Returns:
-        One row per run, newest first, with the columns run_id, name, kind (trial, train, evaluate), sweep, state
-        (COMPLETE, PRUNED), started (ISO, UTC), dataset, digest, code, commit; settings.<field>: texts;
-        metrics.<name>: last values; curve.step and curve.val/mae: lists.
+        One row per run, newest first. The columns are run_id, name, kind (trial, train, evaluate), sweep, state
+        (COMPLETE, PRUNED), started (ISO, UTC), dataset, digest, code, commit; settings.<field> with texts;
+        metrics.<name> with the last values; curve.step and curve.val/mae with lists.
     """
     create_store()
     client = mlflow.MlflowClient()

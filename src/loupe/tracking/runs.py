@@ -37,11 +37,11 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     processes are closed first.
 
     Args:
-        settings: the settings of the step. The tag `loupe.settings` stores all of them. Params that `mlflow run`
-            has logged keep their values.
+        settings: the settings of the step. The tag `loupe.settings` stores all settings. Params that `mlflow run` has
+            logged keep their values.
         name: the name of the run that MLflow shows.
-        continues: the id of a run to continue, or None. This run is opened again. Under `mlflow run`, the joined run
-            gets a tag with the id instead.
+        continues: the id of a run to continue, or None. This run is opened again. Under `mlflow run`, the step joins
+            the run of `mlflow run`, which gets a tag with the id.
 
     Yields:
         The run's id.
@@ -51,12 +51,12 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     if not is_nested:
         open_store(settings.quiet)
     name = mask_secrets(name)
-    reopened = continues if continues and not is_joined else None
-    if reopened:
-        mlflow.set_experiment(experiment_id=mlflow.get_run(reopened).info.experiment_id)
+    reopened_id = continues if continues and not is_joined else None
+    if reopened_id:
+        mlflow.set_experiment(experiment_id=mlflow.get_run(reopened_id).info.experiment_id)
     tags = build_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
     start = partial(
-        mlflow.start_run, run_id=reopened, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
+        mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
         mlflow.set_tag("mlflow.runName", name)  # start_run does not rename a joined run
@@ -75,7 +75,7 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
 
 @contextmanager
 def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> Iterator[str]:
-    """Open a run, log the params that it does not have, send heartbeats, and close the run at exit.
+    """Open a run, log the params that the run does not have, send heartbeats, and close the run at exit.
 
     The status is FINISHED, FAILED after an error, or KILLED after a signal.
 
@@ -94,9 +94,11 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
     try:
         with defer_signals():
             run_id = str(start().info.run_id)
-            logged = mlflow.get_run(run_id).data
-            mlflow.log_params({name: text for name, text in params.items() if name not in logged.params})
-            mlflow.set_tags(mask_tags(logged.tags))  # `mlflow run` logs the URL of the project
+            data = mlflow.get_run(run_id).data
+            mlflow.log_params({name: text for name, text in params.items() if name not in data.params})
+            mlflow.set_tags(
+                mask_tags(data.tags)
+            )  # `mlflow run` logs the URL of the project, which may have a password
             delivery.start_buffering(run_id, quiet)
         with liveness.heartbeats(run_id):
             yield run_id
@@ -153,7 +155,7 @@ def get_store_folder() -> Path:
 def tag_project_run() -> None:
     """Tag the run that `mlflow run` created with this process, before the work starts.
 
-    If this process dies, another process can then detect the orphaned run and close it.
+    If this process dies, another process can detect and close the orphaned run.
     """
     if "MLFLOW_RUN_ID" in os.environ:
         _find_store()
@@ -227,9 +229,9 @@ def find_best_run(scale: str, smoke: bool) -> str:
 
 
 def _find_store() -> None:
-    """Under `mlflow run` of a git URI, find the store in the working folder of that command.
+    """Find the store of `mlflow run` with a git URI: it is in the working folder of the command `mlflow run`.
 
-    The step runs in another folder, where the store's default path does not exist.
+    The step runs in another folder, in which the default path of the store does not exist.
     """
     file = get_sqlite_file(mlflow.get_tracking_uri())
     if file is None or file.is_absolute() or file.exists():

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Send
 
 MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB has 43 MB in base64
-PARTS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators of values, for the accepted content types
-# Limits of a body: 3 bytes of JSON can take 64 bytes of memory, and parsers are recursive.
-MAX_PARTS, MAX_BRACKETS = 2000, 300
-BLOCK_BYTES = 48 * 1024  # a multiple of 3: the parts of a text in base64 can be joined
+SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators of values per accepted content type
+# A body with many values takes much memory (64 bytes for 3 bytes of JSON); deep nesting exceeds the parser's stack.
+MAX_SEPARATORS, MAX_BRACKETS = 2000, 300
+BLOCK_BYTES = 48 * 1024  # a multiple of 3, because only then the blocks of a text in base64 can be joined
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
 
 
@@ -29,7 +29,7 @@ class ClientGoneError(Exception):
 
 
 async def read_body(receive: "Receive") -> bytes:
-    """Read a body; raises HttpError if it is too large."""
+    """Read a body; raise HttpError if the body is too large."""
     parts, size = [], 0
     async for part in _receive_parts(receive):
         size += len(part)
@@ -56,25 +56,25 @@ async def _receive_parts(receive: "Receive") -> AsyncIterator[bytes]:
 
 
 def get_separators(content_type: str) -> bytes:
-    """Return the separators of values in a content type; raises HttpError if MLflow must not read it."""
+    """Return the separators of values in a content type; raise HttpError if the content type is not accepted."""
     kind = content_type.partition(";")[0].strip()
-    if kind not in PARTS:
-        raise HttpError(415, f"content-type: must be {' or '.join(PARTS)}, got {kind[:40]!r}")
-    return PARTS[kind]
+    if kind not in SEPARATORS:
+        raise HttpError(415, f"content-type: must be {' or '.join(SEPARATORS)}, got {kind[:40]!r}")
+    return SEPARATORS[kind]
 
 
 def validate_body(body: bytes, separators: bytes) -> None:
-    """Refuse a body that would become a large object in memory, or is too nested for a parser."""
-    if sum(body.count(separator) for separator in separators) > MAX_PARTS or (
+    """Raise HttpError for a body that would take too much memory or is nested too deeply for a parser."""
+    if sum(body.count(separator) for separator in separators) > MAX_SEPARATORS or (
         body.count(b"[") + body.count(b"{") > MAX_BRACKETS
     ):
         raise HttpError(
-            400, f"body: must have at most {MAX_PARTS} separators and {MAX_BRACKETS} opening brackets, got more"
+            400, f"body: must have at most {MAX_SEPARATORS} separators and {MAX_BRACKETS} opening brackets, got more"
         )
 
 
 def shorten_error(status: int, content: bytes) -> bytes:
-    """Make one line of MLflow's error, which may contain the whole input and a traceback."""
+    """Shorten an error of MLflow, which may contain the whole input and a traceback, to one line."""
     try:
         message = str(json.loads(content)["message"])
     except (ValueError, TypeError, KeyError):
@@ -98,7 +98,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
     else:
         parts, size = _encode_predictions(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    if status not in (200, 400):  # the rest of the body may not be read, and it may be endless
+    if status not in (200, 400):  # the body may not be read completely, because it may be endless
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for part in parts:

@@ -17,9 +17,9 @@ from loupe.errors import LoupeError, mask_secrets
 from loupe.tracking.deadline import call_within
 
 T = TypeVar("T")
-PROBE_TIMEOUT_S = 5.0  # for the request that checks whether the server is reachable
+PROBE_TIMEOUT_S = 5.0  # maximum time of the request that checks whether the server is reachable
 RETRY_INTERVAL_S = 1.0
-STARTUP_TIMEOUT_S = 10.0  # how long a step that starts waits for an unreachable server
+STARTUP_TIMEOUT_S = 10.0  # maximum time that a step waits for an unreachable server before it starts
 
 
 def is_server() -> bool:
@@ -73,7 +73,7 @@ def check_reachable() -> None:
 
 
 def wait_until_reachable() -> None:
-    """Wait for the server up to STARTUP_TIMEOUT_S; raises LoupeError if it stays unreachable."""
+    """Wait for the server up to STARTUP_TIMEOUT_S; raise LoupeError if the server stays unreachable."""
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while not is_reachable():
         if time.monotonic() > deadline:
@@ -104,7 +104,7 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
 
 @contextmanager
 def limit_requests(seconds: float | None = None) -> Iterator[None]:
-    """Let MLflow repeat no failed request, and limit the wait for an answer (by default, minutes).
+    """Let MLflow repeat no failed request, and limit the wait for an answer, which is minutes by default.
 
     A smaller limit that the user set in the environment is kept.
 
@@ -112,12 +112,12 @@ def limit_requests(seconds: float | None = None) -> Iterator[None]:
         seconds: the limit for an answer; None keeps MLflow's limit.
     """
     limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
-    before = {variable: variable.get_raw() for variable in limits}
+    previous = {variable: variable.get_raw() for variable in limits}
     for variable, limit in limits.items():
         if limit is not None:
             variable.set(min(math.ceil(limit), variable.get()))
     try:
         yield
     finally:
-        for variable, text in before.items():
+        for variable, text in previous.items():
             os.environ.pop(variable.name, None) if text is None else os.environ.update({variable.name: text})

@@ -21,15 +21,15 @@ from loupe.tracking.locations import get_sqlite_file, make_artifact_location, ma
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
-CHECK_TIMEOUT_S = 20.0  # in which a database must answer
+CHECK_TIMEOUT_S = 20.0  # a database must answer within this time
 
 
 def create_store() -> None:
     """Check the store; if it is an SQLite file that is missing or empty, create it.
 
-    MLflow migrates a new file in dozens of transactions. If a process is killed during these, or two processes
-    migrate at the same time, no later process can use the file. Therefore only one process at a time creates the
-    file. The file has a temporary name until the last migration is done.
+    MLflow migrates a new file in dozens of transactions. If a process is killed during the migrations, or two
+    processes migrate at the same time, no later process can use the file. Therefore only one process at a time
+    creates the file. The file has a temporary name until the last migration is done.
 
     Raises:
         LoupeError: see `check_store`.
@@ -52,7 +52,7 @@ def create_store() -> None:
 def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
     """Check that MLflow can use the store. Without this check, MLflow's retries take minutes.
 
-    A server is only checked for a valid URL; see `server.is_reachable`.
+    For a server, only the URL is checked; `server.is_reachable` sends a request.
 
     Args:
         seconds: the limit for the answer of a database.
@@ -64,22 +64,22 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
     """
     uri = mlflow.get_tracking_uri()
     scheme = uri.partition(":")[0]
-    shown = mask_secrets(uri)
+    masked_uri = mask_secrets(uri)
     try:
         if scheme in SERVERS:
             requests.Request("GET", uri).prepare()
             return
         if scheme.partition("+")[0] not in DATABASES:
-            return  # MLflow knows further schemes
+            return  # MLflow supports other schemes, which are not checked
         url = sqlalchemy.make_url(uri)
         url.get_dialect().import_dbapi()
     except (ValueError, requests.RequestException, sqlalchemy.exc.ArgumentError) as error:
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: must be a valid URL, got {shown!r}: {describe_error(error, uri)}"
+            f"MLFLOW_TRACKING_URI: must be a valid URL, got {masked_uri!r}: {describe_error(error, uri)}"
         ) from None
     except ImportError as error:
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: {shown!r} needs another package: {describe_error(error, uri)}"
+            f"MLFLOW_TRACKING_URI: {masked_uri!r} needs another package: {describe_error(error, uri)}"
         ) from None
     file = get_sqlite_file(uri)
     try:
@@ -111,8 +111,9 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
     if not _is_complete(file):
         return
     if writes and not all(os.access(path, os.W_OK) for path in (file, file.absolute().parent)):
-        raise LoupeError(f"tracking: the store must be writable, got {str(file)!r}")  # SQLite also writes next to it
-    location = f"file:{quote(str(file.absolute()))}?mode=rw"  # only reads a file that cannot be written
+        # SQLite also creates files in the folder of the store.
+        raise LoupeError(f"tracking: the store and its folder must be writable, got {str(file)!r}")
+    location = f"file:{quote(str(file.absolute()))}?mode=rw"  # a file that is not writable is opened for reading
     with closing(sqlite3.connect(location, seconds, uri=True)) as database:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the header and the schema
         if writes:
@@ -142,7 +143,9 @@ def _create(file: Path) -> None:
 
     prefix = f"{file.name}.part-"
     for old in file.parent.iterdir():
-        if old.name.startswith(prefix):  # left by a killed process, since only this process has the lock
+        if old.name.startswith(
+            prefix
+        ):  # a killed process created this folder, because only this process has the lock
             shutil.rmtree(old)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name

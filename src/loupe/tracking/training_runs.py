@@ -49,7 +49,7 @@ def fit_network(
         records.log_metrics(point.metrics, point.step)
         checkpoints.save_checkpoint(arrays, point.step)
 
-    for point in loop.load_points(checkpoint):  # so that a resumed run has its complete curves
+    for point in loop.load_points(checkpoint):  # a resumed run then has complete curves
         records.log_metrics(point["metrics"], point["step"])
     progress = loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
     return Fit(progress.points, progress.seconds)
@@ -95,7 +95,7 @@ def log_diagnostics(
     if points:
         found |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
         curves.log_curve_tag(points)
-    else:  # one point, so that a chart can compare it with the curves of other runs
+    else:  # with one point, a chart can compare the network with the curves of other runs
         for name, pairs, limit in (("train", train, loop.CURVE_TRAIN_IMAGES), ("val", validation, len(validation))):
             scores = loop.score_whole_images(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)

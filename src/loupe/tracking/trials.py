@@ -25,13 +25,13 @@ KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 CONTINUED_TAG = "loupe.continued_by"
 STATE_TAG = "trial.state"
-SCORED_TAG = "loupe.scored"  # logged last: the run of a trial has its test scores, tables and figures
-CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses about this much training at most
+SCORED_TAG = "loupe.scored"  # set after the test scores, tables and figures of a trial were logged
+CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most about this time of training
 MAX_TRIALS = 100_000
 
 
 def compute_key(settings: Settings, digest: str, code: str) -> str:
-    """Return a hash of what a result depends on: the settings with the seed, the dataset's digest, and the code."""
+    """Return a hash of the settings with the seed, the dataset's digest and the code, which determine a result."""
     without_effect = ("dataset", "data_dir", "scheduler", "threads", "resume")
     texts = {name: text for name, text in settings.to_texts().items() if name not in without_effect}
     return hashlib.sha256(json.dumps([texts, digest, code], sort_keys=True).encode()).hexdigest()[:32]
@@ -61,14 +61,14 @@ def trial_run(
 
 
 class PeriodicCheckpoint:
-    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S, not more often, because saving takes time."""
+    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S. A shorter interval would slow the training."""
 
     def __init__(self) -> None:
         self._saved_at = time.monotonic()
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last saved one, or since the start."""
+        """Save this checkpoint if the last save, or the start, was at least CHECKPOINT_INTERVAL_S ago."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
@@ -81,7 +81,7 @@ class PeriodicCheckpoint:
 
 
 def find_finished(key: str) -> Any:
-    """Return the newest run of a complete trial with this key; None if there is none."""
+    """Return the newest run of a complete trial with this key; None without such a trial."""
     found = mlflow.search_runs(
         filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}'"
         f" and tags.`{STATE_TAG}` = 'COMPLETE'",
@@ -93,7 +93,7 @@ def find_finished(key: str) -> Any:
 
 
 def get_ended(run_id: str) -> Any:
-    """Return a run if its trial is complete or pruned, else None."""
+    """Return a run if the trial of the run is complete or pruned, otherwise None."""
     run = mlflow.get_run(run_id)
     return run if run.info.status == "FINISHED" and STATE_TAG in run.data.tags else None
 
@@ -150,7 +150,7 @@ def reopen_sweep_run(run_id: str) -> None:
 
 
 def discard_result(run_id: str) -> None:
-    """Set the status of a finished run to KILLED: the result of another worker counts for its trial."""
+    """Set the status of a finished run to KILLED, because the trial already has the result of another worker."""
     mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
 
 

@@ -13,7 +13,7 @@ from loupe.upscalers.geometry import Geometry
 BLOCKS_PER_SIDE = 4  # blocks per side of a training input, for perceptrons that read pixels around their blocks
 WARMUP_STEPS = 3  # steps that are not timed, because the first step compiles the model
 TIMING_SHARE = 0.05  # share of the time budget that is used to time steps
-TIMING_LIMIT_S = 1.0
+TIMING_LIMIT_S = 1.0  # maximum CPU time that is used to time steps
 
 
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
     """Return the source of training batches and the number of inputs per batch.
 
     Raises:
-        UsageError: the training inputs are larger than the dataset's inputs.
+        UsageError: the inputs of a training batch are larger than the dataset's inputs.
     """
     side, count = compute_batch_shape(settings, geometry, train.sides[0])
     train = train.with_strengths(geometry.channels > 1)
@@ -50,7 +50,7 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
 def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, patches: Patches, count: int) -> int:
     """Measure how many training steps fit into a time budget. The weights of the model do not change.
 
-    The measured time is the CPU time of all cores, because other processes on the machine hardly change it.
+    The measured time is the CPU time of all cores, because other processes on the machine hardly change this time.
 
     Args:
         seconds: the budget, in seconds of one core.
@@ -67,9 +67,9 @@ def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, p
     with training_precision(model, settings):
         for step in range(WARMUP_STEPS):
             model.train_on_batch(*patches.draw_batch(step, count))
-        started, steps, spent = time.process_time(), 0, 0.0
-        while steps < WARMUP_STEPS or spent < min(TIMING_LIMIT_S, TIMING_SHARE * seconds):
+        start_time, steps, cpu_seconds = time.process_time(), 0, 0.0
+        while steps < WARMUP_STEPS or cpu_seconds < min(TIMING_LIMIT_S, TIMING_SHARE * seconds):
             model.train_on_batch(*patches.draw_batch(steps, count))
-            steps, spent = steps + 1, time.process_time() - started
+            steps, cpu_seconds = steps + 1, time.process_time() - start_time
     model.set_weights(weights)
-    return max(1, round(seconds * steps / spent))
+    return max(1, round(seconds * steps / cpu_seconds))

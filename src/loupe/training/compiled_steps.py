@@ -18,24 +18,25 @@ from loupe.data.patches import Patches
 from loupe.errors import UsageError
 from loupe.training.optimization import LOSSES, get_dropout_states
 
-CALL_SECONDS = 0.5  # target duration of a call: signals and the progress bar wait for the end of a call
+CALL_SECONDS = 0.5  # target duration of a call, because signals and the progress bar wait for the end of a call
 MAX_CALL_STEPS = 256
-MAX_CUT_STEPS = 32  # if the host cuts the batches, because the batches of a call are transferred together
-MAX_GROWTH = 4  # of the number of steps from one call to the next
+# A call has fewer steps if the host cuts the batches, because the device then stores all batches of the call.
+MAX_CALL_STEPS_WITH_HOST_BATCHES = 32
+MAX_GROWTH = 4  # the next call has at most this many times the steps of the last call
 DEVICE_SHARE = 0.5  # share of the device's memory that the images may use
-HOST_BYTES = 2**31  # of images, on a device that does not report its memory
+DEFAULT_IMAGE_BYTES = 2**31  # memory that the images may use if the device does not report its memory
 CUTTING_THREADS = 4
 LOOP_CONVOLUTIONS_ON_CPU = False  # XLA's convolutions on a CPU are 29 times slower inside a loop (tiny, 8 crops)
 
 State = tuple[list[Any], list[Any], list[Any]]  # trainable weights, other weights, variables of the optimizer
-Watch = Callable[[int, np.ndarray], None]
+LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses
 
 
 class CompiledSteps:
     """Trains a model on batches of `patches`, many steps per call.
 
-    If the images fit, they are stored on the device as uint8, and a call cuts its own batches. Otherwise, threads on
-    the host cut the batches of the next call while the device computes.
+    If the images fit into the memory of the device, the device stores them as uint8 and cuts the batches. Otherwise,
+    threads on the host cut the batches of the next call while the device computes.
 
     Args:
         model: a compiled Keras model, on the JAX backend.
@@ -49,55 +50,55 @@ class CompiledSteps:
         self._loss = keras.losses.get(LOSSES[settings.loss])
         states = get_dropout_states(model)
         variables = [id(variable) for variable in model.non_trainable_variables]
-        self._dropouts = [variables.index(id(state)) for state in states]
+        self._dropout_positions = [variables.index(id(state)) for state in states]
         devices = _choose_devices(settings.devices, size)
         mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
-        self._home = devices[0]
+        self._first_device = devices[0]
         self._replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         self._by_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
         self._images = self._load_images(devices[0])
-        self._max_steps = MAX_CUT_STEPS if self._images is None else MAX_CALL_STEPS
+        self._max_steps = MAX_CALL_STEPS_WITH_HOST_BATCHES if self._images is None else MAX_CALL_STEPS
         if devices[0].platform == "cpu" and not LOOP_CONVOLUTIONS_ON_CPU and _has_convolutions(model):
             self._max_steps = 1
         self._call_steps = 1
         self._call = jax.jit(self._run_call, donate_argnums=0, out_shardings=self._replicated)
 
-    def run(self, steps: range, watch: Watch) -> None:
+    def run(self, steps: range, report_losses: LossCallback) -> None:
         """Train for these steps and update the model.
 
         Args:
             steps: the numbers of the steps.
-            watch: called with the first step and the losses of a call, while the device computes the next call. The
-                function may raise an exception to end the training.
+            report_losses: called with the first step and the losses of a call, while the device computes the next
+                call. The function may raise an exception to end the training.
         """
         state = self._read_state()
-        running: tuple[int, int, Any] | None = None
-        step, started = steps.start, time.perf_counter()
+        last_call: tuple[int, int, Any] | None = None
+        step, start_time = steps.start, time.perf_counter()
         with ThreadPoolExecutor(CUTTING_THREADS) as pool:
-            while step < steps.stop or running:
-                started_now = None
+            while step < steps.stop or last_call:
+                new_call = None
                 if step < steps.stop:
                     count = min(self._call_steps, steps.stop - step)
                     batches = self._draw_batches(range(step, step + count), pool)
                     state, losses = self._call(state, self._images, batches, step, count)
-                    started_now = step, count, losses
+                    new_call = step, count, losses
                     step += count
-                if running:
-                    first, count, losses = running
-                    watch(first, self._read_losses(losses, count))
-                    started = self._adapt(count, started)
-                running = started_now
+                if last_call:
+                    first, count, losses = last_call
+                    report_losses(first, self._read_losses(losses, count))
+                    start_time = self._choose_call_steps(count, start_time)
+                last_call = new_call
         self._write_state(state)
 
     def _read_losses(self, losses: Any, count: int) -> np.ndarray:
         """Wait for the end of a call and return the losses of its steps."""
         return np.asarray(losses)[:count]
 
-    def _adapt(self, count: int, started: float) -> float:
+    def _choose_call_steps(self, count: int, start_time: float) -> float:
         """Choose the number of steps of the next call from the duration of the last call; return the current time."""
         now = time.perf_counter()
-        fitting = int(CALL_SECONDS * count / max(now - started, 1e-9))
-        self._call_steps = max(1, min(fitting, MAX_GROWTH * self._call_steps, self._max_steps))
+        target = int(CALL_SECONDS * count / max(now - start_time, 1e-9))
+        self._call_steps = max(1, min(target, MAX_GROWTH * self._call_steps, self._max_steps))
         return now
 
     def _run_call(self, state: State, images: Any, batches: Any, first: Any, count: Any) -> tuple[State, Any]:
@@ -110,9 +111,10 @@ class CompiledSteps:
             if self._patches.pairs.strengths is not None:
                 plane = jnp.broadcast_to(strengths[:, None, None, None], inputs.shape)
                 inputs = jnp.concatenate([inputs, plane], axis=-1)
-            for number, place in enumerate(self._dropouts):
-                words = [self._seed * 1009 + number, first + index]
-                others[place] = jnp.stack([jnp.asarray(word, others[place].dtype) for word in words])
+            for number, position in enumerate(self._dropout_positions):
+                random_state = [self._seed * 1009 + number, first + index]
+                dtype = others[position].dtype
+                others[position] = jnp.stack([jnp.asarray(value, dtype) for value in random_state])
             compute = jax.value_and_grad(self._compute_loss, has_aux=True)
             (loss, others), gradients = compute(trainable, others, inputs, labels)
             trainable, optimizer = self._model.optimizer.stateless_apply(optimizer, gradients, trainable)
@@ -124,20 +126,23 @@ class CompiledSteps:
     def _compute_loss(
         self, trainable: list[Any], others: list[Any], inputs: Any, labels: Any
     ) -> tuple[Any, list[Any]]:
-        large, others = self._model.stateless_call(trainable, others, inputs, training=True)
-        return jnp.mean(self._loss(labels, large)), others
+        outputs, others = self._model.stateless_call(trainable, others, inputs, training=True)
+        return jnp.mean(self._loss(labels, outputs)), others
 
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
-        """Return the data for the batches of a call, per step: positions, or uint8 inputs and labels; strengths."""
-        drawn = [self._patches.draw_positions(step, self._size) for step in steps]
+        """Return arrays for the batches of a call: the positions of the crops, or their uint8 inputs and labels.
+
+        The last array contains the strengths of artefacts. Each array has a row per step.
+        """
+        positions = [self._patches.draw_positions(step, self._size) for step in steps]
         parts: list[tuple[np.ndarray, ...]]
         if self._images is None:
-            parts = list(pool.map(self._patches.cut, drawn))
+            parts = list(pool.map(self._patches.cut, positions))
         else:
-            parts = [(at.chosen, at.offsets, at.corners, at.symmetries) for at in drawn]
+            parts = [(each.chosen, each.offsets, each.corners, each.symmetries) for each in positions]
         found = self._patches.pairs.strengths
         strengths = np.zeros(len(self._patches.pairs), "float32") if found is None else found
-        parts = [(*part, strengths[at.chosen]) for part, at in zip(parts, drawn, strict=True)]
+        parts = [(*part, strengths[each.chosen]) for part, each in zip(parts, positions, strict=True)]
         batches = []
         for values in zip(*parts, strict=True):
             integers = np.uint8 if self._images is None else np.int32
@@ -147,10 +152,10 @@ class CompiledSteps:
         return [jax.device_put(values, self._by_batch) for values in batches]
 
     def _load_images(self, device: Any) -> tuple[Any, Any] | None:
-        """Copy the images to the device; return None if they exceed DEVICE_SHARE of the memory."""
+        """Copy the images to the devices; return None if the images are too large for the memory of one device."""
         pairs = self._patches.pairs
         memory = (device.memory_stats() or {}).get("bytes_limit")
-        limit = DEVICE_SHARE * memory if memory else HOST_BYTES
+        limit = DEVICE_SHARE * memory if memory else DEFAULT_IMAGE_BYTES
         if len(pairs) * sum(side**2 for side in pairs.sides) > limit:
             return None
         inputs, labels = pairs.stack()
@@ -169,21 +174,21 @@ class CompiledSteps:
     def _write_state(self, state: State) -> None:
         for group, values in zip(self._get_variables(), state, strict=True):
             for variable, value in zip(group, values, strict=True):
-                variable.assign(jax.device_put(value, self._home))
+                variable.assign(jax.device_put(value, self._first_device))
 
 
 def _has_convolutions(model: keras.Model) -> bool:
     return any(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
 
 
-def _choose_devices(wanted: int | str, size: int) -> list[Any]:
-    """Return the devices that share a batch.
+def _choose_devices(setting: int | str, size: int) -> list[Any]:
+    """Return the devices that share a batch of this size, as the setting `devices` requires.
 
     Raises:
-        UsageError: there are fewer devices, or they cannot share a batch of this size equally.
+        UsageError: there are fewer devices, or they cannot share the batch equally.
     """
     devices = jax.local_devices()
-    count = len(devices) if wanted == "all" else int(wanted)
+    count = len(devices) if setting == "all" else int(setting)
     if count > len(devices):
         raise UsageError(f"devices: must be at most {len(devices)} on this machine, got {count}")
     if size % count:
@@ -191,14 +196,14 @@ def _choose_devices(wanted: int | str, size: int) -> list[Any]:
     return devices[:count]
 
 
-def _make_batch(images: tuple[Any, Any] | None, drawn: list[Any], sides: tuple[int, int]) -> tuple[Any, Any]:
-    """Return inputs and labels, float32 (n, side, side, 1) in [-1, 1]."""
+def _make_batch(images: tuple[Any, Any] | None, arrays: list[Any], sides: tuple[int, int]) -> tuple[Any, Any]:
+    """Return inputs and labels, float32 (n, side, side, 1) in [-1, 1], from the arrays of one step."""
     if images is None:
-        inputs, labels = drawn
+        inputs, labels = arrays
     else:
-        chosen, offsets, corners, symmetries = drawn
+        chosen, offsets, corners, symmetries = arrays
         inputs, labels = (
-            _turn(_cut(whole, chosen, at, side), symmetries)
+            _apply_symmetries(_cut(whole, chosen, at, side), symmetries)
             for whole, at, side in zip(images, (offsets, corners), sides, strict=True)
         )
     inputs, labels = (part.astype("float32")[..., None] / 127.5 - 1 for part in (inputs, labels))
@@ -214,9 +219,9 @@ def _cut(images: Any, chosen: Any, corners: Any, side: int) -> Any:
     return jax.vmap(cut_one)(chosen, corners)
 
 
-def _turn(images: Any, symmetries: Any) -> Any:
+def _apply_symmetries(images: Any, symmetries: Any) -> Any:
     """Apply a symmetry to each image, (n, side, side), as `patches.apply_symmetry` does."""
-    at = symmetries[:, None, None]
-    images = jnp.where(at >= 4, images[..., ::-1], images)
-    images = jnp.where(at % 4 >= 2, images[..., ::-1, ::-1], images)
-    return jnp.where(at % 2 == 1, jnp.rot90(images, axes=(-2, -1)), images)
+    numbers = symmetries[:, None, None]
+    images = jnp.where(numbers >= 4, images[..., ::-1], images)
+    images = jnp.where(numbers % 4 >= 2, images[..., ::-1, ::-1], images)
+    return jnp.where(numbers % 2 == 1, jnp.rot90(images, axes=(-2, -1)), images)

@@ -15,13 +15,13 @@ from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
 GAP_TRAIN_IMAGES = 128  # number of training images for val/gap
-BATCH = 16
-MIN_GAIN = 0.01  # a curve saturates if the relative decrease of val/mae per point is below this value
-SATURATION_POINTS = 2  # number of consecutive points below MIN_GAIN that count as saturation
+BATCH_SIZE = 16
+MIN_DECREASE = 0.01  # smallest relative decrease of val/mae at which a point counts as progress
+SATURATION_POINTS = 2  # a curve saturates after this many consecutive points without progress
 
 
 def choose_recompose(settings: Train) -> str:
-    """Return how `upscale` combines the blocks of the network; only perceptrons have this setting."""
+    """Return how `upscale` combines the blocks of the network; only perceptrons have the setting `recompose`."""
     return settings.recompose if isinstance(settings, Perceptron) else "concatenate"
 
 
@@ -39,18 +39,18 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         val/nearest/mae, val/lanczos/mae: mean mae of these baselines.
         val/gain: nearest's mae divided by the network's mae.
         val/nearest_wins: share of photos on which nearest has the lower mae.
-        val/gap: validation mae minus training mae, minus the same difference for Lanczos, which only depends on the
-            photos.
+        val/gap: validation mae minus training mae, minus the same difference for Lanczos. The difference for Lanczos
+            depends only on the photos of the splits.
         val/dark_lost: share of dark pixels that became bright, see `metrics.lost_dark_share`.
         val/gradient_energy: gradient energy divided by the gradient energy of the labels.
         val/seams: mean error at the borders of blocks divided by the mean error inside blocks.
-        val/input_mae: mae of the image after `pre_upscale`; only if this setting is not `none`.
+        val/input_mae: mae of the image that the filter `pre_upscale` upscales; missing with pre_upscale=none.
     """
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
     names = {"nearest", "lanczos", pre_upscale} - {"none"}
     baselines = {name: FilterUpscaler(name, validation.scale) for name in names}
     batches: dict[str, list[np.ndarray]] = {}
-    for inputs, labels in validation.batches(BATCH):
+    for inputs, labels in validation.batches(BATCH_SIZE):
         large = upscale(model, inputs, choose_recompose(settings))
         border, inside = metrics.seam_errors(large, labels, model.geometry.p)
         values = metrics.scores(large, labels, ("mae", "mse", "psnr")) | {
@@ -84,16 +84,16 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     Returns:
         val/lowest_mae: the lowest val/mae.
-        val/saturated_mae: the lowest val/mae up to the point at which the curve saturates. This is the second of two
-            consecutive points that each reduce the lowest val/mae by less than 1 %. If the curve does not saturate,
-            val/saturated_mae is val/lowest_mae.
+        val/saturated_mae: the lowest val/mae up to the point at which the curve saturates. A curve saturates at the
+            second of two consecutive points that each reduce the lowest val/mae by less than 1 %. If the curve does
+            not saturate, val/saturated_mae is val/lowest_mae.
         val/roughness: standard deviation of the differences between successive points in the second half of the
             curve; only if there are at least two differences.
     """
     maes = np.array([point["metrics"]["val/mae"] for point in points])
     lowest, waited, saturated = maes[0], 0, maes.min()
     for mae in maes[1:]:
-        waited = 0 if mae < (1 - MIN_GAIN) * lowest else waited + 1
+        waited = 0 if mae < (1 - MIN_DECREASE) * lowest else waited + 1
         lowest = min(lowest, mae)
         if waited == SATURATION_POINTS:
             saturated = lowest
@@ -121,7 +121,7 @@ def _divide(value: float, other: float) -> float:
 def _compare_with_lanczos(model: UpscalingModel, settings: Train, train: Pairs) -> float:
     """Return the mean mae of the network minus the mean mae of Lanczos on up to GAP_TRAIN_IMAGES training images."""
     lanczos, differences = FilterUpscaler("lanczos", train.scale), []
-    for inputs, labels in train.subsample(GAP_TRAIN_IMAGES).batches(BATCH):
-        own = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)
-        differences.append(own - metrics.mae(upscale(lanczos, inputs), labels))
+    for inputs, labels in train.subsample(GAP_TRAIN_IMAGES).batches(BATCH_SIZE):
+        mae = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)
+        differences.append(mae - metrics.mae(upscale(lanczos, inputs), labels))
     return float(np.concatenate(differences).mean())

@@ -34,7 +34,7 @@ Checkpoint = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Splits:
-    """The pairs to train on, and the pairs that select the best weights."""
+    """The training pairs, and the validation pairs, which select the best weights."""
 
     train: Pairs
     validation: Pairs
@@ -48,7 +48,7 @@ class Point:
     metrics: dict[str, float]
 
 
-Report = Callable[[Point, Checkpoint], None]
+PointCallback = Callable[[Point, Checkpoint], None]
 
 
 @dataclass
@@ -89,7 +89,9 @@ class TrainingState:
         progress = {name: value for name, value in vars(self).items() if name != "best_weights"}
         variables = [keras.ops.convert_to_numpy(variable) for variable in model.optimizer.variables]
         groups = {"weights": model.get_weights(), "optimizer": variables, "best": self.best_weights}
-        arrays = {f"{group}/{number}": value for group, of in groups.items() for number, value in enumerate(of)}
+        arrays = {
+            f"{group}/{number}": value for group, values in groups.items() for number, value in enumerate(values)
+        }
         return arrays | {"progress": np.array(json.dumps(progress))}
 
     @classmethod
@@ -97,7 +99,7 @@ class TrainingState:
         """Return the state of a checkpoint.
 
         Raises:
-            LoupeError: the arrays are not a checkpoint of a training.
+            LoupeError: the arrays are not the checkpoint of a training.
         """
         count = sum(name.startswith("best/") for name in checkpoint)
         try:
@@ -108,7 +110,11 @@ class TrainingState:
 
 
 def fit(
-    model: keras.Model, settings: GradientTrain, splits: Splits, report: Report, resume: Checkpoint | None = None
+    model: keras.Model,
+    settings: GradientTrain,
+    splits: Splits,
+    report: PointCallback,
+    resume: Checkpoint | None = None,
 ) -> TrainingState:
     """Train the model in place. Finally, set the weights of the point with the lowest validation mae.
 
@@ -190,9 +196,11 @@ def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -
 def _restore(model: keras.Model, best_weights: list[np.ndarray], checkpoint: Checkpoint) -> None:
     """Load the weights and the optimizer's variables of a checkpoint into the model."""
     try:
-        model.set_weights(best_weights)  # raises ValueError now, not at the end of the training
+        model.set_weights(best_weights)  # only a check: wrong shapes fail now, not at the end of the training
         for group, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
             for number, variable in enumerate(variables):
                 variable.assign(checkpoint[f"{group}/{number}"])
     except (KeyError, ValueError):
-        raise LoupeError("resume: the checkpoint is of another network") from None
+        raise LoupeError(
+            "resume: must be a checkpoint of this network, got a checkpoint of another network"
+        ) from None

@@ -17,13 +17,13 @@ FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # layers whose outputs are p
 def compile_model(model: keras.Model, settings: GradientTrain) -> None:
     """Compile the model with the optimizer, schedule and loss of the settings.
 
-    On a CPU, XLA halves the time of a step of a perceptron. Convolutional networks do not use XLA with TensorFlow,
-    because TensorFlow's own convolutions (oneDNN) are faster.
+    On a CPU, XLA halves the duration of a perceptron's training step. With TensorFlow, convolutional networks do not
+    use XLA, because TensorFlow's own convolutions (oneDNN) are faster.
     """
-    own = Settings.model_fields.keys() | {"learning_rate"}
-    chosen = OPTIMIZERS[settings.optimizer]
-    fields = {name: getattr(settings, name) for name in chosen.model_fields if name not in own}
-    optimizer = pkgutil.resolve_name(chosen.KERAS)(
+    other_fields = Settings.model_fields.keys() | {"learning_rate"}
+    optimizer_class = OPTIMIZERS[settings.optimizer]
+    fields = {name: getattr(settings, name) for name in optimizer_class.model_fields if name not in other_fields}
+    optimizer = pkgutil.resolve_name(optimizer_class.KERAS)(
         learning_rate=build_learning_rate(settings), global_clipnorm=settings.clip_norm, **fields
     )
     optimizer.build(model.trainable_variables)
@@ -43,16 +43,16 @@ def build_learning_rate(settings: GradientTrain) -> Any:
 
 
 def get_dropout_states(model: keras.Model) -> list[Any]:
-    """Return the variable with the random state of each dropout layer: two integers."""
+    """Return one variable per dropout layer: the random state of the layer, which consists of two integers."""
     return [layer.seed_generator.state for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 
 
 @contextmanager
 def training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
-    """Inside the `with` block, compute the convolutions of the body in the precision of the settings.
+    """Inside the `with` block, compute the convolutions of the network's body with the precision of the settings.
 
-    Weights, the linear branches and the last layer always have float32. After the block, the whole model computes in
-    float32 again, so that the precision changes neither scores nor saved or exported models.
+    Weights, the linear branches and the last layer always use float32. After the block, the whole model computes in
+    float32 again. Therefore the precision does not change the scores or the saved model.
     """
     body = [
         layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.name not in FLOAT32_LAYERS

@@ -12,7 +12,7 @@ from loupe.data.patches import Patches
 from loupe.errors import LoupeError, UsageError
 from loupe.training.optimization import get_dropout_states, training_precision
 
-Watch = Callable[[int, np.ndarray], None]
+LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses
 
 
 class SingleSteps:
@@ -28,18 +28,18 @@ class SingleSteps:
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
         self._model, self._patches, self._size, self._seed = model, patches, size, settings.seed
 
-    def run(self, steps: range, watch: Watch) -> None:
-        """Train for these steps; call `watch` with the number and the loss of each step."""
+    def run(self, steps: range, report_losses: LossCallback) -> None:
+        """Train for these steps; call `report_losses` with the number and the loss of each step."""
         states = get_dropout_states(self._model)
         for step in steps:
             for number, state in enumerate(states):
                 state.assign([self._seed * 1009 + number, step])
             loss = self._model.train_on_batch(*self._patches.draw_batch(step, self._size))
-            watch(step, np.array([float(loss)]))
+            report_losses(step, np.array([float(loss)]))
 
 
 class StepRunner:
-    """Trains a compiled model for a range of steps, in the precision of the settings.
+    """Trains a compiled model for a range of steps, with the numerical precision of the settings.
 
     The arguments are those of `SingleSteps`.
 
@@ -50,7 +50,7 @@ class StepRunner:
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
         self._model, self._settings = model, settings
         if keras.backend.backend() == "jax":
-            from loupe.training.compiled_steps import CompiledSteps  # imports JAX
+            from loupe.training.compiled_steps import CompiledSteps  # JAX is installed only with the extra `jax`
 
             self._run = CompiledSteps(model, settings, patches, size).run
         elif settings.devices != 1:
@@ -66,16 +66,16 @@ class StepRunner:
         """
         losses: list[float] = []
 
-        def watch(first: int, found: np.ndarray) -> None:
-            for step, loss in enumerate(found, first):
+        def report_losses(first: int, new_losses: np.ndarray) -> None:
+            for step, loss in enumerate(new_losses, first):
                 if not math.isfinite(loss):
                     raise LoupeError(
                         f"training: the loss is {loss} at step {step + 1}; "
                         f"the last good checkpoint is of step {steps.start}; lower learning_rate"
                     )
-            losses.extend(found)
-            bar.update(first + len(found))
+            losses.extend(new_losses)
+            bar.update(first + len(new_losses))
 
         with training_precision(self._model, self._settings):
-            self._run(steps, watch)
+            self._run(steps, report_losses)
         return float(np.mean(losses))

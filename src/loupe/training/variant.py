@@ -15,18 +15,18 @@ from loupe.upscalers import ridge
 def build_network(
     settings: Train, train: Pairs, luminance: str, weights: np.ndarray, start: keras.Model | None = None
 ) -> keras.Model:
-    """Build the Keras model of the settings with its initial weights; a model of ridge regression is already fitted.
+    """Build the Keras model of the settings with its initial weights. A ridge model gets its final weights.
 
     Args:
         settings: the settings of the network.
-        train: the training split. Its inputs must be at least as large as those of a training batch.
+        train: the training split. The inputs of a training batch must not be larger than the inputs of the split.
         luminance: the luminance formula of the dataset.
         weights: the weights of ridge regression on the dataset, with the default alpha; see `ridge.fit` for the
             shape.
-        start: the network of `settings.start`. Its weights are copied to layers of the same shapes; None copies none.
+        start: the network of `settings.start`, or None. See `builder.copy_matching_weights`.
 
     Raises:
-        UsageError: training inputs are larger than the dataset's inputs, or no layer of `start` has the same shapes.
+        UsageError: training inputs are larger than the dataset's inputs, or no layer matches a layer of `start`.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
@@ -37,7 +37,7 @@ def build_network(
     batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
     model = builder.build(settings, input_side, luminance, weights)
     if start is not None and not builder.copy_matching_weights(model, start):
-        raise UsageError(f"start: must be a network with layers of the same shapes, got {settings.start!r}")
+        raise UsageError(f"start: must have a layer with weights of the same shapes, got {settings.start!r}")
     return model
 
 

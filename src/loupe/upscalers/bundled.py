@@ -6,7 +6,6 @@ from pathlib import Path
 from loupe.config.fields import format_value
 from loupe.errors import UsageError
 
-SIZES = ("tiny", "small", "base")
 DEFAULT_SIZE = "small"  # the only size with a network for every scale factor
 FOLDER = Path(__file__).parent / "weights"
 
@@ -15,7 +14,7 @@ def find_file(size: str, scale: Fraction) -> Path:
     """Return the file of the network of a size and scale factor.
 
     Args:
-        size: one of SIZES.
+        size: one of BUNDLED_SIZES.
         scale: the scale factor.
 
     Raises:

@@ -26,6 +26,7 @@ class OnnxUpscaler:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # only fatal errors; other errors are raised as exceptions
         options.intra_op_num_threads = threads
+        options.enable_mem_pattern = False  # it doubles the memory of layers if the sizes of images differ
         # Threads that spin while waiting would use cores that process the colour of the same image.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

@@ -17,7 +17,7 @@ OPERATORS = frozenset((
     "ReduceMean", "ReduceProd", "Relu", "Reshape", "ScatterElements", "Shape", "Sigmoid", "SpaceToDepth", "Split",
     "Squeeze", "Tanh", "Transpose", "Unsqueeze",
 ))  # fmt: skip
-ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1}  # per type of a tensor: float, int32, int64, bool
+ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2}  # per type of a tensor: float, int32, int64, bool, float16
 DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but uses no operator of it
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # wire types of Protocol Buffers
 # The fields that a message of a network may have.
@@ -69,7 +69,7 @@ def _validate_tensor(tensor: Fields) -> None:
     kind = tensor.get(2, [0])[-1]
     item_bytes = ITEM_BYTES.get(kind) if isinstance(kind, int) else None
     if item_bytes is None or tensor.get(14, [0])[-1] != 0:
-        raise ValueError(f"must contain only tensors of float, int32, int64 or bool, got type {kind}")
+        raise ValueError(f"must contain only tensors of float, float16, int32, int64 or bool, got type {kind}")
     shape = _integers(tensor.get(1, []))
     count = 1
     for side in shape:

@@ -20,12 +20,12 @@ from loupe.photos.worker_pool import Control, PhotoWorkers
 from loupe.web.guard import MAX_FILE_BYTES
 from loupe.web.storage import LIFETIME_S
 
-MAX_PHOTO_PIXELS = 30_000_000  # all frames and pages together
-MAX_RESULT_PIXELS = MAX_PIXELS  # the limit of the decoder, which reads the result for the comparison
+MAX_PHOTO_PIXELS = 30_000_000  # limit for the pixels of all frames and pages of a photo together
+MAX_RESULT_PIXELS = MAX_PIXELS  # limit of the decoder, because the decoder reads the result for the comparison
 MAX_PAGES = 500
-MAX_SHOWN = 870, 660  # fits next to the controls without scaling, on a screen 1280 pixels wide
-MAX_QUEUED = 60  # photos of all visitors
-TIMEOUT_S = 55.0  # per photo
+MAX_PREVIEW = 870, 660  # largest width and height of the images on the page; fits a screen with 1280 pixels per row
+MAX_QUEUED = 60  # maximum number of waiting photos of all visitors
+TIMEOUT_S = 55.0  # maximum time per photo
 
 TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
@@ -33,7 +33,7 @@ Upscales a photo with a trained network. The result has the format and the metad
 to the machine that serves this page, and to no other. Limits: {MAX_PHOTO_PIXELS // 10**6} megapixels,
 {MAX_FILE_BYTES // 2**20} MB. Formats: {", ".join(SUFFIXES)}."""
 NO_RESULT = "<p>The upscaled photo appears here, next to the same photo upscaled by Lanczos.</p>"
-# uses fonts of the visitor's machine, so that the page downloads no fonts
+# The page uses fonts of the visitor's machine, so that it downloads no fonts.
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 STYLE = f"""{COMPARISON_STYLE}
 .gradio-container {{ max-width: 1300px !important; margin: 0 auto; }}
@@ -64,7 +64,7 @@ class Visitors:
                 if not self._controls[session]:
                     del self._controls[session]
 
-    def leave(self, session: str) -> None:
+    def cancel_session(self, session: str) -> None:
         """End the work for a visitor."""
         with self._lock:
             for control in self._controls.get(session, ()):
@@ -77,7 +77,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
     Args:
         workers: the processes that upscale the photos.
         visitors: stores the visitors whose photos are being upscaled.
-        folder: an existing folder for the results; Gradio serves copies of them.
+        folder: an existing folder for the results; Gradio serves copies of the results.
     """
     bar = gr.Progress()
 
@@ -87,11 +87,11 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         if file is None:
             return _show_error("photo: must be chosen first")
         name = Path(file).name
-        context = contextvars.copy_context()  # other threads need it to update the progress bar of this visitor
+        context = contextvars.copy_context()  # with it, other threads update the progress bar of this visitor
         try:
             target = str(parse_scale(scale, allow_one=True))
             limits = MAX_PHOTO_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
-            photo = PhotoRequest(file, tempfile.mkdtemp(dir=folder), target, "", *limits, shown=MAX_SHOWN)
+            photo = PhotoRequest(file, tempfile.mkdtemp(dir=folder), target, "", *limits, shown=MAX_PREVIEW)
             with visitors.serve(request.session_hash or "") as control:
                 answer = workers.upscale(photo, control, lambda part: context.run(progress, part, desc="upscaling"))
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Guards the demo: refuses requests of other sites, and bounds what visitors upload."""
+"""Guards the demo: refuses requests of other sites, and limits the size and the number of uploads."""
 
 import asyncio
 import ipaddress
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_FILE_BYTES = 100 * 2**20  # of an uploaded file
-MAX_FORM_BYTES = 10_000  # of the multipart form that contains the uploaded file, without the file
-MAX_BODY_BYTES = 100_000  # of other requests
+MAX_FILE_BYTES = 100 * 2**20  # size limit for an uploaded file
+MAX_FORM_BYTES = 10_000  # size limit for the rest of the multipart form that contains the uploaded file
+MAX_BODY_BYTES = 100_000  # size limit for the body of every other request
 UPLOAD_TIMEOUT_S = 300.0
 UPLOAD_ROUTE = "/gradio_api/upload"
 STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads them until the result arrives
@@ -28,15 +28,14 @@ STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads 
 
 @dataclass(frozen=True)
 class OwnHosts:
-    """The host names and addresses of this server in the URLs of its visitors.
+    """The host names and addresses under which browsers open the page of this server.
 
     In a DNS rebinding attack, the Host header contains a name of the attacker's site, never an IP address. Therefore
     addresses are accepted, and unknown names are refused.
 
     Args:
         listening: the address that the server listens on.
-        public: further names, such as the name of a proxy. A proxy may replace the Host header by a name of
-            this server.
+        public: further names, such as the name of a proxy that forwards requests to this server.
     """
 
     listening: str
@@ -62,13 +61,13 @@ class DemoGuard:
         app: the app.
         hosts: the names of this server.
         folder: the folder of uploads and results.
-        leave: called with the session of a visitor who has closed the page.
+        cancel_session: called with the session of a visitor who has closed the page; ends the work for this visitor.
     """
 
     app: "ASGIApp"
     hosts: OwnHosts
     folder: Path
-    leave: Callable[[str], None]
+    cancel_session: Callable[[str], None]
     _uploading_bytes: int = field(default=0, init=False)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -80,9 +79,9 @@ class DemoGuard:
             await send({"type": "websocket.close", "code": 1008})
             return
         path = scope["path"]
-        refused = self._check_site(scope) or self._check_body(scope)
-        if refused:
-            await _refuse(*refused, send)
+        refusal = self._check_site(scope) or self._check_body(scope)
+        if refusal:
+            await _refuse(*refusal, send)
         elif path.startswith(STREAM_ROUTES) and scope["method"] == "GET":
             await self._serve_stream(scope, receive, send)
         elif path.startswith(UPLOAD_ROUTE) and scope["method"] == "POST":
@@ -101,8 +100,9 @@ class DemoGuard:
         if len(hosts) != 1 or hosts[0] not in self.hosts:
             return 403, f"Host: must be an address of this server, got {', '.join(hosts)[:100]!r}"
         for origin in origins:
-            place = origin.rpartition("//")[2].lower()
-            if place != hosts[0].lower() and _parse_host(place) not in self.hosts.public:
+            host = origin.rpartition("//")[2].lower()
+            # A proxy may replace the Host header by a name of this server; the Origin header keeps the public name.
+            if host != hosts[0].lower() and _parse_host(host) not in self.hosts.public:
                 return 403, f"Origin: must be this server, got {origin[:100]!r}"
         return None
 
@@ -110,11 +110,11 @@ class DemoGuard:
         """Return the status and the reason of a refusal if the body is too large."""
         size = _get_size(scope)
         upload = scope["path"].startswith(UPLOAD_ROUTE)
-        most = MAX_FILE_BYTES + MAX_FORM_BYTES if upload else MAX_BODY_BYTES
+        limit = MAX_FILE_BYTES + MAX_FORM_BYTES if upload else MAX_BODY_BYTES
         if _get_headers(scope, b"transfer-encoding"):
             return 411, "body: must have a Content-Length"
-        if size > most:
-            return 413, f"body: must have at most {most / 1e6:.1f} MB, got {size / 1e6:.1f}"
+        if size > limit:
+            return 413, f"body: must have at most {limit / 1e6:.1f} MB, got {size / 1e6:.1f}"
         if upload and scope["method"] == "POST" and not make_room(self.folder, self._uploading_bytes + size):
             return 503, "server: has too many uploaded photos, try again in some minutes"
         return None
@@ -131,23 +131,23 @@ class DemoGuard:
         """Serve a stream of events; end the work for a visitor who closes the stream."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         session = query.get("session_hash", [scope["path"].rpartition("/")[2]])[0]
-        gone = asyncio.Event()
+        disconnected = asyncio.Event()
 
-        async def watch() -> None:
+        async def wait_for_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            gone.set()
-            self.leave(session)
+            disconnected.set()
+            self.cancel_session(session)
 
-        async def receive_end() -> "Message":
-            await gone.wait()
+        async def receive_disconnect() -> "Message":
+            await disconnected.wait()
             return {"type": "http.disconnect"}
 
-        watching = asyncio.create_task(watch())
+        task = asyncio.create_task(wait_for_disconnect())
         try:
-            await self.app(scope, receive_end, send)
+            await self.app(scope, receive_disconnect, send)
         finally:
-            watching.cancel()
+            task.cancel()
 
 
 async def _refuse(status: int, reason: str, send: "Send") -> None:
@@ -166,9 +166,9 @@ def _get_size(scope: "Scope") -> int:
     return max(map(int, filter(str.isdecimal, _get_headers(scope, b"content-length"))), default=0)
 
 
-def _parse_host(place: str) -> str:
-    """Return the name or address of the host part of a URL, without the port; "" if it is malformed."""
+def _parse_host(host: str) -> str:
+    """Return the name or address in the host part of a URL, without the port; "" for a malformed host part."""
     try:
-        return (urlsplit(f"//{place}").hostname or "").rstrip(".")
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""

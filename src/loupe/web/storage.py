@@ -1,4 +1,4 @@
-"""Bounds the files of the demo's visitors: uploads and results."""
+"""Limits the number, the size and the age of the files of the demo's visitors: uploads and results."""
 
 import time
 from contextlib import suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 
 MAX_BYTES, MAX_FILES = 1_000_000_000, 3000
 LIFETIME_S = 600.0
-MIN_LIFETIME_S = 60.0  # newer files may be in use, to upscale a photo or to download a result
+MIN_LIFETIME_S = 60.0  # newer files are not deleted, because they may be in use
 
 
 def delete_old_files(folder: Path, before: float) -> None:
