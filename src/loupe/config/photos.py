@@ -5,7 +5,19 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from loupe.config.base import GIVEN, Settings
-from loupe.config.fields import BUNDLED_SIZES, Factor, HostNames, JpegQuality, Paths, Size, Text, Unset, field
+from loupe.config.fields import (
+    BUNDLED_SIZES,
+    DEVICE,
+    Device,
+    Factor,
+    HostNames,
+    JpegQuality,
+    Paths,
+    Size,
+    Text,
+    Unset,
+    field,
+)
 
 MODEL = (
     f"champion (the best registered network of a scale factor), a bundled network ({', '.join(BUNDLED_SIZES)}; "
@@ -90,6 +102,7 @@ class Upscale(PhotoSettings):
         "JPEG file, 100 for other files",
         rule="auto, or 1 to 100",
     )
+    device: Device = field("auto", DEVICE)
 
     @model_validator(mode="after")
     def _validate_size_or_scale(self) -> "Upscale":
@@ -140,6 +153,7 @@ class Demo(Settings):
 
     STEP = "demo"
     model: str = field("champion", MODEL)
+    device: Device = field("auto", DEVICE)
     host: str = field("127.0.0.1", "address to listen on; 127.0.0.1: this machine only, 0.0.0.0: all interfaces")
     port: int = field(7860, "port to listen on; 0: any free port", ge=0, le=65535)
     host_names: HostNames = field(

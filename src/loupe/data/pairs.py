@@ -1,5 +1,6 @@
 """Inputs with their labels, as arrays or memory maps."""
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -35,6 +36,7 @@ class Pairs:
         self.rows = rows
         self.scale = scale
         self.raise_if_damaged = raise_if_damaged
+        self._given = stacks
         # A memory map is converted to a plain array, because slicing a memory map takes six times as long.
         inputs, labels = ([stack.view(np.ndarray) for stack in kind] for kind in stacks)
         self._stacks = inputs, labels
@@ -70,8 +72,10 @@ class Pairs:
         order = np.argsort(index[:, 0], kind="stable")
         used, starts = np.unique(index[order, 0], return_index=True)
         for number, chosen in zip(used.tolist(), np.split(order, starts[1:]), strict=True):
-            for copy, stacks in zip(copies, self._stacks, strict=True):
-                copy[chosen] = stacks[number][index[chosen, 1]]
+            positions = index[chosen, 1]
+            for copy, stacks, given in zip(copies, self._stacks, self._given, strict=True):
+                _prefetch(given[number], int(positions.min()), int(positions.max()))
+                copy[chosen] = stacks[number][positions]
         return copies[0], copies[1]
 
     def cut(self, numbers: np.ndarray, corners: tuple[np.ndarray, np.ndarray], sides: tuple[int, int]) -> Any:
@@ -86,6 +90,9 @@ class Pairs:
             uint8 (n, side, side) of the inputs and of the labels.
         """
         index, cut = self._index[numbers].tolist(), []
+        for given in self._given:
+            for stack, position in index:
+                _prefetch(given[stack], position, position)
         for stacks, at, side in zip(self._stacks, corners, sides, strict=True):
             squares = np.empty((len(index), side, side), np.uint8)
             for number, ((stack, position), (y, x)) in enumerate(zip(index, at.tolist(), strict=True)):
@@ -145,7 +152,7 @@ class Pairs:
             rows: Sequence[dict[str, Any]] = self.rows.select(numbers)
         else:
             rows = [self.rows[number] for number in numbers]
-        return Pairs(rows, self._stacks, self._index[numbers], self.scale, self.raise_if_damaged)
+        return Pairs(rows, self._given, self._index[numbers], self.scale, self.raise_if_damaged)
 
 
 def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarray:
@@ -153,3 +160,13 @@ def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarra
     if strengths is None:
         return images[..., None]
     return np.stack([images, np.broadcast_to(strengths[:, None, None], images.shape)], axis=-1)
+
+
+def _prefetch(images: Any, first: int, last: int) -> None:
+    """Start to read images from the disk if they are a memory map. Otherwise, each page is read when it is used."""
+    if isinstance(images, np.memmap):
+        bytes_per_image = images.shape[1] * images.shape[2]
+        start = images.offset + first * bytes_per_image
+        page = start - start % mmap.PAGESIZE
+        file: Any = images.base
+        file.madvise(mmap.MADV_WILLNEED, page, images.offset + (last + 1) * bytes_per_image - page)

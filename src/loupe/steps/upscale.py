@@ -25,10 +25,10 @@ def run(settings: Upscale) -> list[Path]:
         if settings.dry_run:
             return []
         with photo_runs.photo_run(settings):
-            networks = resolve_model(settings.model, ResolveOptions(ensemble=settings.ensemble))
+            networks = resolve_model(settings.model, ResolveOptions(settings.ensemble, device=settings.device))
             networks.check()
             target = Target(settings.scale, settings.box, settings.fit)
             transform = UpscaleTransform(target, networks, settings.quality_override)
             outcomes = files.process_photos(settings, found, transform, readers)
-            photo_runs.log_outcomes(settings, outcomes, networks.used_names)
+            photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.used_devices)
             return files.report_outcomes(settings, found, outcomes, networks.used_names)
