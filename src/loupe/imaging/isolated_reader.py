@@ -166,7 +166,8 @@ def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
         colour_chunks={name.encode(): bytes(chunk) for name, chunk in zip(facts["chunks"], chunks, strict=True)},
         duration_ms=facts["duration_ms"],
     )
-    return ImageData(np.frombuffer(pixels, facts["dtype"]).reshape(facts["shape"]), metadata)
+    upright = np.frombuffer(pixels, facts["dtype"]).reshape(facts["shape"])
+    return ImageData(upright, metadata, facts["jpeg_quality"])
 
 
 def _is_direct(path: Path) -> bool:

@@ -72,7 +72,7 @@ class OnnxUpscaler:
     def _validate_result(self, file: Path) -> None:
         side, scale = self.geometry.min_side, self.geometry.scale
         try:
-            found = self(np.zeros((1, side, side, 1), "float32"))
+            found = self(np.zeros((1, side, side, self.geometry.channels), "float32"))
         except Exception as error:  # as above
             raise UsageError(f"model: {str(file)!r} must take grey images: {describe_error(error)}") from None
         expected = (1, int(side * scale), int(side * scale), 1)
