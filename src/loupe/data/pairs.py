@@ -66,8 +66,8 @@ class Pairs:
         index = self._index[numbers]
         copies = tuple(np.empty((len(index), side, side), np.uint8) for side in self.sides)
         order = np.argsort(index[:, 0], kind="stable")
-        used, starts = np.unique(index[order, 0], return_index=True)
-        for number, chosen in zip(used.tolist(), np.split(order, starts[1:]), strict=True):
+        stack_numbers, starts = np.unique(index[order, 0], return_index=True)
+        for number, chosen in zip(stack_numbers.tolist(), np.split(order, starts[1:]), strict=True):
             for copy, stacks in zip(copies, self._stacks, strict=True):
                 copy[chosen] = stacks[number][index[chosen, 1]]
         return copies[0], copies[1]

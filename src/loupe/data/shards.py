@@ -123,7 +123,7 @@ def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:  # not a skipped photo: a machine that cannot read the source would skip all photos of its tasks
+    if reason:  # the step fails, because a machine that cannot read the source would skip all photos of its tasks
         raise LoupeError(
             "source: must be a URL or a folder that all machines share, and must not change; on "
             f"{socket.gethostname()}, {photo.file!r}: {reason}"

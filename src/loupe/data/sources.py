@@ -234,7 +234,7 @@ def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
         if storage.is_url(photo.file):
             return replace(photo, sha256=hashlib.sha256(photo.read_bytes()).hexdigest())
         digest = hashlib.sha256()
-        with open(photo.file, "rb") as stream:  # in chunks, so that a large file does not fill the memory
+        with open(photo.file, "rb") as stream:  # the file is read in chunks, so that it does not fill the memory
             stream.seek(photo.offset)
             while chunk := stream.read(min(remaining, HASH_CHUNK_BYTES)):
                 digest.update(chunk)

@@ -21,13 +21,13 @@ def run(settings: Upscale) -> list[Path]:
         from loupe.tracking import photo_runs
         from loupe.tracking.resolver import ResolveOptions, resolve_model
 
-        found = files.list_photos(settings)
+        photos = files.list_photos(settings)
         if settings.dry_run:
             return []
         with photo_runs.photo_run(settings):
             networks = resolve_model(settings.model, ResolveOptions(ensemble=settings.ensemble))
             networks.check()
             target = Target(settings.scale, settings.box, settings.fit)
-            outcomes = files.process_photos(settings, found, UpscaleTransform(target, networks), readers)
+            outcomes = files.process_photos(settings, photos, UpscaleTransform(target, networks), readers)
             photo_runs.log_outcomes(settings, outcomes, networks.used_names)
-            return files.report_outcomes(settings, found, outcomes, networks.used_names)
+            return files.report_outcomes(settings, photos, outcomes, networks.used_names)
