@@ -29,9 +29,9 @@ PASSES = 3  # forward, gradients of the weights, gradients of the inputs
 CROPS = {"batch_size": 64, "crop": 64}
 NETWORKS = {
     "perceptron of the study": {"network": "perceptron", "optimizer": "rmsprop", "batch_size": 256},
-    "tiny": CROPS | {"filters": 16, "layers": 2},
+    "tiny": CROPS | {"filters": 16, "layers": 3},
     "small": CROPS | {"filters": 32, "layers": 3},
-    "base": CROPS | {"filters": 64, "layers": 4},
+    "base": CROPS | {"filters": 48, "layers": 8},
     "large": CROPS | {"filters": 96, "layers": 8},
 }
 

@@ -29,15 +29,15 @@ SIDES = {"labels": 12, "inputs-3x2": 8}
 CROP, CROPS_PER_BATCH, BATCHES = 8, 64, 200
 
 
-def write_dataset(folder, labels):
-    """Write a dataset of random images, 6 of 8 in the training split."""
+def write_dataset(folder, labels, sides=SIDES, labels_per_shard=LABELS_PER_SHARD):
+    """Write a dataset of random images, 6 of 8 in the training split; `sides` are their sides by kind of shard."""
     import pyarrow as pa
 
     folder.mkdir()
     rng, shards, parts = np.random.default_rng(0), {}, []
-    for shard, start in enumerate(range(0, labels, LABELS_PER_SHARD)):
-        numbers = range(start, min(start + LABELS_PER_SHARD, labels))
-        for kind, side in SIDES.items():
+    for shard, start in enumerate(range(0, labels, labels_per_shard)):
+        numbers = range(start, min(start + labels_per_shard, labels))
+        for kind, side in sides.items():
             file = folder / name_shard(kind, shard)
             np.save(file, rng.integers(0, 256, (len(numbers), side, side), dtype="uint8"))
             shards[file.name] = hash_file(file)

@@ -18,6 +18,7 @@ import pyarrow.parquet
 from loupe.config import parse_settings
 from loupe.data import manifest, preparation
 from loupe.data.dataset import Dataset
+from loupe.data.shards import name_shard
 from loupe.models import builder
 from loupe.training import batches, optimization
 from loupe.upscalers.geometry import Geometry
@@ -29,18 +30,18 @@ def repeat_dataset(small, folder, size):
     """Write a dataset of `size` labels, which repeats a small one; returns its folder."""
     folder.mkdir()
     rows = pyarrow.parquet.read_table(small.folder / manifest.MANIFEST)
-    table, shards, parts = rows.filter(rows["row"].is_valid()), {}, []
+    table, checksums, parts = rows.filter(rows["row"].is_valid()), {}, []
     numbers = 1 + max(table["shard"].to_pylist())
     for turn in range(-(-size // len(table))):
         rows = table.slice(0, min(len(table), size - turn * len(table))).to_pylist()
         parts.append(manifest.build_table([row | {"shard": row["shard"] + turn * numbers} for row in rows]))
         for name, digest in small._shards.items():
             kind, _, number = name.removesuffix(".npy").rpartition("-")
-            copy = folder / shards.name_shard(kind, int(number) + turn * numbers)
+            copy = folder / name_shard(kind, int(number) + turn * numbers)
             shutil.copy(small.folder / name, copy)
-            shards[copy.name] = digest
-    facts = {"digest": small.digest, "settings": small.settings, "statistics": small.statistics, "shards": shards}
-    manifest.write_manifest(folder, parts, facts)
+            checksums[copy.name] = digest
+    facts = {"digest": small.digest, "settings": small.settings, "statistics": small.statistics, "shards": checksums}
+    manifest.write_manifest(str(folder), parts, facts)
     return folder
 
 

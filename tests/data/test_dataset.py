@@ -1,12 +1,16 @@
 """Splits depend on content hashes, and a dataset verifies its files before it uses them."""
 
 import hashlib
+import os
+import resource
 import shutil
+import sys
 from collections import Counter
 from fractions import Fraction
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +19,7 @@ from loupe.config import parse_settings
 from loupe.data import dataset as data
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST, assign_splits, build_table
+from loupe.data.pairs import Pairs
 from loupe.data.preparation import prepare
 from loupe.data.shards import hash_file, name_inputs, name_shard
 from loupe.errors import LoupeError, UsageError
@@ -31,7 +36,8 @@ def sha256(text):
 def splits_of(hashes):
     """Return the split of each content hash in a dataset of these photos; fails if a hash has two splits."""
     rows = [{"sha256": key, "row": number} for number, key in enumerate(hashes)]
-    rows = [row for part in assign_splits([build_table(rows[:1]), build_table(rows[1:])]) for row in part.to_pylist()]
+    parts = assign_splits([build_table(rows[:1]), build_table(rows[1:])], {})
+    rows = [row for part in parts for row in part.to_pylist()]
     found = {row["sha256"]: row["split"] for row in rows}
     assert all(found[row["sha256"]] == row["split"] for row in rows)
     return found
@@ -83,7 +89,7 @@ def test_an_empty_split_receives_the_photo_with_the_nearest_hash():
 
 def test_skipped_photos_have_no_split():
     table = build_table([{"sha256": sha256(number), "row": number or None} for number in range(6)])
-    (part,) = assign_splits([table])
+    (part,) = assign_splits([table], {})
     assert [split is None for split in part["split"].to_pylist()] == [True] + [False] * 5
 
 
@@ -111,6 +117,27 @@ def test_pairs_are_inputs_and_labels_of_the_same_rows(prepared, scale):
         small, label = pairs[index]
         for name, pixels in ((name_inputs(scale), small), ("labels", label)):
             assert np.array_equal(pixels, np.load(prepared / name_shard(name, row["shard"]))[row["row"]])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the page cache of Linux")
+def test_a_crop_reads_its_image_from_the_disk_and_not_the_shard(prepared, tmp_path):
+    """A system with the usual settings would read at least 128 kB per crop."""
+    side, images = 150, 200
+    file = tmp_path / "labels-00000.npy"
+    np.save(file, np.zeros((images, side, side), "uint8"))
+    dataset = Dataset(prepared)
+    with patch.object(dataset, "_fetch_shard", lambda name: file):
+        shard = dataset._open_shard(file.name, images - 1)
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    chosen = np.arange(0, images, 20)
+    index = np.stack([np.zeros(images, np.int32), np.arange(images, dtype=np.int32)], axis=1)
+    pairs = Pairs([], ([shard], [shard]), index, Fraction(1))
+    before, faults = psutil.Process().io_counters().read_bytes, resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+    pairs.cut(chosen, (np.zeros((len(chosen), 2), int),) * 2, (side, side))
+    assert psutil.Process().io_counters().read_bytes - before < 2 * len(chosen) * side**2
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_majflt - faults <= len(chosen)  # not one per page
 
 
 def test_pairs_are_memory_maps_of_bytes(prepared):

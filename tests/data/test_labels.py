@@ -101,13 +101,23 @@ def test_random_crops_shrink_every_second_photo_by_a_factor_of_at_least_0_5(heig
     assert all(0.5 <= label.shrunk <= 1 for label in labels[1::2])
 
 
-def test_random_labels_equal_the_pixels_of_the_shrunk_photo():
+@pytest.mark.parametrize(("rule", "tolerance"), [({}, 0), ({"crops_per_megapixel": 1000}, 1)])
+def test_random_labels_equal_the_pixels_of_the_shrunk_photo(rule, tolerance):
     grey = noise(90, 120)
-    label = cut(grey, "random")[1]
-    assert label.shrunk < 1
-    small = round(120 * label.shrunk), round(90 * label.shrunk)
-    resized = np.asarray(Image.fromarray(grey).resize(small, Image.Resampling.LANCZOS))
-    assert np.array_equal(label.pixels, resized[label.y :, label.x :][:SIZE, :SIZE])
+    labels = cut(grey, "random", **rule)
+    assert any(label.shrunk < 1 for label in labels)
+    for label in labels:
+        small = round(120 * label.shrunk), round(90 * label.shrunk)
+        resized = np.asarray(Image.fromarray(grey).resize(small, Image.Resampling.LANCZOS)).astype(int)
+        assert np.abs(label.pixels - resized[label.y :, label.x :][:SIZE, :SIZE]).max() <= tolerance
+
+
+@pytest.mark.parametrize(("sides", "count"), [((24, 24), 1), ((100, 125), 1), ((1000, 1000), 6), ((1500, 3000), 27)])
+def test_large_photos_have_more_random_labels(sides, count):
+    grey = np.zeros(sides, np.uint8)
+    labels = cut(grey, "random", crops_per_megapixel=6)
+    assert len(labels) == count
+    assert places(labels) == places(cut(grey, "random", crops_per_megapixel=6))
 
 
 @BY_SIZES

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from loupe.data import preparation
 from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
 from loupe.data.manifest import MANIFEST
@@ -197,6 +199,29 @@ def test_random_labels_differ_by_the_seed_only(photo_folder, preprocess):
     places = [[(row["x"], row["y"], row["shrunk"]) for row in made[seed].rows] for seed in (0, 1)]
     assert len(places[0]) == len(places[1]) == 7 * 6
     assert places[0] != places[1]
+
+
+def test_large_photos_have_more_labels_and_are_in_smaller_shards(
+    real_crop, encode, write_folder, preprocess, tmp_path
+):
+    large, small = (encode(real_crop("astronaut.png", 0, 0, side, side), ".jpg", quality=95) for side in (500, 40))
+    files = {f"{size}/{n}.jpg": photo + bytes([n]) for size, photo in (("l", large), ("s", small)) for n in range(8)}
+    given = {"source": str(write_folder(tmp_path / "photos", files)), "crop": "random", "crops_per_megapixel": "100"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "MAX_SHARD_BYTES", 60 * 30**2)
+        rows = prepare(preprocess(**given)).rows
+    assert Counter(row["path"] for row in rows) == {path: 25 if path[0] == "l" else 1 for path in files}
+    shards_of = {size: {row["shard"] for row in rows if row["category"] == size} for size in "ls"}
+    assert len(shards_of["l"]) >= 3
+    assert len(shards_of["s"]) <= 2
+
+
+def test_crops_per_megapixel_is_refused_without_random_crops(preprocess):
+    for given in ({}, {"crop": "centre"}, {"crop": "tiles"}):
+        with pytest.raises(UsageError, match=r"^crops_per_megapixel: has no effect with crop="):
+            preprocess(crops_per_megapixel="6", **given)
+    with pytest.raises(UsageError, match=r"^crops: has no effect with crops_per_megapixel=6\.0, got 3"):
+        preprocess(crop="random", crops="3", crops_per_megapixel="6")
 
 
 def test_a_source_without_usable_photos_is_refused_and_leaves_no_files(tmp_path, bad_files, preprocess, write_folder):

@@ -4,10 +4,12 @@ import hashlib
 import itertools
 import os
 import socket
+import threading
 
 import pytest
 from PIL import Image
 
+from loupe.data import sources
 from loupe.data.sources import list_photos
 from loupe.errors import UsageError
 
@@ -53,6 +55,20 @@ def test_a_photo_has_the_hash_of_its_content(listed, photo_folder, crops):
     for photo in listed(photo_folder):
         assert content(photo) == crops[photo.path]
         assert photo.sha256 == hashlib.sha256(crops[photo.path]).hexdigest()
+
+
+def test_photos_are_hashed_in_parallel(listed, photo_folder, monkeypatch):
+    both, read = threading.Barrier(2, timeout=5), []
+
+    def wait_for_a_second_photo(photo):
+        read.append(photo)
+        if len(read) <= 2:
+            both.wait()
+        return photo
+
+    monkeypatch.setattr(sources, "count_cores", lambda: 2)
+    monkeypatch.setattr(sources, "_hash_photo", wait_for_a_second_photo)
+    assert len(listed(photo_folder)) == len(read)
 
 
 def test_a_folder_is_searched_recursively_and_sorted_by_path(listed, photo_folder, crops):

@@ -24,10 +24,10 @@ from loupe.imaging.metadata import RawText
 from loupe.imaging.reader import read_photo
 from loupe.imaging.writer import write_photo
 from loupe.photos.inputs import PhotoJob
-from loupe.photos.networks import get_bundled_networks
 from loupe.photos.processing import Outcome, ProcessingOptions, process_jobs
 from loupe.photos.sizes import Target
 from loupe.photos.upscaling import UpscaleTransform, upscale_image
+from loupe.tracking.resolver import resolve_model
 
 SIZE = (45, 31)
 LARGE = (68, 47)  # at 3:2
@@ -37,7 +37,7 @@ XMP = (
     b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:exif="http://ns.adobe.com/exif/1.0/" '
     b'tiff:Orientation="1" exif:PixelXDimension="45" exif:PixelYDimension="31"/></rdf:RDF></x:xmpmeta>'
 )
-NETWORKS = get_bundled_networks("tiny")
+NETWORKS = resolve_model("tiny")
 FORMATS = {
     "png": ["1", "L", "LA", "P", "P+alpha", "RGB", "RGBA", "I;16"],
     "jpg": ["L", "RGB", "CMYK"],

@@ -14,10 +14,10 @@ from PIL import Image
 from loupe.data.sources import find_bundled_photo
 from loupe.errors import UsageError
 from loupe.photos import worker, worker_pool
-from loupe.photos.networks import get_bundled_networks
 from loupe.photos.processing import Outcome
 from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedError
+from loupe.tracking.resolver import resolve_model
 from loupe.upscalers import bundled
 
 FILES = {str(scale): str(bundled.find_file("tiny", scale)) for scale in bundled.list_scales("tiny")}
@@ -162,7 +162,7 @@ def test_an_avif_that_needs_too_much_memory_is_refused_before_it_is_upscaled(wor
     # as after an encoder that got no memory
     failure = RuntimeError("Failed to encode image: Encoding of color planes failed")
     monkeypatch.setattr(worker, "process_jobs", lambda jobs, *_: [Outcome(jobs[0], None, str(failure))])
-    assert re.fullmatch(REFUSED, worker.answer_request(ask(large), get_bundled_networks("tiny"), 10**9, print).reason)
+    assert re.fullmatch(REFUSED, worker.answer_request(ask(large), resolve_model("tiny"), 10**9, print).reason)
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_too_many_large_photos_are_refused(workers, large, monkeypatch):
 
 
 def test_networks_that_cannot_be_loaded_are_an_error_at_the_start():
-    workers = PhotoWorkers("loupe.web.worker:serve_model", {"model": "nothing.onnx"})
+    workers = PhotoWorkers("loupe.web.worker:serve_model", {"model": "nothing.onnx", "device": "auto"})
     with pytest.raises(UsageError, match="model: must be "):
         workers.start()
     workers.close()

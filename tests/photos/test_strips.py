@@ -19,14 +19,14 @@ from loupe.imaging import threads
 from loupe.imaging.conversion import to_bytes, to_floats
 from loupe.imaging.luminance import compute_luminance
 from loupe.photos import strips
-from loupe.photos.networks import get_bundled_networks
 from loupe.photos.sizes import FittedSize
+from loupe.tracking.resolver import resolve_model
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import SelfEnsemble, upscale, upscale_rows
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
-NETWORKS = {("small", scale): get_bundled_networks("small") for scale in SCALES} | {
-    (size, Fraction(3, 2)): get_bundled_networks(size) for size in ("tiny", "base")
+NETWORKS = {("small", scale): resolve_model("small") for scale in SCALES} | {
+    (size, Fraction(3, 2)): resolve_model(size) for size in ("tiny", "base")
 }
 
 # Prints by how many bytes calls with tiles of different sizes, up to the largest, raise the peak memory.
@@ -189,7 +189,7 @@ def test_closing_the_iterator_cancels_the_remaining_strips():
 
 
 def test_grey_stays_grey_and_one_colour_stays_one_colour():
-    networks = get_bundled_networks("small")
+    networks = resolve_model("small")
     flat = np.empty((40, 31, 3), "uint8")
     flat[:] = (200, 60, 20)
     grey = np.random.default_rng(0).integers(0, 256, (40, 31, 1)).astype("uint8").repeat(3, axis=2)
@@ -243,7 +243,7 @@ def test_hidden_colours_of_transparent_pixels_have_no_effect():
         disc = np.full((60, 60, 4), hidden, "uint8")
         disc[..., 3] = 0
         disc[inside] = (210, 30, 40, 255)
-        model = get_bundled_networks("small")(Fraction(2))
+        model = resolve_model("small")(Fraction(2))
         images.append(np.concatenate(list(upscale_to(disc, (120, 120), model))).astype(int))
     black, white = images
     visible = black[..., 3] > 0

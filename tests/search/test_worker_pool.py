@@ -18,7 +18,9 @@ from optuna.trial import TrialState
 
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError
+from loupe.imaging import threads
 from loupe.search import study_storage, worker_job, worker_pool
+from loupe.search.gpus import group_gpus
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
 from loupe.tracking import liveness, trials
@@ -88,7 +90,7 @@ def test_sweep_prints_the_error_of_each_crashed_worker(job, monkeypatch, capsys)
         raise RuntimeError("a worker exited with status 1: out of memory\n  Traceback\n  out of memory")
 
     @contextmanager
-    def executor(settings, workers):
+    def executor(settings, workers, gpus):
         with ThreadPoolExecutor(workers) as threads:
             yield threads, run, lambda: workers
 
@@ -119,7 +121,7 @@ def test_sweep_continues_until_no_trial_waits_although_a_worker_lost_its_trial(j
         return done
 
     @contextmanager
-    def executor(settings, workers):
+    def executor(settings, workers, gpus):
         with ThreadPoolExecutor(workers) as threads:
             yield threads, run, lambda: workers
 
@@ -160,7 +162,7 @@ def test_interrupted_pool_terminates_its_workers_and_no_other_child_process(job,
         monkeypatch.setattr(sys, "executable", str(sleeper))
         before = set(psutil.Process().children())
         try:
-            with suppress(KeyboardInterrupt), worker_pool._open_executor(Sweep(), 2) as (executor, run, _):
+            with suppress(KeyboardInterrupt), worker_pool._open_executor(Sweep(), 2, []) as (executor, run, _):
                 futures = [executor.submit(run, job) for _ in range(2)]
                 while len(workers := set(psutil.Process().children()) - before) < 2:
                     time.sleep(0.01)
@@ -179,6 +181,79 @@ def test_closed_pool_starts_no_worker(job):
     with pytest.raises(RuntimeError, match="closed"):
         workers.run(job)
     assert psutil.Process().children() == before
+
+
+STUB = """#!/bin/sh
+echo "$CUDA_VISIBLE_DEVICES" > {folder}/$$
+until [ $(ls {folder} | wc -l) -ge 4 ]; do sleep 0.02; done
+echo 1
+"""
+
+
+def test_each_local_worker_has_a_gpu_of_its_own(job, tmp_path, monkeypatch):
+    folder, stub = tmp_path / "started", tmp_path / "stub"
+    folder.mkdir()
+    stub.write_text(STUB.format(folder=folder))
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-0a,6, 1")
+    monkeypatch.setattr(worker_pool, "_close_orphans", lambda *given: None)
+    monkeypatch.setattr(worker_pool, "_enqueue_trials", lambda *given: 4)
+    study = SimpleNamespace(sweep=SweepFile.model_validate(SWEEP))
+    worker_pool.run_workers(Sweep(workers=4, quiet=True), study, replace(job, max_trials=4), 4)
+    assert sorted(file.read_text() for file in folder.iterdir()) == ["1\n", "4\n", "6\n", "GPU-0a\n"]
+
+
+def test_a_new_worker_gets_the_gpu_that_the_fewest_workers_use(job, monkeypatch):
+    started = []
+    monkeypatch.setattr(worker_pool, "start_worker", lambda job, gpus: started.append(gpus) or len(started))
+    monkeypatch.setattr(worker_pool, "wait_for_worker", lambda process, job: waiting.pop()() if waiting else 0)
+    workers = worker_pool.LocalWorkers(["0", "1"])
+    waiting = [lambda: workers.run(job)] * 3  # each worker ends after the next one
+    workers.run(job)
+    workers.run(job)
+    assert started == ["0", "1", "0", "1", "0"]
+
+
+LISTED = """#!/bin/sh
+echo "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-00aa-1)"
+{0}echo "  MIG 3g.40gb     Device  0: (UUID: MIG-00bb-1)"
+echo "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-00aa-2)"
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "listed", "fields", "groups"),
+    [
+        ("0,1,2,3", "", {}, ["0", "1", "2", "3"]),
+        (" 3, MIG-a/1", "", {}, ["3", "MIG-a/1"]),
+        ("2,-1,3", LISTED, {}, ["2"]),
+        ("", LISTED, {}, []),
+        ("none", LISTED, {}, []),
+        (None, LISTED.format("# "), {}, ["GPU-00aa-1", "GPU-00aa-2"]),
+        (None, LISTED.format(""), {}, ["MIG-00bb-1"]),
+        (None, "#!/bin/sh\necho no driver\nexit 9\n", {}, []),
+        (None, "", {}, []),
+        ("0,1,2,3,4", "", {"train": {"devices": 2}}, ["0,1", "2,3"]),
+        ("0,1", "", {"train": {"devices": "4"}}, ["0,1"]),
+        ("0,1", "", {"train": {"devices": "all"}}, ["0,1"]),
+        ("0,1", "", {"search": {"perceptron.devices": [1, 2]}}, ["0,1"]),
+    ],
+)
+def test_gpus_are_grouped_by_the_number_that_a_trial_uses(visible, listed, fields, groups, tmp_path, monkeypatch):
+    if listed:
+        (tmp_path / "nvidia-smi").write_text(listed)
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    sweep = SweepFile.model_validate(SWEEP | fields)
+    assert group_gpus(sweep) == groups
+    for backend in ("jax", "tensorflow"):
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+        uses_gpus = backend == "jax" and groups
+        assert worker_pool.count_workers(None, sweep) == (len(groups) if uses_gpus else threads.count_cores())
 
 
 WORKER_LOOP = """

@@ -11,6 +11,7 @@ EXTRAS = {
     ),
     "jax": ("jax",),
     "cluster": ("distributed", "psycopg", "s3fs"),
+    "gpu": ("onnxruntime-gpu",),
     "demo": ("gradio",),
 }  # fmt: skip
 # Import names that differ from the name of the package.

@@ -2,6 +2,7 @@
 
 import sys
 import unicodedata
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,12 @@ def print_lines(text: str, quiet: bool) -> None:
 def print_error(text: str) -> None:
     """Print one line with masked secrets to standard error; line breaks in the text become spaces."""
     print(escape_control_characters(mask_secrets(" ".join(text.split()))), file=sys.stderr, flush=True)
+
+
+@cache
+def print_error_once(text: str) -> None:
+    """Print one line to standard error, unless this process has printed it already."""
+    print_error(text)
 
 
 def print_skipped(reasons: list[str], total: int, quiet: bool) -> None:

@@ -7,7 +7,7 @@ Each type accepts its values as text and as Python objects. Therefore `--patch 1
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -17,6 +17,10 @@ LARGEST_SCALE = 8
 LARGEST_LABEL_SIDE = 4096  # the side is in pixels
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
+DEVICE = (
+    "device that runs ONNX networks; auto: a GPU with CUDA or DirectML for the bundled networks if the installed "
+    "onnxruntime supports it, otherwise the CPU; a device that cannot be used is replaced by the CPU"
+)
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
 BUNDLED_SIZES = ("tiny", "small", "base", "large")
 
@@ -191,7 +195,9 @@ Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecima
 Unset = BeforeValidator(_none_if_empty)
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
+Rate = Annotated[Annotated[float, Field(gt=0, le=1000)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
 Devices = Annotated[int | str, BeforeValidator(_parse_devices)]
+Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]
 Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]
 Text = Annotated[str | None, Unset]

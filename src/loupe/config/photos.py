@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from loupe.config.base import GIVEN, Settings
-from loupe.config.fields import BUNDLED_SIZES, Factor, HostNames, Paths, Size, Text, Unset, field
+from loupe.config.fields import BUNDLED_SIZES, DEVICE, Device, Factor, HostNames, Paths, Size, Text, Unset, field
 
 MODEL = (
     f"champion (the best registered network of a scale factor), a bundled network ({', '.join(BUNDLED_SIZES)}; "
@@ -84,6 +84,7 @@ class Upscale(PhotoSettings):
     )
     model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
+    device: Device = field("auto", DEVICE)
 
     @model_validator(mode="after")
     def _validate_size_or_scale(self) -> "Upscale":
@@ -129,6 +130,7 @@ class Demo(Settings):
 
     STEP = "demo"
     model: str = field("champion", MODEL)
+    device: Device = field("auto", DEVICE)
     host: str = field("127.0.0.1", "address to listen on; 127.0.0.1: this machine only, 0.0.0.0: all interfaces")
     port: int = field(7860, "port to listen on; 0: any free port", ge=0, le=65535)
     host_names: HostNames = field(

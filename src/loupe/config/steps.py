@@ -7,10 +7,13 @@ from pydantic import model_validator
 
 from loupe.config.base import GIVEN, DatasetSettings, Settings
 from loupe.config.fields import (
+    DEVICE,
     Categories,
     Count,
+    Device,
     Names,
     Quality,
+    Rate,
     Scale,
     Scales,
     Seconds,
@@ -43,12 +46,21 @@ class Pairing(Settings):
         rule="centre, fit, tiles or random; default: tiles for the photos of source=sample, centre for other photos",
     )
     crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
+    crops_per_megapixel: Rate = field(
+        None,
+        "with crop=random, number of labels per million pixels of a photo, rounded, at least 1 per photo; none: "
+        "`crops` labels per photo",
+        rule="none, or above 0 and at most 1000",
+    )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field("lanczos", "filter that downscales a label to the input of the network")
     recompress: Quality = field(
         None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
     )
-    DEPENDS = {"crops": {"crop": "random"}}
+    DEPENDS = {
+        "crops": {"crop": "random", "crops_per_megapixel": None},
+        "crops_per_megapixel": {"crop": "random"},
+    }
 
 
 class Preprocess(DatasetSettings, Pairing):
@@ -123,6 +135,7 @@ class Evaluate(DatasetSettings, Pairing):
         "and the scores compare luma values from 16 to 235 without the border pixels, as in most papers",
     )
     ensemble: bool = field(False, ENSEMBLE)
+    device: Device = field("auto", DEVICE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
@@ -170,7 +183,13 @@ class Sweep(DatasetSettings):
     pruner: Literal["file", "none", "median", "hyperband"] = field(
         "file", "pruner that stops poor trials early; file: the pruner in the sweep file"
     )
-    workers: int = field(0, "worker processes; 0: one per core of this machine or of the Dask cluster", ge=0, le=1024)
+    workers: int = field(
+        0,
+        "worker processes; 0: one per core of this machine or of the Dask cluster, or with KERAS_BACKEND=jax one per "
+        "GPU of this machine if it has GPUs",
+        ge=0,
+        le=1024,
+    )
     threads: int = field(1, "CPU threads per trial; 0: one per core", ge=0, le=1024)
     storage: Text = field(
         None,

@@ -1,6 +1,7 @@
 """Opens a prepared dataset: its manifest, and the pairs of inputs and labels in its shards."""
 
 import json
+import mmap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,8 @@ class Dataset:
         location: the folder or URL.
         folder: the local folder with the files: the location itself, or the cache of a URL, to which shards are
             downloaded on demand.
-        counts: the numbers of used and skipped photos, of labels, and of labels per split.
+        counts: the numbers of used photos, of near-duplicates and their groups, of skipped photos, of labels, and of
+            labels per split.
         skip_reasons: the number of skipped photos per reason. A reason excludes the details after its first colon.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.
@@ -148,6 +150,8 @@ class Dataset:
                 raise ValueError(f"it contains {len(images)} images, the manifest needs {last + 1}")
         except (OSError, ValueError, EOFError) as error:
             raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
+        file_map: Any = images.base
+        file_map.madvise(mmap.MADV_RANDOM)  # otherwise, Linux reads up to megabytes around each image
         return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:

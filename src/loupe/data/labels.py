@@ -32,7 +32,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 
     Args:
         grey: uint8, (height, width).
-        settings: the fields label_size, crops and recompress are used.
+        settings: the fields label_size, crops, crops_per_megapixel and recompress are used.
         crop: `centre` (one label from the centre), `fit` (the same, after the photo is shrunk to a shorter
             side of label_size), `tiles` (all labels of a grid) or `random`.
         seed: determines the positions of crop=random, together with the content hash.
@@ -70,23 +70,35 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 
 def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
     """Cut every second label from a copy of the photo that is downscaled by a factor between 0.5 and 1."""
-    size = settings.label_size
+    size, rate = settings.label_size, settings.crops_per_megapixel
+    rows, columns = grey.shape
     labels = []
-    for number in range(settings.crops):
-        smallest = max(0.5, size / min(grey.shape))
-        factor = float(rng.uniform(smallest, 1)) if number % 2 else 1.0
-        photo = _resize(grey, factor)
-        y, x = (int(rng.integers(side - size + 1)) for side in photo.shape)
-        # The pixels are copied, because a view would keep the resized photo in memory.
-        labels.append(Label(photo[y : y + size, x : x + size].copy(), x, y, factor))
+    for number in range(settings.crops if rate is None else max(1, round(rate * grey.size / 1e6))):
+        factor = float(rng.uniform(max(0.5, size / min(grey.shape)), 1)) if number % 2 else 1.0
+        height, width = _scale_sides(grey, factor)
+        y, x = (int(rng.integers(side - size + 1)) for side in (height, width))
+        if factor == 1.0 or rate is None:
+            # The pixels are copied, because a view would keep the resized photo in memory.
+            pixels = _resize(grey, factor)[y : y + size, x : x + size].copy()
+        else:  # 19 times as fast for photos of 1 megapixel; differs in the rounding of 1 of 5000 pixels
+            right, bottom = (x + size) * columns / width, (y + size) * rows / height
+            box = (x * columns / width, y * rows / height, right, bottom)
+            pixels = np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.LANCZOS, box))
+        labels.append(Label(pixels, x, y, factor))
     return labels
 
 
 def _resize(grey: np.ndarray, factor: float) -> np.ndarray:
     if factor == 1.0:
         return grey
-    height, width = (max(1, round(side * factor)) for side in grey.shape)
+    height, width = _scale_sides(grey, factor)
     return np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _scale_sides(grey: np.ndarray, factor: float) -> tuple[int, int]:
+    """Return height and width of a photo that is shrunk by a factor."""
+    height, width = (max(1, round(side * factor)) for side in grey.shape)
+    return height, width
 
 
 def shrink_label(label: np.ndarray, scale: Fraction, settings: Pairing) -> np.ndarray:

@@ -36,6 +36,7 @@ class Row:
     shard: int | None = None  # number of the shard that contains the label
     row: int | None = None  # index of the label in the shard
     reason: str | None = None
+    group: str | None = None  # of near-duplicates: the smallest content hash of their photos
 
 
 class ManifestRows(Sequence[dict[str, Any]]):
@@ -104,26 +105,37 @@ def build_table(rows: list[dict[str, Any]]) -> Any:
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
 
 
-def assign_splits(parts: list[Any]) -> Iterator[Any]:
-    """Fill the column `split` of each table, for the rows that have a label.
+def assign_splits(parts: list[Any], groups: dict[str, str]) -> Iterator[Any]:
+    """Fill the columns `group` and `split` of each table, for the rows that have a label.
 
     The split depends on the last 64 bits of the photo's content hash; the setting `limit` uses the first bits.
-    Therefore new photos do not move other photos to another split, and copies of a photo are in the same split. An
-    empty split receives one photo from a split with more than one photo: the photo with the nearest hash.
+    Therefore new photos do not move other photos to another split, and copies of a photo are in the same split.
+    Near-duplicates have the split of the photo whose content hash names their group. An empty split receives one
+    photo or group from a split with more than one: the photo or group with the nearest hash.
+
+    Args:
+        parts: the tables.
+        groups: the result of `near_duplicates.find_groups`.
     """
     import pyarrow as pa
 
-    hashes = [part["sha256"].filter(part["row"].is_valid()) for part in parts]
-    splits: dict[str, str] = {}
-    if {_find_split(_hash_fraction(key)) for part in hashes for key in part.to_pylist()} != SPLITS.keys():
-        splits = _fill_empty_splits({key for part in hashes for key in part.to_pylist()})
+    def list_keys(part: Any) -> list[str | None]:
+        """Return the hash that decides the split of each row, or None for a skipped photo."""
+        rows = zip(part["sha256"].to_pylist(), part["row"].to_pylist(), strict=True)
+        return [None if row is None else groups.get(key, key) for key, row in rows]
+
+    names, moved = set(groups.values()), dict[str, str]()
+    if {_find_split(_hash_fraction(key)) for part in parts for key in list_keys(part) if key} != SPLITS.keys():
+        moved = _fill_empty_splits({key for part in parts for key in list_keys(part) if key})
     for part in parts:
-        keys, rows = part["sha256"].to_pylist(), part["row"].to_pylist()
-        column = [
-            None if row is None else splits.get(key) or _find_split(_hash_fraction(key))
-            for key, row in zip(keys, rows, strict=True)
-        ]
-        yield part.set_column(part.column_names.index("split"), "split", pa.array(column, pa.string()))
+        keys = list_keys(part)
+        columns = {
+            "split": [key and (moved.get(key) or _find_split(_hash_fraction(key))) for key in keys],
+            "group": [key if key in names else None for key in keys],
+        }
+        for name, values in columns.items():
+            part = part.set_column(part.column_names.index(name), name, pa.array(values, pa.string()))
+        yield part
 
 
 def _hash_fraction(sha256: str) -> float:
@@ -162,14 +174,17 @@ def write_manifest(location: str, parts: list[Any], facts: dict[str, Any]) -> No
 
 
 def _count_labels(parts: list[Any]) -> dict[str, int]:
-    """Return the numbers of used and skipped photos, of labels, and of labels per split."""
+    """Return the numbers of used photos, near-duplicates, skipped photos, labels, and labels per split."""
     import pyarrow as pa
 
-    table = pa.concat_tables([part.select(["path", "sha256", "split"]) for part in parts])
+    table = pa.concat_tables([part.select(["path", "sha256", "split", "group"]) for part in parts])
     labels = table.filter(table["split"].is_valid())
     per_split = {count["values"]: count["counts"] for count in labels["split"].value_counts().to_pylist()}
+    photos = labels.group_by(["path", "sha256", "group"]).aggregate([])
     return {
-        "photos": len(labels.select(["path", "sha256"]).group_by(["path", "sha256"]).aggregate([])),
+        "photos": len(photos),
+        "near_duplicates": len(photos) - photos["group"].null_count,
+        "near_duplicate_groups": len(photos["group"].drop_null().unique()),
         "skipped": len(table) - len(labels),
         "labels": len(labels),
     } | {f"{name}_labels": per_split.get(name, 0) for name in SPLITS}

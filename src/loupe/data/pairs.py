@@ -1,5 +1,6 @@
 """Inputs with their labels, as arrays or memory maps."""
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -33,6 +34,7 @@ class Pairs:
         self.rows = rows
         self.scale = scale
         self.raise_if_damaged = raise_if_damaged
+        self._original_stacks = stacks
         # A memory map is converted to a plain array, because slicing a memory map takes six times as long.
         inputs, labels = ([stack.view(np.ndarray) for stack in kind] for kind in stacks)
         self._stacks = inputs, labels
@@ -68,8 +70,10 @@ class Pairs:
         order = np.argsort(index[:, 0], kind="stable")
         stack_numbers, starts = np.unique(index[order, 0], return_index=True)
         for number, chosen in zip(stack_numbers.tolist(), np.split(order, starts[1:]), strict=True):
-            for copy, stacks in zip(copies, self._stacks, strict=True):
-                copy[chosen] = stacks[number][index[chosen, 1]]
+            positions = index[chosen, 1]
+            for copy, stacks, original in zip(copies, self._stacks, self._original_stacks, strict=True):
+                _prefetch(original[number], int(positions.min()), int(positions.max()))
+                copy[chosen] = stacks[number][positions]
         return copies[0], copies[1]
 
     def cut(self, numbers: np.ndarray, corners: tuple[np.ndarray, np.ndarray], sides: tuple[int, int]) -> Any:
@@ -84,6 +88,9 @@ class Pairs:
             uint8 (n, side, side) of the inputs and of the labels.
         """
         index, cut = self._index[numbers].tolist(), []
+        for original in self._original_stacks:
+            for stack, position in index:
+                _prefetch(original[stack], position, position)
         for stacks, at, side in zip(self._stacks, corners, sides, strict=True):
             squares = np.empty((len(index), side, side), np.uint8)
             for number, ((stack, position), (y, x)) in enumerate(zip(index, at.tolist(), strict=True)):
@@ -117,4 +124,14 @@ class Pairs:
             rows: Sequence[dict[str, Any]] = self.rows.select(numbers)
         else:
             rows = [self.rows[number] for number in numbers]
-        return Pairs(rows, self._stacks, self._index[numbers], self.scale, self.raise_if_damaged)
+        return Pairs(rows, self._original_stacks, self._index[numbers], self.scale, self.raise_if_damaged)
+
+
+def _prefetch(images: Any, first: int, last: int) -> None:
+    """Start to read images from the disk if they are a memory map. Otherwise, each page is read when it is used."""
+    if isinstance(images, np.memmap):
+        bytes_per_image = images.shape[1] * images.shape[2]
+        start = images.offset + first * bytes_per_image
+        page = start - start % mmap.PAGESIZE
+        file: Any = images.base
+        file.madvise(mmap.MADV_WILLNEED, page, images.offset + (last + 1) * bytes_per_image - page)

@@ -24,15 +24,17 @@ from loupe.config.steps import Preprocess
 from loupe.data import manifest, reservations, shards, storage, tasks
 from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
+from loupe.data.near_duplicates import find_groups
 from loupe.data.pairs import Pairs
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
 from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
-VERSION = 1  # version of the prepared data; increase this number with every change of labels or inputs
+VERSION = 2  # version of the prepared data; increase this number with every change of labels, inputs or splits
 MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # the keys are values of `crop`
 MAX_SHARD_BYTES = 96 * 2**20  # size limit for the labels of a shard
 TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
+PIXELS_PER_BYTE = 2  # estimate: 1.3 to 6 in JPEGs, 0.5 in PNGs
 MIN_TASKS = 64  # with enough photos for this number of tasks, the cores finish at about the same time
 
 
@@ -103,6 +105,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
 def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str, location: str) -> None:
     parts: dict[int, Any] = {}  # tables of manifest rows by shard number
     checksums: dict[str, str] = {}
+    thumbnails: list[tuple[np.ndarray, np.ndarray]] = []  # with the content hashes
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
     with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:
@@ -110,6 +113,7 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
         for result in results:
             parts[result["number"]] = manifest.build_table(result["rows"])
             checksums |= result["shards"]
+            thumbnails.append((result["hashes"], result["thumbnails"]))
             sums = {kind: sums[kind] + result["sums"].get(kind, 0) for kind in sums}
             photo_count += result["photos"]
             bar.update(photo_count)
@@ -124,7 +128,8 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
         "statistics": {kind: _compute_statistics(total) for kind, total in sums.items()},
         "shards": dict(sorted(checksums.items())),
     }
-    manifest.write_manifest(location, list(manifest.assign_splits(ordered)), facts)
+    groups = find_groups(*map(np.concatenate, zip(*thumbnails, strict=True)))
+    manifest.write_manifest(location, list(manifest.assign_splits(ordered, groups)), facts)
 
 
 def _sort_parts(parts: dict[int, Any]) -> list[Any]:
@@ -144,16 +149,30 @@ def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) 
     numbers, texts = itertools.count(), settings.to_texts()
     for crop in MIN_PHOTOS_PER_SHARD:
         group = [photo for photo in photos if choose_crop(settings, photo) == crop]
-        count = _count_photos_per_shard(settings, crop, len(group))
-        for start in range(0, len(group), count):
-            yield next(numbers), group[start : start + count], crop, location, texts
+        for part in _split_into_shards(settings, crop, group):
+            yield next(numbers), part, crop, location, texts
 
 
-def _count_photos_per_shard(settings: Preprocess, crop: str, photos: int) -> int:
-    """Return the number of photos per shard. Small shards give more parallel tasks; large shards give fewer files."""
-    labels = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
-    largest = MAX_SHARD_BYTES // (labels * settings.label_size**2)
-    return max(MIN_PHOTOS_PER_SHARD[crop], min(-(-photos // MIN_TASKS), largest))
+def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto]) -> Iterator[list[SourcePhoto]]:
+    """Yield the photos of each shard. Small shards give more parallel tasks; large shards give fewer files."""
+    rate = settings.crops_per_megapixel
+    least = MIN_PHOTOS_PER_SHARD[crop] if rate is None else 1
+    most = max(MIN_PHOTOS_PER_SHARD[crop], -(-len(photos) // MIN_TASKS))
+    largest = MAX_SHARD_BYTES // settings.label_size**2
+    part: list[SourcePhoto] = []
+    labels = 0
+    for photo in photos:
+        if rate is None:
+            count = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
+        else:
+            count = max(1, round(rate * PIXELS_PER_BYTE * (photo.size or 0) / 1e6))
+        if len(part) >= least and (len(part) >= most or labels + count > largest):
+            yield part
+            part, labels = [], 0
+        part.append(photo)
+        labels += count
+    if part:
+        yield part
 
 
 def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
@@ -167,7 +186,7 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     photos = find_photos(settings)
     for photo in photos:
         with reservations.reserve() as require:
-            row, new_labels = shards.cut_photo(photo, choose_crop(settings, photo), settings, require)
+            row, new_labels, _ = shards.cut_photo(photo, choose_crop(settings, photo), settings, require)
         if row.reason:
             reasons.append(f"{photo.path}: {row.reason}")
         rows += [asdict(row)] * len(new_labels)

@@ -7,6 +7,7 @@ enough. A header can be wrong. Therefore the system limits the memory of a worke
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from loupe.imaging.decoder import PhotoError
@@ -24,6 +25,7 @@ _semaphore: Any = None
 _waiting_lock: Any = None  # only one worker at a time waits for units, because two workers could block each other
 
 
+@cache  # a system call per photo would take a tenth of the preparation of a small photo
 def get_budget() -> int:
     """Return how many bytes the photos of all workers may take together.
 

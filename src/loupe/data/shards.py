@@ -1,7 +1,7 @@
 """Writes the shards of a prepared dataset: files of labels and of inputs. A task writes the shards of some photos."""
 
 import hashlib
-import os
+import math
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +18,7 @@ from loupe.config.steps import Preprocess
 from loupe.data import reservations, storage
 from loupe.data.labels import Label, cut_labels, shrink_label
 from loupe.data.manifest import Row
+from loupe.data.near_duplicates import SIDE, make_thumbnails
 from loupe.data.sources import SourcePhoto
 from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
@@ -25,6 +26,7 @@ from loupe.imaging.grey import GreyPhoto
 
 # Bytes per pixel of the grey image and its copies while labels are cut, by crop.
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
+BLACK = np.zeros((SIDE, SIDE), np.float32)
 # A worker reads a smaller file before it waits for the memory to decode the photo. For a larger file, the worker
 # first waits for the whole budget.
 LARGE_FILE_BYTES = 32 * 10**6
@@ -44,7 +46,8 @@ def prepare_shard(
 
     Returns:
         A dict with the keys `number`; `rows`, the rows of the manifest; `shards`, the SHA-256 of each file by name;
-        `sums`, the result of `Shard.sum_values` by kind of shard; `photos`, the number of photos.
+        `sums`, the result of `Shard.sum_values` by kind of shard; `photos`, the number of photos; `hashes` and
+        `thumbnails`, the arguments of `near_duplicates.find_groups`.
 
     Raises:
         LoupeError: a photo has changed since it was listed, or this machine cannot read it.
@@ -52,6 +55,7 @@ def prepare_shard(
     settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
     shards: dict[str, Shard] = {}
+    small: dict[str, np.ndarray] = {}  # shrunk photos by content hash
     with ExitStack() as files:
 
         def append(kind: str, image: np.ndarray) -> None:
@@ -60,7 +64,7 @@ def prepare_shard(
             shards[kind].append(image)
 
         def add_photo(photo: SourcePhoto, require: Callable[[int], None]) -> None:
-            row, labels = cut_photo(photo, crop, settings, require)
+            row, labels, small[photo.sha256] = cut_photo(photo, crop, settings, require)
             if not labels:
                 rows.append(vars(row))
             for label in labels:
@@ -79,13 +83,17 @@ def prepare_shard(
         "shards": {name_shard(kind, number): shard.sha256 for kind, shard in shards.items()},
         "sums": {kind: shard.sum_values() for kind, shard in shards.items()},
         "photos": len(photos),
+        "hashes": np.array(list(small), "S64"),
+        "thumbnails": make_thumbnails(np.stack(list(small.values()))),
     }
 
 
 def cut_photo(
     photo: SourcePhoto, crop: str, settings: Preprocess, require: Callable[[int], None]
-) -> tuple[Row, list[Label]]:
-    """Cut the labels of one photo; an unusable photo has no labels, and its row contains the reason.
+) -> tuple[Row, list[Label], np.ndarray]:
+    """Cut the labels of one photo, and shrink it; see `near_duplicates.make_thumbnails`.
+
+    An unusable photo is black, without labels, and its row contains the reason.
 
     Args:
         photo: the photo.
@@ -95,29 +103,32 @@ def cut_photo(
     """
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
-        return replace(row, reason=photo.reason), []
+        return replace(row, reason=photo.reason), [], BLACK
     try:
-        image = GreyPhoto(_read_verified(photo, require), require, RESULT_BYTES[crop])
+        label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6  # per pixel of the photo
+        result_bytes = RESULT_BYTES[crop] + math.ceil(label_bytes)
+        image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)
+        small = image.shrink(SIDE)
         size = settings.label_size
         if crop != "centre" or min(image.width, image.height) < size:
             grey = image.read(settings.luminance)
             del image  # frees the decoded pixels
-            return row, cut_labels(grey, settings, crop, settings.seed, photo.sha256)
+            return row, cut_labels(grey, settings, crop, settings.seed, photo.sha256), small
         x, y = (image.width - size) // 2, (image.height - size) // 2
         grey = image.read(settings.luminance, (x, y, x + size, y + size))
         labels = cut_labels(grey, settings, crop, settings.seed, photo.sha256)
-        return row, [replace(label, x=x, y=y) for label in labels]
+        return row, [replace(label, x=x, y=y) for label in labels], small
     except PhotoError as error:
-        return replace(row, reason=str(error)), []
+        return replace(row, reason=str(error)), [], BLACK
     except MemoryError:
-        return replace(row, reason="memory: the photo needs more than the estimate for its size"), []
+        return replace(row, reason="memory: the photo needs more than the estimate for its size"), [], BLACK
 
 
 def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
     """Return the bytes of a photo; raise LoupeError if its content hash has changed since it was listed."""
     try:
-        size = os.stat(photo.file).st_size if photo.size is None else photo.size
+        size = photo.size or 0
         require(reservations.get_budget() if size > LARGE_FILE_BYTES else size)
         content = photo.read_bytes()
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""

@@ -17,6 +17,7 @@ from PIL import Image
 from loupe.data import storage, tars
 from loupe.data.download import download
 from loupe.errors import UsageError
+from loupe.imaging.threads import count_cores
 
 # Photographs only: no diagrams, text or drawings, and one image of each stereo pair.
 SAMPLE = {
@@ -39,6 +40,8 @@ CALTECH_256: dict[str, Any] = {
 
 MAX_FILE_BYTES = 2**30  # size limit for the file of a photo, because one file per core must fit into memory
 HASH_CHUNK_BYTES = 2**20
+MIN_HASH_TASKS = 64  # with enough photos for this number of tasks
+MAX_PHOTOS_PER_TASK = 64  # millions of tasks would need gigabytes
 MAX_NAME_BYTES = 160  # maximum length of the names of the sources in a folder's name
 
 
@@ -88,11 +91,12 @@ def list_photos(
             if category not in known:
                 raise UsageError(f"categories: must be folders of {','.join(sources)}, got {category!r}")
         photos = [photo for photo in photos if photo.category in categories]
-    if any(storage.is_url(photo.file) for photo in photos):
-        with ThreadPoolExecutor() as threads:  # the threads wait for the network
-            photos = list(threads.map(_hash_photo, photos))
-    else:
-        photos = list(map(_hash_photo, photos))
+    size = max(1, min(MAX_PHOTOS_PER_TASK, len(photos) // MIN_HASH_TASKS))
+    chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
+    # more threads than cores wait for the network
+    threads_count = None if any(storage.is_url(photo.file) for photo in photos) else count_cores()
+    with ThreadPoolExecutor(threads_count) as threads:
+        photos = [photo for hashed in threads.map(_hash_photos, chunks) for photo in hashed]
     if limit is not None:
         photos = sorted(photos, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
     return sorted(photos, key=lambda photo: (photo.path, photo.sha256))
@@ -223,12 +227,16 @@ def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in Image.registered_extensions()
 
 
+def _hash_photos(photos: list[SourcePhoto]) -> list[SourcePhoto]:
+    return list(map(_hash_photo, photos))
+
+
 def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
     """Return the photo with its content hash, or with the reason why it cannot be read."""
     if photo.reason:
         return photo
     try:
-        remaining = os.stat(photo.file).st_size if photo.size is None else photo.size
+        size = remaining = os.stat(photo.file).st_size if photo.size is None else photo.size
         if remaining > MAX_FILE_BYTES:
             return replace(photo, reason=f"too large: {remaining} bytes, at most {MAX_FILE_BYTES}")
         if storage.is_url(photo.file):
@@ -239,6 +247,6 @@ def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
             while chunk := stream.read(min(remaining, HASH_CHUNK_BYTES)):
                 digest.update(chunk)
                 remaining -= len(chunk)
-        return replace(photo, sha256=digest.hexdigest())
+        return replace(photo, size=size, sha256=digest.hexdigest())
     except OSError as error:
         return replace(photo, reason=f"cannot be read: {error.strerror or error}")

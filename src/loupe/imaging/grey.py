@@ -19,7 +19,7 @@ from loupe.imaging.decoder import (
 )
 from loupe.imaging.estimates import read_webp_pixels
 from loupe.imaging.jpeg_scans import validate_scans
-from loupe.imaging.luminance import compute_luminance
+from loupe.imaging.luminance import blend_with_white, compute_luminance
 from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
 
@@ -90,10 +90,34 @@ class GreyPhoto:
         grey = np.empty((bottom - top, right - left), "uint8")
         with translate_errors():
             for x, y, end_x, end_y in _split((left, top, right, bottom)):
-                strip = self._image.crop((x, y, end_x, end_y))
-                strip = to_8_bit_mode(expand_12_bit_values(strip) if self._has_12_bits else strip)
+                strip = self._crop((x, y, end_x, end_y))
                 grey[y - top : end_y - top, x - left : end_x - left] = compute_luminance(strip, luminance)
         return make_upright(grey, self._orientation)
+
+    def shrink(self, side: int) -> np.ndarray:
+        """Convert the stored pixels to grey and shrink them to a square, with little memory.
+
+        Args:
+            side: of the result in pixels; the sides of the photo can be smaller.
+
+        Returns:
+            float32, (side, side), from 0 to 255, not upright.
+        """
+        width, height = self._image.size
+        columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))  # per pixel of `reduced`
+        reduced = Image.new("L", (-(-width // columns), -(-height // rows)))
+        strip_rows = max(1, STRIP_PIXELS // (width * rows)) * rows
+        with translate_errors():
+            for top in range(0, height, strip_rows):
+                strip = blend_with_white(self._crop((0, top, width, min(top + strip_rows, height))))
+                reduced.paste(strip.convert("L").reduce((columns, rows)), (0, top // rows))
+        box = (0, 0, width / columns, height / rows)  # the last pixels of `reduced` can be of fewer rows or columns
+        return np.asarray(reduced.convert("F").resize((side, side), Image.Resampling.HAMMING, box))
+
+    def _crop(self, box: Box) -> Image.Image:
+        """Return a box of the stored pixels in mode `L`, `RGB`, `LA` or `RGBA`."""
+        strip = self._image if box == (0, 0, *self._image.size) else self._image.crop(box)
+        return to_8_bit_mode(expand_12_bit_values(strip) if self._has_12_bits else strip)
 
     def _turn_back(self, box: Box) -> Box:
         """Convert a box of the upright photo to a box of the stored pixels: the steps of `make_upright`, reversed."""

@@ -22,8 +22,7 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     Returns:
         uint8, (height, width).
     """
-    if image.mode in ("LA", "RGBA"):
-        image = _blend_with_white(image)
+    image = blend_with_white(image)
     if luminance == "rec601" or image.mode == "L":
         return np.asarray(image.convert("L"))
     if luminance == "relative":
@@ -57,7 +56,10 @@ def _encode(light: np.ndarray) -> np.ndarray:
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 0) ** (1 / 2.4) - 0.055)
 
 
-def _blend_with_white(image: Image.Image) -> Image.Image:
+def blend_with_white(image: Image.Image) -> Image.Image:
+    """Blend the transparent pixels of a `LA` or `RGBA` image with white; return other images unchanged."""
+    if image.mode not in ("LA", "RGBA"):
+        return image
     if image.mode == "RGBA":
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     grey, alpha = image.split()  # Pillow's alpha_composite does not support LA

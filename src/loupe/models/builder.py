@@ -1,5 +1,6 @@
 """Builds the Keras model of validated settings, and applies a Keras model as an upscaling model."""
 
+import functools
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from loupe.upscalers.tiling import compute_largest_input
 
 MAX_BATCH_BYTES = 2**29  # limit for the largest intermediate result of a call
 MAX_UNSPLIT_PIXELS = 2**18  # images with at most this many pixels together are never split into several calls
+COMPILED_MODELS = 8  # number of models that stay compiled; `evaluate --beside` uses several
 
 
 def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
@@ -122,7 +124,12 @@ class KerasUpscaler:
         count = self._count_images_per_call(images.shape)
         if len(images) > count:
             return np.concatenate([self(images[start : start + count]) for start in range(0, len(images), count)])
-        large = self._model(images, training=False)  # `predict` would compile the model again for each image size
+        if keras.backend.backend() == "jax":
+            model = self._model
+            groups = model.trainable_variables, model.non_trainable_variables
+            large = _compile(model)(*([variable.value for variable in group] for group in groups), images)
+        else:
+            large = self._model(images, training=False)  # `predict` would compile the model for each image size
         return keras.ops.convert_to_numpy(large)
 
     def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
@@ -134,6 +141,18 @@ class KerasUpscaler:
             size = measure_network(json.loads(self._model.to_json()), side)
             self._bytes_per_pixel = 4 * size.largest / side**2
         return max(1, int(MAX_BATCH_BYTES / (self._bytes_per_pixel * math.prod(shape[1:]))))
+
+
+@functools.lru_cache(COMPILED_MODELS)
+def _compile(model: keras.Model) -> Callable[..., Any]:
+    """Compile a model for JAX, which otherwise compiles each operation of each image size on its own.
+
+    Returns:
+        A function of the trainable weights, the other weights and the images. Several threads can call it.
+    """
+    import jax
+
+    return jax.jit(lambda *state: model.stateless_call(*state, training=False)[0])
 
 
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from loupe.cli.progress import print_error_once
 from loupe.upscalers import bundled
-from loupe.upscalers.onnx import OnnxUpscaler
+from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
 
 LAYER_BYTES = 32_000_000  # of the layers of a network up to the size of `base`, per thread
@@ -20,12 +21,14 @@ class LoadedModel:
         name: the name that messages show.
         model: the upscaling model.
         run_id: the MLflow run that trained the model; None if unknown.
+        device: the device that runs the network; "" if the model is not an ONNX network.
         layer_bytes: the memory that the layers take at most while a thread upscales a strip of a photo.
     """
 
     name: str
     model: UpscalingModel
     run_id: str | None = None
+    device: str = ""
     layer_bytes: int = LAYER_BYTES
 
 
@@ -36,15 +39,22 @@ class Networks:
         scales: the scale factors that have a network.
         load: loads the network of a scale factor.
         ensemble: use the self-ensemble (mean over 8 flips and rotations) of each network.
+        device: the device that `load` requests for ONNX networks.
     """
 
     def __init__(
-        self, scales: Sequence[Fraction], load: Callable[[Fraction], LoadedModel], ensemble: bool = False
+        self,
+        scales: Sequence[Fraction],
+        load: Callable[[Fraction], LoadedModel],
+        ensemble: bool = False,
+        device: str = "auto",
     ) -> None:
         self.scales = sorted(scales)
-        self._load, self._ensemble = load, ensemble
+        # called with a line if a network does not run on the device
+        self.report_fallback: Callable[[str], None] = print_error_once
+        self._load, self._ensemble, self._device = load, ensemble, device
         self._loaded: dict[Fraction, LoadedModel] = {}
-        self._used: dict[Fraction, str] = {}
+        self._used: dict[Fraction, LoadedModel] = {}
 
     def __call__(self, scale: Fraction) -> UpscalingModel:
         """Return the network of a scale factor and count it as used.
@@ -52,46 +62,48 @@ class Networks:
         Raises:
             UsageError: the network cannot be loaded.
         """
-        loaded = self.get(scale)
-        self._used[scale] = loaded.name
+        self._used[scale] = loaded = self.get(scale)
         return loaded.model
 
     def get(self, scale: Fraction) -> LoadedModel:
         """Return the network of a scale factor without counting it as used; raises UsageError in the same cases."""
         if scale not in self._loaded:
-            loaded = self._load(scale)
-            self._loaded[scale] = replace(loaded, model=SelfEnsemble(loaded.model)) if self._ensemble else loaded
+            self._loaded[scale] = self._prepare(self._load(scale))
         return self._loaded[scale]
 
-    def check(self) -> None:
-        """Load the network of the smallest scale factor, so that an unusable model fails before any photo is read."""
-        self.get(self.scales[0])
+    def check(self) -> str:
+        """Load the network of the smallest scale factor, and return its device; see `LoadedModel`.
+
+        An unusable model then fails before any photo is read.
+        """
+        return self.get(self.scales[0]).device
 
     @property
     def used_names(self) -> str:
         """The names of the networks used so far, comma-separated; "" if none was used, as at the scale factor 1."""
-        return ", ".join(dict.fromkeys(self._used.values()))
+        return ", ".join(dict.fromkeys(loaded.name for loaded in self._used.values()))
+
+    @property
+    def used_devices(self) -> str:
+        """The devices that ran the ONNX networks used so far, comma-separated."""
+        return ", ".join(dict.fromkeys(loaded.device for loaded in self._used.values() if loaded.device))
+
+    def _prepare(self, loaded: LoadedModel) -> LoadedModel:
+        """Add the device and the self-ensemble, and report a device that does not run the network."""
+        device = getattr(loaded.model, "device", "")
+        fallback = getattr(loaded.model, "fallback", "")
+        if not device and self._device not in ("auto", CPU):
+            fallback = f"device: {self._device} runs only ONNX networks, not {loaded.name}"
+        if fallback:
+            self.report_fallback(fallback)
+        name = f"{loaded.name} on {device}" if device not in ("", CPU) else loaded.name
+        model = SelfEnsemble(loaded.model) if self._ensemble else loaded.model
+        return replace(loaded, name=name, model=model, device=device)
 
 
-def get_bundled_networks(size: str = bundled.DEFAULT_SIZE, ensemble: bool = False, threads: int = 1) -> Networks:
-    """Return the networks of a size that ship with the package.
-
-    Args:
-        size: one of BUNDLED_SIZES.
-        ensemble: as in `Networks`.
-        threads: as in `OnnxUpscaler`.
-    """
-    return Networks(bundled.list_scales(size), lambda scale: load_bundled(size, scale, threads), ensemble)
-
-
-def load_bundled(size: str, scale: Fraction, threads: int = 1) -> LoadedModel:
+def load_bundled(size: str, scale: Fraction, threads: int = 1, device: str = CPU) -> LoadedModel:
     """Load a network that ships with the package; raises UsageError if no such network exists."""
-    model = OnnxUpscaler(bundled.find_file(size, scale), threads)
+    model = OnnxUpscaler(bundled.find_file(size, scale), threads, device)
     layer_bytes = LARGE_LAYER_BYTES if size == "large" else LAYER_BYTES
     name = f"the bundled network {size} of {scale.numerator}:{scale.denominator}"
     return LoadedModel(name, model, layer_bytes=layer_bytes)
-
-
-def wrap_model(loaded: LoadedModel, ensemble: bool = False) -> Networks:
-    """Return `Networks` with one model, for its own scale factor."""
-    return Networks([loaded.model.geometry.scale], lambda _: loaded, ensemble)

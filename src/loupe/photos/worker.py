@@ -3,8 +3,9 @@
 Decoders and encoders cannot be interrupted, and some need much memory for a small file. The server kills the process
 when a photo takes too long, and the system refuses memory beyond a limit.
 
-The protocol: a JSON object per line. The process first prints `{"ready": true}` or `{"failed": reason}`. For each
-request it prints `{"progress": fraction}` several times, then the answer.
+The protocol: a JSON object per line. The process first prints `{"ready": device, "fallbacks": lines}`, where each
+line says why a network does not run on the requested device, or `{"failed": reason}`. For each request it prints
+`{"progress": fraction}` several times, then the answer.
 """
 
 import os
@@ -108,15 +109,16 @@ def serve_requests(
     """
     warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
     try:
-        networks = load_networks()
-        networks.check()
+        networks, fallbacks = load_networks(), list[str]()
+        networks.report_fallback = fallbacks.append
+        device = networks.check()
     except LoupeError as error:
         connection.send({"failed": str(error)})
         return
     if large and hasattr(os, "nice"):
         os.nice(NICENESS)
     set_limit(resource.RLIMIT_DATA, read_status_bytes("VmData") + max_bytes)
-    connection.send({"ready": True})
+    connection.send({"ready": device, "fallbacks": fallbacks})
     started_bytes = read_status_bytes("VmHWM")
     last = False
     while not last:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from loupe.cli.progress import print_error_once
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.child_process import ChildProcess
 from loupe.imaging.memory import get_default_budget
@@ -78,12 +79,17 @@ class PhotoWorkers:
         )
         self._waiting = threading.Semaphore(MAX_WAITING)
 
-    def start(self) -> None:
-        """Start both processes and wait until they are ready; raises UsageError if the networks cannot be loaded."""
+    def start(self) -> str:
+        """Start both processes, wait until they are ready, and return the device of the networks; see `LoadedModel`.
+
+        Raises:
+            UsageError: the networks cannot be loaded.
+        """
         for worker in (self._small, self._large):
             worker.start()
         for worker in (self._small, self._large):
             worker.wait_until_ready(Control(START_TIMEOUT_S))
+        return self._large.device
 
     def upscale(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None] = lambda _: None
@@ -138,6 +144,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._ready = False
+        self.device = ""  # that runs the networks
 
     @contextmanager
     def use(self, control: Control) -> Iterator[None]:
@@ -165,7 +172,9 @@ class _Worker:
         if "failed" in message:
             self.kill()
             raise UsageError(message["failed"])
-        self._ready = True
+        for line in message["fallbacks"]:
+            print_error_once(line)
+        self.device, self._ready = message["ready"], True
 
     def upscale(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None], timeout_s: float | None = None

@@ -7,6 +7,8 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from loupe.search.gpus import VARIABLE
+
 MAX_STDERR_LINES = 40  # lines of standard error in the message about a failed worker; a traceback of Keras fits
 
 
@@ -46,12 +48,19 @@ class WorkerJob:
     fresh: bool
 
 
-def start_worker(job: WorkerJob) -> subprocess.Popen[str]:
-    """Start a worker process; it waits for its job on standard input."""
+def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[str]:
+    """Start a worker process; it waits for its job on standard input.
+
+    Args:
+        job: the job.
+        gpus: the CUDA_VISIBLE_DEVICES of the process; None for that of this process.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     if job.threads:
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         environment |= dict.fromkeys(names, str(job.threads))
+    if gpus is not None:
+        environment[VARIABLE] = gpus
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "loupe.search.worker", str(os.getpid())]
     return subprocess.Popen(

@@ -1,10 +1,12 @@
 """Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces crashed workers."""
 
 import math
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +18,10 @@ from loupe.config.steps import Sweep
 from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
+from loupe.search.gpus import group_gpus
 from loupe.search.study import MAX_ATTEMPTS, OWNER, RUN, SweepStudy
 from loupe.search.study_storage import retry_database
+from loupe.search.sweep_file import SweepFile
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
@@ -53,7 +57,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     remaining, crashes, last_check, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
-    with _open_executor(settings, workers) as (executor, run, count_cores), bar:
+    gpus = group_gpus(study.sweep) if workers > 1 and not settings.scheduler else []
+    with _open_executor(settings, workers, gpus) as (executor, run, count_cores), bar:
         while True:
             workers = settings.workers or count_cores()
             if time.monotonic() - last_check > ORPHAN_CHECK_INTERVAL_S:
@@ -111,41 +116,49 @@ class LocalWorkers:
     """The worker processes that this process started.
 
     A ProcessPoolExecutor is not used, because it fails all tasks when one process is killed.
+
+    Args:
+        gpus: groups of GPUs; see `group_gpus`. A process gets the group that the fewest processes use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: Sequence[str] = ()) -> None:
+        self._gpus = gpus
         self._lock = threading.Lock()
         self._is_closed = False
-        self._processes: set[subprocess.Popen[str]] = set()
+        self._processes: dict[subprocess.Popen[str], str | None] = {}
 
     def run(self, job: WorkerJob) -> int:
         """Run a worker until it exits; see `wait_for_worker`."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the worker pool is closed")
-            process = start_worker(job)
-            self._processes.add(process)
+            gpus = min(self._gpus, key=Counter(self._processes.values()).__getitem__, default=None)
+            process = start_worker(job, gpus)
+            self._processes[process] = gpus
         try:
             return wait_for_worker(process, job)
         finally:
-            self._processes.discard(process)
+            with self._lock:
+                del self._processes[process]
 
     def close(self) -> None:
         """Terminate the running workers and start no more."""
         with self._lock:
             self._is_closed = True
-            for process in self._processes.copy():
+            for process in self._processes:
                 process.terminate()
 
 
 @contextmanager
-def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, WorkerFunction, Callable[[], int]]]:
+def _open_executor(
+    settings: Sweep, workers: int, gpus: Sequence[str]
+) -> Iterator[tuple[Executor, WorkerFunction, Callable[[], int]]]:
     """Yield an executor, the function that runs a worker in the executor, and a function that counts the cores."""
     if settings.scheduler:
         with connect(settings.scheduler) as cluster:
             yield cluster.get_executor(pure=False), run_worker, lambda: _count_cluster_cores(cluster)
         return
-    local = LocalWorkers()
+    local = LocalWorkers(gpus)
     with ThreadPoolExecutor(workers) as executor:
         try:
             yield executor, local.run, lambda: workers
@@ -153,8 +166,10 @@ def _open_executor(settings: Sweep, workers: int) -> Iterator[tuple[Executor, Wo
             local.close()
 
 
-def count_cores(scheduler: str | None) -> int:
-    """Return the number of cores of this machine or of a Dask cluster.
+def count_workers(scheduler: str | None, sweep: SweepFile) -> int:
+    """Return the default number of workers: one per core of this machine or of a Dask cluster.
+
+    With the JAX backend, it is the number of groups of GPUs if this machine has GPUs.
 
     Raises:
         UsageError: the scheduler does not answer.
@@ -162,7 +177,8 @@ def count_cores(scheduler: str | None) -> int:
     if scheduler:
         with connect(scheduler) as cluster:
             return _count_cluster_cores(cluster)
-    return threads.count_cores()
+    gpus = group_gpus(sweep) if os.environ.get("KERAS_BACKEND") == "jax" else []
+    return len(gpus) or threads.count_cores()
 
 
 def _count_cluster_cores(cluster: Any) -> int:

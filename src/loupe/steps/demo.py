@@ -33,16 +33,19 @@ def run(settings: Demo) -> None:
     import gradio  # noqa: F401 # fails before the model is loaded if the package is missing
 
     from loupe.photos.worker_pool import PhotoWorkers
+    from loupe.upscalers.onnx import CPU
 
     with (
         tempfile.TemporaryDirectory(prefix="loupe-demo-") as folder,
         _open_socket(settings) as server_socket,
-        closing(PhotoWorkers("loupe.web.worker:serve_model", {"model": settings.model})) as workers,
+        closing(PhotoWorkers("loupe.web.worker:serve_model", settings.select(["model", "device"]))) as workers,
     ):
-        workers.start()
+        device = workers.start()
         host, port = server_socket.getsockname()[:2]
         with _use_temporary_folder(folder), signals.stop_at_signal(), _clean(Path(folder)):
             server = _make_server(settings, workers, Path(folder))
+            if device not in ("", CPU):
+                print_line(f"device: {device}", settings.quiet)
             print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
             server.run(sockets=[server_socket])
 

@@ -64,7 +64,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     baselines = scoring.build_baselines(images.pairs, ridge, loaded.model.geometry.luminance)
     methods = {"model": loaded.model, **baselines, **others}
     with runs.step_run(settings, f"evaluate {loaded.name} on {images.name}"):
-        records.log_tags({"loupe.model": loaded.name})
+        records.log_model_tags(loaded.name, loaded.device)
         table = _score(settings, methods, images.pairs)
         _draw_figures(settings, methods, labels[settings.model], images.pairs)
         scores = scoring.summarise(table)
@@ -121,7 +121,7 @@ def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction
     """Load a model by its name. A model with several scale factors gets `scale`, or the scale of the settings."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
-    options = ResolveOptions(ensemble=ensemble, keras=True, threads=0, data_dir=settings.data_dir)
+    options = ResolveOptions(ensemble, keras=True, threads=0, data_dir=settings.data_dir, device=settings.device)
     networks = resolve_model(name, options)
     return networks.get(networks.scales[0] if len(networks.scales) == 1 else scale or settings.scale)
 

@@ -46,8 +46,8 @@ def run(settings: Preprocess) -> Dataset:
         records.log_tags({"loupe.folder": make_absolute(dataset.location)})
     skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.skip_reasons.items()))
     print_line(
-        f"{dataset.location}: {counts['photos']} photos, {counts['labels']} labels, "
-        f"{counts['skipped']} skipped{skipped}",
+        f"{dataset.location}: {counts['photos']} photos ({counts['near_duplicates']} near-duplicates in "
+        f"{counts['near_duplicate_groups']} groups), {counts['labels']} labels, {counts['skipped']} skipped{skipped}",
         settings.quiet,
     )
     return dataset

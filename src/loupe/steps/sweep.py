@@ -37,8 +37,8 @@ def run(settings: Sweep) -> str | None:
         print_line(_dashboard_command(location), settings.quiet)
         return None
     # This call fails without a scheduler. Therefore it precedes the calls that write files.
-    cores = worker_pool.count_cores(settings.scheduler)
-    workers, total = settings.workers or cores, sweep.count_trials()
+    default_workers = worker_pool.count_workers(settings.scheduler, sweep)
+    workers, total = settings.workers or default_workers, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
     print_line(f"sweep {sweep.name}: {points} points, {total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)

@@ -25,9 +25,9 @@ def run(settings: Upscale) -> list[Path]:
         if settings.dry_run:
             return []
         with photo_runs.photo_run(settings):
-            networks = resolve_model(settings.model, ResolveOptions(ensemble=settings.ensemble))
+            networks = resolve_model(settings.model, ResolveOptions(settings.ensemble, device=settings.device))
             networks.check()
             target = Target(settings.scale, settings.box, settings.fit)
             outcomes = files.process_photos(settings, photos, UpscaleTransform(target, networks), readers)
-            photo_runs.log_outcomes(settings, outcomes, networks.used_names)
+            photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.used_devices)
             return files.report_outcomes(settings, photos, outcomes, networks.used_names)

@@ -30,13 +30,14 @@ def photo_run(settings: PhotoSettings) -> Iterator[None]:
         yield
 
 
-def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str) -> None:
-    """Log the name of the model or method, the number of results and failures, and the result of a single photo.
+def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str, device: str = "") -> None:
+    """Log the model or method, its device, the number of results and failures, and the result of a single photo.
 
     Args:
         settings: the settings of the step.
         outcomes: the outcomes of all photos.
         model: the name of the model or method.
+        device: the device that ran the ONNX networks; "" if none was used.
     """
     if not _is_run_open():
         return
@@ -44,7 +45,7 @@ def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: st
 
     results = sum(outcome.size is not None for outcome in outcomes)
     failures = sum(outcome.reason != "" for outcome in outcomes)
-    records.log_tags({"loupe.model": model})
+    records.log_model_tags(model, device)
     records.log_metrics({settings.VERB: results, "failed": failures})
     if len(outcomes) == 1 and results:
         records.log_file(outcomes[0].job.out)

@@ -50,6 +50,11 @@ def log_tags(tags: dict[str, str]) -> None:
     log_record("tags", tags)
 
 
+def log_model_tags(name: str, device: str) -> None:
+    """Log the name of a model or method, and the device that ran it; "" if it is not an ONNX network."""
+    log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
+
+
 def log_file(file: Path, folder: str | None = None) -> None:
     """Log a file to a folder of the artifacts, or to their root."""
     log_record("file", {"folder": folder}, file)

@@ -121,6 +121,8 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
     """
     from importlib.metadata import version
 
+    import onnxruntime
+
     with warnings.catch_warnings():
         # MLflow warns about missing type hints and examples, although a signature replaces them. MLflow also resets
         # the filters of warnings. Therefore a filter cannot hide this warning.
@@ -133,7 +135,10 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
             code_paths=[str(Path(loupe.__file__).parent)],
             artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in onnx.items()},
             signature=photo_model.make_signature(),
-            pip_requirements=[f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "pillow")],
+            pip_requirements=[
+                f"onnxruntime=={onnxruntime.__version__}",  # its package may be onnxruntime-gpu here
+                *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
+            ],
             metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
             tags=list_masked_tags(),
         )

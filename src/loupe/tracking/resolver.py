@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_error
 from loupe.config.fields import BUNDLED_SIZES, CHAMPION
 from loupe.errors import LoupeError, UsageError
-from loupe.photos.networks import LoadedModel, Networks, get_bundled_networks, load_bundled, wrap_model
+from loupe.photos.networks import LoadedModel, Networks, load_bundled
 from loupe.tracking.locations import get_sqlite_file
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
@@ -47,12 +48,14 @@ class ResolveOptions:
         keras: load models of MLflow with Keras; False prefers the ONNX file of the same run.
         threads: the number of threads that an ONNX network uses per image; 0 means one per core.
         data_dir: folder of the prepared sample dataset, on which the model `ridge` is fitted.
+        device: the device that runs ONNX networks; see `OnnxUpscaler`.
     """
 
     ensemble: bool = False
     keras: bool = False
     threads: int = 1
     data_dir: str = "data"
+    device: str = "auto"
 
 
 def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Networks:
@@ -70,17 +73,19 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     Raises:
         UsageError: the model does not exist.
     """
+    networks = partial(Networks, ensemble=options.ensemble, device=options.device)
     if name in (BUNDLED, *BUNDLED_SIZES):
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
-        return get_bundled_networks(size, options.ensemble, options.threads)
+        load_size = partial(load_bundled, size, threads=options.threads, device=options.device)
+        return networks(bundled.list_scales(size), load_size)
     if name == CHAMPION:
-        return Networks(SCALES, ChampionLoader(options).load, options.ensemble)
+        return networks(SCALES, ChampionLoader(options).load)
     if name in FILTERS:
-        return Networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)), options.ensemble)
+        return networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)))
     if name == RIDGE:
-        return Networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir), options.ensemble)
-    load = _load_from_mlflow if name.startswith(REGISTRY_SCHEMES) else _load_file
-    return wrap_model(load(name, options), options.ensemble)
+        return networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir))
+    loaded = (_load_from_mlflow if name.startswith(REGISTRY_SCHEMES) else _load_file)(name, options)
+    return networks([loaded.model.geometry.scale], lambda _: loaded)
 
 
 def has_store() -> bool:
@@ -117,8 +122,8 @@ class ChampionLoader:
             except StoreError as error:
                 print_error(f"{error}; the bundled networks are used")
                 self._reason, self._is_usable = "the store cannot be used", False
-        loaded = load_bundled(bundled.DEFAULT_SIZE, scale, self._options.threads)
-        return LoadedModel(f"{loaded.name} ({self._reason})", loaded.model)
+        loaded = load_bundled(bundled.DEFAULT_SIZE, scale, self._options.threads, self._options.device)
+        return replace(loaded, name=f"{loaded.name} ({self._reason})")
 
 
 def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
@@ -147,7 +152,7 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
             f"got {name!r}"
         )
     if file.suffix == ".onnx":
-        return LoadedModel(name, IsolatedOnnxUpscaler(file, options.threads))
+        return LoadedModel(name, IsolatedOnnxUpscaler(file, options.threads, options.device))
     from loupe.tracking import models
 
     return _load_keras(models.find_model(name))
@@ -190,7 +195,8 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             return None
         reference, file = download_result
         if file.suffix == ".onnx":
-            return LoadedModel(reference.name, IsolatedOnnxUpscaler(file, options.threads), reference.run_id)
+            network = IsolatedOnnxUpscaler(file, options.threads, options.device)
+            return LoadedModel(reference.name, network, reference.run_id)
         return _load_keras(replace(reference, uri=str(file)))
 
 

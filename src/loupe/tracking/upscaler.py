@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
-from loupe.config.fields import parse_scale
+from loupe.config.fields import Device, parse_scale
+from loupe.errors import UsageError
 from loupe.imaging.conversion import to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
@@ -31,17 +32,20 @@ class Upscaler:
         self.networks = networks
 
     @classmethod
-    def load(cls, model: str = BUNDLED, ensemble: bool = False) -> "Upscaler":
+    def load(cls, model: str = BUNDLED, ensemble: bool = False, device: Device = "auto") -> "Upscaler":
         """Load a model by its name.
 
         Args:
             model: any name that `resolver.resolve_model` accepts.
             ensemble: use the self-ensemble (mean over 8 flips and rotations): slightly better, 8 times slower.
+            device: auto, cpu, cuda, coreml or directml: the device that runs ONNX networks; see `OnnxUpscaler`.
 
         Raises:
-            UsageError: the model does not exist or cannot be loaded.
+            UsageError: the model does not exist or cannot be loaded, or the device is unknown.
         """
-        return cls(resolve_model(model, ResolveOptions(ensemble=ensemble)))
+        if device not in get_args(Device):
+            raise UsageError(f"device: must be one of {', '.join(get_args(Device))}, got {device!r}")
+        return cls(resolve_model(model, ResolveOptions(ensemble=ensemble, device=device)))
 
     def __call__(
         self,

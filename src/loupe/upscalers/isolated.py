@@ -15,6 +15,7 @@ from loupe.imaging.child_process import ChildProcess, Connection
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.threads import count_cores
 from loupe.upscalers.geometry import Geometry
+from loupe.upscalers.onnx import CPU
 
 MAX_CONNECTIONS = 64
 LOADING_TIMEOUT_S, CALL_TIMEOUT_S = 20.0, 30.0  # a call is one image; a network with 512 channels takes 6 s
@@ -23,27 +24,31 @@ LOADING_TIMEOUT_S, CALL_TIMEOUT_S = 20.0, 30.0  # a call is one image; a network
 class IsolatedOnnxUpscaler:
     """An ONNX network of any origin as an upscaling model; see `OnnxUpscaler`.
 
-    Several threads can call the model at the same time. The results are the same as with `OnnxUpscaler`.
+    Several threads can call the model at the same time. The results, `device` and `fallback` are the same as with
+    `OnnxUpscaler`.
 
     Args:
         file: the ONNX file. Calls do not read the file.
         threads: as in `OnnxUpscaler`.
+        device: as in `OnnxUpscaler`. With `auto`, the network runs on the CPU, because the limits do not cover the
+            memory of another device.
 
     Raises:
         UsageError: as in `OnnxUpscaler`, or Loupe does not export such a network, or loading it takes too much
             memory or time. Calling the model raises PhotoError if the call takes too much.
     """
 
-    def __init__(self, file: Path, threads: int = 1) -> None:
+    def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
         self._name = str(file)
-        options = {"file": self._name, "threads": threads}
+        options = {"file": self._name, "threads": threads, "device": CPU if device == "auto" else device}
         count = min(count_cores(), MAX_CONNECTIONS)
         self._child = ChildProcess("loupe.upscalers.network_process:serve", options, count)
         self._free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         for connection in self._child.connections:
             self._free.put(connection)
         try:
-            name, _ = self._receive(self._child.connections[0], LOADING_TIMEOUT_S)
+            loaded, _ = self._receive(self._child.connections[0], LOADING_TIMEOUT_S)
+            name, self.device, self.fallback = loaded
             self.geometry = Geometry.from_name(name)
         except PhotoError as error:
             raise UsageError(str(error)) from None

@@ -1,45 +1,72 @@
 """ONNX networks as upscaling models."""
 
+import io
+import threading
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from loupe.errors import UsageError, describe_error
 from loupe.upscalers.geometry import Geometry
 
+CPU = "cpu"
+# The provider of onnxruntime per device, with its options. TF32 changes pixels. CUDA's default search for the fastest
+# algorithm runs again for each size of a tile.
+PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    CPU: ("CPUExecutionProvider", {}),
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+    "coreml": ("CoreMLExecutionProvider", {}),
+    "directml": ("DmlExecutionProvider", {}),
+}
+FALLBACK = "device: {} cannot be used: {}; the CPU is used"
+AUTOMATIC = ("cuda", "directml")  # not Core ML: every build for macOS contains it, and it may compute in float16
+
 
 class OnnxUpscaler:
     """An ONNX network as an upscaling model.
+
+    The attribute `device` is the device that runs the network, and `fallback` is one line about the reason if this is
+    not the requested device.
 
     Args:
         file: ONNX file with the geometry in its metadata, as `models.onnx_export.export` writes it.
         threads: number of threads per image; 0 means one per core. For several images it is faster to use one thread
             per image and to call the model from several Python threads.
+        device: a value of `config.fields.Device`. The CPU replaces a device that cannot be used.
 
     Raises:
         UsageError: the file is not an ONNX network, or the shape of the result does not match the geometry.
     """
 
-    def __init__(self, file: Path, threads: int = 1) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # only fatal errors; other errors are raised as exceptions
-        options.intra_op_num_threads = threads
-        options.enable_mem_pattern = False  # it doubles the memory of layers if the sizes of images differ
-        # Threads that spin while waiting would use cores that process the colour of the same image.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
+        self.device, self.fallback = _choose_device(device)
         try:
-            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises many classes for invalid files
-            raise UsageError(f"model: {str(file)!r} is not an ONNX network: {describe_error(error)}") from None
-        self.geometry = Geometry.from_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
-        self._inputs = [part.name for part in self._session.get_inputs()]
-        self._validate_result(file)
+            self._load(file, threads)
+        except UsageError as error:
+            if self.device == CPU:
+                raise
+            reason = describe_error(error.__context__ or error)  # without the text about the file
+            self.fallback = FALLBACK.format(self.device, reason)
+            self.device = CPU
+            self._load(file, threads)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Upscale images; see `UpscalingModel`."""
-        return np.asarray(self._session.run(None, dict.fromkeys(self._inputs, images))[0])
+        with self._turn:
+            return np.asarray(self._session.run(None, dict.fromkeys(self._inputs, images))[0])
+
+    def _load(self, file: Path, threads: int) -> None:
+        try:
+            self._session = _create_session(file, threads, self.device)
+        except Exception as error:  # onnxruntime raises many classes for invalid files
+            raise UsageError(f"model: {str(file)!r} is not an ONNX network: {describe_error(error)}") from None
+        # DirectML allows one call at a time, and the memory of a GPU is limited.
+        self._turn: AbstractContextManager[Any] = nullcontext() if self.device == CPU else threading.Lock()
+        self.geometry = Geometry.from_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
+        self._inputs = [part.name for part in self._session.get_inputs()]
+        self._validate_result(file)
 
     def _validate_result(self, file: Path) -> None:
         side, scale = self.geometry.min_side, self.geometry.scale
@@ -51,3 +78,38 @@ class OnnxUpscaler:
         if found.shape != expected or found.dtype != np.float32:
             got = f"{found.dtype} {found.shape}"
             raise UsageError(f"model: {str(file)!r} must return float32 {expected} for a grey image, got {got}")
+
+
+def _choose_device(wanted: str) -> tuple[str, str]:
+    """Return the device to try, and one line if the installed onnxruntime does not support the requested device."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if wanted == "auto":
+        return next((device for device in AUTOMATIC if PROVIDERS[device][0] in available), CPU), ""
+    provider = PROVIDERS[wanted][0]
+    if provider in available:
+        return wanted, ""
+    return CPU, FALLBACK.format(wanted, f"the installed onnxruntime has no {provider}")
+
+
+def _create_session(file: Path, threads: int, device: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # only fatal errors; other errors are raised as exceptions
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it doubles the memory of layers if the sizes of images differ
+    # Threads that spin while waiting would use cores that process the colour of the same image.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if device == CPU:
+        return onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[CPU][0]])
+    onnxruntime.set_default_logger_severity(4)
+    with redirect_stdout(io.StringIO()):  # onnxruntime prints hints
+        onnxruntime.preload_dlls()  # of the packages that the extra `gpu` installs
+        session = onnxruntime.InferenceSession(
+            file, options, providers=[PROVIDERS[device], PROVIDERS[CPU]], enable_fallback=0
+        )
+    if PROVIDERS[device][0] not in session.get_providers():  # onnxruntime only logs this
+        raise RuntimeError("onnxruntime does not find the device or its libraries")
+    return session

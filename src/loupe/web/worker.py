@@ -2,9 +2,9 @@
 
 from loupe.imaging.child_process import Connection
 from loupe.photos.worker import serve_requests
-from loupe.tracking.resolver import resolve_model
+from loupe.tracking.resolver import ResolveOptions, resolve_model
 
 
-def serve_model(connections: list[Connection], model: str, max_bytes: int, large: bool) -> None:
+def serve_model(connections: list[Connection], model: str, device: str, max_bytes: int, large: bool) -> None:
     """Answer requests; see `serve_requests`."""
-    serve_requests(connections[0], lambda: resolve_model(model), max_bytes, large)
+    serve_requests(connections[0], lambda: resolve_model(model, ResolveOptions(device=device)), max_bytes, large)

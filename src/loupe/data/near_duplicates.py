@@ -1,0 +1,120 @@
+"""Finds near-duplicates: the same image recompressed, resized, flipped, rotated or in another file format.
+
+The time grows as n log n with the number of photos. Two photos are compared only if their features are in the same
+cell of one of several shifted grids (locality-sensitive hashing, Datar et al. 2004) and near each other in that cell.
+"""
+
+import numpy as np
+
+from loupe.data.patches import apply_symmetry
+
+SIDE = 16  # of a thumbnail
+MIN_CONTRAST = 1.0  # standard deviation of a thumbnail's grey values: without contrast, photos cannot be compared
+# Correlation of two thumbnails. Recompressed (JPEG quality 10), resized and flipped copies of 281 photos of
+# Caltech-256 have at least 0.9915. Different photos among 1,058 have at most 0.983.
+MIN_SIMILARITY = 0.985
+FREQUENCIES = 6  # per axis
+GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2
+PAIRS_PER_PART = 1 << 17
+NEIGHBOURS = 4  # in the order of one more feature: a large cell is not compared as a whole
+
+
+def make_thumbnails(photos: np.ndarray) -> np.ndarray:
+    """Normalise the brightness and the contrast of photos.
+
+    Args:
+        photos: float32, (n, SIDE, SIDE), results of `GreyPhoto.shrink`.
+
+    Returns:
+        int8, (n, SIDE, SIDE), of mean 0 and with a largest value of 127; zeros for a photo without contrast.
+    """
+    values = photos - photos.mean(axis=(1, 2), keepdims=True)
+    values[values.std(axis=(1, 2)) < MIN_CONTRAST] = 0
+    largest = abs(values).max(axis=(1, 2), keepdims=True)
+    return np.rint(values * (127 / np.maximum(largest, MIN_CONTRAST))).astype(np.int8)
+
+
+def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
+    """Group the near-duplicates of a collection. The result does not depend on the order of the photos.
+
+    Args:
+        hashes: (n,), the content hashes of the photos as ASCII bytes.
+        thumbnails: (n, SIDE, SIDE), results of `make_thumbnails`.
+
+    Returns:
+        The smallest content hash of the group for each photo that has near-duplicates.
+    """
+    hashes, chosen = np.unique(hashes, return_index=True)
+    contrast = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))
+    hashes, thumbnails = hashes[contrast], thumbnails[chosen[contrast]]
+    features = _compute_features(thumbnails)
+    pairs = [np.zeros((2, 0), np.int64)]
+    for grid in range(GRIDS):
+        cells = features[:, :GRID_FEATURES] / CELL + np.random.default_rng(grid).random(GRID_FEATURES)
+        multipliers = np.random.default_rng(grid).integers(2**63, size=GRID_FEATURES)
+        keys = np.floor(cells).astype(np.int64) @ multipliers  # modulo 2**64
+        order = np.lexsort((features[:, GRID_FEATURES + grid], keys))
+        for distance in range(1, NEIGHBOURS + 1):
+            found = np.stack([order[:-distance], order[distance:]])
+            found = found[:, keys[found[0]] == keys[found[1]]]
+            for part in np.array_split(found, 1 + found.shape[1] // PAIRS_PER_PART, axis=1):
+                pairs.append(part[:, _are_similar(features, thumbnails, part)])
+    smallest = _find_smallest(len(hashes), np.concatenate(pairs, axis=1))
+    others = np.flatnonzero(smallest < np.arange(len(hashes)))
+    photos = np.union1d(others, smallest[others])
+    names = (hashes[numbers].astype(str).tolist() for numbers in (photos, smallest[photos]))
+    return dict(zip(*names, strict=True))
+
+
+def _find_smallest(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Return the smallest number in the connected component of each of `count` nodes; pairs (2, n) are the edges.
+
+    The import of scipy.sparse.csgraph for this takes as long as the preparation of 200 photos.
+    """
+    smallest = np.arange(count)
+    while True:
+        before = smallest
+        lower = smallest[pairs].min(axis=0)
+        smallest = smallest.copy()
+        for ends in pairs:
+            np.minimum.at(smallest, smallest[ends], lower)
+        smallest = smallest[smallest]
+        if np.array_equal(smallest, before):
+            return smallest
+
+
+def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
+    """Return the magnitudes of low frequencies, float32 (n, FREQUENCIES**2 - 1), the same for all 8 symmetries.
+
+    A flip changes only the signs of the discrete cosine transform, and a rotation also swaps the axes. The distance
+    of two rows is at most the distance of the normalised thumbnails.
+    """
+    rows, columns = np.unravel_index(np.arange(1, FREQUENCIES**2), (FREQUENCIES, FREQUENCIES))
+    order = np.argsort(rows + columns, kind="stable")  # low frequencies first: they have the largest magnitudes
+    rows, columns = rows[order], columns[order]
+    positions = np.outer(np.arange(FREQUENCIES), np.arange(SIDE) + 0.5)
+    cosines = np.cos(np.pi / SIDE * positions).astype("float32") * np.sqrt(2 / SIDE, dtype="float32")
+    cosines[0] /= np.sqrt(2)
+    features = np.empty((len(thumbnails), len(order)), "float32")
+    for start in range(0, len(thumbnails), PAIRS_PER_PART):
+        part = slice(start, start + PAIRS_PER_PART)
+        magnitudes = abs(cosines @ _normalise(thumbnails[part]) @ cosines.T)
+        first, second = magnitudes[:, rows, columns], magnitudes[:, columns, rows]
+        features[part] = np.where(rows < columns, np.maximum(first, second), np.minimum(first, second))
+    return features
+
+
+def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return for each column of pairs (2, n) whether the thumbnails are similar in one of the 8 symmetries."""
+    first, second = pairs
+    similar = ((features[first] - features[second]) ** 2).sum(axis=1) <= 2 * (1 - MIN_SIMILARITY)
+    left, right = (_normalise(thumbnails[numbers[similar]]) for numbers in pairs)
+    turned = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]
+    similar[similar] = np.max(turned, axis=0) >= MIN_SIMILARITY
+    return similar
+
+
+def _normalise(thumbnails: np.ndarray) -> np.ndarray:
+    """Return float32 thumbnails of length 1."""
+    values = thumbnails.astype("float32")
+    return values / np.sqrt(np.einsum("nij,nij->n", values, values))[:, None, None]
