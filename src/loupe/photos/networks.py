@@ -33,7 +33,7 @@ class LoadedModel:
 
 
 class Networks:
-    """Maps scale factors to networks and loads each on first use.
+    """Maps scale factors to networks, and loads a network on first use.
 
     Args:
         scales: the scale factors that have a network.
