@@ -2,10 +2,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loupe.cli.progress import print_error
 from loupe.config import parse_settings
 from loupe.config.fields import LONGEST_QUOTE
 from loupe.data import sources, storage
-from loupe.errors import LONGEST_DESCRIPTION, UsageError, describe_error, is_masked, mask_secrets, mask_values
+from loupe.errors import (
+    LONGEST_DESCRIPTION,
+    LoupeError,
+    UsageError,
+    describe_error,
+    is_masked,
+    mask_secrets,
+    mask_values,
+)
 from loupe.search.worker_job import WorkerJob
 
 SECRET = "s3cr-t"
@@ -35,6 +44,10 @@ SECRET = "s3cr-t"
         ("s3://s3cr-t@bucket/a", "s3://***@bucket/a"),
         ("http://h/a?pass=s3cr-t&auth=s3cr-t", "http://h/a?pass=***&auth=***"),
         ("http://h/a?password='s3cr-t#s3cr-t&x=1", "http://h/a?password=***&x=1"),
+        ("https://h/a?pw=s3cr-t", "https://h/a?pw=***"),
+        ("https://h/a?auth[token]=s3cr-t&jwt=s3cr-t", "https://h/a?auth[token]=***&jwt=***"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dsa%3BPWD%3Ds3cr-t", "mssql+pyodbc:///?odbc_connect=***"),
+        ("https://h/a?AccountKey=s3cr-t==", "https://h/a?AccountKey=***"),
         ("postgresql://u:a/s3cr-t#b?c:d@e@host/db", "postgresql://u:***@host/db"),
         ("Max retries: http://u:s3cr-t@[::1 (refused)", "Max retries: http://***@[::1 (refused)"),
     ],
@@ -51,11 +64,42 @@ def test_secrets_are_masked(text, masked):
         "models:/loupe@champion", "http://localhost:5000/#/experiments/1/runs/2", "s3://bucket/photo@2x.png",
         "postgresql://loupe@host/db", "sqlite:////a/b.db?mode=ro", "git@github.com:a/b.git", "a:b@c.jpg",
         "file:///a/b:c@d", "https://h/a?author=me&page=2", "seed=1, activation=relu", "photo.jpg: must be an image",
+        "token: must be 'a'", "keys: 'a', 3", "a bearer of news", '{"label_size": "48"}', "x-axis: 'a'",
     ],
 )  # fmt: skip
 def test_other_texts_are_unchanged(text):
     assert mask_secrets(text) == text
     assert not is_masked(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("{'user': 'u', 'password': 's3cr-t'}", "{'user': 'u', 'password': '***'}"),
+        ('{"token": "a \\"s3cr-t", "seed": 3}', '{"token": "***", "seed": 3}'),
+        ("api_key = 's3cr-t' # a", "api_key = '***' # a"),
+        ("SharedAccessKey=s3cr-t", "SharedAccessKey=***"),
+        ("Authorization: Basic s3cr-t== in 3 s", "Authorization: *** in 3 s"),
+        ("{'Authorization': 'Bearer s3cr-t'}", "{'Authorization': '***'}"),
+        ("X-Api-Key: s3cr-t", "X-Api-Key: ***"),
+        ("invalid bearer s3cr-t", "invalid bearer ***"),
+    ],
+)
+def test_secrets_in_messages_of_servers_are_masked(text, masked):
+    assert mask_secrets(text) == masked
+    assert mask_secrets(masked) == masked
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY"])
+def test_values_of_secret_variables_are_masked_in_errors(name, monkeypatch, capsys):
+    monkeypatch.setenv(name, SECRET)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:a b@host")
+    print_error(f"refused {SECRET}")
+    assert capsys.readouterr().err == "refused ***\n"
+    assert describe_error(ValueError(f"refused {SECRET}")) == "refused ***"
+    assert str(LoupeError(f"refused {SECRET} by http://u:a b@host")) == "refused *** by http://***@host"
+    monkeypatch.setenv(name, "mae")  # too short
+    assert str(LoupeError("mae: must be a number")) == "mae: must be a number"
 
 
 def test_nested_values_are_masked():

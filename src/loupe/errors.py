@@ -3,6 +3,7 @@
 The command line prints the message of such an error in one line, without a traceback.
 """
 
+import os
 import re
 from typing import Any
 from urllib.parse import unquote
@@ -20,8 +21,11 @@ _ID_SCHEMES = re.compile(r"(?i)(.*\+)?(https?|s3a?|gc?s|oss)")
 _FIELD = re.compile(
     r"""(?ix)
     (
-        (?: (?<![^\W_]) [\w.%-]{0,40} (?: passw | passphrase | pwd | secret | credential | token ) [\w.%-]{0,40}
-        |   [?&;\#] [^=&\s]{0,40} (?: pass | key | sig | cred | auth(?!or) ) [^=&\s]{0,40}
+        (?: (?<![^\W_]) [\w.%-]{0,40} (?: passw | passphrase | pwd | secret | credential | token | api_?key
+            | (?:access|account|private|shared)_?key ) [\w.%-]{0,40}
+        |   [?&;\#] [^=&\s]{0,40} (?: pass | key | sig | cred | auth(?!or) | token | secret | jwt | bearer | session
+            | hmac | odbc_connect ) [^=&\s]{0,40}
+        |   [?&;\#] (?: pw | sas | code | ticket )
         |   x-(?:amz|goog)-[\w-]+
         )
         =
@@ -29,6 +33,28 @@ _FIELD = re.compile(
     (?: '[^']*' (?=\s|$) | "[^"]*" (?=\s|$) | [^&\s]*? (?= ['")\]>,;.]* (?: [&\s] | $ ) ) )
     """
 )
+
+# In the messages of libraries and servers: a quoted value, as in JSON and Python, and a header of HTTP.
+_QUOTED = re.compile(
+    r"""(?ix)
+    (
+        (?<![^\W_]) [\w.-]{0,40} (?: passw | passphrase | pwd | secret | credential | token | api[_-]?key )
+        [\w.-]{0,40} ['"]? \s* [:=] \s* (['"])
+    )
+    (?: \\. | (?!\2)[^\\] )* \2
+    """
+)
+_HEADER = re.compile(
+    r"""(?ix)
+    ( \b (?: authorization | x-[\w-]{0,40}(?:key|token) ) ['"]? \s* [:=] \s* ['"]? | \b bearer \s+ (?=[\w.~+/-]{6}) )
+    (?: (?:basic|bearer|digest|token) \s+ )? [^\s'",}]+
+    """
+)
+_WORD = re.compile(r"(?i)passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
+# The values of these environment variables are masked in errors, because servers and libraries may quote them.
+_VARIABLE = re.compile(r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$")
+_PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
+SHORTEST_VALUE = 6  # characters of such a value; a shorter one may be a part of other words
 
 
 def mask_secrets(text: str, *urls: str) -> str:
@@ -47,7 +73,21 @@ def mask_secrets(text: str, *urls: str) -> str:
             text = text.replace(part, MASK)
     if "@" in text:
         text = _TOKEN.sub(rf"\1{MASK}@", _PASSWORD.sub(_mask_password, text))
-    return _FIELD.sub(_mask_field, text) if "=" in text else text
+    if "=" in text:
+        text = _FIELD.sub(_mask_field, text)
+    if _WORD.search(text):  # the search takes a tenth of the time of the others
+        text = _HEADER.sub(_mask_field, _QUOTED.sub(rf"\1{MASK}\2", text))
+    return text
+
+
+def mask_error(text: str, *urls: str) -> str:
+    """Mask the secrets in an error message: those of `mask_secrets`, and the values of environment variables."""
+    for name, value in os.environ.items():
+        if _VARIABLE.search(name) and len(value) >= SHORTEST_VALUE:
+            text = text.replace(value, MASK)
+    if found := _PASSWORD_WITH_SPACE.search(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        text = text.replace(found[1], MASK)
+    return mask_secrets(text, *urls)
 
 
 def mask_values(value: Any) -> Any:
@@ -88,7 +128,7 @@ class LoupeError(Exception):
     """A step failed: exit status 1. Secrets in the message are masked."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(mask_secrets(message))
+        super().__init__(mask_error(message))
 
 
 class UsageError(LoupeError):
@@ -102,5 +142,5 @@ def describe_error(error: BaseException, *urls: str) -> str:
         error: the error.
         urls: as in `mask_secrets`.
     """
-    text = mask_secrets(str(error).strip() or type(error).__name__, *urls)
+    text = mask_error(str(error).strip() or type(error).__name__, *urls)
     return text.splitlines()[0][:LONGEST_DESCRIPTION]

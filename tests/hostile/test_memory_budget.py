@@ -13,6 +13,8 @@ from jobs import build_env, loupe
 from peak_memory import measure_command
 from PIL import Image
 
+from loupe.imaging import isolated_reader
+
 OVERHEAD_MB = 300  # of Python and the libraries
 
 
@@ -186,3 +188,13 @@ def test_a_path_that_is_too_long_does_not_end_the_batch(work, photo):
     assert done.stderr.endswith("loupe upscale: error: 1 of 2 photos could not be upscaled\n")
     assert (work / "large" / "good.png").exists()
     subprocess.run(["rm", "-rf", work / "photos" / ("d" * 200)], check=True)  # pytest cannot remove long paths
+
+
+def test_a_large_file_is_read_in_a_child_process(work, photo, monkeypatch):
+    (work / "photo.png").write_bytes(photo)
+    monkeypatch.setattr(isolated_reader, "ChildProcess", lambda function: pytest.fail("started", pytrace=False))
+    with isolated_reader.open_readers(1) as (reader,):
+        assert reader.open(work / "photo.png", 10**9).format == "PNG"
+        monkeypatch.setattr(isolated_reader, "MAX_DIRECT_BYTES", len(photo) - 1)
+        with pytest.raises(pytest.fail.Exception):
+            reader.open(work / "photo.png", 10**9)

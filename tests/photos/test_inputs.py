@@ -108,8 +108,9 @@ def test_other_files_are_listed_and_images_with_another_suffix_are_failures(tree
     (tree / "a/b/one.jpg").rename(tree / "a/b/bare")
     os.mkfifo(tree / "a/pipe")
     os.mkfifo(tree / "a/pipe.jpg")
+    Image.new("RGB", (40, 40)).save(tree / "a/icon.ico")
     found = find_photos([str(tree / "a")], tree / "out")
-    assert [path.name for path in found.others] == ["notes.txt", "pipe", "pipe.jpg"]
+    assert [path.name for path in found.others] == ["icon.ico", "notes.txt", "pipe", "pipe.jpg"]
     assert [(path.name, reason) for path, reason in found.failures] == [
         ("one.xyz", "is an image, but .xyz is not the suffix of an image format"),
         ("bare", "is an image, but its name has no suffix"),

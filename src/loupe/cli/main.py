@@ -23,7 +23,7 @@ from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams
 from loupe.config import STEPS, list_fields, parse_settings
-from loupe.errors import LoupeError, UsageError, describe_error, mask_secrets
+from loupe.errors import LoupeError, UsageError, describe_error, mask_error
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
@@ -198,7 +198,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # error messages of libraries may contain parts of this URI
     database_error = _find_database_error(error)
     if database_error is not None:
-        return f"tracking: the store cannot be used: {' '.join(mask_secrets(str(database_error), uri).split())}", 1
+        return f"tracking: the store cannot be used: {' '.join(mask_error(str(database_error), uri).split())}", 1
     if type(error).__module__.partition(".")[0] in LIBRARIES_WITH_USER_ERRORS:
         return describe_error(error, uri), 1
     if _was_raised_by_store(error):

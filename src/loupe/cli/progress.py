@@ -6,7 +6,7 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-from loupe.errors import mask_secrets
+from loupe.errors import mask_error, mask_secrets
 
 # Unicode categories that change the output of a terminal or are invisible: control characters, format
 # characters such as right-to-left overrides, lone surrogates (bytes of file names that are not text), and separators
@@ -38,7 +38,7 @@ def print_lines(text: str, quiet: bool) -> None:
 
 def print_error(text: str) -> None:
     """Print one line with masked secrets to standard error; line breaks in the text become spaces."""
-    print(escape_control_characters(mask_secrets(" ".join(text.split()))), file=sys.stderr, flush=True)
+    print(escape_control_characters(mask_error(" ".join(text.split()))), file=sys.stderr, flush=True)
 
 
 @cache

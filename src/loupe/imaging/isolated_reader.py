@@ -22,6 +22,7 @@ from loupe.imaging.reader import Photo, read_photo
 
 # Limits of JPEG and PNG files that are decoded in this process. That saves the start of a child process: 60 ms.
 MAX_DIRECT_PIXELS = 50_000_000
+MAX_DIRECT_BYTES = 16_000_000  # a file of small chunks takes about 1 s per megabyte
 MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans: about 5 s
 
 
@@ -170,6 +171,8 @@ def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
 def _is_direct(path: Path) -> bool:
     """Return whether a file is a JPEG or PNG whose header shows that decoding takes little memory and time."""
     try:
+        if path.stat().st_size > MAX_DIRECT_BYTES:
+            return False
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             pixels = image.width * image.height
             if pixels > MAX_DIRECT_PIXELS or getattr(image, "is_animated", False):

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,8 +176,12 @@ class _Search:
 
 
 def _is_image(path: Path) -> bool:
+    """Return whether Pillow can open a file. ICO is not tried, because Pillow decodes it when it opens it."""
+    Image.init()
     try:
-        Image.open(path).close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(path, formats=[name for name in Image.ID if name != "ICO"]).close()
     except Exception:  # decoders raise errors of many types
         return False
     return True
