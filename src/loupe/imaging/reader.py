@@ -80,8 +80,8 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
-        # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. Then the bit depth of the
-        # PNG is lost.
+        # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. Decoding loses the bit
+        # depth.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
         # The default image of an APNG is not a frame: only viewers without animations show it.
