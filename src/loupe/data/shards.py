@@ -105,7 +105,9 @@ def cut_photo(
     if photo.reason:
         return replace(row, reason=photo.reason), [], BLACK
     try:
-        label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6  # per pixel of the photo
+        label_bytes = (
+            (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
+        )  # bytes per pixel of the photo
         result_bytes = RESULT_BYTES[crop] + math.ceil(label_bytes)
         image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)

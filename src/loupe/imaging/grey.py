@@ -98,20 +98,21 @@ class GreyPhoto:
         """Convert the stored pixels to grey and shrink them to a square, with little memory.
 
         Args:
-            side: of the result in pixels; the sides of the photo can be smaller.
+            side: the side of the result in pixels. The sides of the photo can be smaller.
 
         Returns:
             float32, (side, side), from 0 to 255, not upright.
         """
         width, height = self._image.size
-        columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))  # per pixel of `reduced`
+        # Each pixel of `reduced` is the mean of this many columns and rows.
+        columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))
         reduced = Image.new("L", (-(-width // columns), -(-height // rows)))
         strip_rows = max(1, STRIP_PIXELS // (width * rows)) * rows
         with translate_errors():
             for top in range(0, height, strip_rows):
                 strip = blend_with_white(self._crop((0, top, width, min(top + strip_rows, height))))
                 reduced.paste(strip.convert("L").reduce((columns, rows)), (0, top // rows))
-        box = (0, 0, width / columns, height / rows)  # the last pixels of `reduced` can be of fewer rows or columns
+        box = (0, 0, width / columns, height / rows)  # the last pixels of `reduced` can contain fewer rows or columns
         return np.asarray(reduced.convert("F").resize((side, side), Image.Resampling.HAMMING, box))
 
     def _crop(self, box: Box) -> Image.Image:
