@@ -27,7 +27,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size
 
-RESULT_BYTES = 4  # per pixel of a result that is encoded as a whole
+RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
 MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while the other is transformed
 
 

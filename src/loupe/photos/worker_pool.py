@@ -147,7 +147,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._ready = False
-        self.device = ""  # that runs the networks
+        self.device = ""  # the device that runs the networks
 
     @contextmanager
     def use(self, control: Control) -> Iterator[None]:
