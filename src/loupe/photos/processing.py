@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -179,9 +179,9 @@ class _Processor:
         opening_bytes = estimate_opening(job.photo)
         reader = self._idle_readers.get()
         try:
-            with ExitStack() as stack:
+            with self._budget.reserve() as require:
                 with self._opening:
-                    reservation = stack.enter_context(self._budget.reserve(opening_bytes, "the file"))
+                    require(opening_bytes, "the file")
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
                     validate_suffix(job.photo, photo.format)
                     encoding = replace(
@@ -191,7 +191,7 @@ class _Processor:
                     if needed > self._budget.total:
                         encoding = replace(encoding, low_memory=True)
                         needed, purpose = self._estimate_memory(photo, job.out, encoding)
-                    reservation.resize(needed, purpose)
+                    require(needed, purpose)
                 return self._write_result(job, photo, encoding)
         finally:
             reader.close()
