@@ -79,7 +79,7 @@ def process_chunk(chunk):
                 grey = GreyPhoto(content, lambda size: None).read(settings.luminance)
                 for label in cut_labels(grey, settings, "centre", 0, digest):
                     for scale in settings.scales:
-                        shrink_label(label.pixels, scale, settings)
+                        shrink_label(label.pixels, scale, settings.shrink)
                     done += 1
             except PhotoError:
                 continue

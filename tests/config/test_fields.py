@@ -90,7 +90,7 @@ def test_values_are_formatted(value: object, text: str) -> None:
     ("kind", "text"),
     [
         *(("scale", text) for text in ("1", "0.5", "-2", "9", "3:0", "", "x", "nan", "inf", "3:2:1")),
-        *(("scales", text) for text in ("", "3:2,", "3:2,,2:1", "3:2,1")),
+        *(("scales", text) for text in ("", "3:2,", "3:2,,2:1", "3:2,0.5")),
         *(("sources", text) for text in ("", "a,,b", ",")),
         *(("categories", text) for text in ("a,,b", ",")),
         *(("hidden", text) for text in ("0", "65537", "8,,8", "a", "8;8", "1.5", "-1", "none,8")),

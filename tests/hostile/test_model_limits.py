@@ -219,7 +219,9 @@ def test_a_signal_ends_a_step_inside_a_network(number, status, tmp_path, photo):
 def find_children(pid):
     """Return the child processes of a process that has started to run a network."""
     try:
-        return [child for child in psutil.Process(pid).children() if "network_process" in " ".join(child.cmdline())]
+        return [
+            child for child in psutil.Process(pid).children() if "loupe.upscalers.isolated:serve" in child.cmdline()
+        ]
     except psutil.Error:
         return []
 

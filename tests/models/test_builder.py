@@ -35,7 +35,7 @@ from loupe.config.training import (
 from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
-from loupe.models import builder
+from loupe.models import builder, keras_file
 from loupe.training import batches, loop, optimization
 from loupe.training.diagnostics import choose_recompose
 from loupe.upscalers import ridge
@@ -155,8 +155,9 @@ def photo_pairs(scale: Fraction) -> Pairs:
     """Return labels of 24x24 pixels: small for patch=whole, large enough for every other patch and crop."""
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 24, x : x + 24] for y in range(0, 480, 80) for x in range(0, 480, 80)]
-    cut = parse_settings("preprocess", {"label_size": 24})
-    return Pairs.from_images([{}] * len(labels), [shrink_label(label, scale, cut) for label in labels], labels, scale)
+    return Pairs.from_images(
+        [{}] * len(labels), [shrink_label(label, scale, "lanczos") for label in labels], labels, scale
+    )
 
 
 @cache
@@ -189,7 +190,7 @@ def trained(settings: GradientTrain) -> keras.Model:
 
 
 def image_for(geometry: Geometry) -> np.ndarray:
-    sides = (2, geometry.min_side, geometry.min_side + geometry.q, 1)
+    sides = (2, geometry.min_side, geometry.min_side + geometry.q, geometry.channels)
     return np.random.default_rng(0).uniform(-1, 1, sides).astype("float32")
 
 
@@ -223,9 +224,11 @@ def test_saved_models_load_without_this_package(tmp_path: Path) -> None:
         "assert 'loupe' not in sys.modules\n"
     )
     expected = {}
-    extremes = {"skip": "ridge", "pre_upscale": "bicubic", "entry_convolutions": 2, "keep_prob": 0.5}
-    for network in TRAINED:
-        own = {name: value for name, value in extremes.items() if name in NETWORKS[network].model_fields}
+    extremes = {
+        "convolutional": {"skip": "ridge", "condition": "jpeg"},
+        "perceptron": {"skip": "ridge", "pre_upscale": "bicubic", "entry_convolutions": 2, "keep_prob": 0.5},
+    }
+    for network, own in extremes.items():
         model = built(parse_settings("train", narrow(network) | own))
         small = image_for(Geometry.from_name(model.name))
         np.save(tmp_path / f"{network}-small.npy", small)
@@ -260,6 +263,7 @@ def fingerprint(given: Given) -> str:
     optimization.compile_model(model, settings)
     images = photo_pairs(settings.scale)
     side, count = batches.compute_batch_shape(settings, Geometry.from_name(model.name), images.sides[0])
+    images = images.with_strengths(image_for(Geometry.from_name(model.name)).shape[-1] > 1)
     patches = Patches(images, side, settings.crops, settings.augment, settings.seed)
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.draw_batch(step, count))]
     image = image_for(Geometry.from_name(model.name))
@@ -292,6 +296,38 @@ def test_every_choice_changes_the_network_or_its_training(network: str, name: st
     assert len(set(prints.values())) == len(prints), prints
     value, before = next(iter(prints.items()))
     assert fingerprint(base | {name: value}) == before  # the fingerprint is deterministic
+
+
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
+def test_a_conditioned_network_starts_from_the_weights_of_an_unconditioned_one(
+    scale: Fraction, tmp_path: Path
+) -> None:
+    plain, conditioned = (
+        built(
+            parse_settings(
+                "train", narrow("convolutional", scale=scale, skip="ridge", condition=condition, seed=seed)
+            )
+        )
+        for seed, condition in enumerate(("none", "jpeg"))
+    )
+    plain.set_weights([np.random.default_rng(0).normal(0, 0.1, value.shape) for value in plain.get_weights()])
+    assert builder.copy_matching_weights(conditioned, plain) == len(
+        [layer for layer in plain.layers if layer.weights]
+    )
+    image = image_for(Geometry.from_name(plain.name))
+    degraded = np.concatenate([image, np.full_like(image, 0.5)], axis=-1)
+    large, same = (upscale(builder.KerasUpscaler(model), degraded) for model in (plain, conditioned))
+    np.testing.assert_allclose(large, same, atol=1e-6)
+    first = next(layer for layer in conditioned.layers if isinstance(layer, keras.layers.Conv2D))
+    first.kernel.assign(first.kernel + 1)
+    ignored, used = (upscale(builder.KerasUpscaler(conditioned), each) for each in (image, degraded))
+    assert np.abs(ignored - used).max() > 1e-3  # without the second channel, the image counts as clean
+    file = tmp_path / "model.keras"
+    conditioned.save(file)
+    loaded = keras_file.load(file)
+    noise = np.random.default_rng(1).uniform(-1, 1, (1, 60, 66, 2)).astype("float32")
+    whole = upscale(builder.KerasUpscaler(loaded), noise)
+    np.testing.assert_allclose(upscale(builder.KerasUpscaler(conditioned), noise, tile=12), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

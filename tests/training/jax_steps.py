@@ -18,6 +18,7 @@ STEPS = 50
 SETTINGS = {
     "convolutional": {"filters": 8, "layers": 2, "crop": 16, "batch_size": 8, "clip_norm": 0.1},
     "convolutional, mae, any crop": {"filters": 4, "layers": 1, "crop": 16, "loss": "mae", "crops": "any"},
+    "convolutional, conditioned": {"filters": 4, "layers": 1, "crop": 16, "batch_size": 8, "condition": "jpeg"},
     "perceptron with dropout": {
         "network": "perceptron", "hidden": "32", "keep_prob": 0.5, "batch_size": 16, "optimizer": "rmsprop",
         "schedule": "exponential",
@@ -30,7 +31,8 @@ SETTINGS = {
 def pairs() -> Pairs:
     rng = np.random.default_rng(0)
     inputs, labels = (list(rng.integers(0, 256, (6, side, side), dtype="uint8")) for side in (24, 36))
-    return Pairs.from_images([{}] * 6, inputs, labels, parse_settings("train", {}).scale)
+    rows = [{"jpeg_quality": quality} for quality in (None, 100, 80, 50, 20, 1)]
+    return Pairs.from_images(rows, inputs, labels, parse_settings("train", {}).scale)
 
 
 def train(kind: type, pairs: Pairs, given: dict, parts: list[range]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -76,7 +78,7 @@ def test_devices_must_exist_and_divide_the_batch(devices: int, rule: str, pairs:
 
 
 def test_positions_are_cut_and_turned_as_by_numpy(pairs: Pairs) -> None:
-    patches = Patches(pairs, 16, "aligned", augment=True, seed=3)
+    patches = Patches(pairs.with_strengths(False), 16, "aligned", augment=True, seed=3)
     drawn = patches.draw_positions(5, 40)
     expected = patches.draw_batch(5, 40)
     at = [drawn.chosen, drawn.offsets, drawn.corners, drawn.symmetries]

@@ -25,8 +25,7 @@ PERCEPTRON = parse_settings("train", {"network": "perceptron"})
 def photo_pairs(name: str, rows: list[dict[str, Any]] | None = None) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
     labels = [photo[y : y + 60, x : x + 60] for y in range(0, 240, 80) for x in range(0, 240, 80)]
-    cut = parse_settings("preprocess", {"label_size": 60})
-    inputs = [shrink_label(label, SCALE, cut) for label in labels]
+    inputs = [shrink_label(label, SCALE, "lanczos") for label in labels]
     return Pairs.from_images(
         rows or [{"sha256": f"{name} {number}"} for number in range(len(labels))], inputs, labels, SCALE
     )

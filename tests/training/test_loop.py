@@ -48,13 +48,12 @@ DEMANDING = {
 @pytest.fixture(scope="module")
 def photos() -> dict[str, Pairs]:
     """Return pairs of two bundled photos at 3:2, in memory."""
-    cut = parse_settings("preprocess", {"label_size": 48})
     splits = {}
     for split, name in (("train", "camera.png"), ("validation", "coins.png")):
         photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name))
         labels = [photo[y : y + 48, x : x + 48] for y in range(0, 240, 80) for x in range(0, 240, 80)]
         scale = parse_settings("train", {}).scale
-        inputs = [shrink_label(label, scale, cut) for label in labels]
+        inputs = [shrink_label(label, scale, "lanczos") for label in labels]
         splits[split] = Pairs.from_images([{}] * len(labels), inputs, labels, scale)
     return splits
 

@@ -113,6 +113,12 @@ def test_an_invalid_file_is_an_error_on_every_device(tmp_path, install):
         OnnxUpscaler(tmp_path / "text.onnx", device="cuda")
 
 
+def test_an_incomplete_onnxruntime_is_an_error_of_one_line(monkeypatch):
+    monkeypatch.delattr(onnxruntime, "get_available_providers")
+    with pytest.raises(UsageError, match="onnxruntime: must be complete"):
+        OnnxUpscaler(FILE)
+
+
 @pytest.mark.parametrize("step", ["upscale", "evaluate", "demo"])
 def test_an_unknown_device_is_refused(step, capsys):
     assert main.run_step(step, ["--device", "tpu"]) == 2

@@ -64,8 +64,9 @@ def expected_side(side: int, scale: Fraction) -> int:
 def photo_pairs(scale: Fraction) -> Pairs:
     photo = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / "camera.png"))
     labels = [photo[y : y + 48, x : x + 48] for y in range(0, 384, 96) for x in range(0, 384, 96)]
-    cut = parse_settings("preprocess", {"label_size": 48})
-    return Pairs.from_images([{}] * len(labels), [shrink_label(label, scale, cut) for label in labels], labels, scale)
+    return Pairs.from_images(
+        [{}] * len(labels), [shrink_label(label, scale, "lanczos") for label in labels], labels, scale
+    )
 
 
 @cache

@@ -153,13 +153,32 @@ def _parse_patch(value: Any) -> str:
     return f"{int(found[1])}:{int(found[2])}"
 
 
-def _parse_devices(value: Any) -> int | str:
-    text = str(value).strip().lower()
-    if text == "all":
-        return text
-    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= 1024:
-        raise ValueError("must be all, or a number from 1 to 1024")
-    return int(text)
+def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:
+    """Return a validator of a word or a whole number from 1 to `highest`."""
+
+    def parse(value: Any) -> int | str:
+        text = str(value).strip().lower()
+        if text == word:
+            return text
+        if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= highest:
+            raise ValueError(f"must be {word}, or a number from 1 to {highest}")
+        return int(text)
+
+    return parse
+
+
+def _parse_range(read: Callable[[str], Any], lowest: int, highest: int) -> Callable[[Any], Any]:
+    """Return a validator of two numbers, the lower one first."""
+    rule = f"must be two numbers from {lowest} to {highest}, the lower one first, such as {lowest},{highest}"
+    parse = _parse_list(lambda part: read(str(part)), rule)
+
+    def parse_range(value: Any) -> tuple[Any, ...]:
+        numbers = parse(value)
+        if len(numbers) != 2 or not lowest <= numbers[0] <= numbers[1] <= highest:
+            raise ValueError(rule)
+        return numbers
+
+    return parse_range
 
 
 def _none_if_empty(value: Any) -> Any:
@@ -175,7 +194,12 @@ Size = Annotated[str | None, BeforeValidator(_parse_size)]
 Paths = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 ]
-Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_parse_list(parse_scale, "must be ratios such as 3:2,2:1"))]
+Scales = Annotated[
+    tuple[Fraction, ...],
+    BeforeValidator(_parse_list(lambda part: parse_scale(part, True), "must be ratios such as 3:2,2:1")),
+]
+JpegQualities = Annotated[tuple[int, int], BeforeValidator(_parse_range(int, 1, 100))]
+NoiseLevels = Annotated[tuple[float, float], BeforeValidator(_parse_range(float, 0, 100))]
 Sources = Annotated[tuple[str, ...], BeforeValidator(_parse_list(str, "must be sample, caltech256 or paths"))]
 Categories = Annotated[
     tuple[str, ...], BeforeValidator(_parse_list(str, "must be all, or names, comma-separated", ("all", "none")))
@@ -197,7 +221,8 @@ Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
 Rate = Annotated[Annotated[float, Field(gt=0, le=1000)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
-Devices = Annotated[int | str, BeforeValidator(_parse_devices)]
+Devices = Annotated[int | str, BeforeValidator(_parse_number_or("all", 1024))]
+JpegQuality = Annotated[int | str, BeforeValidator(_parse_number_or("auto", 100))]
 Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]
 Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]
 Text = Annotated[str | None, Unset]

@@ -5,7 +5,19 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from loupe.config.base import GIVEN, Settings
-from loupe.config.fields import BUNDLED_SIZES, DEVICE, Device, Factor, HostNames, Paths, Size, Text, Unset, field
+from loupe.config.fields import (
+    BUNDLED_SIZES,
+    DEVICE,
+    Device,
+    Factor,
+    HostNames,
+    JpegQuality,
+    Paths,
+    Size,
+    Text,
+    Unset,
+    field,
+)
 
 MODEL = (
     f"champion (the best registered network of a scale factor), a bundled network ({', '.join(BUNDLED_SIZES)}; "
@@ -84,6 +96,12 @@ class Upscale(PhotoSettings):
     )
     model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
+    jpeg_quality: JpegQuality = field(
+        "auto",
+        "JPEG quality of the photos, for a network that adapts to it; 100: no artefacts. auto: the quality of each "
+        "JPEG file; for other files, the quality estimated from JPEG traces in the pixels, or 100",
+        rule="auto, or 1 to 100",
+    )
     device: Device = field("auto", DEVICE)
 
     @model_validator(mode="after")
@@ -91,6 +109,11 @@ class Upscale(PhotoSettings):
         if self.size and self.scale:
             raise ValueError("size: must not be used with scale, got both")
         return self
+
+    @property
+    def quality_override(self) -> int | None:
+        """The JPEG quality to assume for all photos; None for `auto`."""
+        return None if isinstance(self.jpeg_quality, str) else self.jpeg_quality
 
     @property
     def box(self) -> tuple[int, int] | None:

@@ -11,7 +11,9 @@ from loupe.config.fields import (
     Categories,
     Count,
     Device,
+    JpegQualities,
     Names,
+    NoiseLevels,
     Quality,
     Rate,
     Scale,
@@ -28,7 +30,7 @@ from loupe.config.training import DATASET, RECOMPOSE, THREADS, TRAINED_SCALES, R
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
-Filter = Literal["lanczos", "bicubic", "box"]
+Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
 PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # protocols that score labels, not whole photos
 LIMIT = "maximum number of photos; the photos with the smallest content hashes are used; none: all photos"
@@ -53,7 +55,11 @@ class Pairing(Settings):
         rule="none, or above 0 and at most 1000",
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
-    shrink: Filter = field("lanczos", "filter that downscales a label to the input of the network")
+    shrink: Filter = field(
+        "lanczos",
+        "filter that downscales a label to the input of the network, with antialiasing; box: the mean of an area; "
+        "random: one of the filters per label",
+    )
     recompress: Quality = field(
         None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
     )
@@ -86,6 +92,35 @@ class Preprocess(DatasetSettings, Pairing):
     luminance: Luminance = field(
         "rec601", "formula that converts colour to luminance; relative: Rec. 709 weights in linear light"
     )
+    degrade: Literal["none", "jpeg", "camera"] = field(
+        "none",
+        "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution; "
+        "camera: noise, then the same as jpeg. The manifest contains the strength per label",
+    )
+    jpeg_qualities: JpegQualities = field(
+        (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"
+    )
+    clean_share: float = field(0.15, "probability that an input is not compressed as JPEG", ge=0, le=1)
+    double_share: float = field(
+        0.2,
+        "probability that an input is compressed twice, with a shifted grid",
+        ge=0,
+        le=1,
+    )
+    noise_levels: NoiseLevels = field(
+        (0, 10),
+        "lowest and highest standard deviation of the noise with degrade=camera, Gaussian and Poisson together, in "
+        "grey values from 0 to 255",
+        rule="two numbers from 0 to 100",
+    )
+    DEPENDS = {
+        "recompress": {"degrade": "none"},
+        **{
+            name: {"degrade": frozenset({"jpeg", "camera"})}
+            for name in ("jpeg_qualities", "clean_share", "double_share")
+        },
+        "noise_levels": {"degrade": "camera"},
+    }
 
     @model_validator(mode="after")
     def _validate_label_size(self) -> "Preprocess":
@@ -95,6 +130,8 @@ class Preprocess(DatasetSettings, Pairing):
                     f"label_size: must be a multiple of {scale.numerator} for scale {format_value(scale)}, "
                     f"got {self.label_size}"
                 )
+            if scale == 1 and self.degrade == "none":
+                raise ValueError("scales: must be above 1:1 with degrade=none, got 1:1")
         return self
 
 

@@ -187,6 +187,11 @@ class Convolutional(GradientTrain):
         "side of a training input in pixels; default 64 for scale 3:2, 32 for 2:1 and 3:1",
         rule="a multiple of 2 for scale 3:2",
     )
+    condition: Literal["none", "jpeg"] = field(
+        "none",
+        "second channel of the input. jpeg: the strength of the JPEG compression, which the network then adapts to; "
+        "it is computed from the quality in the manifest",
+    )
     precision: Literal["float32", "bfloat16"] = field(
         "float32", "number format of training; bfloat16 is faster with many filters if the processor supports it"
     )
@@ -197,6 +202,12 @@ class Convolutional(GradientTrain):
     def _validate_crop(self) -> "Convolutional":
         if self.crop % self.scale.denominator:
             raise ValueError(f"crop: must be a multiple of 2 at scale 3:2, got {self.crop}")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_condition(self) -> "Convolutional":
+        if self.condition != "none" and self.pre_upscale != "none":
+            raise ValueError(f"condition: must be none with pre_upscale={self.pre_upscale}, got {self.condition}")
         return self
 
 

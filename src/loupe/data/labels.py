@@ -1,4 +1,4 @@
-"""Cuts labels (target images) from the luminance of a photo, and shrinks each label to the input of a network."""
+"""Cuts labels (target images) from a photo in grey or colour, and shrinks them."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +14,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "bicubic": Image.Resampling.BICUBIC,
     "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
 
 
@@ -21,7 +22,7 @@ FILTERS = {
 class Label:
     """A label, and the position of its left and top edges in the photo, resized by the factor `shrunk`."""
 
-    pixels: np.ndarray  # uint8, (label_size, label_size)
+    pixels: np.ndarray  # uint8, (label_size, label_size), or with a third axis for 3 colours
     x: int
     y: int
     shrunk: float = 1.0
@@ -31,7 +32,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
     """Cut the labels of one photo.
 
     Args:
-        grey: uint8, (height, width).
+        grey: uint8, (height, width), or (height, width, 3) in colour.
         settings: the fields label_size, crops, crops_per_megapixel and recompress are used.
         crop: `centre` (one label from the centre), `fit` (the same, after the photo is shrunk to a shorter
             side of label_size), `tiles` (all labels of a grid) or `random`.
@@ -39,13 +40,13 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
         sha256: the photo's content hash, in hexadecimal.
 
     Returns:
-        The labels, uint8 (label_size, label_size) each.
+        The labels, uint8 (label_size, label_size) or (label_size, label_size, 3) each.
 
     Raises:
         PhotoError: the photo is smaller than a label.
     """
     size = settings.label_size
-    height, width = grey.shape
+    height, width = grey.shape[:2]
     if min(height, width) < size:
         raise PhotoError(f"smaller than {size}x{size}: {width}x{height}")
     if crop == "random":
@@ -71,10 +72,10 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
     """Cut every second label from a copy of the photo that is downscaled by a factor between 0.5 and 1."""
     size, rate = settings.label_size, settings.crops_per_megapixel
-    rows, columns = grey.shape
+    rows, columns = grey.shape[:2]
     labels = []
-    for number in range(settings.crops if rate is None else max(1, round(rate * grey.size / 1e6))):
-        factor = float(rng.uniform(max(0.5, size / min(grey.shape)), 1)) if number % 2 else 1.0
+    for number in range(settings.crops if rate is None else max(1, round(rate * rows * columns / 1e6))):
+        factor = float(rng.uniform(max(0.5, size / min(rows, columns)), 1)) if number % 2 else 1.0
         height, width = _scale_sides(grey, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in (height, width))
         if factor == 1.0 or rate is None:
@@ -97,21 +98,20 @@ def _resize(grey: np.ndarray, factor: float) -> np.ndarray:
 
 def _scale_sides(grey: np.ndarray, factor: float) -> tuple[int, int]:
     """Return height and width of a photo that is shrunk by a factor."""
-    height, width = (max(1, round(side * factor)) for side in grey.shape)
+    height, width = (max(1, round(side * factor)) for side in grey.shape[:2])
     return height, width
 
 
-def shrink_label(label: np.ndarray, scale: Fraction, settings: Pairing) -> np.ndarray:
+def shrink_label(label: np.ndarray, scale: Fraction, shrink: str) -> np.ndarray:
     """Shrink a label by the scale with an antialiased filter, and round the values to 8 bits, as in a photo.
 
     Args:
-        label: uint8, (label_size, label_size).
+        label: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour.
         scale: the scale factor from the result to the label.
-        settings: the fields shrink and recompress are used.
+        shrink: a key of FILTERS.
 
     Returns:
-        uint8, (label_size / scale, label_size / scale).
+        uint8, with sides of label_size / scale.
     """
     side = int(label.shape[0] / scale)
-    small = np.asarray(Image.fromarray(label).resize((side, side), FILTERS[settings.shrink]))
-    return small if settings.recompress is None else compress_jpeg(small, settings.recompress)
+    return np.asarray(Image.fromarray(label).resize((side, side), FILTERS[shrink]))

@@ -12,10 +12,12 @@ from typing import Any, overload
 import numpy as np
 
 from loupe.data import storage
+from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of `_hash_fraction`
 ROWS_PER_GROUP = 1 << 16
+DEGRADATION_COLUMNS = ["jpeg_quality", "noise"]  # only of datasets with degraded inputs
 INDEX_COLUMNS = ["split", "shard", "row"]  # columns that locate the images of each label
 PARTS_PER_WRITE = 256  # number of tables that are written to the manifest together
 
@@ -66,6 +68,16 @@ class ManifestRows(Sequence[dict[str, Any]]):
         """Return some of these rows."""
         return ManifestRows(self._file, self._numbers[indices])
 
+    def read_jpeg_qualities(self) -> np.ndarray | None:
+        """Return the JPEG quality of each input, 100 for no compression; None if the inputs are not degraded."""
+        import pyarrow.parquet
+
+        if DEGRADATION_COLUMNS[0] not in pyarrow.parquet.read_schema(self._file).names:
+            return None
+        found = self._read(DEGRADATION_COLUMNS[:1])[DEGRADATION_COLUMNS[0]]
+        qualities: np.ndarray = found.fill_null(MAX_QUALITY).to_numpy()
+        return qualities
+
     def read_column(self, name: str) -> np.ndarray:
         """Return one column of these rows as text."""
         return np.array(self._read([name])[name].to_pylist(), dtype=str)
@@ -93,15 +105,21 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return pa.concat_tables([part.replace_schema_metadata() for part in parts])
 
 
-def build_table(rows: list[dict[str, Any]]) -> Any:
-    """Convert rows to an Arrow table, which needs an eighth of the memory of the rows."""
+def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
+    """Convert rows to an Arrow table, which needs an eighth of the memory of the rows.
+
+    Args:
+        rows: the fields of `Row` per label or skipped photo, and DEGRADATION_COLUMNS if `degraded`.
+        degraded: whether the inputs are degraded.
+    """
     import pyarrow as pa
 
     types = {
-        "shrunk": pa.float64(),
-        **dict.fromkeys(("width", "height", "x", "y", "shard", "row"), pa.int32()),
+        **dict.fromkeys(("shrunk", "noise"), pa.float64()),
+        **dict.fromkeys(("width", "height", "x", "y", "shard", "row", "jpeg_quality"), pa.int32()),
     }
-    columns = [(name, types.get(name, pa.string())) for name in Row.__dataclass_fields__]
+    names = [*Row.__dataclass_fields__, *(DEGRADATION_COLUMNS if degraded else ())]
+    columns = [(name, types.get(name, pa.string())) for name in names]
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
 
 
@@ -166,7 +184,7 @@ def write_manifest(location: str, parts: list[Any], facts: dict[str, Any]) -> No
     import pyarrow.parquet
 
     facts = facts | {"counts": _count_labels(parts), "skip_reasons": _count_reasons(parts)}
-    schema = build_table([]).schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
+    schema = parts[0].schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
     remaining = iter(parts)
     with storage.create_file(location, MANIFEST) as path, pyarrow.parquet.ParquetWriter(path, schema) as file:
         while group := list(itertools.islice(remaining, PARTS_PER_WRITE)):

@@ -31,17 +31,17 @@ def find_fault(file: Any, facts: Any) -> str:
         file: the opened Parquet file.
         facts: the JSON in the metadata of the file.
     """
-    expected, schema = build_table([]).schema, file.schema_arrow
+    try:
+        settings = _Facts.model_validate(facts).settings
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'its facts'}: {first['msg']}"
+    expected, schema = build_table([], settings.get("degrade", "none") != "none").schema, file.schema_arrow
     if schema.names != expected.names:
         return f"the columns must be {', '.join(expected.names)}"
     for field, found in zip(expected, schema, strict=True):
         if found.type != field.type:
             return f"the column {field.name} must be {field.type}, got {found.type}"
-    try:
-        _Facts.model_validate(facts)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'its facts'}: {first['msg']}"
     return _find_fault_of_settings(facts) or _find_fault_of_rows(file, facts)
 
 

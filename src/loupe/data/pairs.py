@@ -3,12 +3,14 @@
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from loupe.data.manifest import ManifestRows
 from loupe.imaging.conversion import to_floats
+from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 
 
 class Pairs:
@@ -98,11 +100,37 @@ class Pairs:
             cut.append(squares)
         return cut[0], cut[1]
 
+    @cached_property
+    def strengths(self) -> np.ndarray | None:
+        """The strength of the JPEG artefacts of each input, (n,); None if the inputs are not degraded."""
+        qualities: Any = None
+        if isinstance(self.rows, ManifestRows):
+            qualities = self.rows.read_jpeg_qualities()
+        elif "jpeg_quality" in self.rows[0]:
+            qualities = np.array([row["jpeg_quality"] or MAX_QUALITY for row in self.rows])
+        return None if qualities is None else compute_strength(qualities).astype("float32")
+
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield batches of up to `size` pairs in order: inputs and labels, float32 in [-1, 1], (n, side, side, 1)."""
+        """Yield batches of up to `size` pairs in order.
+
+        Yields:
+            The inputs and labels, float32 in [-1, 1], (n, side, side, 1). Degraded inputs have a second channel with
+            their `strengths`.
+        """
         for start in range(0, len(self), size):
-            inputs, labels = self.stack(slice(start, start + size))
-            yield to_floats(inputs)[..., None], to_floats(labels)[..., None]
+            numbers = slice(start, start + size)
+            inputs, labels = self.stack(numbers)
+            strengths = None if self.strengths is None else self.strengths[numbers]
+            yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
+
+    def with_strengths(self, wanted: bool) -> "Pairs":
+        """Return the pairs with strengths, which are 0 if the inputs are not degraded, or without."""
+        pairs = self._select(np.arange(len(self)))
+        if not wanted:
+            pairs.strengths = None
+        elif pairs.strengths is None:
+            pairs.strengths = np.zeros(len(self), "float32")
+        return pairs
 
     def subsample(self, limit: int) -> "Pairs":
         """Return up to `limit` evenly spaced pairs, in their order."""
@@ -125,6 +153,13 @@ class Pairs:
         else:
             rows = [self.rows[number] for number in numbers]
         return Pairs(rows, self._given, self._index[numbers], self.scale, self.raise_if_damaged)
+
+
+def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarray:
+    """Append strengths, (n,), to images, (n, h, w), as a second channel; None adds only the axis of the channels."""
+    if strengths is None:
+        return images[..., None]
+    return np.stack([images, np.broadcast_to(strengths[:, None, None], images.shape)], axis=-1)
 
 
 def _prefetch(images: Any, first: int, last: int) -> None:

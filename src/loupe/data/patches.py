@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loupe.data.pairs import Pairs
+from loupe.data.pairs import Pairs, add_strengths
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 
@@ -65,7 +65,7 @@ class Patches:
         return self._pairs
 
     def draw_batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the batch of a step: inputs (size, side, side, 1) and labels, float32 in [-1, 1]."""
+        """Draw the batch of a step: inputs and labels, as in `Pairs.batches`."""
         return self._cut_floats(self.draw_positions(step, size))
 
     def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +103,9 @@ class Patches:
 
     def _cut_floats(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
         inputs, labels = self.cut(positions)
-        return to_floats(inputs)[..., None], to_floats(labels)[..., None]
+        strengths = self._pairs.strengths
+        chosen = None if strengths is None else strengths[positions.chosen]
+        return add_strengths(to_floats(inputs), chosen), to_floats(labels)[..., None]
 
 
 def cut_squares(images: np.ndarray, chosen: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from loupe.config.fields import format_value
 from loupe.config.steps import Preprocess
 from loupe.data import manifest, reservations, shards, storage, tasks
 from loupe.data.dataset import Dataset
-from loupe.data.labels import shrink_label
+from loupe.data.degradation import draw_degradation, make_input, to_grey
 from loupe.data.near_duplicates import find_groups
 from loupe.data.pairs import Pairs
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
@@ -90,8 +90,11 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
         texts.pop(name, None)  # these select the photos, which are hashed below, or do not change the result
-    if all(choose_crop(settings, photo) != "random" for photo in photos):
+    drawn = settings.degrade != "none" or settings.shrink == "random"
+    if not drawn and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
+    if settings.degrade == "none":
+        texts.pop("degrade")  # the digest is the same as before this field existed
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
     # The hash of json.dumps([VERSION, texts, [[path, sha256, crop], ...]]), without that text in memory.
     digest = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())
@@ -111,7 +114,7 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
     with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:
         photo_count = 0
         for result in results:
-            parts[result["number"]] = manifest.build_table(result["rows"])
+            parts[result["number"]] = manifest.build_table(result["rows"], settings.degrade != "none")
             checksums |= result["shards"]
             thumbnails.append((result["hashes"], result["thumbnails"]))
             sums = {kind: sums[kind] + result["sums"].get(kind, 0) for kind in sums}
@@ -189,9 +192,11 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
             row, new_labels, _ = shards.cut_photo(photo, choose_crop(settings, photo), settings, require)
         if row.reason:
             reasons.append(f"{photo.path}: {row.reason}")
-        rows += [asdict(row)] * len(new_labels)
-        labels += [label.pixels for label in new_labels]
-        inputs += [shrink_label(label.pixels, scale, settings) for label in new_labels]
+        for number, label in enumerate(new_labels):
+            labels.append(to_grey(label.pixels, settings.luminance))
+            drawn = draw_degradation(settings, photo.sha256, number)
+            inputs.append(make_input(label.pixels, scale, settings, drawn))
+            rows.append(asdict(row) | (drawn.columns if settings.degrade != "none" else {}))
     if not labels:
         first = reasons[0] if reasons else "none"
         raise UsageError(f"photos: must contain a usable image, got {','.join(settings.source)}; the first: {first}")

@@ -16,7 +16,8 @@ from PIL import Image
 from loupe.config import parse_settings
 from loupe.config.steps import Preprocess
 from loupe.data import reservations, storage
-from loupe.data.labels import Label, cut_labels, shrink_label
+from loupe.data.degradation import draw_degradation, make_input, to_grey
+from loupe.data.labels import Label, cut_labels
 from loupe.data.manifest import Row
 from loupe.data.near_duplicates import SIDE, make_thumbnails
 from loupe.data.sources import SourcePhoto
@@ -26,6 +27,7 @@ from loupe.imaging.grey import GreyPhoto
 
 # Bytes per pixel of the grey image and its copies while labels are cut, by crop.
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
+COLOURS = 3
 BLACK = np.zeros((SIDE, SIDE), np.float32)
 # A worker reads a smaller file before it waits for the memory to decode the photo. For a larger file, the worker
 # first waits for the whole budget.
@@ -67,12 +69,13 @@ def prepare_shard(
             row, labels, small[photo.sha256] = cut_photo(photo, crop, settings, require)
             if not labels:
                 rows.append(vars(row))
-            for label in labels:
+            for index, label in enumerate(labels):
+                drawn = draw_degradation(settings, photo.sha256, index)
                 position = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number}
-                rows.append(vars(row) | position | {"row": shards["labels"].count if shards else 0})
-                append("labels", label.pixels)
+                rows.append(vars(row) | position | drawn.columns | {"row": shards["labels"].count if shards else 0})
+                append("labels", to_grey(label.pixels, settings.luminance))
                 for scale in settings.scales:
-                    append(name_inputs(scale), shrink_label(label.pixels, scale, settings))
+                    append(name_inputs(scale), make_input(label.pixels, scale, settings, drawn))
 
         for photo in photos:
             with reservations.reserve() as require:
@@ -95,6 +98,8 @@ def cut_photo(
 
     An unusable photo is black, without labels, and its row contains the reason.
 
+    The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours.
+
     Args:
         photo: the photo.
         crop: as in `cut_labels`.
@@ -105,18 +110,19 @@ def cut_photo(
     if photo.reason:
         return replace(row, reason=photo.reason), [], BLACK
     try:
+        luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
         label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6  # per pixel of the photo
-        result_bytes = RESULT_BYTES[crop] + math.ceil(label_bytes)
+        result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)
         small = image.shrink(SIDE)
         size = settings.label_size
         if crop != "centre" or min(image.width, image.height) < size:
-            grey = image.read(settings.luminance)
+            grey = image.read(luminance)
             del image  # frees the decoded pixels
             return row, cut_labels(grey, settings, crop, settings.seed, photo.sha256), small
         x, y = (image.width - size) // 2, (image.height - size) // 2
-        grey = image.read(settings.luminance, (x, y, x + size, y + size))
+        grey = image.read(luminance, (x, y, x + size, y + size))
         labels = cut_labels(grey, settings, crop, settings.seed, photo.sha256)
         return row, [replace(label, x=x, y=y) for label in labels], small
     except PhotoError as error:

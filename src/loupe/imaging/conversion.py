@@ -49,8 +49,14 @@ def to_pixels(image: Image.Image) -> np.ndarray:
     return pixels
 
 
-def compress_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
-    """Encode a grey image, uint8 (height, width), as JPEG with a quality of 1..95, and decode the JPEG."""
+def compress_jpeg(pixels: np.ndarray, quality: int, subsampling: int = -1) -> np.ndarray:
+    """Encode an image as JPEG and decode the JPEG.
+
+    Args:
+        pixels: uint8, (height, width), or (height, width, 3) in colour.
+        quality: 1 to 100.
+        subsampling: of the colours, as in Pillow: 0 is 4:4:4, 2 is 4:2:0, -1 is its default.
+    """
     stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=subsampling)
     return np.asarray(Image.open(stream))

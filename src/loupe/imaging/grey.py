@@ -1,4 +1,4 @@
-"""Decodes a photo and converts it to grey in strips, which takes little more memory than the decoded photo."""
+"""Decodes a photo and converts it to grey or RGB in strips, which takes little more memory than the decoded photo."""
 
 import io
 import warnings
@@ -76,23 +76,28 @@ class GreyPhoto:
         turned = self._orientation in (5, 6, 7, 8)
         self.width, self.height = image.size[::-1] if turned else image.size
 
-    def read(self, luminance: str, box: Box | None = None) -> np.ndarray:
-        """Convert the pixels of a box, or all pixels, to grey.
+    def read(self, luminance: str | None, box: Box | None = None) -> np.ndarray:
+        """Convert the pixels of a box, or all pixels.
 
         Args:
-            luminance: as in `compute_luminance`.
+            luminance: as in `compute_luminance`; None keeps the colours, blended with white.
             box: in pixels of the upright photo; None for all pixels.
 
         Returns:
-            uint8, (height, width).
+            uint8, (height, width), or (height, width, 3) for colours.
         """
         left, top, right, bottom = self._turn_back(box or (0, 0, self.width, self.height))
-        grey = np.empty((bottom - top, right - left), "uint8")
+        converted = np.empty(0, "uint8")
         with translate_errors():
             for x, y, end_x, end_y in _split((left, top, right, bottom)):
                 strip = self._crop((x, y, end_x, end_y))
-                grey[y - top : end_y - top, x - left : end_x - left] = compute_luminance(strip, luminance)
-        return make_upright(grey, self._orientation)
+                part = (
+                    np.asarray(blend_with_white(strip)) if luminance is None else compute_luminance(strip, luminance)
+                )
+                if not converted.size:
+                    converted = np.empty((bottom - top, right - left, *part.shape[2:]), "uint8")
+                converted[y - top : end_y - top, x - left : end_x - left] = part
+        return make_upright(converted, self._orientation)
 
     def shrink(self, side: int) -> np.ndarray:
         """Convert the stored pixels to grey and shrink them to a square, with little memory.

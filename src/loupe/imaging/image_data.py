@@ -15,10 +15,12 @@ class ImageData:
     Args:
         pixels: upright, uint8 or uint16, (height, width, bands). 1 to 4 bands: grey, grey and alpha, RGB, RGBA.
         metadata: the metadata of the image.
+        jpeg_quality: the quality of the JPEG file that contained the image, 1 to 100; None for other files.
     """
 
     pixels: np.ndarray
     metadata: Metadata = field(default_factory=Metadata)
+    jpeg_quality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class ImageStream:
         dtype: uint8 or uint16.
         strips: arrays of the dtype, (rows, width, bands), from top to bottom.
         metadata: the metadata of the image.
+        assumed_quality: the JPEG quality of the original that a network adapted to, 100 for no compression; None for
+            other methods.
     """
 
     size: tuple[int, int]
@@ -38,6 +42,7 @@ class ImageStream:
     dtype: np.dtype
     strips: Iterator[np.ndarray]
     metadata: Metadata = field(default_factory=Metadata)
+    assumed_quality: int | None = None
 
     @property
     def pixel_count(self) -> int:

@@ -49,14 +49,15 @@ def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: 
     Raises:
         PhotoError: as in `IsolatedReader.open`, or reading takes more memory.
     """
-    budget, opening_bytes = MemoryBudget(memory), estimate_opening(path)
-    with budget.reserve(opening_bytes, "the file") as reservation:
+    opening_bytes = estimate_opening(path)
+    with MemoryBudget(memory).reserve() as require:
+        require(opening_bytes, "the file")
         photo = reader.open(path, opening_bytes, strip=True)
         try:
             width, height = photo.size
             pixels = width * height * photo.pixel_bytes
             needed = max(photo.decoding_bytes, (1 + copies) * pixels)
-            reservation.resize(needed, f"an image of {width}x{height} pixels")
+            require(needed, f"an image of {width}x{height} pixels")
             return next(photo.images)
         finally:
             reader.close()
@@ -165,7 +166,8 @@ def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
         colour_chunks={name.encode(): bytes(chunk) for name, chunk in zip(facts["chunks"], chunks, strict=True)},
         duration_ms=facts["duration_ms"],
     )
-    return ImageData(np.frombuffer(pixels, facts["dtype"]).reshape(facts["shape"]), metadata)
+    upright = np.frombuffer(pixels, facts["dtype"]).reshape(facts["shape"])
+    return ImageData(upright, metadata, facts["jpeg_quality"])
 
 
 def _is_direct(path: Path) -> bool:

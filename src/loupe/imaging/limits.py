@@ -1,6 +1,5 @@
 """Limits the memory and the CPU time of this process. Only Linux limits the memory."""
 
-import ctypes
 import resource
 import threading
 from collections.abc import Iterator
@@ -65,5 +64,7 @@ def read_status_bytes(name: str) -> int:
 
 def return_freed_blocks(block_bytes: int) -> None:
     """Return freed blocks of at least this size to the system, so that they do not count against a later limit."""
+    import ctypes
+
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, block_bytes)

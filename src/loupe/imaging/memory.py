@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,54 +31,33 @@ class MemoryBudget:
         self._changed = threading.Condition()
 
     @contextmanager
-    def reserve(self, count: int, purpose: str) -> "Iterator[Reservation]":
-        """Reserve bytes until the block exits; wait until other threads have released enough.
+    def reserve(self) -> Iterator[Callable[[int, str], None]]:
+        """Yield a function that reserves bytes for one thread, until the block exits.
 
-        Args:
-            count: the number of bytes.
-            purpose: the purpose of the bytes, for the error message.
-
-        Raises:
-            PhotoError: `count` exceeds the budget.
+        Yields:
+            A function of the number of bytes and their purpose, for the error message. It replaces the number of the
+            previous call, waits until other threads have released enough, and raises PhotoError if the number exceeds
+            the budget. Only one thread at a time may increase its number. Otherwise, two waiting threads could each
+            keep the bytes that the other needs.
         """
-        reservation = Reservation(self)
+        reserved = 0
+
+        def require(count: int, purpose: str) -> None:
+            nonlocal reserved
+            if count > self.total:
+                needed = -(-count // MEGABYTE)
+                got = f"got {self.total // MEGABYTE} MB; --memory {needed} allows it"
+                raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, {got}")
+            with self._changed:
+                self._changed.wait_for(lambda: count <= reserved or self._used - reserved + count <= self.total)
+                self._used += count - reserved
+                reserved = count
+                self._changed.notify_all()
+
         try:
-            reservation.resize(count, purpose)
-            yield reservation
+            yield require
         finally:
-            self._replace(reservation.count, 0)
-
-    def _replace(self, before: int, after: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: after <= before or self._used - before + after <= self.total)
-            self._used += after - before
-            self._changed.notify_all()
-
-
-class Reservation:
-    """Bytes of a budget that one thread has reserved.
-
-    Args:
-        budget: the budget.
-    """
-
-    def __init__(self, budget: MemoryBudget) -> None:
-        self.count = 0
-        self._budget = budget
-
-    def resize(self, count: int, purpose: str) -> None:
-        """Change the number of reserved bytes; arguments and errors are those of `reserve`.
-
-        Only one thread at a time may increase a reservation. Otherwise, two waiting threads could each keep the bytes
-        that the other needs.
-        """
-        total = self._budget.total
-        if count > total:
-            needed = -(-count // MEGABYTE)
-            got = f"got {total // MEGABYTE} MB; --memory {needed} allows it"
-            raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, {got}")
-        self._budget._replace(self.count, count)
-        self.count = count
+            require(0, "")
 
 
 def get_default_budget() -> int:

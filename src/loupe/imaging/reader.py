@@ -14,6 +14,7 @@ from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_valu
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.image_data import ImageData
+from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.pixels import decode_by_pillow, decode_by_vips, has_deep_colour, make_upright
@@ -106,7 +107,7 @@ def read_pillow_image(image: Image.Image) -> ImageData:
         _validate_not_empty(image)
         pixels, icc = decode_by_pillow(image, image.info.get("icc_profile") or b"", ignore_errors=True)
         upright = make_upright(pixels, image.getexif().get(metadata.ORIENTATION, 1))
-        return ImageData(upright, Metadata(icc=icc))
+        return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
 
 
 def _open_source(source: bytes | Path) -> io.BytesIO | Path:
@@ -194,4 +195,4 @@ def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageDat
     if is_last:
         image.close()  # frees Pillow's copy of the pixels
         vars(image).pop("_decoder", None)  # that of a WebP or AVIF, which keeps several frames
-    return ImageData(make_upright(pixels, orientation), found)
+    return ImageData(make_upright(pixels, orientation), found, read_jpeg_quality(image))

@@ -74,6 +74,7 @@ def _send_image(connection: Connection, image: ImageData) -> None:
         "texts": metadata.texts,
         "chunks": [name.decode() for name in metadata.colour_chunks],
         "duration_ms": metadata.duration_ms,
+        "jpeg_quality": image.jpeg_quality,
     }
     pixels = image.pixels.reshape(-1).view(np.uint8)
     connection.send(facts, pixels, exif, metadata.icc, metadata.xmp, *metadata.colour_chunks.values())

@@ -35,19 +35,21 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
         ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None means weights of 0.
 
     Returns:
-        An uncompiled functional model, (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1]. The name of the model
-        contains its geometry; see `Geometry.name`.
+        An uncompiled functional model, (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1]. A conditioned model has
+        a second input channel. The name of the model contains its geometry; see `Geometry.name`.
     """
     scale = settings.scale
     geometry = compute_geometry(settings, input_side, luminance)
-    image = keras.Input((None, None, 1), name="image")
+    image = luminance_plane = keras.Input((None, None, geometry.channels), name="image")
+    if geometry.channels > 1:
+        luminance_plane, _ = keras.ops.split(image, 2, axis=-1)
     body_input, q = image, geometry.q
     if settings.pre_upscale != "none":
-        body_input, q = add_linear_branch(image, scale, "pre_upscale", trainable=False), geometry.p
+        body_input, q = add_linear_branch(luminance_plane, scale, "pre_upscale", trainable=False), geometry.p
     add_body: Any = perceptron.add_body if isinstance(settings, Perceptron) else convolutional.add_body
     large = add_body(body_input, settings, q, geometry.p, _make_initializer_factory(settings))
     if settings.skip == "ridge":
-        large = large + add_linear_branch(image, scale, "skip", trainable=True)
+        large = large + add_linear_branch(luminance_plane, scale, "skip", trainable=True)
     model = keras.Model(image, large, name=geometry.name)
     if settings.pre_upscale != "none":
         set_linear_weights(model, "pre_upscale", compute_filter_weights(settings.pre_upscale, scale), scale)
@@ -78,14 +80,21 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
 
     Positions count only layers with weights. If the shapes of the weights differ, the layer keeps its weights.
 
+    The kernel of a conditioned model's first convolution has one more input channel, which gets zeros: before it is
+    trained, the model ignores the strength of artefacts.
+
     Returns:
         The number of layers whose weights were copied.
     """
     layers, sources = ([layer for layer in each.layers if layer.weights] for each in (model, other))
     count = 0
     for layer, source in zip(layers, sources, strict=False):
-        if [weights.shape for weights in layer.weights] == [weights.shape for weights in source.weights]:
-            layer.set_weights(source.get_weights())
+        values = source.get_weights()
+        conditioned = Geometry.from_name(model.name).channels > Geometry.from_name(other.name).channels
+        if conditioned and not count:
+            values[0] = np.pad(values[0], ((0, 0), (0, 0), (0, 1), (0, 0)))
+        if [weights.shape for weights in layer.weights] == [value.shape for value in values]:
+            layer.set_weights(values)
             count += 1
     return count
 
@@ -104,7 +113,8 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
     min_side = q
     if settings.skip == "ridge" or settings.pre_upscale != "none":
         min_side, reach = max(q, MARGIN), max(reach, MARGIN)
-    return Geometry(q, int(q * scale), -(-min_side // q) * q, -(-reach // q) * q, luminance)
+    condition = getattr(settings, "condition", "none")
+    return Geometry(q, int(q * scale), -(-min_side // q) * q, -(-reach // q) * q, luminance, condition)
 
 
 class KerasUpscaler:

@@ -19,7 +19,8 @@ def add_body(
     the 3x3 kernel first).
 
     Args:
-        image: (n, h, w, 1), h and w multiples of q.
+        image: (n, h, w, 1), h and w multiples of q. A second channel is the strength of artefacts; its means over
+            blocks become one channel of the first convolution.
         settings: filters, layers, expansion, activation.
         q: side of a block of the image.
         p: side of a block of the result.
@@ -36,11 +37,20 @@ def add_body(
         return layer(pad(x, side // 2) if side > 1 else x)
 
     filters, activation = settings.filters, settings.activation
-    x = convolve(fold(image, q), filters, 3, activation)  # (n, h/q, w/q, filters)
+    x = convolve(_fold_channels(image, q), filters, 3, activation)  # (n, h/q, w/q, filters)
     for _ in range(settings.layers):
         wide = convolve(x, settings.expansion * filters, 3, activation)
         x = x + convolve(wide, filters, 1, None)
     return unfold(convolve(x, p * p, 1, None, "blocks"), p)
+
+
+def _fold_channels(image: Any, q: int) -> Any:
+    """Fold the first channel to q*q channels, and append the mean of each block of the second channel, if any."""
+    if image.shape[-1] == 1:
+        return fold(image, q)
+    luminance, strength = keras.ops.split(image, 2, axis=-1)
+    mean = keras.ops.mean(fold(strength, q), axis=-1, keepdims=True)
+    return keras.ops.concatenate([fold(luminance, q), mean], axis=-1)  # (n, h/q, w/q, q*q + 1)
 
 
 def compute_reach(settings: Convolutional) -> int:

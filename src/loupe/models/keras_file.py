@@ -31,8 +31,9 @@ def load(file: Path) -> keras.Model:
         config = json.loads(archive.read(CONFIG))
     _validate_network(file, config)
     model = keras.saving.load_model(file, compile=False, safe_mode=True)
-    if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, 1)]:
-        raise ValueError("must take grey images, (n, h, w, 1)")
+    channels = Geometry.from_name(config["config"]["name"]).channels
+    if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, channels)]:
+        raise ValueError(f"must take images of {channels} channels")
     return model
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-GREY_SHAPE = [None, None, None, 1]
+# The shapes of images; the second channel is the strength of artefacts.
+IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])
 # The classes of the objects in the configurations of layers.
 CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
@@ -55,8 +56,8 @@ def measure_network(model: Any, side: int) -> NetworkSize:
     if len(layers) > MAX_LAYERS:
         raise ValueError(f"must have at most {MAX_LAYERS} layers, got {len(layers)}")
     image_shapes = [layer["config"].get("batch_shape") for layer in layers if layer["class_name"] == "InputLayer"]
-    if image_shapes != [GREY_SHAPE]:
-        raise ValueError("must take grey images, (n, h, w, 1)")
+    if len(image_shapes) != 1 or image_shapes[0] not in IMAGE_SHAPES:
+        raise ValueError("must take grey images, (n, h, w, 1), or (n, h, w, 2) with the strength of artefacts")
     size, shapes = NetworkSize(), dict[str, Shape]()
     for layer in layers:
         kind, config = layer["class_name"], layer["config"]
@@ -64,10 +65,10 @@ def measure_network(model: Any, side: int) -> NetworkSize:
             raise ValueError(f"layers: must be of the classes {', '.join(LAYERS)}, got {str(kind)[:80]!r}")
         _validate_config(config)
         inputs = [shapes[name] for name in _list_inputs(layer)]
-        count = {"InputLayer": 0, "Add": 2}.get(kind, 1)
+        count = {"InputLayer": 0, "Add": 2, "Concatenate": 2}.get(kind, 1)
         if len(inputs) != count:
             raise ValueError(f"inputs of a layer {kind}: must be {count}, got {len(inputs)}")
-        shape = LAYERS[kind](size, config, inputs or [(side, side, 1)])
+        shape = LAYERS[kind](size, config, inputs or [(side, side, image_shapes[0][3])])
         declared = (layer.get("build_config") or {}).get("input_shape")
         if declared is not None and kind in ("Conv2D", "Dense") and declared[-1] != inputs[0][2]:
             raise ValueError(f"input_shape: must have {inputs[0][2]} channels, got {str(declared[-1])[:80]}")
@@ -83,7 +84,9 @@ def _list_inputs(layer: Any) -> list[str]:
         return []
     if len(nodes) > 1:
         raise ValueError(f"inbound_nodes: must be at most 1 per layer, got {len(nodes)}")
-    return [part["config"]["keras_history"][0] for part in nodes[0]["args"] if part is not None]
+    parts = nodes[0]["args"]
+    parts = parts[0] if isinstance(parts[0], list) else parts  # of a concatenation
+    return [part["config"]["keras_history"][0] for part in parts if part is not None]
 
 
 def _validate_config(config: dict[str, Any]) -> None:
@@ -149,6 +152,27 @@ def _measure_unfold(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shap
     return height * p, width * p, channels // (p * p)
 
 
+def _measure_split(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    height, width, channels = inputs[0]
+    found = config["indices_or_sections"], config["axis"], channels
+    if found != (2, -1, 2):
+        raise ValueError(f"split: must be of 2 channels into 2 parts, got {str(found)[:80]}")
+    return height, width, 1
+
+
+def _measure_mean(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    found = config["axis"], config["keepdims"]
+    if found not in ((-1, True), ([-1], True)):
+        raise ValueError(f"mean: must be over channels, got {str(found)[:80]}")
+    return *inputs[0][:2], 1
+
+
+def _measure_concatenation(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
+    if config["axis"] != -1 or inputs[0][:2] != inputs[1][:2]:
+        raise ValueError(f"concatenation: must be of channels, got axis {str(config['axis'])[:80]} of {inputs}")
+    return *inputs[0][:2], inputs[0][2] + inputs[1][2]
+
+
 def _get_shape(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     """Return the shape of the inputs, which is the shape of the result."""
     if len(set(inputs)) > 1:
@@ -165,4 +189,5 @@ def _validate_count(name: str, value: Any) -> int:
 LAYERS: dict[str, Callable[[NetworkSize, Any, list[Shape]], Shape]] = {
     "InputLayer": _get_shape, "Conv2D": _measure_convolution, "Dense": _measure_dense, "Pad": _measure_padding,
     "SpaceToDepth": _measure_fold, "DepthToSpace": _measure_unfold, "Add": _get_shape, "Dropout": _get_shape,
+    "Split": _measure_split, "Mean": _measure_mean, "Concatenate": _measure_concatenation,
 }  # fmt: skip

@@ -37,7 +37,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     import onnx
 
     side = 3 * geometry.min_side
-    noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, 1)).astype("float32")
+    noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, geometry.channels)).astype("float32")
     expected = KerasUpscaler(model)(noise)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # from NumPy, in Keras's exporter

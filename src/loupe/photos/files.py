@@ -117,6 +117,9 @@ def report_outcomes(
     Raises:
         LoupeError: at least one photo failed, or the inputs contain no photo.
     """
+    from loupe.photos.processing import describe_assumptions
+
+    method = ", ".join(filter(None, (method, describe_assumptions(outcomes))))
     failures = [*found.failures, *((outcome.job.photo, outcome.reason) for outcome in outcomes if outcome.reason)]
     done = [outcome for outcome in outcomes if outcome.size]
     for outcome in done:

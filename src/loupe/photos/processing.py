@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from loupe.imaging.estimates import estimate_encoding, estimate_opening, get_web
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.isolated_reader import IsolatedReader, open_readers
+from loupe.imaging.jpeg_quality import MAX_QUALITY
 from loupe.imaging.memory import MemoryBudget, get_default_budget
 from loupe.imaging.reader import Photo
 from loupe.imaging.writer import EncodeOptions, write_photo
@@ -83,12 +84,14 @@ class Outcome:
         size: width and height of the result; None if it was not written.
         reason: the reason for a failure; "" if the result was written or existed before.
         omitted: names of metadata that is too long for the format.
+        assumed_quality: as in `ImageStream`, of the first image.
     """
 
     job: PhotoJob
     size: Size | None = None
     reason: str = ""
     omitted: Sequence[str] = ()
+    assumed_quality: int | None = None
 
 
 class StoppedError(Exception):
@@ -176,9 +179,9 @@ class _Processor:
         opening_bytes = estimate_opening(job.photo)
         reader = self._idle_readers.get()
         try:
-            with ExitStack() as stack:
+            with self._budget.reserve() as require:
                 with self._opening:
-                    reservation = stack.enter_context(self._budget.reserve(opening_bytes, "the file"))
+                    require(opening_bytes, "the file")
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
                     validate_suffix(job.photo, photo.format)
                     encoding = replace(
@@ -188,7 +191,7 @@ class _Processor:
                     if needed > self._budget.total:
                         encoding = replace(encoding, low_memory=True)
                         needed, purpose = self._estimate_memory(photo, job.out, encoding)
-                    reservation.resize(needed, purpose)
+                    require(needed, purpose)
                 return self._write_result(job, photo, encoding)
         finally:
             reader.close()
@@ -226,7 +229,7 @@ class _Processor:
         )
         job.out.parent.mkdir(parents=True, exist_ok=True)
         omitted = write_photo(job.out, counted, photo.count, photo.loop, encoding)
-        return Outcome(job, first.size, omitted=omitted)
+        return Outcome(job, first.size, omitted=omitted, assumed_quality=first.assumed_quality)
 
     def _count_rows(self, job: PhotoJob, image: ImageStream, number: int, count: int) -> Iterator[np.ndarray]:
         rows = 0
@@ -249,3 +252,13 @@ def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
         return image
     opaque = (pixels[..., -1] == np.iinfo(pixels.dtype).max).all()
     return replace(image, pixels=np.ascontiguousarray(pixels[..., :-1])) if opaque else image
+
+
+def describe_assumptions(outcomes: Sequence[Outcome]) -> str:
+    """Return the JPEG qualities that networks assumed, such as `assumed JPEG quality 75`; "" if they assumed none."""
+    found = {outcome.assumed_quality for outcome in outcomes} - {None}
+    if not found:
+        return ""
+    low, high = min(found), max(found)  # type: ignore[type-var]
+    text = f"assumed JPEG quality {low}{'' if low == high else f' to {high}'}"
+    return f"{text} (100: no artefacts)" if high == MAX_QUALITY else text

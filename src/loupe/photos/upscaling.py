@@ -1,12 +1,18 @@
 """Upscales the images of photos with networks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData, ImageStream
+from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
+from loupe.imaging.jpeg_traces import estimate_jpeg_quality
 from loupe.imaging.metadata import update_size
 from loupe.photos.networks import Networks
 from loupe.photos.sizes import FittedSize, Size, Target, choose_scale, fit_size, scale_size
 from loupe.photos.strips import estimate_memory, upscale_strips
+from loupe.upscalers.tiling import AssumedStrength
 
 
 def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
@@ -30,17 +36,33 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
     height, width, bands = image.pixels.shape
     size = compute_size((width, height), target, networks)
     scale = choose_scale((width, height), size.upscaled, networks.scales)
-    strips = upscale_strips(image.pixels, size, None if scale is None else networks(scale))
+    model, assumed = None if scale is None else networks(scale), None
+    if model is not None and model.geometry.condition == "jpeg":
+        assumed = image.jpeg_quality or _estimate_quality(image) or MAX_QUALITY
+        model = AssumedStrength(model, compute_strength(assumed))
+    strips = upscale_strips(image.pixels, size, model)
     metadata = update_size(image.metadata, *size.cropped)
-    return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata)
+    return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata, assumed)
+
+
+def _estimate_quality(image: ImageData) -> int | None:
+    """Estimate the JPEG quality from the pixels; decoders convert JPEG files to 8 bits."""
+    return estimate_jpeg_quality(image.pixels) if image.pixels.dtype == np.uint8 else None
 
 
 @dataclass(frozen=True)
 class UpscaleTransform:
-    """Upscales the images of photo files; see `Transform`."""
+    """Upscales the images of photo files; see `Transform`.
+
+    Args:
+        target: the size of the results.
+        networks: the networks.
+        jpeg_quality: the JPEG quality that conditioned networks assume, 1 to 100; None for the quality of each file.
+    """
 
     target: Target
     networks: Networks
+    jpeg_quality: int | None = None
 
     def compute_size(self, size: Size) -> Size:
         """Compute the size of the result."""
@@ -53,5 +75,11 @@ class UpscaleTransform:
         return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Upscale an image."""
-        return upscale_image(image, self.target, self.networks)
+        """Upscale an image; raises PhotoError if `jpeg_quality` is set and the network does not use it."""
+        if self.jpeg_quality is None:
+            return upscale_image(image, self.target, self.networks)
+        stream = upscale_image(replace(image, jpeg_quality=self.jpeg_quality), self.target, self.networks)
+        if stream.assumed_quality is None:
+            rule = "must be auto for a network that does not adapt to it"
+            raise PhotoError(f"jpeg_quality: {rule}, got {self.jpeg_quality}")
+        return stream

@@ -3,9 +3,9 @@
 Decoders and encoders cannot be interrupted, and some need much memory for a small file. The server kills the process
 when a photo takes too long, and the system refuses memory beyond a limit.
 
-The protocol: a JSON object per line. The process first prints `{"ready": device, "fallbacks": lines}`, where each
-line says why a network does not run on the requested device, or `{"failed": reason}`. For each request it prints
-`{"progress": fraction}` several times, then the answer.
+The process first sends `{"ready": device, "fallbacks": lines}`, where each line says why a network does not run on
+the requested device, or `{"failed": reason}`. For each request it sends `{"progress": fraction}` several times, then
+the answer.
 """
 
 import os

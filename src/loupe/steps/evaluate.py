@@ -3,7 +3,6 @@
 import json
 import math
 import tempfile
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,19 +27,6 @@ if TYPE_CHECKING:
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
 
-@dataclass(frozen=True)
-class Images:
-    """The images on which models are scored.
-
-    Args:
-        pairs: the images.
-        name: a description of the images for the user.
-    """
-
-    pairs: "Pairs | WholePhotos"
-    name: str
-
-
 def run(settings: Evaluate) -> dict[str, Any]:
     """Score the models, log and print the scores, and write the files of `out` and `sheet`.
 
@@ -59,17 +45,17 @@ def run(settings: Evaluate) -> dict[str, Any]:
         got = format_value(settings.scale)
         raise UsageError(f"scale: must be {format_value(scale)} for {loaded.name}, got {got}")
     others = _load_others(settings, scale, labels)
-    images = _open_images(settings, scale, loaded.model.geometry.luminance)
+    pairs, shown = _open_images(settings, scale, loaded.model.geometry.luminance)
     ridge = _load_ridge(loaded.run_id, settings, scale)
-    baselines = scoring.build_baselines(images.pairs, ridge, loaded.model.geometry.luminance)
+    baselines = scoring.build_baselines(pairs, ridge, loaded.model.geometry.luminance)
     methods = {"model": loaded.model, **baselines, **others}
-    with runs.step_run(settings, f"evaluate {loaded.name} on {images.name}"):
+    with runs.step_run(settings, f"evaluate {loaded.name} on {shown}"):
         records.log_model_tags(loaded.name, loaded.device)
-        table = _score(settings, methods, images.pairs)
-        _draw_figures(settings, methods, labels[settings.model], images.pairs)
+        table = _score(settings, methods, pairs)
+        _draw_figures(settings, methods, labels[settings.model], pairs)
         scores = scoring.summarise(table)
         summary = {
-            "model": loaded.name, "on": images.name, "protocol": settings.protocol, "images": len(images.pairs),
+            "model": loaded.name, "on": shown, "protocol": settings.protocol, "images": len(pairs),
             "scores": scores,
         }  # fmt: skip
         records.log_table(table, "scores.json")
@@ -77,8 +63,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
         records.log_metrics(scoring.to_metrics(scores, _choose_prefix(settings)))
     if settings.out:
         _write_json(Path(settings.out), summary)
-    count = len(images.pairs)
-    print_line(f"{loaded.name} on {images.name}, {count} images ({settings.protocol})", settings.quiet)
+    count = len(pairs)
+    print_line(f"{loaded.name} on {shown}, {count} images ({settings.protocol})", settings.quiet)
     print_lines(scoring.format_scores(scores), settings.quiet)
     return summary
 
@@ -155,8 +141,8 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
     return ridge.load_or_fit(open_or_prepare(settings, "sample"), scale)
 
 
-def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
-    """Open the images that the settings select; `luminance` is the default formula for photos."""
+def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> "tuple[Pairs | WholePhotos, str]":
+    """Open the images that the settings select, and describe them; `luminance` is the default formula for photos."""
     from loupe.data import preparation
     from loupe.data.whole_photos import WholePhotos
 
@@ -164,14 +150,14 @@ def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
     if settings.protocol == "classical":
         source = settings.photos or "sample"
         photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
-        return Images(WholePhotos(photos, scale, settings.quiet), source)
+        return WholePhotos(photos, scale, settings.quiet), source
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
-        return Images(pairs, f"{settings.split} of {dataset.folder.name}")
+        return pairs, f"{settings.split} of {dataset.folder.name}"
     given = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    return Images(preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos)
+    return preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos
 
 
 def _score(settings: Evaluate, methods: dict[str, "UpscalingModel"], pairs: "Pairs | WholePhotos") -> "pd.DataFrame":

@@ -28,6 +28,7 @@ def run(settings: Upscale) -> list[Path]:
             networks = resolve_model(settings.model, ResolveOptions(settings.ensemble, device=settings.device))
             networks.check()
             target = Target(settings.scale, settings.box, settings.fit)
-            outcomes = files.process_photos(settings, found, UpscaleTransform(target, networks), readers)
+            transform = UpscaleTransform(target, networks, settings.quality_override)
+            outcomes = files.process_photos(settings, found, transform, readers)
             photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.used_devices)
             return files.report_outcomes(settings, found, outcomes, networks.used_names)

@@ -71,7 +71,8 @@ def log_model_metrics(points: list[dict[str, Any]]) -> None:
 
 def geometry_tags(geometry: Geometry) -> dict[str, str]:
     """Return the geometry as tags, for callers of the model."""
-    return {name: str(getattr(geometry, name)) for name in ("q", "p", "min_side", "halo", "luminance")}
+    names = ("q", "p", "min_side", "halo", "luminance", *(["condition"] if geometry.channels > 1 else []))
+    return {name: str(getattr(geometry, name)) for name in names}
 
 
 def load_keras(reference: ModelReference) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loupe.cli.progress import print_error
 from loupe.config.photos import PhotoSettings
-from loupe.photos.processing import Outcome
+from loupe.photos.processing import Outcome, describe_assumptions
 
 
 @contextmanager
@@ -46,6 +46,8 @@ def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: st
     results = sum(outcome.size is not None for outcome in outcomes)
     failures = sum(outcome.reason != "" for outcome in outcomes)
     records.log_model_tags(model, device)
+    if assumed := describe_assumptions(outcomes):
+        records.log_tags({"loupe.assumed": assumed})
     records.log_metrics({settings.VERB: results, "failed": failures})
     if len(outcomes) == 1 and results:
         records.log_file(outcomes[0].job.out)

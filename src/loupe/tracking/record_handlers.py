@@ -59,7 +59,7 @@ def _send_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
 
 
 def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Log a Keras model with its geometry and a signature for images of any number and size, (-1, -1, -1, 1).
+    """Log a Keras model with its geometry and a signature for images of any number and size.
 
     The model replaces all other models of the run.
     """
@@ -69,14 +69,18 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
     assert file is not None
     delete_models(run_id)  # also deletes incomplete models of a killed process
-    images = mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))])
+    model = keras_file.load(file)
+    images, large = (
+        mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, channels))])
+        for channels in (model.inputs[0].shape[-1], 1)
+    )
     mlflow.models.Model.log(
         artifact_path=None,
         name="model",
         flavor=mlflow.keras,
         run_id=run_id,
-        model=keras_file.load(file),
-        signature=mlflow.models.ModelSignature(images, images),
+        model=model,
+        signature=mlflow.models.ModelSignature(images, large),
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
         metadata=body,
         tags=list_masked_tags(),

@@ -1,6 +1,5 @@
 """Logs the results of a training: curves, checkpoints, diagnostics, test scores and figures."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -17,33 +16,20 @@ from loupe.tracking import checkpoints, curves, models, records
 from loupe.training import diagnostics, loop
 
 
-@dataclass(frozen=True)
-class Fit:
-    """The result of a training.
-
-    Args:
-        points: the points of its curves; [] for a network in closed form.
-        seconds: the duration of the steps; 0 for a network in closed form.
-    """
-
-    points: list[dict[str, Any]]
-    seconds: float
-
-
 def fit_network(
     model: keras.Model, settings: Train, train: Pairs, validation: Pairs, checkpoint: loop.Checkpoint | None
-) -> Fit:
+) -> loop.TrainingState:
     """Train a network, and log the points of its curves and its checkpoints to the open run.
 
     Args:
         model: the network with its initial weights; it has the best weights afterwards.
-        settings: the settings of train; without gradient steps, the network is not changed.
+        settings: the settings of train. A network in closed form is not changed, and its curves have no points.
         train: the training split.
         validation: the validation split.
         checkpoint: the checkpoint of the resumed run, or None.
     """
     if not isinstance(settings, GradientTrain):
-        return Fit([], 0.0)
+        return loop.TrainingState()
 
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         records.log_metrics(point.metrics, point.step)
@@ -51,8 +37,7 @@ def fit_network(
 
     for point in loop.load_points(checkpoint):  # a resumed run then has complete curves
         records.log_metrics(point["metrics"], point["step"])
-    progress = loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
-    return Fit(progress.points, progress.seconds)
+    return loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
 
 
 def load_start(settings: Train) -> keras.Model | None:

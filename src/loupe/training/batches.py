@@ -43,6 +43,7 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
         UsageError: the inputs of a training batch are larger than the dataset's inputs.
     """
     side, count = compute_batch_shape(settings, geometry, train.sides[0])
+    train = train.with_strengths(geometry.channels > 1)
     return Patches(train, side, settings.crops, settings.augment, settings.seed), count
 
 

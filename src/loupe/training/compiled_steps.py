@@ -106,7 +106,11 @@ class CompiledSteps:
 
         def run_step(index: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
             (trainable, others, optimizer), losses = carry
-            inputs, labels = _make_batch(images, [part[index] for part in batches], self._patches.sides)
+            *drawn, strengths = [part[index] for part in batches]
+            inputs, labels = _make_batch(images, drawn, self._patches.sides)
+            if self._patches.pairs.strengths is not None:
+                plane = jnp.broadcast_to(strengths[:, None, None, None], inputs.shape)
+                inputs = jnp.concatenate([inputs, plane], axis=-1)
             for number, position in enumerate(self._dropout_positions):
                 random_state = [self._seed * 1009 + number, first + index]
                 dtype = others[position].dtype
@@ -128,7 +132,7 @@ class CompiledSteps:
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
         """Return arrays for the batches of a call: the positions of the crops, or their uint8 inputs and labels.
 
-        Each array has a row per step.
+        The last array contains the strengths of artefacts. Each array has a row per step.
         """
         positions = [self._patches.draw_positions(step, self._size) for step in steps]
         parts: list[tuple[np.ndarray, ...]]
@@ -136,9 +140,13 @@ class CompiledSteps:
             parts = list(pool.map(self._patches.cut, positions))
         else:
             parts = [(each.chosen, each.offsets, each.corners, each.symmetries) for each in positions]
+        found = self._patches.pairs.strengths
+        strengths = np.zeros(len(self._patches.pairs), "float32") if found is None else found
+        parts = [(*part, strengths[each.chosen]) for part, each in zip(parts, positions, strict=True)]
         batches = []
         for values in zip(*parts, strict=True):
-            dtype = np.uint8 if self._images is None else np.int32
+            integers = np.uint8 if self._images is None else np.int32
+            dtype = integers if values[0].dtype.kind in "iu" else np.float32
             batches.append(np.zeros((self._max_steps, *values[0].shape), dtype))
             np.stack(values, out=batches[-1][: len(values)], casting="same_kind")
         return [jax.device_put(values, self._by_batch) for values in batches]

@@ -9,7 +9,7 @@ from loupe.errors import UsageError
 
 MAX_SIDE = 2048  # in pixels, of blocks, smallest inputs and halos; an untrusted file could contain any number
 _NUMBER = "([0-9]{1,4})"
-_NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})")
+_NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})(?:\.(jpeg))?")
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Geometry:
         min_side: smallest side of an input, a multiple of q.
         halo: number of pixels on each side of a block that the result of the block depends on, a multiple of q.
         luminance: the formula that computed the grey training images; see `imaging.luminance`.
+        condition: `jpeg` for a model whose images have a second channel: the strength of the JPEG artefacts, see
+            `imaging.jpeg_quality.compute_strength`; `none` for other models.
     """
 
     q: int
@@ -29,6 +31,12 @@ class Geometry:
     min_side: int
     halo: int
     luminance: str
+    condition: str = "none"
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the model's images."""
+        return 1 if self.condition == "none" else 2
 
     @property
     def scale(self) -> Fraction:
@@ -44,7 +52,8 @@ class Geometry:
         files next to a model are lost when its file is copied. An ONNX file has the name in the metadata entry
         `loupe`.
         """
-        return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}"
+        condition = "" if self.condition == "none" else f".{self.condition}"
+        return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}{condition}"
 
     @classmethod
     def from_name(cls, name: str) -> "Geometry":
@@ -62,4 +71,4 @@ class Geometry:
         if p > LARGEST_SCALE * q or max(min_side, halo) > MAX_SIDE:
             rule = f"a scale factor of at most {LARGEST_SCALE}, and side and halo of at most {MAX_SIDE}"
             raise UsageError(f"model: must have {rule}, got {name!r}")
-        return cls(q, p, min_side, halo, found[5])
+        return cls(q, p, min_side, halo, found[5], found[6] or "none")

@@ -1,24 +1,34 @@
 """Runs the ONNX networks of untrusted files in a child process, whose memory and CPU time the system limits.
 
 A network of a few hundred bytes can run forever, or allocate gigabytes. onnxruntime does not react to signals.
+
+The child sends the name of the network's geometry, its device, and the reason for another device than the requested
+one over the first connection. Then it answers requests on all connections. A request and its answer are the shape of
+an image and its float32 values. An error ends the connection.
 """
 
 import queue
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from loupe.cli.signals import is_signalled
-from loupe.errors import UsageError
+from loupe.errors import UsageError, describe_error
 from loupe.imaging.child_process import ChildProcess, Connection
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.limits import limit_process
+from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.onnx import CPU
+from loupe.upscalers.onnx import CPU, OnnxUpscaler
+from loupe.upscalers.onnx_file import validate_network
 
 MAX_CONNECTIONS = 64
 LOADING_TIMEOUT_S, CALL_TIMEOUT_S = 20.0, 30.0  # a call is one image; a network with 512 channels takes 6 s
+LOADING_LIMIT_S, CALL_LIMIT_S = 10, 20  # of CPU time
+DEVICE_BYTES = 8 * 2**30  # that the libraries of an accelerator may reserve in addition
 
 
 class IsolatedOnnxUpscaler:
@@ -42,7 +52,7 @@ class IsolatedOnnxUpscaler:
         self._name = str(file)
         options = {"file": self._name, "threads": threads, "device": CPU if device == "auto" else device}
         count = min(count_cores(), MAX_CONNECTIONS)
-        self._child = ChildProcess("loupe.upscalers.network_process:serve", options, count)
+        self._child = ChildProcess("loupe.upscalers.isolated:serve", options, count)
         self._free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         for connection in self._child.connections:
             self._free.put(connection)
@@ -98,3 +108,34 @@ class IsolatedOnnxUpscaler:
         if self._child.is_over_time():
             return PhotoError(f"model: {self._name!r} takes too long")
         return PhotoError(f"model: {self._name!r} cannot be used: onnxruntime crashed, or needed too much memory")
+
+
+def serve(connections: list[Connection], file: str, threads: int, device: str) -> None:
+    """Load a network in the child process, and answer requests until the connections are closed."""
+    first, data_bytes = connections[0], get_default_budget() // 2
+    try:
+        with limit_process(data_bytes + (0 if device == CPU else DEVICE_BYTES), LOADING_LIMIT_S):
+            validate_network(Path(file))
+            network = OnnxUpscaler(Path(file), threads, device)
+    except UsageError as error:
+        first.send({"error": str(error)})
+    except MemoryError:
+        first.send({"error": f"model: {file!r} needs too much memory"})
+    else:
+        data_bytes += 0 if network.device == CPU else DEVICE_BYTES
+        first.send([network.geometry.name, network.device, network.fallback])
+        for connection in connections[1:]:
+            threading.Thread(target=_answer, args=[network, connection, data_bytes, file], daemon=True).start()
+        _answer(network, first, data_bytes, file)
+
+
+def _answer(network: OnnxUpscaler, connection: Connection, data_bytes: int, file: str) -> None:
+    while True:
+        shape, (content,) = connection.receive()
+        try:
+            with limit_process(data_bytes, CALL_LIMIT_S):
+                large = np.ascontiguousarray(network(np.frombuffer(content, "float32").reshape(shape)), "float32")
+        except Exception as error:  # onnxruntime raises many classes
+            connection.send({"error": f"model: {file!r} cannot upscale an image: {describe_error(error)}"})
+            return
+        connection.send(large.shape, large)

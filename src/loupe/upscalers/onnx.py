@@ -37,7 +37,8 @@ class OnnxUpscaler:
         device: a value of `config.fields.Device`. The CPU replaces a device that cannot be used.
 
     Raises:
-        UsageError: the file is not an ONNX network, or the shape of the result does not match the geometry.
+        UsageError: the file is not an ONNX network, the shape of the result does not match the geometry, or
+            onnxruntime is incomplete.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
@@ -71,7 +72,7 @@ class OnnxUpscaler:
     def _validate_result(self, file: Path) -> None:
         side, scale = self.geometry.min_side, self.geometry.scale
         try:
-            found = self(np.zeros((1, side, side, 1), "float32"))
+            found = self(np.zeros((1, side, side, self.geometry.channels), "float32"))
         except Exception as error:  # as above
             raise UsageError(f"model: {str(file)!r} must take grey images: {describe_error(error)}") from None
         expected = (1, int(side * scale), int(side * scale), 1)
@@ -81,10 +82,17 @@ class OnnxUpscaler:
 
 
 def _choose_device(wanted: str) -> tuple[str, str]:
-    """Return the device to try, and one line if the installed onnxruntime does not support the requested device."""
+    """Return the device to try, and one line if the installed onnxruntime does not support the requested device.
+
+    Raises:
+        UsageError: onnxruntime is incomplete.
+    """
     import onnxruntime
 
-    available = onnxruntime.get_available_providers()
+    try:
+        available = onnxruntime.get_available_providers()
+    except AttributeError:  # uninstalling one of two packages of onnxruntime removes files of the other
+        raise UsageError("onnxruntime: must be complete: install onnxruntime or onnxruntime-gpu again") from None
     if wanted == "auto":
         return next((device for device in AUTOMATIC if PROVIDERS[device][0] in available), CPU), ""
     provider = PROVIDERS[wanted][0]

@@ -14,8 +14,8 @@ MAX_RANK = 8
 # The operators of `models.onnx_export`. None of them contains another graph.
 OPERATORS = frozenset((
     "Add", "Cast", "Compress", "Concat", "ConstantOfShape", "Conv", "DepthToSpace", "Gather", "MatMul", "Pad",
-    "ReduceProd", "Relu", "Reshape", "ScatterElements", "Shape", "Sigmoid", "SpaceToDepth", "Split", "Squeeze",
-    "Tanh", "Transpose", "Unsqueeze",
+    "ReduceMean", "ReduceProd", "Relu", "Reshape", "ScatterElements", "Shape", "Sigmoid", "SpaceToDepth", "Split",
+    "Squeeze", "Tanh", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2}  # per type of a tensor: float, int32, int64, bool, float16
 DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but uses no operator of it

@@ -1,6 +1,7 @@
 """Upscales images of any size with any model, in overlapping tiles."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +20,8 @@ class UpscalingModel(Protocol):
         """Upscale images.
 
         Args:
-            images: float32, (n, h, w, 1) in [-1, 1]; h and w are at least `min_side` and multiples of q.
+            images: float32, (n, h, w, 1) in [-1, 1]; h and w are at least `min_side` and multiples of q. A
+                conditioned model takes a second channel in [0, 1]; see `Geometry`.
 
         Returns:
             float32, (n, h p/q, w p/q, 1), not clipped.
@@ -59,7 +61,8 @@ def upscale(
 
     Args:
         model: a network or a baseline.
-        images: float32, (n, h, w, 1) in [-1, 1].
+        images: float32, (n, h, w, 1) in [-1, 1]. A second channel contains the strength of JPEG artefacts in [0, 1],
+            for conditioned models; without this channel, they assume images without artefacts.
         recompose: how blocks are combined. `concatenate`: blocks are placed next to each other. `gaussian`: the image
             is upscaled several times with shifted blocks, and overlapping blocks are averaged with Gaussian weights,
             which removes seams. Both give the same result if the model has the smallest blocks of its scale factor.
@@ -70,7 +73,7 @@ def upscale(
     """
     geometry = model.geometry
     height, width = images.shape[1:3]
-    images = images.astype("float32", copy=False)
+    images = match_channels(images.astype("float32", copy=False), geometry.channels)
     shifts = _shifts(geometry) if recompose == "gaussian" else [0]
     if len(shifts) == 1:
         large = _upscale_shifted(model, images, 0, 0, tile)
@@ -85,6 +88,30 @@ def upscale(
         large = large / total
     rows, columns = (int(side * geometry.scale + 0.5) for side in (height, width))
     return np.clip(large[:, :rows, :columns], -1, 1)
+
+
+def match_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Remove the channel with the strength of artefacts from images (n, h, w, 1 or 2), or add strength 0."""
+    if images.shape[3] < channels:
+        return np.concatenate([images, np.zeros_like(images)], axis=-1)
+    return images[..., :channels]
+
+
+class AssumedStrength:
+    """A conditioned model as a model of grey images, which all have artefacts of the same strength.
+
+    Args:
+        model: the conditioned model.
+        strength: the strength, in [0, 1].
+    """
+
+    def __init__(self, model: UpscalingModel, strength: float) -> None:
+        self.geometry = replace(model.geometry, condition="none")
+        self._model, self._strength = model, strength
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Upscale images; see `UpscalingModel`."""
+        return self._model(np.concatenate([images, np.full_like(images, self._strength)], axis=-1))
 
 
 def upscale_rows(

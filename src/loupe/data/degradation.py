@@ -1,0 +1,108 @@
+"""Makes the inputs of a dataset from its labels: shrunk, and optionally with noise and JPEG artefacts."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from PIL import Image
+
+from loupe.config.steps import Preprocess
+from loupe.data.labels import FILTERS, shrink_label
+from loupe.imaging.conversion import compress_jpeg
+from loupe.imaging.luminance import REC_601, compute_luminance
+
+GRID = 8  # side of a JPEG block in pixels
+SUBSAMPLINGS = (0, 2)  # Pillow's numbers of 4:4:4 and 4:2:0
+MID_GREY = 127.5
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """The random choices for the inputs of one label; they are the same for all scale factors.
+
+    Args:
+        shrink: the filter, a key of FILTERS.
+        qualities: the qualities of the JPEG compressions, one after another; () for none.
+        shift: y and x of the grid of the first of two compressions, in pixels.
+        subsampling: an element of SUBSAMPLINGS.
+        noise: standard deviation of the noise in the luminance of a mid-grey pixel, on a scale from 0 to 255.
+        shot: share of the variance of the noise that is proportional to the brightness (Poisson); the rest is
+            Gaussian.
+        seed: determines the noise.
+    """
+
+    shrink: str
+    qualities: tuple[int, ...] = ()
+    shift: tuple[int, int] = (0, 0)
+    subsampling: int = 0
+    noise: float = 0.0
+    shot: float = 0.0
+    seed: int = 0
+
+    @property
+    def columns(self) -> dict[str, float | None]:
+        """The strength of the degradation as columns of the manifest; a file contains only its last JPEG quality."""
+        return {"jpeg_quality": self.qualities[-1] if self.qualities else None, "noise": self.noise}
+
+
+def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradation:
+    """Draw the degradation of the inputs of a label.
+
+    Args:
+        settings: the settings of preprocess. Without `degrade`, only shrink=random is drawn.
+        sha256: the content hash of the photo, in hexadecimal.
+        number: the number of the label in the photo.
+    """
+    # the last number separates these random numbers from those of `cut_labels`
+    rng = np.random.default_rng([settings.seed, int(sha256[:16], 16), number, 1])
+    shrink = str(rng.choice(list(FILTERS))) if settings.shrink == "random" else settings.shrink
+    if settings.degrade == "none":
+        return Degradation(shrink)
+    low, high = settings.jpeg_qualities
+    compressed, twice = rng.random(2) >= (settings.clean_share, 1 - settings.double_share)
+    qualities = rng.integers(low, high + 1, size=2).tolist()[: compressed * (1 + twice)]
+    shift, subsampling = rng.integers(GRID, size=2).tolist(), int(rng.choice(SUBSAMPLINGS))
+    chosen = Degradation(shrink, tuple(qualities), (shift[0], shift[1]), subsampling)
+    if settings.degrade == "jpeg":
+        return chosen
+    noise, shot, seed = rng.uniform(*settings.noise_levels), rng.random(), int(rng.integers(2**32))
+    return Degradation(shrink, chosen.qualities, chosen.shift, subsampling, noise, shot, seed)
+
+
+def make_input(label: np.ndarray, scale: Fraction, settings: Preprocess, drawn: Degradation) -> np.ndarray:
+    """Shrink a label by the scale, degrade it, and convert it to luminance.
+
+    Args:
+        label: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour.
+        scale: the scale factor from the result to the label.
+        settings: the fields luminance and recompress are used.
+        drawn: the degradation.
+
+    Returns:
+        uint8, (label_size / scale, label_size / scale).
+    """
+    image = shrink_label(label, scale, drawn.shrink)
+    if settings.recompress is not None:
+        image = compress_jpeg(image, settings.recompress)
+    if drawn.noise:
+        image = _add_noise(image, drawn)
+    for number, quality in enumerate(drawn.qualities, 1):
+        down, right = drawn.shift if number < len(drawn.qualities) else (0, 0)
+        above = ((down, 0), (right, 0), (0, 0))[: image.ndim]
+        image = compress_jpeg(np.pad(image, above, mode="edge"), quality, drawn.subsampling)[down:, right:]
+    return to_grey(image, settings.luminance)
+
+
+def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
+    """Convert uint8 colours, (height, width, 3), to luminance; return (height, width) unchanged."""
+    return image if image.ndim == 2 else compute_luminance(Image.fromarray(image), luminance)
+
+
+def _add_noise(image: np.ndarray, drawn: Degradation) -> np.ndarray:
+    rng = np.random.default_rng(drawn.seed)
+    # the noise of the channels is independent, so that the luminance has less noise than a channel
+    deviation = drawn.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
+    counts_per_level = MID_GREY / max(drawn.shot * deviation**2, 1e-9)
+    noisy = rng.poisson(image * counts_per_level) / counts_per_level
+    noisy += rng.normal(0, deviation * np.sqrt(1 - drawn.shot), image.shape)
+    return np.rint(noisy).clip(0, 255).astype("uint8")

@@ -1,0 +1,47 @@
+"""Estimates the quality of a JPEG from its quantisation table, and the strength of artefacts from the quality."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+MAX_QUALITY = 100
+STRONGEST_QUALITY = 10  # the strength is 1 at this quality and below
+# The luminance table of quality 50 (ITU-T T.81, table K.1), row by row.
+LUMINANCE_TABLE = np.array(
+    [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
+     51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,
+     120, 101, 72, 92, 95, 98, 112, 100, 103, 99]
+)  # fmt: skip
+
+
+def read_jpeg_quality(image: Image.Image) -> int | None:
+    """Return the quality of an opened JPEG file: 1 to 100, or None for other formats.
+
+    The result is the quality at which libjpeg's luminance table is most similar to the table of the file. The
+    similarity is the sum of the absolute differences of logarithms, since encoders also use other tables.
+    """
+    tables: dict[int, Any] = getattr(image, "quantization", None) or {}
+    table = np.maximum(np.array(tables[min(tables)]) if tables else 0, 1)
+    if table.size != LUMINANCE_TABLE.size:
+        return None
+    percents = compute_table_percent(np.arange(1, MAX_QUALITY + 1))[:, None]
+    known = np.clip((LUMINANCE_TABLE * percents + 50) // 100, 1, 255)
+    return int(np.abs(np.log(known) - np.log(table)).sum(axis=1).argmin()) + 1
+
+
+def compute_table_percent(quality: Any) -> Any:
+    """Return by how many percent libjpeg scales the tables of quality 50 for a quality of 1 to 100."""
+    return np.where(np.less(quality, 50), 5000 // np.maximum(quality, 1), 200 - 2 * quality)
+
+
+def compute_strength(quality: Any) -> Any:
+    """Convert JPEG qualities to the strength of the artefacts, from 0 (quality 100) to 1.
+
+    The strength is logarithmic: equal differences are about equal ratios of the quantisation steps.
+
+    Args:
+        quality: a number or an array; 100 for an image without compression.
+    """
+    steps = compute_table_percent(np.clip(quality, 1, MAX_QUALITY)) / 10
+    return np.minimum(np.log1p(steps) / np.log1p(compute_table_percent(STRONGEST_QUALITY) / 10), 1)

@@ -1,0 +1,81 @@
+"""A conditioned network gets the JPEG quality of each photo, and the outcome contains this quality."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loupe.imaging import isolated_reader
+from loupe.imaging.jpeg_quality import compute_strength
+from loupe.photos.inputs import PhotoJob
+from loupe.photos.networks import LoadedModel, Networks
+from loupe.photos.processing import Outcome, ProcessingOptions, describe_assumptions, process_jobs
+from loupe.photos.sizes import Target
+from loupe.photos.upscaling import UpscaleTransform
+from loupe.upscalers.baselines import FilterUpscaler
+from loupe.upscalers.tiling import SelfEnsemble
+
+SCALE = Fraction(3, 2)
+
+
+class Conditioned:
+    """Bicubic interpolation that records the strengths of its images."""
+
+    def __init__(self):
+        self._filter = FilterUpscaler("bicubic", SCALE)
+        self.geometry = replace(self._filter.geometry, condition="jpeg")
+        self.strengths = set()
+
+    def __call__(self, images):
+        assert images.shape[3] == 2
+        self.strengths |= set(np.unique(images[..., 1]).tolist())
+        return self._filter(images)
+
+
+def upscale(photo, out, model, jpeg_quality=None):
+    networks = Networks([SCALE], lambda scale: LoadedModel("m", model))
+    options = ProcessingOptions(UpscaleTransform(Target(SCALE), networks, jpeg_quality), overwrite=True)
+    (outcome,) = process_jobs([PhotoJob(photo, out)], options, lambda _: None)
+    return outcome
+
+
+@pytest.fixture
+def files(tmp_path, real_crop):
+    photo = real_crop("coffee.png", 200, 150, 48, 40)
+    for name, options in (("a.jpg", {"quality": 60}), ("b.png", {})):
+        photo.save(tmp_path / name, **options)
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "c.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["in this process", "in the child process"])
+@pytest.mark.parametrize(
+    ("name", "given", "quality"),
+    [("a.jpg", None, 60), ("b.png", None, 100), ("c.png", None, 60), ("a.jpg", 30, 30), ("b.png", 45, 45)],
+)
+def test_the_quality_of_the_file_or_of_the_setting_is_assumed(files, monkeypatch, direct, name, given, quality):
+    if not direct:
+        monkeypatch.setattr(isolated_reader, "MAX_DIRECT_PIXELS", 0)
+    model = Conditioned()
+    outcome = upscale(files / name, files / "out.png", SelfEnsemble(model) if direct else model, given)
+    assert (outcome.reason, outcome.assumed_quality) == ("", quality)
+    assert model.strengths == {np.float32(compute_strength(quality))}
+
+
+def test_other_networks_assume_nothing_and_refuse_a_quality(files):
+    model = FilterUpscaler("bicubic", SCALE)
+    assert upscale(files / "a.jpg", files / "out.png", model).assumed_quality is None
+    reason = upscale(files / "a.jpg", files / "out.png", model, 50).reason
+    assert reason == "jpeg_quality: must be auto for a network that does not adapt to it, got 50"
+
+
+def test_the_assumptions_of_several_photos_are_one_text():
+    def describe(*qualities):
+        return describe_assumptions([Outcome(None, assumed_quality=quality) for quality in qualities])
+
+    assert describe(None, None) == describe() == ""
+    assert describe(75, None) == "assumed JPEG quality 75"
+    assert describe(75, 60, 90) == "assumed JPEG quality 60 to 90"
+    assert describe(60, 100) == "assumed JPEG quality 60 to 100 (100: no artefacts)"
