@@ -112,7 +112,9 @@ def cut_photo(
         return replace(row, reason=photo.reason), [], BLACK
     try:
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
-        label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6  # per pixel of the photo
+        label_bytes = (
+            (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
+        )  # bytes per pixel of the photo
         result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)
@@ -141,7 +143,7 @@ def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:  # not a skipped photo: a machine that cannot read the source would skip all photos of its tasks
+    if reason:  # the step fails, because a machine that cannot read the source would skip all photos of its tasks
         raise LoupeError(
             "source: must be a URL or a folder that all machines share, and must not change; on "
             f"{socket.gethostname()}, {photo.file!r}: {reason}"

@@ -119,10 +119,11 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
         if name not in labels:  # a baseline
             continue
         loaded = _load(settings, name, scale=scale)
-        own = loaded.model.geometry.scale
-        if own != scale:
+        own_scale = loaded.model.geometry.scale
+        if own_scale != scale:
             raise UsageError(
-                f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of {format_value(own)}"
+                f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of "
+                f"{format_value(own_scale)}"
             )
         models[labels[name]] = loaded.model
     return models
@@ -155,9 +156,9 @@ def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> "tuple[
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
         return pairs, f"{settings.split} of {dataset.folder.name}"
-    given = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
-    given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    return preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos
+    pairing = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
+    pairing |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    return preparation.prepare_in_memory(parse_settings("preprocess", pairing | shared), scale), settings.photos
 
 
 def _score(settings: Evaluate, methods: dict[str, "UpscalingModel"], pairs: "Pairs | WholePhotos") -> "pd.DataFrame":
