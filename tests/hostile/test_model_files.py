@@ -238,14 +238,14 @@ def test_valid_keras_network_is_loaded(keras_files):
 
 
 @pytest.fixture(scope="module")
-def hostile_store(tmp_path_factory, keras_files, canary, photo):
+def hostile_store(tmp_path_factory, keras_files, canary, real_crop):
     """A folder with a small dataset and a store of hostile models, and the ids of their runs."""
     import keras
 
     folder = tmp_path_factory.mktemp("hostile_store")
     (folder / "photos").mkdir()
     for number in range(6):
-        (folder / "photos" / f"{number}.png").write_bytes(photo + bytes(number))
+        real_crop("coffee.png", 64 * number, 60, 64, 48).save(folder / "photos" / f"{number}.png")
     loupe("preprocess", "--source", "photos", "--label_size", "30", "--quiet", cwd=folder)
     # MLflow would import the module that keras_module.txt names.
     (folder / "hostile.py").write_text(f"import os\nos.makedirs({str(canary)!r})\n")

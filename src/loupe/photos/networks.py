@@ -81,7 +81,7 @@ class Networks:
     @property
     def used_names(self) -> str:
         """The names of the networks used so far, comma-separated; "" if none was used, as at the scale factor 1."""
-        return ", ".join(dict.fromkeys(loaded.name for loaded in self._used.values()))
+        return ", ".join(dict.fromkeys(self._used[scale].name for scale in sorted(self._used)))
 
     @property
     def used_devices(self) -> str:
