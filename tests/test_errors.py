@@ -64,7 +64,8 @@ def test_secrets_are_masked(text, masked):
         "models:/loupe@champion", "http://localhost:5000/#/experiments/1/runs/2", "s3://bucket/photo@2x.png",
         "postgresql://loupe@host/db", "sqlite:////a/b.db?mode=ro", "git@github.com:a/b.git", "a:b@c.jpg",
         "file:///a/b:c@d", "https://h/a?author=me&page=2", "seed=1, activation=relu", "photo.jpg: must be an image",
-        "token: must be 'a'", "keys: 'a', 3", "a bearer of news", '{"label_size": "48"}', "x-axis: 'a'",
+        "token: must be 'a'", "keys: 'a', 3", "a bearer of news", "basic networks", '{"label_size": "48"}',
+        "x-axis: 'a'",
     ],
 )  # fmt: skip
 def test_other_texts_are_unchanged(text):
@@ -83,6 +84,7 @@ def test_other_texts_are_unchanged(text):
         ("{'Authorization': 'Bearer s3cr-t'}", "{'Authorization': '***'}"),
         ("X-Api-Key: s3cr-t", "X-Api-Key: ***"),
         ("invalid bearer s3cr-t", "invalid bearer ***"),
+        ("denied for Basic dTpzM2NyLXQ=: a", "denied for Basic ***: a"),
     ],
 )
 def test_secrets_in_messages_of_servers_are_masked(text, masked):

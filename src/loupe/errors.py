@@ -3,6 +3,7 @@
 The command line prints the message of such an error in one line, without a traceback.
 """
 
+import base64
 import os
 import re
 from typing import Any
@@ -50,7 +51,8 @@ _HEADER = re.compile(
     (?: (?:basic|bearer|digest|token) \s+ )? [^\s'",}]+
     """
 )
-_WORD = re.compile(r"(?i)passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
+_BASIC = re.compile(r"(?i)(\bbasic\s+)([\w+/]{6,}={0,2})")  # user and password in base64
+_WORD = re.compile(r"(?i)basic|passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
 # The values of these environment variables are masked in errors, because servers and libraries may quote them.
 _VARIABLE = re.compile(r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$")
 _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
@@ -76,7 +78,7 @@ def mask_secrets(text: str, *urls: str) -> str:
     if "=" in text:
         text = _FIELD.sub(_mask_field, text)
     if _WORD.search(text):  # the search takes a tenth of the time of the others
-        text = _HEADER.sub(_mask_field, _QUOTED.sub(rf"\1{MASK}\2", text))
+        text = _HEADER.sub(_mask_field, _QUOTED.sub(rf"\1{MASK}\2", _BASIC.sub(_mask_basic, text)))
     return text
 
 
@@ -112,6 +114,14 @@ def _mask_password(found: re.Match[str]) -> str:
 
 def _mask_field(found: re.Match[str]) -> str:
     return f"{found[1]}{MASK}"
+
+
+def _mask_basic(found: re.Match[str]) -> str:
+    try:
+        is_password = b":" in base64.b64decode(found[2])
+    except ValueError:  # another word
+        is_password = False
+    return f"{found[1]}{MASK}" if is_password else found[0]
 
 
 def _list_secret_parts(url: str) -> list[str]:

@@ -257,7 +257,8 @@ def parts(tmp_path_factory):
     from loupe.models import builder
 
     file = tmp_path_factory.mktemp("keras") / "good.keras"
-    builder.build(parse_settings("train", {"filters": 4, "layers": 1, "skip": "ridge"}), 10, "rec601").save(file)
+    given = {"filters": 4, "layers": 1, "skip": "ridge", "condition": "jpeg"}
+    builder.build(parse_settings("train", given), 10, "rec601").save(file)
     with zipfile.ZipFile(file) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -275,7 +276,25 @@ def add_layer(config, kind, **values):
                                        "inbound_nodes": []})  # fmt: skip
 
 
+def double_channels(config, times):
+    """Concatenate the image with itself repeatedly."""
+    first = find_layer(config, "Concatenate")
+    position = config["config"]["layers"].index(first)
+    for number in range(times):
+        layer = json.loads(json.dumps(first)) | {"name": f"double{number}"}
+        for part in layer["inbound_nodes"][0]["args"][0]:
+            part["config"]["keras_history"] = [f"double{number - 1}" if number else first["name"], 0, 0]
+        config["config"]["layers"].insert(position + 1 + number, layer)
+
+
 CONFIGS = {
+    "channels": lambda config: double_channels(config, 40),
+    "split": lambda config: widen(config, "Split", indices_or_sections=10**6),
+    "axis of a split": lambda config: widen(config, "Split", axis=1),
+    "axis of a mean": lambda config: widen(config, "Mean", axis=None),
+    "shape of a mean": lambda config: widen(config, "Mean", keepdims=False),
+    "axis of a concatenation": lambda config: widen(config, "Concatenate", axis=1),
+    "channels of the image": lambda config: widen(config, "InputLayer", batch_shape=[None, None, None, 3]),
     "filters": lambda config: widen(config, filters=10**6),
     "negative filters": lambda config: widen(config, filters=-1),
     "fractions of filters": lambda config: widen(config, filters=1e6),
@@ -367,7 +386,7 @@ def test_the_result_for_a_large_batch_is_that_of_single_images(parts, tmp_path, 
     with zipfile.ZipFile(tmp_path / "net.keras", "w") as archive:
         for name, content in parts.items():
             archive.writestr(name, content)
-    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype("float32")
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 2)).astype("float32")
     network = builder.KerasUpscaler(keras_file.load(tmp_path / "net.keras"))
     expected = network(images)
     monkeypatch.setattr(builder, "MAX_UNSPLIT_PIXELS", 0)

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from loupe.imaging import isolated_reader
 from loupe.imaging.jpeg_quality import compute_strength
@@ -45,12 +46,14 @@ def files(tmp_path, real_crop):
     photo = real_crop("coffee.png", 200, 150, 48, 40)
     for name, options in (("a.jpg", {"quality": 60}), ("b.png", {})):
         photo.save(tmp_path / name, **options)
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "c.png")
     return tmp_path
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["in this process", "in the child process"])
 @pytest.mark.parametrize(
-    ("name", "given", "quality"), [("a.jpg", None, 60), ("b.png", None, 100), ("a.jpg", 30, 30), ("b.png", 45, 45)]
+    ("name", "given", "quality"),
+    [("a.jpg", None, 60), ("b.png", None, 100), ("c.png", None, 60), ("a.jpg", 30, 30), ("b.png", 45, 45)],
 )
 def test_the_quality_of_the_file_or_of_the_setting_is_assumed(files, monkeypatch, direct, name, given, quality):
     if not direct:

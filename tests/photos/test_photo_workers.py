@@ -66,7 +66,7 @@ def test_photo_is_upscaled_in_the_process_for_its_size(workers, small, tmp_path)
     psutil.Process(processes[1].pid).suspend()
     with pytest.raises(StoppedError, match=r"took longer than 0\.3 s"):
         workers.upscale(ask(photo), Control(0.3))
-    answer = workers.upscale(ask(photo, suffix=".jpg", shown=(80, 60)), Control(60))
+    answer = workers.upscale(ask(photo, suffix=".jpg", figure_size=(80, 60)), Control(60))
     assert (answer.reason, Path(answer.out).name) == ("", "photo-1.5x.jpg")
     assert "photo.png: 1200×900 to 1800×1350, by " in answer.figure
     assert get_processes(workers)[0] is processes[0]

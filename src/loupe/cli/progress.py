@@ -89,11 +89,11 @@ class ProgressBar:
         self._note = ""
         self._task = self._progress.add_task(text, total=total, note="")
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, value: float, note: str = "") -> None:
         """Set the value and the note after the bar; an empty note keeps the previous note."""
         if self._progress:
             self._note = note or self._note
-            self._progress.update(self._task, completed=done, note=self._note)
+            self._progress.update(self._task, completed=value, note=self._note)
 
     def __enter__(self) -> Self:
         if self._progress:

@@ -25,8 +25,10 @@ class _Steps(Mapping[str, type[Settings]]):
     }  # fmt: skip
 
     def __getitem__(self, step: str) -> type[Settings]:
-        found: type[Settings] = getattr(import_module(f"loupe.config.{self.MODULES[step]}"), step.capitalize())
-        return found
+        settings_class: type[Settings] = getattr(
+            import_module(f"loupe.config.{self.MODULES[step]}"), step.capitalize()
+        )
+        return settings_class
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.MODULES)
@@ -78,10 +80,10 @@ def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
     for name, network in NETWORKS.items():
         groups.append((f"--network {name}", _sort_fields(network, without=Train)))
     for name, optimizer in OPTIMIZERS.items():
-        own = _sort_fields(optimizer, without=Settings)
+        fields = _sort_fields(optimizer, without=Settings)
         rate = optimizer.DEFAULTS.get("learning_rate")
         default = f"{rate:g}" if rate else "the default of the network"
-        groups.append((f"--optimizer {name} (default learning_rate: {default})", own))
+        groups.append((f"--optimizer {name} (default learning_rate: {default})", fields))
     return groups
 
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from loupe.errors import mask_secrets
 
 LARGEST_SCALE = 8
-LARGEST_LABEL_SIDE = 4096  # in pixels
+LARGEST_LABEL_SIDE = 4096  # the side is in pixels
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 DEVICE = (
@@ -96,10 +96,10 @@ def parse_scale(value: Any, allow_one: bool = False) -> Fraction:
 def _parse_size(value: Any) -> Any:
     if _none_if_empty(value) is None:
         return None
-    found = re.fullmatch(r"([0-9]{1,7})x([0-9]{1,7})", str(value).strip().lower())
-    if not found or not int(found[1]) or not int(found[2]):
+    match = re.fullmatch(r"([0-9]{1,7})x([0-9]{1,7})", str(value).strip().lower())
+    if not match or not int(match[1]) or not int(match[2]):
         raise ValueError("must be width x height such as 1920x1080, or none")
-    return f"{int(found[1])}x{int(found[2])}"
+    return f"{int(match[1])}x{int(match[2])}"
 
 
 def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) -> Callable[[Any], Any]:
@@ -152,10 +152,10 @@ def _parse_patch(value: Any) -> str:
     text = str(value).strip().lower()
     if text == "whole":
         return text
-    found = re.fullmatch("([0-9]{1,4}):([0-9]{1,4})", text)
-    if not found or not 0 < int(found[1]) < int(found[2]) <= LARGEST_LABEL_SIDE:
+    match = re.fullmatch("([0-9]{1,4}):([0-9]{1,4})", text)
+    if not match or not 0 < int(match[1]) < int(match[2]) <= LARGEST_LABEL_SIDE:
         raise ValueError(f"must be input side:label side, such as 10:15, up to {LARGEST_LABEL_SIDE}, or whole")
-    return f"{int(found[1])}:{int(found[2])}"
+    return f"{int(match[1])}:{int(match[2])}"
 
 
 def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:

@@ -99,7 +99,7 @@ class Upscale(PhotoSettings):
     jpeg_quality: JpegQuality = field(
         "auto",
         "JPEG quality of the photos, for a network that adapts to it; 100: no artefacts. auto: the quality of each "
-        "JPEG file, 100 for other files",
+        "JPEG file; for other files, the quality estimated from JPEG traces in the pixels, or 100",
         rule="auto, or 1 to 100",
     )
     device: Device = field("auto", DEVICE)

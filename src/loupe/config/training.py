@@ -352,10 +352,10 @@ def build_train_class(network: str, optimizer: str | None = None) -> type[Train]
 
 def find_field_owners(name: str) -> list[str]:
     """Return the networks and optimizers that have a field of this name, such as `network=perceptron`."""
-    found = []
+    owners = []
     for kind, table in (("network", NETWORKS), ("optimizer", OPTIMIZERS)):
-        found += [f"{kind}={key}" for key, settings in table.items() if name in settings.model_fields]
-    return found
+        owners += [f"{kind}={key}" for key, settings in table.items() if name in settings.model_fields]
+    return owners
 
 
 def _look_up(kind: str, name: str, table: dict[str, Any]) -> Any:

@@ -120,10 +120,10 @@ class Dataset:
             chosen = np.flatnonzero(np.isin(photos, np.unique(photos)[:limit]))
             rows, numbers = rows.select(chosen), numbers[chosen]
         shard, row = (self._index[name].take(numbers).to_numpy() for name in ("shard", "row"))
-        used, stacks = np.unique(shard, return_inverse=True)
-        names = [[name_shard(kind, number) for number in used] for kind in (name_inputs(scale), "labels")]
+        shard_numbers, stacks = np.unique(shard, return_inverse=True)
+        names = [[name_shard(kind, number) for number in shard_numbers] for kind in (name_inputs(scale), "labels")]
         raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
-        last = np.zeros(len(used), np.int64)
+        last = np.zeros(len(shard_numbers), np.int64)
         np.maximum.at(last, stacks, row)
         inputs, labels = (
             [self._open_shard(name, number) for name, number in zip(kind, last.tolist(), strict=True)]

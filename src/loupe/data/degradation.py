@@ -49,11 +49,11 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
     """Draw the degradation of the inputs of a label.
 
     Args:
-        settings: the settings of preprocess. Without `degrade`, only shrink=random is drawn.
+        settings: the settings of preprocess. Without `degrade`, only the filter of shrink=random is random.
         sha256: the content hash of the photo, in hexadecimal.
         number: the number of the label in the photo.
     """
-    # the last number separates these random numbers from those of `cut_labels`
+    # With the last number, these random numbers differ from the random numbers of `cut_labels`.
     rng = np.random.default_rng([settings.seed, int(sha256[:16], 16), number, 1])
     shrink = str(rng.choice(list(FILTERS))) if settings.shrink == "random" else settings.shrink
     if settings.degrade == "none":
@@ -62,34 +62,34 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
     compressed, twice = rng.random(2) >= (settings.clean_share, 1 - settings.double_share)
     qualities = rng.integers(low, high + 1, size=2).tolist()[: compressed * (1 + twice)]
     shift, subsampling = rng.integers(GRID, size=2).tolist(), int(rng.choice(SUBSAMPLINGS))
-    chosen = Degradation(shrink, tuple(qualities), (shift[0], shift[1]), subsampling)
+    jpeg = Degradation(shrink, tuple(qualities), (shift[0], shift[1]), subsampling)
     if settings.degrade == "jpeg":
-        return chosen
+        return jpeg
     noise, shot, seed = rng.uniform(*settings.noise_levels), rng.random(), int(rng.integers(2**32))
-    return Degradation(shrink, chosen.qualities, chosen.shift, subsampling, noise, shot, seed)
+    return Degradation(shrink, jpeg.qualities, jpeg.shift, subsampling, noise, shot, seed)
 
 
-def make_input(label: np.ndarray, scale: Fraction, settings: Preprocess, drawn: Degradation) -> np.ndarray:
+def make_input(label: np.ndarray, scale: Fraction, settings: Preprocess, degradation: Degradation) -> np.ndarray:
     """Shrink a label by the scale, degrade it, and convert it to luminance.
 
     Args:
         label: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour.
         scale: the scale factor from the result to the label.
         settings: the fields luminance and recompress are used.
-        drawn: the degradation.
+        degradation: the degradation.
 
     Returns:
         uint8, (label_size / scale, label_size / scale).
     """
-    image = shrink_label(label, scale, drawn.shrink)
+    image = shrink_label(label, scale, degradation.shrink)
     if settings.recompress is not None:
         image = compress_jpeg(image, settings.recompress)
-    if drawn.noise:
-        image = _add_noise(image, drawn)
-    for number, quality in enumerate(drawn.qualities, 1):
-        down, right = drawn.shift if number < len(drawn.qualities) else (0, 0)
+    if degradation.noise:
+        image = _add_noise(image, degradation)
+    for number, quality in enumerate(degradation.qualities, 1):
+        down, right = degradation.shift if number < len(degradation.qualities) else (0, 0)
         above = ((down, 0), (right, 0), (0, 0))[: image.ndim]
-        image = compress_jpeg(np.pad(image, above, mode="edge"), quality, drawn.subsampling)[down:, right:]
+        image = compress_jpeg(np.pad(image, above, mode="edge"), quality, degradation.subsampling)[down:, right:]
     return to_grey(image, settings.luminance)
 
 
@@ -98,11 +98,11 @@ def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
     return image if image.ndim == 2 else compute_luminance(Image.fromarray(image), luminance)
 
 
-def _add_noise(image: np.ndarray, drawn: Degradation) -> np.ndarray:
-    rng = np.random.default_rng(drawn.seed)
-    # the noise of the channels is independent, so that the luminance has less noise than a channel
-    deviation = drawn.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
-    counts_per_level = MID_GREY / max(drawn.shot * deviation**2, 1e-9)
+def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
+    rng = np.random.default_rng(degradation.seed)
+    # The channels have independent noise. Therefore the luminance has less noise than a channel.
+    deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
+    counts_per_level = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
     noisy = rng.poisson(image * counts_per_level) / counts_per_level
-    noisy += rng.normal(0, deviation * np.sqrt(1 - drawn.shot), image.shape)
+    noisy += rng.normal(0, deviation * np.sqrt(1 - degradation.shot), image.shape)
     return np.rint(noisy).clip(0, 255).astype("uint8")

@@ -46,10 +46,10 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
             if failures:
                 time.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (failures - 1)))
     with part.open("rb") as stream:
-        found = hashlib.file_digest(stream, "md5").hexdigest()
-    if found != md5:
+        checksum = hashlib.file_digest(stream, "md5").hexdigest()
+    if checksum != md5:
         part.unlink()
-        raise LoupeError(f"download of {url}: md5 must be {md5}, got {found}; the file was deleted")
+        raise LoupeError(f"download of {url}: md5 must be {md5}, got {checksum}; the file was deleted")
     publish(part, target)
     return target
 
@@ -68,12 +68,12 @@ def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
         with requests.get(url, headers=headers, stream=True, timeout=30) as response:
             response.raise_for_status()
             resumed = response.status_code == requests.codes.partial_content
-            done = received if resumed else 0
+            size = received if resumed else 0
             with part.open("ab" if resumed else "wb") as stream:
                 while chunk := response.raw.read1(CHUNK_BYTES):  # iter_content would wait for a complete chunk
                     stream.write(chunk)
-                    done += len(chunk)
-                    bar.update(done)
+                    size += len(chunk)
+                    bar.update(size)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         return str(error)
     return ""

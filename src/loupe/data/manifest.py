@@ -38,7 +38,7 @@ class Row:
     shard: int | None = None  # number of the shard that contains the label
     row: int | None = None  # index of the label in the shard
     reason: str | None = None
-    group: str | None = None  # of near-duplicates: the smallest content hash of their photos
+    group: str | None = None  # the smallest content hash of the near-duplicates of the photo
 
 
 class ManifestRows(Sequence[dict[str, Any]]):
@@ -129,7 +129,7 @@ def assign_splits(parts: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     The split depends on the last 64 bits of the photo's content hash; the setting `limit` uses the first bits.
     Therefore new photos do not move other photos to another split, and copies of a photo are in the same split.
     Near-duplicates have the split of the photo whose content hash names their group. An empty split receives one
-    photo or group from a split with more than one: the photo or group with the nearest hash.
+    photo or group from a split that has several photos or groups: the photo or group with the nearest hash.
 
     Args:
         parts: the tables.
@@ -142,13 +142,13 @@ def assign_splits(parts: list[Any], groups: dict[str, str]) -> Iterator[Any]:
         rows = zip(part["sha256"].to_pylist(), part["row"].to_pylist(), strict=True)
         return [None if row is None else groups.get(key, key) for key, row in rows]
 
-    names, moved = set(groups.values()), dict[str, str]()
+    names, splits = set(groups.values()), dict[str, str]()
     if {_find_split(_hash_fraction(key)) for part in parts for key in list_keys(part) if key} != SPLITS.keys():
-        moved = _fill_empty_splits({key for part in parts for key in list_keys(part) if key})
+        splits = _fill_empty_splits({key for part in parts for key in list_keys(part) if key})
     for part in parts:
         keys = list_keys(part)
         columns = {
-            "split": [key and (moved.get(key) or _find_split(_hash_fraction(key))) for key in keys],
+            "split": [key and (splits.get(key) or _find_split(_hash_fraction(key))) for key in keys],
             "group": [key if key in names else None for key in keys],
         }
         for name, values in columns.items():

@@ -83,5 +83,5 @@ def _find_fault_of_rows(file: Any, facts: dict[str, Any]) -> str:
 def _has_nulls(file: Any, name: str) -> bool:
     """Return whether a column has empty values, according to the statistics of the row groups."""
     column = file.schema_arrow.names.index(name)
-    found = [file.metadata.row_group(number).column(column).statistics for number in range(file.num_row_groups)]
-    return any(statistics is None or statistics.null_count for statistics in found)
+    statistics = [file.metadata.row_group(number).column(column).statistics for number in range(file.num_row_groups)]
+    return any(each is None or each.null_count for each in statistics)

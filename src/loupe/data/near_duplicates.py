@@ -8,15 +8,19 @@ import numpy as np
 
 from loupe.data.patches import apply_symmetry
 
-SIDE = 16  # of a thumbnail
-MIN_CONTRAST = 1.0  # standard deviation of a thumbnail's grey values: without contrast, photos cannot be compared
-# Correlation of two thumbnails. Recompressed (JPEG quality 10), resized and flipped copies of 281 photos of
-# Caltech-256 have at least 0.9915. Different photos among 1,058 have at most 0.983.
+SIDE = 16  # side of a thumbnail in pixels
+# Photos are not compared if the grey values of a thumbnail have a smaller standard deviation.
+MIN_CONTRAST = 1.0
+# Two photos are near-duplicates if their thumbnails have at least this correlation. Recompressed (JPEG quality 10),
+# resized and flipped copies of 281 photos of Caltech-256 have a correlation of at least 0.9915. Different photos,
+# among 1,058 photos, have a correlation of at most 0.983.
 MIN_SIMILARITY = 0.985
-FREQUENCIES = 6  # per axis
+FREQUENCIES = 6  # number of frequencies per axis
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2
 PAIRS_PER_PART = 1 << 17
-NEIGHBOURS = 4  # in the order of one more feature: a large cell is not compared as a whole
+# The photos of a cell are sorted by one more feature. Each photo is compared only with this many following photos,
+# because a cell can contain many photos.
+NEIGHBOURS = 4
 
 
 def make_thumbnails(photos: np.ndarray) -> np.ndarray:
@@ -26,7 +30,7 @@ def make_thumbnails(photos: np.ndarray) -> np.ndarray:
         photos: float32, (n, SIDE, SIDE), results of `GreyPhoto.shrink`.
 
     Returns:
-        int8, (n, SIDE, SIDE), of mean 0 and with a largest value of 127; zeros for a photo without contrast.
+        int8, (n, SIDE, SIDE), with mean 0 and a largest absolute value of 127; zeros for a photo without contrast.
     """
     values = photos - photos.mean(axis=(1, 2), keepdims=True)
     values[values.std(axis=(1, 2)) < MIN_CONTRAST] = 0
@@ -55,9 +59,9 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
         keys = np.floor(cells).astype(np.int64) @ multipliers  # modulo 2**64
         order = np.lexsort((features[:, GRID_FEATURES + grid], keys))
         for distance in range(1, NEIGHBOURS + 1):
-            found = np.stack([order[:-distance], order[distance:]])
-            found = found[:, keys[found[0]] == keys[found[1]]]
-            for part in np.array_split(found, 1 + found.shape[1] // PAIRS_PER_PART, axis=1):
+            candidates = np.stack([order[:-distance], order[distance:]])
+            candidates = candidates[:, keys[candidates[0]] == keys[candidates[1]]]
+            for part in np.array_split(candidates, 1 + candidates.shape[1] // PAIRS_PER_PART, axis=1):
                 pairs.append(part[:, _are_similar(features, thumbnails, part)])
     smallest = _find_smallest(len(hashes), np.concatenate(pairs, axis=1))
     others = np.flatnonzero(smallest < np.arange(len(hashes)))
@@ -69,17 +73,17 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
 def _find_smallest(count: int, pairs: np.ndarray) -> np.ndarray:
     """Return the smallest number in the connected component of each of `count` nodes; pairs (2, n) are the edges.
 
-    The import of scipy.sparse.csgraph for this takes as long as the preparation of 200 photos.
+    scipy.sparse.csgraph is not used, because its import takes as long as the preparation of 200 photos.
     """
     smallest = np.arange(count)
     while True:
-        before = smallest
+        previous = smallest
         lower = smallest[pairs].min(axis=0)
         smallest = smallest.copy()
         for ends in pairs:
             np.minimum.at(smallest, smallest[ends], lower)
         smallest = smallest[smallest]
-        if np.array_equal(smallest, before):
+        if np.array_equal(smallest, previous):
             return smallest
 
 
@@ -109,8 +113,8 @@ def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray
     first, second = pairs
     similar = ((features[first] - features[second]) ** 2).sum(axis=1) <= 2 * (1 - MIN_SIMILARITY)
     left, right = (_normalise(thumbnails[numbers[similar]]) for numbers in pairs)
-    turned = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]
-    similar[similar] = np.max(turned, axis=0) >= MIN_SIMILARITY
+    correlations = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]
+    similar[similar] = np.max(correlations, axis=0) >= MIN_SIMILARITY
     return similar
 
 

@@ -36,7 +36,7 @@ class Pairs:
         self.rows = rows
         self.scale = scale
         self.raise_if_damaged = raise_if_damaged
-        self._given = stacks
+        self._original_stacks = stacks
         # A memory map is converted to a plain array, because slicing a memory map takes six times as long.
         inputs, labels = ([stack.view(np.ndarray) for stack in kind] for kind in stacks)
         self._stacks = inputs, labels
@@ -70,11 +70,11 @@ class Pairs:
         index = self._index[numbers]
         copies = tuple(np.empty((len(index), side, side), np.uint8) for side in self.sides)
         order = np.argsort(index[:, 0], kind="stable")
-        used, starts = np.unique(index[order, 0], return_index=True)
-        for number, chosen in zip(used.tolist(), np.split(order, starts[1:]), strict=True):
+        stack_numbers, starts = np.unique(index[order, 0], return_index=True)
+        for number, chosen in zip(stack_numbers.tolist(), np.split(order, starts[1:]), strict=True):
             positions = index[chosen, 1]
-            for copy, stacks, given in zip(copies, self._stacks, self._given, strict=True):
-                _prefetch(given[number], int(positions.min()), int(positions.max()))
+            for copy, stacks, original in zip(copies, self._stacks, self._original_stacks, strict=True):
+                _prefetch(original[number], int(positions.min()), int(positions.max()))
                 copy[chosen] = stacks[number][positions]
         return copies[0], copies[1]
 
@@ -90,9 +90,9 @@ class Pairs:
             uint8 (n, side, side) of the inputs and of the labels.
         """
         index, cut = self._index[numbers].tolist(), []
-        for given in self._given:
+        for original in self._original_stacks:
             for stack, position in index:
-                _prefetch(given[stack], position, position)
+                _prefetch(original[stack], position, position)
         for stacks, at, side in zip(self._stacks, corners, sides, strict=True):
             squares = np.empty((len(index), side, side), np.uint8)
             for number, ((stack, position), (y, x)) in enumerate(zip(index, at.tolist(), strict=True)):
@@ -135,10 +135,10 @@ class Pairs:
     def compress_inputs(self, quality: int) -> "Pairs":
         """Return pairs whose inputs are compressed as JPEG of this quality, in memory; 100 means no compression."""
         rows = [row | {"jpeg_quality": quality} for row in self.rows]
-        inputs = self._given[0]
+        inputs = self._original_stacks[0]
         if quality < MAX_QUALITY:
             inputs = [np.stack([compress_jpeg(image, quality) for image in stack]) for stack in inputs]
-        return Pairs(rows, (inputs, self._given[1]), self._index, self.scale, self.raise_if_damaged)
+        return Pairs(rows, (inputs, self._original_stacks[1]), self._index, self.scale, self.raise_if_damaged)
 
     def subsample(self, limit: int) -> "Pairs":
         """Return up to `limit` evenly spaced pairs, in their order."""
@@ -160,7 +160,7 @@ class Pairs:
             rows: Sequence[dict[str, Any]] = self.rows.select(numbers)
         else:
             rows = [self.rows[number] for number in numbers]
-        return Pairs(rows, self._given, self._index[numbers], self.scale, self.raise_if_damaged)
+        return Pairs(rows, self._original_stacks, self._index[numbers], self.scale, self.raise_if_damaged)
 
 
 def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarray:

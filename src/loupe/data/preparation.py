@@ -108,7 +108,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
 def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str, location: str) -> None:
     parts: dict[int, Any] = {}  # tables of manifest rows by shard number
     checksums: dict[str, str] = {}
-    thumbnails: list[tuple[np.ndarray, np.ndarray]] = []  # with the content hashes
+    thumbnails: list[tuple[np.ndarray, np.ndarray]] = []  # content hashes and thumbnails of the photos of each shard
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
     with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:

@@ -40,8 +40,8 @@ CALTECH_256: dict[str, Any] = {
 
 MAX_FILE_BYTES = 2**30  # size limit for the file of a photo, because one file per core must fit into memory
 HASH_CHUNK_BYTES = 2**20
-MIN_HASH_TASKS = 64  # with enough photos for this number of tasks
-MAX_PHOTOS_PER_TASK = 64  # millions of tasks would need gigabytes
+MIN_HASH_TASKS = 64  # minimum number of tasks that compute content hashes, if there are enough photos
+MAX_PHOTOS_PER_TASK = 64
 MAX_NAME_BYTES = 160  # maximum length of the names of the sources in a folder's name
 
 
@@ -242,7 +242,7 @@ def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
         if storage.is_url(photo.file):
             return replace(photo, sha256=hashlib.sha256(photo.read_bytes()).hexdigest())
         digest = hashlib.sha256()
-        with open(photo.file, "rb") as stream:  # in chunks, so that a large file does not fill the memory
+        with open(photo.file, "rb") as stream:  # the file is read in chunks, so that it does not fill the memory
             stream.seek(photo.offset)
             while chunk := stream.read(min(remaining, HASH_CHUNK_BYTES)):
                 digest.update(chunk)

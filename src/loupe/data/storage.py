@@ -108,9 +108,9 @@ def create_file(location: str, name: str) -> Iterator[Path]:
 def list_files(url: str) -> dict[str, int]:
     """Return the sizes in bytes of all files under a URL by relative path. If the URL is a file, its path is ""."""
     with _open_filesystem(url, "source") as (filesystem, path):
-        found = filesystem.find(path, detail=True)
+        infos = filesystem.find(path, detail=True)
     top = path.rstrip("/")
-    return {name.removeprefix(top).lstrip("/"): int(info["size"] or 0) for name, info in found.items()}
+    return {name.removeprefix(top).lstrip("/"): int(info["size"] or 0) for name, info in infos.items()}
 
 
 def open_file(location: str) -> IO[bytes]:

@@ -68,8 +68,8 @@ class WholePhotos:
 
     def subsample(self, limit: int) -> "WholePhotos":
         """Return up to `limit` evenly spaced photos, in their order."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
-        return WholePhotos([self._photos[index] for index in chosen], self.scale)
+        indices = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
+        return WholePhotos([self._photos[index] for index in indices], self.scale)
 
 
 def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:

@@ -214,9 +214,9 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
         for label in labels[..., 0]:
             crop = label[_find_detailed_crop(label)]
             sharpness.append(np.square(np.diff(crop, axis=0)).sum() + np.square(np.diff(crop, axis=1)).sum())
-    chosen = np.argsort(sharpness)[::-1][:count]
-    inputs, labels = zip(*(pairs[index] for index in chosen), strict=True)
-    return Pairs.from_images([pairs.rows[index] for index in chosen], list(inputs), list(labels), pairs.scale)
+    indices = np.argsort(sharpness)[::-1][:count]
+    inputs, labels = zip(*(pairs[index] for index in indices), strict=True)
+    return Pairs.from_images([pairs.rows[index] for index in indices], list(inputs), list(labels), pairs.scale)
 
 
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:

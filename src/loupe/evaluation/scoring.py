@@ -88,8 +88,8 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     for draw in range(DRAWS):
         inputs, labels = patches.draw_from_each(draw)
         for name, method in methods.items():
-            found = metrics.scores(upscale(method, inputs), labels)
-            rows.append({"draw": draw, "method": name} | {key: value.mean() for key, value in found.items()})
+            scores = metrics.scores(upscale(method, inputs), labels)
+            rows.append({"draw": draw, "method": name} | {key: value.mean() for key, value in scores.items()})
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""Writes files and folders atomically. Each gets its final name only when it is complete."""
+"""Writes files and folders atomically. A file or folder gets its final name only when it is complete."""
 
 import errno
 import fcntl
@@ -15,7 +15,7 @@ from loupe.errors import UsageError
 
 # Partial files of other machines are removed after this time without a change, because their locks may be invisible.
 LEFTOVER_AGE_S = 86_400.0
-PREFIX, SUFFIX = ".loupe-", ".part"  # of the names of partial files
+PREFIX, SUFFIX = ".loupe-", ".part"  # the start and the end of the name of a partial file
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the partial files and folders of processes that no longer run from a folder."""
+    """Remove the partial files and folders in `folder` whose processes have ended."""
     for partial in folder.glob(f"{PREFIX}*{SUFFIX}"):
         try:
             descriptor = _open(partial)
@@ -131,7 +131,7 @@ def _identify_kernel() -> str:
 
 
 def _open(partial: Path) -> int:
-    # on NFS, a lock needs a writable descriptor, but a folder can be opened only for reading
+    # On NFS, a lock needs a writable descriptor, but a folder can be opened only for reading.
     return os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -149,9 +149,9 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since the last change by the file system's clock, because the clocks of machines differ."""
-    with tempfile.TemporaryFile(dir=partial.parent) as new:
-        return os.fstat(new.fileno()).st_mtime - partial.stat().st_mtime
+    """Return the seconds since the last change, measured with the file system's clock: machines' clocks differ."""
+    with tempfile.TemporaryFile(dir=partial.parent) as new_file:
+        return os.fstat(new_file.fileno()).st_mtime - partial.stat().st_mtime
 
 
 def _sync(path: Path) -> None:

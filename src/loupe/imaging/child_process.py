@@ -26,12 +26,12 @@ import loupe
 
 # Options -I and -S: neither the working directory nor the environment adds modules. Python starts 20 ms faster.
 START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.child_process import main; main()"
-# An idle thread must not reserve memory. OpenBLAS uses one thread, because the children compute no linear algebra;
-# numpy then loads faster.
+# With few arenas, idle threads reserve less memory. With one thread, OpenBLAS makes numpy load faster; the children
+# compute no linear algebra.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
-ENDING_TIMEOUT_S = 5.0  # for the end of a process that has closed a connection
+ENDING_TIMEOUT_S = 5.0  # maximum wait for the end of a process that has closed a connection
 CHECK_INTERVAL_S = 0.05
-READER = "loupe.imaging.reader_process:serve"  # the function of the child of `isolated_reader`
+READER = "loupe.imaging.reader_process:serve"  # the function that the child of `isolated_reader` runs
 LENGTH = struct.Struct("<Q")
 
 
@@ -47,7 +47,7 @@ class Connection:
         self._sending = threading.Lock()
 
     def send(self, value: Any, *parts: Any) -> None:
-        """Send a message; raises EOFError if the other process has ended."""
+        """Send a message; raise EOFError if the other process has ended."""
         views = [memoryview(part).cast("B") for part in parts]
         head = json.dumps([value, [len(view) for view in views]]).encode()
         with self._sending:
@@ -66,7 +66,7 @@ class Connection:
 
         Args:
             timeout_s: the limit of the wait; None for no limit.
-            check: called repeatedly during the wait; ends the wait by an error.
+            check: called repeatedly during the wait. An exception of this function ends the wait.
 
         Raises:
             EOFError: the other process has ended.
@@ -119,17 +119,17 @@ class ChildProcess:
         self, function: str, options: dict[str, Any] | None = None, count: int = 1, shows_errors: bool = False
     ) -> None:
         pairs = [socket.socketpair() for _ in range(count)]
-        numbers = [theirs.fileno() for _, theirs in pairs]
+        numbers = [child_end.fileno() for _, child_end in pairs]
         paths = json.dumps([*sys.path, str(Path(loupe.__file__).parents[1])])
         output = 2 if shows_errors else subprocess.DEVNULL
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", START, paths, function, json.dumps([numbers, options or {}])],
             env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=numbers,
         )  # fmt: skip
-        for _, theirs in pairs:
-            theirs.close()
-        self.connections = [Connection(ours) for ours, _ in pairs]
-        self.stop = weakref.finalize(self, _stop, self.process, [ours for ours, _ in pairs])
+        for _, child_end in pairs:
+            child_end.close()
+        self.connections = [Connection(own_end) for own_end, _ in pairs]
+        self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def is_over_time(self) -> bool:
         """Stop the child after an EOFError, and return whether it reached the limit of its CPU time."""

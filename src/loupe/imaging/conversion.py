@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-PART_PIXELS = 2**20  # the size of the parts that `to_pixels` converts
+PART_PIXELS = 2**20  # maximum number of pixels of the parts in which `to_pixels` converts an image
 
 
 def to_floats(grey: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def to_pixels(image: Image.Image) -> np.ndarray:
                 bands = 1 if part.ndim == 2 else part.shape[2]
                 pixels = np.empty((height, width, bands), part.dtype.newbyteorder("="))
             pixels[top : box[3], left : box[2]] = part.reshape(box[3] - top, box[2] - left, -1)
-    assert pixels is not None  # no image has 0 pixels
+    assert pixels is not None  # every image has at least one pixel
     return pixels
 
 

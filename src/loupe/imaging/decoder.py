@@ -11,7 +11,7 @@ from PIL import Image, TiffImagePlugin
 from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
-BITS_PER_SAMPLE = 258  # a TIFF tag
+BITS_PER_SAMPLE = 258  # number of a TIFF tag
 MAX_PIXELS = 178_956_970  # Pillow's own limit for the first image of a file
 
 
@@ -21,7 +21,7 @@ class PhotoError(LoupeError):
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise every error of a decoder as PhotoError: damaged files cause errors of many types."""
+    """Raise every error of a decoder as PhotoError, because damaged files cause errors of many types."""
     try:
         yield
     except PhotoError:
@@ -38,9 +38,9 @@ def translate_errors() -> Iterator[None]:
 
 def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
     """Create the error for an image with too many pixels, given their number or Pillow's error."""
-    found = re.search(r"\d+", str(pixels))
-    shown = f"{int(found[0]):,}" if found else "an unknown number"
-    return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {shown}")
+    number = re.search(r"\d+", str(pixels))
+    count = f"{int(number[0]):,}" if number else "an unknown number"
+    return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
 
 
 def scale_transparent_value(image: Image.Image) -> None:

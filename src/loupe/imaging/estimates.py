@@ -10,21 +10,22 @@ from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS
 
 # The largest number of bytes per pixel while an image is decoded: Pillow's image, its conversion, and the result.
 DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
-TRANSPARENT_BYTES = 13  # of grey and colour images with one transparent value
-DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # of images with 16 bits per sample, by the number of bands
-CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # codecs that keep several copies of a frame
-OTHER_BYTES = 24
-ROW_BYTES = 20  # per pixel of a row: decoders keep two rows with up to 8 bytes per pixel
-LIBRARY_BYTES = 40_000_000  # of a decoder, for an image of any size
-OPENING_BYTES = 150_000_000  # the maximum for opening a file, without pixels and copies of the file
-PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}  # per mode, 8 bits per sample
-ENCODING_BYTES = {"GIF": 33, "AVIF": 35}  # per pixel of one image
+TRANSPARENT_BYTES = 13  # the same for grey and colour images with one transparent value
+DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # the same for images with 16 bits per sample, by the number of bands
+CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # the same for codecs that keep several copies of a frame
+OTHER_BYTES = 24  # the same for all other images
+ROW_BYTES = 20  # bytes per pixel of a row, because decoders keep two rows with up to 8 bytes per pixel
+LIBRARY_BYTES = 40_000_000  # memory of a decoder for an image of any size
+OPENING_BYTES = 150_000_000  # maximum memory to open a file, without pixels and copies of the file
+# Bytes per decoded pixel of each mode, with 8 bits per sample.
+PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
+ENCODING_BYTES = {"GIF": 33, "AVIF": 35}  # bytes per pixel while one image is encoded
 # The same for WebP, by `lossless` and `low_memory` of the encode options. Alpha is always encoded without loss.
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
 WEBP_ALPHA_BYTES = 42
 OPAQUE_PIXEL_BYTES = 1, 3, 6  # values of `get_pixel_bytes` for images without alpha
-WHOLE_BYTES = 8  # per pixel, for the other formats: the pixels, and Pillow's copy of them
-FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # per pixel of all frames of an animation
+WHOLE_BYTES = 8  # the same for the other formats: the pixels, and Pillow's copy of the pixels
+FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # additional bytes per pixel of all frames together
 
 
 def estimate_opening(path: Path) -> int:
@@ -42,7 +43,7 @@ def estimate_opening(path: Path) -> int:
     pixels, per_pixel, copies, rows = 0, 0, 0, 0
     if head[:4] == b"RIFF":  # a WebP is read as a whole, into a decoder with two frames
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
-    elif head[:4] == b"\x89PNG":  # Pillow decodes a PNG to find EXIF after the pixels
+    elif head[:4] == b"\x89PNG":  # Pillow decodes a PNG when it is opened, to find EXIF after the pixels
         width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
         pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
     elif head[4:8] == b"ftyp":  # an AVIF is read as a whole
@@ -90,9 +91,9 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
     else:
         per_pixel = DECODING_BYTES.get(mode, OTHER_BYTES)
         if getattr(image, "is_animated", False) and name == "PNG":
-            per_pixel += 8  # the last frame, and the canvas
+            per_pixel += 8  # an animation also needs the last frame and the canvas
         if name == "JPEG":
-            per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)  # with several scans, all coefficients are kept
+            per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)  # several scans: all coefficients
     whole_file = 2 * file_bytes if name in ("WEBP", "AVIF") else 0
     return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
 

@@ -12,9 +12,9 @@ SUFFIXES = {
 }  # fmt: skip
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
 ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
-DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # 16 bits per sample
+DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # formats that support 16 bits per sample
 STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # large images are encoded strip by strip
-MAX_WHOLE_PIXELS = 60_000_000  # of an image that the streamed formats encode as a whole
+MAX_WHOLE_PIXELS = 60_000_000  # the streamed formats encode an image with at most this many pixels as a whole
 MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
 
 
@@ -59,6 +59,6 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
 
 def validate_suffix(path: Path, format_name: str) -> None:
     """Raise PhotoError if a photo's suffix belongs to another format than its content."""
-    named = FORMATS.get(path.suffix.lower())
-    if named is not None and named != format_name:
+    suffix_format = FORMATS.get(path.suffix.lower())
+    if suffix_format is not None and suffix_format != format_name:
         raise PhotoError(f"is a {format_name} file with the suffix {path.suffix}; rename it")

@@ -24,16 +24,16 @@ from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-STRIP_PIXELS = 2**16  # of a strip, which fits into the cache of a core; a row with more pixels is split
-OPENING_BYTES = 16 * 10**6  # to open a file of any size
+STRIP_PIXELS = 2**16  # maximum number of pixels of a strip, which fits into the cache of a core; long rows are split
+OPENING_BYTES = 16 * 10**6  # memory to open a file of any size
 # Bytes per pixel of Pillow's image. DECODER_BYTES are the additional bytes per pixel of the decoder of a format.
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 COLOUR_BYTES = 4
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 12, "WEBP": 16, "AVIF": 24}
-ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # tags of a TIFF
-LINES = 8  # lines of pixels that a decoder keeps, for example the last line of a PNG
-OTHER_DECODER_BYTES = 36  # of JPEG 2000, whose decoder takes the most
-COEFFICIENT_BYTES = 2  # per band: a JPEG with several scans is decoded as a whole
+ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
+LINES = 8  # number of lines of pixels that a decoder keeps, for example the last line of a PNG
+OTHER_DECODER_BYTES = 36  # the same for the other formats; the decoder of JPEG 2000 takes the most memory
+COEFFICIENT_BYTES = 2  # bytes per pixel and band for the coefficients of a JPEG with several scans
 
 
 class GreyPhoto:
@@ -73,8 +73,8 @@ class GreyPhoto:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
-        turned = self._orientation in (5, 6, 7, 8)
-        self.width, self.height = image.size[::-1] if turned else image.size
+        is_rotated = self._orientation in (5, 6, 7, 8)
+        self.width, self.height = image.size[::-1] if is_rotated else image.size
 
     def read(self, luminance: str | None, box: Box | None = None) -> np.ndarray:
         """Convert the pixels of a box, or all pixels.
@@ -103,20 +103,21 @@ class GreyPhoto:
         """Convert the stored pixels to grey and shrink them to a square, with little memory.
 
         Args:
-            side: of the result in pixels; the sides of the photo can be smaller.
+            side: the side of the result in pixels. The sides of the photo can be smaller.
 
         Returns:
             float32, (side, side), from 0 to 255, not upright.
         """
         width, height = self._image.size
-        columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))  # per pixel of `reduced`
+        # Each pixel of `reduced` is the mean of this many columns and rows.
+        columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))
         reduced = Image.new("L", (-(-width // columns), -(-height // rows)))
         strip_rows = max(1, STRIP_PIXELS // (width * rows)) * rows
         with translate_errors():
             for top in range(0, height, strip_rows):
                 strip = blend_with_white(self._crop((0, top, width, min(top + strip_rows, height))))
                 reduced.paste(strip.convert("L").reduce((columns, rows)), (0, top // rows))
-        box = (0, 0, width / columns, height / rows)  # the last pixels of `reduced` can be of fewer rows or columns
+        box = (0, 0, width / columns, height / rows)  # the last pixels of `reduced` can contain fewer rows or columns
         return np.asarray(reduced.convert("F").resize((side, side), Image.Resampling.HAMMING, box))
 
     def _crop(self, box: Box) -> Image.Image:
@@ -125,7 +126,7 @@ class GreyPhoto:
         return to_8_bit_mode(expand_12_bit_values(strip) if self._has_12_bits else strip)
 
     def _turn_back(self, box: Box) -> Box:
-        """Convert a box of the upright photo to a box of the stored pixels: the steps of `make_upright`, reversed."""
+        """Convert a box of the upright photo to a box of the stored pixels; the inverse of `make_upright`."""
         left, top, right, bottom = box
         if self._orientation in (3, 4, 7, 8):
             top, bottom = self.height - bottom, self.height - top
@@ -160,13 +161,14 @@ def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a strip is decoded as a whole; Pillow rotates the image
+    # The decoder keeps a whole strip of a TIFF. Pillow also rotates a TIFF.
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1
-        turned = COLOUR_BYTES if image.tag_v2.get(ORIENTATION, 1) != 1 else 0
-        per_pixel += turned - DECODER_BYTES["TIFF"]
-        whole = TILE_OFFSETS not in image.tag_v2
-        pixels_per_strip = image.width * rows if whole else pixels
+        rotation_bytes = COLOUR_BYTES if image.tag_v2.get(ORIENTATION, 1) != 1 else 0
+        per_pixel += rotation_bytes - DECODER_BYTES["TIFF"]
+        has_strips = TILE_OFFSETS not in image.tag_v2
+        pixels_per_strip = image.width * rows if has_strips else pixels
         return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + 2 * pixels_per_strip * pixel_bytes
     lines = LINES * image.width * len(image.getbands())
     return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + lines

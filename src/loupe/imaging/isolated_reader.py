@@ -23,12 +23,12 @@ from loupe.imaging.reader import Photo, read_photo
 # Limits of JPEG and PNG files that are decoded in this process. That saves the start of a child process: 60 ms.
 MAX_DIRECT_PIXELS = 50_000_000
 MAX_DIRECT_BYTES = 16_000_000  # a file of small chunks takes about 1 s per megabyte
-MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans: about 5 s
+MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # limit for the pixels times the scans of a JPEG, which take about 5 s
 
 
 @contextmanager
 def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[IsolatedReader]]":
-    """Yield readers for several threads; the first one uses `process`, the others start their own on first use."""
+    """Yield readers for several threads. The first reader uses `process`; the others start a process on first use."""
     readers = [IsolatedReader(process), *(IsolatedReader() for _ in range(count - 1))]
     try:
         yield readers
@@ -73,7 +73,7 @@ class IsolatedReader:
 
     def __init__(self, process: ChildProcess | None = None, isolates: bool = True) -> None:
         self._process, self._isolates = process, isolates
-        self._is_open = False  # True while a file is open and its images are not requested
+        self._is_open = False  # True while a file is open and its images were not requested yet
 
     def stop(self) -> None:
         """End the process."""
@@ -82,14 +82,14 @@ class IsolatedReader:
             process.stop()
 
     def interrupt(self) -> None:
-        """Kill the process that another thread waits for; the call of that thread raises PhotoError."""
+        """Kill the process while another thread waits for its answer; the call of that thread raises PhotoError."""
         if process := self._process:
             process.process.kill()
 
     def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
         """Open an image file; its images are decoded on demand, until `close` is called.
 
-        A JPEG or PNG of usual size is decoded in this process, because the header limits the memory and time.
+        A JPEG or PNG is decoded in this process if its header shows that decoding takes little memory and time.
 
         Args:
             path: the file.
@@ -127,7 +127,7 @@ class IsolatedReader:
         except PhotoError:
             raise
         except BaseException:
-            self.stop()  # the rest of the images is in the connection
+            self.stop()  # otherwise the next request would receive the remaining images
             raise
 
     def _send(self, value: Any) -> None:

@@ -43,7 +43,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
 
 
 def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callable[[int], bytes]:
-    """Return a read function for libvips. It raises no exception: an error ends the data and is added to `errors`."""
+    """Return a read function for libvips that adds exceptions to `errors` and then returns no more data."""
     rest = memoryview(b"")
 
     def read(length: int) -> bytes:

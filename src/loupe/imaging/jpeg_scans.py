@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loupe.imaging.decoder import PhotoError
 
-MAX_SCANS = 100  # as in libtiff; encoders write at most about 20
+MAX_SCANS = 100  # the limit of libtiff; encoders write at most about 20 scans
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 # Markers of ITU-T T.81, B.1.1. Inside a scan, 0xFF is followed by 0x00 or a restart marker, 0xD0 to 0xD7.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")

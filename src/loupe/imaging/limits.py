@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-STATUS = Path("/proc/self/status")  # only on Linux
-M_MMAP_THRESHOLD = -3  # of mallopt in glibc
+STATUS = Path("/proc/self/status")  # this file exists only on Linux
+M_MMAP_THRESHOLD = -3  # number of this parameter of glibc's mallopt
 
 _lock = threading.Lock()
-_active = 0  # the number of threads in blocks of `limit_process`
+_active = 0  # number of threads in blocks of `limit_process`
 
 
 @contextmanager

@@ -35,10 +35,10 @@ class MemoryBudget:
         """Yield a function that reserves bytes for one thread, until the block exits.
 
         Yields:
-            A function of the number of bytes and their purpose, for the error message. It replaces the number of the
-            previous call, waits until other threads have released enough, and raises PhotoError if the number exceeds
-            the budget. Only one thread at a time may increase its number. Otherwise, two waiting threads could each
-            keep the bytes that the other needs.
+            A function of the number of bytes and of their purpose, which the error message contains. A call replaces
+            the number of the previous call, and waits until other threads have released enough bytes. The function
+            raises PhotoError if the number exceeds the budget. Only one thread at a time may increase its number.
+            Otherwise, two waiting threads could each keep the bytes that the other thread needs.
         """
         reserved = 0
 
@@ -66,7 +66,7 @@ def get_default_budget() -> int:
 
 
 def read_total_memory() -> int:
-    """Return the bytes of memory that this process may use: all of the machine, or the limit of the container."""
+    """Return the bytes of memory that this process may use: the memory of the machine, or the container's limit."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *_read_container_limits(Path("/proc/self/cgroup"))])
 
@@ -79,7 +79,7 @@ def _read_container_limits(membership: Path) -> Iterator[int]:
         _, controllers, group = line.split(":", 2)
         for controller, folder, name in CONTROL_GROUPS:
             if controller in controllers.split(","):
-                # inside a container, the group's own folder is often mounted as the root
+                # Inside a container, the group's own folder is often mounted as the root.
                 for part in (group.lstrip("/"), *map(str, Path(group.lstrip("/")).parents)):
                     file = folder / part / name
                     if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdecimal():

@@ -22,13 +22,13 @@ class Metadata:
     """Metadata of one image of a file.
 
     Args:
-        exif: the descriptive tags, with a normal orientation; None if there are none.
-        icc: the colour profile; b"" if there is none.
-        xmp: the XMP packet; b"" if there is none.
+        exif: the descriptive tags, with a normal orientation; None without tags.
+        icc: the colour profile; b"" without a profile.
+        xmp: the XMP packet; b"" without a packet.
         dpi: horizontal and vertical pixels per inch; None if unknown.
         texts: comments by keyword.
         colour_chunks: PNG chunks that define the colours of an image without a profile, by chunk type.
-        duration_ms: display time of an animation's frame.
+        duration_ms: display time of a frame of an animation.
     """
 
     exif: Image.Exif | None = None
@@ -108,7 +108,7 @@ def read_colour_chunks(info: dict[Any, Any]) -> dict[bytes, bytes]:
 
 
 def read_duration(info: dict[Any, Any]) -> float:
-    """Return the display time of a frame in milliseconds; 0 if it has none."""
+    """Return the display time of a frame in milliseconds; 0 for an image without a display time."""
     return float(info.get("duration") or 0)
 
 
@@ -122,7 +122,7 @@ def _read_exif(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
         exif[ORIENTATION] = 1
     try:
         _use_raw_text(exif)
-        return load_exif(exif.tobytes())  # independent of the open file
+        return load_exif(exif.tobytes())  # the copy does not need the open file
     except Exception:  # damaged tags
         return None
 
@@ -137,8 +137,8 @@ def _use_raw_text(exif: Image.Exif) -> None:
 
 def _read_xmp(info: dict[Any, Any]) -> bytes:
     """Return the XMP packet with a normal orientation."""
-    found = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
-    packet = (found.encode() if isinstance(found, str) else bytes(found)).strip(b"\0")
+    content = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    packet = (content.encode() if isinstance(content, str) else bytes(content)).strip(b"\0")
     return re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
 
 
@@ -153,5 +153,5 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
 def _decode_comment(comment: bytes) -> str:
     try:
         return comment.decode()
-    except UnicodeDecodeError:  # the encoding is unknown: no format stores it
+    except UnicodeDecodeError:  # the encoding is unknown, because image files do not store the encoding of comments
         return comment.decode("latin-1")

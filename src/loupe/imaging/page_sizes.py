@@ -9,33 +9,33 @@ from PIL import Image
 from loupe.imaging.decoder import PhotoError, translate_errors
 
 
-def list_page_sizes(source: bytes | Path, most: int) -> list[tuple[int, int]]:
+def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
     """Return width and height of each frame or page, as stored.
 
     Args:
         source: the bytes of a file, or its path.
-        most: the largest accepted number of frames or pages. If a TIFF has more, the rest is not read.
+        limit: the largest accepted number of frames or pages. Further pages of a TIFF are not read.
 
     Raises:
-        PhotoError: the file is not an image, or has more than `most` frames or pages.
+        PhotoError: the file is not an image, or has more than `limit` frames or pages.
     """
     with translate_errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.format != "TIFF":
                 count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-                _validate_count(count, most)
+                _validate_count(count, limit)
                 return [image.size] * count
             sizes: list[tuple[int, int]] = []
             try:
                 while True:  # the number of pages is unknown: each page contains only the position of the next page
                     image.seek(len(sizes))
                     sizes.append(image.size)
-                    _validate_count(len(sizes), most)
+                    _validate_count(len(sizes), limit)
             except EOFError:
                 return sizes
 
 
-def _validate_count(count: int, most: int) -> None:
-    if count > most:
-        raise PhotoError(f"must have at most {most} frames or pages, got more")
+def _validate_count(count: int, limit: int) -> None:
+    if count > limit:
+        raise PhotoError(f"must have at most {limit} frames or pages, got more")

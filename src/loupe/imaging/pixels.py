@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, TiffImagePlugin
 from loupe.imaging.conversion import PART_PIXELS, to_pixels
 from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError, expand_12_bit_grey, to_8_bit_mode
 
-CREATION_TIME = slice(24, 36)  # in the header of a profile (ICC.1:2022, 7.2.10)
+CREATION_TIME = slice(24, 36)  # the bytes of the creation time in the header of a profile (ICC.1:2022, 7.2.10)
 
 
 def has_deep_colour(image: Image.Image) -> bool:
@@ -59,7 +59,7 @@ def decode_by_vips(source: bytes | Path, number: int, icc: bytes, ignore_errors:
         cmyk = image.interpretation == "cmyk" and image.bands == 4
         if cmyk:
             icc = _make_srgb_profile()
-            if _is_in(profile, "CMYK"):
+            if _has_colour_space(profile, "CMYK"):
                 image = image.icc_transform("srgb", embedded=True, intent="relative", depth=16)
                 cmyk = False
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
@@ -93,7 +93,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tup
         if image.mode == "LAB":
             profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         icc = _make_srgb_profile()
-        image = _to_srgb(image, profile, icc) if _is_in(profile, "CMYK", "Lab") else image.convert("RGB")
+        image = _to_srgb(image, profile, icc) if _has_colour_space(profile, "CMYK", "Lab") else image.convert("RGB")
     return to_pixels(to_8_bit_mode(image)), icc
 
 
@@ -131,7 +131,7 @@ def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile, srgb: bytes)
     target = ImageCms.ImageCmsProfile(io.BytesIO(srgb))
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
     converted = ImageCms.profileToProfile(image, profile, target, renderingIntent=intent, outputMode="RGB")
-    assert converted is not None  # None only for conversion in place
+    assert converted is not None  # Pillow returns None only for a conversion in place
     return converted
 
 
@@ -152,5 +152,5 @@ def _open_profile(icc: bytes, ignore_errors: bool) -> ImageCms.ImageCmsProfile |
         raise PhotoError("the colour profile is damaged") from None
 
 
-def _is_in(profile: ImageCms.ImageCmsProfile | None, *spaces: str) -> TypeGuard[ImageCms.ImageCmsProfile]:
+def _has_colour_space(profile: ImageCms.ImageCmsProfile | None, *spaces: str) -> TypeGuard[ImageCms.ImageCmsProfile]:
     return profile is not None and profile.profile.xcolor_space.strip() in spaces

@@ -20,8 +20,8 @@ from loupe.imaging.metadata import Metadata
 from loupe.imaging.threads import run_in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of bands
-UP = 2  # the filter type: each byte minus the byte above. This suits upscaled photos, which are smooth
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types by the number of bands
+UP = 2  # PNG's filter that subtracts the byte above from each byte; it suits upscaled photos, which are smooth
 ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # the header of RFC 1950, and an empty last block of RFC 1951
 Encoded = tuple[np.ndarray, bytes]
 

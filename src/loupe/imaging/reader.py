@@ -19,7 +19,7 @@ from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.pixels import decode_by_pillow, decode_by_vips, has_deep_colour, make_upright
 
-EXTRA_SAMPLES = 338  # a TIFF tag: the meaning of the bands after the colours
+EXTRA_SAMPLES = 338  # number of the TIFF tag for the meaning of the bands after the colours
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Photo:
         format: Pillow's name of the format.
         count: the number of frames or pages.
         size: width and height of the first image, upright.
-        loop: the number of times an animation runs, 0 for forever; None for a file that is not an animation.
+        loop: the number of times an animation runs (0 means forever); None for a file that is not an animation.
         images: the frames or pages, each decoded on demand.
         lossless: whether the file is a lossless WebP.
         page_sizes: width and height of each page of a TIFF, upright; empty for other formats.
@@ -81,16 +81,17 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
-        # Call it before getexif: getexif may decode a PNG to find EXIF after the pixels, which loses the bit depth.
+        # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. Decoding loses the bit
+        # depth.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
         # The default image of an APNG is not a frame: only viewers without animations show it.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1 and image.format != "TIFF"
         _validate_pixel_count(image.width * image.height * (count if animated else 1))
-        # Pillow reports the upright size of a TIFF, but not of other formats
-        turned = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
-        size = image.size[::-1] if turned else image.size
+        # Pillow reports the upright size of a TIFF, but not of other formats.
+        is_rotated = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
+        size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
@@ -125,7 +126,7 @@ def _survey_pages(source: bytes | Path, count: int) -> dict[str, Any]:
         PhotoError: a page has no pixels or too many.
     """
     sizes, decoding_bytes, pixel_bytes = [], 0, 0
-    # opened again: Pillow's image keeps metadata of the pages that it has visited
+    # The file is opened again, because an image of Pillow keeps the metadata of all pages that it has visited.
     with Image.open(_open_source(source)) as image:
         for number in range(count):
             image.seek(number)
@@ -170,7 +171,7 @@ def _read_images(file: _OpenFile, numbers: range, deep: bool) -> Iterator[ImageD
                     deep = has_deep_colour(image)
                 if image.format != "TIFF" and image.size != size:
                     raise PhotoError(f"damaged: frame {number + 1} must have {size[0]}x{size[1]} pixels")
-                # a variable for the frame would keep its pixels in memory while the next frame is decoded
+                # A variable for the frame would keep its pixels in memory while the next frame is decoded.
                 yield _decode(file, number, deep, number == numbers[-1])
 
 
@@ -189,10 +190,10 @@ def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageDat
         pixels, icc = decode_by_pillow(image, icc, ignore_errors=strip)
     if strip:
         chunks = {} if icc else metadata.read_colour_chunks(image.info)
-        found = Metadata(icc=icc, colour_chunks=chunks, duration_ms=metadata.read_duration(image.info))
+        data = Metadata(icc=icc, colour_chunks=chunks, duration_ms=metadata.read_duration(image.info))
     else:
-        found = metadata.read_metadata(image, exif, icc)
+        data = metadata.read_metadata(image, exif, icc)
     if is_last:
         image.close()  # frees Pillow's copy of the pixels
-        vars(image).pop("_decoder", None)  # that of a WebP or AVIF, which keeps several frames
-    return ImageData(make_upright(pixels, orientation), found, read_jpeg_quality(image))
+        vars(image).pop("_decoder", None)  # the decoder of a WebP or AVIF keeps several frames
+    return ImageData(make_upright(pixels, orientation), data, read_jpeg_quality(image))

@@ -1,7 +1,7 @@
 """Decodes images in the child process of `isolated_reader`.
 
-A request is a path, or "decode" or "close" for the opened file. A path is answered by the fields of `Photo`, and
-"decode" by a message per image and an empty message.
+A request is a path, or "decode" or "close" for the opened file. The answer to a path is the fields of `Photo`. The
+answer to "decode" is a message per image and an empty message.
 """
 
 from dataclasses import fields
@@ -17,8 +17,9 @@ from loupe.imaging.image_data import ImageData
 from loupe.imaging.limits import limit_process, read_status_bytes, return_freed_blocks
 from loupe.imaging.reader import Photo, read_photo
 
-# CPU time: a limit of elapsed time would depend on the load of the machine
-BASE_LIMIT_S, LIMIT_S_PER_MEGAPIXEL = 10, 0.2  # the slowest photos take 0.1 s per megapixel
+# Limits for the CPU time, because the elapsed time depends on the load of the machine. The slowest photos take 0.1 s
+# per megapixel.
+BASE_LIMIT_S, LIMIT_S_PER_MEGAPIXEL = 10, 0.2
 LARGE_BLOCK_BYTES = 2**18
 MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times its bytes
 
@@ -56,7 +57,7 @@ def _send_images(connection: Connection, photo: Photo, own_bytes: int) -> None:
         if image is None:
             break
         _send_image(connection, image)
-        del image  # before the next one is decoded
+        del image  # frees the pixels before the next image is decoded
     connection.send({})
 
 
@@ -64,9 +65,9 @@ def _send_image(connection: Connection, image: ImageData) -> None:
     metadata = image.metadata
     exif = b"" if metadata.exif is None else metadata.exif.tobytes()
     others = len(metadata.icc) + len(metadata.xmp) + sum(len(text) for text in metadata.texts.values())
-    for name, found, most in (("EXIF", len(exif), MAX_EXIF_BYTES), ("metadata", others, MAX_METADATA_BYTES)):
-        if found > most:
-            raise PhotoError(f"{name}: must have at most {most:,} bytes, got {found:,}")
+    for name, size, limit in (("EXIF", len(exif), MAX_EXIF_BYTES), ("metadata", others, MAX_METADATA_BYTES)):
+        if size > limit:
+            raise PhotoError(f"{name}: must have at most {limit:,} bytes, got {size:,}")
     facts = {
         "shape": image.pixels.shape,
         "dtype": image.pixels.dtype.name,

@@ -61,7 +61,7 @@ def make_tags(metadata: Metadata) -> TiffImagePlugin.ImageFileDirectory_v2:
                 tags[tag] = dict(metadata.exif.get_ifd(tag))
     if metadata.xmp:
         tags[700] = metadata.xmp
-        tags.tagtype[700] = 1  # bytes
+        tags.tagtype[700] = 1  # the type BYTE
     if "Comment" in metadata.texts and 270 not in tags:
         tags[270] = RawText(metadata.texts["Comment"].encode().decode("latin-1"))
     return tags

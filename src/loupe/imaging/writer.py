@@ -18,12 +18,12 @@ from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, Metadata
 from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import make_tags, write_tiff
 
-MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # in a JPEG: the largest segment, and the name of XMP in it
+MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # the largest segment of a JPEG, and the name of XMP in its segment
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
-# Methods of the WebP encoder. Instead of the default, 4, they take 9 instead of 29 bytes per pixel of noise, and 24
-# instead of 41 without loss.
+# Methods of the WebP encoder. For an image of noise, they take 9 bytes per pixel, and 24 bytes without loss. The
+# default method, 4, takes 29 and 41 bytes.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
-RUN_LENGTH = 3  # zlib's strategy Z_RLE; on six photos, files are 2 to 10 % smaller than with the default strategy
+RUN_LENGTH = 3  # number of zlib's strategy Z_RLE; six photos were 2 to 10 % smaller than with the default strategy
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_photo(
         out: the file; the suffix selects the format. The folder must exist.
         images: the frames or pages, requested one after another.
         count: the number of images.
-        loop: the number of times an animation runs, 0 for forever; None if the images are not frames.
+        loop: the number of times an animation runs (0 means forever); None if the images are not frames.
         options: the options of the encoder; None for the defaults.
 
     Returns:
@@ -161,13 +161,13 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
         pixels[top : top + len(strip)] = strip if deep_grey else to_8_bits(strip)
         top += len(strip)
     image = to_image(pixels)
-    return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # GIF: Pillow drops alpha of LA
+    return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # Pillow drops alpha of LA
 
 
 def _limit_metadata(metadata: Metadata) -> tuple[Metadata, list[str]]:
     """Remove metadata that is too long for a segment of a JPEG; return the rest, and the names of the removed parts.
 
-    If EXIF fits without the camera's maker note, only the maker note is removed from it.
+    If EXIF fits without the camera's maker note, only the maker note is removed.
     """
     omitted = []
     exif, xmp, texts = metadata.exif, metadata.xmp, dict(metadata.texts)
@@ -216,6 +216,6 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
             options["compress_type"] = RUN_LENGTH
     elif name == "TIFF":
         tags = make_tags(metadata)
-        nested = EXIF_IFD in tags or GPS_IFD in tags  # libtiff compresses, but omits nested directories
+        nested = EXIF_IFD in tags or GPS_IFD in tags  # libtiff, which compresses TIFFs, omits nested directories
         options |= {"compression": None if nested else "tiff_adobe_deflate", "tiffinfo": tags}
     return options

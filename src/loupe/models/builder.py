@@ -144,13 +144,13 @@ class KerasUpscaler:
 
     def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
         """Return the largest number of images whose intermediate results fit into MAX_BATCH_BYTES, but at least 1."""
-        if math.prod(shape) <= MAX_UNSPLIT_PIXELS:
+        if math.prod(shape[:3]) <= MAX_UNSPLIT_PIXELS:
             return shape[0]
         if self._bytes_per_pixel is None:
             side = compute_largest_input(self.geometry)
             size = measure_network(json.loads(self._model.to_json()), side)
             self._bytes_per_pixel = 4 * size.largest / side**2
-        return max(1, int(MAX_BATCH_BYTES / (self._bytes_per_pixel * math.prod(shape[1:]))))
+        return max(1, int(MAX_BATCH_BYTES / (self._bytes_per_pixel * math.prod(shape[1:3]))))
 
 
 @functools.lru_cache(COMPILED_MODELS)

@@ -85,7 +85,7 @@ def _list_inputs(layer: Any) -> list[str]:
     if len(nodes) > 1:
         raise ValueError(f"inbound_nodes: must be at most 1 per layer, got {len(nodes)}")
     parts = nodes[0]["args"]
-    parts = parts[0] if isinstance(parts[0], list) else parts  # of a concatenation
+    parts = parts[0] if isinstance(parts[0], list) else parts  # a concatenation has a list of inputs
     return [part["config"]["keras_history"][0] for part in parts if part is not None]
 
 

@@ -40,7 +40,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, geometry.channels)).astype("float32")
     expected = KerasUpscaler(model)(noise)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # from NumPy, in Keras's exporter
+        warnings.simplefilter("ignore", FutureWarning)  # Keras's exporter causes warnings of NumPy
         model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
     network = _merge_padding(onnx.load(file))
     _drop_leading_axes(network)

@@ -41,9 +41,9 @@ def serve(connections: list[Connection], file: str, count: int) -> None:
     reason = ""
     try:
         with limit_process(MAX_MEMORY_BYTES, CPU_LIMIT_S):
-            found = _count_weights(file)
-        if found != count:
-            reason = f"{WEIGHTS} must contain {count} weights, got {found}"
+            actual_count = _count_weights(file)
+        if actual_count != count:
+            reason = f"{WEIGHTS} must contain {count} weights, got {actual_count}"
     except Exception as error:  # h5py raises exceptions of many classes
         reason = str(error) or type(error).__name__
     connections[0].send(reason)
@@ -52,15 +52,15 @@ def serve(connections: list[Connection], file: str, count: int) -> None:
 def _count_weights(file: str) -> int:
     import h5py
 
-    found = objects = 0
+    weight_count = object_count = 0
     with zipfile.ZipFile(file) as archive, archive.open(WEIGHTS) as stream, h5py.File(stream, "r") as weights:
         groups: list[Any] = [weights]
         while groups:
             group = groups.pop()
             for name in group:
-                objects += 1
+                object_count += 1
                 link = group.get(name, getlink=True)
-                if objects > MAX_OBJECTS:
+                if object_count > MAX_OBJECTS:
                     raise ValueError(f"{WEIGHTS} must contain at most {MAX_OBJECTS} objects, got more")
                 if not isinstance(link, h5py.HardLink):
                     raise ValueError(f"{WEIGHTS} must not contain links, got {name[:80]!r}")
@@ -70,8 +70,8 @@ def _count_weights(file: str) -> int:
                 if isinstance(part, h5py.Group):
                     groups.append(part)
                 else:
-                    found += _count_values(part)
-    return found
+                    weight_count += _count_values(part)
+    return weight_count
 
 
 def _count_values(part: Any) -> int:

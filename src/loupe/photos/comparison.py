@@ -19,7 +19,7 @@ from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size, find_uncropped_size
 
 MAX_FIGURES = 12
-MAX_SHOWN = 1600, 1200  # width and height of the part that is shown, in pixels of the result
+MAX_FIGURE_SIZE = 1600, 1200  # largest width and height of a figure, in pixels of the result
 
 # An invisible slider covers the image. It moves the line by mouse, touch or keys, and screen readers support it. The
 # slider is wider than the image by one thumb, because the centre of a thumb cannot reach the ends of a slider.
@@ -128,7 +128,7 @@ def read_first(file: Path) -> ImageData:
 
 def render_figure(
     job: PhotoJob,
-    max_size: Size = MAX_SHOWN,
+    max_size: Size = MAX_FIGURE_SIZE,
     number: int = 0,
     note: str = "",
     read: Callable[[Path], ImageData] = read_first,
@@ -137,7 +137,7 @@ def render_figure(
 
     Args:
         job: the two files.
-        max_size: the largest width and height of the shown part, which is cut from the centre of the result.
+        max_size: the largest width and height of the figure, which shows the centre of the result.
         number: the number of the figure in its document.
         note: appended to the caption.
         read: a function that reads the first frame or page of a file.
@@ -147,17 +147,17 @@ def render_figure(
     """
     after = read(job.out)
     large_width, large_height = _get_size(after)
-    shown = min(large_width, max_size[0]), min(large_height, max_size[1])
-    left, top = (large_width - shown[0]) // 2, (large_height - shown[1]) // 2
-    part = after.pixels[top : top + shown[1], left : left + shown[0]].copy()
-    after = replace(after, pixels=part)  # frees the other pixels
+    size = min(large_width, max_size[0]), min(large_height, max_size[1])
+    left, top = (large_width - size[0]) // 2, (large_height - size[1]) // 2
+    part = after.pixels[top : top + size[1], left : left + size[0]].copy()
+    after = replace(after, pixels=part)  # frees the pixels outside of this part
     before = read(job.photo)
     width, height = _get_size(before)
-    # the same part of the photo, in fractions of pixels, so that both sides of the line match
+    # `box` is the same part of the photo, in fractions of pixels, so that both sides of the line match.
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
-    box = left * across, top * down, (left + shown[0]) * across, (top + shown[1]) * down
+    box = left * across, top * down, (left + size[0]) * across, (top + size[1]) * down
     photo = to_image(to_8_bits(before.pixels))
     name = escape(job.photo.name)
     return FIGURE.format(
@@ -165,8 +165,8 @@ def render_figure(
         name=name,
         caption=f"{name}: {width}×{height} to {large_width}×{large_height}{escape(note)}",
         large=_make_data_url(to_image(to_8_bits(part)), after.metadata.icc),
-        lanczos=_make_data_url(photo.resize(shown, Image.Resampling.LANCZOS, box), before.metadata.icc),
-        small=_make_data_url(photo.resize(shown, Image.Resampling.NEAREST, box), before.metadata.icc),
+        lanczos=_make_data_url(photo.resize(size, Image.Resampling.LANCZOS, box), before.metadata.icc),
+        small=_make_data_url(photo.resize(size, Image.Resampling.NEAREST, box), before.metadata.icc),
     )
 
 

@@ -17,8 +17,8 @@ from loupe.imaging.luminance import compute_luminance
 from loupe.photos.non_local_means import MARGIN, denoise
 
 STRIP_PIXELS = 300_000  # strips of 2,000,000 pixels do not fit the cache and take 1.5 times as long
-STRIP_BYTES = 120  # per pixel of a strip with its margins, while it is denoised
-NOISE_BYTES = 32  # per pixel, while the noise is estimated
+STRIP_BYTES = 120  # bytes per pixel of a strip with its margins while the strip is denoised
+NOISE_BYTES = 32  # bytes per pixel while the noise is estimated
 NOISE_SIDE = 2000  # the noise is estimated in the middle of the image, at most this many pixels wide and high
 
 
@@ -101,7 +101,7 @@ def estimate_noise(grey: np.ndarray) -> float:
 
     The estimate is the mean response of a filter that ignores flat and evenly sloped parts (Immerkær 1996, Fast Noise
     Variance Estimation). The filter also responds to texture. Therefore the result is the 12.5 % quantile of the
-    means over 64 parts of the image. It omits parts where most responses are 0, such as a white border.
+    means over 64 parts of the image. Parts where most responses are 0, such as a white border, are omitted.
 
     Args:
         grey: (height, width), of any range.
@@ -118,9 +118,9 @@ def estimate_noise(grey: np.ndarray) -> float:
         for band in np.array_split(response, min(8, len(response)))
         for part in np.array_split(band, min(8, response.shape[1]), axis=1)
     ]
-    most = max(len(part) for part in parts)
-    means = [part.mean() for part in parts if len(part) > most / 2]
-    return float(np.quantile(means, 0.125) * math.sqrt(math.pi / 2) / 6) if most else 0.0
+    largest = max(len(part) for part in parts)
+    means = [part.mean() for part in parts if len(part) > largest / 2]
+    return float(np.quantile(means, 0.125) * math.sqrt(math.pi / 2) / 6) if largest else 0.0
 
 
 def _denoise_strips(pixels: np.ndarray, options: DenoiseOptions) -> Iterator[np.ndarray]:
@@ -133,7 +133,7 @@ def _denoise_strips(pixels: np.ndarray, options: DenoiseOptions) -> Iterator[np.
         bottom = min(top + rows, height)
         begin, end = max(0, top - MARGIN), min(height, bottom + MARGIN)
         part = pixels[begin:end, :, :colours].astype("float32") / white
-        # a bandwidth of 0.7 times the noise is the best of 0.4, 0.6, 0.7 and 0.8 on kodak24
+        # A bandwidth of 0.7 times the noise is the best of 0.4, 0.6, 0.7 and 0.8 on kodak24.
         inner = slice(top - begin, bottom - begin)
         difference = (denoise(part, noise, 0.7 * max(noise, 1e-4)) - part)[inner]
         weight: np.ndarray = np.full((1, 1, 1), options.strength, "float32")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome, Transform
 
-ISOLATED_SUFFIXES = (".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp")  # of files that a child process decodes
+ISOLATED_SUFFIXES = (".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp")  # a child process decodes these files
 PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
 

@@ -132,16 +132,16 @@ class _Search:
             failures.append((Path(str(error.filename)), (error.strerror or str(error)).lower()))
 
         for parent, folders, files in os.walk(folder, onerror=add_failure):
-            here, kept = Path(parent), []
+            here, searched_folders = Path(parent), []
             for name in sorted(folders):
                 try:
                     if (here / name).is_symlink():
                         failures.append((here / name, "a link to a folder, which is not followed"))
                     elif (here / name).resolve() != self._results:
-                        kept.append(name)
+                        searched_folders.append(name)
                 except OSError as error:  # a path that is too long
                     add_failure(error)
-            folders[:] = kept
+            folders[:] = searched_folders
             for name in sorted(files):
                 try:
                     if (here / name).is_symlink() and not _is_within(here / name, folder):
@@ -166,10 +166,10 @@ class _Search:
             self.found.others.append(path)
 
     def _make_unique(self, out: Path) -> Path:
-        wanted = out.with_suffix(self._suffix) if self._suffix else out
-        name, number = wanted, 2
+        first = out.with_suffix(self._suffix) if self._suffix else out
+        name, number = first, 2
         while str(name).casefold() in self._names:
-            name = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
+            name = first.with_name(f"{first.stem}-{number}{first.suffix}")
             number += 1
         self._names.add(str(name).casefold())
         return name

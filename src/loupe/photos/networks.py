@@ -9,8 +9,8 @@ from loupe.upscalers import bundled
 from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
 
-LAYER_BYTES = 32_000_000  # of the layers of a network up to the size of `base`, per thread
-LARGE_LAYER_BYTES = 52_000_000
+LAYER_BYTES = 32_000_000  # memory per thread for the layers of a network up to the size of `base`
+LARGE_LAYER_BYTES = 52_000_000  # memory per thread for the layers of the network `large`
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LoadedModel:
 
 
 class Networks:
-    """Maps scale factors to networks and loads each on first use.
+    """Maps scale factors to networks, and loads a network on first use.
 
     Args:
         scales: the scale factors that have a network.

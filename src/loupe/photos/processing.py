@@ -27,7 +27,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size
 
-RESULT_BYTES = 4  # per pixel of a result that is encoded as a whole
+RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
 MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while the other is transformed
 
 
@@ -81,7 +81,7 @@ class Outcome:
 
     Args:
         job: the job.
-        size: width and height of the result; None if it was not written.
+        size: width and height of the result; None if no result was written.
         reason: the reason for a failure; "" if the result was written or existed before.
         omitted: names of metadata that is too long for the format.
         assumed_quality: as in `ImageStream`, of the first image.
@@ -163,7 +163,7 @@ class _Processor:
         except StoppedError:
             raise
         except OSError as error:
-            if isinstance(error, FileExistsError) and os.path.exists(job.out):  # another process has written it
+            if isinstance(error, FileExistsError) and os.path.exists(job.out):  # another process wrote the file
                 return self._report_existing(job)
             return Outcome(job, None, f"{job.out} cannot be written: {error.strerror or error}")
         except Exception as error:  # encoders raise errors of many types
@@ -212,7 +212,8 @@ class _Processor:
             writing = pixels + max(work + RESULT_BYTES * math.prod(largest) * bool(encoded), encoded)
         else:
             writing = pixels + work + encoded
-        # this process and the reader's process both have the pixels; while an image is written, the next is decoded
+        # This process and the reader's process both store the pixels. While an image is written, the next image is
+        # decoded.
         reading = max(photo.decoding_bytes, 2 * pixels)
         needed = reading + writing if photo.count > 1 else max(reading, writing)
         images = f"{photo.count} images of " if photo.count > 1 else ""
@@ -223,12 +224,12 @@ class _Processor:
         results = map(self._options.transform, images)
         first = next(results)
         validate_output(job.out, first.size, photo.count, first.bands)
-        counted = (
+        streams = (
             replace(result, strips=self._count_rows(job, result, number, photo.count))
             for number, result in enumerate(itertools.chain([first], results))
         )
         job.out.parent.mkdir(parents=True, exist_ok=True)
-        omitted = write_photo(job.out, counted, photo.count, photo.loop, encoding)
+        omitted = write_photo(job.out, streams, photo.count, photo.loop, encoding)
         return Outcome(job, first.size, omitted=omitted, assumed_quality=first.assumed_quality)
 
     def _count_rows(self, job: PhotoJob, image: ImageStream, number: int, count: int) -> Iterator[np.ndarray]:
@@ -246,7 +247,7 @@ class _Processor:
 
 
 def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
-    """Remove the alpha of a single image if it is opaque everywhere and the format of the result has none."""
+    """Remove the alpha of a single image that is opaque everywhere if the result's format does not support alpha."""
     pixels = image.pixels
     if count > 1 or not has_alpha(pixels.shape[2]) or get_format(out) in ALPHA_FORMATS:
         return image

@@ -14,7 +14,7 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.luminance import REC_601, REC_709, relative_luminance
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
-LANCZOS_RADIUS = 3  # source pixels on each side, for upscaling
+LANCZOS_RADIUS = 3  # number of source pixels that Lanczos reads on each side when it upscales
 SPREAD_LEVELS = 5  # colours spread 2**5 = 32 pixels into transparency, twice the halo of a network
 
 
@@ -37,8 +37,8 @@ class Rows(Protocol):
 class VisibleColours:
     """The colours of an image; transparent pixels take the colours of visible pixels around them.
 
-    Networks and filters also read the hidden colours next to an edge of transparency. These are often black and
-    would leave a dark fringe.
+    Networks and filters also read the hidden colours next to an edge of transparency. The hidden colours are often
+    black and would cause a dark fringe.
 
     Args:
         pixels: uint8 or uint16, (height, width, bands), as in `ImageData`.
@@ -187,7 +187,7 @@ def resize_bands(
     box = (0.0, top * down - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 
     def resize(band: int) -> np.ndarray:
-        # as floats: Pillow clips 8-bit values after its first pass, horizontal or vertical depending on the sizes
+        # Floats are used, because Pillow clips 8-bit values between its horizontal and its vertical pass.
         plane = Image.fromarray(part[..., band].astype("float32"))
         return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 

@@ -16,7 +16,7 @@ class Target:
     """The requested size of results.
 
     Args:
-        scale: the scale factor; None for the smallest one that has a network.
+        scale: the scale factor; None means the smallest scale factor that has a network.
         box: width and height; None to use the scale.
         fit: how results fit the box: `inside`, `exact` or `cover`, as in `fit_size`.
     """
@@ -57,7 +57,9 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     fitted = _fit(size, box, fit)
     scales = [large / small for large, small in zip(fitted.upscaled, size, strict=True)]
     if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:
-        raise PhotoError(f"size: must be 1 to {LARGEST_SCALE} times the photo's {_show(size)}, got {_show(box)}")
+        raise PhotoError(
+            f"size: must be 1 to {LARGEST_SCALE} times the photo's {_format_size(size)}, got {_format_size(box)}"
+        )
     return fitted
 
 
@@ -66,7 +68,7 @@ def find_uncropped_size(size: Size, result: Size) -> Size:
     return _fit(size, result, "cover").upscaled
 
 
-def choose_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fraction | None:
+def choose_scale(size: Size, result: Size, scales: Iterable[Fraction]) -> Fraction | None:
     """Choose the network for a size: the smallest scale factor that reaches the size, otherwise the largest.
 
     Lanczos resizes the network's result to the size. A second pass through a network is not better: at 4:1 on
@@ -74,17 +76,17 @@ def choose_scale(size: Size, wanted: Size, scales: Iterable[Fraction]) -> Fracti
 
     Args:
         size: width and height of the photo.
-        wanted: width and height of the result.
+        result: width and height of the result.
         scales: the scale factors that have a network.
 
     Returns:
-        The scale factor; None if the photo has the wanted size.
+        The scale factor; None if the result has the size of the photo.
     """
-    if wanted == size:
+    if result == size:
         return None
     ordered = sorted(scales)
     reaching = (
-        scale for scale in ordered if all(a >= b for a, b in zip(scale_size(size, scale), wanted, strict=True))
+        scale for scale in ordered if all(a >= b for a, b in zip(scale_size(size, scale), result, strict=True))
     )
     return next(reaching, ordered[-1])
 
@@ -95,8 +97,8 @@ def _fit(size: Size, box: Size, fit: str) -> FittedSize:
         return FittedSize(box, box)
     if fit == "exact":
         raise PhotoError(
-            f"size: must have the aspect ratio of the photo's {_show(size)}, such as {_show(by_width)} or "
-            f"{_show(by_height)}, got {_show(box)}"
+            f"size: must have the aspect ratio of the photo's {_format_size(size)}, such as {_format_size(by_width)} "
+            f"or {_format_size(by_height)}, got {_format_size(box)}"
         )
     if fit == "cover":
         return FittedSize(max(by_width, by_height), box)
@@ -104,5 +106,5 @@ def _fit(size: Size, box: Size, fit: str) -> FittedSize:
     return FittedSize(inside, inside)
 
 
-def _show(size: Size) -> str:
+def _format_size(size: Size) -> str:
     return f"{size[0]}x{size[1]}"

@@ -25,15 +25,17 @@ from loupe.upscalers.tiling import UpscalingModel
 
 STRIP_ROWS = 128  # rows of the photo per strip: they fit into the cache of a core
 MAX_PIXELS_IN_WORK = 8_000_000  # pixels of the result that all threads together compute at a time
-WORK_BYTES = 60  # per pixel of a strip with its margins, while a thread computes it
-WAITING_COPIES = 3  # of a computed strip until it is written: pixels, and for PNG the filtered and compressed bytes
-RELATIVE_STEPS = 8  # of `_solve_green`; each step at least halves the error, which is below 1/255 at the end
+WORK_BYTES = 60  # bytes per pixel of a strip with its margins while a thread computes the strip
+WAITING_COPIES = (
+    3  # copies of a strip that waits to be written: pixels, and for PNG the filtered and compressed bytes
+)
+RELATIVE_STEPS = 8  # steps of `_solve_green`; each step at least halves the error, which is below 1/255 at the end
 
 
 def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel | None) -> Iterator[np.ndarray]:
     """Upscale an image, from top to bottom.
 
-    Colour is upscaled as two differences (R - G, B - G). Together with the luminance, they define all three colours.
+    Colour is upscaled as two differences, R - G and B - G. They and the luminance define all three colours.
     Grey pixels stay grey.
 
     Args:
@@ -69,9 +71,9 @@ def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], loaded: Lo
     rows = _choose_strip_rows(upscaled, size[1], geometry, thread_count)
     strips = -(-upscaled[1] // rows)
     computed = min(rows + 2 * math.ceil((geometry.halo + geometry.q) * upscaled[1] / size[1]), upscaled[1])
-    at_work = min(thread_count, strips) * (computed * upscaled[0] * WORK_BYTES + loaded.layer_bytes)
-    waiting = min(3 * thread_count + 1, strips) * rows * upscaled[0] * WAITING_COPIES * pixel_bytes
-    return at_work + waiting
+    work_bytes = min(thread_count, strips) * (computed * upscaled[0] * WORK_BYTES + loaded.layer_bytes)
+    waiting_bytes = min(3 * thread_count + 1, strips) * rows * upscaled[0] * WAITING_COPIES * pixel_bytes
+    return work_bytes + waiting_bytes
 
 
 class _StripUpscaler:

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
+from loupe.imaging.jpeg_traces import estimate_jpeg_quality
 from loupe.imaging.metadata import update_size
 from loupe.photos.networks import Networks
 from loupe.photos.sizes import FittedSize, Size, Target, choose_scale, fit_size, scale_size
@@ -35,11 +38,16 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
     scale = choose_scale((width, height), size.upscaled, networks.scales)
     model, assumed = None if scale is None else networks(scale), None
     if model is not None and model.geometry.condition == "jpeg":
-        assumed = image.jpeg_quality or MAX_QUALITY
+        assumed = image.jpeg_quality or _estimate_quality(image) or MAX_QUALITY
         model = AssumedStrength(model, compute_strength(assumed))
     strips = upscale_strips(image.pixels, size, model)
     metadata = update_size(image.metadata, *size.cropped)
     return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata, assumed)
+
+
+def _estimate_quality(image: ImageData) -> int | None:
+    """Estimate the JPEG quality from the pixels; decoders convert JPEG files to 8 bits."""
+    return estimate_jpeg_quality(image.pixels) if image.pixels.dtype == np.uint8 else None
 
 
 @dataclass(frozen=True)

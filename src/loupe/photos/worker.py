@@ -1,11 +1,11 @@
-"""Upscales photo files in a process of its own, for a server.
+"""Upscales photo files in a separate process, for a server.
 
 Decoders and encoders cannot be interrupted, and some need much memory for a small file. The server kills the process
 when a photo takes too long, and the system refuses memory beyond a limit.
 
 The process first sends `{"ready": device, "fallbacks": lines}`, where each line says why a network does not run on
-the requested device, or `{"failed": reason}`. For each request it sends `{"progress": fraction}` several times, then
-the answer.
+the requested device, or `{"failed": reason}`. For each request, the process sends `{"progress": fraction}` several
+times and then the answer.
 """
 
 import os
@@ -34,13 +34,14 @@ from loupe.photos.sizes import Size, Target, choose_scale
 from loupe.photos.upscaling import UpscaleTransform, compute_size
 from loupe.upscalers.onnx import OnnxUpscaler
 
-MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # of the result of a small photo
-LOW_MEMORY_PIXELS = 20_000_000  # of a result: larger ones are encoded with less memory
-NICENESS = 5  # of the process for large photos: small ones are upscaled first
-# In errors of libraries that got no memory; the last two are those of the encoders of WebP and AVIF.
+MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # a photo is small if its result does not exceed these limits
+LOW_MEMORY_PIXELS = 20_000_000  # a result with more pixels is encoded with a method that takes less memory
+NICENESS = 5  # the process for large photos has a lower priority than the process for small photos
+# The errors of libraries that cannot allocate memory contain one of these texts. The last two texts are of the
+# encoders of WebP and AVIF.
 MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1", "Encoding of color planes failed"
-LEAST_AVIF_BYTES = 26  # per pixel of a result: without this memory, the encoder fails or crashes
-RECYCLED_SHARE = 0.5  # a process that needed this share of its memory ends after the answer, which frees the memory
+LEAST_AVIF_BYTES = 26  # the encoder of AVIF fails or crashes with less memory per pixel of the result
+RECYCLED_SHARE = 0.5  # a process that has used this share of its memory ends after the answer, to free the memory
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PhotoRequest:
         max_result_pixels: the largest number of pixels of the result, counted in the same way.
         max_pages: the largest number of frames or pages.
         small: decline a photo that is not small.
-        shown: width and height of the figure that compares the photo and its result; None for no figure.
+        figure_size: width and height of the figure that compares the photo and its result; None for no figure.
     """
 
     photo: str
@@ -67,7 +68,7 @@ class PhotoRequest:
     max_result_pixels: int = 0
     max_pages: int = 1
     small: bool = False
-    shown: tuple[int, int] | None = None
+    figure_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def serve_requests(
         connection: the connection to the server.
         load_networks: called once.
         max_bytes: the memory that the photos may take, in addition to the memory of the loaded networks.
-        large: whether the process is the one for large photos.
+        large: whether this is the process for large photos.
     """
     warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
     try:
@@ -172,36 +173,37 @@ def _upscale(
         UpscaleTransform(target, networks),
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
-        memory=sys.maxsize if STATUS.exists() else max_bytes,  # the limit is exact, estimates are for the worst
+        # On Linux, the system limits the memory. Estimates, which assume the worst case, would refuse more photos.
+        memory=sys.maxsize if STATUS.exists() else max_bytes,
         readers=[IsolatedReader(isolates=False)],
     )
     for outcome in process_jobs([job], options, report):
         if outcome.reason:
             raise PhotoError(outcome.reason.replace(str(out), out.name))
-    figure = _render(job, opened.size, request, networks) if request.shown else ""
+    figure = _render(job, opened.size, request, networks) if request.figure_size else ""
     return PhotoAnswer(str(out), figure=figure)
 
 
 def _validate_pixels(request: PhotoRequest, sizes: list[Size], target: Target, networks: Networks) -> int:
     """Check the sizes of all frames and pages; return the pixels of the result."""
     large = [compute_size(size, target, networks).upscaled for size in sizes]
-    totals = [sum(width * height for width, height in these) for these in (sizes, large)]
+    totals = [sum(width * height for width, height in group) for group in (sizes, large)]
     limits = request.max_pixels, request.max_result_pixels
-    for name, total, most in zip(("photo", "result"), totals, limits, strict=True):
-        if total > most:
-            raise PhotoError(f"{name}: must have at most {most // 10**6} megapixels, got {total / 1e6:.1f}")
+    for name, total, limit in zip(("photo", "result"), totals, limits, strict=True):
+        if total > limit:
+            raise PhotoError(f"{name}: must have at most {limit // 10**6} megapixels, got {total / 1e6:.1f}")
     return totals[1]
 
 
 def _render(job: PhotoJob, size: Size, request: PhotoRequest, networks: Networks) -> str:
     from loupe.photos.comparison import render_figure
 
-    assert request.shown is not None
+    assert request.figure_size is not None
     target = Target(Fraction(request.scale))
     scale = choose_scale(size, compute_size(size, target, networks).upscaled, networks.scales)
     note = f", by {networks.get(scale).name}" if scale else ""
     try:
-        return render_figure(job, request.shown, note=note)
+        return render_figure(job, request.figure_size, note=note)
     except (PhotoError, MemoryError) as error:
         return f"<p>{escape(job.photo.name)} is not shown: {escape(str(error) or 'too large')}</p>"
 

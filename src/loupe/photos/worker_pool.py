@@ -15,17 +15,20 @@ from loupe.imaging.child_process import ChildProcess
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
-LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # of the memory budget; the rest is for the server itself
-MAX_SMALL_BYTES = 4_000_000  # of the file of a small photo
+LARGE_SHARE, SMALL_SHARE = (
+    0.55,
+    0.15,
+)  # the shares of the memory budget per process; the rest is for the server itself
+MAX_SMALL_BYTES = 4_000_000  # size limit for the file of a small photo
 SMALL_TIMEOUT_S = 3.0  # a photo that takes longer is not small
-MAX_WAITING = 32  # large photos
+MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: its process ended, perhaps because it needs too much memory"
 START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
 
 
 class StoppedError(LoupeError):
-    """The time of a request is over, or its client has gone."""
+    """The time limit of a request has passed, or its client has closed the connection."""
 
 
 class BusyError(LoupeError):
@@ -64,7 +67,7 @@ class Control:
 class PhotoWorkers:
     """Upscales photos in two processes, so that a small photo does not wait for a large one.
 
-    A process that works for too long is killed and started again. On Linux, each has a memory limit.
+    A process that works for too long is killed and started again. On Linux, each process has a memory limit.
 
     Args:
         function: the function that the processes run, as in `ChildProcess`; it calls `worker.serve_requests`.
@@ -126,7 +129,7 @@ class PhotoWorkers:
     def _try_small(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None]
     ) -> PhotoAnswer | None:
-        """Upscale a small photo; returns None if the photo is not small."""
+        """Upscale a small photo; return None if the photo is not small."""
         with self._small.use(control):
             try:
                 answer = self._small.upscale(replace(request, small=True), control, report, SMALL_TIMEOUT_S)
@@ -144,7 +147,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._ready = False
-        self.device = ""  # that runs the networks
+        self.device = ""  # the device that runs the networks
 
     @contextmanager
     def use(self, control: Control) -> Iterator[None]:

@@ -75,11 +75,15 @@ def read(path: Path) -> pd.DataFrame:
 
 def _has_type(field: Any) -> bool:
     """Return whether a column has a known name and the type that `write` gives it."""
-    found, prefix = str(field.type), _get_prefix(field.name)
+    type_name, prefix = str(field.type), _get_prefix(field.name)
     if prefix in (METRIC, CURVE):
         item = "int64" if field.name == STEP else "double"
-        return found == "double" if prefix == METRIC else found.startswith("list<") and found.endswith(f": {item}>")
-    return found == "string" and (prefix == SETTING or field.name in FACTS)
+        return (
+            type_name == "double"
+            if prefix == METRIC
+            else type_name.startswith("list<") and type_name.endswith(f": {item}>")
+        )
+    return type_name == "string" and (prefix == SETTING or field.name in FACTS)
 
 
 def _get_prefix(name: str) -> str:

@@ -32,13 +32,13 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
     rows = table[(table["kind"] == "trial") & (table["state"] == "COMPLETE")]
     rows = rows.assign(_key=[_key_of_run(row) for _, row in rows.iterrows()])
     by_key = dict(list(rows.sort_values("started", ascending=False).groupby("_key")))
-    found: list[dict[str, Any]] = []
+    selected_rows: list[dict[str, Any]] = []
     for arm in sweep.group_arms():
         for params, runs in _select_points(sweep, arm, by_key):
             fields = {key: format_value(params[key]) if key in params else None for key in sweep.search}
             for _, row in runs.iterrows():
-                found.append(row.to_dict() | fields | {"seed": int(row["settings.seed"])})
-    return pd.DataFrame(found)
+                selected_rows.append(row.to_dict() | fields | {"seed": int(row["settings.seed"])})
+    return pd.DataFrame(selected_rows)
 
 
 def _select_points(

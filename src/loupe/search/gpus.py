@@ -1,4 +1,4 @@
-"""Groups the GPUs of this machine, so that each worker process of a sweep gets its own."""
+"""Groups the GPUs of this machine, so that each worker process of a sweep gets its own GPUs."""
 
 import itertools
 import os
@@ -19,8 +19,8 @@ def group_gpus(sweep: SweepFile) -> list[str]:
         group contains all GPUs.
     """
     gpus = _list_gpus()
-    given = dict.fromkeys(sweep.search, "all") | sweep.train
-    devices = {key.rpartition(".")[2]: str(value) for key, value in given.items()}.get("devices", "1")
+    values = dict.fromkeys(sweep.search, "all") | sweep.train
+    devices = {key.rpartition(".")[2]: str(value) for key, value in values.items()}.get("devices", "1")
     size = min(int(devices), len(gpus)) if devices.isdecimal() else len(gpus)
     return [",".join(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)] if gpus else []
 
@@ -28,14 +28,14 @@ def group_gpus(sweep: SweepFile) -> list[str]:
 def _list_gpus() -> list[str]:
     """Return the devices of CUDA_VISIBLE_DEVICES; if it is not set, the UUIDs of the GPUs that `nvidia-smi` lists."""
     visible = os.environ.get(VARIABLE)
-    if visible is not None:  # CUDA ignores the devices after an invalid one
+    if visible is not None:  # CUDA ignores all devices after an invalid device
         devices = [device.strip() for device in visible.split(",")]
         return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, devices))
     try:
-        listed = subprocess.run(
+        result = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=LISTING_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    gpus = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", listed.stdout)
-    return [gpu for gpu in gpus if gpu.startswith("MIG")] or gpus  # parts of a GPU are listed after the GPU
+    gpus = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", result.stdout)
+    return [gpu for gpu in gpus if gpu.startswith("MIG")] or gpus  # a GPU that is split is not used as a whole

@@ -28,19 +28,19 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
     Raises:
         UsageError: the file cannot be read, or a table, a field or a value is invalid.
     """
-    given = _read_tables(Path(file))
+    tables = _read_tables(Path(file))
     try:
-        sweep = SweepFile.model_validate(given)
+        sweep = SweepFile.model_validate(tables)
         if settings:
-            sweep = SweepFile.model_validate(_override(given, settings))
+            sweep = SweepFile.model_validate(_override(tables, settings))
         _check_keys(sweep)
         _check_points(sweep)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
+        key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         value = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
-        raise UsageError(f"sweep: {file}: {place}: {rule}{value}") from None
+        raise UsageError(f"sweep: {file}: {key}: {rule}{value}") from None
     except (UsageError, ValueError, OverflowError) as error:  # ValueError, OverflowError: extreme numbers
         raise UsageError(f"sweep: {file}: {error}") from None
     return sweep
@@ -111,7 +111,7 @@ def _check_points(sweep: SweepFile) -> None:
     """Check that train accepts all points of a grid, or random points if the sweep uses a sampler."""
     if sweep.is_grid and next(islice(sweep.iterate_points(), MAX_GRID_POINTS, None), None) is not None:
         raise UsageError(f"search: a grid must have at most {MAX_GRID_POINTS} points; use sampler=random or tpe")
-    used: set[str] = set()
+    used_keys: set[str] = set()
     for params in sweep.iterate_points() if sweep.is_grid else sweep.draw_points():
         fields = [parse_field(key) for key in params]
         duplicates = [name for name in fields if fields.count(name) > 1]
@@ -121,8 +121,8 @@ def _check_points(sweep: SweepFile) -> None:
             sweep.create_settings(params)
         except UsageError as error:
             raise UsageError(f"{_find_table(sweep, params, str(error))}{error}") from None
-        used |= params.keys()
-    unused = [key for key in sweep.search if key not in used]
+        used_keys |= params.keys()
+    unused = [key for key in sweep.search if key not in used_keys]
     if unused and sweep.is_grid:
         raise UsageError(f"search.{unused[0]}: must have a condition that holds at a point of the grid")
 
@@ -131,13 +131,13 @@ def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
     """Return the table of the field that an error message starts with: `search.`, `train.`, or "" if unknown."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
-    found = (
+    names = (
         f"{table}.{key.removesuffix(field)}"
         for table, keys in tables.items()
         for key in keys
         if parse_field(key) == field and sweep.is_active(key, params)
     )
-    return next(found, "")
+    return next(names, "")
 
 
 def _is_field(name: str) -> bool:

@@ -159,7 +159,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     ):
         trial.set_user_attr(RUN, run_id)
         state, value = TrialState.COMPLETE, math.nan
-        with context.stopwatch:  # after the start of the run: its heartbeats show that the worker is alive
+        with context.stopwatch:  # this block can take long; the heartbeats of the run show that the worker is alive
             dataset = open_dataset(context.job)
             pairs = (
                 dataset.load_pairs("train", settings.scale, settings.limit),

@@ -34,7 +34,7 @@ def main(parent_pid: int) -> None:
     job = WorkerJob(**json.load(sys.stdin))
     if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create an empty journal
         raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
-    from loupe.search.trial import open_dataset, run_trial  # after the check: the import takes seconds
+    from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so it follows the check
 
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)

@@ -114,10 +114,11 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
         if name not in labels:  # a baseline
             continue
         loaded = _load(settings, name, scale=scale)
-        own = loaded.model.geometry.scale
-        if own != scale:
+        own_scale = loaded.model.geometry.scale
+        if own_scale != scale:
             raise UsageError(
-                f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of {format_value(own)}"
+                f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of "
+                f"{format_value(own_scale)}"
             )
         models[labels[name]] = loaded.model
     return models

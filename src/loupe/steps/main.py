@@ -38,17 +38,17 @@ def run(settings: Main) -> None:
     shared = settings.select(DatasetSettings.model_fields)
     quiet = shared | {"quiet": True}
     preprocess_settings = parse_settings("preprocess", {"source": settings.dataset} | shared)
-    place = preparation.find_dataset(settings.data_dir, settings.dataset)
-    if place is None:
+    location = preparation.find_dataset(settings.data_dir, settings.dataset)
+    if location is None:
         preparation.find_photos(
             preprocess_settings
         )  # a check before the run starts: raises UsageError without photos
     with runs.step_run(settings, f"main {settings.dataset}"):
-        place = place or preprocess.run(preprocess_settings).location
-        given = {"dataset": place, "threads": settings.threads} | shared
-        trainings = [train.run(parse_settings("train", variant | given)) for variant in VARIANTS]
+        location = location or preprocess.run(preprocess_settings).location
+        train_fields = {"dataset": location, "threads": settings.threads} | shared
+        trainings = [train.run(parse_settings("train", variant | train_fields)) for variant in VARIANTS]
         best = min(trainings, key=lambda training: training.validation_mae)
-        model = {"model": f"runs:/{best.run_id}/model", "dataset": place}
+        model = {"model": f"runs:/{best.run_id}/model", "dataset": location}
         summary = evaluate.run(parse_settings("evaluate", model | quiet))
         registration = register.run(parse_settings("register", {"run": best.run_id} | quiet))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
@@ -60,8 +60,8 @@ def run(settings: Main) -> None:
              for training in trainings for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
     seconds = {f"{training.network} *": training.seconds for training in trainings}
-    print_lines(_format_table(Path(place).name, scores, seconds), settings.quiet)
-    print_lines(_format_next_steps(settings, best, registration, place), settings.quiet)
+    print_lines(_format_table(Path(location).name, scores, seconds), settings.quiet)
+    print_lines(_format_next_steps(settings, best, registration, location), settings.quiet)
 
 
 def _format_table(dataset: str, scores: dict[str, Any], seconds: dict[str, float]) -> str:

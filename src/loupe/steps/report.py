@@ -121,12 +121,12 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
     from loupe.upscalers import ridge
 
     best = assembly.find_best_run(rows)
-    place = None if best is None else preparation.find_dataset(settings.data_dir, best["dataset"])
-    if place is None:
+    location = None if best is None else preparation.find_dataset(settings.data_dir, best["dataset"])
+    if location is None:
         reason = "no run has test scores" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
         print_line(f"the report has no images of networks because {reason}", settings.quiet)
         return {}
-    dataset, scale = Dataset(place), parse_scale(best["settings.scale"])
+    dataset, scale = Dataset(location), parse_scale(best["settings.scale"])
     pairs = dataset.load_pairs("test", scale)
     final = _load_network(best)
     methods = scoring.build_baselines(pairs, ridge.load_or_fit(dataset, scale), dataset.settings["luminance"])

@@ -38,10 +38,10 @@ def run(settings: Restore) -> list[Path]:
 
             mask = denoising.read_mask(Path(settings.mask), settings.feather, read)
         options = denoising.DenoiseOptions(settings.strength, mask, settings.noise)
-        found = files.list_photos(settings)
+        photos = files.list_photos(settings)
         if settings.dry_run:
             return []
         with photo_runs.photo_run(settings):
-            outcomes = files.process_photos(settings, found, denoising.DenoiseTransform(options), readers)
+            outcomes = files.process_photos(settings, photos, denoising.DenoiseTransform(options), readers)
             photo_runs.log_outcomes(settings, outcomes, METHOD)
-            return files.report_outcomes(settings, found, outcomes, METHOD)
+            return files.report_outcomes(settings, photos, outcomes, METHOD)

@@ -209,21 +209,21 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
         texts = runs.read_settings(run)
         unmasked = {"data_dir": settings.data_dir, "dataset": dataset.location}  # a masked URL cannot be opened
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
-        given = parse_settings("train", texts | {"quiet": True})
+        train_settings = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
             if run_id == best:  # the result is of another sweep, which has deleted the model
-                best = train.run(given).run_id
+                best = train.run(train_settings).run_id
                 records.log_tags({"best_run": best})
             continue
         if trials.SCORED_TAG in run.data.tags:
             continue
         model = models.load_keras(models.ModelReference.of_run(run_id))
-        weights = ridge.load_or_fit(dataset, given.scale)
+        weights = ridge.load_or_fit(dataset, train_settings.scale)
         with records.log_to_run(run_id):
             points = curves.load_points(run_id)
-            training_runs.log_result(model, given, dataset, weights, points)
+            training_runs.log_result(model, train_settings, dataset, weights, points)
             models.log_model_metrics(points)
-            training_runs.log_ridge(weights, given)
+            training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
     shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
     if is_masked(mask_secrets(dataset.location)):

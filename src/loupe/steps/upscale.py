@@ -21,7 +21,7 @@ def run(settings: Upscale) -> list[Path]:
         from loupe.tracking import photo_runs
         from loupe.tracking.resolver import ResolveOptions, resolve_model
 
-        found = files.list_photos(settings)
+        photos = files.list_photos(settings)
         if settings.dry_run:
             return []
         with photo_runs.photo_run(settings):
@@ -29,6 +29,6 @@ def run(settings: Upscale) -> list[Path]:
             networks.check()
             target = Target(settings.scale, settings.box, settings.fit)
             transform = UpscaleTransform(target, networks, settings.quality_override)
-            outcomes = files.process_photos(settings, found, transform, readers)
+            outcomes = files.process_photos(settings, photos, transform, readers)
             photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.used_devices)
-            return files.report_outcomes(settings, found, outcomes, networks.used_names)
+            return files.report_outcomes(settings, photos, outcomes, networks.used_names)

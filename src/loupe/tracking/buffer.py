@@ -113,8 +113,8 @@ class RunBuffer:
         row = self._execute("SELECT body FROM records WHERE number = 0").fetchone()
         if row is None:
             raise ValueError(f"{self.file.name} does not describe a run")
-        found: dict[str, Any] = json.loads(row[0])
-        return found
+        description: dict[str, Any] = json.loads(row[0])
+        return description
 
     def describe(self, description: dict[str, Any]) -> None:
         """Replace the description of the run."""
@@ -167,7 +167,7 @@ class RunBuffer:
         """Delete the file, and its folder if it is empty."""
         self.file.unlink(missing_ok=True)
         self.close()
-        with suppress(OSError):  # not empty
+        with suppress(OSError):  # the folder is not empty
             self.file.parent.rmdir()
 
     def close(self) -> None:

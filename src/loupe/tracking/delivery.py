@@ -130,9 +130,9 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
         except ValueError as error:
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         except OSError:
-            if file.exists():  # else another process uploaded the run
+            if file.exists():  # otherwise another process has uploaded the run
                 raise
-    with suppress(OSError):  # not empty
+    with suppress(OSError):  # the folder is not empty
         folder.rmdir()
     return count
 

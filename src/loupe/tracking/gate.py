@@ -17,7 +17,7 @@ MIN_PHOTOS = 30  # a bootstrap interval over fewer photos is unreliable
 class GateResult:
     """The comparison of a new model (the challenger) with the champion (the defender).
 
-    Both are scored on the validation photos of the challenger. Without a champion, nearest is the defender.
+    Both models are scored on the validation photos of the challenger. Without a champion, nearest is the defender.
 
     Args:
         mae: the mean absolute error of the challenger.
@@ -85,7 +85,8 @@ def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pair
         name, uri = f"{champion.name} version {champion.version}", f"models:/{champion.name}/{champion.version}"
         defender = KerasUpscaler(models.load_keras(models.ModelReference(name, uri)))
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))  # in equal order
+    # Both methods have their rows in the order of the images.
+    rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
     difference, photos = rows["mae"].to_numpy() - other["mae"].to_numpy(), rows["photo"].to_numpy()
     low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()
     maes, count = table.groupby("method")["mae"].mean(), len(set(photos))

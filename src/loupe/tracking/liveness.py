@@ -126,7 +126,7 @@ def _identify_namespace() -> str:
         if os.readlink("/proc/self") == str(os.getpid()):  # otherwise /proc shows the processes of another namespace
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux
+    except OSError:  # the system is not Linux
         pass
     return ""
 

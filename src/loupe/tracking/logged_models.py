@@ -36,8 +36,8 @@ def _list_models(run_id: str) -> list[Any]:
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
-    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
-    models = {model.model_id: model for model in found}
+    experiment_models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    models = {model.model_id: model for model in experiment_models}
     for output in run.outputs.model_outputs if run.outputs else ():
         if output.model_id not in models:
             with suppress(MlflowException):  # the model was deleted

@@ -181,7 +181,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
         try:
             seconds = FILE_LOOKUP_TIMEOUT_S if store.is_file() else LOOKUP_TIMEOUT_S
             with server.limit_requests(LOOKUP_TIMEOUT_S):
-                found = call_within(seconds, download)
+                download_result = call_within(seconds, download)
         except UsageError as error:
             if str(error).startswith("model:"):
                 raise
@@ -191,9 +191,9 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
         except Exception as error:  # damaged stores and other servers make MLflow raise any class
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
             raise StoreError(server.unreachable_text() if is_unreachable else store.describe_failure(error)) from None
-        if found is None:
+        if download_result is None:
             return None
-        reference, file = found
+        reference, file = download_result
         if file.suffix == ".onnx":
             network = IsolatedOnnxUpscaler(file, options.threads, options.device)
             return LoadedModel(reference.name, network, reference.run_id)

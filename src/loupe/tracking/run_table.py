@@ -25,15 +25,15 @@ def load_run_table() -> pd.DataFrame:
     create_store()
     client = mlflow.MlflowClient()
     rows: list[dict[str, Any]] = []
-    experiments = [found.experiment_id for found in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     token: str | None = None
     while True:
         page = client.search_runs(
             experiments, "attributes.status = 'FINISHED'", max_results=RUNS_PER_REQUEST, page_token=token
         )
-        found = [run for run in page if _is_result(run.data.tags)]
+        results = [run for run in page if _is_result(run.data.tags)]
         with ThreadPoolExecutor(THREADS) as threads:
-            rows += map(_make_row, found, threads.map(curves.read_curve, found))
+            rows += map(_make_row, results, threads.map(curves.read_curve, results))
         token = page.token
         if not token:
             return pd.DataFrame(rows)

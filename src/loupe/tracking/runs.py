@@ -165,8 +165,8 @@ def tag_project_run() -> None:
 
 def read_settings(run: Any) -> dict[str, str]:
     """Return the settings of a run: the text of each field."""
-    found: dict[str, str] = json.loads(run.data.tags.get(SETTINGS_TAG, "{}"))
-    return found
+    settings: dict[str, str] = json.loads(run.data.tags.get(SETTINGS_TAG, "{}"))
+    return settings
 
 
 @cache
@@ -176,11 +176,11 @@ def find_commit() -> str:
     git = ["git", "-C", str(package)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
-        found = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
         dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(package)], capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return loupe.__version__
-    return found.stdout.strip() + ("-changed" if dirty.returncode else "")
+    return head.stdout.strip() + ("-changed" if dirty.returncode else "")
 
 
 def get_run(run_id: str, field: str) -> Any:
@@ -212,7 +212,7 @@ def find_best_run(scale: str, smoke: bool) -> str:
     """
     create_store()
     without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
-    found = mlflow.search_runs(
+    matches = mlflow.search_runs(
         filter_string="attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"
         f" and tags.`loupe.scale` = '{scale}'{without_smoke}",
         order_by=["metrics.`val/best_mae` ASC"],
@@ -220,12 +220,12 @@ def find_best_run(scale: str, smoke: bool) -> str:
         max_results=1,
         output_format="list",
     )
-    if not found:
+    if not matches:
         raise UsageError(
             f"run: must be a finished train run of scale {scale} in {mlflow.get_tracking_uri()}, got none; "
             "`loupe train` makes one"
         )
-    return found[0].info.run_id
+    return matches[0].info.run_id
 
 
 def _find_store() -> None:
@@ -238,9 +238,9 @@ def _find_store() -> None:
         return
     for parent in psutil.Process().parents():
         try:
-            found = Path(parent.cwd()) / file
+            candidate = Path(parent.cwd()) / file
         except psutil.Error:
             continue
-        if found.exists():
-            mlflow.set_tracking_uri(make_sqlite_uri(found))
+        if candidate.exists():
+            mlflow.set_tracking_uri(make_sqlite_uri(candidate))
             return

@@ -35,14 +35,15 @@ from loupe.tracking.served_http import (
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"  # makes the app as soon as the model is loaded
+SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"  # this module of MLflow makes the app after the model is loaded
 ROUTE = "/invocations"
 MAX_SMALL_BODY_BYTES = 1_000_000
-MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # in memory at a time; other requests wait before their body is read
-SMALL_BODY_TIMEOUT_S = 10.0  # for the transfer
-MARGIN_S = 5.0  # between the end of the work and MLflow's timeout
-GRACE_S = 2.0  # for the error of the work that has ended
-SEND_TIMEOUT_S = 300.0  # for a result, which a client may read slowly
+# The maximum numbers of bodies in memory. The bodies of further requests are not read yet.
+MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48
+SMALL_BODY_TIMEOUT_S = 10.0  # maximum time to receive a small body
+MARGIN_S = 5.0  # the work ends this time before MLflow's timeout
+GRACE_S = 2.0  # after the time limit, the app has this time to return the error of the work
+SEND_TIMEOUT_S = 300.0  # maximum time to send a result, which a client may read slowly
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class ServedRequest:
     """A request that the server works on.
 
     Args:
-        control: ends the work when the time is over or the client has gone.
-        folder: for temporary files; removed when the response is sent.
-        results: the files of the results, which the guard sends in place of the predictions.
+        control: ends the work when the time limit has passed or the client has closed the connection.
+        folder: a folder for temporary files, which is removed when the response was sent.
+        results: the files of the results. The guard sends these files instead of the predictions of MLflow.
     """
 
     control: Control
@@ -93,7 +94,7 @@ def guard_server() -> None:
 
 
 class RequestGuard:
-    """ASGI middleware that bounds the memory and the time of requests.
+    """ASGI middleware that limits the memory and the time of requests.
 
     Args:
         app: the app of MLflow.
@@ -103,7 +104,8 @@ class RequestGuard:
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
         self._app, self._timeout_s = app, timeout_s
         self._small, self._large = asyncio.Semaphore(MAX_SMALL_BODIES), asyncio.Semaphore(MAX_LARGE_BODIES)
-        self._parsed = asyncio.Semaphore(1)  # large bodies that MLflow parses, which takes several times their size
+        # MLflow parses one large body at a time, because parsing takes several times the memory of the body.
+        self._parsing = asyncio.Semaphore(1)
         self._has_threads = False
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -160,13 +162,13 @@ class RequestGuard:
             validate_body(body, separators)
             if small:
                 return await self._call_app(scope, receive, body)
-            async with self._parsed:
+            async with self._parsing:
                 return await self._call_app(scope, receive, body)
 
     async def _call_app(self, scope: "Scope", receive: "Receive", body: bytes) -> tuple[int, bytes]:
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         sent: list[Message] = []
-        del body  # so that MLflow can free it
+        del body  # otherwise MLflow could not free the body
 
         async def receive_body() -> "Message":
             return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]
@@ -177,7 +179,7 @@ class RequestGuard:
         async with _watch_client(receive):
             try:
                 await self._app(scope, receive_body, record)
-            except Exception as error:  # MLflow did not expect this input
+            except Exception as error:  # MLflow raises exceptions of any class for unexpected inputs
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 return 400, make_error(400, f"input: must be a table of photos, got other data: {reason}")
         content = b"".join(message.get("body", b"") for message in sent)
@@ -186,7 +188,7 @@ class RequestGuard:
 
 
 async def _send_and_close(send: "Send", message: "Message") -> None:
-    """Send a message of a response; the connection closes after it, since the body may be endless."""
+    """Send a message of a response, and close the connection after the response, because the body may be endless."""
     if message["type"] == "http.response.start":
         message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
     await send(message)
@@ -198,25 +200,25 @@ async def _watch_client(receive: "Receive") -> AsyncIterator[None]:
     request = _current.get()
     assert request is not None
     task = asyncio.current_task()
-    gone = False
+    is_disconnected = False
 
     async def watch() -> None:
-        nonlocal gone
+        nonlocal is_disconnected
         while (await receive())["type"] != "http.disconnect":
             pass
-        gone = True
+        is_disconnected = True
         request.control.cancelled.set()
         assert task is not None
         task.cancel()
 
-    watching = asyncio.create_task(watch())
+    watcher = asyncio.create_task(watch())
     try:
         yield
     except asyncio.CancelledError:
-        if not gone:
+        if not is_disconnected:
             raise
         assert task is not None
         task.uncancel()
         raise ClientGoneError from None
     finally:
-        watching.cancel()
+        watcher.cancel()

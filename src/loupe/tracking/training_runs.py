@@ -76,16 +76,16 @@ def log_diagnostics(
         validation: the validation split.
     """
     upscaler = KerasUpscaler(model)
-    found = diagnostics.diagnose_network(upscaler, settings, train, validation)
+    metrics = diagnostics.diagnose_network(upscaler, settings, train, validation)
     if points:
-        found |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
+        metrics |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
         curves.log_curve_tag(points)
     else:  # with one point, a chart can compare the network with the curves of other runs
         for name, pairs, limit in (("train", train, loop.CURVE_TRAIN_IMAGES), ("val", validation, len(validation))):
             scores = loop.score_whole_images(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
-    records.log_metrics(found)
-    return found
+    records.log_metrics(metrics)
+    return metrics
 
 
 def log_result(

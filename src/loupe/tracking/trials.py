@@ -82,14 +82,14 @@ class PeriodicCheckpoint:
 
 def find_finished(key: str) -> Any:
     """Return the newest run of a complete trial with this key; None without such a trial."""
-    found = mlflow.search_runs(
+    matches = mlflow.search_runs(
         filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}'"
         f" and tags.`{STATE_TAG}` = 'COMPLETE'",
         search_all_experiments=True,
         max_results=1,
         output_format="list",
     )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def get_ended(run_id: str) -> Any:

@@ -63,9 +63,9 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
     mean = {
         name: float(np.nanmean(values)) if np.isfinite(values).any() else np.nan for name, values in images.items()
     }
-    found = {f"val/best_{name}": mean[name] for name in ("mae", "mse", "psnr")}
-    found |= {f"val/{name}/mae": mean[name] for name in ("nearest", "lanczos")}
-    found |= {
+    diagnostics = {f"val/best_{name}": mean[name] for name in ("mae", "mse", "psnr")}
+    diagnostics |= {f"val/{name}/mae": mean[name] for name in ("nearest", "lanczos")}
+    diagnostics |= {
         "val/gain": _divide(mean["nearest"], mean["mae"]),
         "val/nearest_wins": compute_win_share(images["nearest"] < images["mae"], validation),
         "val/gap": mean["mae"] - mean["lanczos"] - _compare_with_lanczos(model, settings, train),
@@ -73,7 +73,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         "val/gradient_energy": _divide(mean["energy"], mean["label energy"]),
         "val/seams": _divide(mean["border"], mean["inside"]),
     }
-    return found if pre_upscale == "none" else found | {"val/input_mae": mean[pre_upscale]}
+    return diagnostics if pre_upscale == "none" else diagnostics | {"val/input_mae": mean[pre_upscale]}
 
 
 def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -99,8 +99,8 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
             saturated = lowest
             break
     differences = np.diff(maes[len(maes) // 2 :])
-    found = {"val/lowest_mae": float(maes.min()), "val/saturated_mae": float(saturated)}
-    return found | ({"val/roughness": float(differences.std())} if len(differences) > 1 else {})
+    diagnostics = {"val/lowest_mae": float(maes.min()), "val/saturated_mae": float(saturated)}
+    return diagnostics | ({"val/roughness": float(differences.std())} if len(differences) > 1 else {})
 
 
 def compute_win_share(wins: np.ndarray, pairs: Pairs) -> float:

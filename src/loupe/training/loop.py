@@ -173,12 +173,12 @@ def load_points(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
 
 def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[str, float]:
     """Return the mean mse, mae and psnr of up to `limit` whole images, evenly spaced in the pairs."""
-    found: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
+    scores: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
     for inputs, labels in pairs.subsample(limit).batches(32):
         large = upscale(model, inputs)
-        for name, values in found.items():
+        for name, values in scores.items():
             values.append(getattr(metrics, name)(large, labels))
-    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+    return {name: float(np.concatenate(values).mean()) for name, values in scores.items()}
 
 
 def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -> dict[str, float]:
@@ -196,7 +196,7 @@ def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -
 def _restore(model: keras.Model, best_weights: list[np.ndarray], checkpoint: Checkpoint) -> None:
     """Load the weights and the optimizer's variables of a checkpoint into the model."""
     try:
-        model.set_weights(best_weights)  # only a check: wrong shapes fail now, not at the end of the training
+        model.set_weights(best_weights)  # a check: wrong shapes raise ValueError now, not at the end
         for group, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
             for number, variable in enumerate(variables):
                 variable.assign(checkpoint[f"{group}/{number}"])

@@ -19,14 +19,14 @@ MARGIN = 4  # input pixels around a block that affect its result, for the widest
 class FilterUpscaler:
     """A filter of Pillow in floating point.
 
-    With nearest at 3:2, the centre of every third result pixel is exactly between two input pixels. Pillow's choice
-    between them depends on the position. Therefore, only in this case, results of tiles can differ from results of
-    the whole image.
+    With nearest at 3:2, the centre of every third result pixel is exactly between two input pixels. Which of the two
+    pixels Pillow chooses depends on the position. Therefore, only in this case, results of tiles can differ from
+    results of the whole image.
 
     Args:
         name: a key of FILTERS.
         scale: the scale factor.
-        luminance: the luminance formula to store in the geometry. It does not change the filter.
+        luminance: the luminance formula to store in the geometry. The formula does not change the filter.
     """
 
     def __init__(self, name: str, scale: Fraction, luminance: str = "rec601") -> None:
@@ -57,9 +57,9 @@ def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
     """
     q, p = scale.denominator, scale.numerator
     window = q + 2 * MARGIN
-    around = -(-MARGIN // q)  # whole blocks that cover the margin
-    side = (2 * around + 3) * q  # one more block on each side, so that the border has no effect
-    start = (around + 1) * q
+    margin_blocks = -(-MARGIN // q)
+    side = (2 * margin_blocks + 3) * q  # one more block on each side, so that the border has no effect
+    start = (margin_blocks + 1) * q
     baseline = FilterUpscaler(name, scale)
     weights = np.zeros((window, window, p, p), "float32")
     for y in range(window):

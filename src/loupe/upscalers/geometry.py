@@ -7,7 +7,9 @@ from fractions import Fraction
 from loupe.config.fields import LARGEST_SCALE
 from loupe.errors import UsageError
 
-MAX_SIDE = 2048  # in pixels, of blocks, smallest inputs and halos; an untrusted file could contain any number
+MAX_SIDE = (
+    2048  # limit in pixels for blocks, smallest inputs and halos, because an untrusted file can contain any number
+)
 _NUMBER = "([0-9]{1,4})"
 _NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})(?:\.(jpeg))?")
 

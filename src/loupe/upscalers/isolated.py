@@ -2,9 +2,10 @@
 
 A network of a few hundred bytes can run forever, or allocate gigabytes. onnxruntime does not react to signals.
 
-The child sends the name of the network's geometry, its device, and the reason for another device than the requested
-one over the first connection. Then it answers requests on all connections. A request and its answer are the shape of
-an image and its float32 values. An error ends the connection.
+Over the first connection, the child sends the name of the network's geometry, the device that runs the network, and
+the reason if this is not the requested device. Then the child answers requests on all connections. A request and its
+answer are the shape of an image and its float32 values. After an error, the child does not answer further requests on
+the connection.
 """
 
 import queue
@@ -26,9 +27,10 @@ from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.onnx_file import validate_network
 
 MAX_CONNECTIONS = 64
-LOADING_TIMEOUT_S, CALL_TIMEOUT_S = 20.0, 30.0  # a call is one image; a network with 512 channels takes 6 s
-LOADING_LIMIT_S, CALL_LIMIT_S = 10, 20  # of CPU time
-DEVICE_BYTES = 8 * 2**30  # that the libraries of an accelerator may reserve in addition
+LOADING_TIMEOUT_S = 20.0
+CALL_TIMEOUT_S = 30.0  # limit for one image; a network with 512 channels takes 6 s
+LOADING_LIMIT_S, CALL_LIMIT_S = 10, 20  # limits for the CPU time to load a network and to upscale one image
+DEVICE_BYTES = 8 * 2**30  # additional memory that the libraries of an accelerator may reserve
 
 
 class IsolatedOnnxUpscaler:
@@ -44,8 +46,8 @@ class IsolatedOnnxUpscaler:
             memory of another device.
 
     Raises:
-        UsageError: as in `OnnxUpscaler`, or Loupe does not export such a network, or loading it takes too much
-            memory or time. Calling the model raises PhotoError if the call takes too much.
+        UsageError: as in `OnnxUpscaler`, or the file contains parts that Loupe does not export, or loading the file
+            takes too much memory or time. A call raises PhotoError if the call takes too much memory or time.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
@@ -53,9 +55,9 @@ class IsolatedOnnxUpscaler:
         options = {"file": self._name, "threads": threads, "device": CPU if device == "auto" else device}
         count = min(count_cores(), MAX_CONNECTIONS)
         self._child = ChildProcess("loupe.upscalers.isolated:serve", options, count)
-        self._free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._idle_connections: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         for connection in self._child.connections:
-            self._free.put(connection)
+            self._idle_connections.put(connection)
         try:
             loaded, _ = self._receive(self._child.connections[0], LOADING_TIMEOUT_S)
             name, self.device, self.fallback = loaded
@@ -64,13 +66,16 @@ class IsolatedOnnxUpscaler:
             raise UsageError(str(error)) from None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Upscale images; see `UpscalingModel`. The process gets one image at a time, which limits its memory."""
+        """Upscale images; see `UpscalingModel`.
+
+        The child receives one image at a time, so that its memory does not depend on the number of images.
+        """
         return np.concatenate([self._upscale(images[index : index + 1]) for index in range(len(images))])
 
     def _upscale(self, image: np.ndarray) -> np.ndarray:
         scale, (count, height, width, _) = self.geometry.scale, image.shape
         expected = [count, int(height * scale), int(width * scale), 1]
-        connection = self._free.get()
+        connection = self._idle_connections.get()
         try:
             try:
                 connection.send(image.shape, np.ascontiguousarray(image, "float32"))
@@ -81,10 +86,10 @@ class IsolatedOnnxUpscaler:
                 raise PhotoError(f"model: {self._name!r} must return an image of shape {expected}, got {shape}")
             return np.frombuffer(parts[0], "float32").reshape(shape)
         finally:
-            self._free.put(connection)
+            self._idle_connections.put(connection)
 
     def _receive(self, connection: Connection, timeout_s: float) -> tuple[Any, list[bytearray]]:
-        """Receive an answer, or stop the process: the rest of the answer would be in the connection."""
+        """Receive an answer. After an error, stop the process, because the rest of the answer may arrive later."""
 
         def check() -> None:
             if is_signalled():  # the main thread waits for this thread
@@ -135,7 +140,7 @@ def _answer(network: OnnxUpscaler, connection: Connection, data_bytes: int, file
         try:
             with limit_process(data_bytes, CALL_LIMIT_S):
                 large = np.ascontiguousarray(network(np.frombuffer(content, "float32").reshape(shape)), "float32")
-        except Exception as error:  # onnxruntime raises many classes
+        except Exception as error:  # onnxruntime raises exceptions of many classes
             connection.send({"error": f"model: {file!r} cannot upscale an image: {describe_error(error)}"})
             return
         connection.send(large.shape, large)

@@ -12,8 +12,8 @@ from loupe.errors import UsageError, describe_error
 from loupe.upscalers.geometry import Geometry
 
 CPU = "cpu"
-# The provider of onnxruntime per device, with its options. TF32 changes pixels. CUDA's default search for the fastest
-# algorithm runs again for each size of a tile.
+# The provider of onnxruntime per device, with the options of the provider. TF32 is off, because it changes pixels. By
+# default, CUDA would search for the fastest algorithm again for each size of a tile.
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     CPU: ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
@@ -21,7 +21,8 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "directml": ("DmlExecutionProvider", {}),
 }
 FALLBACK = "device: {} cannot be used: {}; the CPU is used"
-AUTOMATIC = ("cuda", "directml")  # not Core ML: every build for macOS contains it, and it may compute in float16
+# The devices of device=auto. Core ML is excluded: every build for macOS contains it, and it may compute in float16.
+AUTOMATIC = ("cuda", "directml")
 
 
 class OnnxUpscaler:
@@ -48,7 +49,9 @@ class OnnxUpscaler:
         except UsageError as error:
             if self.device == CPU:
                 raise
-            reason = describe_error(error.__context__ or error)  # without the text about the file
+            reason = describe_error(
+                error.__context__ or error
+            )  # the context is the error without the name of the file
             self.fallback = FALLBACK.format(self.device, reason)
             self.device = CPU
             self._load(file, threads)
@@ -61,7 +64,7 @@ class OnnxUpscaler:
     def _load(self, file: Path, threads: int) -> None:
         try:
             self._session = _create_session(file, threads, self.device)
-        except Exception as error:  # onnxruntime raises many classes for invalid files
+        except Exception as error:  # onnxruntime raises exceptions of many classes for invalid files
             raise UsageError(f"model: {str(file)!r} is not an ONNX network: {describe_error(error)}") from None
         # DirectML allows one call at a time, and the memory of a GPU is limited.
         self._turn: AbstractContextManager[Any] = nullcontext() if self.device == CPU else threading.Lock()
@@ -72,16 +75,16 @@ class OnnxUpscaler:
     def _validate_result(self, file: Path) -> None:
         side, scale = self.geometry.min_side, self.geometry.scale
         try:
-            found = self(np.zeros((1, side, side, self.geometry.channels), "float32"))
-        except Exception as error:  # as above
+            result = self(np.zeros((1, side, side, self.geometry.channels), "float32"))
+        except Exception as error:  # onnxruntime raises exceptions of many classes
             raise UsageError(f"model: {str(file)!r} must take grey images: {describe_error(error)}") from None
         expected = (1, int(side * scale), int(side * scale), 1)
-        if found.shape != expected or found.dtype != np.float32:
-            got = f"{found.dtype} {found.shape}"
+        if result.shape != expected or result.dtype != np.float32:
+            got = f"{result.dtype} {result.shape}"
             raise UsageError(f"model: {str(file)!r} must return float32 {expected} for a grey image, got {got}")
 
 
-def _choose_device(wanted: str) -> tuple[str, str]:
+def _choose_device(setting: str) -> tuple[str, str]:
     """Return the device to try, and one line if the installed onnxruntime does not support the requested device.
 
     Raises:
@@ -93,12 +96,12 @@ def _choose_device(wanted: str) -> tuple[str, str]:
         available = onnxruntime.get_available_providers()
     except AttributeError:  # uninstalling one of two packages of onnxruntime removes files of the other
         raise UsageError("onnxruntime: must be complete: install onnxruntime or onnxruntime-gpu again") from None
-    if wanted == "auto":
+    if setting == "auto":
         return next((device for device in AUTOMATIC if PROVIDERS[device][0] in available), CPU), ""
-    provider = PROVIDERS[wanted][0]
+    provider = PROVIDERS[setting][0]
     if provider in available:
-        return wanted, ""
-    return CPU, FALLBACK.format(wanted, f"the installed onnxruntime has no {provider}")
+        return setting, ""
+    return CPU, FALLBACK.format(setting, f"the installed onnxruntime has no {provider}")
 
 
 def _create_session(file: Path, threads: int, device: str) -> Any:
@@ -107,17 +110,17 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # only fatal errors; other errors are raised as exceptions
     options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False  # it doubles the memory of layers if the sizes of images differ
-    # Threads that spin while waiting would use cores that process the colour of the same image.
+    options.enable_mem_pattern = False  # memory patterns double the memory of layers if the sizes of images differ
+    # Threads that spin while they wait would take the cores that process the colour of the same image.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device == CPU:
         return onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[CPU][0]])
     onnxruntime.set_default_logger_severity(4)
     with redirect_stdout(io.StringIO()):  # onnxruntime prints hints
-        onnxruntime.preload_dlls()  # of the packages that the extra `gpu` installs
+        onnxruntime.preload_dlls()  # loads the libraries of the packages that the extra `gpu` installs
         session = onnxruntime.InferenceSession(
             file, options, providers=[PROVIDERS[device], PROVIDERS[CPU]], enable_fallback=0
         )
-    if PROVIDERS[device][0] not in session.get_providers():  # onnxruntime only logs this
+    if PROVIDERS[device][0] not in session.get_providers():  # onnxruntime does not raise an error in this case
         raise RuntimeError("onnxruntime does not find the device or its libraries")
     return session

@@ -1,4 +1,4 @@
-"""Checks an ONNX file before onnxruntime reads it: it may contain only what Loupe's own exports contain.
+"""Checks that an ONNX file contains only parts that Loupe exports, before onnxruntime reads the file.
 
 The base installation does not contain the package onnx. Field numbers are those of onnx.proto.
 """
@@ -17,15 +17,15 @@ OPERATORS = frozenset((
     "ReduceMean", "ReduceProd", "Relu", "Reshape", "ScatterElements", "Shape", "Sigmoid", "SpaceToDepth", "Split",
     "Squeeze", "Tanh", "Transpose", "Unsqueeze",
 ))  # fmt: skip
-ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2}  # per type of a tensor: float, int32, int64, bool, float16
-DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but uses no operator of it
+ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2}  # bytes per value of float, int32, int64, bool, float16
+DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but does not use operators of this domain
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # wire types of Protocol Buffers
-# The fields that a message of a network may have.
-MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))  # not training_info, functions
-GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))  # not quantization_annotation, sparse_initializer
+# The fields that each kind of message may have. The comments name the fields of onnx.proto that are refused.
+MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))  # refused: training_info, functions
+GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))  # refused: quantization_annotation, sparse_initializer
 NODE_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7))
-ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))  # not graphs, sparse tensors, types, references
-TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # not segments, texts, external data
+ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))  # refused: graphs, sparse tensors, types, references
+TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # refused: segments, texts, external data
 Fields = dict[int, list[int | memoryview]]
 
 
@@ -41,8 +41,8 @@ def validate_network(file: Path) -> None:
             raise ValueError(f"must have at most {MAX_FILE_BYTES} bytes, got {size}")
         model = _parse(memoryview(file.read_bytes()), MODEL_FIELDS)
         for domain in _parse_all(model.get(8, []), frozenset((1, 2))):
-            if _text(domain, 1) not in DOMAINS:
-                raise ValueError(f"must use only ONNX's own operators, got those of {_text(domain, 1)!r}")
+            if _read_text(domain, 1) not in DOMAINS:
+                raise ValueError(f"must use only ONNX's own operators, got operators of {_read_text(domain, 1)!r}")
         _validate_graph(_parse(_merge(model.get(7, [])), GRAPH_FIELDS))
     except (ValueError, OSError) as error:
         raise UsageError(f"model: {str(file)!r} is not an ONNX network: {error}") from None
@@ -53,7 +53,7 @@ def _validate_graph(graph: Fields) -> None:
     if not 0 < len(nodes) <= MAX_NODES:
         raise ValueError(f"must have 1 to {MAX_NODES} nodes, got {len(nodes)}")
     for node in _parse_all(nodes, NODE_FIELDS):
-        operator, domain = _text(node, 4), _text(node, 7)
+        operator, domain = _read_text(node, 4), _read_text(node, 7)
         if operator not in OPERATORS or domain:
             name = f"{domain}.{operator}" if domain else operator
             raise ValueError(f"must contain only operators that Loupe exports, got {name[:80]!r}")
@@ -65,23 +65,23 @@ def _validate_graph(graph: Fields) -> None:
 
 
 def _validate_tensor(tensor: Fields) -> None:
-    """Check that a tensor contains as many bytes as its shape says."""
+    """Check that the number of bytes of a tensor matches the type and the shape of the tensor."""
     kind = tensor.get(2, [0])[-1]
     item_bytes = ITEM_BYTES.get(kind) if isinstance(kind, int) else None
     if item_bytes is None or tensor.get(14, [0])[-1] != 0:
         raise ValueError(f"must contain only tensors of float, float16, int32, int64 or bool, got type {kind}")
-    shape = _integers(tensor.get(1, []))
+    shape = _read_integers(tensor.get(1, []))
     count = 1
     for side in shape:
         count *= side
         if side > MAX_FILE_BYTES or count > MAX_FILE_BYTES or len(shape) > MAX_RANK:
             raise ValueError(f"must contain only tensors that fit in the file, got shape {tuple(shape[:MAX_RANK])}")
-    found = sum(len(_bytes(part)) for part in tensor.get(9, []))
+    size = sum(len(_get_bytes(part)) for part in tensor.get(9, []))
     if 9 not in tensor:
-        found = item_bytes * sum(_count_values(number, tensor.get(number, [])) for number in (4, 5, 7))
-    if found != count * item_bytes:
+        size = item_bytes * sum(_count_values(number, tensor.get(number, [])) for number in (4, 5, 7))
+    if size != count * item_bytes:
         raise ValueError(
-            f"must contain {count * item_bytes} bytes in the tensor {_text(tensor, 8)[:80]!r}, got {found}"
+            f"must contain {count * item_bytes} bytes in the tensor {_read_text(tensor, 8)[:80]!r}, got {size}"
         )
 
 
@@ -89,10 +89,10 @@ def _count_values(number: int, parts: list[int | memoryview]) -> int:
     """Return the number of values of a repeated field: floats (4), int32 (5) or int64 (7), packed or not."""
     if number == 4:
         return sum(len(part) // 4 if isinstance(part, memoryview) else 1 for part in parts)
-    return len(_integers(parts))
+    return len(_read_integers(parts))
 
 
-def _integers(parts: list[int | memoryview]) -> list[int]:
+def _read_integers(parts: list[int | memoryview]) -> list[int]:
     """Return the values of a repeated field of integers, packed or not."""
     values: list[int] = []
     for part in parts:
@@ -108,7 +108,7 @@ def _integers(parts: list[int | memoryview]) -> list[int]:
 
 def _parse_all(messages: list[int | memoryview], known: frozenset[int]) -> Iterator[Fields]:
     for message in messages:
-        yield _parse(_bytes(message), known)
+        yield _parse(_get_bytes(message), known)
 
 
 def _parse(message: memoryview, known: frozenset[int]) -> Fields:
@@ -133,7 +133,7 @@ def _parse(message: memoryview, known: frozenset[int]) -> Fields:
                 length, position = _read_varint(message, position)
             value = message[position : position + length]
             if len(value) < length:
-                raise ValueError("it ends too early")
+                raise ValueError("must be a message of Protocol Buffers, got an incomplete message")
             position += length
             value = int.from_bytes(value, "little") if kind != BYTES else value
         else:
@@ -153,16 +153,16 @@ def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _merge(parts: list[int | memoryview]) -> memoryview:
-    """Join the parts of a message: Protocol Buffers merges a field that appears several times."""
-    return memoryview(b"".join(_bytes(part) for part in parts)) if len(parts) != 1 else _bytes(parts[0])
+    """Join the parts of a message, because Protocol Buffers merges a field that appears several times."""
+    return memoryview(b"".join(_get_bytes(part) for part in parts)) if len(parts) != 1 else _get_bytes(parts[0])
 
 
-def _bytes(value: int | memoryview) -> memoryview:
+def _get_bytes(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
         raise ValueError("must be a message of Protocol Buffers, got an integer in place of bytes")
     return value
 
 
-def _text(fields: Fields, number: int) -> str:
-    """Return a text field; the last value, if the field has several values."""
-    return bytes(_bytes(fields[number][-1])).decode(errors="replace") if number in fields else ""
+def _read_text(fields: Fields, number: int) -> str:
+    """Return the value of a text field; if the field has several values, return the last value."""
+    return bytes(_get_bytes(fields[number][-1])).decode(errors="replace") if number in fields else ""

@@ -14,7 +14,7 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01
-FIT_IMAGES = 2048  # maximum number of images, which give millions of rows for 81 to 100 columns
+FIT_IMAGES = 2048  # maximum number of images; their millions of rows suffice for the 81 to 100 columns
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
@@ -45,12 +45,12 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         products += x.T @ y
     try:
         return np.linalg.solve(squares, products).astype("float32")
-    except np.linalg.LinAlgError:  # alpha is 0 and all images are nearly equal
+    except np.linalg.LinAlgError:  # with alpha=0 and nearly equal images, the matrix is singular
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Load the ridge of a dataset's training split from the dataset's folder; a missing ridge is fitted and stored.
+    """Load the ridge weights of a dataset's training split from its folder; fit and store them if they are missing.
 
     Returns:
         The weights; see `fit` for the shape.
@@ -59,7 +59,7 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     if not file.exists():
         remove_leftovers(dataset.folder)
         weights = fit(dataset.load_pairs("train", scale))
-        stream = io.BytesIO()  # to a file, np.save would ignore a full disk
+        stream = io.BytesIO()  # np.save to a file would ignore a full disk
         np.save(stream, weights)
         write_file(file, stream.getvalue())
     return load_weights(file, scale)

@@ -48,8 +48,8 @@ class SelfEnsemble:
         total = np.zeros((), "float32")
         for flipped in (False, True):
             for quarters in range(4):
-                turned = np.rot90(images[:, :, ::-1] if flipped else images, quarters, axes=(1, 2))
-                large = np.rot90(self._model(np.ascontiguousarray(turned)), -quarters, axes=(1, 2))
+                rotated = np.rot90(images[:, :, ::-1] if flipped else images, quarters, axes=(1, 2))
+                large = np.rot90(self._model(np.ascontiguousarray(rotated)), -quarters, axes=(1, 2))
                 total = total + (large[:, :, ::-1] if flipped else large)
         return total / 8
 
@@ -65,7 +65,8 @@ def upscale(
             for conditioned models; without this channel, they assume images without artefacts.
         recompose: how blocks are combined. `concatenate`: blocks are placed next to each other. `gaussian`: the image
             is upscaled several times with shifted blocks, and overlapping blocks are averaged with Gaussian weights,
-            which removes seams. Both give the same result if the model has the smallest blocks of its scale factor.
+            which removes seams. Both values give the same result if the model has the smallest blocks of its scale
+            factor.
         tile: side of a tile in pixels of the image, without the halo. The side affects only rounding errors.
 
     Returns:
@@ -74,7 +75,7 @@ def upscale(
     geometry = model.geometry
     height, width = images.shape[1:3]
     images = match_channels(images.astype("float32", copy=False), geometry.channels)
-    shifts = _shifts(geometry) if recompose == "gaussian" else [0]
+    shifts = _list_shifts(geometry) if recompose == "gaussian" else [0]
     if len(shifts) == 1:
         large = _upscale_shifted(model, images, 0, 0, tile)
     else:
@@ -82,7 +83,7 @@ def upscale(
         total = np.zeros((), "float32")
         for down in shifts:
             for right in shifts:
-                weights = _block_gaussian(geometry, height, width, down, right)
+                weights = _compute_block_weights(geometry, height, width, down, right)
                 large = large + weights * _upscale_shifted(model, images, down, right, tile)
                 total = total + weights
         large = large / total
@@ -115,38 +116,38 @@ class AssumedStrength:
 
 
 def upscale_rows(
-    model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, wanted: range, tile: int = TILE
+    model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, result_rows: range, tile: int = TILE
 ) -> np.ndarray:
-    """Compute some rows of `upscale(..., recompose="gaussian")` from the image rows that they depend on.
+    """Compute some rows of `upscale(..., recompose="gaussian")` from the image rows on which the result depends.
 
     Args:
         model: as in `upscale`.
         rows: a function that returns rows of the image, float32 (rows, width) in [-1, 1]. Its arguments are the first
             row and the row after the last one.
         height: the height of the image.
-        wanted: the rows of the result.
+        result_rows: the rows of the result to compute.
         tile: as in `upscale`.
 
     Returns:
-        float32, (len(wanted), floor(width scale + 1/2)), clipped to [-1, 1].
+        float32, (len(result_rows), floor(width scale + 1/2)), clipped to [-1, 1].
     """
     geometry = model.geometry
     margin = geometry.halo + geometry.q  # shifted blocks begin up to one block earlier
-    begin = max(0, int(wanted.start / geometry.scale) - margin) // geometry.q * geometry.q
-    end = min(height, int(wanted.stop / geometry.scale) + 1 + margin)
+    begin = max(0, int(result_rows.start / geometry.scale) - margin) // geometry.q * geometry.q
+    end = min(height, int(result_rows.stop / geometry.scale) + 1 + margin)
     large = upscale(model, rows(begin, end)[None, ..., None], "gaussian", tile)[0, ..., 0]
     above = int(begin * geometry.scale)
-    return large[wanted.start - above : wanted.stop - above]
+    return large[result_rows.start - above : result_rows.stop - above]
 
 
-def _shifts(geometry: Geometry) -> list[int]:
+def _list_shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
     The shifts are multiples of a step: the largest divisor of q, up to q/2, that is a whole number of pixels in the
     result.
     """
-    aligned = geometry.scale.denominator
-    steps = [step for step in range(aligned, geometry.q // 2 + 1, aligned) if geometry.q % step == 0]
+    unit = geometry.scale.denominator
+    steps = [step for step in range(unit, geometry.q // 2 + 1, unit) if geometry.q % step == 0]
     return list(range(0, geometry.q, steps[-1])) if steps else [0]
 
 
@@ -156,7 +157,7 @@ def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` mirrored rows above the image and `right` mirrored columns to its left; crop both.
+    """Upscale with `down` mirrored rows above the image and `right` mirrored columns left of it; crop these margins.
 
     Returns:
         (n, ceil(h scale), ceil(w scale), 1).
@@ -190,8 +191,8 @@ def _upscale_tiles(model: UpscalingModel, images: np.ndarray, tile: int) -> np.n
         return model(images)
     scale = geometry.scale
     large = np.empty((count, int(height * scale), int(width * scale), 1), "float32")
-    for y, from_y, to_y in _spans(height, core, geometry):
-        for x, from_x, to_x in _spans(width, core, geometry):
+    for y, from_y, to_y in _list_spans(height, core, geometry):
+        for x, from_x, to_x in _list_spans(width, core, geometry):
             part = model(images[:, from_y:to_y, from_x:to_x])
             at_y, at_x, side = int(y * scale), int(x * scale), int(core * scale)
             inner_y, inner_x = int((y - from_y) * scale), int((x - from_x) * scale)
@@ -202,7 +203,7 @@ def _upscale_tiles(model: UpscalingModel, images: np.ndarray, tile: int) -> np.n
     return large
 
 
-def _spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int]]:
+def _list_spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int]]:
     """Return for each tile along one side: the start of the tile, and the start and stop of the model's input."""
     spans = []
     for start in range(0, side, core):
@@ -212,12 +213,12 @@ def _spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int
     return spans
 
 
-def _block_gaussian(geometry: Geometry, height: int, width: int, down: int, right: int) -> np.ndarray:
+def _compute_block_weights(geometry: Geometry, height: int, width: int, down: int, right: int) -> np.ndarray:
     """Return the weight of each result pixel: a Gaussian around the centre of its block, sigma p/4."""
     p = geometry.p
-    along = np.exp(-0.5 * np.square((np.arange(p) - (p - 1) / 2) / (p / 4))).astype("float32")
+    profile = np.exp(-0.5 * np.square((np.arange(p) - (p - 1) / 2) / (p / 4))).astype("float32")
     sides = []
     for side, shift in ((height, down), (width, right)):
         start, count = int(shift * geometry.scale), -int(-side * geometry.scale // 1)
-        sides.append(along[(start + np.arange(count)) % p])
+        sides.append(profile[(start + np.arange(count)) % p])
     return (sides[0][:, None] * sides[1][None, :])[None, ..., None]

@@ -91,7 +91,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         try:
             target = str(parse_scale(scale, allow_one=True))
             limits = MAX_PHOTO_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
-            photo = PhotoRequest(file, tempfile.mkdtemp(dir=folder), target, "", *limits, shown=MAX_PREVIEW)
+            photo = PhotoRequest(file, tempfile.mkdtemp(dir=folder), target, "", *limits, figure_size=MAX_PREVIEW)
             with visitors.serve(request.session_hash or "") as control:
                 answer = workers.upscale(photo, control, lambda part: context.run(progress, part, desc="upscaling"))
         except ValueError as error:

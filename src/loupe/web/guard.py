@@ -47,10 +47,12 @@ class OwnHosts:
         if name in ("localhost", machine, f"{machine}.local", self.listening, *self.public):
             return True
         try:
-            address, own = ipaddress.ip_address(name), ipaddress.ip_address(self.listening)
+            address, own_address = ipaddress.ip_address(name), ipaddress.ip_address(self.listening)
         except ValueError:
             return False
-        return address.is_loopback if own.is_loopback else own.is_unspecified or address == own
+        return (
+            address.is_loopback if own_address.is_loopback else own_address.is_unspecified or address == own_address
+        )
 
 
 @dataclass
