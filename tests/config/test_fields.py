@@ -14,6 +14,7 @@ from loupe.config.fields import (
     Count,
     Hidden,
     Patch,
+    Qualities,
     Quality,
     Scale,
     Scales,
@@ -36,6 +37,10 @@ VALUES = {
         Patch,
         st.just("whole")
         | st.tuples(st.integers(1, 200), st.integers(1, 200)).map(lambda side: f"{side[0]}:{side[0] + side[1]}"),
+    ),
+    "qualities": (
+        Qualities,
+        st.sets(st.integers(1, 100), min_size=1).map(lambda numbers: tuple(sorted(numbers, reverse=True))),
     ),
     "quality": (Quality, st.none() | st.integers(1, 95)),
     "count": (Count, st.none() | st.integers(1, 10**9)),

@@ -12,27 +12,33 @@ from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.steps import evaluate
 from loupe.upscalers import bundled
+from loupe.upscalers.baselines import compute_filter_weights
 
 BASELINES = {"nearest", "bilinear", "bicubic", "lanczos", "ridge"}
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch, photos):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, photos):
     """Return a folder with photos, its own store, and network files with equal names."""
-    before = mlflow.get_tracking_uri()
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    shutil.copytree(photos, "photos")
-    for file, size in (("a/model.onnx", "tiny"), ("b/model.onnx", "base"), ("c/lanczos.onnx", "tiny")):
-        (tmp_path / file).parent.mkdir()
-        shutil.copyfile(bundled.find_file(size, Fraction(3, 2)), file)
-    yield tmp_path
+    before, folder = mlflow.get_tracking_uri(), tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        shutil.copytree(photos, "photos")
+        for file, size in (("a/model.onnx", "tiny"), ("b/model.onnx", "base"), ("c/lanczos.onnx", "tiny")):
+            (folder / file).parent.mkdir()
+            shutil.copyfile(bundled.find_file(size, Fraction(3, 2)), file)
+        yield folder
     mlflow.set_tracking_uri(before)
 
 
-def evaluated(**given):
+def summarised(**given):
     shared = {"photos": "photos", "label_size": 90, "quiet": True}
-    return evaluate.run(parse_settings("evaluate", shared | given))["scores"]
+    return evaluate.run(parse_settings("evaluate", shared | given))
+
+
+def evaluated(**given):
+    return summarised(**given)["scores"]
 
 
 @pytest.mark.slow
@@ -50,6 +56,50 @@ def test_models_with_the_same_file_name_have_separate_rows_and_metrics(folder):
     }
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > 0
+
+
+@pytest.mark.slow
+def test_degraded_photos_are_scored_at_each_quality(folder, monkeypatch, capsys):
+    weights = compute_filter_weights("lanczos", Fraction(3, 2))
+    monkeypatch.setattr(evaluate, "_load_ridge", lambda *_: weights)
+    files = {"out": "scores.json", "sheet": "sheet.png"}
+    given = {"model": "tiny", "beside": "a/model.onnx", "degrade": "jpeg", "qualities": "20,100", "quiet": False}
+    summary = summarised(**given, **files)
+    assert summary == json.loads((folder / "scores.json").read_text())
+    clean, degraded = (summary["qualities"][quality] for quality in ("100", "20"))
+    assert clean.keys() == degraded.keys() == {"model", *BASELINES, "a/model.onnx"}
+    assert all(clean[name]["psnr"] > degraded[name]["psnr"] for name in clean)
+    assert all(low < means["psnr"] < high for means in degraded.values() for low, high in [means["interval"]["psnr"]])
+    assert summary["below_lanczos"].keys() == {"model", "a/model.onnx"}
+    run = mlflow.search_runs(output_format="list")[0]
+    logged = {name: run.data.metrics[name] for name in ("photos/q100/psnr", "photos/q20/lanczos/psnr")}
+    assert logged == {
+        "photos/q100/psnr": clean["model"]["psnr"],
+        "photos/q20/lanczos/psnr": degraded["lanczos"]["psnr"],
+    }
+    assert run.data.params["qualities"] == "100,20"
+    artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert artifacts == {"psnr.png", "psnr.txt", "comparison.png", "scores.json", "summary.json"}
+    assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/psnr.txt") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "degrade: has no effect with photos=none, got jpeg"),
+        ({"photos": "x", "protocol": "classical"}, "degrade: has no effect with protocol=classical, got jpeg"),
+        ({"photos": "x", "recompress": 75}, "recompress: has no effect with degrade=jpeg, got 75"),
+        ({"photos": "x", "qualities": []}, "qualities: must be numbers from 1 to 100, comma-separated, got '[]'"),
+        (
+            {"photos": "x", "qualities": "75,0"},
+            "qualities: must be numbers from 1 to 100, comma-separated, got '75,0'",
+        ),
+    ],
+)
+def test_degraded_inputs_need_photos_and_the_protocol_photos(given, message):
+    with pytest.raises(UsageError) as refused:
+        parse_settings("evaluate", given | {"degrade": "jpeg"})
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize(

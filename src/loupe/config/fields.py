@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from loupe.errors import mask_secrets
 
@@ -115,10 +115,10 @@ def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = 
         if isinstance(value, str):
             text = value.strip()
             value = [] if text.lower() in empty else text.split(",")
-            if not value and not empty:
-                raise ValueError(rule)
         if not isinstance(value, (list, tuple)):
             value = [value]
+        if not value and not empty:
+            raise ValueError(rule)
         try:
             parts = [read(part.strip() if isinstance(part, str) else part) for part in value]
         except (ValueError, TypeError):
@@ -130,11 +130,16 @@ def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = 
     return parse
 
 
-def _parse_width(part: Any) -> int:
-    width = int(str(part))
-    if not str(part).isascii() or not 1 <= width <= 65536:
-        raise ValueError
-    return width
+def _parse_number(highest: int) -> Callable[[Any], int]:
+    """Return a parser of a whole number from 1 to `highest`."""
+
+    def parse(part: Any) -> int:
+        number = int(str(part))
+        if not str(part).isascii() or not 1 <= number <= highest:
+            raise ValueError
+        return number
+
+    return parse
 
 
 def _parse_host_name(part: Any) -> str:
@@ -199,6 +204,11 @@ Scales = Annotated[
     BeforeValidator(_parse_list(lambda part: parse_scale(part, True), "must be ratios such as 3:2,2:1")),
 ]
 JpegQualities = Annotated[tuple[int, int], BeforeValidator(_parse_range(int, 1, 100))]
+Qualities = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_parse_list(_parse_number(100), "must be numbers from 1 to 100, comma-separated")),
+    AfterValidator(lambda numbers: tuple(sorted(set(numbers), reverse=True))),
+]
 NoiseLevels = Annotated[tuple[float, float], BeforeValidator(_parse_range(float, 0, 100))]
 Sources = Annotated[tuple[str, ...], BeforeValidator(_parse_list(str, "must be sample, caltech256 or paths"))]
 Categories = Annotated[
@@ -208,7 +218,8 @@ Names = Annotated[
     tuple[str, ...], BeforeValidator(_parse_list(str, "must be models, comma-separated, or none", ("none",)))
 ]
 Hidden = Annotated[
-    tuple[int, ...], BeforeValidator(_parse_list(_parse_width, "must be widths from 1 to 65536, or none", ("none",)))
+    tuple[int, ...],
+    BeforeValidator(_parse_list(_parse_number(65536), "must be widths from 1 to 65536, or none", ("none",))),
 ]
 HostNames = Annotated[
     tuple[str, ...],

@@ -14,6 +14,7 @@ from loupe.config.fields import (
     JpegQualities,
     Names,
     NoiseLevels,
+    Qualities,
     Quality,
     Rate,
     Scale,
@@ -161,6 +162,16 @@ class Evaluate(DatasetSettings, Pairing):
         rule="rec601, rec709 or relative; default: the formula of the model",
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
+    degrade: Literal["none", "jpeg"] = field(
+        "none",
+        "degradation of the inputs. jpeg: compression as grey JPEG; the scores of every method are computed for each "
+        "of the `qualities`",
+    )
+    qualities: Qualities = field(
+        (100, 95, 90, 85, 75, 60, 50, 30),
+        "JPEG qualities of the inputs with degrade=jpeg; 100 means no compression",
+        rule="numbers from 1 to 100, comma-separated",
+    )
     recompose: Recompose = field(
         "concatenate",
         RECOMPOSE,
@@ -176,19 +187,23 @@ class Evaluate(DatasetSettings, Pairing):
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
-        "write an image of the most detailed crops, upscaled by every method, to this file",
+        "write an image of the most detailed crops, upscaled by every method, to this file; with degrade=jpeg, the "
+        "inputs have the lowest quality",
         rule="none or a path",
     )
     SMOKE = {"limit": 6}
     DEPENDS = {
         "recompose": {"protocol": frozenset({"photos", "classical"})},
         "sheet": {"protocol": "photos"},
+        "degrade": {"photos": GIVEN, "protocol": "photos"},
+        "qualities": {"degrade": "jpeg"},
         **{name: {"photos": None, "protocol": PAIR_PROTOCOLS} for name in ("dataset", "split")},
         # A dataset already contains its labels.
         **{
             name: {"photos": GIVEN, "protocol": PAIR_PROTOCOLS}
-            for name in ("crop", "label_size", "luminance", "shrink", "recompress")
+            for name in ("crop", "label_size", "luminance", "shrink")
         },
+        "recompress": {"photos": GIVEN, "protocol": PAIR_PROTOCOLS, "degrade": "none"},
     }
 
     @property

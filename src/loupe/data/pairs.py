@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from loupe.data.manifest import ManifestRows
-from loupe.imaging.conversion import to_floats
+from loupe.imaging.conversion import compress_jpeg, to_floats
 from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 
 
@@ -131,6 +131,14 @@ class Pairs:
         elif pairs.strengths is None:
             pairs.strengths = np.zeros(len(self), "float32")
         return pairs
+
+    def compress_inputs(self, quality: int) -> "Pairs":
+        """Return pairs whose inputs are compressed as JPEG of this quality, in memory; 100 means no compression."""
+        rows = [row | {"jpeg_quality": quality} for row in self.rows]
+        inputs = self._original_stacks[0]
+        if quality < MAX_QUALITY:
+            inputs = [np.stack([compress_jpeg(image, quality) for image in stack]) for stack in inputs]
+        return Pairs(rows, (inputs, self._original_stacks[1]), self._index, self.scale, self.raise_if_damaged)
 
     def subsample(self, limit: int) -> "Pairs":
         """Return up to `limit` evenly spaced pairs, in their order."""

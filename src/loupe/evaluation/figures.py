@@ -1,11 +1,14 @@
 """Draws figures of image pairs, value distributions, learning curves, predictions and comparisons."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
@@ -14,6 +17,7 @@ from loupe.data.whole_photos import WholePhotos
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_atomically
 from loupe.imaging.conversion import to_floats
+from loupe.imaging.jpeg_quality import MAX_QUALITY
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
 IMAGE_STYLE = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
@@ -107,6 +111,23 @@ def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping
     left.yaxis.set_major_formatter("{x:.3g}")
     left.yaxis.set_minor_formatter("{x:.3g}")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def plot_psnr(psnr: pd.DataFrame) -> Figure:
+    """Plot the PSNR of every method over the JPEG quality of the inputs.
+
+    Args:
+        psnr: the result of `qualities.compute_psnr`.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_prop_cycle(matplotlib.style.library["tableau-colorblind10"]["axes.prop_cycle"])
+    for (name, values), marker in zip(psnr.items(), cycle("osD^vP*X<>"), strict=False):
+        axes.plot(psnr.index, values, label=name, marker=marker)
+    axes.set(xlabel=f"JPEG quality of the inputs ({MAX_QUALITY}: not compressed)", ylabel="PSNR, dB")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line, print_lines
-from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
@@ -33,7 +32,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     Returns:
         The summary that `out` contains.
     """
-    from loupe.evaluation import scoring
+    from loupe.evaluation import protocols, scoring
     from loupe.tracking import records, runs
 
     labels = label_models(settings)
@@ -45,27 +44,23 @@ def run(settings: Evaluate) -> dict[str, Any]:
         got = format_value(settings.scale)
         raise UsageError(f"scale: must be {format_value(scale)} for {loaded.name}, got {got}")
     others = _load_others(settings, scale, labels)
-    pairs, shown = _open_images(settings, scale, loaded.model.geometry.luminance)
+    pairs, shown = protocols.open_images(settings, scale, loaded.model.geometry.luminance)
     ridge = _load_ridge(loaded.run_id, settings, scale)
     baselines = scoring.build_baselines(pairs, ridge, loaded.model.geometry.luminance)
     methods = {"model": loaded.model, **baselines, **others}
     with runs.step_run(settings, f"evaluate {loaded.name} on {shown}"):
         records.log_model_tags(loaded.name, loaded.device)
-        table = _score(settings, methods, pairs)
+        table = protocols.score_images(settings, methods, pairs)
         _draw_figures(settings, methods, labels[settings.model], pairs)
-        scores = scoring.summarise(table)
-        summary = {
-            "model": loaded.name, "on": shown, "protocol": settings.protocol, "images": len(pairs),
-            "scores": scores,
-        }  # fmt: skip
         records.log_table(table, "scores.json")
+        scores, text = _log_scores(settings, table, ["model", *others])
+        summary = {"model": loaded.name, "on": shown, "protocol": settings.protocol, "images": len(pairs), **scores}
         records.log_json(_replace_nan(summary), "summary.json")
-        records.log_metrics(scoring.to_metrics(scores, _choose_prefix(settings)))
     if settings.out:
         _write_json(Path(settings.out), summary)
     count = len(pairs)
     print_line(f"{loaded.name} on {shown}, {count} images ({settings.protocol})", settings.quiet)
-    print_lines(scoring.format_scores(scores), settings.quiet)
+    print_lines(text, settings.quiet)
     return summary
 
 
@@ -142,46 +137,45 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
     return ridge.load_or_fit(open_or_prepare(settings, "sample"), scale)
 
 
-def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> "tuple[Pairs | WholePhotos, str]":
-    """Open the images that the settings select, and describe them; `luminance` is the default formula for photos."""
-    from loupe.data import preparation
-    from loupe.data.whole_photos import WholePhotos
+def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) -> tuple[dict[str, Any], str]:
+    """Log the scores of a table as metrics. Return them for the summary, and as text.
 
-    shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
-    if settings.protocol == "classical":
-        source = settings.photos or "sample"
-        photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
-        return WholePhotos(photos, scale, settings.quiet), source
-    if settings.photos is None:
-        dataset = preparation.open_or_prepare(settings, settings.dataset)
-        pairs = dataset.load_pairs(settings.split, scale, settings.limit)
-        return pairs, f"{settings.split} of {dataset.folder.name}"
-    pairing = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
-    pairing |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    return preparation.prepare_in_memory(parse_settings("preprocess", pairing | shared), scale), settings.photos
+    With degrade=jpeg, the PSNR over the quality is also logged as text and as a figure, and the networks are compared
+    with lanczos.
+    """
+    from loupe.evaluation import figures, qualities, scoring
+    from loupe.tracking import records
 
-
-def _score(settings: Evaluate, methods: dict[str, "UpscalingModel"], pairs: "Pairs | WholePhotos") -> "pd.DataFrame":
-    """Score the methods by the protocol of the settings."""
-    from loupe.data import whole_photos
-    from loupe.data.pairs import Pairs
-    from loupe.evaluation import scoring
-
-    if settings.protocol == "study-patches":
-        assert isinstance(pairs, Pairs)
-        return scoring.score_patches(methods, pairs, settings.seed)
-    border = whole_photos.compute_border(pairs.scale) if settings.protocol == "classical" else None
-    return scoring.score(methods, pairs, settings.recompose, border=border)
+    prefix = _choose_prefix(settings)
+    if settings.degrade == "none":
+        scores = scoring.summarise(table)
+        records.log_metrics(scoring.to_metrics(scores, prefix))
+        return {"scores": scores}, scoring.format_scores(scores)
+    by_quality = qualities.summarise_qualities(table)
+    for quality, scores in by_quality.items():
+        records.log_metrics(scoring.to_metrics(scores, f"{prefix}/q{quality}"))
+    psnr = qualities.compute_psnr(table)
+    below = qualities.find_qualities_below_lanczos(psnr, networks)
+    text = qualities.format_psnr(psnr, below)
+    records.log_text(text, "psnr.txt")
+    records.log_figure(figures.plot_psnr(psnr), "psnr.png")
+    return {"qualities": by_quality, "below_lanczos": below}, text
 
 
 def _draw_figures(
     settings: Evaluate, methods: dict[str, "UpscalingModel"], label: str, pairs: "Pairs | WholePhotos"
 ) -> None:
-    """Log a comparison of the methods on whole images, and write the sheet. The model is the sheet's last column."""
+    """Log a comparison of the methods on whole images, and write the sheet. The model is the sheet's last column.
+
+    With degrade=jpeg, both show the lowest quality.
+    """
     from loupe.data.pairs import Pairs
     from loupe.evaluation import figures
     from loupe.tracking import records
 
+    if settings.degrade == "jpeg":
+        assert isinstance(pairs, Pairs)
+        pairs = pairs.compress_inputs(min(settings.qualities))
     if settings.protocol != "study-patches":
         records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
     if settings.sheet:

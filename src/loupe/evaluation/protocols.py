@@ -1,0 +1,43 @@
+"""Opens the images that the settings of `evaluate` select, and scores methods on them by the protocol."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+import pandas as pd
+
+from loupe.config import parse_settings
+from loupe.config.steps import Evaluate
+from loupe.data import preparation, whole_photos
+from loupe.data.pairs import Pairs
+from loupe.data.whole_photos import WholePhotos
+from loupe.evaluation import qualities, scoring
+from loupe.upscalers.tiling import UpscalingModel
+
+
+def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pairs | WholePhotos, str]:
+    """Open the images that the settings select, and describe them; `luminance` is the default formula for photos."""
+    shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
+    if settings.protocol == "classical":
+        source = settings.photos or "sample"
+        photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
+        return WholePhotos(photos, scale, settings.quiet), source
+    if settings.photos is None:
+        dataset = preparation.open_or_prepare(settings, settings.dataset)
+        pairs = dataset.load_pairs(settings.split, scale, settings.limit)
+        return pairs, f"{settings.split} of {dataset.folder.name}"
+    pairing = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
+    pairing |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    return preparation.prepare_in_memory(parse_settings("preprocess", pairing | shared), scale), settings.photos
+
+
+def score_images(
+    settings: Evaluate, methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos
+) -> pd.DataFrame:
+    """Score the methods by the protocol of the settings. With degrade=jpeg, the table has a column `quality`."""
+    if isinstance(pairs, WholePhotos):
+        return scoring.score(methods, pairs, settings.recompose, border=whole_photos.compute_border(pairs.scale))
+    if settings.protocol == "study-patches":
+        return scoring.score_patches(methods, pairs, settings.seed)
+    if settings.degrade == "jpeg":
+        return qualities.score_qualities(methods, pairs, settings.qualities, settings.recompose)
+    return scoring.score(methods, pairs, settings.recompose)

@@ -1,0 +1,51 @@
+"""Scores upscaling methods on inputs that are compressed as JPEG with several qualities."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from loupe.data.pairs import Pairs
+from loupe.evaluation import scoring
+from loupe.imaging.jpeg_quality import MAX_QUALITY
+from loupe.upscalers.tiling import UpscalingModel
+
+
+def score_qualities(
+    methods: Mapping[str, UpscalingModel], pairs: Pairs, qualities: Iterable[int], recompose: str
+) -> pd.DataFrame:
+    """Score methods on inputs of each quality; 100 means no compression.
+
+    Returns:
+        The table of `score`, with the column quality.
+    """
+    tables = [
+        scoring.score(methods, pairs.compress_inputs(quality), recompose).assign(quality=quality)
+        for quality in qualities
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def summarise_qualities(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the summary of the scores, see `summarise`, of each quality."""
+    return {str(quality): scoring.summarise(rows) for quality, rows in table.groupby("quality", sort=False)}
+
+
+def compute_psnr(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean PSNR: one row per quality, one column per method, in the order of the table."""
+    return table.pivot_table("psnr", "quality", "method", sort=False)
+
+
+def find_qualities_below_lanczos(psnr: pd.DataFrame, names: Iterable[str]) -> dict[str, list[int]]:
+    """Return the qualities at which the PSNR of a method is below the PSNR of lanczos, per name."""
+    return {name: psnr.index[psnr[name] < psnr["lanczos"]].tolist() for name in names}
+
+
+def format_psnr(psnr: pd.DataFrame, below: dict[str, list[int]]) -> str:
+    """Format the results of `compute_psnr` and `find_qualities_below_lanczos` as text."""
+    lines = [f"PSNR in dB by JPEG quality of the inputs ({MAX_QUALITY}: not compressed)"]
+    lines += psnr.rename_axis(index=None, columns="quality").to_string(float_format="{:.2f}".format).split("\n")
+    for name, found in below.items():
+        where = f"below lanczos at quality {', '.join(map(str, found))}"
+        lines.append(f"{name} is {where if found else 'not below lanczos at any quality'}")
+    return "\n".join(lines)
