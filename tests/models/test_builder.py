@@ -412,7 +412,7 @@ def test_a_block_does_not_depend_on_pixels_beyond_the_halo(network: str, given: 
     q, p, halo = geometry.q, geometry.p, geometry.halo
     start = 2 * (halo + geometry.min_side)
     side = 2 * start + q
-    one, other = rng.uniform(-1, 1, (2, 1, side, side, 1)).astype("float32")
+    one, other = rng.uniform(-1, 1, (2, 1, side, side, geometry.channels)).astype("float32")
     reach = slice(start - halo, start + q + halo)
     other[:, reach, reach] = one[:, reach, reach]
     block = slice(start * p // q, start * p // q + p)
