@@ -14,7 +14,7 @@ EXTRAS = {
     "gpu": ("onnxruntime-gpu",),
     "demo": ("gradio",),
 }  # fmt: skip
-# Import names that differ from the name of the package.
+# Names for `import` that differ from the names of the packages.
 IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-it-py": "markdown_it"}
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 from loupe.errors import LoupeError, UsageError, describe_error, is_masked, mask_secrets
 from loupe.imaging.atomic import write_atomically
 
-# An unreachable store is reported within seconds. s3fs itself repeats requests that may succeed later.
+# With these options, s3fs reports an unreachable store within seconds. s3fs itself repeats requests that may succeed.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
 READ_AHEAD_BYTES = 4 << 20  # bytes per request: one request reads several headers of a tar
 

@@ -83,7 +83,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # number of p x p blocks; the filter reads 2 pixels beyond the border of the small image
+    margin = 3  # number of p x p blocks added per side; the filter reads 2 pixels beyond the small image
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))

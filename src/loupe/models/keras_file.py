@@ -12,7 +12,7 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import compute_largest_input
 
 CONFIG = "config.json"
-MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # the members and their size limits
+MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # allowed members, with size limits
 MAX_RESULT_BYTES = 2**29  # limit for the largest intermediate result of one tile
 MAX_PRODUCTS = 2 * 10**12  # limit for the multiplications of one tile, which take about a minute on one core
 

@@ -1,6 +1,6 @@
 """A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare.
 
-An arm is the group of runs that have the same given values of some searched fields.
+An arm is the group of runs in which some searched fields have given values.
 """
 
 from typing import Annotated, Any

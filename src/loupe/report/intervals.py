@@ -38,7 +38,9 @@ class Estimate:
 
 def estimate_mean(values: np.ndarray) -> Estimate:
     """Estimate the mean of (n,) values, one per seed; n is at least 2."""
-    deviation = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0  # np.std of equal values can be above 0
+    deviation = (
+        float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
+    )  # np.std of equal values can be above 0, by rounding
     return Estimate(float(np.mean(values)), deviation, len(values))
 
 
@@ -50,7 +52,7 @@ class Region:
     high: float = math.inf
 
     def check(self, estimate: Estimate) -> str:
-        """Return HOLDS for an interval inside the region, FAILS for one outside, UNDECIDED for one across a bound."""
+        """Return HOLDS for an interval inside the region, FAILS for an interval outside, otherwise UNDECIDED."""
         if self.low <= estimate.low and estimate.high <= self.high:
             return HOLDS
         if estimate.low > self.high or estimate.high < self.low:

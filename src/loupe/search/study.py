@@ -3,7 +3,7 @@
 An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses. The sweep's
 process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained exactly once.
 The item of a crashed worker is enqueued again, and its new trial continues from the checkpoint. Optuna's own retries
-(RetryHeartbeatStaleTrialCallback) need a database: the default storage, a journal file, has no heartbeats.
+(RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not support them.
 """
 
 import heapq
@@ -36,7 +36,7 @@ WORK_SECONDS = "work"  # the duration of training and scoring
 FAILED = "error"  # the training raised an error
 ORPHANED = "orphan"  # the worker of the trial crashed
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash after a start of the sweep
+MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash in one run of the sweep
 CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner is ORPHANED
 MAX_WAITING = 64  # default of the maximum number of waiting trials
 MAX_REASON_LENGTH = 500
@@ -209,7 +209,7 @@ class SweepStudy:
         for trial in self._list_trials(TrialState.RUNNING):
             if OWNER in trial.user_attrs:
                 is_orphan = not is_alive(trial)
-            else:  # the start time of the trial may come from another machine's clock and time zone
+            else:  # another machine's clock may have set the start time of the trial
                 is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
             if is_orphan:
                 self.fail_trial(trial, ORPHANED)
@@ -279,7 +279,7 @@ class SweepStudy:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the point with the best value at the first seed; None if a trial is open or no trial has a value."""
+        """Return the best point of an arm at the first seed; None if a trial is open or no trial has a value."""
         trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self._has_ended, trials)):
             return None

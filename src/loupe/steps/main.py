@@ -80,5 +80,5 @@ def _format_next_steps(settings: Main, best: "Training", registration: "Registra
     return f"""
 {registration.status}: {best.network}, models:/{registration.name}/{registration.version}: {registration.reason}
 compare: {settings.out} with {find_bundled_photo()}
-train it longer: loupe train --network {network} --steps {steps}{dataset} && loupe register
+train the network longer: loupe train --network {network} --steps {steps}{dataset} && loupe register
 compare the runs: mlflow ui"""
