@@ -1,6 +1,6 @@
 """The errors that a user can cause, and the masking of passwords in texts.
 
-The command line prints the message of an error that a user can cause in one line, without a traceback.
+The command line prints the message of a LoupeError in one line, without a traceback.
 """
 
 import base64
@@ -104,7 +104,7 @@ def mask_values(value: Any) -> Any:
 
 
 def is_masked(url: str) -> bool:
-    """Return whether `mask_secrets` has replaced secrets of a URL. Such a URL cannot be opened."""
+    """Return whether `mask_secrets` has replaced secrets of a URL. A URL without its secrets cannot be opened."""
     return "://" in url and (f"{MASK}@" in url or f"={MASK}" in url)
 
 

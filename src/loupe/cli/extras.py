@@ -19,10 +19,10 @@ IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-
 
 
 def describe_missing_package(error: BaseException) -> str | None:
-    """Return one line that says which extra to install.
+    """Return one line with the command that installs the missing extra.
 
     Args:
-        error: an import error, or an error that was raised from one.
+        error: an import error, or an error that an import error caused.
 
     Returns:
         A line such as "needs mlflow: pip install 'loupe-upscale[train]'"; None if the error has another cause.

@@ -1,4 +1,4 @@
-"""Converts signals to exceptions, so that a step closes its run and removes unfinished files before it ends.
+"""Converts signals to exceptions, so that a step closes its run and removes unfinished files before the step ends.
 
 Python discards an exception that a signal raises in a destructor or a callback. A library may discard the exception
 in a bare `except`. In a test, one of 58 signals was lost during imports. Therefore, after a signal, a thread checks

@@ -55,7 +55,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _collect(cls, attribute: str) -> dict[str, Any]:
-        """Merge a dictionary attribute of this class with the same attribute of its base classes."""
+        """Merge a dictionary attribute of this class with this attribute of the base classes."""
         merged: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             merged |= vars(base).get(attribute, {})

@@ -31,7 +31,9 @@ class PhotoSettings(Settings):
     """Fields of the steps that read photos and write one result per photo."""
 
     VERB: ClassVar[str] = ""  # past participle such as "upscaled", for messages
-    out: str = field("", "output folder; for a single photo, also an output file. Its suffix selects the format")
+    out: str = field(
+        "", "output folder. For a single photo, also an output file; the suffix of this file selects the format"
+    )
     inputs: Paths = field(
         ("sample",),
         "photos: files, folders (searched recursively) or patterns such as 'holiday/**/*.jpg'. sample: a "
@@ -59,7 +61,7 @@ class PhotoSettings(Settings):
     )
     dry_run: bool = field(False, "only print which files would be written")
     compare: Text = field(
-        None, "write an HTML page that compares each photo with its result by a slider", rule="none or an .html file"
+        None, "write an HTML page in which a slider compares each photo with the result", rule="none or an .html file"
     )
 
     @model_validator(mode="after")

@@ -25,10 +25,10 @@ HASH_THREADS = 2
 
 
 class Dataset:
-    """A prepared dataset. The time to open it grows with the number of shards, not of labels.
+    """A prepared dataset. To open the dataset, only three columns of the manifest are read.
 
-    The checksums of shards are verified before the shards are used. If the shards of a split are larger than
-    VERIFY_FIRST_BYTES, they are verified in the background.
+    The checksums of shards are verified before the shards are used. Only if the shards of a split are larger than
+    VERIFY_FIRST_BYTES, a background thread verifies them during the use.
 
     Args:
         location: the folder or URL that `prepare` created.

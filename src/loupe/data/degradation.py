@@ -53,7 +53,7 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
         sha256: the content hash of the photo, in hexadecimal.
         number: the number of the label in the photo.
     """
-    # The number 1 at the end makes these random numbers differ from the random numbers of `cut_labels`.
+    # The number 1 at the end of the seed makes these random numbers differ from the random numbers of `cut_labels`.
     rng = np.random.default_rng([settings.seed, int(sha256[:16], 16), number, 1])
     shrink = str(rng.choice(list(FILTERS))) if settings.shrink == "random" else settings.shrink
     if settings.degrade == "none":

@@ -1,4 +1,4 @@
-"""Finds near-duplicates: the same image recompressed, resized, flipped, rotated or in another file format.
+"""Finds near-duplicates: copies of an image that are recompressed, resized, flipped, rotated or converted.
 
 The features of a photo are the magnitudes of low frequencies in its thumbnail. Two photos are compared only if their
 features are in the same cell of one of several shifted grids (locality-sensitive hashing, Datar et al. 2004) and near
@@ -19,8 +19,8 @@ MIN_SIMILARITY = 0.985
 FREQUENCIES = 6  # number of frequencies per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
 PAIRS_PER_PART = 1 << 17
-# The photos of a cell are sorted by one more feature. Each photo is compared only with this many following photos,
-# because a cell can contain many photos.
+# The photos of a cell are sorted by a further feature. Each photo is compared only with this number of photos after
+# it, because a cell can contain many photos.
 NEIGHBOURS = 4
 
 

@@ -46,7 +46,7 @@ class Pairs:
     def from_images(
         cls, rows: list[dict[str, Any]], inputs: Sequence[np.ndarray], labels: Sequence[np.ndarray], scale: Fraction
     ) -> "Pairs":
-        """Copy images, one input and one label per pair, into pairs in memory."""
+        """Copy images into pairs in memory: one input and one label per pair."""
         index = np.stack([np.zeros(len(rows), np.int32), np.arange(len(rows), dtype=np.int32)], axis=1)
         return cls(rows, ([np.stack(inputs)], [np.stack(labels)]), index, scale)
 
@@ -79,7 +79,7 @@ class Pairs:
         return copies[0], copies[1]
 
     def cut(self, numbers: np.ndarray, corners: tuple[np.ndarray, np.ndarray], sides: tuple[int, int]) -> Any:
-        """Cut one square from each input and one from its label.
+        """Cut a square from each input and a square from the label of the input.
 
         Args:
             numbers: (n,), the numbers of the pairs.

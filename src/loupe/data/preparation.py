@@ -35,7 +35,7 @@ MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # th
 MAX_SHARD_BYTES = 96 * 2**20  # size limit for the labels of a shard
 TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
 PIXELS_PER_BYTE = 2  # estimate for photo files; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
-MIN_TASKS = 64  # with many photos, at least this number of tasks, so that the cores finish at about the same time
+MIN_TASKS = 64  # with many photos, about this many tasks or more, so that the cores finish at the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -46,9 +46,9 @@ def find_photos(settings: Preprocess) -> list[SourcePhoto]:
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Dataset:
     """Create the dataset of photos and settings, or open it if it exists.
 
-    A folder is written under a temporary name and renamed when it is complete; the next call removes the folders of
-    killed processes. A URL cannot be renamed. Therefore, under a URL, the manifest is written last: it marks the
-    dataset as complete. If two processes write the same shard, they write the same bytes.
+    A folder is written under a temporary name, and renamed after all files are written; the next call removes the
+    folders of killed processes. A URL cannot be renamed. Therefore, under a URL, the manifest is written last: the
+    manifest marks the dataset as complete. If two processes write the same shard, they write the same bytes.
 
     Args:
         settings: the settings of preprocess.
@@ -76,7 +76,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
             try:
                 publish(partial, folder)
             except OSError:
-                if not folder.exists():  # otherwise another process has prepared the dataset
+                if not folder.exists():  # if it exists, another process has prepared the dataset
                     raise
     return Dataset(folder)
 
@@ -89,7 +89,7 @@ def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
-        texts.pop(name, None)  # these only select the photos, which are hashed below, or have no effect
+        texts.pop(name, None)  # these fields select photos and crops, which are hashed below, or have no effect
     drawn = settings.degrade != "none" or settings.shrink == "random"
     if not drawn and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")

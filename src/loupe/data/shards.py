@@ -30,15 +30,15 @@ RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3
 CHUNK_BYTES = 2**18  # number of bytes per read of a file; fits into the cache of a core
 BLACK = np.zeros((SIDE, SIDE), np.float32)
-# A worker reads a smaller file before it waits for the memory to decode the photo. Before it reads a larger file, it
-# waits for the whole budget.
+# A worker reads a smaller file before it waits for the memory to decode the photo. Before the worker reads a larger
+# file, it waits for the whole budget.
 LARGE_FILE_BYTES = 32 * 10**6
 
 
 def prepare_shard(
     number: int, photos: list[SourcePhoto], crop: str, location: str, texts: dict[str, str]
 ) -> dict[str, Any]:
-    """Decode photos, cut and shrink their labels, and write one shard of labels and one of inputs per scale.
+    """Decode photos, cut and shrink their labels, and write a shard of labels and a shard of inputs per scale.
 
     Args:
         number: the number of the shard.
@@ -53,7 +53,7 @@ def prepare_shard(
         `thumbnails`, the arguments of `near_duplicates.find_groups`.
 
     Raises:
-        LoupeError: a photo has changed since it was listed, or this machine cannot read it.
+        LoupeError: a photo has changed since the listing, or this machine cannot read the photo.
     """
     settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []

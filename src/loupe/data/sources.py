@@ -232,7 +232,7 @@ def _hash_photos(photos: list[SourcePhoto]) -> list[SourcePhoto]:
 
 
 def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
-    """Return the photo with its content hash, or with the reason why it cannot be read."""
+    """Return the photo with its content hash, or with the reason why the photo cannot be read."""
     if photo.reason:
         return photo
     try:

@@ -42,7 +42,7 @@ def list_members(location: str) -> list[Member]:
         raw: Any = storage.open_file(location)
         with _HeaderReader(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                if member.size < 0:  # tarfile would read the same headers again, without end
+                if member.size < 0:  # tarfile would go back and read the same headers forever
                     raise tarfile.ReadError(f"a size of {member.size} bytes")
                 if not member.isdir():
                     link = member.issym() or member.islnk()

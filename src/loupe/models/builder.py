@@ -77,9 +77,9 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
 
 def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
-    """Copy weights from another model. A layer gets the weights of the layer at the same position.
+    """Copy weights from another model. Layer n gets the weights of layer n of the other model.
 
-    Positions count only layers with weights. If the shapes of the weights differ, the layer keeps its weights.
+    Only layers with weights are counted. If the shapes of the weights differ, a layer keeps its weights.
 
     A conditioned model has a second input channel with the strength of artefacts. Its first convolution therefore has
     one more input channel than the copied weights. This channel gets zeros, so that the untrained model ignores the
@@ -160,7 +160,7 @@ def _compile(model: keras.Model) -> Callable[..., Any]:
     """Compile a model for JAX, which otherwise compiles each operation of each image size separately.
 
     Returns:
-        A function of the trainable weights, the other weights and the images. Several threads can call it.
+        A function of the trainable weights, the other weights and the images. Several threads can call this function.
     """
     import jax
 
@@ -168,7 +168,7 @@ def _compile(model: keras.Model) -> Callable[..., Any]:
 
 
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
-    """Return a function that makes the initializers of the next layer. Each call uses another seed.
+    """Return a function that makes the initializers of the next layer. The seed differs for each layer.
 
     All initializers are classes of Keras, so that a saved model loads without this package. `xavier` is the formula
     in the text of the 2016 study: a truncated normal with stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The code

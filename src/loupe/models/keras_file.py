@@ -21,8 +21,8 @@ def load(file: Path) -> keras.Model:
     """Load an uncompiled network in Keras's safe mode, which builds only Keras's own layers and refuses code.
 
     Raises:
-        ValueError: the file is not a .keras file or has unexpected members, the network is too large, or Loupe does
-            not build such a network. Malicious files can make Keras raise other exceptions.
+        ValueError: the file is not a .keras file or has unexpected members, the network is too large, or Loupe cannot
+            have built the network. Malicious files can make Keras raise other exceptions.
     """
     if file.suffix != ".keras":
         raise ValueError("must be a .keras file")

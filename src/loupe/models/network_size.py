@@ -47,7 +47,7 @@ def measure_network(model: Any, side: int) -> NetworkSize:
         side: height and width of the image.
 
     Raises:
-        ValueError: `builder` does not build such a network. If the configuration contains values of wrong types,
+        ValueError: `builder` cannot have built the network. If the configuration contains values of wrong types,
             KeyError, TypeError, AttributeError and other errors are possible.
     """
     if model["class_name"] != "Functional":

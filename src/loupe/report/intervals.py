@@ -79,6 +79,6 @@ ABOVE_ZERO = Region(low=math.nextafter(0, 1))
 def _compute_half_width(deviation: float, seeds: int | np.ndarray) -> np.ndarray:
     """Compute half the width of Student's interval, t_{n-1} s / sqrt(n).
 
-    SciPy's t.interval is not used because it returns NaN for a deviation of 0.
+    SciPy's t.interval is not used with a scale, because it returns NaN for a deviation of 0.
     """
     return t.interval(CONFIDENCE, seeds - 1)[1] * deviation / np.sqrt(seeds)

@@ -202,7 +202,8 @@ def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.Da
 def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: str | None = None) -> pd.Series:
     """Read one value of the metric per complete seed.
 
-    With `change_to`, the value is the change of the metric. With `worst_over`, it is the worst value over that field.
+    With `change_to`, the value is the change of the metric. With `worst_over`, the value is the worst over the
+    values of that field.
     """
     column = f"metrics.{metric or claim.metric}"
 

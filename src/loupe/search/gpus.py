@@ -26,7 +26,7 @@ def group_gpus(sweep: SweepFile) -> list[str]:
 
 
 def _list_gpus() -> list[str]:
-    """Return the devices of CUDA_VISIBLE_DEVICES; if it is not set, the UUIDs of the GPUs that `nvidia-smi` lists."""
+    """Return the devices of CUDA_VISIBLE_DEVICES; without this variable, the UUIDs of the GPUs from `nvidia-smi`."""
     visible = os.environ.get(VARIABLE)
     if visible is not None:  # CUDA ignores all devices after an invalid device
         devices = [device.strip() for device in visible.split(",")]

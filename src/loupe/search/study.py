@@ -143,13 +143,13 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker only. `Study.ask` is not used: it creates a trial if none waits.
+        """Claim a waiting trial for one worker only. `Study.ask` is not used: it creates a trial if no trial waits.
 
         Args:
             owner: tags of the worker's process.
 
         Returns:
-            The trial, or None if none waits.
+            The trial, or None if no trial waits.
         """
         for waiting in self._list_trials(TrialState.WAITING):
             trial_id = self._find_id(waiting)
@@ -162,7 +162,7 @@ class SweepStudy:
                 # The trial has ended: another worker finished it, or this worker needed more than CLAIM_TIMEOUT_S to
                 # claim it.
                 continue
-            # The sampler's seed depends only on the trial's number: a trial gets the same point in every process.
+            # The sampler's seed depends only on the trial's number. Therefore every process chooses the same point.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
             return Trial(self.optuna_study, trial_id)
         return None
@@ -209,7 +209,7 @@ class SweepStudy:
         for trial in self._list_trials(TrialState.RUNNING):
             if OWNER in trial.user_attrs:
                 is_orphan = not is_alive(trial)
-            else:  # another machine's clock may have set the start time of the trial
+            else:  # the trial's start time is of no use: another machine's clock may have set it
                 is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
             if is_orphan:
                 self.fail_trial(trial, ORPHANED)
@@ -236,7 +236,7 @@ class SweepStudy:
         return next(iter(self.rank_trials()), None)
 
     def is_among_best(self, value: float) -> bool:
-        """Return whether a trial with this value would be one of the `keep` best so far."""
+        """Return whether a trial with this value would be among the `keep` best trials so far."""
         keep = self.sweep.study.keep
         best = heapq.nsmallest(keep, map(self._find_loss, self._list_trials(TrialState.COMPLETE)))
         return len(best) < keep or self._sign * value <= best[-1]

@@ -48,7 +48,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
 def _read_tables(file: Path) -> dict[str, Any]:
     try:
-        if file.is_fifo() or file.is_char_device():  # reading it could block forever
+        if file.is_fifo() or file.is_char_device():  # a read could block forever
             raise UsageError(f"sweep: must be a file, got {str(file)!r}")
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)

@@ -203,7 +203,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
     Args:
         context: the inputs of the trial.
-        model: the network with its initial weights; it has the best weights afterwards.
+        model: the network with its initial weights; the function replaces them by the best weights.
         pairs: the training and the validation split.
         checkpoint: the checkpoint to continue from, or None.
 
@@ -270,7 +270,7 @@ def strip_prose(source: str) -> str:
 
 
 def open_dataset(job: WorkerJob) -> Dataset:
-    """Open the sweep's dataset. If this machine cannot read the dataset, prepare it from the same source.
+    """Open the sweep's dataset. If this machine cannot read the dataset, prepare the dataset from the job's source.
 
     Raises:
         UsageError: this machine can neither read nor prepare the dataset.

@@ -1,7 +1,7 @@
 """A worker process of a sweep: claims waiting trials and trains them, one after the other.
 
 The command is `python -m loupe.search.worker PARENT_PID` with the job as JSON on standard input. A separate
-process loads TensorFlow once for many trials, and frees its memory when it exits.
+process loads TensorFlow once for many trials, and frees the memory at its exit.
 """
 
 import _thread
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if it is still cleaning up
+SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if the cleanup is not complete
 IDLE_TIMEOUT_S = 1.5  # a worker exits after this time without open trials; a new worker costs less than waiting
 POLL_INTERVAL_S = 0.3
 
@@ -34,7 +34,7 @@ def main(parent_pid: int) -> None:
     job = WorkerJob(**json.load(sys.stdin))
     if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create an empty journal
         raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
-    from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so it follows the check
+    from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so the check comes first
 
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)

@@ -49,7 +49,7 @@ class WorkerJob:
 
 
 def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[str]:
-    """Start a worker process; it waits for its job on standard input.
+    """Start a worker process, which waits for its job on standard input.
 
     Args:
         job: the job.

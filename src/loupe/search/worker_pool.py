@@ -115,7 +115,7 @@ def _close_orphans(study: SweepStudy) -> None:
 class LocalWorkers:
     """The worker processes that this process started.
 
-    A ProcessPoolExecutor is not used, because it fails all tasks when one process is killed.
+    ProcessPoolExecutor is not used, because the kill of one process makes all its tasks fail.
 
     Args:
         gpus: groups of GPUs; see `group_gpus`. A process gets the group that the fewest processes use.

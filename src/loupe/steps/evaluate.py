@@ -72,7 +72,7 @@ def label_models(settings: Evaluate) -> dict[str, str]:
             contains all baselines.
 
     Raises:
-        UsageError: two networks have the same name, or a network has the name of another row of the score table.
+        UsageError: two networks have the same name, or a network has the name of a baseline or the name `model`.
     """
     from loupe.evaluation.scoring import to_metric_name
     from loupe.upscalers.baselines import FILTERS
@@ -125,7 +125,7 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray":
-    """Load the ridge weights that the model's run has logged. Without them, fit ridge on the bundled photos."""
+    """Load the ridge weights of the model's run. If they are missing, fit ridge on the bundled photos."""
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge

@@ -36,7 +36,7 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         print_line(_dashboard_command(location), settings.quiet)
         return None
-    # This call fails if the scheduler does not answer. Therefore it precedes the calls that write files.
+    # This call fails if the scheduler does not answer. Therefore this call precedes the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
@@ -105,7 +105,7 @@ def _list_source_settings(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]
 
 
 def _adopt_trials(sweep: "SweepFile", digest: str, run_id: str) -> None:
-    """Move the trials of interrupted runs of the same sweep to this run."""
+    """Move the trials of earlier, interrupted runs of the sweep to this run."""
     from loupe.search.study import SPACE_TAG
     from loupe.tracking import trials
 

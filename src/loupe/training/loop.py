@@ -126,7 +126,7 @@ def fit(
         resume: the checkpoint to continue from; None starts at step 0.
 
     Returns:
-        The state at the end, with all points, including those before the training was resumed.
+        The state at the end, with all points, including the points from before a resume.
 
     Raises:
         LoupeError: the loss is NaN or infinite, or the checkpoint belongs to another network.
