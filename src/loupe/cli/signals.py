@@ -23,7 +23,7 @@ CHECKS_UNTIL_LOST = 2
 
 _received: list[int] = []  # the signals that were received in the open block of `raise_on_signals`
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
-_deferred: list[int] = []  # the signal that is raised when the last of these blocks exits
+_deferred: list[int] = []  # the signal that is raised when the last open block of `defer_signals` exits
 
 
 class Terminated(SystemExit):

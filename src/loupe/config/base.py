@@ -121,7 +121,7 @@ def list_choices(annotation: Any) -> tuple[Any, ...]:
 
 def _to_text(value: Any) -> str:
     if isinstance(value, tuple) and value:
-        return ",".join(map(_to_text, value))  # each URL alone: the next URL may look like a part of a secret
+        return ",".join(map(_to_text, value))  # masks each URL alone: the next URL may look like a secret's end
     return mask_secrets(format_value(value))
 
 

@@ -285,9 +285,7 @@ class Sgd(Optimizer):
     """Stochastic gradient descent."""
 
     KERAS = "keras.optimizers.SGD"
-    momentum: float = field(
-        0.0, "fraction of the previous weight update that is added to the next update", ge=0, lt=1
-    )
+    momentum: float = field(0.0, "fraction of the previous weight update that the next update adds", ge=0, lt=1)
     DEFAULTS = {"learning_rate": 0.1}
 
 
@@ -305,9 +303,7 @@ class Rmsprop(Optimizer):
 
     KERAS = "keras.optimizers.RMSprop"
     rho: float = field(0.9, "decay rate of the mean of squared gradients", ge=0, lt=1)
-    momentum: float = field(
-        0.0, "fraction of the previous weight update that is added to the next update", ge=0, lt=1
-    )
+    momentum: float = field(0.0, "fraction of the previous weight update that the next update adds", ge=0, lt=1)
     epsilon: float = field(1e-10, "constant that is added to the denominator for numerical stability", gt=0, le=1)
     DEFAULTS = {"learning_rate": 3e-4}
 

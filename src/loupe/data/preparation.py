@@ -76,7 +76,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
             try:
                 publish(partial, folder)
             except OSError:
-                if not folder.exists():  # if it exists, another process has prepared the dataset
+                if not folder.exists():  # otherwise, another process has prepared the dataset
                     raise
     return Dataset(folder)
 
@@ -94,7 +94,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     if not drawn and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
     if settings.degrade == "none":
-        texts.pop("degrade")  # so that datasets from before this field keep their digest
+        texts.pop("degrade")  # datasets from before this field thus keep their digest
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
     # The next lines hash json.dumps([VERSION, texts, [[path, sha256, crop], ...]]) without this text in memory.
     digest = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())

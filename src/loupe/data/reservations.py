@@ -23,9 +23,8 @@ LARGE_BLOCK_BYTES = 2**20
 
 # The workers share a semaphore, whose units are free memory. `_semaphore` is None if a process is not a worker.
 _semaphore: Any = None
-_waiting_lock: Any = (
-    None  # only one worker at a time waits for units, because two waiting workers could block each other
-)
+# Only one worker at a time waits for units, because two waiting workers could block each other.
+_waiting_lock: Any = None
 
 
 @cache  # a system call per photo would take a tenth of the preparation of a small photo

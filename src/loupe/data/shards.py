@@ -114,7 +114,7 @@ def cut_photo(
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
         label_bytes = (
             (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
-        )  # bytes per pixel of the photo
+        )  # memory for the labels, in bytes per pixel of the photo
         result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)

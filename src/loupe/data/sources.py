@@ -139,7 +139,7 @@ def _list_sample() -> Iterator[SourcePhoto]:
 
 
 def _find_package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)  # does not import the package
+    spec = importlib.util.find_spec(package)  # find_spec does not import the package
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     return Path(spec.origin).parent

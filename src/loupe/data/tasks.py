@@ -80,7 +80,7 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
     """Block Ctrl-C in processes that start in this block. The parent process receives Ctrl-C and ends them."""
-    resource_tracker.ensure_running()  # before the next line, because the start of the tracker unblocks Ctrl-C
+    resource_tracker.ensure_running()  # precedes the next line: the start of the tracker unblocks Ctrl-C
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -38,9 +38,8 @@ class Estimate:
 
 def estimate_mean(values: np.ndarray) -> Estimate:
     """Estimate the mean of (n,) values, one per seed; n is at least 2."""
-    deviation = (
-        float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
-    )  # np.std of equal values can be above 0, by rounding
+    # Rounding can make np.std of equal values greater than 0.
+    deviation = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
     return Estimate(float(np.mean(values)), deviation, len(values))
 
 

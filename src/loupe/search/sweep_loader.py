@@ -52,7 +52,7 @@ def _read_tables(file: Path) -> dict[str, Any]:
             raise UsageError(f"sweep: must be a file, got {str(file)!r}")
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+    except (OSError, ValueError) as error:  # a null byte in the name causes ValueError
         raise UsageError(f"sweep: {str(file)!r} cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(content) > MAX_FILE_BYTES:
         raise UsageError(f"sweep: must be a file of at most {MAX_FILE_BYTES} bytes, got {str(file)!r}")

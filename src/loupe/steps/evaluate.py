@@ -111,7 +111,7 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
     """Load the networks of `beside`, and return them by their labels."""
     models = {}
     for name in settings.beside:
-        if name not in labels:  # a baseline
+        if name not in labels:  # a baseline, which every table contains
             continue
         loaded = _load(settings, name, scale=scale)
         own_scale = loaded.model.geometry.scale
