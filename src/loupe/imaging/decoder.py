@@ -71,7 +71,7 @@ def to_8_bit_mode(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to `L`, `RGB`, `LA` or `RGBA`.
 
     Raises:
-        PhotoError: the values have no known range.
+        PhotoError: the range of the values is unknown (modes `I` and `F`).
     """
     if image.mode == "1" and "transparency" in image.info:
         grey = image.convert("L")

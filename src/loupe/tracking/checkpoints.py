@@ -12,7 +12,7 @@ from loupe.tracking.record_handlers import CHECKPOINT_TAG
 
 
 def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
-    """Save a checkpoint to the open run, instead of the previous checkpoint."""
+    """Save a checkpoint to the open run. The checkpoint replaces the previous checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{step}.npz"
         np.savez(file, allow_pickle=False, **arrays)

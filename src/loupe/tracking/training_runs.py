@@ -35,7 +35,7 @@ def fit_network(
         records.log_metrics(point.metrics, point.step)
         checkpoints.save_checkpoint(arrays, point.step)
 
-    for point in loop.load_points(checkpoint):  # a resumed run then has complete curves
+    for point in loop.load_points(checkpoint):  # so that a resumed run has complete curves
         records.log_metrics(point["metrics"], point["step"])
     return loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
 

@@ -52,8 +52,8 @@ def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
         scale: p/q, in lowest terms.
 
     Returns:
-        float32, (window * window, p * p), where window = q + 2 MARGIN: the weight of each pixel in the window around
-        a q x q block for each pixel of the p x p block.
+        float32, (window * window, p * p), where window = q + 2 MARGIN: one row per pixel of
+        the window around a q x q block, and one column per pixel of the p x p block.
     """
     q, p = scale.denominator, scale.numerator
     window = q + 2 * MARGIN
