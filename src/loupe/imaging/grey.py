@@ -24,7 +24,7 @@ from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-STRIP_PIXELS = 2**16  # maximum number of pixels per strip, so that strips fit into a core's cache; long rows are split
+STRIP_PIXELS = 2**16  # maximum number of pixels per strip, which then fits into a core's cache; long rows are split
 OPENING_BYTES = 16 * 10**6  # memory to open a file, without copies of the file
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel of Pillow's image, by mode
 COLOUR_BYTES = 4  # bytes per pixel of Pillow's image in any other mode

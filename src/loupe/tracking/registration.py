@@ -76,7 +76,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
     """Register a version of `loupe-photo` that contains a new network for one scale factor.
 
     This version becomes the champion of `loupe-photo`. For each other scale factor, the version contains the ONNX
-    file of the champion, or the bundled network if there is no such file. There is one version per commit and set of
+    file of the champion, or the bundled network if the file is missing. There is one version per commit and set of
     networks, even if two processes register the same set at the same time.
 
     Args:
