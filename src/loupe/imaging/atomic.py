@@ -21,7 +21,7 @@ PREFIX, SUFFIX = ".loupe-", ".part"  # the start and the end of the name of a pa
 
 @contextmanager
 def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `file`. The path is renamed on success and removed on failure.
+    """Yield a temporary path in the folder of `file`. The path becomes `file` on success, and is removed on failure.
 
     Args:
         file: the final path.
@@ -98,7 +98,7 @@ def validate_output_file(field: str, file: Path) -> None:
     """Check that a file can be written: the folder exists, and the path is not a folder.
 
     Args:
-        field: the setting that contains the path; the error message starts with it.
+        field: the setting that contains the path; the error message starts with this name.
         file: the file.
 
     Raises:

@@ -1,8 +1,8 @@
 """Runs a function in a child process, which can be killed at any time.
 
 Decoders, encoders and onnxruntime do not react to signals. The module `limits` limits the memory and the CPU time of
-the child. Parent and child exchange messages over pairs of sockets. This module is imported before
-numpy, so that the child starts while the parent loads libraries.
+the child. Parent and child exchange messages over pairs of sockets. This module is imported before numpy, so that the
+child starts while the parent loads libraries.
 """
 
 import importlib
@@ -134,7 +134,7 @@ class ChildProcess:
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def is_over_time(self) -> bool:
-        """Stop the child after an EOFError, and return whether it reached the limit of its CPU time."""
+        """Stop the child after an EOFError, and return whether the child reached the limit of its CPU time."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDING_TIMEOUT_S)
         self.stop()

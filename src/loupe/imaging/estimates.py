@@ -1,4 +1,4 @@
-"""Estimates the most memory that reading and writing an image takes, from its header, with measured constants."""
+"""Estimates from an image's header how much memory reading and writing take at most, with measured constants."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
 from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS
 
 # The next five constants are the largest numbers of bytes per pixel while an image is decoded: Pillow's image, its
-# conversion, and the result. DECODING_BYTES has Pillow's modes as keys, and is for images without an entry below.
+# conversion, and the result. DECODING_BYTES lists the common cases by Pillow's mode; special cases follow.
 DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
 TRANSPARENT_BYTES = 13  # grey and colour images with one transparent value
 DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # images with 16 bits per sample, by the number of bands
@@ -18,13 +18,13 @@ OTHER_BYTES = 24  # all other images
 ROW_BYTES = 20  # bytes per pixel of a row: decoders keep two rows of up to 8 bytes per pixel; the rest is a reserve
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder, which does not depend on the size of the image
 OPENING_BYTES = 150_000_000  # maximum memory to open a file, without pixels and copies of the file
-# Bytes per decoded pixel by Pillow's mode, with 8 bits per sample. `get_pixel_bytes` doubles them for 16 bits.
+# Bytes per decoded pixel by Pillow's mode, with 8 bits per sample. `get_pixel_bytes` doubles the number for 16 bits.
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
 ENCODING_BYTES = {"GIF": 33, "AVIF": 35}  # bytes per pixel while one image is encoded
 WHOLE_BYTES = 8  # bytes per pixel while one image of another format is encoded: the pixels, and Pillow's copy
 # Bytes per pixel while one WebP image is encoded, by `lossless` and `low_memory` of `EncodeOptions`.
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
-WEBP_ALPHA_BYTES = 42  # minimum for a lossy WebP with alpha, because its alpha is encoded without loss
+WEBP_ALPHA_BYTES = 42  # minimum for a lossy WebP with alpha, because the alpha is encoded without loss
 OPAQUE_PIXEL_BYTES = 1, 3, 6  # values of `get_pixel_bytes` for images without alpha
 FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # additional bytes per pixel of each frame
 
@@ -45,7 +45,7 @@ def estimate_opening(path: Path) -> int:
     # Pillow reads a whole WebP file (two copies), and the decoder keeps two frames of 4 bytes per pixel.
     if head[:4] == b"RIFF":
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
-    elif head[:4] == b"\x89PNG":  # opening a PNG decodes the pixels, because EXIF can follow them
+    elif head[:4] == b"\x89PNG":  # opening a PNG decodes the pixels, because EXIF can follow the pixels
         width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
         pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
     elif head[4:8] == b"ftyp":  # Pillow reads a whole AVIF file (two copies)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
-    """Create and lock a file, and remove it when the block exits. Only one process at a time has the lock.
+    """Create and lock a file, and remove the file when the block exits. Only one process at a time has the lock.
 
     Locks also work between containers on one machine. On a file system without locks, several processes can run the
     block at the same time.

@@ -106,7 +106,7 @@ class GreyPhoto:
             side: the side of the result in pixels. The sides of the photo can be smaller.
 
         Returns:
-            float32, (side, side), from 0 to 255, not upright.
+            float32, (side, side), from 0 to 255, in the stored orientation.
         """
         width, height = self._image.size
         # Each pixel of `reduced` is the mean of this many columns and rows.
@@ -161,7 +161,7 @@ def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    # The decoder of a TIFF keeps whole strips; a TIFF with tiles counts as one strip. Pillow rotates a copy.
+    # The decoder of a TIFF keeps whole strips; a TIFF with tiles counts as one strip. A rotation copies the image.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1

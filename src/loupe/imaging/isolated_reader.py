@@ -28,7 +28,7 @@ MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # limit for the pixels times the scans 
 
 @contextmanager
 def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[IsolatedReader]]":
-    """Yield readers for several threads. The first reader uses `process`; other readers start one on first use."""
+    """Yield readers for several threads. The first uses `process`; other readers start a process on first use."""
     readers = [IsolatedReader(process), *(IsolatedReader() for _ in range(count - 1))]
     try:
         yield readers
@@ -67,7 +67,7 @@ class IsolatedReader:
     """Reads one image file after another, in one thread at a time.
 
     Args:
-        process: a running `ChildProcess(READER)`; None to start one on first use.
+        process: a running `ChildProcess(READER)`; None to start a process on first use.
         isolates: False to read all files in this process, which must then limit its own memory and time.
     """
 
@@ -82,7 +82,7 @@ class IsolatedReader:
             process.stop()
 
     def interrupt(self) -> None:
-        """Kill the child process. If another thread waits for an answer, its call raises PhotoError."""
+        """Kill the child process. A thread that waits for an answer of the process gets a PhotoError."""
         if process := self._process:
             process.process.kill()
 

@@ -8,8 +8,8 @@ from loupe.imaging.decoder import PhotoError
 
 MAX_SCANS = 100  # the limit of libtiff; encoders write at most about 20 scans
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-# Markers of ITU-T T.81, B.1.1. The expression skips the
-# bytes that follow 0xFF inside a scan: 0x00, and the restart markers 0xD0 to 0xD7.
+# Markers of ITU-T T.81, B.1.1. The expression skips the bytes that follow 0xFF inside a scan: 0x00, and the restart
+# markers 0xD0 to 0xD7.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 

@@ -6,7 +6,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from loupe.imaging.jpeg_quality import LUMINANCE_TABLE, compute_table_percent
 
 BLOCK = 8  # side of a JPEG block in pixels
-WINDOW = 2 * BLOCK - 1  # contains a whole JPEG block, wherever it begins
+WINDOW = 2 * BLOCK - 1  # contains a whole JPEG block, wherever the block begins
 MAX_SAMPLES = 12  # blocks per direction; 144 blocks take 12 ms, and 400 blocks give the same estimates on kodak24
 QUALITIES = np.arange(5, 99)  # tables of higher qualities have steps that the rounding to 8 bits hides
 MIN_STEP = 3  # coefficients with smaller quantisation steps are ignored
@@ -26,7 +26,7 @@ def _build_transform() -> np.ndarray:
 
 
 def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
-    """Estimate the quality at which an image was compressed as JPEG before.
+    """Estimate the quality at which an image was previously compressed as JPEG.
 
     The DCT coefficients of a decoded JPEG are multiples of the quantisation steps (Z. Fan and R. de Queiroz, 2003).
     Cropping preserves this property; resizing and editing destroy it.

@@ -17,7 +17,7 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
             `rec601`: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of the gamma-encoded values, as in Pillow's mode L.
             `rec709`: 0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709) of the gamma-encoded values.
             `relative`: the Rec. 709 weights in linear light (IEC 61966-2-1), then encoded again.
-            `studio`: 16 + 219 times unrounded rec601 in [0, 1], as in MATLAB's rgb2ycbcr. Papers score this luma.
+            `studio`: 16 + 219 times unrounded rec601 in [0, 1], as in MATLAB's rgb2ycbcr and in the scores of papers.
 
     Returns:
         uint8, (height, width).

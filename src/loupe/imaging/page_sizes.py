@@ -1,4 +1,4 @@
-"""Lists the sizes of all frames or pages of an image file before any of them is decoded."""
+"""Lists the sizes of all frames or pages of an image file before any frame or page is decoded."""
 
 import io
 import warnings

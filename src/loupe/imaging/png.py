@@ -1,7 +1,7 @@
 """Encodes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips can read a stream of rows only
-if the stream is already a PNG (see `jpeg`). From a file of raw pixels, libvips maps the whole file into memory:
+Pillow needs all pixels in memory and has no 16-bit colour. libvips can read a stream of rows only if the
+stream is already a PNG (see `jpeg`). If libvips reads a file of raw pixels, it maps the whole file into memory:
 729 MB for 18,000x13,500 pixels.
 """
 
@@ -71,7 +71,7 @@ def _make_tasks(stream: ImageStream, compress_level: int) -> Iterator[Callable[[
 
 
 def _compress(rows: np.ndarray, above: np.ndarray, compress_level: int) -> Encoded:
-    """Filter rows and compress them to blocks of RFC 1951. They end at a byte boundary, so that others can follow.
+    """Filter and compress rows. The blocks of RFC 1951 end at a byte boundary, so that more blocks can follow.
 
     Args:
         rows: uint8, (rows, bytes).

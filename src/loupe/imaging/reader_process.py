@@ -1,8 +1,8 @@
 """Decodes images in the child process of `isolated_reader`.
 
-A request opens a file by its path, or is "decode" or "close" for the opened file. The answer to the opening contains
-the fields of `Photo` without the images. The answers to "decode" are one message per image, then an empty message. An
-error is answered with a message that contains the reason; "close" is not answered.
+There are three requests: the path of a file opens the file; "decode" and "close" refer to the opened file. The answer
+to a path contains the fields of `Photo` without the images. The answer to "decode" is one message per image, then an
+empty message. The answer to "close" is missing. After an error, the answer is the reason of the error.
 """
 
 from dataclasses import fields
@@ -22,7 +22,7 @@ from loupe.imaging.reader import Photo, read_photo
 # photos take 0.1 s per megapixel.
 BASE_LIMIT_S, LIMIT_S_PER_MEGAPIXEL = 10, 0.2
 LARGE_BLOCK_BYTES = 2**18
-MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times its bytes
+MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times as much memory
 
 
 def serve(connections: list[Connection]) -> None:

@@ -18,7 +18,7 @@ from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, Metadata
 from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import make_tags, write_tiff
 
-MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # largest segment of a JPEG, and the name of XMP in a segment
+MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # the largest segment of a JPEG; the name that precedes XMP
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 # Methods of the WebP encoder that take less memory than the default method, 4. For an image of noise, method 2 takes
 # 9 bytes per pixel instead of 29. Without loss, method 0 takes 24 bytes per pixel instead of 41.

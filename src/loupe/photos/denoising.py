@@ -27,7 +27,7 @@ class DenoiseOptions:
     """Options for all photos.
 
     Args:
-        strength: 0..1; 0 keeps the photo, 1 returns the denoised photo, values between mix both.
+        strength: 0..1; 0 keeps the photo, 1 returns the denoised photo, values between 0 and 1 mix the two.
         mask: uint8, (height, width): 255 denoises a pixel, 0 keeps it. None denoises all pixels.
         noise: standard deviation of the noise on a scale from 0 to 255; None to estimate it.
     """
@@ -108,7 +108,7 @@ def estimate_noise(grey: np.ndarray) -> float:
         grey: (height, width), of any range.
 
     Returns:
-        The standard deviation, in the unit of `grey`.
+        The standard deviation, on the scale of `grey`.
     """
     if min(grey.shape) < 3:
         return 0.0

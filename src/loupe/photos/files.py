@@ -20,7 +20,7 @@ PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
-    """List the photos and their results; a dry run prints them.
+    """List the photos and their results; a dry run also prints this list.
 
     Raises:
         UsageError: an input or output does not exist or is not valid.
@@ -42,7 +42,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[IsolatedReader]]":
-    """Open the readers for `process_photos`. If a photo needs a child process, start it before the slow imports."""
+    """Open the readers for `process_photos`. If a photo needs a child process, it starts before the imports."""
     from loupe.imaging.child_process import READER, ChildProcess
 
     isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)

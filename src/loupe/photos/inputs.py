@@ -152,7 +152,7 @@ class _Search:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file; the result is `out`, or a numbered name if `out` is already chosen."""
+        """Add a file; the result is `out`, or a numbered name if another photo already has `out`."""
         if path.name.startswith((".loupe-", "._")):  # temporary files of Loupe, and macOS's metadata of files
             return
         if path.exists() and not path.is_file():  # reading a pipe or a device can block forever

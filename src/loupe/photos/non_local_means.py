@@ -21,8 +21,8 @@ def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
 
     Args:
         image: float32, shape (height, width, channels), any range.
-        noise: standard deviation of the noise, in the unit of the image.
-        bandwidth: distance at which the weight of a neighbourhood falls to 1/e, in the unit of the image.
+        noise: standard deviation of the noise, on the scale of the image.
+        bandwidth: distance at which the weight of a neighbourhood falls to 1/e, on the scale of the image.
 
     Returns:
         float32, shape (height, width, channels).

@@ -112,7 +112,7 @@ def process_jobs(
         The outcome of each job, in the order of completion.
     """
     for folder in {job.out.parent for job in jobs}:
-        with suppress(OSError):  # for example a path that is too long: the outcome of the job reports it
+        with suppress(OSError):  # for example, a path is too long; the outcome of the job reports the error
             remove_leftovers(folder)
     own_readers = open_readers(MAX_CONCURRENT_PHOTOS) if options.readers is None else nullcontext(options.readers)
     with own_readers as readers:
@@ -197,7 +197,7 @@ class _Processor:
             self._idle_readers.put(reader)
 
     def _estimate_memory(self, photo: Photo, out: Path, encoding: EncodeOptions) -> tuple[int, str]:
-        """Estimate the memory that a photo takes, and describe its result."""
+        """Estimate the memory that a photo takes, and describe the result."""
         transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
         largest = max((transform.compute_size(size) for size in sizes), key=math.prod)
         validate_output(out, largest, photo.count, bands=1)

@@ -103,7 +103,7 @@ class LuminanceRows:
         self.extent = float(colours.width), float(colours.height)
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows, as `Rows`."""
+        """Compute rows; see `Rows`."""
         colour = self._colours(top, bottom)
         half = np.float32(np.iinfo(colour.dtype).max / 2)
         if colour.shape[2] == 3 and self._luminance == "relative":
@@ -142,7 +142,7 @@ class UpscaledRows:
         self.extent = width, height
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows, as `Rows`."""
+        """Compute rows; see `Rows`."""
         return upscale_rows(self._model, self._below, self._below.size[1], range(top, bottom))
 
 
@@ -154,7 +154,7 @@ class ResizedRows:
         self.extent = float(size[0]), float(size[1])
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows, as `Rows`."""
+        """Compute rows; see `Rows`."""
         step = self._below.extent[1] / self.size[1]
         begin, end = _source_rows(top, bottom, step, self._below.size[1])
         image = Image.fromarray(self._below(begin, end))

@@ -1,4 +1,4 @@
-"""The two worker processes of a server that upscales photos: one for small photos, one for all others."""
+"""The two worker processes of a server that upscales photos: one for small photos, one for all other photos."""
 
 import math
 import os

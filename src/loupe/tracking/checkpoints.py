@@ -38,6 +38,6 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except Exception as error:  # NumPy raises any class for a damaged file
+        except Exception as error:  # NumPy raises exceptions of any class for a damaged file
             reason = describe_error(error)
             raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {reason}") from None

@@ -162,7 +162,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
 
 
 def upload_records(buffer: RunBuffer) -> None:
-    """Send the records that the server does not have, in order. A rejected record counts as sent."""
+    """Send the records that the server does not have, in order. A rejected record counts as sent and raises."""
     run_id = buffer.description["run_id"]
     for record in buffer.unsent():
         with buffer.extract_file(record) as file:

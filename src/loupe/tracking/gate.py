@@ -71,7 +71,7 @@ class GateResult:
 
 
 def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pairs) -> GateResult:
-    """Score a challenger and the champion, or nearest if there is none, on the same images.
+    """Score a challenger and the champion on the same images. Without a champion, nearest is the defender.
 
     Args:
         challenger: the upscaler of the new model.

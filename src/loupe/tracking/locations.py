@@ -19,8 +19,8 @@ def make_sqlite_uri(file: Path) -> str:
     """Return the SQLite URI of a file.
 
     MLflow creates the parent folder of the database without decoding the URI. For the folder `a b`, MLflow would
-    create a folder `a%20b`. Therefore the slashes are encoded too: then MLflow finds no parent folder
-    to create.
+    create a folder `a%20b`. Therefore the slashes are encoded too: then MLflow finds no parent folder to
+    create.
     """
     return SQLITE + (str(file) if _is_plain(file) else quote(os.fsencode(file), safe=""))
 

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 
 def find_model(run_id: str) -> Any:
-    """Return the newest complete model of a run, or None. A killed process leaves an incomplete model."""
+    """Return the newest complete model of a run, or None. A killed process can leave an incomplete model."""
     complete = (model for model in _list_models(run_id) if model.status == LoggedModelStatus.READY)
     return max(complete, key=lambda model: model.creation_timestamp, default=None)
 

@@ -131,7 +131,7 @@ def _end_run(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
 
 
-# The arguments of a handler: the run's id, the body of the record, and its file.
+# The arguments of a handler: the run's id, the body of the record, and the file of the record.
 RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "metrics": _send_metrics,
     "tags": _send_tags,

@@ -67,7 +67,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
         options: the options for loading the model.
 
     Returns:
-        The networks, one per scale factor; a file or URI has only one.
+        The networks, one per scale factor; a file or URI has only one network.
 
     Raises:
         UsageError: the model does not exist.
@@ -187,7 +187,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             raise StoreError(str(error)) from None
         except LoupeError as error:
             raise StoreError(str(error)) from None
-        except Exception as error:  # a damaged store, or a server that is not MLflow's, causes any class
+        except Exception as error:  # a damaged store, or a server other than MLflow's, causes any class of error
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
             raise StoreError(server.unreachable_text() if is_unreachable else store.describe_failure(error)) from None
         if download_result is None:

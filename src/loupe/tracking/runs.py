@@ -41,7 +41,7 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
             logged keep their values.
         name: the name of the run that MLflow shows.
         continues: the id of a run to continue, or None. This run is opened again. Under `mlflow run`, the step
-            instead joins the run that `mlflow run` created, and tags this run with the id.
+            instead joins the run that `mlflow run` created, and tags that run with the id.
 
     Yields:
         The run's id.

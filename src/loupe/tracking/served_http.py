@@ -93,7 +93,7 @@ def make_error(status: int, line: str) -> bytes:
 
 
 async def send_response(status: int, content: bytes | list[Path], send: "Send") -> None:
-    """Send a response: a content, or predictions that are read from files."""
+    """Send a response. If the content is a list of files, the response contains them as MLflow's predictions."""
     if isinstance(content, bytes):
         parts, size = iter([content]), len(content)
     else:
@@ -108,7 +108,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
 
 
 def _encode_predictions(files: list[Path]) -> tuple[Iterator[bytes], int]:
-    """Return the parts of MLflow's response for these results in base64, and the size of the response in bytes."""
+    """Return the parts of MLflow's response with these files in base64, and the size of the response in bytes."""
     size = len(json.dumps({"predictions": [""] * len(files)}))
     size += sum(-(-file.stat().st_size // 3) * 4 for file in files)
 

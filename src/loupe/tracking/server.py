@@ -1,4 +1,4 @@
-"""Checks whether the tracking server is reachable, and repeats requests while it is unreachable."""
+"""Checks whether the tracking server is reachable, and repeats requests while the server is unreachable."""
 
 import math
 import os

@@ -188,7 +188,7 @@ class RequestGuard:
 
 
 async def _send_and_close(send: "Send", message: "Message") -> None:
-    """Send a message of a response, and close the connection after the response, because the body may be endless."""
+    """Send a message of a response, and close the connection after it, because the request's body may be endless."""
     if message["type"] == "http.response.start":
         message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
     await send(message)

@@ -123,7 +123,7 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
 
 
 def set_experiment(name: str) -> None:
-    """Choose the experiment of the next runs, and create it if it is missing."""
+    """Choose the experiment of the next runs; create the experiment if it is missing."""
     location, client = _make_artifact_location(), mlflow.MlflowClient()
     if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
         with suppress(MlflowException):  # the experiment exists
@@ -144,7 +144,7 @@ def _create(file: Path) -> None:
 
     prefix = f"{file.name}.part-"
     for old in file.parent.iterdir():
-        if old.name.startswith(prefix):  # left by a killed process, because only this process has the lock
+        if old.name.startswith(prefix):  # a killed process left this folder: no other process has the lock
             shutil.rmtree(old)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name

@@ -30,7 +30,7 @@ class UpscalingModel(Protocol):
 
 
 class SelfEnsemble:
-    """A model that upscales the 8 flips and rotations of the image, reverts them, and averages the results.
+    """A model that upscales the 8 flips and rotations of an image, turns the results back, and averages them.
 
     Errors that depend on the direction cancel out, but upscaling takes 8 times as long. Timofte et al. (2016, "Seven
     ways to improve example-based single image super resolution") call this enhanced prediction.
@@ -61,8 +61,8 @@ def upscale(
 
     Args:
         model: a network or a baseline.
-        images: float32, (n, h, w, 1) in [-1, 1]. For conditioned models, a second channel can contain
-            the strength of the JPEG artefacts in [0, 1]; without this channel, the strength is 0.
+        images: float32, (n, h, w, 1) in [-1, 1]. For conditioned models, a second channel can contain the
+            strength of the JPEG artefacts in [0, 1]; without this channel, the strength is 0.
         recompose: how blocks are combined. `concatenate`: blocks are placed next to each other. `gaussian`: the image
             is upscaled several times with shifted blocks, and overlapping blocks are averaged with Gaussian weights,
             which removes seams. Both values give the same result if the model has the smallest blocks of its scale
@@ -157,7 +157,7 @@ def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` mirrored rows above the image and `right` mirrored columns left of it; crop these margins.
+    """Upscale with `down` mirrored rows above the image and `right` mirrored columns left of it; crop the result.
 
     Returns:
         (n, ceil(h scale), ceil(w scale), 1).
@@ -178,7 +178,7 @@ def compute_largest_input(geometry: Geometry, tile: int = TILE) -> int:
 
 
 def _compute_core(geometry: Geometry, tile: int) -> int:
-    """Return the side of a tile without the halo, in whole blocks."""
+    """Return the side of a tile without the halo, in pixels of the image: a multiple of q."""
     core = max(geometry.min_side, tile // geometry.q * geometry.q)
     return -(-core // geometry.q) * geometry.q
 

@@ -87,7 +87,8 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         if file is None:
             return _show_error("photo: must be chosen first")
         name = Path(file).name
-        context = contextvars.copy_context()  # other threads need it to update this visitor's progress bar
+        # Other threads need this context to update the progress bar of the visitor.
+        context = contextvars.copy_context()
         try:
             target = str(parse_scale(scale, allow_one=True))
             limits = MAX_PHOTO_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
