@@ -162,6 +162,6 @@ def main() -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the end of the standard input shows that the parent has ended, even while an image is decoded."""
+    """Exit when the parent has ended, which closes the standard input. This also works while an image is decoded."""
     os.read(0, 1)
     os._exit(0)

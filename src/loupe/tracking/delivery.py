@@ -162,7 +162,10 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
 
 
 def upload_records(buffer: RunBuffer) -> None:
-    """Send the records that the server does not have, in order. A rejected record counts as sent and raises."""
+    """Send the records that the server does not have, in order.
+
+    If the server rejects a record, the record counts as sent, and the error is raised.
+    """
     run_id = buffer.description["run_id"]
     for record in buffer.unsent():
         with buffer.extract_file(record) as file:

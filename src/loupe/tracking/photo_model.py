@@ -69,8 +69,8 @@ class PhotoModel(PythonModel):
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
-            Image files in base64, in the order of the inputs. In a server, the texts are empty, because the guard
-            sends the files; see `ServedRequest.results`.
+            Image files in base64, in the order of the inputs. In MLflow's server, the texts are empty, because
+            the guard sends the files; see `ServedRequest.results`.
 
         Raises:
             RefusedError: a file is not a photo or too large, a parameter is out of range, or the time limit passed.
