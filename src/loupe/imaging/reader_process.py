@@ -2,7 +2,7 @@
 
 There are three requests: the path of a file opens the file; "decode" and "close" refer to the opened file. The answer
 to a path contains the fields of `Photo` without the images. The answer to "decode" is one message per image, then an
-empty message. There is no answer to "close". If a request fails, the answer is the reason.
+empty message. The process does not answer "close". If a request fails, the answer is the reason.
 """
 
 from dataclasses import fields
