@@ -31,9 +31,7 @@ class PhotoSettings(Settings):
     """Fields of the steps that read photos and write one result per photo."""
 
     VERB: ClassVar[str] = ""  # past participle such as "upscaled", for messages
-    out: str = field(
-        "", "output folder. For a single photo, also an output file; the suffix of this file selects the format"
-    )
+    out: str = field("", "output folder, or for a single photo an output file, whose suffix selects the file format")
     inputs: Paths = field(
         ("sample",),
         "photos: files, folders (searched recursively) or patterns such as 'holiday/**/*.jpg'. sample: a "
@@ -55,8 +53,8 @@ class PhotoSettings(Settings):
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
         None,
-        "memory for images, in MB; a photo that needs more memory fails. none: 2000, or half of the memory of the "
-        "machine if that is less",
+        "memory for images, in MB; a photo that needs more memory fails. none: the smaller of 2000 and half of the "
+        "machine's memory",
         rule="none, or 200 to 1000000",
     )
     dry_run: bool = field(False, "only print which files would be written")
@@ -148,7 +146,7 @@ class Restore(PhotoSettings):
     )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,
-        "standard deviation of the noise, in grey values from 0 to 255; none: estimate it per photo",
+        "standard deviation of the noise, in grey values from 0 to 255; none: estimated for each photo",
         rule="none, or 0 to 100",
     )
 

@@ -41,9 +41,8 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
             check_journal(Path(location))
             Path(location).parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(location))
-        if not location.startswith(
-            "sqlite"
-        ):  # the ping replaces connections that a restart of the database has closed
+        if not location.startswith("sqlite"):
+            # The ping replaces connections that a restart of the database has closed.
             return retry_database(lambda: RDBStorage(location, {"pool_pre_ping": True}), timeout)
         storage = RDBStorage(location, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
         event.listen(storage.engine, "begin", _lock_database)

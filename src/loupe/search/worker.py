@@ -13,9 +13,8 @@ import threading
 import time
 
 SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if the cleanup is not complete
-IDLE_TIMEOUT_S = (
-    1.5  # a worker exits after this time without open trials; a new worker costs less than an idle worker
-)
+# A worker exits after this time without open trials, because a new worker costs less than an idle worker.
+IDLE_TIMEOUT_S = 1.5
 POLL_INTERVAL_S = 0.3
 
 
