@@ -71,7 +71,7 @@ class Train(DatasetSettings):
 
 
 class GradientTrain(Train):
-    """A network that is trained by gradient descent."""
+    """Settings of a network that is trained by gradient descent."""
 
     skip: Literal["none", "ridge"] = field(
         "none", "ridge: add a trainable linear branch, whose initial weights are the weights of ridge regression"

@@ -1,8 +1,8 @@
 """Finds near-duplicates: copies of an image that are recompressed, resized, flipped, rotated or converted.
 
-The features of a photo are the magnitudes of low frequencies in its thumbnail. Two photos are compared only if their
-features are in the same cell of one of several shifted grids (locality-sensitive hashing, Datar et al. 2004) and near
-each other in that cell. Therefore the time grows as n log n with the number of photos.
+The features of a photo are the magnitudes of low frequencies in its thumbnail. Several shifted grids
+divide the features into cells (locality-sensitive hashing, Datar et al. 2004). Two photos are compared only if they are
+near each other in a cell of one grid. Therefore the time grows as n log n with the number of photos.
 """
 
 import numpy as np

@@ -35,7 +35,7 @@ class Patches:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
         crops: `aligned` uses only offsets at whole pixels of the label. `any` uses every offset, and rounds the
-            offset in the label down, as in the 2016 study: at 3:2, labels at odd offsets are shifted by half a pixel.
+            offset in the label down (2016 study). At 3:2, labels at odd offsets are then shifted by half a pixel.
         augment: flip and rotate each crop at random.
         seed: determines the random numbers, together with the step.
 

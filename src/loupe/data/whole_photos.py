@@ -1,4 +1,7 @@
-"""Pairs of whole photos as in papers on super-resolution: luma from 16 to 235, downscaled with a bicubic filter."""
+"""Pairs of whole photos, as in papers on super-resolution.
+
+The labels contain luma from 16 to 235. A bicubic filter downscales the labels to inputs.
+"""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -24,11 +27,11 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """Pairs of any size. A photo is decoded when its pair is used, so that only one photo is in memory at a time.
+    """Pairs of images of any size. A photo is decoded when its pair is used, so that one photo is in memory at a time.
 
     The label is the photo's luma (16 to 235, rounded; grey photos are unchanged), cropped to a multiple of the scale.
-    The input is the label, downscaled as MATLAB's imresize does: by cubic convolution (Keys 1981, a = -1/2) with a
-    kernel that is widened by the scale, with mirrored borders and without rounding.
+    The input is the label, downscaled as by MATLAB's imresize: by cubic convolution (Keys 1981, a = -1/2) without
+    rounding. The kernel is widened by the scale, and the borders are mirrored.
 
     Args:
         photos: the result of `list_photos`; unusable photos are skipped and reported.

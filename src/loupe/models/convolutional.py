@@ -14,9 +14,9 @@ def add_body(
 ) -> Any:
     """Add a 3x3 convolution to `filters` channels, `layers` residual layers, and a 1x1 convolution to p*p channels.
 
-    A residual layer is a 3x3 convolution to `expansion` times the filters, the activation, and a 1x1 convolution back
-    (wide activation: Yu et al. 2018, "Wide Activation for Efficient and Accurate Image Super-Resolution", here with
-    the 3x3 kernel first).
+    A residual layer is a 3x3 convolution to `expansion * filters` channels, the activation, and a 1x1 convolution to
+    `filters` channels. This is the wide activation of Yu et al. 2018 ("Wide Activation for Efficient and Accurate
+    Image Super-Resolution"), but with the 3x3 kernel first.
 
     Args:
         image: (n, h, w, 1), h and w multiples of q. An optional second channel is the strength of

@@ -1,4 +1,4 @@
-"""Finds the runs of the points of a grid in a table of runs, including runs of other sweeps."""
+"""Finds, in a table of runs, the runs that trained the points of a grid. The runs may be of other sweeps."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per point and seed, from the newest run: the columns of `table`, `seed`, and a column per key of
         [search] (text; None if the condition of the key does not hold). If the sweep sets `tune`, points that differ
-        only in tuned fields form an arm, and only the point of each arm that is best with the first seed has rows.
+        only in tuned fields form an arm. Of each arm, only the point that is best with the first seed has rows.
         The table is empty if the sweep is not a grid.
     """
     if not sweep.is_grid or table.empty:

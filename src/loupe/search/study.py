@@ -266,8 +266,8 @@ class SweepStudy:
     def _iterate_items(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
         """Yield all items in their order.
 
-        If the sweep file sets `tune`, points that differ only in the tuned fields form an arm, and only the best
-        point of each arm gets further seeds.
+        If the sweep file sets `tune`, points that differ only in the tuned fields form an arm. Only the best point of
+        each arm gets further seeds.
         """
         if not self.sweep.is_grid:
             for slot in range(self.sweep.study.trials):

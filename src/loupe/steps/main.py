@@ -22,7 +22,7 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 
 
 def run(settings: Main) -> None:
-    """Run the steps as nested runs of one run, and print a table of their scores.
+    """Run the steps as nested runs of a main run, and print a table of the scores.
 
     Raises:
         UsageError: the source of photos does not exist, or the file of `out` cannot be written.

@@ -53,7 +53,7 @@ PointCallback = Callable[[Point, Checkpoint], None]
 
 @dataclass
 class TrainingState:
-    """Everything that changes during a training, except the model and its optimizer.
+    """Everything that changes during a training, except the model and the optimizer.
 
     Args:
         step: number of finished steps.
