@@ -27,7 +27,7 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """Pairs of images of any size. A photo is decoded when its pair is used, so that one photo is in memory at a time.
+    """Pairs of images of any size. A photo is decoded when its pair is used; only one photo at a time is in memory.
 
     The label is the photo's luma (16 to 235, rounded; grey photos are unchanged), cropped to a multiple of the scale.
     The input is the label, downscaled as by MATLAB's imresize: by cubic convolution (Keys 1981, a = -1/2) without
