@@ -6,7 +6,8 @@ from typing import Any
 __version__ = "0.2.0"
 
 # The telemetry of onnxruntime and MLflow is off unless the user sets these variables. onnxruntime reads its variable
-# only during its import. In every process (steps, workers, notebooks, served models), this module runs before.
+# only during its import. In every process (steps, workers, notebooks, served models), this module runs before that
+# import.
 for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
     os.environ.setdefault(_name, _value)
 

@@ -1,6 +1,6 @@
 """The errors that a user can cause, and the masking of passwords in texts.
 
-The command line prints the message of such an error in one line, without a traceback.
+The command line prints the message of a LoupeError in one line, without a traceback.
 """
 
 import base64
@@ -13,8 +13,8 @@ LONGEST_DESCRIPTION = 300  # maximum number of characters of a described error
 MASK = "***"
 SHORTEST_PART = 3  # outside of a URL, a part of a secret is masked if it has at least this number of characters
 
-# A password may contain `/`, `@` or `:`. Therefore everything up to the last `@` before a space is masked, even if it
-# is not a password, such as the path in `http://host:5000/a@b`.
+# A password may contain `/`, `@` or `:`. Therefore everything up to the last `@` before a space is masked, even text
+# that is not a password, such as the path in `http://host:5000/a@b`.
 _PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s3a?|gc?s|oss)://)[^/?#:\s]+@")
 # In URLs with these schemes, the user name may be a token or the id of a key.
@@ -35,7 +35,8 @@ _FIELD = re.compile(
     """
 )
 
-# In the messages of libraries and servers: a quoted value, as in JSON and Python, and a header of HTTP.
+# The next two patterns find secrets in messages of libraries and servers: quoted values, as in JSON and Python, and
+# HTTP headers.
 _QUOTED = re.compile(
     r"""(?ix)
     (
@@ -51,23 +52,24 @@ _HEADER = re.compile(
     (?: (?:basic|bearer|digest|token) \s+ )? [^\s'",}]+
     """
 )
-_BASIC = re.compile(r"(?i)(\bbasic\s+)([\w+/]{6,}={0,2})")  # user and password in base64
+_BASIC = re.compile(r"(?i)(\bbasic\s+)([\w+/]{6,}={0,2})")  # the user and the password of an HTTP header, in base64
 _WORD = re.compile(r"(?i)basic|passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
 # The values of these environment variables are masked in errors, because servers and libraries may quote them.
 _VARIABLE = re.compile(r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$")
+# Minimum length of a variable's value that is masked, because a shorter value may be part of a normal word.
+SHORTEST_VALUE = 6
 _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
-SHORTEST_VALUE = 6  # characters of such a value; a shorter one may be a part of other words
 
 
 def mask_secrets(text: str, *urls: str) -> str:
     """Replace the passwords, tokens and keys of URLs by MASK, for a text that is printed, logged or stored.
 
-    Secrets are the part before `@`, and the values of query fields with names such as `password`, `token` or
+    Secrets are the part of a URL before `@`, and the values of query fields with names such as `password`, `token` or
     `X-Amz-Signature`. The user name of a database remains: `postgresql://loupe:***@host/studies`.
 
     Args:
         text: any text.
-        urls: URLs whose secrets are also masked outside of a URL, because a library's message may quote a part of
+        urls: URLs whose secrets are masked everywhere in the text, because a library's message may quote a part of
             these secrets.
     """
     for url in urls:
@@ -77,13 +79,13 @@ def mask_secrets(text: str, *urls: str) -> str:
         text = _TOKEN.sub(rf"\1{MASK}@", _PASSWORD.sub(_mask_password, text))
     if "=" in text:
         text = _FIELD.sub(_mask_field, text)
-    if _WORD.search(text):  # the search takes a tenth of the time of the others
+    if _WORD.search(text):  # this search takes a tenth of the time of the three substitutions below
         text = _HEADER.sub(_mask_field, _QUOTED.sub(rf"\1{MASK}\2", _BASIC.sub(_mask_basic, text)))
     return text
 
 
 def mask_error(text: str, *urls: str) -> str:
-    """Mask the secrets in an error message: those of `mask_secrets`, and the values of environment variables."""
+    """Mask the secrets that `mask_secrets` finds, and the values of environment variables with secrets."""
     for name, value in os.environ.items():
         if _VARIABLE.search(name) and len(value) >= SHORTEST_VALUE:
             text = text.replace(value, MASK)
@@ -102,7 +104,7 @@ def mask_values(value: Any) -> Any:
 
 
 def is_masked(url: str) -> bool:
-    """Return whether `mask_secrets` has replaced secrets of a URL. Such a URL cannot be opened."""
+    """Return whether `mask_secrets` has replaced secrets of a URL. A URL without its secrets cannot be opened."""
     return "://" in url and (f"{MASK}@" in url or f"={MASK}" in url)
 
 
@@ -119,7 +121,7 @@ def _mask_field(found: re.Match[str]) -> str:
 def _mask_basic(found: re.Match[str]) -> str:
     try:
         is_password = b":" in base64.b64decode(found[2])
-    except ValueError:  # another word
+    except ValueError:  # the word after `basic` is not base64
         is_password = False
     return f"{found[1]}{MASK}" if is_password else found[0]
 

@@ -48,7 +48,7 @@ def list_by_path(source):
 )
 def test_member_name_outside_the_tar_is_refused(name, kind, work, refuse, photo):
     tar = write(work / "photos.tar", member("photos/1.png"), member(name, kind, link="1.png"), photo=photo)
-    assert f"source: names in a tar must not point outside of it, got {name!r} in '{tar}'" in refuse(
+    assert f"source: names in a tar must not point outside of the tar, got {name!r} in '{tar}'" in refuse(
         "preprocess", "--source", tar
     )
 

@@ -133,7 +133,7 @@ def test_a_file_that_crashes_the_process_is_refused(workers, small, large):
         get_processes(workers)[1].kill()
 
     answer = workers.upscale(ask(large), Control(60), kill)
-    assert answer.reason == "cannot be upscaled: its process ended, perhaps because it needs too much memory"
+    assert answer.reason == "cannot be upscaled: the worker process ended, perhaps for lack of memory"
     assert workers.upscale(ask(small), Control(60)).reason == ""
 
 

@@ -177,7 +177,7 @@ def test_error_names_table_field_rule_and_value(old, new, line, refusal):
         ('"sgd.momentum" = [0.5]', f"search.sgd.momentum: {UNUSED}"),
         ('"hidden=8.keep_prob" = [0.5]', f"search.hidden=8.keep_prob: {UNUSED}"),
         ('"loss=mae.stddev" = [1.5]', "search.loss=mae.stddev: has no effect with initializer=xavier, got 1.5"),
-        ("adam.beta_1 = [0.5]", 'search.adam: a key with a dot must be in quotes, "….beta_1"'),
+        ("adam.beta_1 = [0.5]", 'search.adam: a key with a dot must be in quotes, such as "sgd.momentum"'),
     ],
 )  # fmt: skip
 def test_key_that_cannot_be_searched_is_refused(more, line, refusal):

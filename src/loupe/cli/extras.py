@@ -14,15 +14,15 @@ EXTRAS = {
     "gpu": ("onnxruntime-gpu",),
     "demo": ("gradio",),
 }  # fmt: skip
-# Import names that differ from the name of the package.
+# Names for `import` that differ from the names of the packages.
 IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-it-py": "markdown_it"}
 
 
 def describe_missing_package(error: BaseException) -> str | None:
-    """Return one line that says which extra to install.
+    """Return one line with the command that installs the missing extra.
 
     Args:
-        error: an import error, or an error that was raised from one.
+        error: an import error, or an error that an import error caused.
 
     Returns:
         A line such as "needs mlflow: pip install 'loupe-upscale[train]'"; None if the error has another cause.

@@ -22,7 +22,7 @@ steps:
 options:
   --help      show this text; `loupe <step> --help` lists the fields of a step
   --version   show the version
-  --quiet     print only errors; every step accepts it"""
+  --quiet     print only errors; every step accepts this option"""
 
 
 def step_help(step: str, positional: str | None, multiple: bool) -> str:

@@ -40,8 +40,8 @@ BOOLEAN_TEXTS = (
     "f",
     "y",
     "n",
-)  # pydantic accepts these texts
-# Defaults of environment variables. They silence libraries, make Arrow return memory to the system, and prevent
+)  # the texts that pydantic converts to booleans
+# Defaults of environment variables, which silence libraries, make Arrow return memory to the system, and prevent
 # pydantic from searching all installed packages for plugins at every start.
 ENVIRONMENT = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
@@ -57,7 +57,8 @@ LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")
 
 def entry() -> NoReturn:
     """Run the command `loupe`, and exit with the returned status."""
-    # Garbage collection takes 1.7 s of the 4.4 s of CPU time for the exit and the import of Keras and MLflow.
+    # By default, garbage collection takes 1.7 s of the 4.4 s of CPU time that Keras and MLflow need for their import
+    # and the exit. The next two lines avoid most collections.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     open_streams()
@@ -157,8 +158,8 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
     Args:
         words: the arguments.
         booleans: flags of boolean fields.
-        positional: whether the step takes positional arguments. Otherwise, a word after `--x` is always the value of
-            `--x`.
+        positional: whether the step takes positional arguments. If so, the word after a boolean flag is the value of
+            the flag only if BOOLEAN_TEXTS contains the word. Otherwise, the word is always the value of the flag.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -190,7 +191,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     missing = describe_missing_package(error)
     if missing or isinstance(error, UsageError):
         return missing or str(error), 2
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # a file name
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # in a file name
         return f"path: must be Unicode text, got {error.object!r}", 1
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
@@ -209,7 +210,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
 def _find_database_error(error: BaseException | None) -> BaseException | None:
     """Return the error of the database itself, such as a full disk; None for other errors.
 
-    SQLAlchemy and MLflow raise errors that also contain the SQL statement.
+    The errors of SQLAlchemy and MLflow are not printed, because they also contain the SQL statement.
     """
     while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
         error = error.__cause__
@@ -217,9 +218,9 @@ def _find_database_error(error: BaseException | None) -> BaseException | None:
 
 
 def _was_raised_by_store(error: Exception) -> bool:
-    """Return whether MLflow raised the error.
+    """Return whether the error was raised inside MLflow or its database libraries.
 
-    For damaged databases and answers of other servers, MLflow raises errors of any class.
+    MLflow raises errors of any class if the database is damaged, or if the server is not an MLflow server.
     """
     frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)

@@ -1,7 +1,7 @@
-"""Hides the messages that TensorFlow writes to standard error when it starts; all other lines are shown.
+"""Hides information, warnings and two harmless errors that TensorFlow writes to standard error.
 
-TensorFlow's environment variables do not hide these messages, and several appear only at the first computation. A
-separate process filters the messages: if this process crashes, a thread could not show its last messages.
+All other lines are shown. TensorFlow's environment variables do not hide these messages. A separate process filters
+the messages, because a thread could not show the last messages of a crashed process.
 """
 
 import os
@@ -10,8 +10,9 @@ import subprocess
 import sys
 
 LIBRARIES = ("tensorflow", "jaxlib")
-# Information and warnings of Abseil, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors that
-# the GPU version of TensorFlow writes on every machine.
+# Information and warnings of Abseil (TensorFlow's library for logs), such as
+# "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors that the GPU version of TensorFlow writes on
+# every machine.
 NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|([IW]|E(?=.*(Unable to register cu\w+ factory|failed call to cuInit: .*\(303\))))"
@@ -20,12 +21,12 @@ NOISE = re.compile(
 
 
 def filter_native_logs() -> None:
-    """Filter the messages of native code in this process and its child processes after the import of TensorFlow."""
+    """Filter the messages of this process and its child processes as soon as TensorFlow or JAX is imported."""
     sys.meta_path.insert(0, _Trigger())
 
 
 class _Trigger:
-    """An import hook that starts the filter before TensorFlow is imported. The hook itself never finds a module."""
+    """An import hook that starts the filter before TensorFlow or JAX is imported. The hook never finds a module."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in LIBRARIES and self in sys.meta_path:
@@ -41,7 +42,7 @@ def _start_filter() -> None:
     except OSError:  # the system cannot start a process: the messages are not filtered
         os.close(writing)
     else:
-        os.dup2(writing, 2)  # Python's own sys.stderr has another descriptor; see `streams`
+        os.dup2(writing, 2)  # sys.stderr is not filtered: `streams` gives it another descriptor
         os.close(writing)
     os.close(reading)
 

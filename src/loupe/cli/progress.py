@@ -15,7 +15,7 @@ CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def escape_control_characters(text: str) -> str:
-    """Escape control characters and line breaks, for example those in file names."""
+    """Escape control characters and line breaks, for example in file names."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in CONTROL_CATEGORIES
@@ -43,7 +43,7 @@ def print_error(text: str) -> None:
 
 @cache
 def print_error_once(text: str) -> None:
-    """Print one line to standard error, unless this process has printed it already."""
+    """Print one line to standard error, unless this process has already printed the same line."""
     print_error(text)
 
 

@@ -1,8 +1,8 @@
-"""Converts signals to exceptions, so that a step closes its run and removes unfinished files before it ends.
+"""Converts signals to exceptions, so that a step closes its run and removes unfinished files before the step ends.
 
 Python discards an exception that a signal raises in a destructor or a callback. A library may discard the exception
-in a bare `except`. One of 58 signals was lost during imports. Therefore a thread checks whether the main thread still
-handles the exception. If not, the thread sends the signal again.
+in a bare `except`. In a test, one of 58 signals was lost during imports. Therefore, after a signal, a thread checks
+whether the main thread still handles the exception. If not, the thread sends the signal again.
 """
 
 import _thread
@@ -17,12 +17,13 @@ from typing import Any
 
 SIGNAL_STATUS = 128  # if a signal ends a process, its exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
-# An exception counts as lost after this many checks without it, because a library may store and raise it again later.
+# An exception counts as lost if it is missing in this many checks in a row. One check is not enough, because a
+# library may store an exception and raise it later.
 CHECKS_UNTIL_LOST = 2
 
 _received: list[int] = []  # the signals that were received in the open block of `raise_on_signals`
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
-_deferred: list[int] = []  # the signal that is deferred until these blocks exit
+_deferred: list[int] = []  # the signal that is raised when the last open block of `defer_signals` exits
 
 
 class Terminated(SystemExit):
@@ -44,7 +45,7 @@ def raise_on_signals() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if not _received:
             with suppress(RuntimeError):  # the system cannot start another thread
-                # threading.Thread is not used, because it needs locks of the main thread
+                # threading.Thread is not used: it needs locks that the interrupted main thread may hold
                 _thread.start_new_thread(_repeat_lost_signal, (number,))
         _received.append(number)
         if _deferring and not _deferred:
@@ -85,8 +86,9 @@ def stop_at_signal() -> Iterator[None]:
 def defer_signals() -> Iterator[None]:
     """Defer the first signal until the block exits, such as during a transaction of MLflow's database.
 
-    A second signal ends the block. MLflow rolls a transaction back only after an `Exception`. If a signal interrupts
-    the transaction, the database stays locked: in 21 of 40 tries, the run could then not be closed.
+    A second signal is raised immediately and ends the block. MLflow rolls a transaction back only after an
+    `Exception`, and the exceptions of signals are not of this class. If a signal interrupts the transaction, the
+    database stays locked: in 21 of 40 tries, the run could then not be closed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -110,7 +112,7 @@ def _exception(number: int) -> BaseException:
 
 
 def _is_signal(error: BaseException | None) -> bool:
-    """Return whether a signal caused an exception, directly or while another exception of a signal was handled."""
+    """Return whether a signal raised this exception, or an exception in its chain of causes and contexts."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt | Terminated):
@@ -128,8 +130,8 @@ def _repeat_lost_signal(number: int) -> None:
         if not _received:
             return
         current: Any = sys._current_exceptions().get(main)
-        current = current[1] if isinstance(current, tuple) else current  # a tuple in Python 3.11
+        current = current[1] if isinstance(current, tuple) else current  # Python 3.11 returns a tuple
         absent = 0 if _deferring or _is_signal(current) else absent + 1
         if absent >= CHECKS_UNTIL_LOST:
             absent = 0
-            signal.pthread_kill(main, number)  # also interrupts a system call
+            signal.pthread_kill(main, number)  # this call also interrupts a system call

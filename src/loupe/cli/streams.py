@@ -15,11 +15,11 @@ DESCRIPTORS = {"stdin": 0, "stdout": 1, "stderr": 2}
 def open_streams() -> None:
     """Replace standard output and standard error by streams that mask secrets, and whose errors do not end the step.
 
-    The streams also mask the tracebacks and the messages of libraries, which do not use `progress`.
+    The streams also mask secrets in tracebacks and in messages of libraries, which do not use `progress`.
 
     After its first error, a stream discards its output. The error of a pipe whose reader has ended is not
-    reported. A closed stream becomes `/dev/null`. Otherwise, the next opened file would get the number of the stream,
-    and libraries would write their messages to this file.
+    reported. A closed stream becomes `/dev/null`. Otherwise, the next opened file would get the descriptor of the
+    stream, and libraries would write their messages to this file.
     """
     for number in DESCRIPTORS.values():
         try:

@@ -1,7 +1,9 @@
-"""The settings of each step. The classes define the name, default, range and help text of every field.
+"""The settings of the steps, one class per step.
+
+The classes define the name, default, range and help text of every field.
 
 The command line and the params of MLflow runs derive from these classes. Tests compare MLproject and the sweep files
-with them. The settings of `train` combine the fields of one network with the fields of one optimizer. Ridge
+with these classes. The settings of `train` combine the fields of one network with the fields of one optimizer. Ridge
 regression has no optimizer.
 """
 
@@ -93,7 +95,7 @@ def list_fields(step: str) -> dict[str, Any]:
 
 
 def _sort_fields(settings: type[Settings], without: type[Settings] | None = None) -> dict[str, Any]:
-    """Return the fields of a class: first the fields that it defines, last the fields that most steps have.
+    """Return the fields of a class: first the fields that it defines itself, last the fields that most steps have.
 
     Args:
         settings: the class.

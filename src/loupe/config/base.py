@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from loupe.config.fields import Text, field, format_value, is_true
 from loupe.errors import UsageError, mask_secrets
 
-GIVEN = object()  # means any value except none in DEPENDS
+GIVEN = object()  # in DEPENDS, this object means any value except none
 
 
 class SettingsError(UsageError):
@@ -22,11 +22,11 @@ class Settings(BaseModel):
     A subclass may set these class attributes. Dictionaries are merged with the dictionaries of the base classes.
         STEP: the name of the step.
         DEFAULTS: new defaults of inherited fields.
-        DEPENDS: the conditions under which a field has an effect, by field name. A condition maps another field to a
-            value, or to a frozenset of values.
+        DEPENDS: the conditions under which a field has an effect, by field name. A condition maps another field to
+            its required value, or to a frozenset of accepted values.
     """
 
-    # Validators are built on first use: a step uses 2 of about 30 classes.
+    # Validators are built on first use, because a step uses only 2 of about 30 classes.
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
     )
@@ -55,7 +55,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _collect(cls, attribute: str) -> dict[str, Any]:
-        """Merge a dictionary attribute of this class with the same attribute of its base classes."""
+        """Merge a dictionary attribute of this class with this attribute of the base classes."""
         merged: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             merged |= vars(base).get(attribute, {})
@@ -76,7 +76,7 @@ class Settings(BaseModel):
         return {name: _to_text(value) for name, value in self if name not in dropped}
 
     def select(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the values of some fields."""
+        """Return the values of the given fields by name."""
         return {name: getattr(self, name) for name in names}
 
 
@@ -121,7 +121,7 @@ def list_choices(annotation: Any) -> tuple[Any, ...]:
 
 def _to_text(value: Any) -> str:
     if isinstance(value, tuple) and value:
-        return ",".join(map(_to_text, value))  # per URL, because a joined URL may look like a part of a secret
+        return ",".join(map(_to_text, value))  # masks each URL alone: the next URL may look like a secret's end
     return mask_secrets(format_value(value))
 
 

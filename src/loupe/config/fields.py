@@ -14,12 +14,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from loupe.errors import mask_secrets
 
 LARGEST_SCALE = 8
-LARGEST_LABEL_SIDE = 4096  # the side is in pixels
+LARGEST_LABEL_SIDE = 4096  # in pixels
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 DEVICE = (
-    "device that runs ONNX networks; auto: a GPU with CUDA or DirectML for the bundled networks if the installed "
-    "onnxruntime supports it, otherwise the CPU; a device that cannot be used is replaced by the CPU"
+    "device that runs ONNX networks. auto: bundled networks run on a GPU if the installed onnxruntime supports CUDA "
+    "or DirectML; all other ONNX networks run on the CPU. If a device cannot be used, Loupe uses the CPU"
 )
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
 BUNDLED_SIZES = ("tiny", "small", "base", "large")
@@ -29,7 +29,7 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
     """Define a field.
 
     Args:
-        default: the default, or a function that computes the default from the fields that are defined earlier.
+        default: the default, or a function that computes the default from the values of earlier fields.
         text: the help text.
         rule: a description of the accepted values, for fields without bounds and choices.
         bounds: as in `pydantic.Field`: ge, gt, le, lt.
@@ -54,8 +54,8 @@ def format_value(value: Any) -> str:
 def quote_value(value: Any) -> str:
     """Return a refused value for an error message: in quotes and at most LONGEST_QUOTE characters long."""
     try:
-        text = mask_secrets(format_value(value))  # before shortening: a secret without its end is not recognised
-    except ValueError:  # Python does not convert integers of more than 4300 digits
+        text = mask_secrets(format_value(value))  # precedes the cut: a secret without its end is not masked
+    except ValueError:  # Python does not convert integers of more than 4300 digits to text
         text = "a number of thousands of digits"
     return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")
 
@@ -108,7 +108,7 @@ def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = 
     Args:
         read: parses one part of a list; raises ValueError or TypeError if the part is invalid.
         rule: the message of the ValueError for an invalid list.
-        empty: texts that mean an empty list. If there are none, an empty list is invalid.
+        empty: texts that mean an empty list. With (), an empty list is invalid.
     """
 
     def parse(value: Any) -> tuple[Any, ...]:
@@ -173,7 +173,7 @@ def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:
 
 
 def _parse_range(read: Callable[[str], Any], lowest: int, highest: int) -> Callable[[Any], Any]:
-    """Return a validator of two numbers, the lower one first."""
+    """Return a validator of two numbers, the lower number first."""
     rule = f"must be two numbers from {lowest} to {highest}, the lower one first, such as {lowest},{highest}"
     parse = _parse_list(lambda part: read(str(part)), rule)
 

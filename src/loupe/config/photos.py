@@ -21,8 +21,8 @@ from loupe.config.fields import (
 
 MODEL = (
     f"champion (the best registered network of a scale factor), a bundled network ({', '.join(BUNDLED_SIZES)}; "
-    "bundled means small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry or run URI of MLflow, "
-    "or a .keras or .onnx file; without a champion for a scale factor, champion means bundled"
+    "bundled means small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry URI or run URI of "
+    "MLflow, a .keras file, or an .onnx file. Without a champion for a scale factor, champion means bundled"
 )
 ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 
@@ -31,10 +31,11 @@ class PhotoSettings(Settings):
     """Fields of the steps that read photos and write one result per photo."""
 
     VERB: ClassVar[str] = ""  # past participle such as "upscaled", for messages
-    out: str = field("", "output folder; for a single photo also an output file, whose suffix selects the format")
+    out: str = field("", "output folder, or for a single photo an output file, whose suffix selects the file format")
     inputs: Paths = field(
         ("sample",),
-        "photos: files, folders (searched recursively), patterns such as 'holiday/**/*.jpg'; sample: a bundled photo",
+        "photos: files, folders (searched recursively) or patterns such as 'holiday/**/*.jpg'. sample: a "
+        "bundled photo",
         rule="paths; comma-separated after --inputs",
     )
     format: Literal["same", "jpg", "png", "webp", "tif", "avif", "gif", "bmp"] = field(
@@ -42,22 +43,23 @@ class PhotoSettings(Settings):
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
         None,
-        "quality of JPEG, WebP and AVIF; none: 95 for JPEG and WebP, 90 for AVIF; a lossless WebP stays lossless",
+        "quality of JPEG, WebP and AVIF. none: 95 for JPEG and WebP, 90 for AVIF, and a lossless WebP result if the "
+        "photo is a lossless WebP",
         rule="none, or 1 to 100",
     )
-    compress_level: int = field(1, "compression of PNG: 0 is the fastest, 9 makes the smallest files", ge=0, le=9)
+    compress_level: int = field(1, "compression of PNG; 0: the fastest, 9: the smallest files", ge=0, le=9)
     strip_metadata: bool = field(False, "omit EXIF, XMP, resolution and comments, but keep the colour profile")
     overwrite: bool = field(False, "replace existing results")
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
         None,
-        "memory for images, in MB; a photo that needs more memory fails. none: 2000, or half of the memory of the "
-        "machine if that is less",
+        "memory for images, in MB; a photo that needs more memory fails. none: the smaller of 2000 and half of the "
+        "machine's memory",
         rule="none, or 200 to 1000000",
     )
     dry_run: bool = field(False, "only print which files would be written")
     compare: Text = field(
-        None, "write an HTML file that shows each photo before and after, with a slider", rule="none or an .html file"
+        None, "write an HTML page in which a slider compares each photo with the result", rule="none or an .html file"
     )
 
     @model_validator(mode="after")
@@ -91,15 +93,16 @@ class Upscale(PhotoSettings):
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "result if photo and `size` have different aspect ratios. inside: the largest result within "
-        "`size`; cover: the smallest result that covers `size`, then cropped at the centre; exact: an error",
+        "result if the photo and `size` have different aspect ratios. inside: the largest result within "
+        "`size`; cover: the smallest result that covers `size`, cropped to `size` around its centre; exact: an error",
     )
     model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
     jpeg_quality: JpegQuality = field(
         "auto",
-        "JPEG quality of the photos, for a network that adapts to it; 100: no artefacts. auto: the quality of each "
-        "JPEG file; for other files, the quality estimated from JPEG traces in the pixels, or 100",
+        "JPEG quality of the photos, for a network that adapts to the quality; 100: no artefacts. auto: the quality "
+        "of each JPEG file; for other files, an estimate from the traces of an earlier JPEG compression in the "
+        "pixels; 100 if no quality can be estimated",
         rule="auto, or 1 to 100",
     )
     device: Device = field("auto", DEVICE)
@@ -117,7 +120,7 @@ class Upscale(PhotoSettings):
 
     @property
     def box(self) -> tuple[int, int] | None:
-        """The size as width and height."""
+        """The width and height of `size`, or None."""
         if self.size is None:
             return None
         width, height = map(int, self.size.split("x"))
@@ -143,7 +146,7 @@ class Restore(PhotoSettings):
     )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,
-        "standard deviation of the noise, in grey values from 0 to 255; none: estimate it per photo",
+        "standard deviation of the noise, in grey values from 0 to 255; none: estimated for each photo",
         rule="none, or 0 to 100",
     )
 

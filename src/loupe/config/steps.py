@@ -44,22 +44,22 @@ class Pairing(Settings):
         None,
         "how labels (the high-resolution images of the dataset) are cut from a photo. centre: one label from the "
         "centre. fit: one label from the centre after downscaling the shorter side of the photo to label_size. "
-        "tiles: one label per cell of a grid. random: `crops` labels from random positions; every second label is "
-        "cut from a copy of the photo that is downscaled by a random factor",
+        "tiles: as many labels as fit next to each other. random: `crops` labels from random positions; every "
+        "second label is cut from a copy of the photo that is downscaled by a random factor",
         rule="centre, fit, tiles or random; default: tiles for the photos of source=sample, centre for other photos",
     )
     crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
     crops_per_megapixel: Rate = field(
         None,
-        "with crop=random, number of labels per million pixels of a photo, rounded, at least 1 per photo; none: "
-        "`crops` labels per photo",
+        "with crop=random, number of labels per million pixels of a photo; the number per photo is rounded and at "
+        "least 1. none: `crops` labels per photo",
         rule="none, or above 0 and at most 1000",
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field(
         "lanczos",
-        "filter that downscales a label to the input of the network, with antialiasing; box: the mean of an area; "
-        "random: one of the filters per label",
+        "antialiased filter that downscales a label to the input of the network. box: the mean of an area; "
+        "random: a random filter per label",
     )
     recompress: Quality = field(
         None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
@@ -82,7 +82,9 @@ class Preprocess(DatasetSettings, Pairing):
         rule="one or more, comma-separated",
     )
     categories: Categories = field(
-        (), "use only these category folders of the sources", rule="all, or names, comma-separated"
+        (),
+        "use only these categories; a category is a top-level folder of a source",
+        rule="all, or names, comma-separated",
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
@@ -96,7 +98,8 @@ class Preprocess(DatasetSettings, Pairing):
     degrade: Literal["none", "jpeg", "camera"] = field(
         "none",
         "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution; "
-        "camera: noise, then the same as jpeg. The manifest contains the strength per label",
+        "camera: noise, then compression as with jpeg. The manifest (the dataset's table of labels) contains the "
+        "last JPEG quality and the noise of each label's input",
     )
     jpeg_qualities: JpegQualities = field(
         (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"
@@ -104,14 +107,15 @@ class Preprocess(DatasetSettings, Pairing):
     clean_share: float = field(0.15, "probability that an input is not compressed as JPEG", ge=0, le=1)
     double_share: float = field(
         0.2,
-        "probability that an input is compressed twice, with a shifted grid",
+        "probability that a compressed input is compressed a second time; the 8x8 blocks of the first compression "
+        "are shifted at random",
         ge=0,
         le=1,
     )
     noise_levels: NoiseLevels = field(
         (0, 10),
-        "lowest and highest standard deviation of the noise with degrade=camera, Gaussian and Poisson together, in "
-        "grey values from 0 to 255",
+        "with degrade=camera, lowest and highest standard deviation of the noise (the sum of Gaussian and Poisson "
+        "noise), in grey values from 0 to 255",
         rule="two numbers from 0 to 100",
     )
     DEPENDS = {
@@ -178,8 +182,8 @@ class Evaluate(DatasetSettings, Pairing):
     )
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
-        "the images that are scored. photos: whole labels. study-patches: one random patch per photo; this is "
-        "repeated 20 times (2016 study). classical: whole photos; the inputs are downscaled with a bicubic filter, "
+        "the images that are scored. photos: whole labels. study-patches: 20 draws of one random patch per photo "
+        "(2016 study). classical: whole photos; the inputs are downscaled with a bicubic filter, "
         "and the scores compare luma values from 16 to 235 without the border pixels, as in most papers",
     )
     ensemble: bool = field(False, ENSEMBLE)
@@ -198,7 +202,7 @@ class Evaluate(DatasetSettings, Pairing):
         "degrade": {"photos": GIVEN, "protocol": "photos"},
         "qualities": {"degrade": "jpeg"},
         **{name: {"photos": None, "protocol": PAIR_PROTOCOLS} for name in ("dataset", "split")},
-        # A dataset already contains its labels.
+        # These fields cut labels from photos. A dataset already contains labels.
         **{
             name: {"photos": GIVEN, "protocol": PAIR_PROTOCOLS}
             for name in ("crop", "label_size", "luminance", "shrink")
@@ -208,12 +212,12 @@ class Evaluate(DatasetSettings, Pairing):
 
     @property
     def pairing(self) -> dict[str, Any]:
-        """The fields of `Pairing`."""
+        """The values of the fields of `Pairing` by name."""
         return self.select(Pairing.model_fields.keys() - Settings.model_fields.keys())
 
 
 class Register(DatasetSettings):
-    """Register the model of a run; it becomes champion if it is better than the current champion."""
+    """Register the model of a run; the model becomes champion if it is better than the current champion."""
 
     STEP = "register"
     run: str = field(
@@ -237,8 +241,9 @@ class Sweep(DatasetSettings):
     )
     workers: int = field(
         0,
-        "worker processes; 0: one per core of this machine or of the Dask cluster, or with KERAS_BACKEND=jax one per "
-        "GPU of this machine if it has GPUs",
+        "number of worker processes. 0: with a Dask scheduler, one per core of the cluster; otherwise, with "
+        "KERAS_BACKEND=jax and GPUs, one per group of GPUs that a trial uses (`devices`); otherwise one per core of "
+        "this machine",
         ge=0,
         le=1024,
     )
@@ -254,8 +259,8 @@ class Sweep(DatasetSettings):
     fresh: bool = field(False, "train every trial, even if the store already contains its result")
     champion: bool = field(
         True,
-        "register the model of the best trial; also score the best models on the test split, which does not change "
-        "the choice of the best trial",
+        "register the model of the best trial, and score the best models on the test split; these scores do not "
+        "change the choice of the best trial",
     )
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
     SMOKE = {"max_trials": 2}
@@ -267,7 +272,7 @@ class Report(Settings):
     STEP = "report"
     from_: Text = field(
         None,
-        "read the runs from the results.parquet of an earlier report; none: read them from MLflow",
+        "read the runs from the results.parquet of an earlier report; none: read the runs from MLflow",
         rule="none or a path",
     )
     out: str = field("report", "folder for report.html, report.md and results.parquet")

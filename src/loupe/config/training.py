@@ -1,4 +1,4 @@
-"""Settings of `train`: one class per network and per optimizer, combined by `build_train_class`."""
+"""Settings of `train`. `build_train_class` combines the class of a network with the class of an optimizer."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -30,15 +30,15 @@ DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6
 
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = (
-    "how patches are combined into an image. concatenate: next to each other (2016 study); gaussian: overlapping "
-    "patches, averaged with Gaussian weights"
+    "how the patches of a result are combined into an image. concatenate: the patches are next to each other (2016 "
+    "study); gaussian: the patches overlap and are averaged with Gaussian weights"
 )
-DATASET = "name or folder of a prepared dataset, or a source of photos, which is prepared with default settings"
+DATASET = "name or folder of a prepared dataset, or a source of photos, which Loupe prepares with default settings"
 THREADS = "CPU threads for training; 0: one per core"
 
 
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a function that computes a default from `steps`, or None if `seconds` replaces `steps`."""
+    """Return a function that computes a default from `steps`; the default is None if `seconds` replaces `steps`."""
     return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
@@ -60,7 +60,7 @@ class Train(DatasetSettings):
     )
     threads: int = field(0, THREADS, ge=0, le=1024)
     resume: Text = field(
-        None, "id of an interrupted run, to continue it from its last checkpoint", rule="none or a run id"
+        None, "id of an interrupted run, which continues from its last checkpoint", rule="none or a run id"
     )
 
     @model_validator(mode="after")
@@ -71,16 +71,16 @@ class Train(DatasetSettings):
 
 
 class GradientTrain(Train):
-    """A network that is trained by gradient descent."""
+    """Settings of a network that is trained by gradient descent."""
 
     skip: Literal["none", "ridge"] = field(
-        "none", "ridge: add a trainable linear branch, initialised from ridge regression"
+        "none", "ridge: add a trainable linear branch, whose initial weights are the weights of ridge regression"
     )
     start: Text = field(
         None,
         "network to copy initial weights from; a layer gets the weights of the layer at the same position if the "
         "weights of both layers have the same shapes",
-        rule="none, champion, a registry or run URI, or a .keras file",
+        rule="none, champion, a registry URI, a run URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
         "none", "filter that upscales the input before the first layer; the network then does not change the size"
@@ -112,7 +112,7 @@ class GradientTrain(Train):
     )
     clip_norm: Norm = field(
         None,
-        "largest norm of the gradient; a larger gradient is scaled down to it; none: no limit",
+        "largest norm of the gradient; a larger gradient is scaled down to this norm; none: no limit",
         rule="none or > 0",
     )
     loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
@@ -150,7 +150,9 @@ class GradientTrain(Train):
         ge=0,
         le=10**9,
     )
-    devices: Devices = field(1, "local accelerators that share each batch (JAX backend)", rule="all, or 1 to 1024")
+    devices: Devices = field(
+        1, "number of local accelerators that share each batch (JAX backend)", rule="all, or 1 to 1024"
+    )
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {
         "stddev": {"initializer": "gaussian"},
@@ -181,7 +183,7 @@ class Convolutional(GradientTrain):
     layers: int = field(
         3, "number of residual layers; each is a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
     )
-    expansion: int = field(2, "channels inside a residual layer, as a multiple of filters", ge=1, le=16)
+    expansion: int = field(2, "channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * data.get("scale", Fraction(3, 2)).denominator,
         "side of a training input in pixels; default 64 for scale 3:2, 32 for 2:1 and 3:1",
@@ -189,11 +191,12 @@ class Convolutional(GradientTrain):
     )
     condition: Literal["none", "jpeg"] = field(
         "none",
-        "second channel of the input. jpeg: the strength of the JPEG compression, which the network then adapts to; "
-        "it is computed from the quality in the manifest",
+        "second channel of the input. jpeg: the strength of the JPEG artefacts, so that the network adapts to the "
+        "strength. Loupe computes the strength from the JPEG quality that the dataset contains for each input",
     )
     precision: Literal["float32", "bfloat16"] = field(
-        "float32", "number format of training; bfloat16 is faster with many filters if the processor supports it"
+        "float32",
+        "number format of training; bfloat16 is faster with many filters on processors that support bfloat16",
     )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
     SMOKE = {"filters": 8, "layers": 1, "crop": 16}
@@ -252,10 +255,11 @@ class Perceptron(GradientTrain):
 
     @model_validator(mode="after")
     def _validate_initial_weights(self) -> "Perceptron":
-        """Refuse skip=ridge with a last activation that is not 0 at 0 (sigmoid) or has no gradient at 0 (ReLU).
+        """Refuse skip=ridge with sigmoid or ReLU as the last activation.
 
         With skip=ridge, the weights of the last layer are initially 0. The result of this layer is added to the
-        result of ridge.
+        result of ridge. Sigmoid is not 0 at 0: the untrained network would differ from ridge. ReLU has no gradient
+        at 0: the last layer would not train.
         """
         if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":
             raise ValueError(
@@ -272,7 +276,7 @@ class Ridge(Train):
 
 
 class Optimizer(Settings):
-    """The fields that an optimizer adds to the settings of a network. All are arguments of the Keras class KERAS."""
+    """The fields that an optimizer adds to the settings of a network: arguments of the Keras class KERAS."""
 
     KERAS: ClassVar[str] = ""
 
@@ -281,7 +285,7 @@ class Sgd(Optimizer):
     """Stochastic gradient descent."""
 
     KERAS = "keras.optimizers.SGD"
-    momentum: float = field(0.0, "fraction of the previous weight update that is added to the next one", ge=0, lt=1)
+    momentum: float = field(0.0, "fraction of the previous weight update that the next update adds", ge=0, lt=1)
     DEFAULTS = {"learning_rate": 0.1}
 
 
@@ -290,7 +294,7 @@ class Adadelta(Optimizer):
 
     KERAS = "keras.optimizers.Adadelta"
     rho: float = field(0.95, "decay rate of the mean of squared gradients", ge=0, lt=1)
-    epsilon: float = field(1e-8, "added to the denominator for numerical stability", gt=0, le=1)
+    epsilon: float = field(1e-8, "constant that is added to the denominator for numerical stability", gt=0, le=1)
     DEFAULTS = {"learning_rate": 1.0}
 
 
@@ -299,8 +303,8 @@ class Rmsprop(Optimizer):
 
     KERAS = "keras.optimizers.RMSprop"
     rho: float = field(0.9, "decay rate of the mean of squared gradients", ge=0, lt=1)
-    momentum: float = field(0.0, "fraction of the previous weight update that is added to the next one", ge=0, lt=1)
-    epsilon: float = field(1e-10, "added to the denominator for numerical stability", gt=0, le=1)
+    momentum: float = field(0.0, "fraction of the previous weight update that the next update adds", ge=0, lt=1)
+    epsilon: float = field(1e-10, "constant that is added to the denominator for numerical stability", gt=0, le=1)
     DEFAULTS = {"learning_rate": 3e-4}
 
 
@@ -310,7 +314,7 @@ class Adam(Optimizer):
     KERAS = "keras.optimizers.Adam"
     beta_1: float = field(0.9, "decay rate of the mean of gradients", ge=0, lt=1)
     beta_2: float = field(0.999, "decay rate of the mean of squared gradients", ge=0, lt=1)
-    epsilon: float = field(1e-7, "added to the denominator for numerical stability", gt=0, le=1)
+    epsilon: float = field(1e-7, "constant that is added to the denominator for numerical stability", gt=0, le=1)
 
 
 class Adamw(Adam):
@@ -332,7 +336,7 @@ def build_train_class(network: str, optimizer: str | None = None) -> type[Train]
 
     Args:
         network: a key of NETWORKS.
-        optimizer: a key of OPTIMIZERS; None means the network's default. Ridge regression has no optimizer.
+        optimizer: a key of OPTIMIZERS; None means the network's default. Ridge regression ignores this argument.
 
     Raises:
         SettingsError: a name is unknown.

@@ -25,10 +25,10 @@ HASH_THREADS = 2
 
 
 class Dataset:
-    """A prepared dataset. Opening it takes time per shard, not per label.
+    """A prepared dataset. To open the dataset, only three columns of the manifest are read.
 
-    Shards are verified with their checksums before they are used. If all shards together are large, they are verified
-    in the background.
+    The checksums of shards are verified before the shards are used. Only if the shards of a split are larger than
+    VERIFY_FIRST_BYTES, a background thread verifies them during the use.
 
     Args:
         location: the folder or URL that `prepare` created.
@@ -155,7 +155,11 @@ class Dataset:
         return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:
-        """Verify shards, in the background if they are large. Return a function that raises an error found later."""
+        """Verify shards, in the background if they are large.
+
+        Returns:
+            A function that raises LoupeError if a damaged shard has been found.
+        """
         files = [self._fetch_shard(name) for name in names]
         errors: list[LoupeError] = []
 
@@ -185,7 +189,7 @@ class Dataset:
         return file
 
     def _verify_shard(self, name: str) -> None:
-        """Compare a shard with its checksum; download it again if it is damaged."""
+        """Compare a shard with its checksum; download a damaged shard again."""
         file = self._fetch_shard(name)
         if not self._is_intact(file) and not (storage.fetch_file(self.location, file) and self._is_intact(file)):
             raise self._describe_damage(name)

@@ -1,4 +1,4 @@
-"""Makes the inputs of a dataset from its labels: shrunk, and optionally with noise and JPEG artefacts."""
+"""Makes the inputs of a dataset: shrinks the labels, and optionally adds noise and JPEG artefacts."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,12 +18,12 @@ MID_GREY = 127.5
 
 @dataclass(frozen=True)
 class Degradation:
-    """The random choices for the inputs of one label; they are the same for all scale factors.
+    """The random choices for the inputs of one label. All scale factors use the same choices.
 
     Args:
         shrink: the filter, a key of FILTERS.
-        qualities: the qualities of the JPEG compressions, one after another; () for none.
-        shift: y and x of the grid of the first of two compressions, in pixels.
+        qualities: the quality of each successive JPEG compression; () without compression.
+        shift: y and x, in pixels, by which the 8x8 blocks of the first of two compressions are shifted.
         subsampling: an element of SUBSAMPLINGS.
         noise: standard deviation of the noise in the luminance of a mid-grey pixel, on a scale from 0 to 255.
         shot: share of the variance of the noise that is proportional to the brightness (Poisson); the rest is
@@ -41,7 +41,7 @@ class Degradation:
 
     @property
     def columns(self) -> dict[str, float | None]:
-        """The strength of the degradation as columns of the manifest; a file contains only its last JPEG quality."""
+        """The strength of the degradation as columns of the manifest, which contain only the last JPEG quality."""
         return {"jpeg_quality": self.qualities[-1] if self.qualities else None, "noise": self.noise}
 
 
@@ -53,7 +53,7 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
         sha256: the content hash of the photo, in hexadecimal.
         number: the number of the label in the photo.
     """
-    # With the last number, these random numbers differ from the random numbers of `cut_labels`.
+    # The number 1 at the end of the seed makes these random numbers differ from the random numbers of `cut_labels`.
     rng = np.random.default_rng([settings.seed, int(sha256[:16], 16), number, 1])
     shrink = str(rng.choice(list(FILTERS))) if settings.shrink == "random" else settings.shrink
     if settings.degrade == "none":
@@ -100,7 +100,7 @@ def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
 
 def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
-    # The channels have independent noise. Therefore the luminance has less noise than a channel.
+    # The noise of the channels is independent. Therefore the luminance has less noise than each channel.
     deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
     counts_per_level = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
     noisy = rng.poisson(image * counts_per_level) / counts_per_level

@@ -17,7 +17,7 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
     """Download `url` to `target`, unless `target` exists.
 
     The received bytes are stored in the file `target` + `.part`. This call and later calls append to the `.part` file
-    with range requests. When it is complete and has the right checksum, it is renamed to `target`.
+    with range requests. When the file is complete and has the right checksum, the file is renamed to `target`.
 
     Args:
         target: the file to create; its folder is created too.

@@ -20,7 +20,7 @@ FILTERS = {
 
 @dataclass(frozen=True)
 class Label:
-    """A label, and the position of its left and top edges in the photo, resized by the factor `shrunk`."""
+    """A label, and the position of its left and top edges in the photo that is resized by the factor `shrunk`."""
 
     pixels: np.ndarray  # uint8, (label_size, label_size), or with a third axis for 3 colours
     x: int
@@ -34,8 +34,8 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
     Args:
         grey: uint8, (height, width), or (height, width, 3) in colour.
         settings: the fields label_size, crops, crops_per_megapixel and recompress are used.
-        crop: `centre` (one label from the centre), `fit` (the same, after the photo is shrunk to a shorter
-            side of label_size), `tiles` (all labels of a grid) or `random`.
+        crop: `centre` (one label from the centre), `fit` (one label from the centre, after the photo is shrunk so
+            that its shorter side is label_size), `tiles` (as many labels as fit next to each other) or `random`.
         seed: determines the positions of crop=random, together with the content hash.
         sha256: the photo's content hash, in hexadecimal.
 
@@ -70,7 +70,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
 
 
 def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
-    """Cut every second label from a copy of the photo that is downscaled by a factor between 0.5 and 1."""
+    """Cut labels at random positions, every second label from a copy that is downscaled by a factor from 0.5 to 1."""
     size, rate = settings.label_size, settings.crops_per_megapixel
     rows, columns = grey.shape[:2]
     labels = []
@@ -81,7 +81,9 @@ def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -
         if factor == 1.0 or rate is None:
             # The pixels are copied, because a view would keep the resized photo in memory.
             pixels = _resize(grey, factor)[y : y + size, x : x + size].copy()
-        else:  # 19 times as fast for photos of 1 megapixel; differs in the rounding of 1 of 5000 pixels
+        else:
+            # Only the pixels of the label are resized. This is 19 times as fast for photos of 1 megapixel, and 1 of
+            # 5000 pixels is rounded differently.
             right, bottom = (x + size) * columns / width, (y + size) * rows / height
             box = (x * columns / width, y * rows / height, right, bottom)
             pixels = np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.LANCZOS, box))

@@ -1,4 +1,4 @@
-"""Reads and writes the manifest of a prepared dataset, a Parquet file with one row per label; assigns splits."""
+"""Reads and writes the manifest of a dataset (a Parquet file with one row per label), and assigns the splits."""
 
 import itertools
 import json
@@ -88,7 +88,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return rows
 
     def _read(self, columns: list[str] | None) -> Any:
-        """Read columns of these rows from the row groups that contain them."""
+        """Read columns of these rows. Only the row groups that contain the rows are read."""
         import pyarrow as pa
         import pyarrow.parquet
 
@@ -126,8 +126,9 @@ def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
 def assign_splits(parts: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     """Fill the columns `group` and `split` of each table, for the rows that have a label.
 
-    The split depends on the last 64 bits of the photo's content hash; the setting `limit` uses the first bits.
-    Therefore new photos do not move other photos to another split, and copies of a photo are in the same split.
+    The split depends on the last 64 bits of the photo's content hash. Therefore new photos do not move other
+    photos to another split, and copies of a photo are in the same split. The setting `limit` selects photos by the
+    first bits of the hash, so that the selection does not depend on the split.
     Near-duplicates have the split of the photo whose content hash names their group. An empty split receives one
     photo or group from a split that has several photos or groups: the photo or group with the nearest hash.
 

@@ -1,7 +1,8 @@
-"""Finds near-duplicates: the same image recompressed, resized, flipped, rotated or in another file format.
+"""Finds near-duplicates: copies of an image that are recompressed, resized, flipped, rotated or converted.
 
-The time grows as n log n with the number of photos. Two photos are compared only if their features are in the same
-cell of one of several shifted grids (locality-sensitive hashing, Datar et al. 2004) and near each other in that cell.
+The features of a photo are the magnitudes of low frequencies in its thumbnail. Several shifted grids divide the space
+of the features into cells (locality-sensitive hashing, Datar et al. 2004). Two photos are compared only if they are
+near each other in a cell of one grid. Therefore the time grows as n log n with the number of photos.
 """
 
 import numpy as np
@@ -9,17 +10,17 @@ import numpy as np
 from loupe.data.patches import apply_symmetry
 
 SIDE = 16  # side of a thumbnail in pixels
-# Photos are not compared if the grey values of a thumbnail have a smaller standard deviation.
+# A photo is not compared if the grey values of its thumbnail have a smaller standard deviation than this.
 MIN_CONTRAST = 1.0
 # Two photos are near-duplicates if their thumbnails have at least this correlation. Recompressed (JPEG quality 10),
 # resized and flipped copies of 281 photos of Caltech-256 have a correlation of at least 0.9915. Different photos,
 # among 1,058 photos, have a correlation of at most 0.983.
 MIN_SIMILARITY = 0.985
-FREQUENCIES = 6  # number of frequencies per axis
-GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2
+FREQUENCIES = 6  # number of frequencies per axis of the discrete cosine transform
+GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
 PAIRS_PER_PART = 1 << 17
-# The photos of a cell are sorted by one more feature. Each photo is compared only with this many following photos,
-# because a cell can contain many photos.
+# The photos of a cell are sorted by a further feature. Each photo is compared only with this number of photos after
+# it, because a cell can contain many photos.
 NEIGHBOURS = 4
 
 
@@ -56,7 +57,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
     for grid in range(GRIDS):
         cells = features[:, :GRID_FEATURES] / CELL + np.random.default_rng(grid).random(GRID_FEATURES)
         multipliers = np.random.default_rng(grid).integers(2**63, size=GRID_FEATURES)
-        keys = np.floor(cells).astype(np.int64) @ multipliers  # modulo 2**64
+        keys = np.floor(cells).astype(np.int64) @ multipliers  # one number per cell, modulo 2**64
         order = np.lexsort((features[:, GRID_FEATURES + grid], keys))
         for distance in range(1, NEIGHBOURS + 1):
             candidates = np.stack([order[:-distance], order[distance:]])
@@ -88,9 +89,10 @@ def _find_smallest(count: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the magnitudes of low frequencies, float32 (n, FREQUENCIES**2 - 1), the same for all 8 symmetries.
+    """Return the magnitudes of low frequencies, float32 (n, FREQUENCIES**2 - 1).
 
-    A flip changes only the signs of the discrete cosine transform, and a rotation also swaps the axes. The distance
+    The features are the same for all 8 flips and rotations of a thumbnail: a flip changes only the signs of the
+    discrete cosine transform. A rotation also swaps the axes; each pair of swapped magnitudes is sorted. The distance
     of two rows is at most the distance of the normalised thumbnails.
     """
     rows, columns = np.unravel_index(np.arange(1, FREQUENCIES**2), (FREQUENCIES, FREQUENCIES))

@@ -14,7 +14,7 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 
 
 class Pairs:
-    """Inputs with their labels. The images are in stacks. An index contains the stack and the position of each pair.
+    """Inputs with their labels, in stacks. An index contains the stack of each pair and the position in the stack.
 
     Args:
         rows: the rows of the manifest, one per pair.
@@ -46,7 +46,7 @@ class Pairs:
     def from_images(
         cls, rows: list[dict[str, Any]], inputs: Sequence[np.ndarray], labels: Sequence[np.ndarray], scale: Fraction
     ) -> "Pairs":
-        """Copy images, one input and one label per pair, into pairs in memory."""
+        """Copy images into pairs in memory: one input and one label per pair."""
         index = np.stack([np.zeros(len(rows), np.int32), np.arange(len(rows), dtype=np.int32)], axis=1)
         return cls(rows, ([np.stack(inputs)], [np.stack(labels)]), index, scale)
 
@@ -79,7 +79,7 @@ class Pairs:
         return copies[0], copies[1]
 
     def cut(self, numbers: np.ndarray, corners: tuple[np.ndarray, np.ndarray], sides: tuple[int, int]) -> Any:
-        """Cut one square from each input and one from its label.
+        """Cut a square from each input and a square from the label of the input.
 
         Args:
             numbers: (n,), the numbers of the pairs.
@@ -124,7 +124,7 @@ class Pairs:
             yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
 
     def with_strengths(self, wanted: bool) -> "Pairs":
-        """Return the pairs with strengths, which are 0 if the inputs are not degraded, or without."""
+        """Return the pairs with strengths if `wanted`, else without. Strengths of clean inputs are 0."""
         pairs = self._select(np.arange(len(self)))
         if not wanted:
             pairs.strengths = None
@@ -171,7 +171,7 @@ def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarra
 
 
 def _prefetch(images: Any, first: int, last: int) -> None:
-    """Start to read images from the disk if they are a memory map. Otherwise, each page is read when it is used."""
+    """Start to read the images of a memory map from the disk. Without this call, a page is read only at its use."""
     if isinstance(images, np.memmap):
         bytes_per_image = images.shape[1] * images.shape[2]
         start = images.offset + first * bytes_per_image

@@ -34,8 +34,8 @@ class Patches:
     Args:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
-        crops: `aligned` uses only offsets that are whole pixels in the label. `any` uses every offset, and rounds the
-            offset in the label down, as in the 2016 study: at 3:2, labels at odd offsets are shifted by half a pixel.
+        crops: `aligned` uses only offsets at whole pixels of the label. `any` uses every offset, and rounds the
+            offset in the label down (2016 study). At 3:2, labels at odd offsets are then shifted by half a pixel.
         augment: flip and rotate each crop at random.
         seed: determines the random numbers, together with the step.
 
@@ -69,7 +69,7 @@ class Patches:
         return self._cut_floats(self.draw_positions(step, size))
 
     def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one crop of every pair, in order; the number `draw` determines the positions. See `draw_batch`."""
+        """Draw one crop of every pair, in order; the number `draw` determines the positions."""
         rng = np.random.default_rng([self._seed, draw])
         return self._cut_floats(self._draw_positions(np.arange(len(self._pairs)), rng))
 
@@ -119,7 +119,8 @@ def apply_symmetry(images: np.ndarray, symmetry: int) -> np.ndarray:
 
     Args:
         images: arrays of any dtype.
-        symmetry: 0 to 7. From 4 on, the images are flipped. Then they are rotated by symmetry % 4 quarter turns.
+        symmetry: 0 to 7. If it is at least 4, the images are flipped first. All images are rotated by symmetry % 4
+            quarter turns.
     """
     if symmetry >= 4:
         images = images[..., ::-1]

@@ -34,8 +34,8 @@ VERSION = 2  # version of the prepared data; increase this number with every cha
 MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # the keys are values of `crop`
 MAX_SHARD_BYTES = 96 * 2**20  # size limit for the labels of a shard
 TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
-PIXELS_PER_BYTE = 2  # estimate: 1.3 to 6 in JPEGs, 0.5 in PNGs
-MIN_TASKS = 64  # with enough photos for this number of tasks, the cores finish at about the same time
+PIXELS_PER_BYTE = 2  # estimate for photo files; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
+MIN_TASKS = 64  # with many photos, about this many tasks or more, so that the cores finish at the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -46,9 +46,9 @@ def find_photos(settings: Preprocess) -> list[SourcePhoto]:
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Dataset:
     """Create the dataset of photos and settings, or open it if it exists.
 
-    A folder is written under a temporary name and renamed when it is complete; the next call removes the folders of
-    killed processes. A URL cannot be renamed. Therefore the manifest is written last: it marks the dataset as
-    complete. If two processes write the same shard, they write the same bytes.
+    A folder is written under a temporary name, and renamed after all files are written; the next call removes the
+    folders of killed processes. A URL cannot be renamed. Therefore, under a URL, the manifest is written last: the
+    manifest marks the dataset as complete. If two processes write the same shard, they write the same bytes.
 
     Args:
         settings: the settings of preprocess.
@@ -76,7 +76,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
             try:
                 publish(partial, folder)
             except OSError:
-                if not folder.exists():  # otherwise another process has prepared the dataset
+                if not folder.exists():  # otherwise, another process has prepared the dataset
                     raise
     return Dataset(folder)
 
@@ -89,14 +89,14 @@ def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
-        texts.pop(name, None)  # these select the photos, which are hashed below, or do not change the result
+        texts.pop(name, None)  # these fields select photos and crops, which are hashed below, or have no effect
     drawn = settings.degrade != "none" or settings.shrink == "random"
     if not drawn and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
     if settings.degrade == "none":
-        texts.pop("degrade")  # the digest is the same as before this field existed
+        texts.pop("degrade")  # datasets from before this field thus keep their digest
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
-    # The hash of json.dumps([VERSION, texts, [[path, sha256, crop], ...]]), without that text in memory.
+    # The next lines hash json.dumps([VERSION, texts, [[path, sha256, crop], ...]]) without this text in memory.
     digest = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())
     for number, photo in enumerate(photos):
         entry = json.dumps([photo.path, photo.sha256, choose_crop(settings, photo)])
@@ -211,7 +211,7 @@ def find_dataset(data_dir: str, name: str) -> str | None:
 
 
 def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
-    """Open a prepared dataset by location or name, or prepare the source of this name with default settings."""
+    """Open a prepared dataset by location or name. If none exists, prepare this source with default settings."""
     location = find_dataset(settings.data_dir, name)
     if location is not None:
         return Dataset(location)

@@ -1,7 +1,8 @@
 """Shares the memory budget for photos between the worker processes of a preparation.
 
 A worker reserves the memory that a photo takes according to its header, and waits until other workers have released
-enough. A header can be wrong. Therefore the system limits the memory of a worker to the reservation during decoding.
+enough memory. A header can be wrong. Therefore the system limits the memory of a worker to the reservation during
+decoding.
 """
 
 import resource
@@ -15,21 +16,22 @@ from loupe.imaging.limits import read_status_bytes, return_freed_blocks, set_lim
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
-UNIT_BYTES = 16 * 10**6  # memory that one unit of the semaphore stands for
-PROCESS_BYTES = 150 * 10**6  # memory per worker that is not for photos, including its share of the step's own process
+UNIT_BYTES = 16 * 10**6  # memory per unit of the semaphore
+PROCESS_BYTES = 150 * 10**6  # memory per worker that is not for photos, including a share of the parent process
 SPARE_BYTES = 64 * 10**6  # memory for strips, libraries and threads in addition to a reservation
 LARGE_BLOCK_BYTES = 2**20
 
-# The workers share a semaphore, whose units stand for free memory. It is None in a process that is not a worker.
+# The workers share a semaphore, whose units are free memory. `_semaphore` is None if a process is not a worker.
 _semaphore: Any = None
-_waiting_lock: Any = None  # only one worker at a time waits for units, because two workers could block each other
+# Only one worker at a time waits for units, because two waiting workers could block each other.
+_waiting_lock: Any = None
 
 
 @cache  # a system call per photo would take a tenth of the preparation of a small photo
 def get_budget() -> int:
     """Return how many bytes the photos of all workers may take together.
 
-    This is the default budget minus the other memory of the processes, but at least half of the default budget.
+    The result is the default budget minus the other memory of the processes, but at least half of the default budget.
     """
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES

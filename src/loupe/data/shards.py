@@ -25,20 +25,20 @@ from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import GreyPhoto
 
-# Bytes per pixel of the grey image and its copies while labels are cut, by crop.
+# Memory for the grey image and its copies while labels are cut, in bytes per pixel of the photo, by value of `crop`.
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3
-CHUNK_BYTES = 2**18  # of a file; fits into the cache of a core
+CHUNK_BYTES = 2**18  # number of bytes per read of a file; fits into the cache of a core
 BLACK = np.zeros((SIDE, SIDE), np.float32)
-# A worker reads a smaller file before it waits for the memory to decode the photo. For a larger file, the worker
-# first waits for the whole budget.
+# A worker reads a smaller file before it waits for the memory to decode the photo. Before the worker reads a larger
+# file, it waits for the whole budget.
 LARGE_FILE_BYTES = 32 * 10**6
 
 
 def prepare_shard(
     number: int, photos: list[SourcePhoto], crop: str, location: str, texts: dict[str, str]
 ) -> dict[str, Any]:
-    """Decode photos, cut and shrink their labels, and write one shard of labels and one of inputs per scale.
+    """Decode photos, cut and shrink their labels, and write a shard of labels and a shard of inputs per scale.
 
     Args:
         number: the number of the shard.
@@ -53,7 +53,7 @@ def prepare_shard(
         `thumbnails`, the arguments of `near_duplicates.find_groups`.
 
     Raises:
-        LoupeError: a photo has changed since it was listed, or this machine cannot read it.
+        LoupeError: a photo has changed since the listing, or this machine cannot read the photo.
     """
     settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
@@ -95,9 +95,9 @@ def prepare_shard(
 def cut_photo(
     photo: SourcePhoto, crop: str, settings: Preprocess, require: Callable[[int], None]
 ) -> tuple[Row, list[Label], np.ndarray]:
-    """Cut the labels of one photo, and shrink it; see `near_duplicates.make_thumbnails`.
+    """Cut the labels of one photo, and shrink the photo for `near_duplicates.make_thumbnails`.
 
-    An unusable photo is black, without labels, and its row contains the reason.
+    For an unusable photo, the row contains the reason, the list of labels is empty, and the shrunk photo is black.
 
     The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours.
 
@@ -114,7 +114,7 @@ def cut_photo(
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
         label_bytes = (
             (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
-        )  # bytes per pixel of the photo
+        )  # memory for the labels, in bytes per pixel of the photo
         result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)
@@ -135,7 +135,7 @@ def cut_photo(
 
 
 def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
-    """Return the bytes of a photo; raise LoupeError if its content hash has changed since it was listed."""
+    """Return the bytes of a photo; raise LoupeError if the content hash has changed since the listing."""
     try:
         size = photo.size or 0
         require(reservations.get_budget() if size > LARGE_FILE_BYTES else size)
@@ -143,7 +143,7 @@ def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:  # the step fails, because a machine that cannot read the source would skip all photos of its tasks
+    if reason:  # the step fails: a machine that cannot read the source would skip all photos of its tasks
         raise LoupeError(
             "source: must be a URL or a folder that all machines share, and must not change; on "
             f"{socket.gethostname()}, {photo.file!r}: {reason}"

@@ -19,7 +19,7 @@ from loupe.data.download import download
 from loupe.errors import UsageError
 from loupe.imaging.threads import count_cores
 
-# Photographs only: no diagrams, text or drawings, and one image of each stereo pair.
+# The sample contains only photographs: no diagrams, text or drawings, and one image of each stereo pair.
 SAMPLE = {
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
     "skimage": (
@@ -93,7 +93,7 @@ def list_photos(
         photos = [photo for photo in photos if photo.category in categories]
     size = max(1, min(MAX_PHOTOS_PER_TASK, len(photos) // MIN_HASH_TASKS))
     chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
-    # more threads than cores wait for the network
+    # For URLs, there are more threads than cores, because threads mostly wait for the network.
     threads_count = None if any(storage.is_url(photo.file) for photo in photos) else count_cores()
     with ThreadPoolExecutor(threads_count) as threads:
         photos = [photo for hashed in threads.map(_hash_photos, chunks) for photo in hashed]
@@ -139,7 +139,7 @@ def _list_sample() -> Iterator[SourcePhoto]:
 
 
 def _find_package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)  # does not import the package
+    spec = importlib.util.find_spec(package)  # find_spec does not import the package
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     return Path(spec.origin).parent
@@ -172,7 +172,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
 
 
 def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
-    """Return the reason for skipping a file, or "". A link may leave the source, and a FIFO may block forever."""
+    """Return why a file is skipped, or "". A link may point outside of the source; a FIFO may block forever."""
     if is_link:
         return "a link: not followed"
     if is_sparse:
@@ -232,7 +232,7 @@ def _hash_photos(photos: list[SourcePhoto]) -> list[SourcePhoto]:
 
 
 def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
-    """Return the photo with its content hash, or with the reason why it cannot be read."""
+    """Return the photo with its content hash, or with the reason why the photo cannot be read."""
     if photo.reason:
         return photo
     try:

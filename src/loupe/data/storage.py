@@ -16,7 +16,7 @@ from typing import IO, Any
 from loupe.errors import LoupeError, UsageError, describe_error, is_masked, mask_secrets
 from loupe.imaging.atomic import write_atomically
 
-# An unreachable store is reported within seconds. s3fs itself repeats requests that may succeed later.
+# These options report an unreachable store within seconds. s3fs itself repeats requests after temporary errors.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
 READ_AHEAD_BYTES = 4 << 20  # bytes per request: one request reads several headers of a tar
 
@@ -74,7 +74,7 @@ def exists(location: str, name: str, field: str = "data_dir") -> bool:
 def fetch_file(location: str, file: Path) -> bool:
     """Download the file with the name of `file` from a URL, and replace `file`.
 
-    fsspec's `filecache::` is not used: its downloads are not atomic, and it keeps a damaged copy.
+    fsspec's `filecache::` is not used: downloads are not atomic, and a damaged copy is kept.
 
     Returns:
         False if the location is not a URL or has no such file.

@@ -42,7 +42,7 @@ def list_members(location: str) -> list[Member]:
         raw: Any = storage.open_file(location)
         with _HeaderReader(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                if member.size < 0:  # tarfile would read the same headers again, without end
+                if member.size < 0:  # tarfile would go back and read the same headers forever
                     raise tarfile.ReadError(f"a size of {member.size} bytes")
                 if not member.isdir():
                     link = member.issym() or member.islnk()
@@ -51,11 +51,11 @@ def list_members(location: str) -> list[Member]:
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     outside = outside or member.name
                 tar.members.clear()  # type: ignore[attr-defined] # saves a kilobyte per member
-            stream.seek(tar.offset)  # tarfile ends at a damaged header, but only the end of a tar is a block of zeros
+            stream.seek(tar.offset)  # tarfile stops silently at a damaged header; a tar ends with a block of zeros
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # invalid numbers in headers raise the last two
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # invalid numbers in headers cause the last two
         raise UsageError(f"source: must be a complete, uncompressed tar, got {location!r} ({error})") from None
     if outside:
-        raise UsageError(f"source: names in a tar must not point outside of it, got {outside!r} in {location!r}")
+        raise UsageError(f"source: names in a tar must not point outside of the tar, got {outside!r} in {location!r}")
     return members

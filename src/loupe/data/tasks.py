@@ -73,14 +73,14 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
                 yield from results
             except BrokenProcessPool:
                 raise LoupeError("a process was killed, probably because the machine ran out of memory") from None
-            finally:  # frees memory, and the processes of a later call get the current environment variables
+            finally:  # this frees memory; a later call starts processes with the then current environment variables
                 get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in processes that start in this block. The parent process receives Ctrl-C and ends the others."""
-    resource_tracker.ensure_running()  # the start of the tracker unblocks Ctrl-C, so it must precede the next line
+    """Block Ctrl-C in processes that start in this block. The parent process receives Ctrl-C and ends them."""
+    resource_tracker.ensure_running()  # precedes the next line: the start of the tracker unblocks Ctrl-C
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,7 @@
-"""Pairs of whole photos as in papers on super-resolution: luma from 16 to 235, downscaled with a bicubic filter."""
+"""Pairs of whole photos, as in papers on super-resolution.
+
+The labels contain luma from 16 to 235. A bicubic filter downscales the labels to inputs.
+"""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -24,11 +27,11 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """Pairs of any size. A photo is decoded when its pair is used, so that only one photo is in memory at a time.
+    """Pairs of images of any size. A photo is decoded when its pair is used; only one photo at a time is in memory.
 
     The label is the photo's luma (16 to 235, rounded; grey photos are unchanged), cropped to a multiple of the scale.
-    The input is the label, downscaled as MATLAB's imresize does: by cubic convolution (Keys 1981, a = -1/2) with a
-    kernel that is widened by the scale, with mirrored borders and without rounding.
+    The input is the label, downscaled as by MATLAB's imresize: by cubic convolution (Keys 1981, a = -1/2) without
+    rounding. The kernel is widened by the scale, and the borders are mirrored.
 
     Args:
         photos: the result of `list_photos`; unusable photos are skipped and reported.
@@ -83,7 +86,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # number of p x p blocks; the filter reads 2 pixels beyond the border of the small image
+    margin = 3  # number of p x p blocks added per side; the filter reads 2 pixels beyond the small image
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))

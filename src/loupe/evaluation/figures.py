@@ -147,7 +147,7 @@ def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """Plot the results of every method for three images, and the labels. The most detailed crop is below each image.
+    """Plot the result of every method and the label of three images. The most detailed crop is below each image.
 
     Args:
         methods: upscaling models by their titles.
@@ -173,7 +173,9 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
 
 
 def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
-    """Plot the most detailed crops, such as text: the input, the result of each method, and the label.
+    """Plot the most detailed crop of several photos.
+
+    Each row shows the input, the result of each method, and the label.
 
     Args:
         methods: upscaling models by their titles, in the order of the columns.

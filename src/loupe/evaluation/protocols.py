@@ -15,7 +15,7 @@ from loupe.upscalers.tiling import UpscalingModel
 
 
 def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pairs | WholePhotos, str]:
-    """Open the images that the settings select, and describe them; `luminance` is the default formula for photos."""
+    """Return the selected images and a short description of them; `luminance` is the default formula for photos."""
     shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
     if settings.protocol == "classical":
         source = settings.photos or "sample"

@@ -27,7 +27,7 @@ def score_qualities(
 
 
 def summarise_qualities(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the summary of the scores, see `summarise`, of each quality."""
+    """Return the summary of the scores by quality; see `summarise`."""
     return {str(quality): scoring.summarise(rows) for quality, rows in table.groupby("quality", sort=False)}
 
 
@@ -37,7 +37,7 @@ def compute_psnr(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_qualities_below_lanczos(psnr: pd.DataFrame, names: Iterable[str]) -> dict[str, list[int]]:
-    """Return the qualities at which the PSNR of a method is below the PSNR of lanczos, per name."""
+    """Return, by name, the qualities at which the PSNR of a method is below the PSNR of lanczos."""
     return {name: psnr.index[psnr[name] < psnr["lanczos"]].tolist() for name in names}
 
 

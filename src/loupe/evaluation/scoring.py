@@ -1,6 +1,7 @@
 """Scores upscaling methods on images. The results are a table of scores and its summary.
 
-The table of `score` has one row per image and method. The table of `score_patches` has one row per draw and method.
+The table of `score` has one row per image and method. The table of `score_patches` has one row per draw and method; a
+draw is one random patch per photo.
 """
 
 import re
@@ -50,7 +51,7 @@ def score(
             then also rounded to 8 bits. With None, results are neither cropped nor rounded.
 
     Returns:
-        Columns path, photo (content hash), image (number), method, and one per score.
+        Columns path, photo (content hash), image (number), method, and one column per score.
     """
     tables, start = [], 0
     for inputs, labels in pairs.batches(16):
@@ -74,7 +75,7 @@ def score(
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
     """Score methods with the protocol of the 2016 study.
 
-    Each of 20 draws cuts one patch per photo at a random position, and upscales each patch separately. A patch has
+    Each of DRAWS draws cuts one patch per photo at a random position. Each patch is upscaled separately. A patch has
     the size of the first method's blocks. If the side of these blocks is below MIN_PATCH_SIDE, a patch has the
     default patch size of the scale factor.
 

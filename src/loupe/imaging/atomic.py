@@ -13,19 +13,20 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# Partial files of other machines are removed after this time without a change, because their locks may be invisible.
+# This machine may not see the locks of other machines. Therefore it removes the partial files of other machines after
+# this time without a change.
 LEFTOVER_AGE_S = 86_400.0
 PREFIX, SUFFIX = ".loupe-", ".part"  # the start and the end of the name of a partial file
 
 
 @contextmanager
 def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `file` on success, remove it on failure.
+    """Yield a temporary path in the folder of `file`. The path becomes `file` on success, and is removed on failure.
 
     Args:
         file: the final path.
-        overwrite: replace an existing file. False raises FileExistsError if the file exists when the block exits,
-            even if another process has written it in the meantime.
+        overwrite: whether to replace an existing file. False raises FileExistsError if `file` exists when the block
+            exits, even if another process wrote `file` during the block.
     """
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
@@ -35,7 +36,7 @@ def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
 
 
 def write_file(file: Path, content: str | bytes, overwrite: bool = True) -> None:
-    """Write a file atomically. Text is encoded as UTF-8; characters without an encoding become `?`."""
+    """Write a file atomically. Text is encoded as UTF-8; characters that UTF-8 cannot encode become `?`."""
     with write_atomically(file, overwrite) as partial:
         partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
@@ -51,8 +52,9 @@ def publish(partial: Path, final: Path) -> None:
 def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[Path]:
     """Create and lock a file or folder with a temporary name, and yield its path.
 
-    When the block exits, the file or folder is removed unless it was renamed, and unlocked. The system releases the
-    lock of a killed process. Processes in different containers on one machine see each other's locks.
+    When the block exits, a file or folder that still has the temporary name is removed. Then the lock is released.
+    The system releases the lock of a killed process. Processes in different containers on one machine see each
+    other's locks.
 
     Args:
         folder: the parent folder; it must exist.
@@ -63,7 +65,7 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
         create(partial)
         try:
             descriptor = _open(partial)
-        except FileNotFoundError:  # another process removed the partial file before the lock
+        except FileNotFoundError:  # another process removed the partial file before it was locked
             continue
         with suppress(OSError):  # on a file system without locks, `remove_leftovers` uses the age
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -85,7 +87,7 @@ def remove_leftovers(folder: Path) -> None:
         except OSError:
             continue  # the partial file was renamed or removed, or belongs to another user
         try:
-            with suppress(OSError):  # the folder is not writable
+            with suppress(OSError):  # the user may not have the right to remove the file
                 if _is_abandoned(partial, descriptor):
                     _remove(partial)
         finally:
@@ -96,7 +98,7 @@ def validate_output_file(field: str, file: Path) -> None:
     """Check that a file can be written: the folder exists, and the path is not a folder.
 
     Args:
-        field: the setting that contains the path; the error message starts with it.
+        field: the setting that contains the path; the error message starts with this name.
         file: the file.
 
     Raises:
@@ -109,7 +111,7 @@ def validate_output_file(field: str, file: Path) -> None:
 
 
 def _claim(partial: Path, final: Path) -> None:
-    """Give a complete file its final name as a second name; raise FileExistsError if that name is in use."""
+    """Add the final name to the names of a complete file; raise FileExistsError if the final name is in use."""
     _sync(partial)
     try:
         os.link(partial, final)
@@ -149,7 +151,7 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since the last change, measured with the file system's clock: machines' clocks differ."""
+    """Return the seconds since the last change by the file system's clock, because the clocks of machines differ."""
     with tempfile.TemporaryFile(dir=partial.parent) as new_file:
         return os.fstat(new_file.fileno()).st_mtime - partial.stat().st_mtime
 

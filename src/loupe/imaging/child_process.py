@@ -1,7 +1,8 @@
-"""Runs a function in a child process, which can be killed at any time; see `limits` for its memory and CPU time.
+"""Runs a function in a child process, which can be killed at any time.
 
-Decoders, encoders and onnxruntime do not react to signals. Parent and child exchange messages over pairs of sockets.
-This module is imported before numpy, so that the child starts while the parent loads libraries.
+Decoders, encoders and onnxruntime do not react to signals. The module `limits` limits the memory and the CPU time of
+the child. Parent and child exchange messages over pairs of sockets. This module is imported before numpy, so that the
+child starts while the parent loads libraries.
 """
 
 import importlib
@@ -24,10 +25,11 @@ from typing import Any
 
 import loupe
 
-# Options -I and -S: neither the working directory nor the environment adds modules. Python starts 20 ms faster.
+# With the options -I and -S, neither the working directory nor the environment adds modules, and Python starts 20 ms
+# faster.
 START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.child_process import main; main()"
-# With few arenas, idle threads reserve less memory. With one thread, OpenBLAS makes numpy load faster; the children
-# compute no linear algebra.
+# With few arenas of malloc, idle threads reserve less memory. With one thread of OpenBLAS, numpy loads faster. The
+# children do not need more threads of OpenBLAS, because they compute no linear algebra.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 ENDING_TIMEOUT_S = 5.0  # maximum wait for the end of a process that has closed a connection
 CHECK_INTERVAL_S = 0.05
@@ -66,7 +68,7 @@ class Connection:
 
         Args:
             timeout_s: the limit of the wait; None for no limit.
-            check: called repeatedly during the wait. An exception of this function ends the wait.
+            check: called repeatedly during the wait. An exception that this function raises ends the wait.
 
         Raises:
             EOFError: the other process has ended.
@@ -132,7 +134,7 @@ class ChildProcess:
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def is_over_time(self) -> bool:
-        """Stop the child after an EOFError, and return whether it reached the limit of its CPU time."""
+        """Stop the child after an EOFError, and return whether the child reached the limit of its CPU time."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDING_TIMEOUT_S)
         self.stop()
@@ -160,6 +162,6 @@ def main() -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent has ended, even while an image is decoded: the standard input then ends."""
+    """Exit when the parent has ended, which closes the standard input. This also works while an image is decoded."""
     os.read(0, 1)
     os._exit(0)

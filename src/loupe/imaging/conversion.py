@@ -53,9 +53,9 @@ def compress_jpeg(pixels: np.ndarray, quality: int, subsampling: int = -1) -> np
     """Encode an image as JPEG and decode the JPEG.
 
     Args:
-        pixels: uint8, (height, width), or (height, width, 3) in colour.
+        pixels: uint8, (height, width) for grey, or (height, width, 3) for colour.
         quality: 1 to 100.
-        subsampling: of the colours, as in Pillow: 0 is 4:4:4, 2 is 4:2:0, -1 is its default.
+        subsampling: the subsampling of the colours: 0 is 4:4:4, 2 is 4:2:0, -1 is Pillow's default.
     """
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=subsampling)

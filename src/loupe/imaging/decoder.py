@@ -37,14 +37,14 @@ def translate_errors() -> Iterator[None]:
 
 
 def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
-    """Create the error for an image with too many pixels, given their number or Pillow's error."""
+    """Create the error for an image with too many pixels, from the number of pixels or Pillow's error."""
     number = re.search(r"\d+", str(pixels))
     count = f"{int(number[0]):,}" if number else "an unknown number"
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
 
 
 def scale_transparent_value(image: Image.Image) -> None:
-    """Scale the grey value that is transparent in a 2-bit or 4-bit PNG to 8 bits, as Pillow scales the pixels.
+    """Scale the transparent grey value of a 2-bit or 4-bit PNG to 8 bits, because Pillow also scales the pixels.
 
     Args:
         image: an opened image that is not loaded yet; changed in place.
@@ -71,7 +71,7 @@ def to_8_bit_mode(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to `L`, `RGB`, `LA` or `RGBA`.
 
     Raises:
-        PhotoError: the values have no known range.
+        PhotoError: the range of the values is unknown (modes `I` and `F`).
     """
     if image.mode == "1" and "transparency" in image.info:
         grey = image.convert("L")

@@ -1,4 +1,4 @@
-"""Estimates the most memory that reading and writing an image takes, from its header, with measured constants."""
+"""Estimates from an image's header how much memory reading and writing take at most, with measured constants."""
 
 import os
 from pathlib import Path
@@ -8,24 +8,25 @@ from PIL import Image
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
 from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS
 
-# The largest number of bytes per pixel while an image is decoded: Pillow's image, its conversion, and the result.
+# The next five constants are the largest numbers of bytes per pixel while an image is decoded: Pillow's image, its
+# conversion, and the result. DECODING_BYTES lists the common cases by Pillow's mode; special cases follow.
 DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
-TRANSPARENT_BYTES = 13  # the same for grey and colour images with one transparent value
-DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # the same for images with 16 bits per sample, by the number of bands
-CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # the same for codecs that keep several copies of a frame
-OTHER_BYTES = 24  # the same for all other images
-ROW_BYTES = 20  # bytes per pixel of a row, because decoders keep two rows with up to 8 bytes per pixel
-LIBRARY_BYTES = 40_000_000  # memory of a decoder for an image of any size
+TRANSPARENT_BYTES = 13  # grey and colour images with one transparent value
+DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # images with 16 bits per sample, by the number of bands
+CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # formats whose decoders keep several copies of a frame
+OTHER_BYTES = 24  # all other images
+ROW_BYTES = 20  # bytes per pixel of a row: decoders keep two rows of up to 8 bytes per pixel; the rest is a reserve
+LIBRARY_BYTES = 40_000_000  # additional memory of a decoder, which does not depend on the size of the image
 OPENING_BYTES = 150_000_000  # maximum memory to open a file, without pixels and copies of the file
-# Bytes per decoded pixel of each mode, with 8 bits per sample.
+# Bytes per decoded pixel by Pillow's mode, with 8 bits per sample. `get_pixel_bytes` doubles the number for 16 bits.
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
 ENCODING_BYTES = {"GIF": 33, "AVIF": 35}  # bytes per pixel while one image is encoded
-# The same for WebP, by `lossless` and `low_memory` of the encode options. Alpha is always encoded without loss.
+WHOLE_BYTES = 8  # bytes per pixel while one image of another format is encoded: the pixels, and Pillow's copy
+# Bytes per pixel while one WebP image is encoded, by `lossless` and `low_memory` of `EncodeOptions`.
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
-WEBP_ALPHA_BYTES = 42
+WEBP_ALPHA_BYTES = 42  # minimum for a lossy WebP with alpha, because the alpha is encoded without loss
 OPAQUE_PIXEL_BYTES = 1, 3, 6  # values of `get_pixel_bytes` for images without alpha
-WHOLE_BYTES = 8  # the same for the other formats: the pixels, and Pillow's copy of the pixels
-FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # additional bytes per pixel of all frames together
+FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # additional bytes per pixel of each frame
 
 
 def estimate_opening(path: Path) -> int:
@@ -41,12 +42,13 @@ def estimate_opening(path: Path) -> int:
     except OSError as error:
         raise PhotoError((error.strerror or str(error)).lower()) from None
     pixels, per_pixel, copies, rows = 0, 0, 0, 0
-    if head[:4] == b"RIFF":  # a WebP is read as a whole, into a decoder with two frames
+    # Pillow reads a whole WebP file (two copies), and the decoder keeps two frames of 4 bytes per pixel.
+    if head[:4] == b"RIFF":
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
-    elif head[:4] == b"\x89PNG":  # Pillow decodes a PNG when it is opened, to find EXIF after the pixels
+    elif head[:4] == b"\x89PNG":  # opening a PNG decodes the pixels, because EXIF can follow the pixels
         width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
         pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
-    elif head[4:8] == b"ftyp":  # an AVIF is read as a whole
+    elif head[4:8] == b"ftyp":  # Pillow reads a whole AVIF file (two copies)
         copies = 2
     if pixels > MAX_PIXELS:
         raise too_many_pixels(pixels)
@@ -91,9 +93,10 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
     else:
         per_pixel = DECODING_BYTES.get(mode, OTHER_BYTES)
         if getattr(image, "is_animated", False) and name == "PNG":
-            per_pixel += 8  # an animation also needs the last frame and the canvas
+            per_pixel += 8  # an animation also needs the previous frame and the canvas
         if name == "JPEG":
-            per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)  # several scans: all coefficients
+            # A JPEG may have several scans; the decoder then keeps the coefficients of all bands.
+            per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)
     whole_file = 2 * file_bytes if name in ("WEBP", "AVIF") else 0
     return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
 

@@ -1,4 +1,4 @@
-"""Locks files: one process at a time has a lock. The system releases the locks of a killed process."""
+"""Locks files for one process at a time. The system releases the locks of a killed process."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
-    """Create and lock a file, and remove it when the block exits. Only one process at a time has the lock.
+    """Create and lock a file, and remove the file when the block exits. Only one process at a time has the lock.
 
     Locks also work between containers on one machine. On a file system without locks, several processes can run the
     block at the same time.
@@ -31,7 +31,7 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
             return
         except OSError:
             break
-        if _is_file_of(stream.fileno(), file):  # otherwise the previous process has removed the file
+        if _is_file_of(stream.fileno(), file):  # otherwise the process that had the lock before has removed the file
             break
         stream.close()
     try:

@@ -24,22 +24,22 @@ from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-STRIP_PIXELS = 2**16  # maximum number of pixels of a strip, which fits into the cache of a core; long rows are split
-OPENING_BYTES = 16 * 10**6  # memory to open a file of any size
-# Bytes per pixel of Pillow's image. DECODER_BYTES are the additional bytes per pixel of the decoder of a format.
-MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-COLOUR_BYTES = 4
+STRIP_PIXELS = 2**16  # maximum number of pixels per strip, which then fits into a core's cache; long rows are split
+OPENING_BYTES = 16 * 10**6  # memory to open a file, without copies of the file
+MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel of Pillow's image, by mode
+COLOUR_BYTES = 4  # bytes per pixel of Pillow's image in any other mode
+# Additional bytes per pixel that the decoder of a format takes.
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 12, "WEBP": 16, "AVIF": 24}
+OTHER_DECODER_BYTES = 36  # DECODER_BYTES of all other formats; the decoder of JPEG 2000 takes the most
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
-LINES = 8  # number of lines of pixels that a decoder keeps, for example the last line of a PNG
-OTHER_DECODER_BYTES = 36  # the same for the other formats; the decoder of JPEG 2000 takes the most memory
+LINES = 8  # number of rows that a decoder keeps, for example the previous row of a PNG
 COEFFICIENT_BYTES = 2  # bytes per pixel and band for the coefficients of a JPEG with several scans
 
 
 class GreyPhoto:
     """The first frame or page of an image file, upright; its pixels are converted to grey on demand.
 
-    The result is the same as that of `compute_luminance` for the whole image.
+    The grey pixels equal the result of `compute_luminance` for the whole image.
 
     Args:
         content: the bytes of a file.
@@ -51,7 +51,7 @@ class GreyPhoto:
         width, height: the size in pixels, upright.
 
     Raises:
-        PhotoError: the file is not an image, is damaged or too large, or its values have no known range.
+        PhotoError: the file is not an image, is damaged or too large, or the range of its values is unknown.
     """
 
     def __init__(self, content: bytes, require: Callable[[int], None], result_bytes: int = 2) -> None:
@@ -80,7 +80,7 @@ class GreyPhoto:
         """Convert the pixels of a box, or all pixels.
 
         Args:
-            luminance: as in `compute_luminance`; None keeps the colours, blended with white.
+            luminance: as in `compute_luminance`; None keeps the colours, and blends transparent pixels with white.
             box: in pixels of the upright photo; None for all pixels.
 
         Returns:
@@ -106,7 +106,7 @@ class GreyPhoto:
             side: the side of the result in pixels. The sides of the photo can be smaller.
 
         Returns:
-            float32, (side, side), from 0 to 255, not upright.
+            float32, (side, side), from 0 to 255, in the stored orientation.
         """
         width, height = self._image.size
         # Each pixel of `reduced` is the mean of this many columns and rows.
@@ -161,7 +161,7 @@ def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    # The decoder keeps a whole strip of a TIFF. Pillow also rotates a TIFF.
+    # The decoder of a TIFF keeps whole strips; a TIFF with tiles counts as one strip. A rotation copies the image.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1

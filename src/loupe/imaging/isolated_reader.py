@@ -20,15 +20,15 @@ from loupe.imaging.memory import MemoryBudget
 from loupe.imaging.metadata import Metadata, load_exif
 from loupe.imaging.reader import Photo, read_photo
 
-# Limits of JPEG and PNG files that are decoded in this process. That saves the start of a child process: 60 ms.
+# This process decodes JPEG and PNG files within these limits. This saves the 60 ms to start a child process.
 MAX_DIRECT_PIXELS = 50_000_000
-MAX_DIRECT_BYTES = 16_000_000  # a file of small chunks takes about 1 s per megabyte
-MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # limit for the pixels times the scans of a JPEG, which take about 5 s
+MAX_DIRECT_BYTES = 16_000_000  # reading a file that consists of small chunks takes about 1 s per megabyte
+MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # limit for the pixels times the scans of a JPEG: about 5 s of decoding
 
 
 @contextmanager
 def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[IsolatedReader]]":
-    """Yield readers for several threads. The first reader uses `process`; the others start a process on first use."""
+    """Yield readers for several threads. The first uses `process`; other readers start a process on first use."""
     readers = [IsolatedReader(process), *(IsolatedReader() for _ in range(count - 1))]
     try:
         yield readers
@@ -47,7 +47,7 @@ def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: 
         copies: how often the caller copies the pixels.
 
     Raises:
-        PhotoError: as in `IsolatedReader.open`, or reading takes more memory.
+        PhotoError: as in `IsolatedReader.open`, or reading takes more than `memory` bytes.
     """
     opening_bytes = estimate_opening(path)
     with MemoryBudget(memory).reserve() as require:
@@ -67,8 +67,8 @@ class IsolatedReader:
     """Reads one image file after another, in one thread at a time.
 
     Args:
-        process: a running `ChildProcess(READER)`; None to start one on first use.
-        isolates: False to read all files in this process, if it has limits of its own.
+        process: a running `ChildProcess(READER)`; None to start a process on first use.
+        isolates: False to read all files in this process, which must then limit its own memory and time.
     """
 
     def __init__(self, process: ChildProcess | None = None, isolates: bool = True) -> None:
@@ -76,13 +76,13 @@ class IsolatedReader:
         self._is_open = False  # True while a file is open and its images were not requested yet
 
     def stop(self) -> None:
-        """End the process."""
+        """End the child process."""
         process, self._process = self._process, None
         if process is not None:
             process.stop()
 
     def interrupt(self) -> None:
-        """Kill the process while another thread waits for its answer; the call of that thread raises PhotoError."""
+        """Kill the child process. A thread that waits for an answer of the process gets a PhotoError."""
         if process := self._process:
             process.process.kill()
 
@@ -148,14 +148,14 @@ class IsolatedReader:
         return facts, parts
 
     def _describe_end(self) -> PhotoError:
-        """Return the error for a process that has ended, and forget the process."""
+        """Return the error for a child process that has ended. The next file starts a new process."""
         assert self._process is not None
         process, self._process = self._process, None
         return PhotoError("takes too long to decode" if process.is_over_time() else "damaged: the decoder crashed")
 
 
 def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
-    """Return the image of an answer; see `reader_process`."""
+    """Convert an answer of `reader_process` to an image."""
     pixels, exif, icc, xmp, *chunks = parts
     metadata = Metadata(
         exif=load_exif(bytes(exif)) if exif else None,

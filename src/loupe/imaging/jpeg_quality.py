@@ -18,8 +18,8 @@ LUMINANCE_TABLE = np.array(
 def read_jpeg_quality(image: Image.Image) -> int | None:
     """Return the quality of an opened JPEG file: 1 to 100, or None for other formats.
 
-    The result is the quality at which libjpeg's luminance table is most similar to the table of the file. The
-    similarity is the sum of the absolute differences of logarithms, since encoders also use other tables.
+    Some encoders use other tables than libjpeg. Therefore the result is the quality at which libjpeg's luminance
+    table is closest to the table of the file. The distance is the sum of the absolute differences of the logarithms.
     """
     tables: dict[int, Any] = getattr(image, "quantization", None) or {}
     table = np.maximum(np.array(tables[min(tables)]) if tables else 0, 1)
@@ -31,14 +31,14 @@ def read_jpeg_quality(image: Image.Image) -> int | None:
 
 
 def compute_table_percent(quality: Any) -> Any:
-    """Return by how many percent libjpeg scales the tables of quality 50 for a quality of 1 to 100."""
+    """Return the percentage by which libjpeg multiplies its tables of quality 50 for a quality of 1 to 100."""
     return np.where(np.less(quality, 50), 5000 // np.maximum(quality, 1), 200 - 2 * quality)
 
 
 def compute_strength(quality: Any) -> Any:
     """Convert JPEG qualities to the strength of the artefacts, from 0 (quality 100) to 1.
 
-    The strength is logarithmic: equal differences are about equal ratios of the quantisation steps.
+    The strength is logarithmic: equal differences of strength mean about equal ratios of the quantisation steps.
 
     Args:
         quality: a number or an array; 100 for an image without compression.

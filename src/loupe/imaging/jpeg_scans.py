@@ -8,14 +8,15 @@ from loupe.imaging.decoder import PhotoError
 
 MAX_SCANS = 100  # the limit of libtiff; encoders write at most about 20 scans
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-# Markers of ITU-T T.81, B.1.1. Inside a scan, 0xFF is followed by 0x00 or a restart marker, 0xD0 to 0xD7.
+# Markers of ITU-T T.81, B.1.1. The expression skips the bytes that follow 0xFF inside a scan: 0x00, and the restart
+# markers 0xD0 to 0xD7.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
 def validate_scans(source: bytes | Path) -> None:
     """Raise PhotoError if a JPEG has more than MAX_SCANS scans."""
     if isinstance(source, bytes) and source.count(b"\xff\xda") <= MAX_SCANS:
-        return  # these bytes start each scan; the search for them takes a sixth of the time of count_scans
+        return  # each scan starts with these bytes; counting them takes a sixth of the time of count_scans
     if count_scans(source) > MAX_SCANS:
         raise PhotoError(f"must have at most {MAX_SCANS} scans, got more")
 
@@ -37,6 +38,6 @@ def _count_scans(content: bytes | mmap.mmap) -> int:
         position = found.end()
         if kind == START_OF_SCAN:
             count += 1
-        if kind != 0x01:  # every other marker has a segment that begins with its length
+        if kind != 0x01:  # a segment follows every other marker; the segment begins with its own length
             position += int.from_bytes(content[position : position + 2], "big")
     return count

@@ -19,8 +19,8 @@ def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
     """Limit this process until the block exits. The system kills the process at the limit of the CPU time.
 
     Args:
-        data_bytes: the memory of the whole process, which all threads share.
-        cpu_s: the CPU time of each thread that is in such a block.
+        data_bytes: the limit for the memory of the process, which all threads share.
+        cpu_s: the CPU time for each thread that is in a block of this function.
     """
     global _active
     with _lock:
@@ -63,8 +63,8 @@ def read_status_bytes(name: str) -> int:
 
 
 def return_freed_blocks(block_bytes: int) -> None:
-    """Return freed blocks of at least this size to the system, so that they do not count against a later limit."""
+    """Make malloc return freed blocks of at least this size to the system, so that no later limit counts them."""
     import ctypes
 
-    with suppress(OSError, AttributeError):  # not glibc
+    with suppress(OSError, AttributeError):  # the C library is not glibc
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, block_bytes)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times 0.299, 0.587, 0.114
+STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times REC_601
 REC_601 = np.array([0.299, 0.587, 0.114], "float32")
 REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
 
@@ -17,7 +17,7 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
             `rec601`: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of the gamma-encoded values, as in Pillow's mode L.
             `rec709`: 0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709) of the gamma-encoded values.
             `relative`: the Rec. 709 weights in linear light (IEC 61966-2-1), then encoded again.
-            `studio`: 16 + 219 times unrounded rec601, as MATLAB's rgb2ycbcr. Papers report scores for this luma.
+            `studio`: 16 + 219 times unrounded rec601 in [0, 1], as in MATLAB's rgb2ycbcr and in the scores of papers.
 
     Returns:
         uint8, (height, width).
@@ -26,7 +26,7 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     if luminance == "rec601" or image.mode == "L":
         return np.asarray(image.convert("L"))
     if luminance == "relative":
-        table = _to_linear(np.arange(256, dtype="float32") / 255)  # a table takes a third of the time
+        table = _to_linear(np.arange(256, dtype="float32") / 255)  # a lookup in a table takes a third of the time
         grey = _encode(table[np.asarray(image)] @ REC_709)
     else:
         encoded = np.asarray(image, "float32") / 255
@@ -42,7 +42,7 @@ def relative_luminance(encoded: np.ndarray) -> np.ndarray:
             this range are allowed: the curves continue beyond both ends.
 
     Returns:
-        float32, (height, width), on the same scale.
+        float32, (height, width), on the scale of `encoded`.
     """
     return _encode(_to_linear(encoded) @ REC_709)
 

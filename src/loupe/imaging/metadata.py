@@ -9,8 +9,8 @@ from PIL import Image
 
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_IFD, GPS_IFD, MAKER_NOTE = 0x8769, 0x8825, 0x927C
-# These TIFF tags are not copied. They describe the storage of the pixels (TIFF 6.0), or `Metadata` has a field for
-# them, or they contain Photoshop layers in the old size of the photo.
+# TIFF tags that are not copied, for one of these reasons: the tag describes how the pixels are stored (TIFF 6.0),
+# `Metadata` has a field for the tag, or the tag contains Photoshop layers with the size of the original.
 STRUCTURE = frozenset(
     {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
      330, *range(332, 348), *range(512, 533), 700, 34377, 34675, 37724}
@@ -22,7 +22,7 @@ class Metadata:
     """Metadata of one image of a file.
 
     Args:
-        exif: the descriptive tags, with a normal orientation; None without tags.
+        exif: the EXIF tags, with the orientation 1 (upright); None without tags.
         icc: the colour profile; b"" without a profile.
         xmp: the XMP packet; b"" without a packet.
         dpi: horizontal and vertical pixels per inch; None if unknown.
@@ -43,7 +43,7 @@ class Metadata:
 class RawText(str):
     """Text of a tag, with one character per byte. Saving the image writes these bytes unchanged.
 
-    Pillow decodes tags as Latin-1 and encodes ASCII only. Cameras and editors also write UTF-8.
+    Pillow decodes texts as Latin-1, but encodes only ASCII. Cameras and editors also write UTF-8.
     """
 
     def encode(self, encoding: str = "", errors: str = "") -> bytes:
@@ -136,7 +136,7 @@ def _use_raw_text(exif: Image.Exif) -> None:
 
 
 def _read_xmp(info: dict[Any, Any]) -> bytes:
-    """Return the XMP packet with a normal orientation."""
+    """Return the XMP packet with the orientation 1 (upright)."""
     content = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
     packet = (content.encode() if isinstance(content, str) else bytes(content)).strip(b"\0")
     return re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)

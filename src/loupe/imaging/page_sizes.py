@@ -1,4 +1,4 @@
-"""Lists the sizes of all frames or pages of an image file before any of them is decoded."""
+"""Lists the sizes of all frames or pages of an image file before any frame or page is decoded."""
 
 import io
 import warnings
@@ -10,7 +10,7 @@ from loupe.imaging.decoder import PhotoError, translate_errors
 
 
 def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
-    """Return width and height of each frame or page, as stored.
+    """Return width and height of each frame or page, as stored in the file.
 
     Args:
         source: the bytes of a file, or its path.

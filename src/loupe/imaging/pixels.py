@@ -17,7 +17,7 @@ CREATION_TIME = slice(24, 36)  # the bytes of the creation time in the header of
 def has_deep_colour(image: Image.Image) -> bool:
     """Return whether Pillow would reduce the image from 16 to 8 bits; True for every 16-bit TIFF.
 
-    Call this function before the image is decoded. Animated PNGs return False: only Pillow decodes their frames.
+    Call this function before the image is decoded. Animated PNGs return False, because only Pillow decodes frames.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return 16 in image.tag_v2.get(BITS_PER_SAMPLE, ()) and image.mode != "F"

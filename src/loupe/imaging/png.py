@@ -1,7 +1,8 @@
 """Encodes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips reads a stream of rows only in formats without
-alpha. If libvips reads a file of raw pixels, it maps the whole file into memory: 729 MB for 18,000x13,500 pixels.
+Pillow needs all pixels in memory and has no 16-bit colour. libvips can read a stream of rows only if the
+stream is already a PNG (see `jpeg`). If libvips reads a file of raw pixels, it maps the whole file into memory:
+729 MB for 18,000x13,500 pixels.
 """
 
 import io
@@ -21,7 +22,7 @@ from loupe.imaging.threads import run_in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types by the number of bands
-UP = 2  # PNG's filter that subtracts the byte above from each byte; it suits upscaled photos, which are smooth
+UP = 2  # the PNG filter that subtracts the byte above from each byte; suits upscaled photos, which are smooth
 ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # the header of RFC 1950, and an empty last block of RFC 1951
 Encoded = tuple[np.ndarray, bytes]
 
@@ -70,7 +71,7 @@ def _make_tasks(stream: ImageStream, compress_level: int) -> Iterator[Callable[[
 
 
 def _compress(rows: np.ndarray, above: np.ndarray, compress_level: int) -> Encoded:
-    """Filter rows and compress them to blocks of RFC 1951 that end at a byte boundary.
+    """Filter and compress rows. The blocks of RFC 1951 end at a byte boundary, so that more blocks can follow.
 
     Args:
         rows: uint8, (rows, bytes).

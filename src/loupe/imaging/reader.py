@@ -81,11 +81,11 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
-        # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. Decoding loses the bit
-        # depth.
+        # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. A decoded image does
+        # not show the bit depth of the file.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
-        # The default image of an APNG is not a frame: only viewers without animations show it.
+        # An animated PNG may have a default image, which is not a frame: only viewers without animations show it.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1 and image.format != "TIFF"
         _validate_pixel_count(image.width * image.height * (count if animated else 1))
@@ -152,12 +152,13 @@ def _validate_pixel_count(pixels: int) -> None:
 def _is_lossless(source: bytes | Path) -> bool:
     """Return whether the first image of a WebP is in a VP8L chunk (RFC 9649)."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-        stream.seek(12)  # the file's header
+        stream.seek(12)  # the header of the file has 12 bytes
         while len(head := stream.read(8)) == 8:
             kind, size = head[:4], int.from_bytes(head[4:], "little")
             if kind in (b"VP8L", b"VP8 "):
                 return kind == b"VP8L"
-            stream.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)  # a frame has a header of 16 bytes
+            # The chunks of a frame are in an ANMF chunk, after a header of 16 bytes. All other chunks are skipped.
+            stream.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False
 
 
@@ -183,10 +184,10 @@ def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageDat
         orientation = exif.get(metadata.ORIENTATION, 1)
         pixels, icc = decode_by_vips(file.source, number, icc, ignore_errors=strip)
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(EXTRA_SAMPLES) == (0,):
-            pixels = pixels[..., :-1]  # the meaning of the last band is unspecified
+            pixels = pixels[..., :-1]  # the file does not specify that the last band is alpha
     else:
         image.load()
-        orientation = exif.get(metadata.ORIENTATION, 1)  # after loading: Pillow rotates a TIFF and resets the tag
+        orientation = exif.get(metadata.ORIENTATION, 1)  # read after loading, which rotates a TIFF and resets the tag
         pixels, icc = decode_by_pillow(image, icc, ignore_errors=strip)
     if strip:
         chunks = {} if icc else metadata.read_colour_chunks(image.info)

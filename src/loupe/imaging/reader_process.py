@@ -1,7 +1,8 @@
 """Decodes images in the child process of `isolated_reader`.
 
-A request is a path, or "decode" or "close" for the opened file. The answer to a path is the fields of `Photo`. The
-answer to "decode" is a message per image and an empty message.
+There are three requests: the path of a file opens the file; "decode" and "close" refer to the opened file. The answer
+to a path contains the fields of `Photo` without the images. The answer to "decode" is one message per image, then an
+empty message. The process does not answer "close". If a request fails, the answer is the reason.
 """
 
 from dataclasses import fields
@@ -17,11 +18,11 @@ from loupe.imaging.image_data import ImageData
 from loupe.imaging.limits import limit_process, read_status_bytes, return_freed_blocks
 from loupe.imaging.reader import Photo, read_photo
 
-# Limits for the CPU time, because the elapsed time depends on the load of the machine. The slowest photos take 0.1 s
-# per megapixel.
+# These limits are for the CPU time, because the elapsed time depends on the load of the machine. The slowest
+# photos take 0.1 s per megapixel.
 BASE_LIMIT_S, LIMIT_S_PER_MEGAPIXEL = 10, 0.2
 LARGE_BLOCK_BYTES = 2**18
-MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times its bytes
+MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times as much memory
 
 
 def serve(connections: list[Connection]) -> None:

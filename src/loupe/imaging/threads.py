@@ -17,7 +17,7 @@ def count_cores() -> int:
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """Run tasks in one thread per core and yield the results in the order of the tasks.
 
-    Only a few tasks per core are started before their results are requested.
+    Only two to three tasks per core are started before the caller requests their results.
 
     Args:
         tasks: functions that spend their time in code that releases the GIL: numpy, Pillow, zlib, onnxruntime.

@@ -25,7 +25,7 @@ def pad(x: Any, margin: int) -> Any:
 
 
 def add_linear_branch(image: Any, scale: Fraction, name: str, trainable: bool) -> Any:
-    """Compute each p x p block of the result linearly from the window around its q x q block of the image.
+    """Compute each p x p block of the result linearly from the window around a q x q block of the image.
 
     Args:
         image: (n, h, w, 1).

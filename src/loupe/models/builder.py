@@ -22,7 +22,7 @@ from loupe.upscalers.tiling import compute_largest_input
 
 MAX_BATCH_BYTES = 2**29  # limit for the largest intermediate result of a call
 MAX_UNSPLIT_PIXELS = 2**18  # images with at most this many pixels together are never split into several calls
-COMPILED_MODELS = 8  # number of models that stay compiled; `evaluate --beside` uses several
+COMPILED_MODELS = 8  # number of models that stay compiled; `evaluate --beside` uses several models
 
 
 def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
@@ -30,13 +30,14 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
 
     Args:
         settings: the settings of a perceptron or convolutional network.
-        input_side: side of the dataset's inputs in pixels. With patch=whole, a patch has the same side.
+        input_side: side of the dataset's inputs in pixels. With patch=whole, a patch has this side.
         luminance: the luminance formula of the dataset.
         ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None means weights of 0.
 
     Returns:
-        An uncompiled functional model, (n, h, w, 1) to (n, h p/q, w p/q, 1), both in [-1, 1]. A conditioned model has
-        a second input channel. The name of the model contains its geometry; see `Geometry.name`.
+        An uncompiled functional model that maps images, (n, h, w, 1), to results, (n, h p/q, w p/q, 1). Values are in
+        [-1, 1]. A conditioned model has a second input channel. The name of the model contains its geometry; see
+        `Geometry.name`.
     """
     scale = settings.scale
     geometry = compute_geometry(settings, input_side, luminance)
@@ -76,12 +77,13 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
 
 def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
-    """Copy weights from another model. A layer gets the weights of the layer at the same position.
+    """Copy weights from another model. Layer n gets the weights of layer n of the other model.
 
-    Positions count only layers with weights. If the shapes of the weights differ, the layer keeps its weights.
+    Only layers with weights are counted. If the shapes of the weights differ, a layer keeps its weights.
 
-    The kernel of a conditioned model's first convolution has one more input channel, which gets zeros: before it is
-    trained, the model ignores the strength of artefacts.
+    A conditioned model has a second input channel with the strength of artefacts. Its first convolution therefore has
+    one more input channel than the copied weights. This channel gets zeros, so that the untrained model ignores the
+    strength.
 
     Returns:
         The number of layers whose weights were copied.
@@ -155,10 +157,10 @@ class KerasUpscaler:
 
 @functools.lru_cache(COMPILED_MODELS)
 def _compile(model: keras.Model) -> Callable[..., Any]:
-    """Compile a model for JAX, which otherwise compiles each operation of each image size on its own.
+    """Compile a model for JAX, which otherwise compiles each operation of each image size separately.
 
     Returns:
-        A function of the trainable weights, the other weights and the images. Several threads can call it.
+        A function of the trainable weights, the other weights and the images. Several threads can call this function.
     """
     import jax
 
@@ -166,7 +168,7 @@ def _compile(model: keras.Model) -> Callable[..., Any]:
 
 
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
-    """Return a function that makes the initializers of the next layer. Each call uses another seed.
+    """Return a function that makes the initializers of the next layer. The seed differs for each layer.
 
     All initializers are classes of Keras, so that a saved model loads without this package. `xavier` is the formula
     in the text of the 2016 study: a truncated normal with stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The code

@@ -14,13 +14,13 @@ def add_body(
 ) -> Any:
     """Add a 3x3 convolution to `filters` channels, `layers` residual layers, and a 1x1 convolution to p*p channels.
 
-    A residual layer is a 3x3 convolution to `expansion` times the filters, the activation, and a 1x1 convolution back
-    (wide activation: Yu et al. 2018, "Wide Activation for Efficient and Accurate Image Super-Resolution", here with
-    the 3x3 kernel first).
+    A residual layer is a 3x3 convolution to `expansion * filters` channels, the activation, and a 1x1 convolution to
+    `filters` channels. This is the wide activation of Yu et al. 2018 ("Wide Activation for Efficient and Accurate
+    Image Super-Resolution"), but with the 3x3 kernel first.
 
     Args:
-        image: (n, h, w, 1), h and w multiples of q. A second channel is the strength of artefacts; its means over
-            blocks become one channel of the first convolution.
+        image: (n, h, w, 1), h and w multiples of q. An optional second channel is the strength of
+            artefacts; the mean of each block becomes an additional input channel of the first convolution.
         settings: filters, layers, expansion, activation.
         q: side of a block of the image.
         p: side of a block of the result.
@@ -45,7 +45,7 @@ def add_body(
 
 
 def _fold_channels(image: Any, q: int) -> Any:
-    """Fold the first channel to q*q channels, and append the mean of each block of the second channel, if any."""
+    """Fold the first channel to q*q channels. If a second channel exists, append the mean of each of its blocks."""
     if image.shape[-1] == 1:
         return fold(image, q)
     luminance, strength = keras.ops.split(image, 2, axis=-1)

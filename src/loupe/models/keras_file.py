@@ -12,7 +12,7 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import compute_largest_input
 
 CONFIG = "config.json"
-MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # the members and their size limits
+MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # allowed members, with size limits
 MAX_RESULT_BYTES = 2**29  # limit for the largest intermediate result of one tile
 MAX_PRODUCTS = 2 * 10**12  # limit for the multiplications of one tile, which take about a minute on one core
 
@@ -21,8 +21,8 @@ def load(file: Path) -> keras.Model:
     """Load an uncompiled network in Keras's safe mode, which builds only Keras's own layers and refuses code.
 
     Raises:
-        ValueError: the file is not a .keras file or has unexpected members, the network is too large, or Loupe does
-            not build such a network. Malicious files can make Keras raise other exceptions.
+        ValueError: the file is not a .keras file or has unexpected members, the network is too large, or Loupe cannot
+            have built the network. Malicious files can make Keras raise other exceptions.
     """
     if file.suffix != ".keras":
         raise ValueError("must be a .keras file")

@@ -1,4 +1,4 @@
-"""Computes how large a network is from the configuration in its `.keras` file, without building it.
+"""Computes the size of a network from the configuration in its `.keras` file. The network is not built.
 
 Only layers that `builder` uses are accepted. Otherwise a file of a few bytes could make Keras fill the memory.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 # The shapes of images; the second channel is the strength of artefacts.
 IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])
-# The classes of the objects in the configurations of layers.
+# The allowed classes of the objects in the configurations of layers.
 CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
 # Values that the builder never changes; other values would make a layer larger or slower, or run another function.
@@ -47,7 +47,7 @@ def measure_network(model: Any, side: int) -> NetworkSize:
         side: height and width of the image.
 
     Raises:
-        ValueError: `builder` does not build such a network. If the configuration contains values of wrong types,
+        ValueError: `builder` cannot have built the network. If the configuration contains values of wrong types,
             KeyError, TypeError, AttributeError and other errors are possible.
     """
     if model["class_name"] != "Functional":
@@ -90,7 +90,7 @@ def _list_inputs(layer: Any) -> list[str]:
 
 
 def _validate_config(config: dict[str, Any]) -> None:
-    """Check that the configuration of a layer contains only values that `builder` uses, except for sizes."""
+    """Check that the configuration of a layer contains only values that `builder` uses; sizes are not checked."""
     for name, value in config.items():
         if name in FIXED_VALUES and _to_tuple(value) != FIXED_VALUES[name]:
             raise ValueError(f"{name}: must be {FIXED_VALUES[name]}, got {str(value)[:80]!r}")

@@ -1,4 +1,4 @@
-"""Exports a Keras model to ONNX and checks that both give the same result."""
+"""Exports a Keras model to ONNX and checks that the ONNX model gives the same result as the Keras model."""
 
 import itertools
 import warnings
@@ -13,7 +13,8 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_DIFFERENCE = 1e-4
-# The node types that tf2onnx writes for symmetric padding: first inside the network, then for the input image.
+# The chains of node types that tf2onnx writes for a symmetric padding. The first chain occurs inside the network, the
+# second chain at the input image.
 PADDING_CHAINS = [
     ["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"],
     ["Pad", "Pad", "Compress", "Compress"],

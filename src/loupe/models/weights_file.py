@@ -1,4 +1,4 @@
-"""Checks the HDF5 file with the weights in a `.keras` file, in a child process with limited memory and CPU time.
+"""Checks the HDF5 file in a `.keras` file. A child process with limited memory and CPU time reads the file.
 
 The HDF5 library can crash or run forever on a damaged file. A small file can declare arrays that fill the memory.
 """
@@ -37,7 +37,7 @@ def validate_weights(file: Path, count: int) -> None:
 
 
 def serve(connections: list[Connection], file: str, count: int) -> None:
-    """Check a file in the child process; send the reason for an invalid file, or an empty text."""
+    """Check a file in the child process; send the reason why the file is invalid, or an empty text."""
     reason = ""
     try:
         with limit_process(MAX_MEMORY_BYTES, CPU_LIMIT_S):

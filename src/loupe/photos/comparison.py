@@ -153,7 +153,7 @@ def render_figure(
     after = replace(after, pixels=part)  # frees the pixels outside of this part
     before = read(job.photo)
     width, height = _get_size(before)
-    # `box` is the same part of the photo, in fractions of pixels, so that both sides of the line match.
+    # `box` is the corresponding part of the photo, with fractions of pixels, so that both sides of the line match.
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2

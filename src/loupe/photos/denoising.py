@@ -27,8 +27,8 @@ class DenoiseOptions:
     """Options for all photos.
 
     Args:
-        strength: 0..1; 0 keeps the photo, 1 returns the denoised photo, values between mix both.
-        mask: uint8, (height, width); 255 is denoised, 0 is kept; None denoises everything.
+        strength: 0..1; 0 keeps the photo, 1 returns the denoised photo, values between 0 and 1 mix the two.
+        mask: uint8, (height, width): 255 denoises a pixel, 0 keeps it. None denoises all pixels.
         noise: standard deviation of the noise on a scale from 0 to 255; None to estimate it.
     """
 
@@ -99,15 +99,16 @@ class DenoiseTransform:
 def estimate_noise(grey: np.ndarray) -> float:
     """Estimate the standard deviation of the noise of an image.
 
-    The estimate is the mean response of a filter that ignores flat and evenly sloped parts (Immerkær 1996, Fast Noise
-    Variance Estimation). The filter also responds to texture. Therefore the result is the 12.5 % quantile of the
-    means over 64 parts of the image. Parts where most responses are 0, such as a white border, are omitted.
+    The noise is proportional to the mean response of a filter that ignores flat and evenly sloped parts (Immerkær
+    1996, Fast Noise Variance Estimation). The filter also responds to texture. Therefore the function uses the 12.5 %
+    quantile of the means over 64 parts of the image. Parts where most responses are 0, such as a white border, are
+    omitted.
 
     Args:
         grey: (height, width), of any range.
 
     Returns:
-        The standard deviation in the unit of the image.
+        The standard deviation, on the scale of `grey`.
     """
     if min(grey.shape) < 3:
         return 0.0
@@ -145,7 +146,7 @@ def _denoise_strips(pixels: np.ndarray, options: DenoiseOptions) -> Iterator[np.
 
 
 def _estimate_mean_noise(colours: np.ndarray, white: int) -> float:
-    """Return the mean noise of the bands, where 1 is white."""
+    """Return the mean noise of the bands on a scale from 0 (black) to 1 (white)."""
     height, width = colours.shape[:2]
     top, left = (max(0, side // 2 - NOISE_SIDE // 2) for side in (height, width))
     part = colours[top : top + NOISE_SIDE, left : left + NOISE_SIDE].astype("float32") / white

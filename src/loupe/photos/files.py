@@ -20,7 +20,7 @@ PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
-    """List the photos and their results; a dry run prints them.
+    """List the photos and their results; a dry run also prints this list.
 
     Raises:
         UsageError: an input or output does not exist or is not valid.
@@ -42,7 +42,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[IsolatedReader]]":
-    """Open the readers for `process_photos`; start a child process before the imports if a photo needs it."""
+    """Open the readers for `process_photos`. If a photo needs a child process, it starts before the imports."""
     from loupe.imaging.child_process import READER, ChildProcess
 
     isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)
@@ -63,7 +63,7 @@ def get_memory(settings: PhotoSettings) -> int:
 def process_photos(
     settings: PhotoSettings, found: "PhotoList", transform: "Transform", readers: "Sequence[IsolatedReader]"
 ) -> "list[Outcome]":
-    """Process each photo and write the file of `--compare`. A photo that fails does not stop the others.
+    """Process each photo and write the file of `--compare`. A photo that fails does not stop the other photos.
 
     Args:
         settings: the settings of the step.
@@ -87,7 +87,7 @@ def process_photos(
         warnings.catch_warnings(),
         ProgressBar(settings.STEP, len(found.jobs), not _needs_progress(settings, found.jobs), "percent") as bar,
     ):
-        warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
+        warnings.simplefilter("ignore")  # Pillow also warns of harmless faults in files
         outcomes = sorted(process_jobs(found.jobs, options, bar.update), key=lambda outcome: order[outcome.job])
     if settings.compare:
         from loupe.imaging.isolated_reader import read_first_image

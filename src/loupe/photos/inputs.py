@@ -42,11 +42,11 @@ def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None) -> 
 
     Folders are searched recursively, and their results keep the folder structure. With several inputs, the results of
     each input folder are in the subfolder of `out` that has the name of the input folder. Inside an input folder,
-    links to folders and links to files outside it are not followed; they are listed in `failures`.
+    links to folders and links to files outside the folder are not followed, but listed in `failures`.
 
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
-        out: a folder; for a single photo also a file.
+        out: a folder, or a file for a single photo.
         suffix: the suffix of all results, such as `.png`; None to keep the suffix of each photo.
 
     Raises:
@@ -152,7 +152,7 @@ class _Search:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file; the result is `out`, or a numbered name if `out` is already chosen."""
+        """Add a file; the result is `out`, or a numbered name if another photo already has `out`."""
         if path.name.startswith((".loupe-", "._")):  # temporary files of Loupe, and macOS's metadata of files
             return
         if path.exists() and not path.is_file():  # reading a pipe or a device can block forever
@@ -176,7 +176,7 @@ class _Search:
 
 
 def _is_image(path: Path) -> bool:
-    """Return whether Pillow can open a file. ICO is not tried, because Pillow decodes it when it opens it."""
+    """Return whether Pillow can open a file. ICO is not tried, because opening an ICO file decodes it."""
     Image.init()
     try:
         with warnings.catch_warnings():
@@ -188,4 +188,4 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_within(link: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # Path.resolve raises for loops
+    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # Path.resolve fails for link loops

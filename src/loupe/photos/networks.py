@@ -50,7 +50,7 @@ class Networks:
         device: str = "auto",
     ) -> None:
         self.scales = sorted(scales)
-        # called with a line if a network does not run on the device
+        # This function is called with one line if a network does not run on the requested device.
         self.report_fallback: Callable[[str], None] = print_error_once
         self._load, self._ensemble, self._device = load, ensemble, device
         self._loaded: dict[Fraction, LoadedModel] = {}
@@ -66,15 +66,19 @@ class Networks:
         return loaded.model
 
     def get(self, scale: Fraction) -> LoadedModel:
-        """Return the network of a scale factor without counting it as used; raises UsageError in the same cases."""
+        """Return the network of a scale factor without counting it as used.
+
+        Raises:
+            UsageError: the network cannot be loaded.
+        """
         if scale not in self._loaded:
             self._loaded[scale] = self._prepare(self._load(scale))
         return self._loaded[scale]
 
     def check(self) -> str:
-        """Load the network of the smallest scale factor, and return its device; see `LoadedModel`.
+        """Load the network of the smallest scale factor, and return the device that runs it; see `LoadedModel`.
 
-        An unusable model then fails before any photo is read.
+        This call fails for an unusable model before any photo is read.
         """
         return self.get(self.scales[0]).device
 

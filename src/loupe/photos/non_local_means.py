@@ -10,7 +10,7 @@ import numpy as np
 REACH = 6  # largest shift between compared pixels, per axis
 MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around the part
 PAD = REACH + 3
-LARGEST_DISTANCE = 5.0  # more distant neighbourhoods get the weight 0
+LARGEST_DISTANCE = 5.0  # neighbourhoods with a larger distance get the weight 0
 
 
 def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
@@ -21,8 +21,8 @@ def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
 
     Args:
         image: float32, shape (height, width, channels), any range.
-        noise: standard deviation of the noise, in the unit of the image.
-        bandwidth: distance at which the weight of a neighbourhood falls to 1/e, in the unit of the image.
+        noise: standard deviation of the noise, on the scale of the image.
+        bandwidth: distance at which the weight of a neighbourhood falls to 1/e, on the scale of the image.
 
     Returns:
         float32, shape (height, width, channels).
@@ -35,7 +35,7 @@ def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
     unit = np.float32(channels * bandwidth**2 * 25)
     for down, right in itertools.product(range(-REACH, REACH + 1), range(REACH + 1)):
         if (right, down) <= (0, 0):
-            continue  # the weight of the opposite shift is the same, at a shifted position
+            continue  # the pass for the opposite shift also adds this shift, which has equal weights
         top, bottom = min(0, -down), max(height, height - down)
         distances = _squared_distances(padded, (top, bottom), (-right, width), (down, right)) - expected
         weights = np.exp(-np.maximum(distances, 0) / unit)
@@ -51,7 +51,7 @@ def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
 def _squared_distances(
     padded: np.ndarray, rows: tuple[int, int], columns: tuple[int, int], shift: tuple[int, int]
 ) -> np.ndarray:
-    """Sum the squared differences between an image and itself, shifted, over the 4x4 pixels around each pixel."""
+    """Sum the squared differences between an image and its shifted copy over the 4x4 pixels around each pixel."""
     top, bottom = PAD + rows[0] - 1, PAD + rows[1] + 2
     left, right = PAD + columns[0] - 1, PAD + columns[1] + 2
     down, across = shift

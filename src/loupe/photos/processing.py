@@ -28,7 +28,7 @@ from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size
 
 RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
-MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while the other is transformed
+MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while another photo is transformed
 
 
 class Transform(Protocol):
@@ -63,7 +63,7 @@ class ProcessingOptions:
         overwrite: replace existing results.
         resume: keep existing results.
         memory: how many bytes the images of all photos may take together.
-        readers: one reader per thread; the caller may use them again. None opens new readers.
+        readers: one reader per thread; the caller may use these readers again. None opens new readers.
     """
 
     transform: Transform
@@ -84,7 +84,7 @@ class Outcome:
         size: width and height of the result; None if no result was written.
         reason: the reason for a failure; "" if the result was written or existed before.
         omitted: names of metadata that is too long for the format.
-        assumed_quality: as in `ImageStream`, of the first image.
+        assumed_quality: `ImageStream.assumed_quality` of the first image.
     """
 
     job: PhotoJob
@@ -106,13 +106,13 @@ def process_jobs(
     Args:
         jobs: the photos.
         options: the options for all photos.
-        report_progress: called from any thread with the number of finished photos, including fractions.
+        report_progress: called from any thread with the number of finished photos, including fractions of photos.
 
     Yields:
         The outcome of each job, in the order of completion.
     """
     for folder in {job.out.parent for job in jobs}:
-        with suppress(OSError):  # for example a path that is too long: the outcome of the job reports it
+        with suppress(OSError):  # for example, a path is too long; the outcome of the job reports the error
             remove_leftovers(folder)
     own_readers = open_readers(MAX_CONCURRENT_PHOTOS) if options.readers is None else nullcontext(options.readers)
     with own_readers as readers:
@@ -153,9 +153,8 @@ class _Processor:
         """Process one photo; every error but StoppedError becomes the reason of the outcome."""
         options = self._options
         try:
-            if not options.overwrite and os.path.exists(
-                job.out
-            ):  # unlike Path.exists, False for a name that is too long
+            # Unlike Path.exists, os.path.exists returns False for a name that is too long.
+            if not options.overwrite and os.path.exists(job.out):
                 return self._report_existing(job)
             return self._read_and_write(job)
         except PhotoError as error:
@@ -198,7 +197,7 @@ class _Processor:
             self._idle_readers.put(reader)
 
     def _estimate_memory(self, photo: Photo, out: Path, encoding: EncodeOptions) -> tuple[int, str]:
-        """Estimate the memory that a photo takes, and describe its result."""
+        """Estimate the memory that a photo takes, and describe the result."""
         transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
         largest = max((transform.compute_size(size) for size in sizes), key=math.prod)
         validate_output(out, largest, photo.count, bands=1)
@@ -208,7 +207,9 @@ class _Processor:
         lossless = encoding.lossless and encoding.quality is None
         webp_bytes = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes) if name == "WEBP" else None
         encoded = estimate_encoding(name, math.prod(largest), total, webp_bytes)
-        if photo.count == 1:  # the whole result is computed before it is encoded, or no result is kept as a whole
+        # A single result is computed as a whole and then encoded. For a streamed result, `encoded` is 0, because the
+        # result is never in memory as a whole.
+        if photo.count == 1:
             writing = pixels + max(work + RESULT_BYTES * math.prod(largest) * bool(encoded), encoded)
         else:
             writing = pixels + work + encoded

@@ -1,7 +1,7 @@
 """Images whose rows are computed on demand, so that an image of any size needs bounded memory.
 
-Each class computes its rows from the rows of a source, including the margin that the filter or network needs. A row
-does not depend on the other rows of a request.
+Each class computes its rows from the rows of a source, including the margin that the filter or network needs. The
+values of a row do not depend on which other rows the caller requests.
 """
 
 import math
@@ -15,7 +15,7 @@ from loupe.imaging.luminance import REC_601, REC_709, relative_luminance
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
 LANCZOS_RADIUS = 3  # number of source pixels that Lanczos reads on each side when it upscales
-SPREAD_LEVELS = 5  # colours spread 2**5 = 32 pixels into transparency, twice the halo of a network
+SPREAD_LEVELS = 5  # colours spread 2**5 = 32 pixels into transparent areas, twice the halo of a network
 
 
 class Rows(Protocol):
@@ -23,7 +23,7 @@ class Rows(Protocol):
 
     Args:
         size: width and height.
-        extent: the unrounded width and height: at 3:2 the result of an odd side ends in the middle of a pixel.
+        extent: the unrounded width and height: at 3:2, the result of an odd side ends in the middle of a pixel.
     """
 
     size: tuple[int, int]
@@ -90,7 +90,7 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
 
 
 class LuminanceRows:
-    """Luminance of colours, computed as `compute_luminance` computes it for training but without rounding.
+    """The luminance of an image: the result of `compute_luminance`, which training uses, but without rounding.
 
     Args:
         colours: the colours of the image.
@@ -103,7 +103,7 @@ class LuminanceRows:
         self.extent = float(colours.width), float(colours.height)
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows, as `Rows`."""
+        """Compute rows; see `Rows`."""
         colour = self._colours(top, bottom)
         half = np.float32(np.iinfo(colour.dtype).max / 2)
         if colour.shape[2] == 3 and self._luminance == "relative":
@@ -142,7 +142,7 @@ class UpscaledRows:
         self.extent = width, height
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows, as `Rows`."""
+        """Compute rows; see `Rows`."""
         return upscale_rows(self._model, self._below, self._below.size[1], range(top, bottom))
 
 
@@ -154,7 +154,7 @@ class ResizedRows:
         self.extent = float(size[0]), float(size[1])
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows, as `Rows`."""
+        """Compute rows; see `Rows`."""
         step = self._below.extent[1] / self.size[1]
         begin, end = _source_rows(top, bottom, step, self._below.size[1])
         image = Image.fromarray(self._below(begin, end))
@@ -170,7 +170,7 @@ def resize_bands(
     Args:
         source: the bands.
         top: the first row of the result.
-        bottom: the row after the last one.
+        bottom: the row after the last row.
         width: the width of the result.
         steps: source pixels per pixel of the result, horizontally and vertically.
 
@@ -182,7 +182,7 @@ def resize_bands(
     part = source(begin, end)
     ends = bottom * down - begin, width * across
     missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
-    if any(missing):  # for example half a pixel at 3:2
+    if any(missing):  # for example, half a pixel is missing at 3:2
         part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (0.0, top * down - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 

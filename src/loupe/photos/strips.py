@@ -26,17 +26,16 @@ from loupe.upscalers.tiling import UpscalingModel
 STRIP_ROWS = 128  # rows of the photo per strip: they fit into the cache of a core
 MAX_PIXELS_IN_WORK = 8_000_000  # pixels of the result that all threads together compute at a time
 WORK_BYTES = 60  # bytes per pixel of a strip with its margins while a thread computes the strip
-WAITING_COPIES = (
-    3  # copies of a strip that waits to be written: pixels, and for PNG the filtered and compressed bytes
-)
+# A strip that waits to be written has up to 3 copies: the pixels, and for PNG the filtered and the compressed bytes.
+WAITING_COPIES = 3
 RELATIVE_STEPS = 8  # steps of `_solve_green`; each step at least halves the error, which is below 1/255 at the end
 
 
 def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel | None) -> Iterator[np.ndarray]:
     """Upscale an image, from top to bottom.
 
-    Colour is upscaled as two differences, R - G and B - G. They and the luminance define all three colours.
-    Grey pixels stay grey.
+    Colour is upscaled as two differences, R - G and B - G. These differences and the luminance define all three
+    colours. Grey pixels stay grey.
 
     Args:
         pixels: as in `ImageData`.
@@ -77,7 +76,7 @@ def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], loaded: Lo
 
 
 class _StripUpscaler:
-    """Computes rows of an upscaled image; arguments as for `upscale_strips`, without cropping."""
+    """Computes rows of an upscaled image before the crop; `size` is `FittedSize.upscaled`."""
 
     def __init__(self, pixels: np.ndarray, size: tuple[int, int], model: UpscalingModel) -> None:
         self._size, self._bands, self._dtype = size, pixels.shape[2], pixels.dtype
@@ -130,7 +129,8 @@ def _solve_green(
     """Compute green from the luminance and the differences of the other colours to green.
 
     Green is computed in steps for relative luminance, which has no closed form. Each step adds the missing luminance
-    to all three colours, which at least halves the error. Grey is exact after one step. The caller clips the colours.
+    to all three colours, which at least halves the error. Grey pixels are exact after one step. The caller clips the
+    colours.
 
     Args:
         grey: the luminance, float32 (height, width), 0 to `white`.

@@ -46,7 +46,7 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
 
 
 def _estimate_quality(image: ImageData) -> int | None:
-    """Estimate the JPEG quality from the pixels; decoders convert JPEG files to 8 bits."""
+    """Estimate the JPEG quality from 8-bit pixels; None for 16 bits, because a decoded JPEG has 8 bits."""
     return estimate_jpeg_quality(image.pixels) if image.pixels.dtype == np.uint8 else None
 
 
@@ -57,7 +57,8 @@ class UpscaleTransform:
     Args:
         target: the size of the results.
         networks: the networks.
-        jpeg_quality: the JPEG quality that conditioned networks assume, 1 to 100; None for the quality of each file.
+        jpeg_quality: the JPEG quality, 1 to 100, that networks assume if they adapt to the quality; None for the
+            quality of each file.
     """
 
     target: Target
@@ -75,7 +76,7 @@ class UpscaleTransform:
         return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Upscale an image; raises PhotoError if `jpeg_quality` is set and the network does not use it."""
+        """Upscale an image; raises PhotoError if `jpeg_quality` is set and the network does not adapt to it."""
         if self.jpeg_quality is None:
             return upscale_image(image, self.target, self.networks)
         stream = upscale_image(replace(image, jpeg_quality=self.jpeg_quality), self.target, self.networks)

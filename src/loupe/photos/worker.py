@@ -3,9 +3,9 @@
 Decoders and encoders cannot be interrupted, and some need much memory for a small file. The server kills the process
 when a photo takes too long, and the system refuses memory beyond a limit.
 
-The process first sends `{"ready": device, "fallbacks": lines}`, where each line says why a network does not run on
-the requested device, or `{"failed": reason}`. For each request, the process sends `{"progress": fraction}` several
-times and then the answer.
+The process first sends `{"ready": device, "fallbacks": lines}`, or `{"failed": reason}` if the networks cannot be
+loaded. Each line gives the reason why a network does not run on the requested device. For each request, the process
+sends `{"progress": fraction}` several times, and then the fields of a `PhotoAnswer`.
 """
 
 import os
@@ -54,7 +54,7 @@ class PhotoRequest:
         scale: the scale factor, such as `3/2`.
         suffix: the suffix of the result; "" for the suffix of the photo's format.
         max_pixels: the largest number of pixels of the photo, all frames or pages together.
-        max_result_pixels: the largest number of pixels of the result, counted in the same way.
+        max_result_pixels: the largest number of pixels of the result, all frames or pages together.
         max_pages: the largest number of frames or pages.
         small: decline a photo that is not small.
         figure_size: width and height of the figure that compares the photo and its result; None for no figure.
@@ -78,7 +78,7 @@ class PhotoAnswer:
     Args:
         out: the file of the result; "" if there is none.
         reason: the reason for a missing result, in one line.
-        declined: the photo is not small, or needs more memory than small photos get.
+        declined: `PhotoRequest.small` is set, but the photo is not small or needs too much memory.
         figure: the HTML of the figure.
         last: the process ends after this answer.
     """
@@ -91,7 +91,7 @@ class PhotoAnswer:
 
 
 def serve_files(connections: list[Connection], files: dict[str, str], max_bytes: int, large: bool) -> None:
-    """Answer requests with ONNX networks, whose files are given by scale factor, such as `3/2`."""
+    """Answer requests with ONNX networks. `files` maps scale factors, such as `3/2`, to the files of the networks."""
     paths = {Fraction(scale): Path(path) for scale, path in files.items()}
     networks = Networks(sorted(paths), lambda scale: LoadedModel(paths[scale].name, OnnxUpscaler(paths[scale])))
     serve_requests(connections[0], lambda: networks, max_bytes, large)

@@ -1,4 +1,4 @@
-"""The two worker processes of a server that upscales photos: one for small photos, one for all others."""
+"""The two worker processes of a server that upscales photos: one for small photos, one for all other photos."""
 
 import math
 import os
@@ -15,14 +15,11 @@ from loupe.imaging.child_process import ChildProcess
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
-LARGE_SHARE, SMALL_SHARE = (
-    0.55,
-    0.15,
-)  # the shares of the memory budget per process; the rest is for the server itself
+LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # each process's share of the memory budget; the rest is for the server itself
 MAX_SMALL_BYTES = 4_000_000  # size limit for the file of a small photo
 SMALL_TIMEOUT_S = 3.0  # a photo that takes longer is not small
 MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
-ENDED = "cannot be upscaled: its process ended, perhaps because it needs too much memory"
+ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
 START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
 
@@ -40,7 +37,7 @@ class Control:
     """Ends the work for a request.
 
     Args:
-        timeout_s: the time for the request, from now; None for no limit.
+        timeout_s: the time for the request, from the creation of this object; None for no limit.
         cancelled: set when nobody waits for the result.
     """
 
@@ -56,7 +53,7 @@ class Control:
             raise StoppedError(f"took longer than {self.timeout_s:g} s")
 
     def limit(self, timeout_s: float) -> "Control":
-        """Return a control that also ends the work after this time, from now."""
+        """Return a control that ends the work when this control does, but after at most `timeout_s` from now."""
         return Control(min(timeout_s, self.get_remaining_s()), self.cancelled)
 
     def get_remaining_s(self) -> float:
@@ -100,12 +97,12 @@ class PhotoWorkers:
         """Upscale a photo.
 
         Args:
-            request: the request; `small` is set here.
+            request: the request; this method sets `small`.
             control: ends the work.
             report: called with the finished fraction.
 
         Raises:
-            StoppedError: the control ended the work. The work has stopped.
+            StoppedError: the control ended the work.
             BusyError: too many photos wait.
         """
         if os.path.getsize(request.photo) <= MAX_SMALL_BYTES:
@@ -129,7 +126,7 @@ class PhotoWorkers:
     def _try_small(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None]
     ) -> PhotoAnswer | None:
-        """Upscale a small photo; return None if the photo is not small."""
+        """Try the process for small photos; return None if it declines the photo, fails or takes too long."""
         with self._small.use(control):
             try:
                 answer = self._small.upscale(replace(request, small=True), control, report, SMALL_TIMEOUT_S)
@@ -171,7 +168,7 @@ class _Worker:
         try:
             message = self._receive(control)
         except EOFError:
-            message = {"failed": "model: the process that loads it has ended"}
+            message = {"failed": "model: the process that loads the model has ended"}
         if "failed" in message:
             self.kill()
             raise UsageError(message["failed"])
@@ -211,12 +208,12 @@ class _Worker:
             self._child = None
 
     def _restart(self) -> None:
-        """Kill the process and start another one, so that it is ready for the next request."""
+        """Kill the process, and start a new process for the next request."""
         self.kill()
         self.start()
 
     def _receive(self, control: Control) -> dict[str, Any]:
-        """Return the next message of the process; raises EOFError if it has ended."""
+        """Return the next message of the process; raises EOFError if the process has ended."""
         assert self._child is not None
         message: dict[str, Any] = self._child.connections[0].receive(check=control.check)[0]
         return message

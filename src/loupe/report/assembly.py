@@ -16,7 +16,7 @@ from loupe.report.study_numbers import find_study_run, make_study_table
 from loupe.report.verdicts import check_claim, format_budget, select_runs
 
 LEADERBOARD_ROWS, LEADER_CURVES = 20, 6
-# Metrics that are derived from the curve of the validation mae.
+# Metrics of claims for which the report describes the trend of the validation mae.
 CURVE_METRICS = ("val/best_mae", "val/best_mse", "val/best_psnr", "val/lowest_mae", "val/gain")
 SCORES = {"mae": "mae", "psnr": "PSNR, dB", "ssim": "SSIM", "mse": "mse"}
 

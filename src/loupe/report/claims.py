@@ -1,6 +1,6 @@
 """A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare.
 
-An arm is the group of runs that have the same given values of some searched fields.
+An arm is the group of runs in which some searched fields have given values.
 """
 
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
 
 
 class Claim(BaseModel):
-    """A claim about one arm or about its difference from other arms; docs/sweeps.md explains the fields."""
+    """A claim about an arm, or about the difference between arms; docs/sweeps.md explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,7 +87,7 @@ class Claim(BaseModel):
 
     @property
     def other_metric(self) -> str | None:
-        """The metric of the same runs that `metric` is compared with, or None."""
+        """The metric that `metric` is compared with in each run, or None."""
         return self.beats_metric or self.like_metric
 
     @property

@@ -55,9 +55,9 @@ class ReportContents:
         claims: Results of the claims, in order of their numbers.
         leaderboard: The best runs.
         best_network: Description of the network with the best validation score; empty if no run has test scores.
-        test_scores: Test scores of that network and the baselines.
-        study_numbers: The numbers of the study with their meaning, and the same numbers of Loupe.
-        study_network: Description of the network with the study's protocol; empty if there is no such network.
+        test_scores: Test scores of the best network and the baselines.
+        study_numbers: The numbers of the study with their meaning, and the corresponding numbers of Loupe.
+        study_network: Description of the network that was scored with the study's protocol; empty without such a run.
         leader_chart: Learning curves of the best runs.
         comparison: Test images of the best network and the baselines.
         story: Test images of the study's networks.

@@ -27,7 +27,7 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def format_outcome(verdict: ClaimVerdict) -> str:
-    """Format an outcome; an undecided outcome with the number of missing seeds: `undecided: 4 more seeds`."""
+    """Format an outcome. An undecided outcome contains the number of missing seeds: `undecided: 4 more seeds`."""
     if verdict.outcome != UNDECIDED:
         return verdict.outcome
     missing = verdict.missing_seeds
@@ -36,7 +36,7 @@ def format_outcome(verdict: ClaimVerdict) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the difference of the weakest comparison; if there are several comparisons, add the name of this one."""
+    """Format the difference of the weakest comparison; if there are several comparisons, add its name."""
     weakest = verdict.weakest
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH

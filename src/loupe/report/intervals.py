@@ -38,7 +38,8 @@ class Estimate:
 
 def estimate_mean(values: np.ndarray) -> Estimate:
     """Estimate the mean of (n,) values, one per seed; n is at least 2."""
-    deviation = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0  # np.std of equal values can be above 0
+    # Rounding can make np.std of equal values greater than 0.
+    deviation = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
     return Estimate(float(np.mean(values)), deviation, len(values))
 
 
@@ -50,7 +51,7 @@ class Region:
     high: float = math.inf
 
     def check(self, estimate: Estimate) -> str:
-        """Return HOLDS for an interval inside the region, FAILS for one outside, UNDECIDED for one across a bound."""
+        """Return HOLDS for an interval inside the region, FAILS for an interval outside, otherwise UNDECIDED."""
         if self.low <= estimate.low and estimate.high <= self.high:
             return HOLDS
         if estimate.low > self.high or estimate.high < self.low:
@@ -77,6 +78,6 @@ ABOVE_ZERO = Region(low=math.nextafter(0, 1))
 def _compute_half_width(deviation: float, seeds: int | np.ndarray) -> np.ndarray:
     """Compute half the width of Student's interval, t_{n-1} s / sqrt(n).
 
-    SciPy's t.interval is not used because it returns NaN for a deviation of 0.
+    SciPy's t.interval is not used with a scale, because it returns NaN for a deviation of 0.
     """
     return t.interval(CONFIDENCE, seeds - 1)[1] * deviation / np.sqrt(seeds)

@@ -44,7 +44,7 @@ def read(path: Path) -> pd.DataFrame:
     """Read a table that `write` has written. Missing texts and lists are None; missing numbers are NaN.
 
     Raises:
-        UsageError: The file is missing or is not such a table.
+        UsageError: The file is missing or is not a table of runs.
     """
     import pyarrow as pa
     import pyarrow.parquet

@@ -74,8 +74,8 @@ def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
 
     The result is None without such a run.
 
-    The photos of the study were compressed twice with JPEG quality 75. Runs on a dataset with `recompress=75`, which
-    is not the dataset of the report, therefore take precedence.
+    The photos of the study were compressed twice with JPEG quality 75. Therefore runs on another dataset than the
+    dataset of the report, which should be prepared with `recompress=75`, take precedence.
 
     Args:
         table: All runs.
@@ -92,7 +92,7 @@ def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
 
 
 def _fill(text: str, run: pd.Series | None, pre_upscaled: pd.Series | None) -> str:
-    """Insert the scores of runs into a text; return a dash if one of them is missing.
+    """Insert the scores of runs into a text; return a dash if a score is missing.
 
     Args:
         text: Text with field names in braces.

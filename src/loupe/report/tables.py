@@ -45,7 +45,7 @@ def make_comparisons_table(verdict: ClaimVerdict) -> Table:
 def format_table(table: Table) -> str:
     """Format a table as Markdown, one line per row.
 
-    DataFrame.to_markdown is not used: it pads every cell to the width of its column, and does not escape `|`.
+    DataFrame.to_markdown is not used: it pads every cell to the width of the column, and does not escape `|`.
     """
     lines = [table.header, tuple("---" for _ in table.header), *table.rows]
     return "\n".join("| " + " | ".join(map(_format_cell, cells)) + " |" for cells in lines)

@@ -72,7 +72,7 @@ class ClaimVerdict:
 
     @property
     def weakest(self) -> Comparison | None:
-        """The comparison that decides the claim: it has the worst outcome and then the smallest margin."""
+        """The comparison that decides the claim: the worst outcome, and among equal outcomes the smallest margin."""
         ranks = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
         return min(
             self.comparisons,
@@ -200,7 +200,11 @@ def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.Da
 
 
 def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: str | None = None) -> pd.Series:
-    """Read one value per complete seed: the worst value over `worst_over`, or the change by `change_to`, or both."""
+    """Read one value of the metric per complete seed.
+
+    With `change_to`, the value is the change of the metric. With `worst_over`, the value is the worst over the
+    values of that field.
+    """
     column = f"metrics.{metric or claim.metric}"
 
     def read_table(arm: dict[str, str]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Finds the runs of the points of a grid in a table of runs, including runs of other sweeps."""
+"""Finds, in a table of runs, the runs that trained the points of a grid. The runs may be of other sweeps."""
 
 import json
 import math
@@ -23,9 +23,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per point and seed, from the newest run: the columns of `table`, `seed`, and a column per key of
-        [search] (text; None if its condition does not hold). If the sweep sets `tune`, points that differ only in
-        tuned fields form an arm, and an arm has only the point that is best with the first seed. The table is empty
-        if the sweep is not a grid.
+        [search] (text; None if the condition of the key does not hold). If the sweep sets `tune`, points that differ
+        only in tuned fields form an arm. Of each arm, only the point that is best with the first seed has rows.
+        The table is empty if the sweep is not a grid.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -75,7 +75,7 @@ def _key_of_texts(texts: frozenset[tuple[str, str]]) -> str:
     """Return the key of a run's settings; a field that was added after the run has its default value."""
     try:
         return _join_settings(parse_settings("train", dict(texts)).to_texts())
-    except SettingsError:  # a field or value that was removed after the run
+    except SettingsError:  # the run has a field or value that no longer exists
         return _join_settings(dict(texts))
 
 

@@ -12,11 +12,11 @@ LISTING_TIMEOUT_S = 30.0
 
 
 def group_gpus(sweep: SweepFile) -> list[str]:
-    """Group the GPUs that this process may use by the number that a trial uses: one, or the field `devices`.
+    """Group the GPUs that this process may use. A group has the number of GPUs that a trial uses (`devices`).
 
     Returns:
-        The value of CUDA_VISIBLE_DEVICES per group. If the sweep file searches `devices`, or its value is `all`, one
-        group contains all GPUs.
+        The value of CUDA_VISIBLE_DEVICES per group. If the sweep file searches `devices`, or sets `devices` to `all`,
+        one group contains all GPUs.
     """
     gpus = _list_gpus()
     values = dict.fromkeys(sweep.search, "all") | sweep.train
@@ -26,7 +26,7 @@ def group_gpus(sweep: SweepFile) -> list[str]:
 
 
 def _list_gpus() -> list[str]:
-    """Return the devices of CUDA_VISIBLE_DEVICES; if it is not set, the UUIDs of the GPUs that `nvidia-smi` lists."""
+    """Return the devices of CUDA_VISIBLE_DEVICES; without this variable, the UUIDs of the GPUs from `nvidia-smi`."""
     visible = os.environ.get(VARIABLE)
     if visible is not None:  # CUDA ignores all devices after an invalid device
         devices = [device.strip() for device in visible.split(",")]
@@ -38,4 +38,6 @@ def _list_gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     gpus = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", result.stdout)
-    return [gpu for gpu in gpus if gpu.startswith("MIG")] or gpus  # a GPU that is split is not used as a whole
+    return [
+        gpu for gpu in gpus if gpu.startswith("MIG")
+    ] or gpus  # of a GPU that is split, only the parts (MIG) are used

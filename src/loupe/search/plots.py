@@ -32,7 +32,7 @@ def plot_study(study: optuna.Study, params: Sequence[str]) -> dict[str, Figure]:
     common = [name for name in plotted if all(name in trial.params for trial in complete)]
     axes: dict[str, Any] = {}
     with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
-        warnings.simplefilter("ignore")  # these plots are experimental in Optuna
+        warnings.simplefilter("ignore")  # Optuna warns that its plots are experimental
         axes["history"] = plots.plot_optimization_history(study)
         axes["slice"] = plots.plot_slice(study, params=plotted)
         axes["parallel"] = plots.plot_parallel_coordinate(study, params=plotted)

@@ -3,7 +3,7 @@
 An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses. The sweep's
 process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained exactly once.
 The item of a crashed worker is enqueued again, and its new trial continues from the checkpoint. Optuna's own retries
-(RetryHeartbeatStaleTrialCallback) need a database: the default storage, a journal file, has no heartbeats.
+(RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not support them.
 """
 
 import heapq
@@ -33,10 +33,10 @@ FAILURE = "ended"  # FAILED or ORPHANED
 REASON = "why"  # the error message
 REUSED = "reused"  # whether the result comes from another sweep
 WORK_SECONDS = "work"  # the duration of training and scoring
-FAILED = "error"  # the training raised an error
-ORPHANED = "orphan"  # the worker of the trial crashed
+FAILED = "error"  # value of FAILURE: the training raised an error
+ORPHANED = "orphan"  # value of FAILURE: the worker of the trial crashed
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash after a start of the sweep
+MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash in one run of the sweep
 CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner is ORPHANED
 MAX_WAITING = 64  # default of the maximum number of waiting trials
 MAX_REASON_LENGTH = 500
@@ -143,13 +143,13 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker only. `Study.ask` is not used: it creates a trial if none waits.
+        """Claim a waiting trial for one worker only. `Study.ask` is not used: it creates a trial if no trial waits.
 
         Args:
             owner: tags of the worker's process.
 
         Returns:
-            The trial, or None if none waits.
+            The trial, or None if no trial waits.
         """
         for waiting in self._list_trials(TrialState.WAITING):
             trial_id = self._find_id(waiting)
@@ -162,7 +162,7 @@ class SweepStudy:
                 # The trial has ended: another worker finished it, or this worker needed more than CLAIM_TIMEOUT_S to
                 # claim it.
                 continue
-            # The sampler's seed depends only on the trial's number: a trial gets the same point in every process.
+            # The sampler's seed depends only on the trial's number. Therefore every process chooses the same point.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
             return Trial(self.optuna_study, trial_id)
         return None
@@ -209,7 +209,7 @@ class SweepStudy:
         for trial in self._list_trials(TrialState.RUNNING):
             if OWNER in trial.user_attrs:
                 is_orphan = not is_alive(trial)
-            else:  # the start time of the trial may come from another machine's clock and time zone
+            else:  # the trial's start time is of no use: another machine's clock may have set it
                 is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
             if is_orphan:
                 self.fail_trial(trial, ORPHANED)
@@ -236,7 +236,7 @@ class SweepStudy:
         return next(iter(self.rank_trials()), None)
 
     def is_among_best(self, value: float) -> bool:
-        """Return whether a trial with this value would be one of the `keep` best so far."""
+        """Return whether a trial with this value would be among the `keep` best trials so far."""
         keep = self.sweep.study.keep
         best = heapq.nsmallest(keep, map(self._find_loss, self._list_trials(TrialState.COMPLETE)))
         return len(best) < keep or self._sign * value <= best[-1]
@@ -266,8 +266,8 @@ class SweepStudy:
     def _iterate_items(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
         """Yield all items in their order.
 
-        If the sweep file sets `tune`, points that differ only in the tuned fields form an arm, and only the best
-        point of each arm gets further seeds.
+        If the sweep file sets `tune`, points that differ only in the tuned fields form an arm. Only the best point of
+        each arm gets further seeds.
         """
         if not self.sweep.is_grid:
             for slot in range(self.sweep.study.trials):
@@ -279,7 +279,7 @@ class SweepStudy:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the point with the best value at the first seed; None if a trial is open or no trial has a value."""
+        """Return the best point of an arm at the first seed; None if a trial is open or no trial has a value."""
         trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self._has_ended, trials)):
             return None

@@ -18,7 +18,7 @@ from loupe.errors import UsageError, describe_error
 
 WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time
 LOCK_TIMEOUT_S = 60.0  # maximum wait for an SQLite database that another worker has locked
-RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database: a restart is shorter
+RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database; a restart takes less time
 RETRY_INTERVAL_S = 1.0
 JOURNAL_START = b'{"op_code":0,"worker_id":"'  # a journal starts with a record that creates a study
 MAX_FIRST_LINE_BYTES = 65536
@@ -41,7 +41,8 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
             check_journal(Path(location))
             Path(location).parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(location))
-        if not location.startswith("sqlite"):  # the ping replaces connections that a restart has closed
+        if not location.startswith("sqlite"):
+            # The ping replaces connections that a restart of the database has closed.
             return retry_database(lambda: RDBStorage(location, {"pool_pre_ping": True}), timeout)
         storage = RDBStorage(location, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
         event.listen(storage.engine, "begin", _lock_database)
@@ -80,7 +81,7 @@ def check_journal(file: Path) -> None:
     Raises:
         UsageError: the file is not a journal.
     """
-    is_other = file.exists() and not file.is_dir() and not file.is_file()  # opening a FIFO would not end
+    is_other = file.exists() and not file.is_dir() and not file.is_file()  # a FIFO would block the reader
     if file.is_file():
         with file.open("rb") as stream:
             first = stream.readline(MAX_FIRST_LINE_BYTES)
@@ -92,9 +93,9 @@ def check_journal(file: Path) -> None:
 
 
 def repair_journal(journal: Path) -> None:
-    """Remove the unreadable end of a journal, unless a running process completes the record.
+    """Remove the unreadable end of a journal, unless a running process completes the last record.
 
-    A killed process or a power loss leaves half a record or a line of other bytes. If a further record follows,
+    A killed process or a power loss can leave half a record or a line of other bytes. If a further record follows,
     Optuna cannot read the journal any more.
 
     Raises:
@@ -107,7 +108,7 @@ def repair_journal(journal: Path) -> None:
 
 
 def _find_end(journal: Path) -> int:
-    """Return the position after the last record of a journal. At most one complete line may follow this position."""
+    """Return the position after the last record of a journal. At most one complete line, not a record, may follow."""
     end, unreadable = 0, 0
     with journal.open("rb") as stream:
         for number, line in enumerate(stream, 1):

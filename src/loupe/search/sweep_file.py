@@ -21,7 +21,8 @@ from loupe.report.claims import Claim
 Params = dict[str, Any]  # a value per key of [search]: one point of the search space
 MAX_KEYS = 200  # maximum number of keys of a table, several times the number of fields
 MAX_RANDOM_POINTS = 400  # the number of random points to check before a sampler starts
-# Fields of train that cannot be searched. Dataset and seed are set per sweep; the others do not change the network.
+# Fields of train that cannot be searched. Dataset and seed are set per sweep; the other fields do not change
+# the network.
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
 
@@ -65,7 +66,7 @@ class Range(BaseModel):
 
 def _check_values(given: Any) -> Any:
     if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
-        raise ValueError(f'a key with a dot must be in quotes, "….{next(iter(given), "")}"')
+        raise ValueError('a key with a dot must be in quotes, such as "sgd.momentum"')
     if not isinstance(given, (dict, list, Range)):
         raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {quote_value(given)}")
     return given

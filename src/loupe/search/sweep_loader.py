@@ -41,18 +41,18 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         value = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
         raise UsageError(f"sweep: {file}: {key}: {rule}{value}") from None
-    except (UsageError, ValueError, OverflowError) as error:  # ValueError, OverflowError: extreme numbers
+    except (UsageError, ValueError, OverflowError) as error:  # extreme numbers cause the last two errors
         raise UsageError(f"sweep: {file}: {error}") from None
     return sweep
 
 
 def _read_tables(file: Path) -> dict[str, Any]:
     try:
-        if file.is_fifo() or file.is_char_device():  # reading it may never end
+        if file.is_fifo() or file.is_char_device():  # a read could block forever
             raise UsageError(f"sweep: must be a file, got {str(file)!r}")
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+    except (OSError, ValueError) as error:  # a null byte in the name causes ValueError
         raise UsageError(f"sweep: {str(file)!r} cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(content) > MAX_FILE_BYTES:
         raise UsageError(f"sweep: must be a file of at most {MAX_FILE_BYTES} bytes, got {str(file)!r}")
@@ -128,7 +128,7 @@ def _check_points(sweep: SweepFile) -> None:
 
 
 def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
-    """Return the table of the field that an error message starts with: `search.`, `train.`, or "" if unknown."""
+    """Return the table and the condition of the field that a message starts with, such as `search.sgd.`, or ""."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
     names = (

@@ -128,7 +128,7 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 
 
 def _find_result(context: TrialContext) -> Any:
-    """Return the finished run of this trial or, unless `fresh` is set, of an equal trial. None if neither exists."""
+    """Return a finished run of this trial or, unless `fresh` is set, of an equal trial; None without such a run."""
     ended = trials.get_ended(context.resumed_run) if context.resumed_run else None
     return ended if ended or context.job.fresh else trials.find_finished(context.key)
 
@@ -177,7 +177,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
                 models.log_model(model, points)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
-        trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)  # raises if the trial has ended elsewhere
+        trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)  # raises an error if the trial has already ended
         records.log_tags({trials.STATE_TAG: state.name})
     return state, value if state == TrialState.COMPLETE else None
 
@@ -203,7 +203,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
     Args:
         context: the inputs of the trial.
-        model: the network with its initial weights; it has the best weights afterwards.
+        model: the network with its initial weights; the function replaces them by the best weights.
         pairs: the training and the validation split.
         checkpoint: the checkpoint to continue from, or None.
 
@@ -232,7 +232,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
         log_point(earlier["step"], earlier["metrics"])
     try:
         progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
-    except LoupeError:  # the training diverged
+    except LoupeError:  # the training diverged: keep its last checkpoint
         periodic.save()
         raise
     records.log_metrics({"training_seconds": progress.seconds})
@@ -270,7 +270,7 @@ def strip_prose(source: str) -> str:
 
 
 def open_dataset(job: WorkerJob) -> Dataset:
-    """Open the sweep's dataset. If this machine cannot read the dataset, prepare it from the same source.
+    """Open the sweep's dataset. If this machine cannot read the dataset, prepare the dataset from the job's source.
 
     Raises:
         UsageError: this machine can neither read nor prepare the dataset.

@@ -1,7 +1,7 @@
 """A worker process of a sweep: claims waiting trials and trains them, one after the other.
 
 The command is `python -m loupe.search.worker PARENT_PID` with the job as JSON on standard input. A separate
-process loads TensorFlow once for many trials, and frees its memory when it exits.
+process loads TensorFlow once for many trials, and frees the memory at its exit.
 """
 
 import _thread
@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 
-SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if it is still cleaning up
-IDLE_TIMEOUT_S = 1.5  # a worker exits after this time without open trials; a new worker costs less than waiting
+SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if the cleanup is not complete
+# A worker exits after this time without open trials, because a new worker costs less than an idle worker.
+IDLE_TIMEOUT_S = 1.5
 POLL_INTERVAL_S = 0.3
 
 
@@ -32,14 +33,14 @@ def main(parent_pid: int) -> None:
 
     watcher = ParentWatcher(parent_pid)
     job = WorkerJob(**json.load(sys.stdin))
-    if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create an empty journal
+    if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create a journal
         raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
-    from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so it follows the check
+    from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so the check comes first
 
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
-    open_dataset(job)  # before the first claim, because the heartbeats of a run must start soon after the claim
+    open_dataset(job)  # precedes the first claim, because the heartbeats of a run must start soon after the claim
     trial_count, last_active = 0, time.monotonic()
     while trial_count < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
         trial = retry_database(lambda: study.claim_trial(liveness.process_tags()))

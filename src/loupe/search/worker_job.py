@@ -14,7 +14,7 @@ MAX_STDERR_LINES = 40  # lines of standard error in the message about a failed w
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """Everything that a worker process needs. Dask logs the `repr`, which therefore omits URLs with passwords.
+    """Everything that a worker process needs. Dask logs the `repr`, which therefore omits fields with passwords.
 
     Args:
         sweep: the checked sweep file, as JSON.
@@ -49,11 +49,11 @@ class WorkerJob:
 
 
 def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[str]:
-    """Start a worker process; it waits for its job on standard input.
+    """Start a worker process, which waits for its job on standard input.
 
     Args:
         job: the job.
-        gpus: the CUDA_VISIBLE_DEVICES of the process; None for that of this process.
+        gpus: the value of CUDA_VISIBLE_DEVICES in the new process; None keeps the value of this process.
     """
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     if job.threads:

@@ -30,7 +30,7 @@ POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
 SPARE_TRIALS = 8  # number of waiting trials in addition to two per worker
-MAX_CRASHES = 2 * MAX_ATTEMPTS  # consecutive crashes of workers; one item causes at most MAX_ATTEMPTS crashes
+MAX_CRASHES = 2 * MAX_ATTEMPTS  # a sweep fails after this many crashes in a row; an item causes at most MAX_ATTEMPTS
 
 WorkerFunction = Callable[[WorkerJob], int]
 
@@ -43,7 +43,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         study: the study.
         job: the job of the workers. All workers share its `max_trials`; 0 means no limit.
         workers: the number of processes. Without `settings.workers`, a Dask cluster always runs one process per core,
-            even if workers join or leave the cluster.
+            even if Dask workers join or leave the cluster.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -115,7 +115,7 @@ def _close_orphans(study: SweepStudy) -> None:
 class LocalWorkers:
     """The worker processes that this process started.
 
-    A ProcessPoolExecutor is not used, because it fails all tasks when one process is killed.
+    ProcessPoolExecutor is not used, because the kill of one process makes all its tasks fail.
 
     Args:
         gpus: groups of GPUs; see `group_gpus`. A process gets the group that the fewest processes use.
@@ -153,7 +153,7 @@ class LocalWorkers:
 def _open_executor(
     settings: Sweep, workers: int, gpus: Sequence[str]
 ) -> Iterator[tuple[Executor, WorkerFunction, Callable[[], int]]]:
-    """Yield an executor, the function that runs a worker in the executor, and a function that counts the cores."""
+    """Yield an executor, the function that runs a worker in the executor, and a function that counts the workers."""
     if settings.scheduler:
         with connect(settings.scheduler) as cluster:
             yield cluster.get_executor(pure=False), run_worker, lambda: _count_cluster_cores(cluster)
@@ -169,7 +169,7 @@ def _open_executor(
 def count_workers(scheduler: str | None, sweep: SweepFile) -> int:
     """Return the default number of workers: one per core of this machine or of a Dask cluster.
 
-    With the JAX backend, it is the number of groups of GPUs if this machine has GPUs.
+    Without a scheduler and with the JAX backend, the number is the number of groups of GPUs if this machine has GPUs.
 
     Raises:
         UsageError: the scheduler does not answer.

@@ -30,7 +30,7 @@ def run(settings: Demo) -> None:
     Raises:
         UsageError: the model does not exist, or the port is in use.
     """
-    import gradio  # noqa: F401 # fails before the model is loaded if the package is missing
+    import gradio  # noqa: F401 # a missing package is reported before the model is loaded
 
     from loupe.photos.worker_pool import PhotoWorkers
     from loupe.upscalers.onnx import CPU
@@ -74,7 +74,7 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
     # An open page never closes its connection. At the end, the server waits a second and then closes the connection.
-    # The log omits the errors that this causes.
+    # The log omits the errors that the closing causes.
     server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1))
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     return server
@@ -120,5 +120,5 @@ def _open_socket(settings: Demo) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = str(error.strerror).partition(" (while")[0]  # the rest of Python's message repeats the address
+        reason = str(error.strerror).partition(" (while")[0]  # the rest repeats the address
         raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None

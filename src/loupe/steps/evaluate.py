@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-# Prefixes of the metrics by split. They are the same as in the step `train`.
+# Prefixes of the metrics by split. The step `train` uses the same prefixes.
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
 
@@ -72,7 +72,7 @@ def label_models(settings: Evaluate) -> dict[str, str]:
             contains all baselines.
 
     Raises:
-        UsageError: two networks have the same name, or a network has the name of another row of the score table.
+        UsageError: two networks have the same name, or a network has the name of a baseline or the name `model`.
     """
     from loupe.evaluation.scoring import to_metric_name
     from loupe.upscalers.baselines import FILTERS
@@ -111,7 +111,7 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
     """Load the networks of `beside`, and return them by their labels."""
     models = {}
     for name in settings.beside:
-        if name not in labels:  # a baseline
+        if name not in labels:  # a baseline, which every table contains
             continue
         loaded = _load(settings, name, scale=scale)
         own_scale = loaded.model.geometry.scale
@@ -125,7 +125,7 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray":
-    """Load the ridge weights that the model's run has logged. If they are missing, fit ridge on the sample."""
+    """Load the ridge weights of the model's run. If they are missing, fit ridge on the bundled photos."""
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -138,7 +138,7 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
 
 
 def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) -> tuple[dict[str, Any], str]:
-    """Log the scores of a table as metrics. Return them for the summary, and as text.
+    """Log the scores of a table as metrics. Return the scores for the summary, and as text.
 
     With degrade=jpeg, the PSNR over the quality is also logged as text and as a figure, and the networks are compared
     with lanczos.
@@ -167,7 +167,7 @@ def _draw_figures(
 ) -> None:
     """Log a comparison of the methods on whole images, and write the sheet. The model is the sheet's last column.
 
-    With degrade=jpeg, both show the lowest quality.
+    With degrade=jpeg, both figures show inputs of the lowest quality.
     """
     from loupe.data.pairs import Pairs
     from loupe.evaluation import figures

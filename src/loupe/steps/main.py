@@ -22,7 +22,7 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 
 
 def run(settings: Main) -> None:
-    """Run the steps as nested runs of one run, and print a table of their scores.
+    """Run the steps as nested runs of a main run, and print a table of the scores.
 
     Raises:
         UsageError: the source of photos does not exist, or the file of `out` cannot be written.
@@ -80,5 +80,5 @@ def _format_next_steps(settings: Main, best: "Training", registration: "Registra
     return f"""
 {registration.status}: {best.network}, models:/{registration.name}/{registration.version}: {registration.reason}
 compare: {settings.out} with {find_bundled_photo()}
-train it longer: loupe train --network {network} --steps {steps}{dataset} && loupe register
+train the network longer: loupe train --network {network} --steps {steps}{dataset} && loupe register
 compare the runs: mlflow ui"""

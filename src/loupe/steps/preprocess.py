@@ -24,8 +24,8 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data.sources import name_sources
 
     photos = preparation.find_photos(settings)
-    # This import takes seconds. It follows find_photos, so that a wrong source is reported early. An import in a
-    # second thread during the preparation saved no measurable time, and hung after 3 of about 250 signals.
+    # This import takes seconds. The import follows find_photos, so that a wrong source is reported early. An import
+    # in a second thread during the preparation saved no measurable time, and hung after 3 of about 250 signals.
     from loupe.tracking import records, runs
 
     runs.open_store()

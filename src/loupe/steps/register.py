@@ -48,7 +48,7 @@ def run(settings: Register) -> Registration:
     """Register a run's model with its ONNX file, and make it champion if it is better than the current champion.
 
     Raises:
-        UsageError: the run is not a finished training, or its dataset no longer exists.
+        UsageError: the run is not a finished training, or its dataset no longer exists or has changed.
     """
     from loupe.data import preparation
     from loupe.models.builder import KerasUpscaler
@@ -97,7 +97,7 @@ def run(settings: Register) -> Registration:
             registration.set_champion(scale, version.version)
             is_champion, reason = True, gate.reason
         else:
-            reason = "it is already the champion" if is_champion else gate.reason
+            reason = "this model is already the champion" if is_champion else gate.reason
         records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **gate.tags})
         records.log_metrics(gate.metrics)
     result = Registration(version.name, str(version.version), is_champion, reason)

@@ -15,7 +15,7 @@ MASK_COPIES = 4  # number of copies of the mask's pixels in memory while the edg
 
 
 def run(settings: Restore) -> list[Path]:
-    """Denoise the photos; a photo that fails is reported, and the rest continue.
+    """Denoise the photos. If a photo fails, report it and process the other photos.
 
     Returns:
         The files that were written.

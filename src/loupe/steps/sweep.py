@@ -36,7 +36,7 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         print_line(_dashboard_command(location), settings.quiet)
         return None
-    # This call fails without a scheduler. Therefore it precedes the calls that write files.
+    # This call fails if the scheduler does not answer. Therefore this call precedes the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
@@ -64,7 +64,7 @@ def run(settings: Sweep) -> str | None:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open a database. Only check a journal and return None, because opening a journal can change the file."""
+    """Open a database. A journal is only checked, because opening can change the file; the result is then None."""
     from loupe.search import study_storage
 
     if "://" in location:
@@ -105,7 +105,7 @@ def _list_source_settings(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]
 
 
 def _adopt_trials(sweep: "SweepFile", digest: str, run_id: str) -> None:
-    """Move the trials of interrupted runs of the same sweep to this run."""
+    """Move the trials of earlier, interrupted runs of the sweep to this run."""
     from loupe.search.study import SPACE_TAG
     from loupe.tracking import trials
 
@@ -211,7 +211,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         train_settings = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
-            if run_id == best:  # the result is of another sweep, which has deleted the model
+            if run_id == best:  # the result comes from another sweep, which has deleted the model
                 best = train.run(train_settings).run_id
                 records.log_tags({"best_run": best})
             continue

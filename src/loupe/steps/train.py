@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from loupe.data.dataset import Dataset
 
-# Settings that do not have to be the same when a run is resumed.
+# Settings that may change when a run is resumed.
 CHANGEABLE_FIELDS = frozenset({"resume", "data_dir", "scheduler", "quiet"})
 
 
@@ -40,7 +40,7 @@ class Training:
 
 
 def run(settings: Train) -> Training:
-    """Train a network, and log its best weights with their scores and the scores of the baselines.
+    """Train a network, and log its best weights, their scores, and the scores of the baselines.
 
     The best weights have the lowest validation mae of all points of the learning curve.
 
@@ -53,7 +53,7 @@ def run(settings: Train) -> Training:
     runs.tag_project_run()
     if settings.resume:
         settings = load_resumed_settings(settings)
-    if settings.threads:  # TensorFlow reads this when it is imported
+    if settings.threads:  # TensorFlow reads this variable when it is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
     from loupe.tracking import models, records, training_runs

@@ -7,7 +7,7 @@ from loupe.photos import files
 
 
 def run(settings: Upscale) -> list[Path]:
-    """Upscale the photos; a photo that fails is reported, and the rest continue.
+    """Upscale the photos. If a photo fails, report it and process the other photos.
 
     Returns:
         The files that were written.

@@ -1,7 +1,7 @@
 """Buffers the records of one run in an SQLite file until the tracking server has them.
 
-The file keeps records that were sent, except for replaced checkpoints. If the server loses the run, `loupe sync`
-can therefore upload the whole run again, also to another server.
+The file also keeps the records that the server has, except for replaced checkpoints. If the server loses the run,
+`loupe sync` can therefore upload the whole run again, also to another server.
 """
 
 import json
@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS records (
 )
 """
 LOCK_TIMEOUT_S = 60.0
-ATTEMPTS = 1000  # the creation of the file is repeated, because another process may remove the empty folder
+ATTEMPTS = 1000  # number of attempts to create the file, because another process may remove the empty folder
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class RunBuffer:
 
     @classmethod
     def create(cls, file: Path, description: dict[str, Any]) -> "RunBuffer":
-        """Create the file, or reuse the file that an earlier process created for the run, and lock it.
+        """Lock the file of a run; create the file if no earlier process has created it.
 
         Args:
             file: the path of the buffer; its name must end in SUFFIX.
@@ -136,7 +136,7 @@ class RunBuffer:
 
     @contextmanager
     def extract_file(self, record: Record) -> Iterator[Path | None]:
-        """Yield a temporary copy of the record's file with the same name; None if the record has no file."""
+        """Yield a temporary copy of the record's file, with its original name; None if the record has no file."""
         if record.file_name is None:
             yield None
             return
@@ -152,12 +152,12 @@ class RunBuffer:
         self._execute(f"PRAGMA user_version = {number}")
 
     def is_sent(self) -> bool:
-        """Whether the server has all records."""
+        """Return whether the server has all records."""
         (last,) = self._execute("SELECT max(number) FROM records").fetchone()
         return bool(last <= self._sent_number())
 
     def prune(self) -> None:
-        """Delete all checkpoints except for the newest. Only the thread that sends records may call this."""
+        """Delete all checkpoints except for the newest. Only the thread that sends records may call this method."""
         self._execute(
             "DELETE FROM records WHERE kind = 'checkpoint' AND number < "
             "(SELECT max(number) FROM records WHERE kind = 'checkpoint')"

@@ -12,7 +12,7 @@ from loupe.tracking.record_handlers import CHECKPOINT_TAG
 
 
 def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
-    """Save a checkpoint to the open run, instead of the previous checkpoint."""
+    """Save a checkpoint to the open run. The checkpoint replaces the previous checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{step}.npz"
         np.savez(file, allow_pickle=False, **arrays)
@@ -38,6 +38,6 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except Exception as error:  # NumPy raises any class for a damaged file
+        except Exception as error:  # NumPy raises exceptions of any class for a damaged file
             reason = describe_error(error)
             raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {reason}") from None

@@ -14,7 +14,7 @@ from mlflow.store.db.utils import get_current_time_millis_expression
 from loupe.tracking import server, store
 from loupe.tracking.locations import get_sqlite_file
 
-MAX_AGE_S = 60.0  # between two readings of the store's time, this machine's clock measures at most this time
+MAX_AGE_S = 60.0  # the store's time is read again after this time; until then, this machine's clock is used
 # The last reading of each store: this machine's time and the store's time.
 _READINGS: dict[str, tuple[float, float]] = {}
 

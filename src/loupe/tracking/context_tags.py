@@ -1,4 +1,4 @@
-"""Masks the tags that MLflow adds to runs and models, such as the URL of the git remote, which may have a token."""
+"""Masks secrets in the tags that MLflow adds to runs and models, such as a token in the URL of the git remote."""
 
 from mlflow.tracking.context.registry import resolve_tags
 
@@ -6,11 +6,11 @@ from loupe.errors import mask_secrets
 
 
 def mask_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Mask the secrets in tags, and return only the tags that contain secrets."""
+    """Return masked copies of the tags that contain secrets; other tags are omitted."""
     masked = {name: mask_secrets(text) for name, text in tags.items()}
     return {name: text for name, text in masked.items() if text != tags[name]}
 
 
 def list_masked_tags() -> dict[str, str]:
-    """Return masked copies of the tags of MLflow that contain secrets, to replace these tags."""
+    """Return masked copies of MLflow's tags that contain secrets. As tags of a run, they replace MLflow's tags."""
     return mask_tags(resolve_tags())

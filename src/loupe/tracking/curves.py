@@ -1,4 +1,4 @@
-"""Learning curves of runs. MLflow stores them as metrics. A tag contains a short copy for searches for runs."""
+"""Learning curves of runs. MLflow stores curves as metrics. A tag has a copy of one curve, which searches return."""
 
 import json
 from typing import Any
@@ -42,7 +42,7 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
 
 
 def read_curve(run: Any) -> list[tuple[int, float]]:
-    """Return the curve of METRIC from the tag of a run, or else from its metrics."""
+    """Return the curve of METRIC from the tag of a run; without the tag, from the run's metrics."""
     if CURVE_TAG in run.data.tags:
         return [(step, value) for step, value in json.loads(run.data.tags[CURVE_TAG])]
     return load_curve(run.info.run_id, METRIC) if METRIC in run.data.metrics else []

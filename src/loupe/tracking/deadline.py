@@ -13,7 +13,7 @@ def call_within(seconds: float, function: Callable[[], T]) -> T:
 
     Args:
         seconds: the limit.
-        function: the function. After the limit, it continues in its thread, at most until the process exits.
+        function: the function. After the limit, it continues in its thread until the process exits or it returns.
 
     Raises:
         TimeoutError: the function did not return in time.

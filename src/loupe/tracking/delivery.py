@@ -1,11 +1,12 @@
 """Sends records to the tracking server, and buffers them while the server is unreachable.
 
 While a run is open, logging never waits for the server: records go to a file (see `buffer`), and a thread sends them.
-If a run ends while the server is unreachable, a later step or `loupe sync` uploads it. A store that is not a server
-gets each record directly.
+If a run ends while the server is unreachable, a later step or `loupe sync` uploads the run. A store that is not
+a server gets each record directly.
 """
-# MLflow's own retries do not suffice: while the server is unreachable, one call blocks for 247 s. Its asynchronous
-# logging does not suffice either: it drops records after 247 s, and does not support artifacts, datasets and models.
+# MLflow's own retries do not suffice: while the server is unreachable, one call blocks for 247 s. MLflow's
+# asynchronous logging does not suffice either: it drops records after 247 s, and does not support artifacts, datasets
+# and models.
 
 import threading
 import time
@@ -71,7 +72,7 @@ def end_run(run_id: str, status: str) -> None:
     For a finished run, wait for an unreachable server up to MLFLOW_HTTP_REQUEST_TIMEOUT seconds.
 
     Raises:
-        LoupeError: the run finished but the server is unreachable; its buffer is kept.
+        LoupeError: the run finished but the server is unreachable; the buffer of the run is kept.
     """
     uploader = _UPLOADERS.pop(run_id, None)
     if uploader is None:
@@ -103,7 +104,7 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    if _is_finished(status):  # after the end of the run, because a run that is killed before needs its checkpoint
+    if _is_finished(status):  # only now, because a run that is killed before its end needs the checkpoint
         log_record(run_id, "remove checkpoint", {})
 
 
@@ -161,7 +162,10 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
 
 
 def upload_records(buffer: RunBuffer) -> None:
-    """Send the records that the server does not have, in order. A record that the server rejects counts as sent."""
+    """Send the records that the server does not have, in order.
+
+    If the server rejects a record, the record counts as sent, and the error is raised.
+    """
     run_id = buffer.description["run_id"]
     for record in buffer.unsent():
         with buffer.extract_file(record) as file:
@@ -190,13 +194,13 @@ class RunUploader:
         self._thread.start()
 
     def log_record(self, kind: str, body: dict[str, Any], file: Path | None) -> None:
-        """Buffer a record; if the server rejected an earlier record, raise its error."""
+        """Buffer a record; if the server rejected an earlier record, raise the server's error."""
         self.buffer.append(kind, body, file)
         self._wake.set()
         self._raise_error()
 
     def finish(self, seconds: float) -> bool:
-        """Wait at most `seconds` until all records are sent, stop, and return whether all records are sent."""
+        """Wait at most `seconds` until all records are sent; stop the thread; return whether all records are sent."""
         deadline = time.monotonic() + seconds
         while not self.buffer.is_sent() and time.monotonic() < deadline:
             self._wake.set()
@@ -236,7 +240,7 @@ class RunUploader:
 
 
 def _describe_run(run_id: str) -> dict[str, Any]:
-    """Return the data from which a server that lost the run can create it again."""
+    """Return the data from which the run can be created again if the server loses the run."""
     run = mlflow.get_run(run_id)
     return {
         "run_id": run_id,
@@ -249,7 +253,7 @@ def _describe_run(run_id: str) -> dict[str, Any]:
 
 
 def _find_run(run_id: str) -> Any:
-    """Return a run of the server; None if the server does not have it."""
+    """Return a run of the server; None if the server does not have the run."""
     create_store()
     try:
         return mlflow.get_run(run_id)

@@ -37,7 +37,7 @@ class GateResult:
 
     @property
     def won(self) -> bool:
-        """Whether the upper end of the interval, or without an interval the difference, is below 0."""
+        """Whether the upper end of the interval is below 0; without an interval, whether the difference is."""
         return (self.interval[1] if self.interval else self.difference) < 0
 
     @property
@@ -71,7 +71,7 @@ class GateResult:
 
 
 def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pairs) -> GateResult:
-    """Score a challenger and the champion, or nearest if there is none, on the same images.
+    """Score a challenger and the champion on the same images. Without a champion, nearest is the defender.
 
     Args:
         challenger: the upscaler of the new model.
@@ -85,7 +85,7 @@ def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pair
         name, uri = f"{champion.name} version {champion.version}", f"models:/{champion.name}/{champion.version}"
         defender = KerasUpscaler(models.load_keras(models.ModelReference(name, uri)))
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    # Both methods have their rows in the order of the images.
+    # The rows of both methods are in the order of the images.
     rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
     difference, photos = rows["mae"].to_numpy() - other["mae"].to_numpy(), rows["photo"].to_numpy()
     low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()

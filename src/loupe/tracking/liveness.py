@@ -17,16 +17,20 @@ from loupe.tracking.locations import get_sqlite_file
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
-HEARTBEAT_TIMEOUT_S = 180.0  # after this time without a heartbeat, a process elsewhere counts as dead
+# After this time without a heartbeat, a process on another machine or in another container counts as dead.
+HEARTBEAT_TIMEOUT_S = 180.0
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent when the run ends
-UNTAGGED_TIMEOUT_S = 3600.0  # in a container, `mlflow run` may install packages for this time before the step starts
+# `mlflow run` may install packages for this time before the step starts and tags the run. A process in a container
+# needs this limit, because the process may not see `mlflow run`.
+UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the namespace of a Linux host, from which all processes are visible
 
 
 def process_tags() -> dict[str, str]:
     """Return tags that identify this process and contain a first heartbeat; see `is_alive`.
 
-    The host name and the process id do not identify a process, because both can be the same in two containers.
+    The host name and the process id do not identify a process, because processes in two containers can have the same
+    host name and process id.
     """
     return {
         "loupe.host": socket.gethostname(),
@@ -56,7 +60,7 @@ def heartbeats(run_id: str) -> Iterator[None]:
 
 
 def send_heartbeat(run_id: str) -> None:
-    """Tag a run with the time of the store."""
+    """Set the heartbeat tag of a run to the time of the store."""
     with suppress(Exception):  # a lost heartbeat is harmless, because the next heartbeat follows
         mlflow.MlflowClient().set_tag(run_id, HEARTBEAT_TAG, f"{read_clock():.0f}")
 
@@ -132,7 +136,7 @@ def _identify_namespace() -> str:
 
 
 def _read_start(pid: str) -> str | None:
-    """Return the start time of a process in clock ticks since the start of the system; None if it has ended.
+    """Return the start time of a process in clock ticks since the start of the system; None if the process has ended.
 
     psutil is not used, because its start times change when the system's clock is set.
     """

@@ -19,7 +19,8 @@ def make_sqlite_uri(file: Path) -> str:
     """Return the SQLite URI of a file.
 
     MLflow creates the parent folder of the database without decoding the URI. For the folder `a b`, MLflow would
-    create a folder `a%20b`. In a URI with encoded slashes, MLflow finds no parent folder to create.
+    create a folder `a%20b`. Therefore the slashes are encoded too: then MLflow finds no parent folder to
+    create.
     """
     return SQLITE + (str(file) if _is_plain(file) else quote(os.fsencode(file), safe=""))
 
@@ -27,8 +28,8 @@ def make_sqlite_uri(file: Path) -> str:
 def make_artifact_location(folder: Path) -> str:
     """Return the location of a folder of artifacts for MLflow.
 
-    MLflow decodes a path as if it were a URI, and copies it to an SQL statement. Therefore MLflow gets a file URI if
-    the name of the folder has special characters.
+    MLflow decodes a path as if the path were a URI, and copies the path to an SQL statement. Therefore MLflow gets a
+    file URI if the name of the folder has special characters.
     """
     return str(folder) if _is_plain(folder) else folder.as_uri()
 

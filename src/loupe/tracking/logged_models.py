@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 
 def find_model(run_id: str) -> Any:
-    """Return the newest complete model of a run, or None. A killed process leaves an incomplete model."""
+    """Return the newest complete model of a run, or None. A killed process can leave an incomplete model."""
     complete = (model for model in _list_models(run_id) if model.status == LoggedModelStatus.READY)
     return max(complete, key=lambda model: model.creation_timestamp, default=None)
 
@@ -31,8 +31,9 @@ def remove_artifact(artifact_uri: str, name: str) -> None:
 def _list_models(run_id: str) -> list[Any]:
     """Return the models of a run that were not deleted.
 
-    MLflow creates the models of uploaded runs in the current experiment, which can differ from the experiment of the
-    run. Only the outputs of the run contain these models, but the outputs also contain deleted models.
+    For an uploaded run, MLflow creates the models in the current experiment, which can differ from the experiment of
+    the run. Then a search in the experiment of the run does not find the models. The outputs of the run list these
+    models, but also deleted models.
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)

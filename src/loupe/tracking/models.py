@@ -18,7 +18,7 @@ from loupe.upscalers.geometry import Geometry
 
 KERAS_FILE = "data/model.keras"  # the path at which MLflow saves a Keras model
 ONNX_FILE = "onnx/model.onnx"
-PHOTO_MODEL = "loupe-photo"
+PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files with networks of all scale factors
 REGISTERED_NAMES = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
 
 
@@ -63,14 +63,14 @@ def log_model_metrics(points: list[dict[str, Any]]) -> None:
     """Link the final metrics of the run to its last logged model and to its dataset.
 
     Args:
-        points: the points of the learning curve; each has a step and metrics, including val/mae. Without a curve, [].
+        points: the points of the learning curve; each has a step and metrics, including val/mae; [] without a curve.
     """
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
 
 
 def geometry_tags(geometry: Geometry) -> dict[str, str]:
-    """Return the geometry as tags, for callers of the model."""
+    """Return the geometry as tags of a model."""
     names = ("q", "p", "min_side", "halo", "luminance", *(["condition"] if geometry.channels > 1 else []))
     return {name: str(getattr(geometry, name)) for name in names}
 
@@ -137,9 +137,8 @@ def get_champion(scale: Fraction) -> Any:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED_NAMES[scale], CHAMPION)
     except UnsupportedModelRegistryStoreURIException:
         raise
-    except (
-        MlflowException
-    ) as error:  # other codes, such as those of an unreachable server, do not mean a missing champion
+    except MlflowException as error:
+        # Other error codes, such as those of an unreachable server, do not mean that the champion is missing.
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None

@@ -1,6 +1,6 @@
 """The MLflow model `loupe-photo`: upscales photos in base64 with ONNX networks.
 
-MLflow runs this file when it loads the model. In addition to MLflow, the file needs onnxruntime, numpy and pillow.
+MLflow runs this file to load the model. In addition to MLflow, the file needs onnxruntime, numpy and pillow.
 """
 
 import base64
@@ -34,7 +34,8 @@ MAX_PHOTOS = 100  # the maximum number of photos in a request to a server
 class RefusedError(MlflowException):
     """The model cannot serve a request.
 
-    The message is one line. MLflow's server would add the whole request to the message of an error of another class.
+    The message is one line. For an error of another class, MLflow's server would add the whole request to the
+    message.
     """
 
     def __init__(self, line: str, error_code: int = INVALID_PARAMETER_VALUE) -> None:
@@ -68,10 +69,11 @@ class PhotoModel(PythonModel):
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
-            Image files in base64, in the same order. In a server, the texts are empty: the guard sends the files.
+            Image files in base64, in the order of the inputs. In MLflow's server, the texts are empty, because
+            the guard sends the files; see `ServedRequest.results`.
 
         Raises:
-            RefusedError: a file is not a photo or too large, a parameter is out of range, or the time has passed.
+            RefusedError: a file is not a photo or too large, a parameter is out of range, or the time limit passed.
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))

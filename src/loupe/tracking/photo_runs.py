@@ -25,7 +25,7 @@ def photo_run(settings: PhotoSettings) -> Iterator[None]:
             server.check_reachable()
             runs.tag_project_run()
             stack.enter_context(runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"))
-        except Exception as error:  # for a damaged store, MLflow raises any class; the step does not need the store
+        except Exception as error:  # a damaged store causes any class of error; the step does not need the store
             print_error(f"{store.describe_failure(error)}; the run is not logged")
         yield
 

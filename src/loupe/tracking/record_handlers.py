@@ -15,7 +15,8 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-# A step without metrics. MLflow would copy the metrics of the step to the model without a link to the dataset.
+# The model is logged at a step that has no metrics. MLflow would copy the metrics of another step to the model, but
+# without a link to the dataset.
 NO_STEP = -1
 
 
@@ -42,7 +43,7 @@ def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload a table, or replace the table of this name. `mlflow.log_table` would append the rows."""
+    """Upload a table, which replaces a table of the same name. `mlflow.log_table` would append the rows."""
     client, name = mlflow.MlflowClient(), body["name"]
     folder, _, _ = name.rpartition("/")
     client.log_artifact(run_id, str(file), folder or None)
@@ -89,7 +90,7 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Link metrics of the run to its model: their values at the best step, or their only value."""
+    """Link metrics of the run to its model: the value at the best step, or a single value at step 0."""
     client, model = mlflow.MlflowClient(), find_model(run_id)
     run = client.get_run(run_id)
     dataset = run.inputs.dataset_inputs[0].dataset
@@ -100,14 +101,14 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
             continue
         points = {point.step: point for point in client.get_metric_history(run_id, name)}
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
-        if point is not None:  # with the same time and step, the run does not get a second point
+        if point is not None:  # the time and the step are kept, so that the run does not get a second point
             link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
             metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
     client.log_batch(run_id, metrics=metrics)
 
 
 def _send_checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload the checkpoint, set the tag, and only then remove the previous checkpoint."""
+    """Upload the checkpoint, set CHECKPOINT_TAG, and only then remove the previous checkpoint."""
     assert file is not None
     client, name = mlflow.MlflowClient(), f"checkpoint/{file.name}"
     run = client.get_run(run_id)
@@ -130,7 +131,7 @@ def _end_run(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
 
 
-# The arguments of a handler: the run's id, the body of the record, and its file.
+# The arguments of a handler: the run's id, the body of the record, and the file of the record.
 RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "metrics": _send_metrics,
     "tags": _send_tags,

@@ -39,7 +39,7 @@ def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> Non
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log metrics without values that are not finite, such as the SSIM of tiny images."""
+    """Log metrics; omit values that are NaN or infinite, such as the SSIM of tiny images."""
     values = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if values:
         log_record("metrics", {"values": values, "step": step or 0, "time": now()})
@@ -51,12 +51,12 @@ def log_tags(tags: dict[str, str]) -> None:
 
 
 def log_model_tags(name: str, device: str) -> None:
-    """Log the name of a model or method, and the device that ran it; "" if it is not an ONNX network."""
+    """Log the name of a model or method, and the device that ran the ONNX network; "" for other models."""
     log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
 
 
 def log_file(file: Path, folder: str | None = None) -> None:
-    """Log a file to a folder of the artifacts, or to their root."""
+    """Log a file to a folder of the artifacts; None is the root folder."""
     log_record("file", {"folder": folder}, file)
 
 

@@ -1,4 +1,7 @@
-"""Registers networks and the photo model in MLflow's model registry."""
+"""Registers networks in MLflow's model registry.
+
+Also registers the photo model, `loupe-photo`, which upscales image files with these networks.
+"""
 
 import hashlib
 import json
@@ -70,14 +73,15 @@ def set_champion(scale: Fraction, version: str) -> None:
 
 @defer_signals()
 def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
-    """Register a version of `loupe-photo` with a new network for one scale factor, and make it the champion.
+    """Register a version of `loupe-photo` that contains a new network for one scale factor.
 
-    The other scale factors keep the networks of their champions, or get the bundled networks. There is one version
-    per set of networks, even if two processes register the same set at the same time.
+    This version becomes the champion of `loupe-photo`. For each other scale factor, the version contains the ONNX
+    file of the champion, or the bundled network if the file is missing. There is one version per commit and set of
+    networks, even if two processes register the same set at the same time.
 
     Args:
         scale: the scale factor of the new network.
-        onnx: the new network; networks of other champions are downloaded to its folder.
+        onnx: the file of the new network. Networks of other champions are downloaded to subfolders next to it.
         version: the model version of the new network.
 
     Returns:
@@ -90,7 +94,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
             folder = onnx.parent / models.REGISTERED_NAMES[other]
             file = models.download_artifact(champion.run_id, models.ONNX_FILE, str(folder))
             if file is not None:
-                IsolatedOnnxUpscaler(file)  # a check: raises UsageError for a file that the photo model cannot use
+                IsolatedOnnxUpscaler(file)  # raises UsageError for a file that `loupe-photo` cannot use
         files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
         run_ids[other] = champion.run_id if file else ""
         names.append(
@@ -114,7 +118,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
 
 
 def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
-    """Log a model that upscales photos to the open run; returns its URI.
+    """Log the model `loupe-photo` to the open run; returns the URI of the model.
 
     Args:
         onnx: the ONNX file of each scale factor.
@@ -136,7 +140,8 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
             artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in onnx.items()},
             signature=photo_model.make_signature(),
             pip_requirements=[
-                f"onnxruntime=={onnxruntime.__version__}",  # its package may be onnxruntime-gpu here
+                # Not `version("onnxruntime")`: the installed package may be onnxruntime-gpu.
+                f"onnxruntime=={onnxruntime.__version__}",
                 *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
             ],
             metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
@@ -156,7 +161,8 @@ def _create_registered_model(name: str, description: str) -> None:
 def _create_version_once(query: str, create: Callable[[], Any]) -> Any:
     """Return the oldest model version that a query finds; create a version if the query finds none.
 
-    Two processes may both create a version. Both processes then find the same oldest version and delete the others.
+    Two processes may both create a version. Both processes then find the same oldest version and delete the newer
+    versions.
     """
     client = mlflow.MlflowClient()
 
@@ -167,6 +173,6 @@ def _create_version_once(query: str, create: Callable[[], Any]) -> Any:
         create()
     oldest, *others = find()
     for version in others:
-        with suppress(MlflowException):  # the other process has deleted it
+        with suppress(MlflowException):  # the other process has deleted the version
             client.delete_model_version(version.name, version.version)
     return oldest

@@ -29,10 +29,9 @@ BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
 SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
 REGISTRY_SCHEMES = ("models:/", "runs:/")
-LOOKUP_TIMEOUT_S = 5.0  # maximum time to find and download a model; then the bundled network replaces a champion
-FILE_LOOKUP_TIMEOUT_S = (
-    30.0  # the same limit for a store in an SQLite file, which MLflow opens slowly on a busy machine
-)
+# Maximum time to find and download a model. After this time, the bundled network replaces a champion.
+LOOKUP_TIMEOUT_S = 5.0
+FILE_LOOKUP_TIMEOUT_S = 30.0  # the limit for an SQLite file, which MLflow opens slowly on a busy machine
 
 
 class StoreError(LoupeError):
@@ -45,7 +44,7 @@ class ResolveOptions:
 
     Args:
         ensemble: use the self-ensemble of each network.
-        keras: load models of MLflow with Keras; False prefers the ONNX file of the same run.
+        keras: load models of MLflow with Keras. False uses the ONNX file of the model's run if the run has one.
         threads: the number of threads that an ONNX network uses per image; 0 means one per core.
         data_dir: folder of the prepared sample dataset, on which the model `ridge` is fitted.
         device: the device that runs ONNX networks; see `OnnxUpscaler`.
@@ -62,13 +61,13 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     """Return the networks that a model name stands for.
 
     Args:
-        name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The champion is looked up
-            if MLflow is installed and MLFLOW_TRACKING_URI is set or `mlflow.db` is in the current folder. Scale
-            factors without a champion get the bundled network.
+        name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The name `champion`
+            needs MLflow, and MLFLOW_TRACKING_URI or `mlflow.db` in the current folder. Without them, and for scale
+            factors without a champion, the bundled networks are used.
         options: the options for loading the model.
 
     Returns:
-        The networks, one per scale factor; a file or URI has only one.
+        The networks, one per scale factor; a file or URI has only one network.
 
     Raises:
         UsageError: the model does not exist.
@@ -162,7 +161,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
     """Find a model, download its file, and load it; returns None if `find` returns None.
 
     Raises:
-        StoreError: the store or the download failed, or took longer than LOOKUP_TIMEOUT_S.
+        StoreError: the store or the download failed or took too long.
         UsageError: the model does not exist or cannot be loaded.
     """
     from loupe.tracking import models, server, store
@@ -188,7 +187,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             raise StoreError(str(error)) from None
         except LoupeError as error:
             raise StoreError(str(error)) from None
-        except Exception as error:  # damaged stores and other servers make MLflow raise any class
+        except Exception as error:  # a damaged store, or a server other than MLflow's, causes any class of error
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
             raise StoreError(server.unreachable_text() if is_unreachable else store.describe_failure(error)) from None
         if download_result is None:

@@ -30,18 +30,18 @@ SETTINGS_TAG = "loupe.settings"
 
 @contextmanager
 def step_run(settings: Settings, name: str, continues: str | None = None) -> Iterator[str]:
-    """Open the run of a step, log the settings, and close the run at exit.
+    """Open the run of a step, log the settings, and close the run when the block exits.
 
     The status is FINISHED, FAILED after an error, or KILLED after a signal. Under `mlflow run`, the step joins the
-    run that `mlflow run` created. Inside the run of another step, the new run is its child. Open runs of dead
-    processes are closed first.
+    run that `mlflow run` created. Inside the run of another step, the new run is a child of that run. Open runs of
+    dead processes are closed first.
 
     Args:
         settings: the settings of the step. The tag `loupe.settings` stores all settings. Params that `mlflow run` has
             logged keep their values.
         name: the name of the run that MLflow shows.
-        continues: the id of a run to continue, or None. This run is opened again. Under `mlflow run`, the step joins
-            the run of `mlflow run`, which gets a tag with the id.
+        continues: the id of a run to continue, or None. This run is opened again. Under `mlflow run`, the step
+            instead joins the run that `mlflow run` created, and tags that run with the id.
 
     Yields:
         The run's id.
@@ -75,7 +75,7 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
 
 @contextmanager
 def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> Iterator[str]:
-    """Open a run, log the params that the run does not have, send heartbeats, and close the run at exit.
+    """Open a run, log the params that the run does not have, send heartbeats, and close the run when the block exits.
 
     The status is FINISHED, FAILED after an error, or KILLED after a signal.
 
@@ -96,9 +96,8 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
             run_id = str(start().info.run_id)
             data = mlflow.get_run(run_id).data
             mlflow.log_params({name: text for name, text in params.items() if name not in data.params})
-            mlflow.set_tags(
-                mask_tags(data.tags)
-            )  # `mlflow run` logs the URL of the project, which may have a password
+            # `mlflow run` logs the URL of the project, which may contain a password.
+            mlflow.set_tags(mask_tags(data.tags))
             delivery.start_buffering(run_id, quiet)
         with liveness.heartbeats(run_id):
             yield run_id
@@ -171,7 +170,7 @@ def read_settings(run: Any) -> dict[str, str]:
 
 @cache
 def find_commit() -> str:
-    """Return the commit of the running code; for an installed package, its version."""
+    """Return the commit of the running code; for an installed package, the version of Loupe."""
     package = Path(loupe.__file__).parent
     git = ["git", "-C", str(package)]
     try:
@@ -188,7 +187,7 @@ def get_run(run_id: str, field: str) -> Any:
 
     Args:
         run_id: the id.
-        field: the setting that contains the id; the error message names it.
+        field: the setting that contains the id; the error message starts with this name.
 
     Raises:
         UsageError: the run does not exist.
@@ -201,7 +200,7 @@ def get_run(run_id: str, field: str) -> Any:
 
 
 def find_best_run(scale: str, smoke: bool) -> str:
-    """Return the id of the finished train run with the lowest mae on validation.
+    """Return the id of the finished train run with the lowest mean absolute error on validation photos.
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.
@@ -223,15 +222,16 @@ def find_best_run(scale: str, smoke: bool) -> str:
     if not matches:
         raise UsageError(
             f"run: must be a finished train run of scale {scale} in {mlflow.get_tracking_uri()}, got none; "
-            "`loupe train` makes one"
+            "`loupe train` creates such a run"
         )
     return matches[0].info.run_id
 
 
 def _find_store() -> None:
-    """Find the store of `mlflow run` with a git URI: it is in the working folder of the command `mlflow run`.
+    """Find the store of an `mlflow run` whose project is a git URI.
 
-    The step runs in another folder, in which the default path of the store does not exist.
+    The store is in the working folder of the command `mlflow run`. The step runs in another folder, in which the
+    default path of the store does not exist.
     """
     file = get_sqlite_file(mlflow.get_tracking_uri())
     if file is None or file.is_absolute() or file.exists():

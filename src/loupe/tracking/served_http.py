@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB has 43 MB in base64
 SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators of values per accepted content type
-# A body with many values takes much memory (64 bytes for 3 bytes of JSON); deep nesting exceeds the parser's stack.
+# A body with many values takes much memory: 3 bytes of JSON can take 64 bytes. Deep nesting exceeds the stack of the
+# parser.
 MAX_SEPARATORS, MAX_BRACKETS = 2000, 300
 BLOCK_BYTES = 48 * 1024  # a multiple of 3, because only then the blocks of a text in base64 can be joined
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
@@ -92,13 +93,13 @@ def make_error(status: int, line: str) -> bytes:
 
 
 async def send_response(status: int, content: bytes | list[Path], send: "Send") -> None:
-    """Send a response: a content, or predictions that are read from files."""
+    """Send a response. If the content is a list of files, the response contains them as MLflow's predictions."""
     if isinstance(content, bytes):
         parts, size = iter([content]), len(content)
     else:
         parts, size = _encode_predictions(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    if status not in (200, 400):  # the body may not be read completely, because it may be endless
+    if status not in (200, 400):  # the rest of the request's body, which may be endless, is not read
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for part in parts:
@@ -107,7 +108,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
 
 
 def _encode_predictions(files: list[Path]) -> tuple[Iterator[bytes], int]:
-    """Return the parts of MLflow's response for these results in base64, and its number of bytes."""
+    """Return the parts of MLflow's response with these files in base64, and the size of the response in bytes."""
     size = len(json.dumps({"predictions": [""] * len(files)}))
     size += sum(-(-file.stat().st_size // 3) * 4 for file in files)
 

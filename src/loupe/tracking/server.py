@@ -1,4 +1,4 @@
-"""Checks whether the tracking server is reachable, and repeats requests while it is unreachable."""
+"""Checks whether the tracking server is reachable, and repeats requests while the server is unreachable."""
 
 import math
 import os
@@ -104,9 +104,9 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
 
 @contextmanager
 def limit_requests(seconds: float | None = None) -> Iterator[None]:
-    """Let MLflow repeat no failed request, and limit the wait for an answer, which is minutes by default.
+    """Disable MLflow's retries, and limit the wait for an answer, which takes minutes by default.
 
-    A smaller limit that the user set in the environment is kept.
+    If the user set a smaller limit in the environment, that limit is kept.
 
     Args:
         seconds: the limit for an answer; None keeps MLflow's limit.

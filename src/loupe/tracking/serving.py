@@ -1,8 +1,8 @@
 """Guards the route of MLflow's scoring server that upscales photos.
 
 MLflow's server reads bodies of any size, continues to work after its timeout, and answers some malformed
-requests with status 500 and a traceback. The server has no hooks: `guard_server` replaces the class of its app while
-MLflow loads the model.
+requests with status 500 and a traceback. The server has no hooks. Therefore `guard_server` replaces the class of
+the server's app while MLflow loads the model.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ MAX_SMALL_BODY_BYTES = 1_000_000
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48
 SMALL_BODY_TIMEOUT_S = 10.0  # maximum time to receive a small body
 MARGIN_S = 5.0  # the work ends this time before MLflow's timeout
-GRACE_S = 2.0  # after the time limit, the app has this time to return the error of the work
+GRACE_S = 2.0  # when the time limit has ended the work, the app has this time to return the error
 SEND_TIMEOUT_S = 300.0  # maximum time to send a result, which a client may read slowly
 
 
@@ -52,7 +52,7 @@ class ServedRequest:
 
     Args:
         control: ends the work when the time limit has passed or the client has closed the connection.
-        folder: a folder for temporary files, which is removed when the response was sent.
+        folder: a folder for temporary files, which is removed after the response was sent.
         results: the files of the results. The guard sends these files instead of the predictions of MLflow.
     """
 
@@ -70,7 +70,7 @@ def get_request() -> ServedRequest | None:
 
 
 def guard_server() -> None:
-    """Guard the app that MLflow's scoring server makes next, if this process is such a server."""
+    """If this process is MLflow's scoring server, guard the app that the server makes next."""
     if SERVER_MODULE not in sys.modules:
         return
     import fastapi
@@ -80,7 +80,7 @@ def guard_server() -> None:
     timeout_s = float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
 
     class GuardedApp(unguarded):  # type: ignore[misc, valid-type]
-        """The app; the guard is outside of all middleware of MLflow."""
+        """MLflow's app. The guard handles a request before all middleware of MLflow."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             fastapi.FastAPI = unguarded  # type: ignore[misc]
@@ -113,7 +113,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # MLflow uses the default number of threads: cores + 4
+        if not self._has_threads:  # the default number, cores + 4, can be too small
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
@@ -132,7 +132,7 @@ class RequestGuard:
             status, content = 504, make_error(504, f"took longer than {self._timeout_s:g} s")
         except HttpError as error:
             status, content = error.args[0], make_error(*error.args)
-            if status in (413, 415):  # many clients read no response before they have sent the whole body
+            if status in (413, 415):  # many clients read a response only after they have sent the whole body
                 with suppress(ClientGoneError, TimeoutError):
                     async with asyncio.timeout(SMALL_BODY_TIMEOUT_S):
                         await discard_body(receive)
@@ -188,7 +188,7 @@ class RequestGuard:
 
 
 async def _send_and_close(send: "Send", message: "Message") -> None:
-    """Send a message of a response, and close the connection after the response, because the body may be endless."""
+    """Send a message of a response, and close the connection after it, because the request's body may be endless."""
     if message["type"] == "http.response.start":
         message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
     await send(message)

@@ -25,7 +25,7 @@ CHECK_TIMEOUT_S = 20.0  # a database must answer within this time
 
 
 def create_store() -> None:
-    """Check the store; if it is an SQLite file that is missing or empty, create it.
+    """Check the store; create the SQLite file of the store if the file is missing or empty.
 
     MLflow migrates a new file in dozens of transactions. If a process is killed during the migrations, or two
     processes migrate at the same time, no later process can use the file. Therefore only one process at a time
@@ -40,7 +40,8 @@ def create_store() -> None:
     if file is None:
         return
     if "?" not in uri and uri != make_sqlite_uri(file):
-        mlflow.set_tracking_uri(make_sqlite_uri(file))  # MLflow's own URI of the default file creates a folder
+        # With its own URI of the default file, MLflow would create a wrong folder; see `make_sqlite_uri`.
+        mlflow.set_tracking_uri(make_sqlite_uri(file))
     if _is_complete(file):
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
 
 
 def set_experiment(name: str) -> None:
-    """Choose the experiment of the next runs, and create it if it is missing."""
+    """Choose the experiment of the next runs; create the experiment if it is missing."""
     location, client = _make_artifact_location(), mlflow.MlflowClient()
     if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
         with suppress(MlflowException):  # the experiment exists
@@ -143,9 +144,7 @@ def _create(file: Path) -> None:
 
     prefix = f"{file.name}.part-"
     for old in file.parent.iterdir():
-        if old.name.startswith(
-            prefix
-        ):  # a killed process created this folder, because only this process has the lock
+        if old.name.startswith(prefix):  # a killed process left this folder: no other process has the lock
             shutil.rmtree(old)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name

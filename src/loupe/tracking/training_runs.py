@@ -22,8 +22,9 @@ def fit_network(
     """Train a network, and log the points of its curves and its checkpoints to the open run.
 
     Args:
-        model: the network with its initial weights; it has the best weights afterwards.
-        settings: the settings of train. A network in closed form is not changed, and its curves have no points.
+        model: the network with its initial weights, which the function replaces by the best weights.
+        settings: the settings of train. A network in closed form has no training steps: it is
+            not changed, and its curves have no points.
         train: the training split.
         validation: the validation split.
         checkpoint: the checkpoint of the resumed run, or None.
@@ -35,7 +36,7 @@ def fit_network(
         records.log_metrics(point.metrics, point.step)
         checkpoints.save_checkpoint(arrays, point.step)
 
-    for point in loop.load_points(checkpoint):  # a resumed run then has complete curves
+    for point in loop.load_points(checkpoint):  # so that a resumed run has complete curves
         records.log_metrics(point["metrics"], point["step"])
     return loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
 

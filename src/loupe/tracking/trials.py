@@ -1,4 +1,4 @@
-"""The runs of a sweep's trials. They are children of the sweep's run. Later sweeps find and reuse their results."""
+"""The runs of a sweep's trials. They are children of the sweep's run. Later sweeps find and reuse the trials."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ MAX_TRIALS = 100_000
 
 
 def compute_key(settings: Settings, digest: str, code: str) -> str:
-    """Return a hash of the settings with the seed, the dataset's digest and the code, which determine a result."""
+    """Return a hash of the data that determine a result: the settings, the dataset's digest and the code."""
     without_effect = ("dataset", "data_dir", "scheduler", "threads", "resume")
     texts = {name: text for name, text in settings.to_texts().items() if name not in without_effect}
     return hashlib.sha256(json.dumps([texts, digest, code], sort_keys=True).encode()).hexdigest()[:32]
@@ -68,7 +68,7 @@ class PeriodicCheckpoint:
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if the last save, or the start, was at least CHECKPOINT_INTERVAL_S ago."""
+        """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last save, or since the start."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()

@@ -61,7 +61,7 @@ class Upscaler:
                 with 1 to 4 bands: grey, grey and alpha, RGB, RGBA. Values are gamma-encoded, as in image files.
             scale: the scale factor, 1 to 8. None means the smallest scale factor that has a network.
             size: width and height of the result, instead of a scale factor.
-            fit: the rule for an image with another aspect ratio than the size. `inside`: the largest result within
+            fit: the rule if the image and the size have different aspect ratios. `inside`: the largest result within
                 the size. `cover`: the smallest result that covers the size, cropped to the size around the centre.
                 `exact`: an error.
 

@@ -10,7 +10,7 @@ from loupe.data.patches import Patches
 from loupe.training.optimization import compile_model, training_precision
 from loupe.upscalers.geometry import Geometry
 
-BLOCKS_PER_SIDE = 4  # blocks per side of a training input, for perceptrons that read pixels around their blocks
+BLOCKS_PER_SIDE = 4  # maximum blocks per side of a training input, for perceptrons that read pixels around a block
 WARMUP_STEPS = 3  # steps that are not timed, because the first step compiles the model
 TIMING_SHARE = 0.05  # share of the time budget that is used to time steps
 TIMING_LIMIT_S = 1.0  # maximum CPU time that is used to time steps
@@ -19,8 +19,9 @@ TIMING_LIMIT_S = 1.0  # maximum CPU time that is used to time steps
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """Compute the side and the number of the inputs of a training batch.
 
-    A perceptron with `skip`, `pre_upscale` or `entry_convolutions` also reads pixels around a patch. It is trained on
-    squares of up to 4x4 patches, so that these pixels are not only mirrored borders. `batch_size` counts patches.
+    A perceptron with `skip`, `pre_upscale` or `entry_convolutions` also reads pixels around a patch. Such a network
+    is trained on squares of up to 4x4 patches. With single patches, all pixels around a patch would be mirrored
+    borders. For perceptrons, `batch_size` counts patches.
 
     Args:
         settings: the settings of the network.

@@ -26,7 +26,8 @@ MAX_GROWTH = 4  # the next call has at most this many times the steps of the las
 DEVICE_SHARE = 0.5  # share of the device's memory that the images may use
 DEFAULT_IMAGE_BYTES = 2**31  # memory that the images may use if the device does not report its memory
 CUTTING_THREADS = 4
-LOOP_CONVOLUTIONS_ON_CPU = False  # XLA's convolutions on a CPU are 29 times slower inside a loop (tiny, 8 crops)
+# XLA's convolutions on a CPU are 29 times slower inside a loop (measured with the network tiny, 8 crops per batch).
+LOOP_CONVOLUTIONS_ON_CPU = False
 
 State = tuple[list[Any], list[Any], list[Any]]  # trainable weights, other weights, variables of the optimizer
 LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses
@@ -102,7 +103,7 @@ class CompiledSteps:
         return now
 
     def _run_call(self, state: State, images: Any, batches: Any, first: Any, count: Any) -> tuple[State, Any]:
-        """Run `count` steps. One compiled program runs any number of steps up to the largest number."""
+        """Run `count` steps. One compiled program runs any number of steps up to `_max_steps`."""
 
         def run_step(index: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
             (trainable, others, optimizer), losses = carry
@@ -130,9 +131,10 @@ class CompiledSteps:
         return jnp.mean(self._loss(labels, outputs)), others
 
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
-        """Return arrays for the batches of a call: the positions of the crops, or their uint8 inputs and labels.
+        """Return arrays for the batches of a call.
 
-        The last array contains the strengths of artefacts. Each array has a row per step.
+        If the device cuts the batches, the arrays contain the positions of the crops, otherwise the uint8 inputs and
+        labels. The last array contains the strengths of artefacts. Each array has a row per step.
         """
         positions = [self._patches.draw_positions(step, self._size) for step in steps]
         parts: list[tuple[np.ndarray, ...]]
@@ -185,7 +187,7 @@ def _choose_devices(setting: int | str, size: int) -> list[Any]:
     """Return the devices that share a batch of this size, as the setting `devices` requires.
 
     Raises:
-        UsageError: there are fewer devices, or they cannot share the batch equally.
+        UsageError: there are fewer devices, or the devices cannot share the batch equally.
     """
     devices = jax.local_devices()
     count = len(devices) if setting == "all" else int(setting)

@@ -1,6 +1,6 @@
 """Computes diagnostics of a trained network: overfitting, lost dark pixels, blur, seams and saturation.
 
-Claims of the 2016 study are about these numbers. Their names, such as `val/gap`, are the names of MLflow metrics.
+Claims of the 2016 study are about these numbers. Each number has the name of an MLflow metric, such as `val/gap`.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
 
     Args:
         model: the trained network.
-        settings: the settings of its training.
+        settings: the settings of the training.
         train: the training split of its dataset.
         validation: the validation split of its dataset.
 
@@ -38,8 +38,9 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         val/best_mae, val/best_mse, val/best_psnr: means over images.
         val/nearest/mae, val/lanczos/mae: mean mae of these baselines.
         val/gain: nearest's mae divided by the network's mae.
-        val/nearest_wins: share of photos on which nearest has the lower mae.
-        val/gap: validation mae minus training mae, minus the same difference for Lanczos. The difference for Lanczos
+        val/nearest_wins: share of photos on which nearest has a lower mae than the network. If several images are cut
+            from a photo, more than half of these images count.
+        val/gap: validation mae minus training mae, minus this difference for Lanczos. The difference for Lanczos
             depends only on the photos of the splits.
         val/dark_lost: share of dark pixels that became bright, see `metrics.lost_dark_share`.
         val/gradient_energy: gradient energy divided by the gradient energy of the labels.

@@ -53,13 +53,13 @@ PointCallback = Callable[[Point, Checkpoint], None]
 
 @dataclass
 class TrainingState:
-    """Everything that changes during a training, except the model and its optimizer.
+    """Everything that changes during a training, except the model and the optimizer.
 
     Args:
         step: number of finished steps.
-        steps: total number of steps; 0 before they are known.
+        steps: total number of steps; 0 until the number is known.
         best_mae: lowest validation mae of the points.
-        best_step: step of that point.
+        best_step: step of the point with `best_mae`.
         waited: number of points since the best point.
         seconds: duration of the steps, without scoring.
         points: the learning curve: `step` and `metrics` of each point.
@@ -120,13 +120,13 @@ def fit(
 
     Args:
         model: the network with its initial weights.
-        settings: the settings of the network; they define optimizer, schedule and steps.
+        settings: the settings of the network, which define optimizer, schedule and steps.
         splits: batches are drawn from `train`; whole images of `validation` select the best point.
         report: called with a point and the checkpoint at step 0, every `eval_every` steps and at the end.
         resume: the checkpoint to continue from; None starts at step 0.
 
     Returns:
-        The state at the end, with all points, including those before the training was resumed.
+        The state at the end, with all points, including the points from before a resume.
 
     Raises:
         LoupeError: the loss is NaN or infinite, or the checkpoint belongs to another network.

@@ -52,7 +52,7 @@ def training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[
     """Inside the `with` block, compute the convolutions of the network's body with the precision of the settings.
 
     Weights, the linear branches and the last layer always use float32. After the block, the whole model computes in
-    float32 again. Therefore the precision does not change the scores or the saved model.
+    float32 again. Therefore Loupe always scores and saves the model in float32.
     """
     body = [
         layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.name not in FLOAT32_LAYERS

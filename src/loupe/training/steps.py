@@ -1,4 +1,4 @@
-"""Runs training steps: one call of Keras per step, or on the JAX backend many steps per compiled call."""
+"""Runs training steps: one step per call of Keras, or with the JAX backend many steps per compiled call."""
 
 import math
 from collections.abc import Callable

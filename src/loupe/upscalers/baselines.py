@@ -13,7 +13,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-MARGIN = 4  # input pixels around a block that affect its result, for the widest filter (Lanczos)
+MARGIN = 4  # input pixels on each side of a block that affect the block's result, for the widest filter (Lanczos)
 
 
 class FilterUpscaler:
@@ -45,15 +45,15 @@ class FilterUpscaler:
 
 
 def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
-    """Compute the weights of a filter for one block from its responses to single white pixels.
+    """Compute the weights of a filter for one block from the filter's responses to single white pixels.
 
     Args:
         name: a key of FILTERS.
         scale: p/q, in lowest terms.
 
     Returns:
-        float32, (window * window, p * p), where window = q + 2 MARGIN: the weight of each pixel in the window around
-        a q x q block for each pixel of the p x p block.
+        float32, (window * window, p * p), where window = q + 2 MARGIN: one row per pixel of the window around
+        a q x q block, and one column per pixel of the p x p block.
     """
     q, p = scale.denominator, scale.numerator
     window = q + 2 * MARGIN

@@ -7,9 +7,8 @@ from fractions import Fraction
 from loupe.config.fields import LARGEST_SCALE
 from loupe.errors import UsageError
 
-MAX_SIDE = (
-    2048  # limit in pixels for blocks, smallest inputs and halos, because an untrusted file can contain any number
-)
+# Limit in pixels for blocks, smallest inputs and halos. A file from an untrusted source can contain any number.
+MAX_SIDE = 2048
 _NUMBER = "([0-9]{1,4})"
 _NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})(?:\.(jpeg))?")
 
@@ -24,8 +23,8 @@ class Geometry:
         min_side: smallest side of an input, a multiple of q.
         halo: number of pixels on each side of a block that the result of the block depends on, a multiple of q.
         luminance: the formula that computed the grey training images; see `imaging.luminance`.
-        condition: `jpeg` for a model whose images have a second channel: the strength of the JPEG artefacts, see
-            `imaging.jpeg_quality.compute_strength`; `none` for other models.
+        condition: `jpeg` for a model whose inputs have a second channel, which contains the strength of the JPEG
+            artefacts (see `imaging.jpeg_quality.compute_strength`); `none` for other models.
     """
 
     q: int
@@ -37,7 +36,7 @@ class Geometry:
 
     @property
     def channels(self) -> int:
-        """The number of channels of the model's images."""
+        """The number of channels of the model's inputs."""
         return 1 if self.condition == "none" else 2
 
     @property
@@ -49,10 +48,10 @@ class Geometry:
     def name(self) -> str:
         """The geometry as the name of a Keras model.
 
-        All file formats keep the name, and no custom classes are necessary. In contrast, Keras does not save
-        attributes of models and layers, and drops extra entries of metadata.json in a .keras file. Tags of MLflow and
-        files next to a model are lost when its file is copied. An ONNX file has the name in the metadata entry
-        `loupe`.
+        The name stores the geometry, because every file format keeps the name and a program can load the model
+        without custom classes. In contrast, Keras does not save attributes of models and layers, and drops extra
+        entries of metadata.json in a .keras file. If only the file of a model is copied, tags of MLflow and files
+        next to the model are lost. An ONNX file has the name in the metadata entry `loupe`.
         """
         condition = "" if self.condition == "none" else f".{self.condition}"
         return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}{condition}"

@@ -2,10 +2,10 @@
 
 A network of a few hundred bytes can run forever, or allocate gigabytes. onnxruntime does not react to signals.
 
-Over the first connection, the child sends the name of the network's geometry, the device that runs the network, and
-the reason if this is not the requested device. Then the child answers requests on all connections. A request and its
-answer are the shape of an image and its float32 values. After an error, the child does not answer further requests on
-the connection.
+Over the first connection, the child sends three texts: the name of the network's geometry, the device that runs the
+network, and the reason why the requested device is not used ("" if it is used). Then the child answers requests on
+all connections. A request and the answer each contain the shape of an image and the float32 values of the image.
+After an error, the child does not answer further requests on the connection.
 """
 
 import queue
@@ -40,14 +40,15 @@ class IsolatedOnnxUpscaler:
     `OnnxUpscaler`.
 
     Args:
-        file: the ONNX file. Calls do not read the file.
+        file: the ONNX file, which is read only once.
         threads: as in `OnnxUpscaler`.
         device: as in `OnnxUpscaler`. With `auto`, the network runs on the CPU, because the limits do not cover the
             memory of another device.
 
     Raises:
-        UsageError: as in `OnnxUpscaler`, or the file contains parts that Loupe does not export, or loading the file
-            takes too much memory or time. A call raises PhotoError if the call takes too much memory or time.
+        UsageError: as in `OnnxUpscaler`; also if the file contains parts that Loupe does not export, or if loading
+            the file takes too much memory or time.
+        PhotoError: a call takes too much memory or time.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
@@ -92,7 +93,7 @@ class IsolatedOnnxUpscaler:
         """Receive an answer. After an error, stop the process, because the rest of the answer may arrive later."""
 
         def check() -> None:
-            if is_signalled():  # the main thread waits for this thread
+            if is_signalled():  # the main thread received a signal and waits for this thread
                 raise PhotoError(f"model: {self._name!r} was stopped")
 
         try:

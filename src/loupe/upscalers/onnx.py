@@ -21,15 +21,16 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "directml": ("DmlExecutionProvider", {}),
 }
 FALLBACK = "device: {} cannot be used: {}; the CPU is used"
-# The devices of device=auto. Core ML is excluded: every build for macOS contains it, and it may compute in float16.
+# The devices that `auto` tries. Core ML is excluded: every build for macOS contains Core ML, which may compute in
+# float16.
 AUTOMATIC = ("cuda", "directml")
 
 
 class OnnxUpscaler:
     """An ONNX network as an upscaling model.
 
-    The attribute `device` is the device that runs the network, and `fallback` is one line about the reason if this is
-    not the requested device.
+    The attribute `device` is the device that runs the network. The attribute `fallback` is one line with the reason
+    if the requested device is not used, otherwise "".
 
     Args:
         file: ONNX file with the geometry in its metadata, as `models.onnx_export.export` writes it.
@@ -49,9 +50,8 @@ class OnnxUpscaler:
         except UsageError as error:
             if self.device == CPU:
                 raise
-            reason = describe_error(
-                error.__context__ or error
-            )  # the context is the error without the name of the file
+            # The context is the error of onnxruntime, without the name of the file.
+            reason = describe_error(error.__context__ or error)
             self.fallback = FALLBACK.format(self.device, reason)
             self.device = CPU
             self._load(file, threads)
@@ -66,7 +66,7 @@ class OnnxUpscaler:
             self._session = _create_session(file, threads, self.device)
         except Exception as error:  # onnxruntime raises exceptions of many classes for invalid files
             raise UsageError(f"model: {str(file)!r} is not an ONNX network: {describe_error(error)}") from None
-        # DirectML allows one call at a time, and the memory of a GPU is limited.
+        # Only the CPU runs several calls at a time: DirectML allows only one, and the memory of a GPU is limited.
         self._turn: AbstractContextManager[Any] = nullcontext() if self.device == CPU else threading.Lock()
         self.geometry = Geometry.from_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
         self._inputs = [part.name for part in self._session.get_inputs()]
@@ -116,7 +116,7 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     if device == CPU:
         return onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[CPU][0]])
     onnxruntime.set_default_logger_severity(4)
-    with redirect_stdout(io.StringIO()):  # onnxruntime prints hints
+    with redirect_stdout(io.StringIO()):  # hides hints that onnxruntime prints
         onnxruntime.preload_dlls()  # loads the libraries of the packages that the extra `gpu` installs
         session = onnxruntime.InferenceSession(
             file, options, providers=[PROVIDERS[device], PROVIDERS[CPU]], enable_fallback=0

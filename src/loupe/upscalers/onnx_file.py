@@ -1,6 +1,7 @@
 """Checks that an ONNX file contains only parts that Loupe exports, before onnxruntime reads the file.
 
-The base installation does not contain the package onnx. Field numbers are those of onnx.proto.
+This module parses the file itself, because the base installation does not contain the package onnx. Field numbers are
+those of onnx.proto.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Ridge regression, which predicts a block of the label from a block of the input and the pixels around it."""
+"""Ridge regression, which predicts a block of the large image from the input block and the pixels around it."""
 
 import io
 from fractions import Fraction
@@ -14,13 +14,13 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01
-FIT_IMAGES = 2048  # maximum number of images; their millions of rows suffice for the 81 to 100 columns
+FIT_IMAGES = 2048  # maximum number of images; their millions of blocks suffice for the 81 to 100 columns of X
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     """Fit a ridge regression on all blocks of up to FIT_IMAGES evenly spaced pairs, without an intercept.
 
-    X has one row of input pixels per block, and Y has one row of label pixels. The normal equations
+    Per block, X has one row of input pixels, and Y has one row of label pixels. The normal equations
     (X'X + alpha) W = X'Y are summed over batches of images. The solution equals the solution of scikit-learn's Ridge,
     but the memory does not grow with the number of images.
 
@@ -50,7 +50,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Load the ridge weights of a dataset's training split from its folder; fit and store them if they are missing.
+    """Load the ridge weights of a dataset's training split from its folder; fit and store missing weights.
 
     Returns:
         The weights; see `fit` for the shape.
@@ -78,7 +78,8 @@ def load_weights(file: Path, scale: Fraction) -> np.ndarray:
         weights = np.load(file, allow_pickle=False)
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
             raise ValueError(f"it contains {weights.dtype} {weights.shape}")
-    except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:  # AttributeError: a zip archive
+    except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:
+        # AttributeError: for a zip archive, np.load returns an object that is not an array.
         raise LoupeError(f"ridge: {str(file)!r} is not a ridge of {p}:{q}: {describe_error(error)}") from None
     return weights
 
@@ -125,5 +126,5 @@ class RidgeUpscaler:
 
 
 def build_geometry(scale: Fraction, luminance: str) -> Geometry:
-    """Return the geometry of a ridge: blocks of p x p pixels for a scale factor p/q in lowest terms, halo MARGIN."""
+    """Return the geometry of a ridge: q and p of the scale factor p/q in lowest terms, and MARGIN as the halo."""
     return Geometry(scale.denominator, scale.numerator, MARGIN, MARGIN, luminance)

@@ -21,7 +21,7 @@ class UpscalingModel(Protocol):
 
         Args:
             images: float32, (n, h, w, 1) in [-1, 1]; h and w are at least `min_side` and multiples of q. A
-                conditioned model takes a second channel in [0, 1]; see `Geometry`.
+                conditioned model also takes a second channel in [0, 1]; see `Geometry.condition`.
 
         Returns:
             float32, (n, h p/q, w p/q, 1), not clipped.
@@ -30,7 +30,7 @@ class UpscalingModel(Protocol):
 
 
 class SelfEnsemble:
-    """A model that upscales the 8 flips and rotations of the image, reverts them, and averages the results.
+    """A model that upscales the 8 flips and rotations of an image, turns the results back, and averages them.
 
     Errors that depend on the direction cancel out, but upscaling takes 8 times as long. Timofte et al. (2016, "Seven
     ways to improve example-based single image super resolution") call this enhanced prediction.
@@ -61,8 +61,8 @@ def upscale(
 
     Args:
         model: a network or a baseline.
-        images: float32, (n, h, w, 1) in [-1, 1]. A second channel contains the strength of JPEG artefacts in [0, 1],
-            for conditioned models; without this channel, they assume images without artefacts.
+        images: float32, (n, h, w, 1) in [-1, 1]. For conditioned models, a second channel can contain the
+            strength of the JPEG artefacts in [0, 1]; without this channel, the strength is 0.
         recompose: how blocks are combined. `concatenate`: blocks are placed next to each other. `gaussian`: the image
             is upscaled several times with shifted blocks, and overlapping blocks are averaged with Gaussian weights,
             which removes seams. Both values give the same result if the model has the smallest blocks of its scale
@@ -92,14 +92,14 @@ def upscale(
 
 
 def match_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Remove the channel with the strength of artefacts from images (n, h, w, 1 or 2), or add strength 0."""
+    """Give images, (n, h, w, 1 or 2), this number of channels: remove the second channel, or add strength 0."""
     if images.shape[3] < channels:
         return np.concatenate([images, np.zeros_like(images)], axis=-1)
     return images[..., :channels]
 
 
 class AssumedStrength:
-    """A conditioned model as a model of grey images, which all have artefacts of the same strength.
+    """Makes a conditioned model a model of grey images, with one assumed strength of artefacts for all images.
 
     Args:
         model: the conditioned model.
@@ -123,7 +123,7 @@ def upscale_rows(
     Args:
         model: as in `upscale`.
         rows: a function that returns rows of the image, float32 (rows, width) in [-1, 1]. Its arguments are the first
-            row and the row after the last one.
+            row and the row after the last row.
         height: the height of the image.
         result_rows: the rows of the result to compute.
         tile: as in `upscale`.
@@ -157,7 +157,7 @@ def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` mirrored rows above the image and `right` mirrored columns left of it; crop these margins.
+    """Upscale with `down` mirrored rows above the image and `right` mirrored columns left of it; crop the result.
 
     Returns:
         (n, ceil(h scale), ceil(w scale), 1).
@@ -178,7 +178,7 @@ def compute_largest_input(geometry: Geometry, tile: int = TILE) -> int:
 
 
 def _compute_core(geometry: Geometry, tile: int) -> int:
-    """Return the side of a tile without the halo, in whole blocks."""
+    """Return the side of a tile without the halo, in pixels of the image: a multiple of q."""
     core = max(geometry.min_side, tile // geometry.q * geometry.q)
     return -(-core // geometry.q) * geometry.q
 
@@ -214,7 +214,7 @@ def _list_spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int
 
 
 def _compute_block_weights(geometry: Geometry, height: int, width: int, down: int, right: int) -> np.ndarray:
-    """Return the weight of each result pixel: a Gaussian around the centre of its block, sigma p/4."""
+    """Return the weight of each result pixel: a Gaussian around the centre of its block, with sigma p/4."""
     p = geometry.p
     profile = np.exp(-0.5 * np.square((np.arange(p) - (p - 1) / 2) / (p / 4))).astype("float32")
     sides = []

@@ -21,9 +21,9 @@ from loupe.web.guard import MAX_FILE_BYTES
 from loupe.web.storage import LIFETIME_S
 
 MAX_PHOTO_PIXELS = 30_000_000  # limit for the pixels of all frames and pages of a photo together
-MAX_RESULT_PIXELS = MAX_PIXELS  # limit of the decoder, because the decoder reads the result for the comparison
+MAX_RESULT_PIXELS = MAX_PIXELS  # limit of the decoder, which reads the result again for the comparison
 MAX_PAGES = 500
-MAX_PREVIEW = 870, 660  # largest width and height of the images on the page; fits a screen with 1280 pixels per row
+MAX_PREVIEW = 870, 660  # largest width and height of the images on the page; fits a screen 1280 pixels wide
 MAX_QUEUED = 60  # maximum number of waiting photos of all visitors
 TIMEOUT_S = 55.0  # maximum time per photo
 
@@ -87,7 +87,8 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         if file is None:
             return _show_error("photo: must be chosen first")
         name = Path(file).name
-        context = contextvars.copy_context()  # with it, other threads update the progress bar of this visitor
+        # Other threads need this context to update the progress bar of the visitor.
+        context = contextvars.copy_context()
         try:
             target = str(parse_scale(scale, allow_one=True))
             limits = MAX_PHOTO_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES

@@ -23,7 +23,7 @@ MAX_FORM_BYTES = 10_000  # size limit for the rest of the multipart form that co
 MAX_BODY_BYTES = 100_000  # size limit for the body of every other request
 UPLOAD_TIMEOUT_S = 300.0
 UPLOAD_ROUTE = "/gradio_api/upload"
-STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads them until the result arrives
+STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads such a stream until the result arrives
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class DemoGuard:
 async def _refuse(status: int, reason: str, send: "Send") -> None:
     content = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    headers.append((b"connection", b"close"))  # the body is not read, and it may be endless
+    headers.append((b"connection", b"close"))  # the body is not read, because it may be endless
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 

@@ -10,7 +10,7 @@ MIN_LIFETIME_S = 60.0  # newer files are not deleted, because they may be in use
 
 
 def delete_old_files(folder: Path, before: float) -> None:
-    """Delete the files and the empty folders below a folder that were last changed before a time."""
+    """Delete the files and the empty folders below a folder that were last changed before the time `before`."""
     for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder comes before the folder
         with suppress(OSError):  # a folder that is not empty, or a file that Gradio has moved
             if path.stat().st_mtime < before:
