@@ -72,6 +72,6 @@ def write_large_photos(folder):
 def test_preprocess_keeps_to_the_budget(luminance, crop, tmp_path):
     write_large_photos(tmp_path / "photos")
     command = [sys.executable, "-m", "loupe", "preprocess", "--source", "photos", "--luminance", luminance]
-    done = measure_command([*command, "--crop", crop, "--label-size", 48], tmp_path, build_env(), timeout_s=500)
+    done = measure_command([*command, "--crop", crop, "--label-size", 240], tmp_path, build_env(), timeout_s=500)
     assert done.status == 0, done.stderr
     assert done.peak_mb < BUDGET_MB

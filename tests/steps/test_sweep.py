@@ -458,7 +458,7 @@ def test_diverging_trial_fails_and_the_sweep_fails_only_if_all_trials_do(tmp_pat
     assert parent.data.tags["best_run"] == trials["adam"].user_attrs["run"]
 
     line = read_error(sweep(tmp_path, write("none", diverging + '["sgd"]', **more), status=1))
-    assert "has failed" in line
+    assert "trials: all 1 failed" in line
     assert "lower learning_rate" in line
     parent = find_runs(tmp_path, "sweep")[0]
     assert (parent.data.tags["loupe.sweep"], parent.info.status) == ("none", "FAILED")

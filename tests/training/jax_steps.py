@@ -95,8 +95,9 @@ def test_the_backend_is_jax() -> None:
 @pytest.mark.parametrize("given", SETTINGS.values(), ids=SETTINGS)
 def test_a_compiled_upscaler_gives_the_results_of_the_model_with_its_present_weights(given: dict) -> None:
     model = builder.build(parse_settings("train", given), 24, "rec601")
-    side = Geometry.from_name(model.name).min_side
-    image = np.random.default_rng(0).uniform(-1, 1, (2, 2 * side, 3 * side, 1)).astype("float32")
+    geometry = Geometry.from_name(model.name)
+    shape = (2, 2 * geometry.min_side, 3 * geometry.min_side, geometry.channels)
+    image = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
     for factor in (1, 2):
         model.set_weights([factor * weights for weights in model.get_weights()])
         expected = keras.ops.convert_to_numpy(model(image, training=False))

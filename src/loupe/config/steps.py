@@ -99,7 +99,8 @@ class Preprocess(DatasetSettings, Pairing):
         "none",
         "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution; "
         "camera: noise, then compression as with jpeg. The manifest (the dataset's table of labels) contains the "
-        "last JPEG quality and the noise of each label's input",
+        "JPEG quality and the noise of each label's input. If an input is compressed twice, the manifest contains "
+        "the quality of the second compression",
     )
     jpeg_qualities: JpegQualities = field(
         (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"
@@ -182,8 +183,8 @@ class Evaluate(DatasetSettings, Pairing):
     )
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
-        "the images that are scored. photos: whole labels. study-patches: 20 draws of one random patch per photo "
-        "(2016 study). classical: whole photos; the inputs are downscaled with a bicubic filter, "
+        "the images that are scored. photos: the labels (images that are cut from photos). study-patches: 20 draws "
+        "of one random patch per photo (2016 study). classical: whole photos; the inputs are downscaled with a bicubic filter, "
         "and the scores compare luma values from 16 to 235 without the border pixels, as in most papers",
     )
     ensemble: bool = field(False, ENSEMBLE)
@@ -241,9 +242,9 @@ class Sweep(DatasetSettings):
     )
     workers: int = field(
         0,
-        "number of worker processes. 0: with a Dask scheduler, one per core of the cluster; otherwise, with "
-        "KERAS_BACKEND=jax and GPUs, one per group of GPUs that a trial uses (`devices`); otherwise one per core of "
-        "this machine",
+        "number of worker processes. 0: one worker per core of this machine, or of the Dask cluster with "
+        "`scheduler`. With KERAS_BACKEND=jax, GPUs and no scheduler, 0 means one worker per group of GPUs; a group "
+        "has as many GPUs as one trial uses (`devices`)",
         ge=0,
         le=1024,
     )

@@ -176,7 +176,7 @@ class GradientTrain(Train):
 
 
 class Convolutional(GradientTrain):
-    """Convolutions at the resolution of small blocks, with a wide receptive field."""
+    """A convolutional network with a wide receptive field, which treats each block of q×q pixels as one position."""
 
     network: Literal["convolutional"] = field("convolutional", "the network to train")
     filters: int = field(32, "number of channels between the residual layers", ge=1, le=1024)

@@ -14,7 +14,7 @@ class _HeaderReader(io.BufferedReader):
     """Reads the headers of a tar. If tarfile requests more than MAX_HEADER_BYTES, the tar is damaged or malicious."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes; raises ReadError if no header has this size."""
+        """Read `size` bytes. Raise ReadError if `size` is None, negative or above MAX_HEADER_BYTES."""
         if size is None or not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)

@@ -75,9 +75,9 @@ def score(
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
     """Score methods with the protocol of the 2016 study.
 
-    Each of DRAWS draws cuts one patch per photo at a random position. Each patch is upscaled separately. A patch has
-    the size of the first method's blocks. If the side of these blocks is below MIN_PATCH_SIDE, a patch has the
-    default patch size of the scale factor.
+    The function makes DRAWS draws. Each draw cuts one patch from each photo at a random position. Each patch is
+    upscaled separately. A patch has the size of the first method's blocks. If the side of these blocks is below
+    MIN_PATCH_SIDE, a patch has the default patch size of the scale factor.
 
     Returns:
         Columns draw, method, mae, psnr, ssim, mse: one row per draw and method, with means over the patches.

@@ -23,7 +23,8 @@ class Rows(Protocol):
 
     Args:
         size: width and height.
-        extent: the unrounded width and height: at 3:2, the result of an odd side ends in the middle of a pixel.
+        extent: the exact width and height, which may be fractions. For example, 3:2 upscales a side of 5 pixels to
+            7.5 pixels; the extent is 7.5, and the size is 8.
     """
 
     size: tuple[int, int]

@@ -53,7 +53,8 @@ class Claim(BaseModel):
         if len(kinds) != 1:
             raise ValueError(f"must have exactly one of {', '.join(KINDS)}, got {' and '.join(kinds) or 'none'}")
         if (self.within is not None) != kinds[0].startswith("like"):
-            raise ValueError(f"within: must be set with like and like_metric only, got {self.within} with {kinds[0]}")
+            rule = "be set" if self.within is None else "not be set"
+            raise ValueError(f"within: must {rule} with {kinds[0]}, got {self.within}")
         if self.between is not None and not self.between[0] <= self.between[1]:
             raise ValueError(f"between: must be the lower bound, then the upper bound, got {list(self.between)}")
         return self
@@ -76,7 +77,7 @@ class Claim(BaseModel):
 
     @property
     def arms(self) -> tuple[dict[str, str], ...]:
-        """All arms without `change_to`, first the arm that the claim is about."""
+        """The arm that the claim is about, then the arms to compare with. `change_to` is not included."""
         return (self.arm, *self.others)
 
     @property

@@ -22,10 +22,11 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         table: runs on one dataset, with columns `settings.*` and `metrics.*`.
 
     Returns:
-        A row per point and seed, from the newest run: the columns of `table`, `seed`, and a column per key of
-        [search] (text; None if the condition of the key does not hold). If the sweep sets `tune`, points that differ
-        only in tuned fields form an arm. Of each arm, only the point that is best with the first seed has rows.
-        The table is empty if the sweep is not a grid.
+        One row per point and seed. If several runs trained a point with the same seed, the row comes from the newest
+        run. A row has the columns of `table`, a column `seed`, and one column for each key of [search]. The column of
+        a key contains text, or None if the condition of the key does not hold. If the sweep sets `tune`, points that
+        differ only in tuned fields form an arm. Of each arm, only the point that is best with the first seed has
+        rows. The table is empty if the sweep is not a grid.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -44,7 +45,10 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 def _select_points(
     sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
 ) -> Iterator[tuple[Params, pd.DataFrame]]:
-    """Yield each point of an arm that has runs, with a run per seed; if fields are tuned, only the best point."""
+    """Yield the points of an arm for which runs exist, each with one run per seed.
+
+    If the sweep tunes fields, yield only the point that is best with the first seed.
+    """
     first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []
