@@ -52,8 +52,8 @@ def test_claim_has_exactly_one_kind(kind: str) -> None:
     [
         ({}, "must have exactly one of"),
         ({"beats": []}, "must have exactly one of"),
-        (KINDS["beats"] | {"within": 0.1}, "within: must be set with like"),
-        ({"like": [{"activation": "relu"}]}, "within: must be set with like"),
+        (KINDS["beats"] | {"within": 0.1}, "within: must not be set with beats, got 0.1"),
+        ({"like": [{"activation": "relu"}]}, "within: must be set with like, got None"),
         (KINDS["like"] | {"within": 0}, "greater than 0"),
         (KINDS["like"] | {"within": float("inf")}, "finite number"),
         ({"between": [2, 1]}, "lower bound, then the upper bound"),
