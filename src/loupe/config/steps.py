@@ -185,7 +185,8 @@ class Evaluate(DatasetSettings, Pairing):
         "photos",
         "the images that are scored. photos: the labels (images that are cut from photos). study-patches: 20 draws "
         "of one random patch per photo (2016 study). classical: whole photos; the inputs are downscaled with a "
-        "bicubic filter, and the scores compare luma values from 16 to 235 without the border pixels, as in most papers",
+        "bicubic filter, and the scores compare luma values from 16 to 235 without the border pixels, as in "
+        "most papers",
     )
     ensemble: bool = field(False, ENSEMBLE)
     device: Device = field("auto", DEVICE)
