@@ -96,7 +96,7 @@ class Upscale(PhotoSettings):
         "result if the photo and `size` have different aspect ratios. inside: the largest result within "
         "`size`; cover: the smallest result that covers `size`, cropped to `size` around its centre; exact: an error",
     )
-    model: str = field("champion", f"{MODEL}; ridge is trained on the bundled photos")
+    model: str = field("champion", f"{MODEL}. The baseline ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
     jpeg_quality: JpegQuality = field(
         "auto",

@@ -244,8 +244,8 @@ class Sweep(DatasetSettings):
     workers: int = field(
         0,
         "number of worker processes. 0: one worker per core of this machine, or of the Dask cluster with "
-        "`scheduler`. With KERAS_BACKEND=jax, GPUs and no scheduler, 0 means one worker per group of GPUs; a group "
-        "has as many GPUs as one trial uses (`devices`)",
+        "`scheduler`. If KERAS_BACKEND is jax, this machine has GPUs, and `scheduler` is none, 0 means one worker "
+        "per group of GPUs. A group has as many GPUs as one trial uses (`devices`)",
         ge=0,
         le=1024,
     )

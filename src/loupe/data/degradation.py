@@ -74,7 +74,7 @@ def make_input(label: np.ndarray, scale: Fraction, settings: Preprocess, degrada
 
     Args:
         label: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour.
-        scale: the scale factor from the result to the label.
+        scale: the side of the label divided by the side of the input.
         settings: the fields luminance and recompress are used.
         degradation: the degradation.
 

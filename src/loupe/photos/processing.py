@@ -207,8 +207,8 @@ class _Processor:
         lossless = encoding.lossless and encoding.quality is None
         webp_bytes = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes) if name == "WEBP" else None
         encoded = estimate_encoding(name, math.prod(largest), total, webp_bytes)
-        # A single result is computed as a whole and then encoded. For a streamed result, `encoded` is 0, because the
-        # result is never in memory as a whole.
+        # A single result is either streamed to the file, or computed as a whole and then encoded. A streamed result
+        # is never in memory as a whole; `encoded` is then 0.
         if photo.count == 1:
             writing = pixels + max(work + RESULT_BYTES * math.prod(largest) * bool(encoded), encoded)
         else:

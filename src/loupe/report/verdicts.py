@@ -122,7 +122,10 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
 
 
 def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Select the rows of each arm, by the arm's name. With `change_to`, each arm is also selected with the change."""
+    """Select the rows of each arm, by the arm's name.
+
+    If the claim sets `change_to`, also select the rows of each arm with the field values of `change_to`.
+    """
     runs = {}
     for variant in _list_variants(claim, arms):
         for arm in claim.arms:
@@ -200,7 +203,7 @@ def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.Da
 
 
 def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: str | None = None) -> pd.Series:
-    """Read one value of the metric per complete seed.
+    """Read one value of the metric per seed. Omit seeds with a missing value.
 
     With `change_to`, the value is the change of the metric. With `worst_over`, the value is the worst over the
     values of that field.
@@ -233,7 +236,9 @@ def _explain(claim: Claim, values: dict[str, pd.Series], other: str, seeds: int)
     """Explain why the arms of a comparison do not have enough seeds."""
     empty = [name for name, value in values.items() if not len(value)]
     if empty:
-        return f"{empty[0]}: no run has {claim.metric}"
+        other_metric = claim.other_metric or ""
+        metric = other_metric if other_metric and empty[0].startswith(other_metric) else claim.metric
+        return f"{empty[0]}: no run has {metric}"
     first = next(iter(values))
     arms = f"{first} and {other}" if other else first
     return f"{arms}: at least {MIN_SEEDS} common seeds are needed, got {seeds}"

@@ -152,7 +152,7 @@ def get_store_folder() -> Path:
 
 
 def tag_project_run() -> None:
-    """Tag the run that `mlflow run` created with this process, before the work starts.
+    """Write the tags of this process to the run that `mlflow run` created, before the work starts.
 
     If this process dies, another process can detect and close the orphaned run.
     """
