@@ -19,7 +19,7 @@ from loupe.imaging.threads import count_cores
 UNIT_BYTES = 16 * 10**6  # memory per unit of the semaphore
 PROCESS_BYTES = 150 * 10**6  # memory per worker that is not for photos, including a share of the parent process
 SPARE_BYTES = 64 * 10**6  # memory for strips, libraries and threads in addition to a reservation
-LARGE_BLOCK_BYTES = 2**20
+LARGE_BLOCK_BYTES = 2**22
 
 # The workers share a semaphore, whose units are free memory. `_semaphore` is None if a process is not a worker.
 _semaphore: Any = None
