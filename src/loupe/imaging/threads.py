@@ -32,5 +32,13 @@ def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
+    except GeneratorExit:
+        # The garbage collector can close this generator in a thread that holds a lock of `threading`. To wait for the
+        # threads would then block forever. They end when the executor is deleted.
+        for future in waiting:
+            future.cancel()
+        raise
+    except BaseException:
         threads.shutdown(cancel_futures=True)
+        raise
+    threads.shutdown()
