@@ -7,7 +7,9 @@ from loupe.imaging.jpeg_quality import LUMINANCE_TABLE, compute_table_percent
 
 BLOCK = 8  # side of a JPEG block in pixels
 WINDOW = 2 * BLOCK - 1  # contains a whole JPEG block, wherever the block begins
-MAX_SAMPLES = 12  # blocks per direction; 144 blocks take 12 ms, and 400 blocks give the same estimates on kodak24
+# Per direction. 144 blocks take 12 ms. 400 blocks take three times as long and correct 4 of 624 estimates of Kodak's
+# photos, 3 of them by 1.
+MAX_SAMPLES = 12
 QUALITIES = np.arange(5, 99)  # tables of higher qualities have steps that the rounding to 8 bits hides
 MIN_STEP = 3  # coefficients with smaller quantisation steps are ignored
 MIN_COEFFICIENTS = 100  # fewer coefficients do not suffice for an estimate
