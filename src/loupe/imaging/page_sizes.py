@@ -1,12 +1,12 @@
 """Lists the sizes of all frames or pages of an image file before any frame or page is decoded."""
 
-import io
 import warnings
 from pathlib import Path
 
 from PIL import Image
 
 from loupe.imaging.decoder import PhotoError, translate_errors
+from loupe.imaging.formats import open_image
 
 
 def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
@@ -21,7 +21,7 @@ def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
     """
     with translate_errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with open_image(source) as image:
             if image.format != "TIFF":
                 count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
                 _validate_count(count, limit)

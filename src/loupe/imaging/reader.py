@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin
 from loupe.imaging import metadata
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
-from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.formats import open_image
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
@@ -70,14 +70,12 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
     with translate_errors():
         if not _count_bytes(source):
             raise PhotoError("is empty")
-        image = Image.open(_open_source(source))
+        image = open_image(source)
         if image.format == "MPO":  # a JPEG followed by further images, which viewers do not show
             image.format = "JPEG"
             count = 1
-        elif image.format in SUFFIXES:
-            count = getattr(image, "n_frames", 1)
         else:
-            raise PhotoError(f"format: must be one of {', '.join(SUFFIXES)}, got {image.format}")
+            count = getattr(image, "n_frames", 1)
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
@@ -111,10 +109,6 @@ def read_pillow_image(image: Image.Image) -> ImageData:
         return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
 
 
-def _open_source(source: bytes | Path) -> io.BytesIO | Path:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
-
-
 def _count_bytes(source: bytes | Path) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
@@ -127,7 +121,7 @@ def _survey_pages(source: bytes | Path, count: int) -> dict[str, Any]:
     """
     sizes, decoding_bytes, pixel_bytes = [], 0, 0
     # The file is opened again, because an image of Pillow keeps the metadata of all pages that it has visited.
-    with Image.open(_open_source(source)) as image:
+    with open_image(source) as image:
         for number in range(count):
             image.seek(number)
             _validate_not_empty(image)
