@@ -33,7 +33,6 @@ def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
         if not overwrite:
-            _sync(partial)
             _claim(partial, file)
         publish(partial, file)
 
@@ -132,9 +131,8 @@ def _claim(partial: Path, final: Path) -> None:
         os.link(partial, final)
     except FileExistsError:
         raise
-    except OSError:  # on a file system without hard links, an empty file reserves the name for an instant
+    except OSError:  # on a file system without hard links, an empty file reserves the name
         final.touch(exist_ok=False)
-        partial.rename(final)
 
 
 @cache
