@@ -79,7 +79,7 @@ def test_a_pipe_a_device_or_a_stream_is_not_replaced(kind, tmp_path):
 def test_a_link_to_itself_or_a_long_name_is_not_an_error_of_the_check(name, tmp_path):
     (tmp_path / "loop.txt").symlink_to("loop.txt")
     atomic.validate_output_file("out", tmp_path / name)
-    with pytest.raises(UsageError, match="^out: must be in a folder that exists, got '"):
+    with pytest.raises(UsageError, match=r"^out: must be in a folder that exists, got '"):
         atomic.validate_output_file("out", tmp_path / name / "file.txt")
 
 

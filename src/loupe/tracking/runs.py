@@ -162,10 +162,35 @@ def tag_project_run() -> None:
             mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 
-def read_settings(run: Any) -> dict[str, str]:
-    """Return the settings of a run: the text of each field."""
-    settings: dict[str, str] = json.loads(run.data.tags.get(SETTINGS_TAG, "{}"))
+def read_settings(run: Any, *required: str) -> dict[str, str]:
+    """Return the settings of a run: the text of each field.
+
+    Args:
+        run: the run. Any client of the store may have changed its tags.
+        required: fields that the settings must contain.
+
+    Raises:
+        UsageError: the tag does not contain the settings.
+    """
+    text = run.data.tags.get(SETTINGS_TAG, "{}")
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
+        raise UsageError(f"{SETTINGS_TAG}: must be texts as JSON in run {run.info.run_id}, got {text[:40]!r}")
+    for name in required:
+        if name not in settings:
+            raise UsageError(f"{SETTINGS_TAG}: must contain {name} in run {run.info.run_id}, got {text[:40]!r}")
     return settings
+
+
+def read_tag(run: Any, name: str) -> str:
+    """Return a tag of a run; raise UsageError if the run does not have the tag."""
+    text: str | None = run.data.tags.get(name)
+    if text is None:
+        raise UsageError(f"{name}: must be a tag of run {run.info.run_id}, got none")
+    return text
 
 
 @cache
