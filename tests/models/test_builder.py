@@ -24,15 +24,9 @@ from PIL import Image
 from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings, Settings, SettingsError, list_choices
 from loupe.config.fields import format_value, parse_scale
-from loupe.config.training import (
-    DEFAULT_PATCHES,
-    NETWORKS,
-    OPTIMIZERS,
-    TRAINED_SCALES,
-    GradientTrain,
-    Perceptron,
-    build_train_class,
-)
+from loupe.config.networks import DEFAULT_PATCHES, NETWORKS, Perceptron, build_train_class
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import TRAINED_SCALES, GradientTrain
 from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
