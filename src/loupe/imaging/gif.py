@@ -13,8 +13,8 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 
 EFFORT = 7  # of 10: takes 1.4 times the time of Pillow's encoder; the mean error of photos is 13 % less
-# A pixel keeps the colour of the previous frame if no band differs more. A network also changes pixels around a moving
-# object, by up to 3 levels, and these changes would flicker.
+# A pixel keeps the colour of the previous frame if no band differs more. A network also changes the pixels around a
+# moving object, by up to 3 levels, and these changes would flicker.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
 MAX_COLOURS = 255  # the colours of a palette with a transparent entry
