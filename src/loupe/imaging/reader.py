@@ -93,7 +93,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
-        photo = Photo(image.format, count - first, size, loop, images, lossless)
+        photo = Photo(image.format or "", count - first, size, loop, images, lossless)
         if image.format == "TIFF":
             return replace(photo, **_survey_pages(source, count))
         decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))

@@ -39,6 +39,10 @@ from loupe.tracking.store import create_store
 
 PAUSES_S = (1.0, 30.0)  # the first and the longest pause between attempts to send
 SERVER_ERRORS = (MlflowException, requests.RequestException)
+# The fields of the description of a run; see `_describe_run`.
+DESCRIPTION_TYPES = {
+    "run_id": str, "experiment": str, "name": str, "start_time": int, "tags": dict, "params": dict
+}  # fmt: skip
 _UPLOADERS: dict[str, "RunUploader"] = {}  # the uploader of each open run, by the id of the run
 
 
@@ -128,7 +132,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
         try:
             with lock_buffer(file, wait=False) as is_locked:
                 count += is_locked and _upload_buffered_run(file, quiet)
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # a handler got a body of another form
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         except OSError:
             if file.exists():  # otherwise another process has uploaded the run
@@ -142,6 +146,11 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     """Upload a run, delete the file, and return True; if the process of the run is alive, only return False."""
     buffer = RunBuffer(file)
     description, unsent = buffer.description, buffer.unsent()
+    wrong = [name for name, kind in DESCRIPTION_TYPES.items() if not isinstance(description.get(name), kind)]
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]}: must be {DESCRIPTION_TYPES[wrong[0]].__name__}, got {description.get(wrong[0])!r}"
+        )
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
         raise ValueError(f"kind: must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
