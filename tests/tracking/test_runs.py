@@ -45,8 +45,8 @@ def test_changed_tags_of_a_run_are_refused_in_one_line(text: str) -> None:
     run = SimpleNamespace(info=SimpleNamespace(run_id="1"), data=SimpleNamespace(tags={runs.SETTINGS_TAG: text}))
     with pytest.raises(UsageError, match=r"^loupe\.settings: must (be texts as JSON|contain scale) in run 1, got '"):
         runs.read_settings(run, "scale")
-    with pytest.raises(UsageError, match=r"^loupe\.digest: must be a tag of run 1, got none$"):
-        runs.read_tag(run, "loupe.digest")
+    with pytest.raises(UsageError, match=r"^run: must have the tags loupe\.dataset and loupe\.digest, got run 1$"):
+        runs.read_dataset(run)
 
 
 @pytest.mark.parametrize("text", ["", "{", "7", "[[1]]", '[["a", 1]]', "[[1, {}]]", "[" * 100_000])

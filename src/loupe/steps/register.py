@@ -67,8 +67,7 @@ def run(settings: Register) -> Registration:
         raise UsageError(f"run: must be the id of a finished train run or trial, got {run_id!r}")
     train_settings = runs.read_settings(train_run, "scale", "dataset", "smoke")
     scale = parse_settings("train", {"scale": train_settings["scale"]}).scale
-    name, digest = (runs.read_tag(train_run, tag) for tag in ("loupe.dataset", "loupe.digest"))
-    dataset = preparation.reopen(settings, name, digest, train_settings["dataset"])
+    dataset = preparation.reopen(settings, *runs.read_dataset(train_run), train_settings["dataset"])
     model = models.load_keras(models.ModelReference.of_run(run_id))
     upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
     is_champion = champion is not None and champion.run_id == run_id

@@ -127,5 +127,4 @@ def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | No
         return preparation.open_or_prepare(settings, settings.dataset), None
     resumed = runs.get_run(settings.resume, "resume")
     checkpoint = checkpoints.load_checkpoint(settings.resume)
-    name, digest = (runs.read_tag(resumed, tag) for tag in ("loupe.dataset", "loupe.digest"))
-    return preparation.reopen(settings, name, digest, settings.dataset), checkpoint
+    return preparation.reopen(settings, *runs.read_dataset(resumed), settings.dataset), checkpoint

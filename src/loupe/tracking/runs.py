@@ -185,12 +185,12 @@ def read_settings(run: Any, *required: str) -> dict[str, str]:
     return settings
 
 
-def read_tag(run: Any, name: str) -> str:
-    """Return a tag of a run; raise UsageError if the run does not have the tag."""
-    text: str | None = run.data.tags.get(name)
-    if text is None:
-        raise UsageError(f"{name}: must be a tag of run {run.info.run_id}, got none")
-    return text
+def read_dataset(run: Any) -> tuple[str, str]:
+    """Return the name and the digest of a run's dataset; raise UsageError if the run does not have these tags."""
+    texts = [run.data.tags.get(name) for name in ("loupe.dataset", "loupe.digest")]
+    if None in texts:
+        raise UsageError(f"run: must have the tags loupe.dataset and loupe.digest, got run {run.info.run_id}")
+    return texts[0], texts[1]
 
 
 @cache
