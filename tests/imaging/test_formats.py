@@ -19,8 +19,8 @@ from whole_images import open_photo
 
 from loupe.imaging import writer
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.exif import RawText
 from loupe.imaging.formats import validate_output
-from loupe.imaging.metadata import RawText
 from loupe.imaging.reader import read_photo
 from loupe.imaging.writer import write_photo
 from loupe.photos.inputs import PhotoJob
@@ -570,7 +570,7 @@ def test_metadata_too_long_for_a_jpeg_are_omitted_and_reported(photo, tmp_path, 
     chunks.add_itxt("XML:com.adobe.xmp", padded.decode())
     photo.convert("RGB").save(tmp_path / "small.png", exif=tags, pnginfo=chunks)
     job = PhotoJob(tmp_path / "small.png", tmp_path / "large.jpg")
-    assert upscale_job(job).omitted == ["the camera's maker note", "XMP"]
+    assert upscale_job(job).omitted == [f"{part} (too long for .jpg)" for part in ("the camera's maker note", "XMP")]
     found = Image.open(job.out).getexif()
     assert found[0x8298] == "Somebody"
     assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"

@@ -11,9 +11,10 @@ from PIL import TiffImagePlugin
 
 from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.exif import EXIF_IFD, GPS_IFD, STRUCTURE, RawText
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, Metadata, RawText
+from loupe.imaging.metadata import IPTC_TAG, Metadata
 
 MAX_BYTES = 2**32 - 2**24  # 4 GB minus space for the metadata
 
@@ -54,7 +55,7 @@ def make_tags(metadata: Metadata) -> TiffImagePlugin.ImageFileDirectory_v2:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     if metadata.exif is not None:
         for tag, value in metadata.exif.items():
-            if tag not in (EXIF_IFD, GPS_IFD):
+            if tag not in {EXIF_IFD, GPS_IFD, *STRUCTURE}:
                 tags[tag] = value
         for tag in (EXIF_IFD, GPS_IFD):
             if tag in metadata.exif:
@@ -62,6 +63,9 @@ def make_tags(metadata: Metadata) -> TiffImagePlugin.ImageFileDirectory_v2:
     if metadata.xmp:
         tags[700] = metadata.xmp
         tags.tagtype[700] = 1  # the type BYTE
+    if metadata.iptc:
+        tags[IPTC_TAG] = metadata.iptc
+        tags.tagtype[IPTC_TAG] = 7
     if "Comment" in metadata.texts and 270 not in tags:
         tags[270] = RawText(metadata.texts["Comment"].encode().decode("latin-1"))
     return tags
