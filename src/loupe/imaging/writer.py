@@ -14,6 +14,7 @@ from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.exif import EXIF_IFD, GPS_IFD
 from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
+from loupe.imaging.gif import write_gif
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.kept_metadata import PHOTOSHOP_NAME, fit_metadata
 from loupe.imaging.metadata import Metadata, make_iptc_resource
@@ -74,7 +75,9 @@ def write_photo(
     with write_atomically(out, options.overwrite) as partial:
         omitted: dict[str, None] = {}
         fitted = (_fit_image(image, name, omitted) for image in images)
-        if count == 1:
+        if name == "GIF":
+            write_gif(partial, fitted, count, 1 if count == 1 else loop or 0)
+        elif count == 1:
             _write_one(partial, name, next(fitted), options)
         elif name == "TIFF":
             _write_pages(partial, fitted, options)
@@ -149,10 +152,6 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
             raise PhotoError(f"has pages of different sizes, which {name} cannot store; use .tif")
     assert metadata is not None
     animation = _pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
-    if name == "GIF":
-        animation |= {"disposal": 2, "optimize": False}
-        if loop == 1:
-            del animation["loop"]  # a GIF without the field runs once
     if name == "PNG":
         animation |= {"disposal": 1, "blend": 0}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
@@ -172,8 +171,7 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
     for strip in stream.strips:
         pixels[top : top + len(strip)] = strip if deep_grey else to_8_bits(strip)
         top += len(strip)
-    image = to_image(pixels)
-    return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # Pillow would drop the alpha
+    return to_image(pixels)
 
 
 def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> dict[str, Any]:
