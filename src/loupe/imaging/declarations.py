@@ -40,6 +40,8 @@ def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, 
 def read_exif_profile(exif: Image.Exif) -> bytes:
     """Return the Adobe RGB profile if the EXIF tags declare this colour space (DCF 2.0); otherwise b""."""
     with suppress(Exception):  # damaged tags
+        if EXIF_IFD not in exif:  # otherwise Pillow would add an empty directory
+            return b""
         tags = exif.get_ifd(EXIF_IFD)
         # Some cameras write 2 instead of an interoperability index.
         if tags.get(COLOUR_SPACE) == 2 or (

@@ -38,7 +38,14 @@ def load_exif(content: bytes) -> Image.Exif:
     """Parse EXIF bytes. Non-ASCII texts become `RawText`, so that saving the image writes the original bytes."""
     exif = Image.Exif()
     exif.load(content)
-    for tags in _get_directories(exif):
+    directories = _get_directories(exif)
+    if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
+        # Pillow also writes a directory to the first level if the same object has read it.
+        copy = Image.Exif()
+        copy.load(content)
+        nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
+        exif.pop(INTEROPERABILITY_IFD, None)
+    for tags in directories:
         _use_raw_text(tags)
     return exif
 
@@ -90,7 +97,7 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
         resolutions = [float(nested[tag]) for tag in FOCAL_PLANE_RESOLUTIONS if tag in nested]
         ordered = resolutions[::-1] if placement.is_rotated and len(resolutions) == 2 else resolutions
         for tag, value, scale in zip(FOCAL_PLANE_RESOLUTIONS, ordered, placement.scales, strict=False):
-            nested[tag] = value * scale
+            nested[tag] = TiffImagePlugin.IFDRational(value * scale)  # a float would be written as double
     except (TypeError, ValueError, ArithmeticError):
         omitted.append("focal-plane resolution")
         for tag in FOCAL_PLANE_RESOLUTIONS:
@@ -103,11 +110,7 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
 
 
 def _get_directories(exif: Image.Exif) -> list[Any]:
-    directories: list[Any] = [exif, *(exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif)]
-    if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        nested[INTEROPERABILITY_IFD] = exif.get_ifd(INTEROPERABILITY_IFD)  # Pillow writes a directory, not an offset
-        directories.append(nested[INTEROPERABILITY_IFD])
-    return directories
+    return [exif, *(exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif)]
 
 
 def _use_raw_text(tags: Any) -> None:
@@ -131,7 +134,7 @@ def _remove_unreadable(exif: Image.Exif) -> list[str]:
                 _write_tag(group, tag, RawText(value) if isinstance(value, str) else value)
             except Exception:
                 try:  # a number as text
-                    number = float(value)
+                    number = float(value.strip("\0 "))
                     _write_tag(group, tag, number)
                     tags[tag] = number
                 except Exception:

@@ -142,11 +142,10 @@ def _read_iptc(image: Image.Image) -> bytes:
     if image.format != "TIFF":
         return bytes(image.info.get("photoshop", {}).get(IPTC_RESOURCE, b""))
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    value = image.tag_v2.get(IPTC_TAG, b"")
-    if isinstance(value, tuple) and all(isinstance(number, int) for number in value):  # written as numbers of 4 bytes
-        value = struct.pack(f"{'<' if image.tag_v2.prefix == b'II' else '>'}{len(value)}I", *value)
+    # The type is often LONG, and Pillow returns only one number.
+    content = getattr(image.tag_v2, "_tagdata", {}).get(IPTC_TAG, b"")
     resources = image.tag_v2.get(PHOTOSHOP_TAG, b"")
-    return _find_iptc(value if isinstance(value, bytes) else b"") or _find_iptc(resources)
+    return _find_iptc(content) or _find_iptc(resources if isinstance(resources, bytes) else b"")
 
 
 def _find_iptc(content: bytes) -> bytes:

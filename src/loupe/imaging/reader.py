@@ -188,6 +188,7 @@ def _read_images(file: _OpenFile, numbers: range, deep: bool) -> Iterator[ImageD
 def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageData:
     image = file.image
     exif, icc = image.getexif(), read_profile(image)
+    unsuitable = bool(image.info.get("icc_profile")) and not icc
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
     if deep:
         pixels, icc = decode_by_vips(file.source, number, icc)
@@ -197,8 +198,10 @@ def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageDat
         image.load()
         orientation = exif.get(ORIENTATION, 1)  # loading rotates a TIFF and resets the tag
         pixels, icc = decode_by_pillow(image, icc)
-    pixels, icc = match_profile(pixels, icc)
-    data = _read_colours(file, icc, exif)
+    pixels, matched = match_profile(pixels, icc)
+    data = _read_colours(file, matched, exif)
+    if unsuitable or matched != icc:
+        data = replace(data, omitted=(*data.omitted, "colour profile (damaged or unsuitable)"))
     if not file.strip:
         data = read_metadata(image, exif, data, stored_orientation)
     if is_last:
@@ -210,7 +213,7 @@ def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageDat
 def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
     """Return the colour space and the display time of an image, and names of what is not used."""
     image = file.image
-    omitted = ["colour profile (damaged or unsuitable)"] if image.info.get("icc_profile") and not icc else []
+    omitted = []
     chunks = read_colour_chunks(image, file.source)
     if any(chunks.pop(name, None) for name in HDR_CHUNKS):
         omitted.append("HDR mastering data")
