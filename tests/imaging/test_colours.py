@@ -173,24 +173,34 @@ def list_metadata(file: Path) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("space", [*PROFILES, *CHUNKS])
+def test_a_png_keeps_colours_and_metadata_in_every_format(tmp_path, space):
+    assert find_faults(tmp_path, [("png", space, 8)]) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_each_format_keeps_colours_and_metadata_in_every_other_format(tmp_path, suffix):
+    assert find_faults(tmp_path, [source for source in SOURCES if source[0] == suffix]) == []
+
+
+def find_faults(folder: Path, sources: list[tuple[str, str, int]]) -> list[str]:
     faults = []
-    for source, space, bits in SOURCES:
-        if source != suffix:
-            continue
-        file = tmp_path / f"small.{source}"
+    for source, space, bits in sources:
+        file = folder / f"small.{source}"
         make_source(file, space, bits)
         expected, metadata = read_colours(file), list_metadata(file)
         for target in SUFFIXES:
-            out = tmp_path / f"large.{target}"
+            out = folder / f"large.{target}"
             omitted = convert(file, out)
             error = np.abs(read_colours(out) - expected).max()
-            if error > (12 if target == "gif" else 2):
+            # The conversion to sRGB amplifies the rounding of YUV, which happens twice between two AVIF files.
+            limit = 12 if target == "gif" else 4 if source == target == "avif" else 2
+            if error > limit:
                 faults.append(f"{space}, {bits} bits, to {target}: {error:.1f} levels")
             lost = {
                 name for name in metadata - list_metadata(out) if not any(part.startswith(name) for part in omitted)
             }
             if lost:
                 faults.append(f"{space}, {bits} bits, to {target}: {lost} neither kept nor named")
-    assert not faults, "\n" + "\n".join(faults)
+    return faults

@@ -4,8 +4,6 @@ import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
-from xml.dom import minidom
-from xml.parsers.expat import ExpatError
 
 from loupe.imaging.placement import Box, Placement
 
@@ -64,7 +62,10 @@ def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
     return _edit(packet, lambda document: _place(document, placement))
 
 
-def _edit(packet: bytes, change: Callable[[minidom.Document], list[str]]) -> tuple[bytes, list[str]]:
+def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, list[str]]:
+    from xml.dom import minidom
+    from xml.parsers.expat import ExpatError
+
     if len(packet) > MAX_PACKET_BYTES or b"<!DOCTYPE" in packet:
         return b"", ["XMP (too long to update)"]
     try:
@@ -75,7 +76,7 @@ def _edit(packet: bytes, change: Callable[[minidom.Document], list[str]]) -> tup
     return "".join(node.toxml() for node in document.childNodes).encode(), names
 
 
-def _remove_links(document: minidom.Document) -> list[str]:
+def _remove_links(document: Any) -> list[str]:
     items = [
         element.getAttributeNS(f"{CONTAINER}item/", "Semantic") for element in document.getElementsByTagName("*")
     ]
@@ -94,13 +95,13 @@ def _remove_links(document: minidom.Document) -> list[str]:
 
 def _remove(node: Any) -> None:
     """Remove an attribute, or an element."""
-    if isinstance(node, minidom.Attr) and node.ownerElement:
+    if node.nodeType == node.ATTRIBUTE_NODE and node.ownerElement:
         node.ownerElement.removeAttributeNode(node)
     elif node.parentNode:
         node.parentNode.removeChild(node)
 
 
-def _place(document: minidom.Document, placement: Placement) -> list[str]:
+def _place(document: Any, placement: Placement) -> list[str]:
     omitted: list[str] = []
     for element in document.getElementsByTagName("*"):
         if element.namespaceURI == EXIF and element.localName in ("SubjectArea", "SubjectLocation"):
@@ -183,7 +184,7 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
     """Scale the sizes of a panorama (Google Photo Sphere); a turned image loses them."""
     if placement.orientation != 1:
         for node in fields.values():
-            _remove(node if isinstance(node, minidom.Attr) else node.parentNode)
+            _remove(node if node.nodeType == node.ATTRIBUTE_NODE else node.parentNode)
         return ["panorama"]
     for names, scale, margin, side in zip(
         PANORAMA_NAMES, placement.scales, placement.margins, placement.result, strict=True
