@@ -381,6 +381,28 @@ def test_tiffs_that_pillow_rejects_are_read_or_refused_with_the_reason(photo, tm
             assert (pixels[:, 10:, -1] == 255).all(), name
 
 
+def make_bmp(masks: tuple[int, ...], pixels: np.ndarray) -> bytes:
+    """Encode a BMP with 16 bits per pixel and bit fields; pixels: uint16 (height, width), with an even width."""
+    info = struct.pack("<IiiHHIIiiII", 40, pixels.shape[1], pixels.shape[0], 1, 16, 3, 0, 0, 0, 0, 0)
+    header = info + struct.pack("<3I", *masks)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(header)) + header + pixels[::-1].astype("<u2").tobytes()
+
+
+def test_bmps_with_bit_fields_and_deep_jpegs_are_read_or_refused_with_the_reason(photo, tmp_path):
+    red = np.full((6, 8), 0xF800, "uint16")
+    assert (next(read_photo(make_bmp((0xF800, 0x7E0, 0x1F), red)).images).pixels == (255, 0, 0)).all()
+    photo.convert("RGB").save(tmp_path / "photo.jpg")
+    jpeg = bytearray((tmp_path / "photo.jpg").read_bytes())
+    jpeg[jpeg.index(b"\xff\xc0") + 4] = 12  # the bits per sample
+    unsupported = {
+        make_bmp((0xF000, 0xF00, 0xF0), red): "Unsupported BMP bitfields",
+        bytes(jpeg): "cannot handle 12-bit",
+    }
+    for content, reason in unsupported.items():
+        with pytest.raises(PhotoError, match=f"^not supported: {reason}"):
+            read_photo(content)
+
+
 def test_thumbnails_and_pyramid_levels_are_not_pages(photo, tmp_path):
     import tifffile
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError
 
@@ -21,6 +21,7 @@ WEBP_COMPRESSION = 50001  # only libvips decodes this compression
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
 WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
 VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # grey, RGB, palette, CMYK, YCbCr
+JPEG_PREFIX = b"\xff\xd8\xff"
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # values of SAMPLE_FORMAT
 
 
@@ -77,9 +78,19 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 def open_image(source: bytes | Path) -> Image.Image:
     """Open an image from the bytes of a file, or from its path."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        is_tiff = file.read(4) in TiffImagePlugin.PREFIXES
-    opened = io.BytesIO(source) if isinstance(source, bytes) else source
-    return TiffImage(opened) if is_tiff else Image.open(opened)
+        head = file.read(4)
+    if head in TiffImagePlugin.PREFIXES:
+        return TiffImage(_to_file(source))
+    try:
+        return Image.open(_to_file(source))
+    except Image.UnidentifiedImageError:
+        if head.startswith(JPEG_PREFIX):
+            JpegImagePlugin.JpegImageFile(_to_file(source))  # raises an error with the reason, such as 12 bits
+        raise
+
+
+def _to_file(source: bytes | Path) -> io.BytesIO | Path:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def list_pages(image: Image.Image) -> Iterator[int]:

@@ -27,7 +27,8 @@ def has_deep_colour(image: Image.Image) -> bool:
         return image.needs_vips()
     tiles: list[Any] = getattr(image, "tile", [])
     animated = getattr(image, "n_frames", 1) > 1
-    return not animated and len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
+    is_deep = image.format == "PNG" and len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
+    return is_deep and not animated
 
 
 def decode_by_vips(file: Image.Image, source: bytes | Path, ignore_errors: bool) -> tuple[np.ndarray, bytes]:
