@@ -63,6 +63,7 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
         return None, []
     if ORIENTATION in exif:
         exif[ORIENTATION] = 1
+    exif.bigtiff = False  # EXIF has offsets of 4 bytes in all other formats
     omitted = []
     try:
         for tags in _get_directories(exif):

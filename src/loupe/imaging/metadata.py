@@ -73,7 +73,8 @@ def read_metadata(image: Image.Image, exif: Image.Exif, colours: Metadata, orien
     size = image.size[::-1] if image.format == "TIFF" and orientation in (5, 6, 7, 8) else image.size
     orientation = orientation if orientation in range(1, 9) else 1
     upright = size[::-1] if orientation in (5, 6, 7, 8) else size
-    return place_metadata(metadata, Placement(size, upright, upright, orientation))
+    turn = Placement(size, upright, upright, orientation)
+    return metadata if turn.is_identity else place_metadata(metadata, turn)
 
 
 def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
