@@ -1,9 +1,6 @@
 """The image formats that are read and written: their suffixes and limits."""
 
-import io
 from pathlib import Path
-
-from PIL import Image
 
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError
@@ -19,23 +16,6 @@ DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # formats that support 16 bits per sa
 STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # large images are encoded strip by strip
 MAX_WHOLE_PIXELS = 60_000_000  # the streamed formats encode an image with at most this many pixels as a whole
 MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
-
-
-def open_image(source: bytes | Path) -> Image.Image:
-    """Open an image file of a supported format. Other files are not opened, because opening an ICO file decodes it.
-
-    Args:
-        source: the bytes of a file, or its path.
-
-    Raises:
-        PhotoError: the file has another format.
-    """
-    Image.preinit()
-    formats = sorted(SUFFIXES, key=lambda name: name not in Image.OPEN)  # the rest loads all plugins of Pillow
-    try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
-    except Image.UnidentifiedImageError:
-        raise PhotoError(f"not an image of a supported format: {', '.join(SUFFIXES)}") from None
 
 
 def get_format(out: Path) -> str:
