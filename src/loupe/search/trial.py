@@ -24,7 +24,8 @@ from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
-from loupe.search.study import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS, SweepStudy
+from loupe.search.study import SweepStudy
+from loupe.search.trial_attributes import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
