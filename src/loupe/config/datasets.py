@@ -53,10 +53,7 @@ class Pairing(Settings):
     recompress: Quality = field(
         None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
     )
-    DEPENDS = {
-        "crops": {"crop": "random", "crops_per_megapixel": None},
-        "crops_per_megapixel": {"crop": "random"},
-    }
+    DEPENDS = {"crops": {"crop": "random", "crops_per_megapixel": None}, "crops_per_megapixel": {"crop": "random"}}
 
 
 class Preprocess(DatasetSettings, Pairing):

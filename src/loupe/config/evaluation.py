@@ -48,10 +48,7 @@ class Evaluate(DatasetSettings, Pairing):
         "JPEG qualities of the inputs with degrade=jpeg; 100 means no compression",
         rule="numbers from 1 to 100, comma-separated",
     )
-    recompose: Recompose = field(
-        "concatenate",
-        RECOMPOSE,
-    )
+    recompose: Recompose = field("concatenate", RECOMPOSE)
     protocol: Literal["photos", "study-patches", "classical"] = field(
         "photos",
         "the images that are scored. photos: the labels (images that are cut from photos). study-patches: 20 draws "

@@ -78,10 +78,7 @@ class Perceptron(GradientTrain):
     )
     keep_prob: float = field(1.0, "probability that dropout keeps a unit (2016 study: 1.0, 0.9, 0.5)", gt=0, le=1)
     dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (2016 study: first)")
-    recompose: Recompose = field(
-        "concatenate",
-        RECOMPOSE,
-    )
+    recompose: Recompose = field("concatenate", RECOMPOSE)
     DEFAULTS = {"batch_size": 256, "steps": 800, "learning_rate": 3e-4}
     SMOKE = {"hidden": "32,16", "batch_size": 32}
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import mlflow
 import requests
-from mlflow.entities import RunStatus
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
@@ -82,7 +81,7 @@ def end_run(run_id: str, status: str) -> None:
     if uploader is None:
         _close_run(run_id, status)
         return
-    buffer, is_finished = uploader.buffer, _is_finished(status)
+    buffer, is_finished = uploader.buffer, status == "FINISHED"
     try:
         if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S):
             _close_run(run_id, status)
@@ -91,7 +90,7 @@ def end_run(run_id: str, status: str) -> None:
     except SERVER_ERRORS as error:
         if not is_unreachable_error(error):
             buffer.close()
-            _close_run(run_id, RunStatus.to_string(RunStatus.FAILED))
+            _close_run(run_id, "FAILED")
             raise
     buffer.append("end", {"status": status, "end_time": now()})
     if is_finished:
@@ -108,12 +107,8 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    if _is_finished(status):  # only now, because a run that is killed before its end needs the checkpoint
+    if status == "FINISHED":  # only now, because a run that is killed before its end needs the checkpoint
         log_record(run_id, "remove checkpoint", {})
-
-
-def _is_finished(status: str) -> bool:
-    return status == RunStatus.to_string(RunStatus.FINISHED)
 
 
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
