@@ -3,21 +3,23 @@
 import io
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from loupe.imaging import metadata
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
-from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.formats import READ_SUFFIXES
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.opening import TiffImage, list_pages, open_image
 from loupe.imaging.pixels import decode_by_pillow, decode_by_vips, has_deep_colour, make_upright
+
+FULL_SAMPLING = 0  # Pillow's number of 4:4:4, in which colours have the full resolution
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Photo:
         loop: the number of times an animation runs (0 means forever); None for a file that is not an animation.
         images: the frames or pages, each decoded on demand.
         lossless: whether the file is a lossless WebP.
+        subsampled: whether the file stores fewer samples of colour than of brightness.
         page_sizes: width and height of each page of a TIFF, upright; empty for other formats.
         decoding_bytes: an upper limit of the memory that decoding takes, for the largest image.
         pixel_bytes: an upper limit of the bytes per decoded pixel.
@@ -45,6 +48,7 @@ class Photo:
     page_sizes: tuple[tuple[int, int], ...] = ()
     decoding_bytes: int = 0
     pixel_bytes: int = 8
+    subsampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         if image.format == "MPO":  # a JPEG followed by further images, which viewers do not show
             image.format = "JPEG"
             count = 1
-        elif image.format in SUFFIXES:
+        elif image.format == "HEIF":  # viewers show the primary image of a burst
+            count = 1
+        elif image.format in READ_SUFFIXES:
             count = getattr(image, "n_frames", 1)
         else:
-            raise PhotoError(f"format: must be one of {', '.join(SUFFIXES)}, got {image.format}")
+            raise PhotoError(f"format: must be one of {', '.join(READ_SUFFIXES)}, got {image.format}")
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
@@ -94,9 +100,14 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
-        photo = Photo(image.format, count - first, size, loop, images, lossless)
-        decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
-        return replace(photo, decoding_bytes=decoding_bytes, pixel_bytes=get_pixel_bytes(image, deep))
+        decoding_bytes, pixel_bytes = (
+            estimate_decoding(image, deep, _count_bytes(source)),
+            get_pixel_bytes(image, deep),
+        )
+        subsampled = _is_subsampled(image, lossless)
+        return Photo(
+            image.format, count - first, size, loop, images, lossless, (), decoding_bytes, pixel_bytes, subsampled
+        )
 
 
 def read_pillow_image(image: Image.Image) -> ImageData:
@@ -154,6 +165,13 @@ def _is_lossless(source: bytes | Path) -> bool:
             # The chunks of a frame are in an ANMF chunk, after a header of 16 bytes. All other chunks are skipped.
             stream.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False
+
+
+def _is_subsampled(image: Image.Image, lossless: bool) -> bool:
+    """Return whether a file stores the colours with a lower resolution, which an AVIF or HEIF does not report."""
+    if image.format == "JPEG":
+        return JpegImagePlugin.get_sampling(image) != FULL_SAMPLING
+    return image.format in ("AVIF", "HEIF") or (image.format == "WEBP" and not lossless)
 
 
 def _read_images(file: _OpenFile, numbers: Sequence[int], deep: bool) -> Iterator[ImageData]:
