@@ -33,36 +33,38 @@ Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
-PAIR_PROTOCOLS = frozenset({"photos", "study-patches"})  # protocols that score labels, not whole photos
-LIMIT = "maximum number of photos; the photos with the smallest content hashes are used; none: all photos"
+LABEL_PROTOCOLS = frozenset({"labels", "study-patches"})  # the other protocol, `classical`, scores whole photos
+LIMIT = "maximum number of photos; none: all photos"
 
 
-class Pairing(Settings):
-    """The settings that cut labels from photos and downscale them to inputs."""
+class LabelSettings(Settings):
+    """The settings that cut labels from photos, and downscale the labels to inputs."""
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "how labels (the high-resolution images of the dataset) are cut from a photo. centre: one label from the "
-        "centre. fit: one label from the centre after downscaling the shorter side of the photo to label_size. "
-        "tiles: as many labels as fit next to each other. random: `crops` labels from random positions; every "
-        "second label is cut from a copy of the photo that is downscaled by a random factor",
-        rule="centre, fit, tiles or random; default: tiles for the photos of source=sample, centre for other photos",
+        "how labels (high-resolution images) are cut from a photo. centre: one label from the centre. fit: one label "
+        "from the centre, after the photo is downscaled until its shorter side is `label_size`. tiles: as many "
+        "labels as fit next to each other. random: labels from random positions; every second label is cut from a "
+        "copy of the photo that is downscaled by a random factor",
+        rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
-    crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
+    crops: int = field(6, "with crop=random, number of labels per photo", ge=1, le=1000)
     crops_per_megapixel: Rate = field(
         None,
-        "with crop=random, number of labels per million pixels of a photo; the number per photo is rounded and at "
-        "least 1. none: `crops` labels per photo",
+        "with crop=random, number of labels per million pixels of a photo, but at least 1 per photo. none: `crops` "
+        "labels per photo",
         rule="none, or above 0 and at most 1000",
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field(
         "lanczos",
-        "antialiased filter that downscales a label to the input of the network. box: the mean of an area; "
-        "random: a random filter per label",
+        "antialiased filter that downscales a label to the input of the network. box: the mean of the label pixels "
+        "under each input pixel. random: a random filter per label",
     )
     recompress: Quality = field(
-        None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
+        None,
+        "JPEG quality with which labels and inputs are compressed (2016 study: 75). none: no compression",
+        rule="none, or 1 to 95",
     )
     DEPENDS = {
         "crops": {"crop": "random", "crops_per_megapixel": None},
@@ -70,7 +72,7 @@ class Pairing(Settings):
     }
 
 
-class Preprocess(DatasetSettings, Pairing):
+class Preprocess(DatasetSettings, LabelSettings):
     """Prepare a dataset from sources of photos."""
 
     STEP = "preprocess"
@@ -89,7 +91,8 @@ class Preprocess(DatasetSettings, Pairing):
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
         TRAINED_SCALES,
-        "scale factors; each label is downscaled to one input per scale factor",
+        "scale factors. Loupe cuts labels (high-resolution images) from the photos, and downscales each label to one "
+        "input per scale factor",
         rule="ratios such as 3:2,2:1",
     )
     luminance: Luminance = field(
@@ -97,10 +100,8 @@ class Preprocess(DatasetSettings, Pairing):
     )
     degrade: Literal["none", "jpeg", "camera"] = field(
         "none",
-        "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution; "
-        "camera: noise, then compression as with jpeg. The manifest (the dataset's table of labels) contains the "
-        "JPEG quality and the noise of each label's input. If an input is compressed twice, the manifest contains "
-        "the quality of the second compression",
+        "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution. "
+        "camera: noise, then compression as with jpeg",
     )
     jpeg_qualities: JpegQualities = field(
         (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"
@@ -108,15 +109,15 @@ class Preprocess(DatasetSettings, Pairing):
     clean_share: float = field(0.15, "probability that an input is not compressed as JPEG", ge=0, le=1)
     double_share: float = field(
         0.2,
-        "probability that a compressed input is compressed a second time; the 8x8 blocks of the first compression "
-        "are shifted at random",
+        "probability that a compressed input is compressed a second time. The 8x8 blocks of the second compression "
+        "are shifted by a random distance relative to the blocks of the first compression",
         ge=0,
         le=1,
     )
     noise_levels: NoiseLevels = field(
         (0, 10),
-        "with degrade=camera, lowest and highest standard deviation of the noise (the sum of Gaussian and Poisson "
-        "noise), in grey values from 0 to 255",
+        "with degrade=camera, lowest and highest standard deviation of the noise, in grey values from 0 to 255. The "
+        "noise is the sum of Gaussian and Poisson noise",
         rule="two numbers from 0 to 100",
     )
     DEPENDS = {
@@ -141,7 +142,7 @@ class Preprocess(DatasetSettings, Pairing):
         return self
 
 
-class Evaluate(DatasetSettings, Pairing):
+class Evaluate(DatasetSettings, LabelSettings):
     """Score a model and the baselines on a dataset or on a folder of photos."""
 
     STEP = "evaluate"
@@ -152,13 +153,19 @@ class Evaluate(DatasetSettings, Pairing):
     scale: Scale = field(
         Fraction(3, 2), "scale factor, for a model with several scale factors", rule="3:2, 2:1 or 3:1"
     )
+    protocol: Literal["labels", "study-patches", "classical"] = field(
+        "labels",
+        "the images that are scored. labels: high-resolution images that are cut from photos. study-patches: 20 "
+        "random patches of each photo (2016 study). classical: whole photos. With classical, a bicubic filter "
+        "downscales the photos to the inputs, and the scores compare luma values from 16 to 235 without the border "
+        "pixels, as in most papers",
+    )
     dataset: str = field("sample", DATASET)
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
     photos: Text = field(
         None,
-        "folder or tar file of photos to use instead of a dataset; `crop`, `crops`, `label_size`, `shrink` and "
-        "`recompress` apply only to these photos. none: protocol=classical uses the bundled photos, and the other "
-        "protocols use the dataset",
+        "folder or tar file of photos to use instead of `dataset`. none: the bundled photos with protocol=classical, "
+        "otherwise `dataset`",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(
@@ -169,65 +176,55 @@ class Evaluate(DatasetSettings, Pairing):
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     degrade: Literal["none", "jpeg"] = field(
         "none",
-        "degradation of the inputs. jpeg: compression as grey JPEG; the scores of every method are computed for each "
-        "of the `qualities`",
+        "degradation of the inputs. jpeg: compression as grey JPEG; each model is scored for each of the `qualities`",
     )
     qualities: Qualities = field(
         (100, 95, 90, 85, 75, 60, 50, 30),
         "JPEG qualities of the inputs with degrade=jpeg; 100 means no compression",
         rule="numbers from 1 to 100, comma-separated",
     )
-    recompose: Recompose = field(
-        "concatenate",
-        RECOMPOSE,
-    )
-    protocol: Literal["photos", "study-patches", "classical"] = field(
-        "photos",
-        "the images that are scored. photos: the labels (images that are cut from photos). study-patches: 20 draws "
-        "of one random patch per photo (2016 study). classical: whole photos; the inputs are downscaled with a "
-        "bicubic filter, and the scores compare luma values from 16 to 235 without the border pixels, as in "
-        "most papers",
-    )
+    recompose: Recompose = field("concatenate", RECOMPOSE)
     ensemble: bool = field(False, ENSEMBLE)
     device: Device = field("auto", DEVICE)
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
-        "write an image of the most detailed crops, upscaled by every method, to this file; with degrade=jpeg, the "
-        "inputs have the lowest quality",
+        "image file that shows the most detailed parts of the labels, upscaled by each model; with degrade=jpeg, the "
+        "inputs have the lowest of the `qualities`",
         rule="none or a path",
     )
     SMOKE = {"limit": 6}
     DEPENDS = {
-        "recompose": {"protocol": frozenset({"photos", "classical"})},
-        "sheet": {"protocol": "photos"},
-        "degrade": {"photos": GIVEN, "protocol": "photos"},
+        "recompose": {"protocol": frozenset({"labels", "classical"})},
+        "sheet": {"protocol": "labels"},
+        "degrade": {"photos": GIVEN, "protocol": "labels"},
         "qualities": {"degrade": "jpeg"},
-        **{name: {"photos": None, "protocol": PAIR_PROTOCOLS} for name in ("dataset", "split")},
+        **{name: {"photos": None, "protocol": LABEL_PROTOCOLS} for name in ("dataset", "split")},
         # These fields cut labels from photos. A dataset already contains labels.
         **{
-            name: {"photos": GIVEN, "protocol": PAIR_PROTOCOLS}
+            name: {"photos": GIVEN, "protocol": LABEL_PROTOCOLS}
             for name in ("crop", "label_size", "luminance", "shrink")
         },
-        "recompress": {"photos": GIVEN, "protocol": PAIR_PROTOCOLS, "degrade": "none"},
+        "recompress": {"photos": GIVEN, "protocol": LABEL_PROTOCOLS, "degrade": "none"},
     }
 
     @property
-    def pairing(self) -> dict[str, Any]:
-        """The values of the fields of `Pairing` by name."""
-        return self.select(Pairing.model_fields.keys() - Settings.model_fields.keys())
+    def label_settings(self) -> dict[str, Any]:
+        """The values of the fields of `LabelSettings` by name."""
+        return self.select(LabelSettings.model_fields.keys() - Settings.model_fields.keys())
 
 
-class Register(DatasetSettings):
+class Register(Settings):
     """Register the model of a run; the model becomes champion if it is better than the current champion."""
 
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run; best: the train run with the lowest validation mae",
+        "id of a train run or of a trial; best: the train run with the lowest validation mae",
     )
     scale: Scale = field(Fraction(3, 2), "with run=best, the scale factor of the runs", rule="3:2, 2:1 or 3:1")
     smoke: bool = field(False, "with run=best, include the runs of short tests (--smoke)")
+    data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the validation images")
     DEPENDS = {"scale": {"run": "best"}}
 
 
@@ -243,9 +240,9 @@ class Sweep(DatasetSettings):
     )
     workers: int = field(
         0,
-        "number of worker processes. 0: one worker per core of this machine, or of the Dask cluster with "
-        "`scheduler`. If KERAS_BACKEND is jax, this machine has GPUs, and `scheduler` is none, 0 means one worker "
-        "per group of GPUs. A group has as many GPUs as one trial uses (`devices`)",
+        "number of worker processes; a worker trains one trial at a time. 0 without `scheduler`: one worker per core "
+        "of this machine, or with KERAS_BACKEND=jax on a machine with GPUs, one worker per GPU. 0 with `scheduler`: "
+        "one worker per core of the Dask cluster",
         ge=0,
         le=1024,
     )
@@ -258,11 +255,16 @@ class Sweep(DatasetSettings):
     )
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
-    fresh: bool = field(False, "train every trial, even if the store already contains its result")
+    fresh: bool = field(False, "train every trial, even if a run in MLflow already has the result")
     champion: bool = field(
         True,
-        "register the model of the best trial, and score the best models on the test split; these scores do not "
-        "change the choice of the best trial",
+        "score the models of the best trials on the test split (`keep` in the sweep file is their number), and "
+        "register the model of the best trial",
+    )
+    scheduler: Text = field(
+        None,
+        "address of a Dask scheduler, whose workers prepare the dataset and run the trials; none: this machine does",
+        rule="none, or an address such as tcp://host:port",
     )
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
     SMOKE = {"max_trials": 2}
@@ -280,7 +282,7 @@ class Report(Settings):
     out: str = field("report", "folder for report.html, report.md and results.parquet")
     sweeps: str = field("sweeps", "folder of the sweep files, which contain the claims")
     dataset: Text = field(
-        None, "use only runs on this dataset; none: the dataset with the most trials", rule="none, a name or a digest"
+        None, "dataset whose runs are used; none: the dataset with the most trials", rule="none, a name or a digest"
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the images of the report")
     DEPENDS = {"data_dir": {"from_": None}}

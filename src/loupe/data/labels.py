@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from loupe.config.steps import Pairing
+from loupe.config.steps import LabelSettings
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.decoder import PhotoError
 
@@ -28,7 +28,7 @@ class Label:
     shrunk: float = 1.0
 
 
-def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256: str) -> list[Label]:
+def cut_labels(grey: np.ndarray, settings: LabelSettings, crop: str, seed: int, sha256: str) -> list[Label]:
     """Cut the labels of one photo.
 
     Args:
@@ -69,7 +69,7 @@ def cut_labels(grey: np.ndarray, settings: Pairing, crop: str, seed: int, sha256
     ]
 
 
-def _cut_random(grey: np.ndarray, settings: Pairing, rng: np.random.Generator) -> list[Label]:
+def _cut_random(grey: np.ndarray, settings: LabelSettings, rng: np.random.Generator) -> list[Label]:
     """Cut labels at random positions, every second label from a copy that is downscaled by a factor from 0.5 to 1."""
     size, rate = settings.label_size, settings.crops_per_megapixel
     rows, columns = grey.shape[:2]

@@ -25,9 +25,9 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
         return pairs, f"{settings.split} of {dataset.folder.name}"
-    pairing = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
-    pairing |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    return preparation.prepare_in_memory(parse_settings("preprocess", pairing | shared), scale), settings.photos
+    given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
+    given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    return preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos
 
 
 def score_images(

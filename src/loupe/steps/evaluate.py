@@ -186,8 +186,8 @@ def _draw_figures(
 
 
 def _choose_prefix(settings: Evaluate) -> str:
-    """Return the prefix of the metrics: the protocol, `photos` for a folder, or the prefix of the split."""
-    if settings.protocol != "photos":
+    """Return the prefix of the metrics. For protocol=labels: `photos` for a folder, or the prefix of the split."""
+    if settings.protocol != "labels":
         return settings.protocol
     return "photos" if settings.photos else SPLIT_PREFIXES[settings.split]
 

@@ -50,7 +50,8 @@ def run(settings: Main) -> None:
         best = min(trainings, key=lambda training: training.validation_mae)
         model = {"model": f"runs:/{best.run_id}/model", "dataset": location}
         summary = evaluate.run(parse_settings("evaluate", model | quiet))
-        registration = register.run(parse_settings("register", {"run": best.run_id} | quiet))
+        register_fields = {"run": best.run_id, "quiet": True} | settings.select(["data_dir", "smoke"])
+        registration = register.run(parse_settings("register", register_fields))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
         scores = {name: means for name, means in summary["scores"].items() if name != "model"}
         scores |= {f"{training.network} *": training.summary["model"] for training in trainings}

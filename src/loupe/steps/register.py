@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
+from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value, parse_scale
 from loupe.config.steps import Register
 from loupe.errors import UsageError
@@ -65,7 +66,8 @@ def run(settings: Register) -> Registration:
     if tags.get("loupe.step") not in ("train", "trial") or train_run.info.status != "FINISHED":
         raise UsageError(f"run: must be the id of a finished train run or trial, got {run_id!r}")
     scale = parse_scale(train_settings["scale"])
-    dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], train_settings["dataset"])
+    shared = DatasetSettings(**settings.select(["data_dir", "smoke", "quiet"]))
+    dataset = preparation.reopen(shared, tags["loupe.dataset"], tags["loupe.digest"], train_settings["dataset"])
     model = models.load_keras(models.ModelReference.of_run(run_id))
     upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
     is_champion = champion is not None and champion.run_id == run_id

@@ -225,7 +225,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
-    shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
+    shared = settings.select(["smoke", "data_dir"])
     if is_masked(mask_secrets(dataset.location)):
         shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
