@@ -27,20 +27,8 @@ from loupe.errors import LoupeError, UsageError, describe_error, mask_error
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
-BOOLEAN_TEXTS = (
-    "true",
-    "false",
-    "1",
-    "0",
-    "yes",
-    "no",
-    "on",
-    "off",
-    "t",
-    "f",
-    "y",
-    "n",
-)  # the texts that pydantic converts to booleans
+# The texts that pydantic converts to booleans.
+BOOLEAN_TEXTS = frozenset(["true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"])
 # Defaults of environment variables, which silence libraries, make Arrow return memory to the system, and prevent
 # pydantic from searching all installed packages for plugins at every start.
 ENVIRONMENT = {
@@ -58,7 +46,7 @@ LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")
 def entry() -> NoReturn:
     """Run the command `loupe`, and exit with the returned status."""
     # By default, garbage collection takes 1.7 s of the 4.4 s of CPU time that Keras and MLflow need for their import
-    # and the exit. The next two lines avoid most collections.
+    # and the exit. The next two statements avoid most collections.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     open_streams()

@@ -18,7 +18,7 @@ from typing import Any
 SIGNAL_STATUS = 128  # if a signal ends a process, its exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
 # An exception counts as lost if it is missing in this many checks in a row. One check is not enough, because a
-# library may store an exception and raise it later.
+# library may store an exception and raise the exception later.
 CHECKS_UNTIL_LOST = 2
 
 _received: list[int] = []  # the signals that were received in the open block of `raise_on_signals`

@@ -54,7 +54,7 @@ def format_value(value: Any) -> str:
 def quote_value(value: Any) -> str:
     """Return a refused value for an error message: in quotes and at most LONGEST_QUOTE characters long."""
     try:
-        text = mask_secrets(format_value(value))  # precedes the cut: a secret without its end is not masked
+        text = mask_secrets(format_value(value))  # before the text is shortened: a part of a secret is not masked
     except ValueError:  # Python does not convert integers of more than 4300 digits to text
         text = "a number of thousands of digits"
     return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")

@@ -1,4 +1,4 @@
-"""Opens the images that the settings of `evaluate` select, and scores methods on them by the protocol."""
+"""Opens the images that the settings of `evaluate` select, and scores methods on the images by the protocol."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -15,7 +15,13 @@ from loupe.upscalers.tiling import UpscalingModel
 
 
 def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pairs | WholePhotos, str]:
-    """Return the selected images and a short description of them; `luminance` is the default formula for photos."""
+    """Return the images that the settings select, and their short description.
+
+    Args:
+        settings: the settings of evaluate.
+        scale: the scale factor of the models.
+        luminance: the luminance formula for photos if the settings do not contain a formula.
+    """
     shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
     if settings.protocol == "classical":
         source = settings.photos or "sample"

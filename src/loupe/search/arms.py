@@ -1,4 +1,4 @@
-"""Finds, in a table of runs, the runs that trained the points of a grid. The runs may be of other sweeps."""
+"""Finds, in a table of runs, the runs that trained the points of a grid, also runs of other sweeps."""
 
 import json
 import math

@@ -64,7 +64,7 @@ def run(settings: Sweep) -> str | None:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open a database. A journal is only checked, because opening can change the file; the result is then None."""
+    """Open a database. A journal is only checked, because opening can change the file; return None for a journal."""
     from loupe.search import study_storage
 
     if "://" in location:

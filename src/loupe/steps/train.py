@@ -63,7 +63,7 @@ def run(settings: Train) -> Training:
     dataset, checkpoint = _open_dataset(settings)
     train = dataset.load_pairs("train", settings.scale, settings.limit)
     validation = dataset.load_pairs("validation", settings.scale)
-    dataset.load_pairs("test", settings.scale)  # a check before the training: raises UsageError for an empty split
+    dataset.load_pairs("test", settings.scale)  # raises UsageError for an empty split, before the training starts
     start_time = time.perf_counter()
     weights = ridge.load_or_fit(dataset, settings.scale)
     start = training_runs.load_start(settings)

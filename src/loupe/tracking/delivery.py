@@ -104,7 +104,7 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    if _is_finished(status):  # only now, because a run that is killed before its end needs the checkpoint
+    if _is_finished(status):  # after the end of the run, because a run that is killed earlier needs the checkpoint
         log_record(run_id, "remove checkpoint", {})
 
 
@@ -141,7 +141,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     """Upload a run, delete the file, and return True; if the process of the run is alive, only return False."""
     buffer = RunBuffer(file)
-    description, unsent = buffer.description, buffer.unsent()
+    description, unsent = buffer.description, buffer.list_unsent()
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
         raise ValueError(f"kind: must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
@@ -149,7 +149,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
         raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
-    # This machine may not see the file lock of a process on another machine.
+    # The file lock of a process on another machine can be invisible to this machine.
     if run is not None and not has_ended and liveness.is_alive(run.data.tags):
         return False
     run_id = str(run.info.run_id) if run else _create_run(buffer)
@@ -167,7 +167,7 @@ def upload_records(buffer: RunBuffer) -> None:
     If the server rejects a record, the record counts as sent, and the error is raised.
     """
     run_id = buffer.description["run_id"]
-    for record in buffer.unsent():
+    for record in buffer.list_unsent():
         with buffer.extract_file(record) as file:
             try:
                 RECORD_HANDLERS[record.kind](run_id, record.body, file)
@@ -223,7 +223,7 @@ class RunUploader:
             self._wake.wait()
             self._wake.clear()
             try:
-                self.buffer.prune()
+                self.buffer.delete_old_checkpoints()
                 if not self.buffer.is_sent() and is_reachable():
                     upload_records(self.buffer)
             except Exception as error:

@@ -62,8 +62,8 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 
     Args:
         name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The name `champion`
-            needs MLflow, and MLFLOW_TRACKING_URI or `mlflow.db` in the current folder. Without them, and for scale
-            factors without a champion, the bundled networks are used.
+            needs MLflow, and MLFLOW_TRACKING_URI or `mlflow.db` in the current folder. Without MLflow or a store, and
+            for scale factors without a champion, the bundled networks are used.
         options: the options for loading the model.
 
     Returns:

@@ -131,7 +131,7 @@ def open_store(quiet: bool = True) -> None:
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
-    """Use the store and the experiment that `locate_run` returned in another process."""
+    """Use a store and an experiment: the values that `locate_run` returned in another process."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment(experiment_id=experiment_id)
 

@@ -12,6 +12,8 @@ from loupe.config.training import OPTIMIZERS, Convolutional, GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # layers whose outputs are pixel values
+# A dropout layer has the seed SEED_FACTOR * seed + number of the layer. A network has fewer dropout layers.
+SEED_FACTOR = 1009
 
 
 def compile_model(model: keras.Model, settings: GradientTrain) -> None:
