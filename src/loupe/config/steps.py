@@ -1,217 +1,13 @@
-"""The settings of the steps that prepare, evaluate, search and report."""
+"""The settings of the steps that register, search, report, upload runs, and run the main steps."""
 
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import model_validator
+from loupe.config.base import DatasetSettings, Settings
+from loupe.config.fields import Count, Scale, Seconds, Text, field
+from loupe.config.training import DATASET, THREADS
 
-from loupe.config.base import GIVEN, DatasetSettings, Settings
-from loupe.config.fields import (
-    DEVICE,
-    Categories,
-    Count,
-    Device,
-    JpegQualities,
-    Names,
-    NoiseLevels,
-    Qualities,
-    Quality,
-    Rate,
-    Scale,
-    Scales,
-    Seconds,
-    Sources,
-    Text,
-    Unset,
-    field,
-    format_value,
-)
-from loupe.config.photos import ENSEMBLE, MODEL
-from loupe.config.training import DATASET, RECOMPOSE, THREADS, TRAINED_SCALES, Recompose
-
-Luminance = Literal["rec601", "rec709", "relative"]
-Crop = Literal["centre", "fit", "tiles", "random"]
-Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
-LABEL_PROTOCOLS = frozenset({"labels", "study-patches"})  # the other protocol, `classical`, scores whole photos
-LIMIT = "maximum number of photos; none: all photos"
-
-
-class LabelSettings(Settings):
-    """The settings that cut labels from photos, and downscale the labels to inputs."""
-
-    crop: Annotated[Crop | None, Unset] = field(
-        None,
-        "how labels (high-resolution images) are cut from a photo. centre: one label from the centre. fit: one label "
-        "from the centre, after the photo is downscaled until its shorter side is `label_size`. tiles: as many "
-        "labels as fit next to each other. random: labels from random positions; every second label is cut from a "
-        "copy of the photo that is downscaled by a random factor",
-        rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
-    )
-    crops: int = field(6, "with crop=random, number of labels per photo", ge=1, le=1000)
-    crops_per_megapixel: Rate = field(
-        None,
-        "with crop=random, number of labels per million pixels of a photo, but at least 1 per photo. none: `crops` "
-        "labels per photo",
-        rule="none, or above 0 and at most 1000",
-    )
-    label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
-    shrink: Filter = field(
-        "lanczos",
-        "antialiased filter that downscales a label to the input of the network. box: the mean of the label pixels "
-        "under each input pixel. random: a random filter per label",
-    )
-    recompress: Quality = field(
-        None,
-        "JPEG quality with which labels and inputs are compressed (2016 study: 75). none: no compression",
-        rule="none, or 1 to 95",
-    )
-    DEPENDS = {
-        "crops": {"crop": "random", "crops_per_megapixel": None},
-        "crops_per_megapixel": {"crop": "random"},
-    }
-
-
-class Preprocess(DatasetSettings, LabelSettings):
-    """Prepare a dataset from sources of photos."""
-
-    STEP = "preprocess"
-    SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
-    source: Sources = field(
-        ("sample",),
-        "sources of photos: sample (photos that scikit-learn and scikit-image bundle), caltech256 (downloads "
-        "1.2 GB), folders, tar files, or URLs such as s3://bucket/prefix",
-        rule="one or more, comma-separated",
-    )
-    categories: Categories = field(
-        (),
-        "use only these categories; a category is a top-level folder of a source",
-        rule="all, or names, comma-separated",
-    )
-    limit: Count = field(None, LIMIT, rule="none or >= 1")
-    scales: Scales = field(
-        TRAINED_SCALES,
-        "scale factors. Loupe cuts labels (high-resolution images) from the photos, and downscales each label to one "
-        "input per scale factor",
-        rule="ratios such as 3:2,2:1",
-    )
-    luminance: Luminance = field(
-        "rec601", "formula that converts colour to luminance; relative: Rec. 709 weights in linear light"
-    )
-    degrade: Literal["none", "jpeg", "camera"] = field(
-        "none",
-        "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution. "
-        "camera: noise, then compression as with jpeg",
-    )
-    jpeg_qualities: JpegQualities = field(
-        (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"
-    )
-    clean_share: float = field(0.15, "probability that an input is not compressed as JPEG", ge=0, le=1)
-    double_share: float = field(
-        0.2,
-        "probability that a compressed input is compressed a second time. The 8x8 blocks of the second compression "
-        "are shifted by a random distance relative to the blocks of the first compression",
-        ge=0,
-        le=1,
-    )
-    noise_levels: NoiseLevels = field(
-        (0, 10),
-        "with degrade=camera, lowest and highest standard deviation of the noise, in grey values from 0 to 255. The "
-        "noise is the sum of Gaussian and Poisson noise",
-        rule="two numbers from 0 to 100",
-    )
-    DEPENDS = {
-        "recompress": {"degrade": "none"},
-        **{
-            name: {"degrade": frozenset({"jpeg", "camera"})}
-            for name in ("jpeg_qualities", "clean_share", "double_share")
-        },
-        "noise_levels": {"degrade": "camera"},
-    }
-
-    @model_validator(mode="after")
-    def _validate_label_size(self) -> "Preprocess":
-        for scale in self.scales:
-            if self.label_size % scale.numerator:
-                raise ValueError(
-                    f"label_size: must be a multiple of {scale.numerator} for scale {format_value(scale)}, "
-                    f"got {self.label_size}"
-                )
-            if scale == 1 and self.degrade == "none":
-                raise ValueError("scales: must be above 1:1 with degrade=none, got 1:1")
-        return self
-
-
-class Evaluate(DatasetSettings, LabelSettings):
-    """Score a model and the baselines on a dataset or on a folder of photos."""
-
-    STEP = "evaluate"
-    model: str = field("champion", f"model to score: {MODEL}")
-    beside: Names = field(
-        (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
-    )
-    scale: Scale = field(
-        Fraction(3, 2), "scale factor, for a model with several scale factors", rule="3:2, 2:1 or 3:1"
-    )
-    protocol: Literal["labels", "study-patches", "classical"] = field(
-        "labels",
-        "the images that are scored. labels: high-resolution images that are cut from photos. study-patches: 20 "
-        "random patches of each photo (2016 study). classical: whole photos. With classical, a bicubic filter "
-        "downscales the photos to the inputs, and the scores compare luma values from 16 to 235 without the border "
-        "pixels, as in most papers",
-    )
-    dataset: str = field("sample", DATASET)
-    split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
-    photos: Text = field(
-        None,
-        "folder or tar file of photos to use instead of `dataset`. none: the bundled photos with protocol=classical, "
-        "otherwise `dataset`",
-        rule="none or a path",
-    )
-    luminance: Annotated[Luminance | None, Unset] = field(
-        None,
-        "formula that converts the colour of the photos to luminance",
-        rule="rec601, rec709 or relative; default: the formula of the model",
-    )
-    limit: Count = field(None, LIMIT, rule="none or >= 1")
-    degrade: Literal["none", "jpeg"] = field(
-        "none",
-        "degradation of the inputs. jpeg: compression as grey JPEG; each model is scored for each of the `qualities`",
-    )
-    qualities: Qualities = field(
-        (100, 95, 90, 85, 75, 60, 50, 30),
-        "JPEG qualities of the inputs with degrade=jpeg; 100 means no compression",
-        rule="numbers from 1 to 100, comma-separated",
-    )
-    recompose: Recompose = field("concatenate", RECOMPOSE)
-    ensemble: bool = field(False, ENSEMBLE)
-    device: Device = field("auto", DEVICE)
-    out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
-    sheet: Text = field(
-        None,
-        "image file that shows the most detailed parts of the labels, upscaled by each model; with degrade=jpeg, the "
-        "inputs have the lowest of the `qualities`",
-        rule="none or a path",
-    )
-    SMOKE = {"limit": 6}
-    DEPENDS = {
-        "recompose": {"protocol": frozenset({"labels", "classical"})},
-        "sheet": {"protocol": "labels"},
-        "degrade": {"photos": GIVEN, "protocol": "labels"},
-        "qualities": {"degrade": "jpeg"},
-        **{name: {"photos": None, "protocol": LABEL_PROTOCOLS} for name in ("dataset", "split")},
-        # These fields cut labels from photos. A dataset already contains labels.
-        **{
-            name: {"photos": GIVEN, "protocol": LABEL_PROTOCOLS}
-            for name in ("crop", "label_size", "luminance", "shrink")
-        },
-        "recompress": {"photos": GIVEN, "protocol": LABEL_PROTOCOLS, "degrade": "none"},
-    }
-
-    @property
-    def label_settings(self) -> dict[str, Any]:
-        """The values of the fields of `LabelSettings` by name."""
-        return self.select(LabelSettings.model_fields.keys() - Settings.model_fields.keys())
 
 
 class Register(Settings):
@@ -234,15 +30,15 @@ class Sweep(DatasetSettings):
     STEP = "sweep"
     sweep: str = field("sweeps/smoke.toml", "the sweep file")
     name: Text = field(None, "name of the Optuna study; none: the name in the sweep file", rule="none or a name")
-    dataset: Text = field(None, f"{DATASET}; none: the dataset in the sweep file", rule="none, a dataset or a source")
+    dataset: Text = field(None, f"{DATASET}. none: the dataset in the sweep file", rule="none, a dataset or a source")
     pruner: Literal["file", "none", "median", "hyperband"] = field(
         "file", "pruner that stops poor trials early; file: the pruner in the sweep file"
     )
     workers: int = field(
         0,
         "number of worker processes; a worker trains one trial at a time. 0 without `scheduler`: one worker per core "
-        "of this machine, or with KERAS_BACKEND=jax on a machine with GPUs, one worker per GPU. 0 with `scheduler`: "
-        "one worker per core of the Dask cluster",
+        "of this machine; on a machine with GPUs and with KERAS_BACKEND=jax, one worker per GPU (or group of GPUs "
+        "that one trial uses). 0 with `scheduler`: one worker per core of the Dask cluster",
         ge=0,
         le=1024,
     )
