@@ -34,7 +34,8 @@ class Evaluate(DatasetSettings, LabelSettings):
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
     photos: Text = field(
         None,
-        "folder or tar file of photos to use instead of `dataset`. none: the bundled photos with protocol=classical, "
+        "folder or tar file of photos to use instead of `dataset`; the fields `crop`, `crops`, `label_size`, "
+        "`shrink` and `recompress` apply only to these photos. none: the bundled photos with protocol=classical, "
         "otherwise `dataset`",
         rule="none or a path",
     )

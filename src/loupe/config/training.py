@@ -84,16 +84,16 @@ class GradientTrain(Train):
     )
     crops: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of the training crops (squares that are cut from an input and from the label of this input). "
-        "aligned: only positions that are whole pixels in the input and in the label. any: all positions of the "
-        "input (2016 study). With scale 3:2, half of these positions are between two label pixels; the crop of the "
-        "label is then shifted by half a pixel",
+        "positions of the training crops, which are cut from an input and from its label (the high-resolution "
+        "image). aligned: only positions that are whole pixels in the input and in the label. any: all positions of "
+        "the input (2016 study). With scale 3:2, odd positions of the input are between two label pixels; the crop "
+        "of the label is then shifted by half a pixel",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
         "xavier",
         "distribution of the initial weights. xavier (2016 study): truncated normal with standard deviation "
-        "sqrt(6) / (sqrt(inputs) + sqrt(outputs)), where inputs and outputs are the numbers of the layer",
+        "sqrt(6) / (sqrt(n) + sqrt(m)) for a layer with n inputs and m outputs",
     )
     stddev: float = field(0.1, "standard deviation of the initial weights with initializer=gaussian", gt=0, le=10)
     bias_initializer: Literal["zeros", "as_weights"] = field(
@@ -125,8 +125,8 @@ class GradientTrain(Train):
     )
     seconds: Seconds = field(
         None,
-        "CPU seconds of the training, instead of `steps`. Loupe measures some steps at the start, and computes how "
-        "many steps fit into this time",
+        "duration of the training in CPU seconds, instead of `steps`. Loupe measures some steps at the start, and "
+        "computes how many steps fit into this time",
         rule="none or > 0",
     )
     decay_steps: Count = field(
