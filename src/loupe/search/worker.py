@@ -43,7 +43,7 @@ def main(parent_pid: int) -> None:
     open_dataset(job)  # precedes the first claim, because the heartbeats of a run must start soon after the claim
     trial_count, last_active = 0, time.monotonic()
     while trial_count < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
-        trial = retry_database(lambda: study.claim_trial(liveness.process_tags()))
+        trial = retry_database(lambda: study.claim_trial(liveness.make_process_tags()))
         if trial is not None:
             run_trial(trial, study, job)
             trial_count += 1

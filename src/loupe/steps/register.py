@@ -79,7 +79,7 @@ def run(settings: Register) -> Registration:
         onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)
         licence = _describe_licences(dataset.settings["source"])
-        version_tags = models.geometry_tags(upscaler.geometry) | {
+        version_tags = models.make_geometry_tags(upscaler.geometry) | {
             "digest": dataset.digest,
             "commit": tags.get("loupe.commit", ""),
             "data_licence": licence,
@@ -93,7 +93,7 @@ def run(settings: Register) -> Registration:
         version = registration.register_model(run_id, scale, description, version_tags)
         # A run with smoke=true trains only for seconds. Its model must not replace a champion.
         may_replace = champion is None or train_settings["smoke"] != "true"
-        if gate.won and may_replace and not is_champion:
+        if gate.is_better and may_replace and not is_champion:
             # set_champion is the last action: if the process is killed earlier, the same command repeats all actions.
             records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
             registration.set_champion(scale, version.version)

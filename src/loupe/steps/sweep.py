@@ -34,7 +34,7 @@ def run(settings: Sweep) -> str | None:
     sweep = load_sweep(settings.sweep, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
-        print_line(_dashboard_command(location), settings.quiet)
+        print_line(_format_dashboard_command(location), settings.quiet)
         return None
     # This call fails if the scheduler does not answer. Therefore this call precedes the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
@@ -244,8 +244,10 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, locat
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
         print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best}: {fields}", settings.quiet)
-    print_line(f"to compare the trials: mlflow ui; to open the study: {_dashboard_command(location)}", settings.quiet)
+    print_line(
+        f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
+    )
 
 
-def _dashboard_command(location: str) -> str:
+def _format_dashboard_command(location: str) -> str:
     return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"

@@ -107,7 +107,7 @@ def load_resumed_settings(settings: Train) -> Train:
     given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
     if not given.keys() & {"data_dir", "dataset"}:
         for name in ("dataset", "data_dir"):
-            storage.refuse_masked(old.get(name, ""), name)
+            storage.refuse_masked_url(old.get(name, ""), name)
     for name in sorted(given.keys() - CHANGEABLE_FIELDS):
         default = type(settings).model_fields[name].default
         if mask_secrets(given[name]) == old.get(name):

@@ -130,7 +130,8 @@ class RunBuffer:
     def list_unsent(self) -> list[Record]:
         """Return the records that the server does not have, in order."""
         rows = self._execute(
-            "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number", self._sent_number()
+            "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number",
+            self._get_sent_number(),
         )
         return [Record(number, kind, json.loads(body), name) for number, kind, body, name in rows]
 
@@ -154,7 +155,7 @@ class RunBuffer:
     def is_sent(self) -> bool:
         """Return whether the server has all records."""
         (last,) = self._execute("SELECT max(number) FROM records").fetchone()
-        return bool(last <= self._sent_number())
+        return bool(last <= self._get_sent_number())
 
     def delete_old_checkpoints(self) -> None:
         """Delete all checkpoints except for the newest. Only the thread that sends records may call this method."""
@@ -175,7 +176,7 @@ class RunBuffer:
         self._database.close()
         self._lock.close()
 
-    def _sent_number(self) -> int:
+    def _get_sent_number(self) -> int:
         return int(self._execute("PRAGMA user_version").fetchone()[0])
 
     def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:

@@ -38,7 +38,7 @@ def read_clock() -> float:
 def _read(uri: str) -> float:
     if server.is_server():
         with suppress(requests.exceptions.SSLError):
-            if date := server.probe().headers.get("Date"):
+            if date := server.send_probe().headers.get("Date"):
                 return parsedate_to_datetime(date).timestamp()
         return time.time()
     file = get_sqlite_file(uri)

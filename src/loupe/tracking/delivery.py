@@ -29,11 +29,11 @@ from loupe.tracking.buffer import SUFFIX, RunBuffer, lock_buffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS, now
 from loupe.tracking.server import (
     PROBE_TIMEOUT_S,
+    describe_unreachable_server,
     is_reachable,
     is_server,
     is_unreachable_error,
     limit_requests,
-    unreachable_text,
 )
 from loupe.tracking.store import create_store
 
@@ -95,7 +95,7 @@ def end_run(run_id: str, status: str) -> None:
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
         mlflow.end_run(status)  # closes the run in this process
-    message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
+    message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
     print_line(message, uploader.quiet)
@@ -146,7 +146,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     if unknown:
         raise ValueError(f"kind: must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
     if not is_reachable():
-        raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
+        raise LoupeError(f"{describe_unreachable_server()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
     # The file lock of a process on another machine can be invisible to this machine.
@@ -233,7 +233,7 @@ class RunUploader:
                 pause = 0.0
                 continue
             if not pause and not is_reachable():
-                print_line(f"{unreachable_text()}; buffered in {self.buffer.file}", self.quiet)
+                print_line(f"{describe_unreachable_server()}; buffered in {self.buffer.file}", self.quiet)
             pause = min(PAUSES_S[1], max(PAUSES_S[0], 2 * pause))
             self._closing.wait(pause)
             self._wake.set()

@@ -26,7 +26,7 @@ UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the namespace of a Linux host, from which all processes are visible
 
 
-def process_tags() -> dict[str, str]:
+def make_process_tags() -> dict[str, str]:
     """Return tags that identify this process and contain a first heartbeat; see `is_alive`.
 
     The host name and the process id do not identify a process, because processes in two containers can have the same

@@ -189,7 +189,9 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             raise StoreError(str(error)) from None
         except Exception as error:  # a damaged store, or a server other than MLflow's, causes any class of error
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
-            raise StoreError(server.unreachable_text() if is_unreachable else store.describe_failure(error)) from None
+            raise StoreError(
+                server.describe_unreachable_server() if is_unreachable else store.describe_failure(error)
+            ) from None
         if download_result is None:
             return None
         reference, file = download_result

@@ -52,7 +52,7 @@ def get_dropout_states(model: keras.Model) -> list[Any]:
 
 
 @contextmanager
-def training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
+def use_training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
     """Inside the `with` block, compute the convolutions of the network's body with the precision of the settings.
 
     Weights, the linear branches and the last layer always use float32. After the block, the whole model computes in
