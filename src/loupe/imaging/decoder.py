@@ -12,6 +12,9 @@ from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
 BITS_PER_SAMPLE = 258  # number of a TIFF tag
+UNSUPPORTED = re.compile(
+    "unsupported|not supported|cannot handle", re.IGNORECASE
+)  # errors of Pillow for intact files
 MAX_PIXELS = 178_956_970  # Pillow's own limit for the first image of a file
 
 
@@ -33,7 +36,9 @@ def translate_errors() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
-        raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        cause = "not supported" if UNSUPPORTED.search(text) else "damaged"
+        raise PhotoError(f"{cause}: {text}") from None
 
 
 def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:

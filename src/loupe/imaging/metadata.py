@@ -120,6 +120,7 @@ def _read_exif(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
         return None
     if ORIENTATION in exif:
         exif[ORIENTATION] = 1
+    exif.bigtiff = False  # EXIF has offsets of 4 bytes in all other formats
     try:
         _use_raw_text(exif)
         return load_exif(exif.tobytes())  # the copy does not need the open file

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from loupe.imaging.atomic import write_atomically
 from loupe.imaging.conversion import to_8_bits, to_image
@@ -15,9 +15,9 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
 from loupe.imaging.gif import write_gif
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, Metadata
+from loupe.imaging.metadata import EXIF_IFD, MAKER_NOTE, Metadata
 from loupe.imaging.png import encode_png, make_chunks
-from loupe.imaging.tiff import make_tags, write_tiff
+from loupe.imaging.tiff import write_tiff
 
 MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # the largest segment of a JPEG; the name that precedes XMP
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
@@ -81,10 +81,11 @@ def write_photo(
         images = itertools.chain([first], rest)
         if name == "GIF":
             write_gif(partial, images, count, 1 if count == 1 else loop or 0)
+        elif name == "TIFF":
+            with partial.open("wb") as opened:
+                write_tiff(opened, images, count)
         elif count == 1:
             _write_one(partial, name, first, options)
-        elif name == "TIFF":
-            _write_pages(partial, images, options)
         else:
             _write_frames(partial, name, images, loop or 0, options)
     return omitted
@@ -97,43 +98,12 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         metadata = _pillow_options(name, stream.metadata, options)
         with file.open("wb") as opened:
             opened.writelines(encode_png(stream, options.compress_level, metadata))
-    elif name == "TIFF" and (large or deep_colour):
-        with file.open("wb") as opened:
-            write_tiff(opened, stream)
     elif name == "JPEG" and large:
         from loupe.imaging.jpeg import write_jpeg
 
         write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
     else:
         _make_image(stream, name).save(file, name, **_pillow_options(name, stream.metadata, options))
-
-
-def _write_pages(file: Path, pages: Iterable[ImageStream], options: EncodeOptions) -> None:
-    with file.open("w+b") as opened, _PageAppender(opened) as appending:
-        for page in pages:
-            if page.dtype == np.uint16 and page.bands > 1:
-                write_tiff(appending, page)
-            else:
-                image = _make_image(page, "TIFF")
-                image.save(appending, "TIFF", **_pillow_options("TIFF", page.metadata, options))
-            appending.newFrame()
-
-
-class _PageAppender(TiffImagePlugin.AppendingTiffWriter):
-    """Pillow's writer of TIFF pages, with a time per page that does not grow with the number of pages.
-
-    Pillow reads the directories of all earlier pages before it writes a page. For 4,000 pages of 4x3 pixels, Pillow
-    takes 7.5 s, and this class takes 0.4 s.
-    """
-
-    _end: int | None = None  # the position of the link to the next page, in the directory of the last page
-
-    def skipIFDs(self) -> None:  # noqa: N802 # the name in Pillow
-        """Find the end of the linked list of directories, starting where the last call ended."""
-        if self._end is not None:
-            self.f.seek(self._end)
-        super().skipIFDs()
-        self._end = self.whereToWriteNewIFDOffset
 
 
 def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: int, options: EncodeOptions) -> None:
@@ -190,9 +160,9 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
     comment = metadata.texts.get("Comment")
     if metadata.icc:
         options["icc_profile"] = metadata.icc
-    if metadata.dpi and name in ("JPEG", "PNG", "TIFF", "BMP"):
+    if metadata.dpi and name in ("JPEG", "PNG", "BMP"):
         options["dpi"] = metadata.dpi
-    if metadata.exif is not None and name != "TIFF":
+    if metadata.exif is not None:
         options["exif"] = metadata.exif
     if metadata.xmp and name in ("JPEG", "WEBP", "AVIF"):
         options["xmp"] = metadata.xmp
@@ -212,8 +182,4 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
         options |= {"compress_level": encoding.compress_level, "pnginfo": make_chunks(metadata)}
         if encoding.compress_level == 1:
             options["compress_type"] = RUN_LENGTH
-    elif name == "TIFF":
-        tags = make_tags(metadata)
-        nested = EXIF_IFD in tags or GPS_IFD in tags  # compression uses libtiff, which omits nested directories
-        options |= {"compression": None if nested else "tiff_adobe_deflate", "tiffinfo": tags}
     return options
