@@ -49,5 +49,5 @@ def compute_strength(quality: Any) -> Any:
 
 
 def _compute_smallest_step(quality: Any) -> Any:
-    """Return the smallest quantisation step of a quality, not rounded; at quality 50, it is 10 (see LUMINANCE_TABLE)."""
+    """Return the smallest quantisation step of a quality, not rounded: 10 at quality 50, as in LUMINANCE_TABLE."""
     return compute_table_percent(quality) / 10  # 10 * percent / 100

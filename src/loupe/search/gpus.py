@@ -7,7 +7,7 @@ import subprocess
 
 from loupe.search.sweep_file import SweepFile
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"
+VARIABLE = "CUDA_VISIBLE_DEVICES"  # environment variable with the GPUs that a process may use
 LISTING_TIMEOUT_S = 30.0
 
 

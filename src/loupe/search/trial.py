@@ -288,7 +288,7 @@ def open_dataset(job: WorkerJob) -> Dataset:
 
 
 @cache
-def _fetch_dataset(place: str) -> Dataset:
-    dataset = Dataset(place)
+def _fetch_dataset(location: str) -> Dataset:
+    dataset = Dataset(location)
     dataset.fetch_shards()
     return dataset
