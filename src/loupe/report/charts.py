@@ -115,7 +115,7 @@ def _resample_curves(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None
     fractions of the steps of a run.
 
     Returns:
-        The positions in steps or seconds, (GRID_SIZE,), and the values, (runs, GRID_SIZE); None if no run has a curve.
+        The positions in steps or seconds, (GRID_SIZE,), and the values, (runs, GRID_SIZE); None without curves.
     """
     rows = rows[[_has_curve(row) for _, row in rows.iterrows()]]
     if rows.empty:
