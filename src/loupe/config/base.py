@@ -104,6 +104,7 @@ class DatasetSettings(Settings):
         if not is_true(given.get("smoke", False)):
             return given
         depends = cls._collect("DEPENDS")
+        # A field keeps its default if another given field may make it unused, such as `seconds` for `steps`.
         sizes = {
             name: value
             for name, value in cls._collect("SMOKE").items()
