@@ -22,7 +22,7 @@ from loupe.data.preparation import open_or_prepare, prepare, reopen
 from loupe.data.shards import hash_file
 from loupe.errors import LoupeError, UsageError
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("object store")]
+pytestmark = [pytest.mark.slow(80), pytest.mark.xdist_group("object store")]
 
 DATA, SCALE = "s3://loupe/data", Fraction(3, 2)
 

@@ -28,7 +28,7 @@ from loupe.errors import LoupeError, UsageError, describe_error, mask_error
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
 # The texts that pydantic converts to booleans.
-BOOLEAN_TEXTS = frozenset(["true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"])
+BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
 # Defaults of environment variables, which silence libraries, make Arrow return memory to the system, and prevent
 # pydantic from searching all installed packages for plugins at every start.
 ENVIRONMENT = {

@@ -55,10 +55,7 @@ class LabelSettings(Settings):
         "JPEG quality with which labels and inputs are compressed (2016 study: 75). none: no compression",
         rule="none, or 1 to 95",
     )
-    DEPENDS = {
-        "crops": {"crop": "random", "crops_per_megapixel": None},
-        "crops_per_megapixel": {"crop": "random"},
-    }
+    DEPENDS = {"crops": {"crop": "random", "crops_per_megapixel": None}, "crops_per_megapixel": {"crop": "random"}}
 
 
 class Preprocess(DatasetSettings, LabelSettings):

@@ -7,16 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from loupe.config.base import DatasetSettings
-from loupe.config.fields import (
-    Count,
-    Devices,
-    Norm,
-    Scale,
-    Seconds,
-    Text,
-    field,
-    format_value,
-)
+from loupe.config.fields import Count, Devices, Norm, Scale, Seconds, Text, field, format_value
 
 TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 Recompose = Literal["concatenate", "gaussian"]

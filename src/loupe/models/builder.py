@@ -180,10 +180,9 @@ def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], d
     seeds = itertools.count(settings.seed * 10_000 + 2, 2)  # a layer has two seeds: of its weights and of its biases
 
     def make_initializers(inputs: int, outputs: int) -> dict[str, Any]:
-        stddev = {
-            "xavier": 6**0.5 / (inputs**0.5 + outputs**0.5),
-            "gaussian": settings.stddev,
-        }.get(settings.initializer)
+        stddev = {"xavier": 6**0.5 / (inputs**0.5 + outputs**0.5), "gaussian": settings.stddev}.get(
+            settings.initializer
+        )
 
         def make_initializer(seed: int) -> Any:
             if stddev is not None:

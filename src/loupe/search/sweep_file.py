@@ -135,6 +135,10 @@ class SweepFile(BaseModel):
         first = int(self.train.get("seed", 0))
         return list(range(first, first + self.study.repeats))
 
+    def to_loss(self, value: float | None) -> float:
+        """Return a value of the objective, negated if higher values are better; None counts as 0."""
+        return (1 if self.study.direction == "minimize" else -1) * float(value or 0)
+
     def to_json(self) -> dict[str, Any]:
         """Return the file as JSON that `SweepFile.model_validate` reads."""
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)

@@ -24,7 +24,8 @@ from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
-from loupe.search.study import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS, SweepStudy
+from loupe.search.study import SweepStudy
+from loupe.search.trial_attributes import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
@@ -153,10 +154,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
     tags |= {trials.CODE_TAG: hash_training_code()}
     continued = context.resumed_run if checkpoint else None
-    with (
-        trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id,
-        _convert_study_errors(),
-    ):
+    with trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id, _convert_study_errors():
         trial.set_user_attr(RUN, run_id)
         state, value = TrialState.COMPLETE, math.nan
         with context.stopwatch:  # this block can take long; the heartbeats of the run show that the worker is alive

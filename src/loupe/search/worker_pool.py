@@ -19,9 +19,11 @@ from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
 from loupe.search.gpus import group_gpus
-from loupe.search.study import MAX_ATTEMPTS, OWNER, RUN, SweepStudy
+from loupe.search.items import MAX_ATTEMPTS
+from loupe.search.study import SweepStudy
 from loupe.search.study_storage import retry_database
 from loupe.search.sweep_file import SweepFile
+from loupe.search.trial_attributes import OWNER, RUN
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 

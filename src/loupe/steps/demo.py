@@ -62,14 +62,7 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     blocks = build_page(workers, visitors, folder).queue(max_size=MAX_QUEUED)
     blocks.has_launched = blocks.is_running = True  # otherwise Gradio accepts any local file as an upload
     app = gradio.mount_gradio_app(
-        FastAPI(),
-        blocks,
-        "/",
-        theme=THEME,
-        css=STYLE,
-        footer_links=[],
-        ssr_mode=False,
-        max_file_size=MAX_FILE_BYTES,
+        FastAPI(), blocks, "/", theme=THEME, css=STYLE, footer_links=[], ssr_mode=False, max_file_size=MAX_FILE_BYTES
     )
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)

@@ -71,10 +71,7 @@ def run(settings: Register) -> Registration:
     model = models.load_keras(models.ModelReference.of_run(run_id))
     upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
     is_champion = champion is not None and champion.run_id == run_id
-    with (
-        runs.step_run(settings, f"register {train_run.info.run_name}"),
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with runs.step_run(settings, f"register {train_run.info.run_name}"), tempfile.TemporaryDirectory() as folder:
         gate = compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)

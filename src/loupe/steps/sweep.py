@@ -151,7 +151,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
         The id of the best trial's run, or None.
     """
     from loupe.search import plots
-    from loupe.search.study import RUN
+    from loupe.search.trial_attributes import RUN
     from loupe.tracking import records
 
     table = study.to_frame()
@@ -173,7 +173,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
 
 def _check_failures(study: "SweepStudy") -> None:
     """Raise LoupeError if trials failed and no trial has a result."""
-    from loupe.search.study import REASON
+    from loupe.search.trial_attributes import REASON
 
     table = study.to_frame()
     failed = table[table["state"] == "FAIL"]
@@ -183,7 +183,7 @@ def _check_failures(study: "SweepStudy") -> None:
 
 def _delete_other_models(study: "SweepStudy") -> list[str]:
     """Delete the models of all trials except the best `keep` trials, and return the run ids of the best trials."""
-    from loupe.search.study import RUN
+    from loupe.search.trial_attributes import RUN
     from loupe.tracking import logged_models, trials
 
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
@@ -234,7 +234,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
 
 
 def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, location: str) -> None:
-    from loupe.search.study import REUSED
+    from loupe.search.trial_attributes import REUSED
 
     table = study.to_frame()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())

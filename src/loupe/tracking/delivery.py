@@ -16,7 +16,6 @@ from typing import Any
 
 import mlflow
 import requests
-from mlflow.entities import RunStatus
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
@@ -78,7 +77,7 @@ def end_run(run_id: str, status: str) -> None:
     if uploader is None:
         _close_run(run_id, status)
         return
-    buffer, is_finished = uploader.buffer, _is_finished(status)
+    buffer, is_finished = uploader.buffer, status == "FINISHED"
     try:
         if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S):
             _close_run(run_id, status)
@@ -87,7 +86,7 @@ def end_run(run_id: str, status: str) -> None:
     except SERVER_ERRORS as error:
         if not is_unreachable_error(error):
             buffer.close()
-            _close_run(run_id, RunStatus.to_string(RunStatus.FAILED))
+            _close_run(run_id, "FAILED")
             raise
     buffer.append("end", {"status": status, "end_time": now()})
     if is_finished:
@@ -104,12 +103,9 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    if _is_finished(status):  # after the end of the run, because a run that is killed earlier needs the checkpoint
+    # After the end of the run, because a run that is killed earlier needs the checkpoint.
+    if status == "FINISHED":
         log_record(run_id, "remove checkpoint", {})
-
-
-def _is_finished(status: str) -> bool:
-    return status == RunStatus.to_string(RunStatus.FINISHED)
 
 
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:

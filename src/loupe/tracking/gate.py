@@ -63,11 +63,7 @@ class GateResult:
     @property
     def metrics(self) -> dict[str, float]:
         """The comparison as metrics of a run."""
-        return {
-            "gate/mae": self.mae,
-            "gate/defender_mae": self.defender_mae,
-            "gate/difference": self.difference,
-        }
+        return {"gate/mae": self.mae, "gate/defender_mae": self.defender_mae, "gate/difference": self.difference}
 
 
 def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pairs) -> GateResult:

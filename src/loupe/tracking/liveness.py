@@ -10,10 +10,10 @@ from pathlib import Path
 
 import mlflow
 import psutil
-from mlflow.entities import RunStatus
 
 from loupe.tracking.clock import read_clock
 from loupe.tracking.locations import get_sqlite_file
+from loupe.tracking.store import search_runs
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
@@ -90,15 +90,12 @@ def is_running(run_id: str) -> bool:
 def mark_killed(run_id: str) -> None:
     """Set the status of a run to KILLED if it is RUNNING."""
     if is_running(run_id):
-        mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
+        mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
 def close_orphaned_runs() -> None:
     """Mark all open runs whose process is dead as KILLED."""
-    open_runs = mlflow.search_runs(
-        filter_string="attributes.status = 'RUNNING'", search_all_experiments=True, output_format="list"
-    )
-    for run in open_runs:
+    for run in search_runs("attributes.status = 'RUNNING'"):
         tags, started = run.data.tags, run.info.start_time / 1000
         if "loupe.host" in tags:
             alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)

@@ -172,9 +172,9 @@ def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right
     return large[:, top : top + bottom, left : left + end]
 
 
-def compute_largest_input(geometry: Geometry, tile: int = TILE) -> int:
+def compute_largest_input(geometry: Geometry) -> int:
     """Return the largest side of the images that `upscale` gives a model."""
-    return _compute_core(geometry, tile) + 2 * geometry.halo
+    return _compute_core(geometry, TILE) + 2 * geometry.halo
 
 
 def _compute_core(geometry: Geometry, tile: int) -> int:
