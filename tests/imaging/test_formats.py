@@ -20,9 +20,10 @@ from whole_images import open_photo
 
 from loupe.imaging import tiff, writer
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.exif import RawText, load_exif
 from loupe.imaging.formats import validate_output
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.metadata import Metadata, RawText, load_exif
+from loupe.imaging.metadata import Metadata
 from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.reader import read_photo
 from loupe.imaging.writer import EncodeOptions, write_photo
@@ -791,7 +792,7 @@ def test_metadata_too_long_for_a_jpeg_are_omitted_and_reported(photo, tmp_path, 
     chunks.add_itxt("XML:com.adobe.xmp", padded.decode())
     photo.convert("RGB").save(tmp_path / "small.png", exif=tags, pnginfo=chunks)
     job = PhotoJob(tmp_path / "small.png", tmp_path / "large.jpg")
-    assert upscale_job(job).omitted == ["the camera's maker note", "XMP"]
+    assert upscale_job(job).omitted == [f"{part} (too long for .jpg)" for part in ("the camera's maker note", "XMP")]
     found = Image.open(job.out).getexif()
     assert found[0x8298] == "Somebody"
     assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
@@ -16,6 +16,8 @@ UNSUPPORTED = re.compile(
     "unsupported|not supported|cannot handle", re.IGNORECASE
 )  # errors of Pillow for intact files
 MAX_PIXELS = 178_956_970  # Pillow's own limit for the first image of a file
+# Pillow's limit for a decompressed profile or text of a PNG is 1 MB. A JPEG can contain profiles of up to 16 MB.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 
 class PhotoError(LoupeError):
@@ -34,6 +36,9 @@ def translate_errors() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise too_many_pixels(error) from None
     except Exception as error:
+        if "MAX_TEXT_CHUNK" in str(error):
+            limit = PngImagePlugin.MAX_TEXT_CHUNK
+            raise PhotoError(f"profiles and texts: must have at most {limit:,} bytes each, got more") from None
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
         text = " ".join(str(error).split()) or type(error).__name__

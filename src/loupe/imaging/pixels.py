@@ -1,9 +1,8 @@
 """Decodes an opened image to pixels and their colour profile: with Pillow, or with libvips for 16-bit colour."""
 
 import io
-import struct
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -11,11 +10,11 @@ from PIL import Image, ImageCms
 from loupe.imaging.conversion import to_pixels
 from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
+from loupe.imaging.profiles import make_srgb_profile, open_profile
 
 # The number of colour bands of libvips' interpretations. Further bands are alpha, or masks, which are not read.
 COLOUR_BANDS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3, "scrgb": 3, "lab": 3, "labs": 3, "cmyk": 4}
 STRAIGHT_ALPHA, ALPHA_KINDS = 2, (1, 2)  # values of the TIFF tag ExtraSamples: straight, and also premultiplied
-CREATION_TIME = slice(24, 36)  # the bytes of the creation time in the header of a profile (ICC.1:2022, 7.2.10)
 
 
 def has_deep_colour(image: Image.Image) -> bool:
@@ -31,13 +30,29 @@ def has_deep_colour(image: Image.Image) -> bool:
     return is_deep and not animated
 
 
-def decode_by_vips(file: Image.Image, source: bytes | Path, ignore_errors: bool) -> tuple[np.ndarray, bytes]:
+def read_profile(image: Image.Image) -> bytes:
+    """Return the colour profile of an opened image; b"" without a profile or if it is damaged or unsuitable."""
+    icc = image.info.get("icc_profile") or b""
+    spaces = ("CMYK",) if image.mode == "CMYK" else ("RGB", "GRAY", *("Lab",) * (image.mode == "LAB"))
+    return icc if icc and open_profile(icc, *spaces) else b""
+
+
+def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
+    """Make RGB pixels grey if their profile is for grey; without the profile if the pixels have colours."""
+    if icc[16:20] != b"GRAY" or pixels.shape[2] < 3:
+        return pixels, icc
+    if (pixels[..., :1] == pixels[..., 1:3]).all():
+        return np.ascontiguousarray(pixels[..., 2:]), icc
+    return pixels, b""
+
+
+def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple[np.ndarray, bytes]:
     """Decode an image with libvips. CMYK and Lab become sRGB, and floats from 0 to 1 become 16-bit integers.
 
     Args:
         file: the opened file at the page to decode.
         source: the bytes of the file, or its path.
-        ignore_errors: ignore a damaged profile instead of raising PhotoError.
+        icc: the result of `read_profile`.
 
     Returns:
         uint8 or uint16, (height, width, bands), and the profile of these pixels.
@@ -45,8 +60,6 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, ignore_errors: bool)
     Raises:
         PhotoError: pyvips is not installed, or the image is damaged or has an unsupported pixel format.
     """
-    icc: bytes = file.info.get("icc_profile") or b""
-    profile = _open_profile(icc, ignore_errors)
     try:
         import pyvips
     except (ImportError, OSError):
@@ -63,10 +76,10 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, ignore_errors: bool)
             image = (image * 65535).rint().cast("ushort")
         cmyk = image.interpretation == "cmyk"
         if cmyk or image.interpretation in ("lab", "labs"):
-            icc = _make_srgb_profile()
+            profiled, icc = bool(icc), make_srgb_profile()
             if not cmyk:
                 image = image.icc_export(output_profile="srgb", intent="relative", depth=16)
-            elif _has_colour_space(profile, "CMYK"):
+            elif profiled:
                 image = image.icc_transform("srgb", embedded=True, intent="relative", depth=16)
             else:
                 image = _cmyk_to_rgb(image)
@@ -103,18 +116,16 @@ def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
     return (kept.bandjoin(image[COLOUR_BANDS[kind] + alpha[0]]) if alpha else kept).copy(interpretation=kind)
 
 
-def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tuple[np.ndarray, bytes]:
+def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]:
     """Decode an image with Pillow. CMYK and Lab become sRGB.
 
     Args:
         image: an image of any mode.
-        icc: the colour profile of the image; b"" if there is none.
-        ignore_errors: as in `decode_by_vips`.
+        icc: the result of `read_profile`.
 
     Returns:
         uint8, or uint16 for 16-bit grey, (height, width, bands), and the profile of these pixels.
     """
-    profile = _open_profile(icc, ignore_errors)
     image = expand_12_bit_grey(image)
     if image.mode.startswith("I;16"):
         grey = to_pixels(image)
@@ -124,9 +135,11 @@ def decode_by_pillow(image: Image.Image, icc: bytes, ignore_errors: bool) -> tup
         return np.concatenate([grey, np.where(grey == transparent, 0, 65535).astype(np.uint16)], axis=-1), icc
     if image.mode in ("CMYK", "LAB"):
         if image.mode == "LAB":
-            profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-        icc = _make_srgb_profile()
-        image = _to_srgb(image, profile, icc) if _has_colour_space(profile, "CMYK", "Lab") else image.convert("RGB")
+            profile: ImageCms.ImageCmsProfile | None = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        else:
+            profile = open_profile(icc, "CMYK")
+        icc = make_srgb_profile()
+        image = _to_srgb(image, profile, icc) if profile else image.convert("RGB")
     return to_pixels(to_8_bit_mode(image)), icc
 
 
@@ -163,24 +176,3 @@ def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile, srgb: bytes)
     converted = ImageCms.profileToProfile(image, profile, target, renderingIntent=intent, outputMode="RGB")
     assert converted is not None  # Pillow returns None only for a conversion in place
     return converted
-
-
-def _make_srgb_profile() -> bytes:
-    """Make an sRGB profile with a fixed creation time, so that equal photos give identical files."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return profile[: CREATION_TIME.start] + struct.pack(">6H", 2016, 1, 1, 0, 0, 0) + profile[CREATION_TIME.stop :]
-
-
-def _open_profile(icc: bytes, ignore_errors: bool) -> ImageCms.ImageCmsProfile | None:
-    if not icc:
-        return None
-    try:
-        return ImageCms.getOpenProfile(io.BytesIO(icc))
-    except (OSError, ImageCms.PyCMSError):
-        if ignore_errors:
-            return None
-        raise PhotoError("the colour profile is damaged") from None
-
-
-def _has_colour_space(profile: ImageCms.ImageCmsProfile | None, *spaces: str) -> TypeGuard[ImageCms.ImageCmsProfile]:
-    return profile is not None and profile.profile.xcolor_space.strip() in spaces

@@ -3,21 +3,29 @@
 import io
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, JpegImagePlugin
 
-from loupe.imaging import metadata
+from loupe.imaging.declarations import HDR_CHUNKS, read_colour_chunks, read_exif_profile
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
+from loupe.imaging.exif import ORIENTATION
 from loupe.imaging.formats import READ_SUFFIXES
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
-from loupe.imaging.metadata import Metadata
+from loupe.imaging.metadata import Metadata, read_duration, read_metadata, use_raw_exif
 from loupe.imaging.opening import TiffImage, list_pages, open_image
-from loupe.imaging.pixels import decode_by_pillow, decode_by_vips, has_deep_colour, make_upright
+from loupe.imaging.pixels import (
+    decode_by_pillow,
+    decode_by_vips,
+    has_deep_colour,
+    make_upright,
+    match_profile,
+    read_profile,
+)
 
 FULL_SAMPLING = 0  # Pillow's number of 4:4:4, in which colours have the full resolution
 
@@ -91,22 +99,23 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         # not show the bit depth of the file.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
+        use_raw_exif(image)
         # An animated PNG may have a default image, which is not a frame: only viewers without animations show it.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
         _validate_pixel_count(image.width * image.height * count)
-        is_rotated = image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
+        is_rotated = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
-        decoding_bytes, pixel_bytes = (
-            estimate_decoding(image, deep, _count_bytes(source)),
-            get_pixel_bytes(image, deep),
-        )
-        subsampled = _is_subsampled(image, lossless)
-        return Photo(
-            image.format, count - first, size, loop, images, lossless, (), decoding_bytes, pixel_bytes, subsampled
+        photo = Photo(image.format, count - first, size, loop, images, lossless)
+        decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
+        return replace(
+            photo,
+            decoding_bytes=decoding_bytes,
+            pixel_bytes=get_pixel_bytes(image, deep),
+            subsampled=_is_subsampled(image, lossless),
         )
 
 
@@ -114,8 +123,8 @@ def read_pillow_image(image: Image.Image) -> ImageData:
     """Convert a Pillow image to upright pixels with the colour profile; raises PhotoError as `read_photo` does."""
     with translate_errors():
         _validate_not_empty(image)
-        pixels, icc = decode_by_pillow(image, image.info.get("icc_profile") or b"", ignore_errors=True)
-        upright = make_upright(pixels, image.getexif().get(metadata.ORIENTATION, 1))
+        pixels, icc = match_profile(*decode_by_pillow(image, read_profile(image)))
+        upright = make_upright(pixels, image.getexif().get(ORIENTATION, 1))
         return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
 
 
@@ -189,22 +198,37 @@ def _read_images(file: _OpenFile, numbers: Sequence[int], deep: bool) -> Iterato
 
 
 def _decode(file: _OpenFile, deep: bool, is_last: bool) -> ImageData:
-    image, strip = file.image, file.strip
-    icc = image.info.get("icc_profile") or b""
-    exif = image.getexif()
+    image = file.image
+    exif, icc = image.getexif(), read_profile(image)
+    unsuitable = bool(image.info.get("icc_profile")) and not icc
+    stored_orientation = orientation = exif.get(ORIENTATION, 1)
     if deep:
-        orientation = exif.get(metadata.ORIENTATION, 1)
-        pixels, icc = decode_by_vips(image, file.source, ignore_errors=strip)
+        pixels, icc = decode_by_vips(image, file.source, icc)
     else:
         image.load()
-        orientation = exif.get(metadata.ORIENTATION, 1)  # read after loading, which rotates a TIFF and resets the tag
-        pixels, icc = decode_by_pillow(image, icc, ignore_errors=strip)
-    if strip:
-        chunks = {} if icc else metadata.read_colour_chunks(image.info)
-        data = Metadata(icc=icc, colour_chunks=chunks, duration_ms=metadata.read_duration(image.info))
-    else:
-        data = metadata.read_metadata(image, exif, icc)
+        orientation = exif.get(ORIENTATION, 1)  # loading rotates a TIFF and resets the tag
+        pixels, icc = decode_by_pillow(image, icc)
+    pixels, matched = match_profile(pixels, icc)
+    data = _read_colours(file, matched, exif)
+    if unsuitable or matched != icc:
+        data = replace(data, omitted=(*data.omitted, "colour profile (damaged or unsuitable)"))
+    if not file.strip:
+        data = read_metadata(image, exif, data, stored_orientation)
     if is_last:
         image.close()  # frees Pillow's copy of the pixels
         vars(image).pop("_decoder", None)  # the decoder of a WebP or AVIF keeps several frames
     return ImageData(make_upright(pixels, orientation), data, read_jpeg_quality(image))
+
+
+def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
+    """Return the colour space and the display time of an image, and names of what is not used."""
+    image = file.image
+    omitted = []
+    chunks = read_colour_chunks(image, file.source)
+    if any(chunks.pop(name, None) for name in HDR_CHUNKS):
+        omitted.append("HDR mastering data")
+    if icc:
+        chunks = {name: chunk for name, chunk in chunks.items() if name == b"cICP"}
+    elif not chunks:
+        icc = read_exif_profile(exif)
+    return Metadata(icc=icc, colour_chunks=chunks, duration_ms=read_duration(image.info), omitted=tuple(omitted))

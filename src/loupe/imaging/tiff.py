@@ -15,9 +15,10 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.exif import EXIF_IFD, GPS_IFD, STRUCTURE, RawText
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, Metadata, RawText
+from loupe.imaging.metadata import IPTC_TAG, Metadata
 from loupe.imaging.threads import run_in_order
 
 MAX_BYTES = 2**32 - 2**24  # 4 GB minus space for the metadata; a BigTIFF has no limit
@@ -114,7 +115,7 @@ def _make_metadata_tags(metadata: Metadata, is_big: bool) -> TiffImagePlugin.Ima
     tags = TiffImagePlugin.ImageFileDirectory_v2(HEADERS[is_big])
     if metadata.exif is not None:
         for tag, value in metadata.exif.items():
-            if tag not in (EXIF_IFD, GPS_IFD):
+            if tag not in {EXIF_IFD, GPS_IFD, *STRUCTURE}:
                 tags[tag] = value
         for tag in (EXIF_IFD, GPS_IFD):
             if tag in metadata.exif:
@@ -122,6 +123,9 @@ def _make_metadata_tags(metadata: Metadata, is_big: bool) -> TiffImagePlugin.Ima
     if metadata.xmp:
         tags[700] = metadata.xmp
         tags.tagtype[700] = 1  # the type BYTE
+    if metadata.iptc:
+        tags[IPTC_TAG] = metadata.iptc
+        tags.tagtype[IPTC_TAG] = 7
     if "Comment" in metadata.texts and 270 not in tags:
         tags[270] = RawText(metadata.texts["Comment"].encode().decode("latin-1"))
     return tags

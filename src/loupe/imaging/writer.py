@@ -1,6 +1,5 @@
 """Writes image files atomically, with metadata."""
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +9,17 @@ import numpy as np
 from PIL import Image
 
 from loupe.imaging.atomic import write_atomically
+from loupe.imaging.colour import fit_colours, set_nclx
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
 from loupe.imaging.gif import write_gif
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.metadata import EXIF_IFD, MAKER_NOTE, Metadata
+from loupe.imaging.kept_metadata import PHOTOSHOP_NAME, fit_metadata
+from loupe.imaging.metadata import Metadata, make_iptc_resource
 from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import write_tiff
 
-MAX_SEGMENT_BYTES, XMP_NAME_BYTES = 65_533, 29  # the largest segment of a JPEG; the name that precedes XMP
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 FULL_COLOUR_QUALITY = 90  # an AVIF with at least this quality has the colours in full resolution
 # Methods of the WebP encoder that take less memory than the default method, 4. For an image of noise, method 2 takes
@@ -72,7 +72,7 @@ def write_photo(
         options: the options of the encoder; None for the defaults.
 
     Returns:
-        Names of metadata that was omitted because it is too long for the format.
+        Names of metadata that the file does not contain.
 
     Raises:
         PhotoError: the format cannot store the images.
@@ -81,23 +81,26 @@ def write_photo(
     options = options or EncodeOptions()
     name = get_format(out)
     with write_atomically(out, options.overwrite) as partial:
-        rest = iter(images)
-        first = next(rest)
-        omitted: list[str] = []
-        if name == "JPEG":
-            metadata, omitted = _limit_metadata(first.metadata)
-            first = replace(first, metadata=metadata)
-        images = itertools.chain([first], rest)
+        omitted: dict[str, None] = {}
+        fitted = (_fit_image(image, name, omitted) for image in images)
         if name == "GIF":
-            write_gif(partial, images, count, 1 if count == 1 else loop or 0)
+            write_gif(partial, fitted, count, 1 if count == 1 else loop or 0)
         elif name == "TIFF":
             with partial.open("wb") as opened:
-                write_tiff(opened, images, count)
+                write_tiff(opened, fitted, count)
         elif count == 1:
-            _write_one(partial, name, first, options)
+            _write_one(partial, name, next(fitted), options)
         else:
-            _write_frames(partial, name, images, loop or 0, options)
-    return omitted
+            _write_frames(partial, name, fitted, loop or 0, options)
+    return [*omitted]
+
+
+def _fit_image(image: ImageStream, name: str, omitted: dict[str, None]) -> ImageStream:
+    """Convert the colours and select the metadata for a format; add the names of the other metadata to `omitted`."""
+    image = fit_colours(image, name)
+    metadata = fit_metadata(image.metadata, name)
+    omitted |= dict.fromkeys(metadata.omitted)
+    return replace(image, metadata=metadata)
 
 
 def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOptions) -> None:
@@ -113,6 +116,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
     else:
         _make_image(stream, name).save(file, name, **_pillow_options(name, stream.metadata, options))
+        _write_nclx(file, name, stream.metadata)
 
 
 def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: int, options: EncodeOptions) -> None:
@@ -129,6 +133,13 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
     if name == "PNG":
         animation |= {"disposal": 1, "blend": 0}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
+    _write_nclx(file, name, metadata)
+
+
+def _write_nclx(file: Path, name: str, metadata: Metadata) -> None:
+    """Write the colour space to an AVIF, because Pillow always writes sRGB."""
+    if name == "AVIF" and (chunk := metadata.colour_chunks.get(b"cICP")) and not metadata.icc:
+        file.write_bytes(set_nclx(file.read_bytes(), chunk))
 
 
 def _make_image(stream: ImageStream, name: str) -> Image.Image:
@@ -139,28 +150,6 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
         pixels[top : top + len(strip)] = strip if deep_grey else to_8_bits(strip)
         top += len(strip)
     return to_image(pixels)
-
-
-def _limit_metadata(metadata: Metadata) -> tuple[Metadata, list[str]]:
-    """Remove metadata that is too long for a segment of a JPEG; return the rest, and the names of the removed parts.
-
-    If EXIF fits without the camera's maker note, only the maker note is removed.
-    """
-    omitted = []
-    exif, xmp, texts = metadata.exif, metadata.xmp, dict(metadata.texts)
-    if exif is not None and len(exif.tobytes()) > MAX_SEGMENT_BYTES:
-        if exif.get_ifd(EXIF_IFD).pop(MAKER_NOTE, None) is not None and len(exif.tobytes()) <= MAX_SEGMENT_BYTES:
-            omitted.append("the camera's maker note")
-        else:
-            exif = None
-            omitted.append("EXIF")
-    if len(xmp) > MAX_SEGMENT_BYTES - XMP_NAME_BYTES:
-        xmp = b""
-        omitted.append("XMP")
-    if len(texts.get("Comment", "").encode()) > MAX_SEGMENT_BYTES:
-        del texts["Comment"]
-        omitted.append("the comment")
-    return replace(metadata, exif=exif, xmp=xmp, texts=texts), omitted
 
 
 def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> dict[str, Any]:
@@ -185,6 +174,9 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
             options["method"] = LOW_MEMORY_METHOD
     if name == "JPEG":
         options["subsampling"] = 0
+        if metadata.iptc:
+            resource = PHOTOSHOP_NAME + make_iptc_resource(metadata.iptc)
+            options["extra"] = b"\xff\xed" + (len(resource) + 2).to_bytes(2, "big") + resource
     if name == "AVIF":
         options["subsampling"] = encoding.avif_subsampling
     if comment and name == "JPEG":
