@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from loupe.search.study import FAILURE, ORPHANED
+from loupe.search.trial_attributes import FAILURE, ORPHANED
 
 pytestmark = [pytest.mark.slow(120), pytest.mark.xdist_group("faults of sweeps")]
 SWEEP = """
