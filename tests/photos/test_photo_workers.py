@@ -16,6 +16,7 @@ from PIL import Image
 
 from loupe.data.sources import find_bundled_photo
 from loupe.errors import UsageError
+from loupe.imaging.formats import READ_SUFFIXES
 from loupe.photos import worker, worker_pool
 from loupe.photos.processing import Outcome
 from loupe.photos.worker import PhotoRequest
@@ -25,7 +26,7 @@ from loupe.upscalers import bundled
 
 FILES = {str(scale): str(bundled.find_file("tiny", scale)) for scale in bundled.list_scales("tiny")}
 REFUSED = r"memory: must be at most \d+ MB per photo, got more; smaller scale factors, and JPEG, PNG and TIFF .*"
-UNSUPPORTED = "not an image of a supported format: JPEG, PNG, WEBP, TIFF, BMP, AVIF, GIF"
+UNSUPPORTED = f"not an image of a supported format: {', '.join(READ_SUFFIXES)}"
 LARGE = 4500, 4500  # upscaling it takes seconds
 
 

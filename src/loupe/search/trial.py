@@ -130,8 +130,8 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 
 def _find_result(context: TrialContext) -> Any:
     """Return a finished run of this trial or, unless `fresh` is set, of an equal trial; None without such a run."""
-    ended = trials.get_ended(context.resumed_run) if context.resumed_run else None
-    return ended if ended or context.job.fresh else trials.find_finished(context.key)
+    ended = trials.get_ended_run(context.resumed_run) if context.resumed_run else None
+    return ended if ended or context.job.fresh else trials.find_finished_run(context.key)
 
 
 def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | None]:
@@ -201,7 +201,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
     Args:
         context: the inputs of the trial.
-        model: the network with its initial weights; the function replaces them by the best weights.
+        model: the network with its initial weights. The function replaces the weights by the best weights.
         pairs: the training and the validation split.
         checkpoint: the checkpoint to continue from, or None.
 
@@ -222,7 +222,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         with context.stopwatch.pause():
             log_point(point.step, point.metrics)
-            periodic.offer(arrays, point.step)
+            periodic.save_if_due(arrays, point.step)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -286,7 +286,7 @@ def open_dataset(job: WorkerJob) -> Dataset:
 
 
 @cache
-def _fetch_dataset(place: str) -> Dataset:
-    dataset = Dataset(place)
+def _fetch_dataset(location: str) -> Dataset:
+    dataset = Dataset(location)
     dataset.fetch_shards()
     return dataset

@@ -34,7 +34,7 @@ def run(settings: Sweep) -> str | None:
     sweep = load_sweep(settings.sweep, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
-        print_line(_dashboard_command(location), settings.quiet)
+        print_line(_format_dashboard_command(location), settings.quiet)
         return None
     # This call fails if the scheduler does not answer. Therefore this call precedes the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
@@ -64,7 +64,7 @@ def run(settings: Sweep) -> str | None:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open a database. A journal is only checked, because opening can change the file; the result is then None."""
+    """Open a database. A journal is only checked, because opening can change the file; return None for a journal."""
     from loupe.search import study_storage
 
     if "://" in location:
@@ -226,7 +226,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
-    shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
+    shared = settings.select(["smoke", "data_dir"])
     if is_masked(mask_secrets(dataset.location)):
         shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
@@ -245,8 +245,10 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, locat
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
         print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best}: {fields}", settings.quiet)
-    print_line(f"to compare the trials: mlflow ui; to open the study: {_dashboard_command(location)}", settings.quiet)
+    print_line(
+        f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
+    )
 
 
-def _dashboard_command(location: str) -> str:
+def _format_dashboard_command(location: str) -> str:
     return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"

@@ -28,11 +28,11 @@ from loupe.tracking.buffer import SUFFIX, RunBuffer, lock_buffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS, now
 from loupe.tracking.server import (
     PROBE_TIMEOUT_S,
+    describe_unreachable_server,
     is_reachable,
     is_server,
     is_unreachable_error,
     limit_requests,
-    unreachable_text,
 )
 from loupe.tracking.store import create_store
 
@@ -98,7 +98,7 @@ def end_run(run_id: str, status: str) -> None:
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
         mlflow.end_run(status)  # closes the run in this process
-    message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
+    message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
     print_line(message, uploader.quiet)
@@ -107,7 +107,8 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    if status == "FINISHED":  # only now, because a run that is killed before its end needs the checkpoint
+    # After the end of the run, because a run that is killed earlier needs the checkpoint.
+    if status == "FINISHED":
         log_record(run_id, "remove checkpoint", {})
 
 
@@ -140,20 +141,18 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     """Upload a run, delete the file, and return True; if the process of the run is alive, only return False."""
     buffer = RunBuffer(file)
-    description, unsent = buffer.description, buffer.unsent()
-    wrong = [name for name, kind in DESCRIPTION_TYPES.items() if not isinstance(description.get(name), kind)]
-    if wrong:
-        raise ValueError(
-            f"{wrong[0]}: must be {DESCRIPTION_TYPES[wrong[0]].__name__}, got {description.get(wrong[0])!r}"
-        )
+    description, unsent = buffer.description, buffer.list_unsent()
+    for name, kind in DESCRIPTION_TYPES.items():
+        if not isinstance(description.get(name), kind):
+            raise ValueError(f"{name}: must be {kind.__name__}, got {description.get(name)!r}")
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
         raise ValueError(f"kind: must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
     if not is_reachable():
-        raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
+        raise LoupeError(f"{describe_unreachable_server()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
-    # This machine may not see the file lock of a process on another machine.
+    # The file lock of a process on another machine can be invisible to this machine.
     if run is not None and not has_ended and liveness.is_alive(run.data.tags):
         return False
     run_id = str(run.info.run_id) if run else _create_run(buffer)
@@ -171,7 +170,7 @@ def upload_records(buffer: RunBuffer) -> None:
     If the server rejects a record, the record counts as sent, and the error is raised.
     """
     run_id = buffer.description["run_id"]
-    for record in buffer.unsent():
+    for record in buffer.list_unsent():
         with buffer.extract_file(record) as file:
             try:
                 RECORD_HANDLERS[record.kind](run_id, record.body, file)
@@ -227,7 +226,7 @@ class RunUploader:
             self._wake.wait()
             self._wake.clear()
             try:
-                self.buffer.prune()
+                self.buffer.delete_old_checkpoints()
                 if not self.buffer.is_sent() and is_reachable():
                     upload_records(self.buffer)
             except Exception as error:
@@ -237,7 +236,7 @@ class RunUploader:
                 pause = 0.0
                 continue
             if not pause and not is_reachable():
-                print_line(f"{unreachable_text()}; buffered in {self.buffer.file}", self.quiet)
+                print_line(f"{describe_unreachable_server()}; buffered in {self.buffer.file}", self.quiet)
             pause = min(PAUSES_S[1], max(PAUSES_S[0], 2 * pause))
             self._closing.wait(pause)
             self._wake.set()

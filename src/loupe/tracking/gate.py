@@ -36,7 +36,7 @@ class GateResult:
     photos: int
 
     @property
-    def won(self) -> bool:
+    def is_better(self) -> bool:
         """Whether the upper end of the interval is below 0; without an interval, whether the difference is."""
         return (self.interval[1] if self.interval else self.difference) < 0
 

@@ -20,13 +20,13 @@ HEARTBEAT_INTERVAL_S = 30.0
 # After this time without a heartbeat, a process on another machine or in another container counts as dead.
 HEARTBEAT_TIMEOUT_S = 180.0
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent when the run ends
-# `mlflow run` may install packages for this time before the step starts and tags the run. A process in a container
-# needs this limit, because the process may not see `mlflow run`.
+# `mlflow run` may install packages for this time before the step starts and tags the run. This limit is for processes
+# in containers, because a container does not show whether `mlflow run` is still running outside.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the namespace of a Linux host, from which all processes are visible
 
 
-def process_tags() -> dict[str, str]:
+def make_process_tags() -> dict[str, str]:
     """Return tags that identify this process and contain a first heartbeat; see `is_alive`.
 
     The host name and the process id do not identify a process, because processes in two containers can have the same

@@ -65,9 +65,8 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
     """Return the initial tags of a run: step, settings, commit of the code, process, and masked tags of MLflow."""
     texts = settings.to_texts()
-    tags = {
-        "loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts), **liveness.process_tags()
-    }  # fmt: skip
+    tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts)}
+    tags |= liveness.make_process_tags()
     tags |= {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
     return tags | list_masked_tags()
 
@@ -130,7 +129,7 @@ def open_store(quiet: bool = True) -> None:
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
-    """Use the store and the experiment that `locate_run` returned in another process."""
+    """Use a store and an experiment: the values that `locate_run` returned in another process."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment(experiment_id=experiment_id)
 
@@ -157,7 +156,7 @@ def tag_project_run() -> None:
     """
     if "MLFLOW_RUN_ID" in os.environ:
         _find_store()
-        for key, value in liveness.process_tags().items():
+        for key, value in liveness.make_process_tags().items():
             mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 

@@ -42,8 +42,8 @@ MAX_SMALL_BODY_BYTES = 1_000_000
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48
 # A body must arrive within this time, or with this rate. Otherwise few slow clients would block all large bodies.
 BODY_TIMEOUT_S, MIN_BODY_RATE = 10.0, 300_000  # bytes per second
-MARGIN_S = 5.0  # the work ends this time before MLflow's timeout
-GRACE_S = 2.0  # when the time limit has ended the work, the app has this time to return the error
+MARGIN_S = 5.0  # the guard's time limit for the work is shorter than MLflow's timeout by this time
+GRACE_S = 2.0  # after the guard's time limit, the app has this time to return the error
 SEND_TIMEOUT_S = 300.0  # maximum time to send a result, which a client may read slowly
 
 

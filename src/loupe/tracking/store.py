@@ -41,7 +41,7 @@ def create_store() -> None:
     if file is None:
         return
     if "?" not in uri and uri != make_sqlite_uri(file):
-        # With its own URI of the default file, MLflow would create a wrong folder; see `make_sqlite_uri`.
+        # With MLflow's default URI of the file, MLflow would create a wrong folder; see `make_sqlite_uri`.
         mlflow.set_tracking_uri(make_sqlite_uri(file))
     if _is_complete(file):
         return

@@ -65,26 +65,26 @@ class PeriodicCheckpoint:
         self._saved_at = time.monotonic()
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
-    def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
+    def save_if_due(self, arrays: dict[str, np.ndarray], step: int) -> None:
         """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last save, or since the start."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
-        """Save the last checkpoint that `offer` received, unless it is already saved."""
+        """Save the last checkpoint that `save_if_due` received, unless it is already saved."""
         if self._newest is not None:
             checkpoints.save_checkpoint(*self._newest)
             self._saved_at, self._newest = time.monotonic(), None
 
 
-def find_finished(key: str) -> Any:
+def find_finished_run(key: str) -> Any:
     """Return the newest run of a complete trial with this key; None without such a trial."""
     condition = f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}' and tags.`{STATE_TAG}` = 'COMPLETE'"
     return next(iter(search_runs(condition, limit=1)), None)
 
 
-def get_ended(run_id: str) -> Any:
+def get_ended_run(run_id: str) -> Any:
     """Return a run if the trial of the run is complete or pruned, otherwise None."""
     run = mlflow.get_run(run_id)
     return run if run.info.status == "FINISHED" and STATE_TAG in run.data.tags else None
@@ -116,7 +116,7 @@ def adopt_trials(old: str, new: str) -> None:
 
 
 def reopen_sweep_run(run_id: str) -> None:
-    """Open the run of this sweep again if another process closed it, for example while this process was suspended.
+    """Set the status of a sweep's run to RUNNING, if another process closed the run of this suspended process.
 
     Raises:
         LoupeError: another run continues the sweep.
