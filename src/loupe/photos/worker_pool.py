@@ -17,7 +17,7 @@ from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
 LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # each process's share of the memory budget; the rest is for the server itself
 MAX_SMALL_BYTES = 4_000_000  # size limit for the file of a small photo
-# A photo that takes longer and more CPU time is not small. On a busy machine, the time alone is no measure.
+# A photo that takes longer and more CPU time is not small. On a busy machine, the time alone does not show this.
 SMALL_TIMEOUT_S = 3.0
 MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
