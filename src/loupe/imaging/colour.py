@@ -93,14 +93,6 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     return replace(stream, metadata=metadata)
 
 
-def set_nclx(content: bytes, chunk: bytes) -> bytes:
-    """Write primaries and transfer function of a cICP chunk to the `nclx` boxes of an AVIF (ISO/IEC 14496-12)."""
-    head, data, pixels = content.partition(b"mdat")
-    parts = head.split(b"colrnclx")
-    codes = struct.pack(">HH", chunk[0], chunk[1])
-    return b"colrnclx".join([parts[0], *(codes + part[4:] for part in parts[1:])]) + data + pixels
-
-
 def _interpret(
     chunks: dict[bytes, bytes], dtype: np.dtype
 ) -> tuple[np.ndarray | None, tuple[float, ...] | None, list[str]]:

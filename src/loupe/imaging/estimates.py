@@ -21,6 +21,7 @@ OPENING_BYTES = 150_000_000  # maximum memory to open a file, without pixels and
 # Bytes per decoded pixel by Pillow's mode, with 8 bits per sample. `get_pixel_bytes` doubles the number for 16 bits.
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
 ENCODING_BYTES = {"GIF": 33, "AVIF": 35}  # bytes per pixel while one image is encoded
+DEEP_AVIF_BYTES = 76  # bytes per pixel while an AVIF with 10 bits per sample is encoded
 WHOLE_BYTES = 8  # bytes per pixel while one image of another format is encoded: the pixels, and Pillow's copy
 # Bytes per pixel while one WebP image is encoded, by `lossless` and `low_memory` of `EncodeOptions`.
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
@@ -85,7 +86,7 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
     """
     name, mode = image.format or "", image.mode
     if deep:
-        per_pixel = DEEP_BYTES.get(len(image.getbands()), OTHER_BYTES)
+        per_pixel = DEEP_BYTES.get(len(image.getbands()), OTHER_BYTES) + CODEC_BYTES.get(name, 0)
     elif name in CODEC_BYTES:
         per_pixel = CODEC_BYTES[name]
     elif "transparency" in image.info and mode in ("1", "L", "RGB"):
@@ -108,7 +109,7 @@ def estimate_encoding(name: str, largest: int, total: int, per_pixel: int | None
         name: the format.
         largest: the number of pixels of the largest frame or page.
         total: the number of pixels of all frames of an animation; 0 if the images are not frames.
-        per_pixel: the result of `get_webp_bytes` for a WebP; None for other formats.
+        per_pixel: the result of `get_webp_bytes` for a WebP, or DEEP_AVIF_BYTES; None for other images.
     """
     streamed = name in STREAMED_FORMATS and largest > MAX_WHOLE_PIXELS
     one = 0 if streamed else largest * (per_pixel or ENCODING_BYTES.get(name, WHOLE_BYTES))
