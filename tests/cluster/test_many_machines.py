@@ -16,7 +16,7 @@ from jobs import Step, list_runs, loupe
 from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
 from loupe.data.preparation import prepare
-from loupe.search.study import OWNER, RUN
+from loupe.search.trial_attributes import OWNER, RUN
 from loupe.tracking import liveness
 
 pytestmark = [pytest.mark.slow(120), pytest.mark.xdist_group("many machines")]

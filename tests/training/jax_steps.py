@@ -98,8 +98,8 @@ def test_positions_are_cut_and_turned_as_by_numpy(pairs: Pairs) -> None:
     patches = Patches(pairs.with_strengths(False), 16, "aligned", augment=True, seed=3)
     drawn = patches.draw_positions(5, 40)
     expected = patches.draw_batch(5, 40)
-    at = [drawn.chosen, drawn.offsets, drawn.corners, drawn.symmetries]
-    found = compiled_steps._make_batch(pairs.stack(), at, patches.sides)
+    at = [drawn.pair_numbers, drawn.input_corners, drawn.label_corners, drawn.symmetries]
+    found = compiled_steps._make_batch(pairs.copy_to_memory(), at, patches.sides)
     assert set(drawn.symmetries) == set(range(8))
     for value, other in zip(found, expected, strict=True):
         assert np.asarray(value) == pytest.approx(other, abs=1e-6)

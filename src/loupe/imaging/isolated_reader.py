@@ -152,7 +152,8 @@ class IsolatedReader:
         """Return the error for a child process that has ended. The next file starts a new process."""
         assert self._process is not None
         process, self._process = self._process, None
-        return PhotoError("takes too long to decode" if process.is_over_time() else "damaged: the decoder crashed")
+        is_too_slow = process.stop_and_check_cpu_limit()
+        return PhotoError("takes too long to decode" if is_too_slow else "damaged: the decoder crashed")
 
 
 def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
