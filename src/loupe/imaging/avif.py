@@ -17,7 +17,6 @@ UNSPECIFIED, SRGB = (2, 2), (1, 13)  # primaries and transfer function (ITU-T H.
 BT601, FULL_RANGE = 6, 0x80  # the matrix and the range that libvips uses
 HIGH_BIT_DEPTH = 0x40  # a bit of the third byte of the AV1 configuration
 BITS, EFFORT = 10, 3  # the effort of libvips that equals the default speed of Pillow
-MIN_444_QUALITY = 90
 LOCATION_SIZES = b"\x44\x40"  # each location has 18 bytes: all positions and lengths have 4 bytes
 
 
@@ -46,7 +45,7 @@ def scale_to_16_bits(pixels: np.ndarray) -> np.ndarray:
     return pixels | pixels >> BITS
 
 
-def write_deep(file: Path, stream: ImageStream, quality: int) -> None:
+def write_deep(file: Path, stream: ImageStream, quality: int, subsampling: str) -> None:
     """Encode an image with 10 bits per sample."""
     import pyvips
 
@@ -60,7 +59,7 @@ def write_deep(file: Path, stream: ImageStream, quality: int) -> None:
     options: dict[str, Any] = {
         "bitdepth": BITS,
         "effort": EFFORT,
-        "subsample_mode": "off" if quality >= MIN_444_QUALITY else "on",
+        "subsample_mode": "off" if subsampling == "4:4:4" else "on",
         # Without EXIF, libvips would make tags of its own.
         "keep": kept.ICC | kept.XMP | (kept.EXIF if metadata.exif is not None else kept.NONE),
     }

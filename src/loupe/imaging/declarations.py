@@ -22,7 +22,7 @@ def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, 
     info, chunks = image.info, {}
     if image.format == "PNG":
         chunks = _read_png_chunks(source)
-    elif image.format == "AVIF" and "icc_profile" not in info:
+    elif image.format in ("AVIF", "HEIF") and "icc_profile" not in info:
         codes = read_codes(read_head(source))
         chunks = {b"cICP": codes} if codes else {}
     elif isinstance(image, TiffImagePlugin.TiffImageFile):

@@ -17,7 +17,7 @@ import numpy as np
 
 from loupe.imaging.atomic import remove_leftovers
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.estimates import DEEP_AVIF_BYTES, estimate_encoding, estimate_opening, get_webp_bytes
+from loupe.imaging.estimates import AVIF_BYTES, DEEP_AVIF_BYTES, estimate_encoding, estimate_opening, get_webp_bytes
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.isolated_reader import IsolatedReader, open_readers
@@ -186,7 +186,10 @@ class _Processor:
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
                     validate_suffix(job.photo, photo.format)
                     encoding = replace(
-                        self._options.encoding, lossless=photo.lossless, overwrite=self._options.overwrite
+                        self._options.encoding,
+                        lossless=photo.lossless,
+                        subsampled=photo.subsampled,
+                        overwrite=self._options.overwrite,
                     )
                     needed, purpose = self._estimate_memory(photo, job.out, encoding)
                     if needed > self._budget.total:
@@ -207,7 +210,10 @@ class _Processor:
         pixels = max(map(math.prod, sizes)) * photo.pixel_bytes
         work = max(transform.estimate_memory(size, photo.pixel_bytes) for size in {*sizes})
         lossless = encoding.lossless and encoding.quality is None
-        per_pixel = DEEP_AVIF_BYTES if name == "AVIF" and photo.pixel_bytes > RGBA_BYTES else None
+        per_pixel = None
+        if name == "AVIF":
+            is_deep = photo.pixel_bytes > RGBA_BYTES
+            per_pixel = DEEP_AVIF_BYTES if is_deep else AVIF_BYTES[encoding.avif_subsampling]
         if name == "WEBP":
             per_pixel = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes)
         encoded = estimate_encoding(name, math.prod(largest), total, per_pixel)
