@@ -111,14 +111,18 @@ def make_source(file: Path, space: str, bits: int) -> None:
     else:
         Image.fromarray(patches).save(file)
     if space in CHUNKS and suffix == ".png":
-        chunk = b"".join(
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-            for name, data in CHUNKS[space].items()
-        )
-        content = file.read_bytes()
-        file.write_bytes(content[:33] + chunk + content[33:])
+        add_chunks(file, CHUNKS[space])
     elif space in CHUNKS:
         file.write_bytes(set_codes(file.read_bytes(), P3_CODES[b"cICP"]))
+
+
+def add_chunks(file: Path, chunks: dict[bytes, bytes]) -> None:
+    encoded = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    content = file.read_bytes()
+    file.write_bytes(content[:33] + encoded + content[33:])
 
 
 def read_colours(file: Path) -> np.ndarray:
@@ -229,3 +233,23 @@ def test_10_bits_of_an_avif_stay_10_bits(tmp_path, codes, bands):
         assert np.abs(image.pixels.astype(float) - pixels).mean() < 64  # 1 of 1,023 levels
         assert image.metadata.colour_chunks == chunks
         assert omitted == []
+
+
+@pytest.mark.parametrize(
+    ("chunks", "named"),
+    [
+        ({b"cHRM": struct.pack(">8I", *(31_270, 32_900) * 4)}, ["colour space cHRM (damaged)"]),
+        ({b"cHRM": bytes(16)}, []),
+        ({b"gAMA": bytes(4)}, []),
+        ({b"cICP": b"\xc8\xc8\0\1"}, ["colour space cICP 200/200"]),
+        ({b"cICP": b"\x09\x10\0\1", b"mDCV": bytes(24), b"cLLI": bytes(8)}, ["HDR mastering data"]),
+    ],
+)
+def test_odd_declarations_of_colours_do_not_fail_and_are_named(tmp_path, chunks, named):
+    Image.fromarray(COLOURS[None]).save(tmp_path / "small.png")
+    add_chunks(tmp_path / "small.png", chunks)
+    omitted = convert(tmp_path / "small.png", tmp_path / "large.jpg")
+    assert [name for name in omitted if "HDR)" not in name] == named
+    convert(tmp_path / "small.png", tmp_path / "large.avif")
+    if b"cLLI" in chunks:
+        assert next(read_photo(tmp_path / "large.avif").images).metadata.colour_chunks[b"cICP"] == chunks[b"cICP"]

@@ -30,7 +30,7 @@ def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, 
             chunks = _read_tiff_tags(image.tag_v2)
     if "gamma" in info:
         chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 1e5))
-    if "chromaticity" in info:
+    if len(info.get("chromaticity", ())) == 8:
         chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 1e5) for value in info["chromaticity"]))
     if "srgb" in info:
         chunks[b"sRGB"] = bytes([info["srgb"]])

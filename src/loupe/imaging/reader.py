@@ -227,8 +227,9 @@ def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
     image = file.image
     omitted = []
     chunks = read_colour_chunks(image, file.source)
-    if any(chunks.pop(name, None) for name in HDR_CHUNKS):
+    if HDR_CHUNKS & chunks.keys():
         omitted.append("HDR mastering data")
+        chunks = {name: chunk for name, chunk in chunks.items() if name not in HDR_CHUNKS}
     if icc:
         chunks = {name: chunk for name, chunk in chunks.items() if name == b"cICP"}
     elif not chunks:
