@@ -27,7 +27,7 @@ from loupe.config.fields import (
     format_value,
 )
 from loupe.config.photos import ENSEMBLE, MODEL
-from loupe.config.training import DATASET, RECOMPOSE, THREADS, TRAINED_SCALES, Recompose
+from loupe.config.training import DATASET, RECOMPOSE, THREADS, UPSCALING_SCALES, Recompose
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
@@ -88,7 +88,7 @@ class Preprocess(DatasetSettings, Pairing):
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
-        TRAINED_SCALES,
+        UPSCALING_SCALES,
         "scale factors; each label is downscaled to one input per scale factor",
         rule="ratios such as 3:2,2:1",
     )
@@ -150,7 +150,7 @@ class Evaluate(DatasetSettings, Pairing):
         (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
     )
     scale: Scale = field(
-        Fraction(3, 2), "scale factor, for a model with several scale factors", rule="3:2, 2:1 or 3:1"
+        Fraction(3, 2), "scale factor, for a model with several scale factors", rule="1:1, 3:2, 2:1 or 3:1"
     )
     dataset: str = field("sample", DATASET)
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
@@ -226,7 +226,7 @@ class Register(DatasetSettings):
         "best",
         "id of a train run; best: the train run with the lowest validation mae",
     )
-    scale: Scale = field(Fraction(3, 2), "with run=best, the scale factor of the runs", rule="3:2, 2:1 or 3:1")
+    scale: Scale = field(Fraction(3, 2), "with run=best, the scale factor of the runs", rule="1:1, 3:2, 2:1 or 3:1")
     smoke: bool = field(False, "with run=best, include the runs of short tests (--smoke)")
     DEPENDS = {"scale": {"run": "best"}}
 

@@ -20,12 +20,14 @@ from loupe.config.fields import (
     Text,
     field,
     format_value,
+    get_block_sides,
     quote_value,
 )
 
-TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
+UPSCALING_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
+TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
 CROP_BLOCKS = 32  # blocks per side of a training input; with fewer blocks, mirrored borders distort the training
-DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
+DEFAULT_PATCHES = {Fraction(1): "10:10", Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
 
 
 Recompose = Literal["concatenate", "gaussian"]
@@ -52,7 +54,9 @@ class Train(DatasetSettings):
         "the network to train; the section `--network NAME` lists the fields of this network",
         rule="convolutional, perceptron, ridge",
     )
-    scale: Scale = field(Fraction(3, 2), "scale factor", rule="3:2, 2:1 or 3:1")
+    scale: Scale = field(
+        Fraction(3, 2), "scale factor; with 1:1, the network restores degraded inputs", rule="1:1, 3:2, 2:1 or 3:1"
+    )
     limit: Count = field(
         None,
         "maximum number of training photos; the photos with the smallest content hashes are used; none: all photos",
@@ -66,7 +70,7 @@ class Train(DatasetSettings):
     @model_validator(mode="after")
     def _validate_scale(self) -> "Train":
         if self.scale not in TRAINED_SCALES:
-            raise ValueError(f"scale: must be 3:2, 2:1 or 3:1, got {format_value(self.scale)}")
+            raise ValueError(f"scale: must be 1:1, 3:2, 2:1 or 3:1, got {format_value(self.scale)}")
         return self
 
 
@@ -169,6 +173,12 @@ class GradientTrain(Train):
                 raise ValueError(f"{name}: must be >= 1, got none")
         return self
 
+    @model_validator(mode="after")
+    def _validate_pre_upscale(self) -> "GradientTrain":
+        if self.pre_upscale != "none" and self.scale == 1:
+            raise ValueError(f"pre_upscale: must be none at scale 1:1, got {self.pre_upscale}")
+        return self
+
     def with_steps(self, steps: int) -> "GradientTrain":
         """Return these settings with `steps` instead of `seconds`, and with the defaults that depend on `steps`."""
         given = {name: getattr(self, name) for name in self.model_fields_set - {"seconds"}}
@@ -185,9 +195,9 @@ class Convolutional(GradientTrain):
     )
     expansion: int = field(2, "channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
-        lambda data: CROP_BLOCKS * data.get("scale", Fraction(3, 2)).denominator,
-        "side of a training input in pixels; default 64 for scale 3:2, 32 for 2:1 and 3:1",
-        rule="a multiple of 2 for scale 3:2",
+        lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
+        "side of a training input in pixels; default 64 for scales 1:1 and 3:2, 32 for 2:1 and 3:1",
+        rule="a multiple of 2 for scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(
         "none",
@@ -203,8 +213,8 @@ class Convolutional(GradientTrain):
 
     @model_validator(mode="after")
     def _validate_crop(self) -> "Convolutional":
-        if self.crop % self.scale.denominator:
-            raise ValueError(f"crop: must be a multiple of 2 at scale 3:2, got {self.crop}")
+        if self.crop % get_block_sides(self.scale)[0]:
+            raise ValueError(f"crop: must be a multiple of 2 at scale {format_value(self.scale)}, got {self.crop}")
         return self
 
     @model_validator(mode="after")
@@ -220,8 +230,8 @@ class Perceptron(GradientTrain):
     network: Literal["perceptron"] = field("perceptron", "the network to train")
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
-        "sides of the input and label patches in pixels; whole: the whole input; default 10:15 for scale 3:2, 8:16 "
-        "for 2:1, 6:18 for 3:1",
+        "sides of the input and label patches in pixels; whole: the whole input; default 10:10 for scale 1:1, "
+        "10:15 for 3:2, 8:16 for 2:1, 6:18 for 3:1",
         rule="input side:label side in the ratio of the scale, or whole",
     )
     hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")

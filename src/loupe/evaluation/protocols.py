@@ -10,6 +10,7 @@ from loupe.config.steps import Evaluate
 from loupe.data import preparation, whole_photos
 from loupe.data.pairs import Pairs
 from loupe.data.whole_photos import WholePhotos
+from loupe.errors import UsageError
 from loupe.evaluation import qualities, scoring
 from loupe.upscalers.tiling import UpscalingModel
 
@@ -17,6 +18,8 @@ from loupe.upscalers.tiling import UpscalingModel
 def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pairs | WholePhotos, str]:
     """Return the selected images and a short description of them; `luminance` is the default formula for photos."""
     shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
+    if scale == 1:
+        _validate_restoration(settings)
     if settings.protocol == "classical":
         source = settings.photos or "sample"
         photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
@@ -27,7 +30,17 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
         return pairs, f"{settings.split} of {dataset.folder.name}"
     pairing = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
     pairing |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    if scale == 1:  # `score_qualities` compresses the inputs
+        pairing |= {"degrade": "jpeg", "clean_share": 1}
     return preparation.prepare_in_memory(parse_settings("preprocess", pairing | shared), scale), settings.photos
+
+
+def _validate_restoration(settings: Evaluate) -> None:
+    """Raise UsageError if the inputs would be equal to the labels, as undegraded photos at 1:1 are."""
+    if settings.protocol == "classical":
+        raise UsageError("protocol: must be photos or study-patches at scale 1:1, got classical")
+    if settings.photos is not None and settings.degrade == "none":
+        raise UsageError("degrade: must be jpeg for photos at scale 1:1, got none")
 
 
 def score_images(

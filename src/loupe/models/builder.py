@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from loupe.config.fields import get_block_sides
 from loupe.config.training import Convolutional, GradientTrain, Perceptron
 from loupe.models import convolutional, perceptron
 from loupe.models.blocks import add_linear_branch, set_linear_weights
@@ -66,7 +67,7 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
     Args:
         weights: the result of `ridge.fit`, (window * window, p * p).
-        scale: p/q, in lowest terms.
+        scale: the scale factor.
         luminance: the luminance formula of the dataset.
     """
     image = keras.Input((None, None, 1), name="image")
@@ -105,7 +106,8 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
     """Compute the geometry of the network that `build` builds from these arguments."""
     scale: Fraction = settings.scale
     if isinstance(settings, Convolutional):
-        q, reach = scale.denominator, convolutional.compute_reach(settings) * scale.denominator
+        q = get_block_sides(scale)[0]
+        reach = convolutional.compute_reach(settings) * q
     else:
         patch = getattr(settings, "patch", "whole")
         q = input_side if patch == "whole" else int(patch.split(":")[0])
