@@ -16,7 +16,9 @@ from loupe.cli.main import main, run_step
 from loupe.config import STEPS
 from loupe.config.base import Settings, list_choices
 from loupe.config.fields import format_value
-from loupe.config.training import NETWORKS, OPTIMIZERS, Train
+from loupe.config.networks import NETWORKS
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import Train
 from loupe.errors import LoupeError, UsageError
 
 SLOW_LIBRARIES = ("keras", "tensorflow", "mlflow", "pandas", "matplotlib")

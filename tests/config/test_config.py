@@ -13,16 +13,9 @@ import loupe
 from loupe.config import STEPS, parse_settings
 from loupe.config.base import GIVEN, Settings, SettingsError, list_choices
 from loupe.config.fields import format_value
-from loupe.config.training import (
-    DEFAULT_PATCHES,
-    NETWORKS,
-    OPTIMIZERS,
-    TRAINED_SCALES,
-    GradientTrain,
-    Optimizer,
-    build_train_class,
-    find_field_owners,
-)
+from loupe.config.networks import DEFAULT_PATCHES, NETWORKS, build_train_class, find_field_owners
+from loupe.config.optimizers import OPTIMIZERS, Optimizer
+from loupe.config.training import TRAINED_SCALES, GradientTrain
 
 TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, GradientTrain)]
 TRAIN = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin, TiffImagePlugin
 from whole_images import open_photo
 
 from loupe.imaging import writer
@@ -102,8 +102,11 @@ def test_all_formats_keep_mode_and_colours(photo, tmp_path, suffix, mode):
     assert large.size == LARGE
     expected_mode = BECOMES.get(mode, mode)
     if suffix == "gif":
-        large = large.convert("RGBA" if "A" in expected_mode or "transparency" in large.info else "RGB")
-        expected_mode = {"L": "RGB", "P": "RGB"}.get(mode, expected_mode)
+        large = large.convert("RGBA")  # every result has a transparent colour, which opaque results do not use
+        if "A" not in expected_mode:
+            assert large.getchannel("A").getextrema() == (255, 255)
+            large = large.convert("RGB")
+        expected_mode = large.mode
     assert large.mode == expected_mode
     page = next(read_photo(file).images)
     seen = Image.open(file)
@@ -265,6 +268,56 @@ def test_a_transparent_animation_stays_transparent(tmp_path):
         assert (pixels[14:26, 2 * at + 4 : 2 * at + 16, 3] == 255).all()
         assert np.abs(pixels[14:26, 2 * at + 4 : 2 * at + 16, :3] - (220, 30, 30)).max() < 12
         assert pixels[14:26, : 2 * at - 4, 3].max(initial=0) == 0
+
+
+def draw_sprite(at: int) -> Image.Image:
+    """A disc with a soft edge at a position, and a disc that does not move."""
+    image = Image.new("RGBA", (60, 40), (40, 160, 90, 0))
+    for left, top, colour in ((at, 4, (220, 90, 30, 255)), (38, 18, (40, 70, 200, 255))):
+        disc = Image.new("RGBA", (120, 120), (*colour[:3], 0))
+        ImageDraw.Draw(disc).ellipse((0, 0, 119, 119), fill=colour)
+        image.alpha_composite(disc.resize((14, 14), Image.Resampling.LANCZOS), (left, top))
+    return image
+
+
+def test_a_gif_has_no_rings_around_transparent_edges(tmp_path):
+    """Alpha is cut at half, and the disc that does not move is equal in all frames."""
+    frames = [draw_sprite(at) for at in (4, 12, 20)]
+    frames[0].save(tmp_path / "small.png", save_all=True, append_images=frames[1:], duration=50)
+    large = upscaled(tmp_path / "small.png", tmp_path / "large.gif", "2")
+    found = []
+    for number in range(3):
+        large.seek(number)
+        found.append(np.asarray(large.convert("RGBA")).astype(int))
+        opaque = found[-1][found[-1][..., 3] > 0]
+        assert set(found[-1][..., 3].flat) == {0, 255}
+        assert len(opaque) == pytest.approx(2 * np.pi * 14**2, rel=0.03)
+        near = np.stack([np.abs(opaque[:, :3] - colour).max(1) for colour in ((220, 90, 30), (40, 70, 200))]).min(0)
+        assert near.max() < 40  # no pixel of a hidden colour or of a darker ring
+    assert all((frame[36:, 76:] == found[0][36:, 76:]).all() for frame in found)
+
+
+def test_standing_pixels_of_an_animation_stay_equal(photo, tmp_path):
+    """Also with a network that adapts to the JPEG quality, and with few bytes per frame."""
+    background = photo.convert("RGB").resize((90, 60))
+    frames = []
+    for at in (10, 16, 22, 28):
+        frames.append(background.copy())
+        frames[-1].paste((255, 255, 0), (at, 8, at + 6, 14))
+    frames[0].save(tmp_path / "small.png", save_all=True, append_images=frames[1:], duration=50)
+    (outcome,) = process_jobs(
+        [PhotoJob(tmp_path / "small.png", tmp_path / "large.gif")],
+        ProcessingOptions(UpscaleTransform(Target(Fraction(2)), resolve_model("bundled"))), lambda _: None,
+    )  # fmt: skip
+    assert outcome.reason == ""
+    with Image.open(tmp_path / "large.gif") as large:
+        found = []
+        for number in range(4):
+            large.seek(number)
+            found.append(np.asarray(large.convert("RGB")))
+    assert all((frame[40:] == found[0][40:]).all() for frame in found)
+    Image.fromarray(found[0]).save(tmp_path / "still.gif")
+    assert (tmp_path / "large.gif").stat().st_size < 1.5 * (tmp_path / "still.gif").stat().st_size
 
 
 def test_pages_of_a_tiff_keep_their_sizes_and_modes(photo, tmp_path):

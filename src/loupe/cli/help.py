@@ -48,7 +48,7 @@ def _field_help(name: str, info: Any) -> str:
     rule = (info.json_schema_extra or {}).get("rule", "")
     default = "" if info.default_factory or info.default is None else f"default {format_value(info.default)}"
     if name == "optimizer":
-        from loupe.config.training import OPTIMIZERS
+        from loupe.config.optimizers import OPTIMIZERS
 
         rule = ", ".join(OPTIMIZERS)
     if name == "categories":

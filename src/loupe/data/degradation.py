@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from loupe.config.steps import Preprocess
+from loupe.config.datasets import Preprocess
 from loupe.data.labels import FILTERS, shrink_label
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.luminance import REC_601, compute_luminance

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from loupe.config.steps import Pairing
+from loupe.config.datasets import Pairing
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.decoder import PhotoError
 

@@ -19,8 +19,8 @@ import numpy as np
 from loupe.cli.progress import ProgressBar, print_skipped
 from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings
+from loupe.config.datasets import Preprocess
 from loupe.config.fields import format_value
-from loupe.config.steps import Preprocess
 from loupe.data import manifest, reservations, shards, storage, tasks
 from loupe.data.dataset import Dataset
 from loupe.data.degradation import draw_degradation, make_input, to_grey

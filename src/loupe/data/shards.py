@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.config.steps import Preprocess
+from loupe.config.datasets import Preprocess
 from loupe.data import reservations, storage
 from loupe.data.degradation import draw_degradation, make_input, to_grey
 from loupe.data.labels import Label, cut_labels

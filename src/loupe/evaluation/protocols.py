@@ -6,7 +6,7 @@ from fractions import Fraction
 import pandas as pd
 
 from loupe.config import parse_settings
-from loupe.config.steps import Evaluate
+from loupe.config.evaluation import Evaluate
 from loupe.data import preparation, whole_photos
 from loupe.data.pairs import Pairs
 from loupe.data.whole_photos import WholePhotos

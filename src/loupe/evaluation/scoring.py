@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loupe.config.training import DEFAULT_PATCHES
+from loupe.config.networks import DEFAULT_PATCHES
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.data.whole_photos import WholePhotos

@@ -13,6 +13,7 @@ from loupe.imaging.atomic import write_atomically
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
+from loupe.imaging.gif import write_gif
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, Metadata
 from loupe.imaging.png import encode_png, make_chunks
@@ -77,13 +78,15 @@ def write_photo(
         if name == "JPEG":
             metadata, omitted = _limit_metadata(first.metadata)
             first = replace(first, metadata=metadata)
-        if count == 1:
+        images = itertools.chain([first], rest)
+        if name == "GIF":
+            write_gif(partial, images, count, 1 if count == 1 else loop or 0)
+        elif count == 1:
             _write_one(partial, name, first, options)
         elif name == "TIFF":
-            _write_pages(partial, itertools.chain([first], rest), options)
+            _write_pages(partial, images, options)
         else:
-            frames = itertools.chain([first], rest)
-            _write_frames(partial, name, frames, loop or 0, options)
+            _write_frames(partial, name, images, loop or 0, options)
     return omitted
 
 
@@ -144,10 +147,6 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
             raise PhotoError(f"has pages of different sizes, which {name} cannot store; use .tif")
     assert metadata is not None
     animation = _pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
-    if name == "GIF":
-        animation |= {"disposal": 2, "optimize": False}
-        if loop == 1:
-            del animation["loop"]  # a GIF without the field runs once
     if name == "PNG":
         animation |= {"disposal": 1, "blend": 0}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
@@ -160,8 +159,7 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
     for strip in stream.strips:
         pixels[top : top + len(strip)] = strip if deep_grey else to_8_bits(strip)
         top += len(strip)
-    image = to_image(pixels)
-    return image.convert("RGBA") if name == "GIF" and image.mode == "LA" else image  # Pillow would drop the alpha
+    return to_image(pixels)
 
 
 def _limit_metadata(metadata: Metadata) -> tuple[Metadata, list[str]]:
@@ -208,7 +206,7 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
             options["method"] = LOW_MEMORY_METHOD
     if name == "JPEG":
         options["subsampling"] = 0
-    if comment and name in ("JPEG", "GIF"):
+    if comment and name == "JPEG":
         options["comment"] = comment
     if name == "PNG":
         options |= {"compress_level": encoding.compress_level, "pnginfo": make_chunks(metadata)}

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from loupe.config.fields import get_block_sides
-from loupe.config.training import Convolutional, GradientTrain, Perceptron
+from loupe.config.networks import Convolutional, Perceptron
+from loupe.config.training import GradientTrain
 from loupe.models import convolutional, perceptron
 from loupe.models.blocks import add_linear_branch, set_linear_weights
 from loupe.models.network_size import measure_network

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from loupe.config.training import Perceptron
+from loupe.config.networks import Perceptron
 from loupe.models.blocks import fold, pad, unfold
 
 ENTRY_FILTERS = 8

@@ -14,7 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from loupe.config import parse_settings
 from loupe.config.fields import format_value, quote_value
-from loupe.config.training import NETWORKS, OPTIMIZERS, Train, build_train_class
+from loupe.config.networks import NETWORKS, build_train_class
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import Train
 from loupe.errors import mask_values
 from loupe.report.claims import Claim
 

@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from loupe.config.fields import format_value, quote_value
+from loupe.config.networks import NETWORKS
+from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.steps import Sweep
-from loupe.config.training import NETWORKS, OPTIMIZERS, GradientTrain
+from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Range, SweepFile, parse_condition, parse_field
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line, print_lines
+from loupe.config.evaluation import Evaluate
 from loupe.config.fields import format_value
-from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import validate_output_file, write_file
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from loupe.cli.progress import print_line
-from loupe.config.steps import Preprocess
+from loupe.config.datasets import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.storage import make_absolute

@@ -59,7 +59,7 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         # This model has the same layers without the optimizer. Keras would also save the variables of the optimizer.
-        keras.Model(model.inputs, model.outputs, name=model.name).save(file)
+        keras.Model(model.input, model.output, name=model.name).save(file)
         records.log_record("model", geometry_tags(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
 

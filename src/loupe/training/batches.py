@@ -4,7 +4,8 @@ import time
 
 import keras
 
-from loupe.config.training import Convolutional, GradientTrain
+from loupe.config.networks import Convolutional
+from loupe.config.training import GradientTrain
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.training.optimization import compile_model, training_precision

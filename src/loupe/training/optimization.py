@@ -8,7 +8,9 @@ from typing import Any
 import keras
 
 from loupe.config.base import Settings
-from loupe.config.training import OPTIMIZERS, Convolutional, GradientTrain
+from loupe.config.networks import Convolutional
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # layers whose outputs are pixel values
