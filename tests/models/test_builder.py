@@ -263,7 +263,7 @@ def fingerprint(given: Given) -> str:
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.draw_batch(step, count))]
     image = image_for(Geometry.from_name(model.name))
     arrays.append(upscale(builder.KerasUpscaler(model), image, choose_recompose(settings)))
-    with optimization.training_precision(model, settings):
+    with optimization.use_training_precision(model, settings):
         described = [model.get_config(), model.get_compile_config(), side, count]
     digest = sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for array in arrays:

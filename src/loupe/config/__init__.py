@@ -82,12 +82,12 @@ def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
 
     groups = [("fields of every network", _sort_fields(Train))]
     for name, network in NETWORKS.items():
-        groups.append((f"--network {name}", _sort_fields(network, without=Train)))
+        groups.append((f"fields with --network {name}", _sort_fields(network, without=Train)))
     for name, optimizer in OPTIMIZERS.items():
         fields = _sort_fields(optimizer, without=Settings)
         rate = optimizer.DEFAULTS.get("learning_rate")
         default = f"{rate:g}" if rate else "the default of the network"
-        groups.append((f"--optimizer {name} (default learning_rate: {default})", fields))
+        groups.append((f"fields with --optimizer {name} (default learning_rate: {default})", fields))
     return groups
 
 

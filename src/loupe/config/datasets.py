@@ -23,43 +23,42 @@ from loupe.config.training import UPSCALING_SCALES
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
-LIMIT = "maximum number of photos; the photos with the smallest content hashes are used; none: all photos"
+LIMIT = "maximum number of photos; none: all photos"
 
 
-class Pairing(Settings):
-    """The settings that cut labels from photos and downscale them to inputs."""
+class LabelSettings(Settings):
+    """The settings that cut labels from photos, and downscale the labels to inputs."""
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "how labels (the high-resolution images of the dataset) are cut from a photo. centre: one label from the "
-        "centre. fit: one label from the centre after downscaling the shorter side of the photo to label_size. "
-        "tiles: as many labels as fit next to each other. random: `crops` labels from random positions; every "
-        "second label is cut from a copy of the photo that is downscaled by a random factor",
-        rule="centre, fit, tiles or random; default: tiles for the photos of source=sample, centre for other photos",
+        "how labels (high-resolution images) are cut from a photo. centre: one label from the centre. fit: one label "
+        "from the centre, after the photo is downscaled until its shorter side is `label_size`. tiles: as many "
+        "labels as fit next to each other. random: labels from random positions; every second label is cut from a "
+        "copy of the photo that is downscaled by a random factor",
+        rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
-    crops: int = field(6, "number of labels per photo with crop=random", ge=1, le=1000)
+    crops: int = field(6, "with crop=random, number of labels per photo", ge=1, le=1000)
     crops_per_megapixel: Rate = field(
         None,
-        "with crop=random, number of labels per million pixels of a photo; the number per photo is rounded and at "
-        "least 1. none: `crops` labels per photo",
+        "with crop=random, number of labels per million pixels of a photo, but at least 1 per photo. none: `crops` "
+        "labels per photo",
         rule="none, or above 0 and at most 1000",
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field(
         "lanczos",
-        "antialiased filter that downscales a label to the input of the network. box: the mean of an area; "
-        "random: a random filter per label",
+        "antialiased filter that downscales a label to the input of the network. box: the mean of the label pixels "
+        "under each input pixel. random: a random filter per label",
     )
     recompress: Quality = field(
-        None, "compress labels and inputs as JPEG of this quality (2016 study: 75)", rule="none, or 1 to 95"
+        None,
+        "JPEG quality with which labels and inputs are compressed (2016 study: 75). none: no compression",
+        rule="none, or 1 to 95",
     )
-    DEPENDS = {
-        "crops": {"crop": "random", "crops_per_megapixel": None},
-        "crops_per_megapixel": {"crop": "random"},
-    }
+    DEPENDS = {"crops": {"crop": "random", "crops_per_megapixel": None}, "crops_per_megapixel": {"crop": "random"}}
 
 
-class Preprocess(DatasetSettings, Pairing):
+class Preprocess(DatasetSettings, LabelSettings):
     """Prepare a dataset from sources of photos."""
 
     STEP = "preprocess"
@@ -78,7 +77,8 @@ class Preprocess(DatasetSettings, Pairing):
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
         UPSCALING_SCALES,
-        "scale factors; each label is downscaled to one input per scale factor",
+        "scale factors. Loupe cuts labels (high-resolution images) from the photos, and downscales each label to one "
+        "input per scale factor",
         rule="ratios such as 3:2,2:1",
     )
     luminance: Luminance = field(
@@ -86,10 +86,8 @@ class Preprocess(DatasetSettings, Pairing):
     )
     degrade: Literal["none", "jpeg", "camera"] = field(
         "none",
-        "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution; "
-        "camera: noise, then compression as with jpeg. The manifest (the dataset's table of labels) contains the "
-        "JPEG quality and the noise of each label's input. If an input is compressed twice, the manifest contains "
-        "the quality of the second compression",
+        "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution. "
+        "camera: noise, then compression as with jpeg",
     )
     jpeg_qualities: JpegQualities = field(
         (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"
@@ -97,15 +95,15 @@ class Preprocess(DatasetSettings, Pairing):
     clean_share: float = field(0.15, "probability that an input is not compressed as JPEG", ge=0, le=1)
     double_share: float = field(
         0.2,
-        "probability that a compressed input is compressed a second time; the 8x8 blocks of the first compression "
-        "are shifted at random",
+        "probability that a compressed input is compressed a second time. The 8x8 blocks of the second compression "
+        "are shifted by a random distance relative to the blocks of the first compression",
         ge=0,
         le=1,
     )
     noise_levels: NoiseLevels = field(
         (0, 10),
-        "with degrade=camera, lowest and highest standard deviation of the noise (the sum of Gaussian and Poisson "
-        "noise), in grey values from 0 to 255",
+        "with degrade=camera, lowest and highest standard deviation of the noise, in grey values from 0 to 255. The "
+        "noise is the sum of Gaussian and Poisson noise",
         rule="two numbers from 0 to 100",
     )
     DEPENDS = {

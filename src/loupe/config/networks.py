@@ -11,32 +11,36 @@ from loupe.config.fields import Hidden, Number, Patch, field, format_value, get_
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
 
-CROP_BLOCKS = 32  # blocks per side of a training input; with fewer blocks, mirrored borders distort the training
+# Default number of q x q blocks per side of a training crop. The network pads a crop with its mirrored border. In
+# smaller crops, this padding affects a larger share of the pixels.
+CROP_BLOCKS = 32
 DEFAULT_PATCHES = {Fraction(1): "10:10", Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
 
 
 class Convolutional(GradientTrain):
-    """A convolutional network with a wide receptive field, which treats each block of q×q pixels as one position."""
+    """A convolutional network that maps q x q blocks of the input to p x p blocks; the scale factor is p/q."""
 
     network: Literal["convolutional"] = field("convolutional", "the network to train")
-    filters: int = field(32, "number of channels between the residual layers", ge=1, le=1024)
+    filters: int = field(32, "number of channels of the input and output of a residual layer", ge=1, le=1024)
     layers: int = field(
         3, "number of residual layers; each is a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
     )
     expansion: int = field(2, "channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
-        "side of a training input in pixels; default 64 for scales 1:1 and 3:2, 32 for 2:1 and 3:1",
+        "side in pixels of the training crops (squares that are cut from an input); default 64 for scales 1:1 and "
+        "3:2, 32 for 2:1 and 3:1",
         rule="a multiple of 2 for scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(
         "none",
-        "second channel of the input. jpeg: the strength of the JPEG artefacts, so that the network adapts to the "
-        "strength. Loupe computes the strength from the JPEG quality that the dataset contains for each input",
+        "second channel of the input. none: no second channel. jpeg: the strength of the JPEG artefacts from 0 to 1, "
+        "computed from the JPEG quality of the input; the network adapts to the strength",
     )
     precision: Literal["float32", "bfloat16"] = field(
         "float32",
-        "number format of training; bfloat16 is faster with many filters on processors that support bfloat16",
+        "number format of the convolutions during the training; bfloat16 is faster with many filters on processors "
+        "that support bfloat16",
     )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
     SMOKE = {"filters": 8, "layers": 1, "crop": 16}
@@ -60,15 +64,15 @@ class Perceptron(GradientTrain):
     network: Literal["perceptron"] = field("perceptron", "the network to train")
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
-        "sides of the input and label patches in pixels; whole: the whole input; default 10:10 for scale 1:1, "
-        "10:15 for 3:2, 8:16 for 2:1, 6:18 for 3:1",
-        rule="input side:label side in the ratio of the scale, or whole",
+        "side of an input patch and side of the label patch, in pixels: 10:15 maps 10x10 pixels to 15x15 pixels. The "
+        "second number divided by the first is `scale`. whole: one patch with the size of the input. Default 10:10 "
+        "for scale 1:1, 10:15 for 3:2, 8:16 for 2:1, 6:18 for 3:1",
+        rule="input side:label side, or whole",
     )
     hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")
     mirror: bool = field(
         True,
-        "append the hidden layers except the last in reverse order, as the code of the 2016 study does: 2048,1024 "
-        "becomes 2048,1024,2048",
+        "mirror the list of hidden layers, as the code of the 2016 study does: 2048,1024 becomes 2048,1024,2048",
     )
     entry_convolutions: Annotated[Literal[0, 2], Number] = field(
         0, "number of convolutions before the dense layers (proposed by the 2016 study)"
@@ -78,19 +82,17 @@ class Perceptron(GradientTrain):
     )
     keep_prob: float = field(1.0, "probability that dropout keeps a unit (2016 study: 1.0, 0.9, 0.5)", gt=0, le=1)
     dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (2016 study: first)")
-    recompose: Recompose = field(
-        "concatenate",
-        RECOMPOSE,
-    )
+    recompose: Recompose = field("concatenate", RECOMPOSE)
     DEFAULTS = {"batch_size": 256, "steps": 800, "learning_rate": 3e-4}
     SMOKE = {"hidden": "32,16", "batch_size": 32}
 
     @model_validator(mode="after")
     def _validate_patch(self) -> "Perceptron":
         if self.patch != "whole":
-            q, p = map(int, self.patch.split(":"))
-            if Fraction(p, q) != self.scale:
-                raise ValueError(f"patch: must be q:p of the scale {format_value(self.scale)}, got {self.patch}")
+            input_side, label_side = map(int, self.patch.split(":"))
+            if Fraction(label_side, input_side) != self.scale:
+                rule = f"input side:label side for scale {format_value(self.scale)}"
+                raise ValueError(f"patch: must be {rule}, such as {DEFAULT_PATCHES[self.scale]}, got {self.patch}")
         return self
 
     @model_validator(mode="after")

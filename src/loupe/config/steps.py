@@ -10,16 +10,14 @@ from loupe.config.training import DATASET, THREADS
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
 
 
-class Register(DatasetSettings):
+class Register(Settings):
     """Register the model of a run; the model becomes champion if it is better than the current champion."""
 
     STEP = "register"
-    run: str = field(
-        "best",
-        "id of a train run; best: the train run with the lowest validation mae",
-    )
+    run: str = field("best", "id of a train run or of a trial; best: the train run with the lowest validation mae")
     scale: Scale = field(Fraction(3, 2), "with run=best, the scale factor of the runs", rule="1:1, 3:2, 2:1 or 3:1")
     smoke: bool = field(False, "with run=best, include the runs of short tests (--smoke)")
+    data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the validation images")
     DEPENDS = {"scale": {"run": "best"}}
 
 
@@ -29,15 +27,15 @@ class Sweep(DatasetSettings):
     STEP = "sweep"
     sweep: str = field("sweeps/smoke.toml", "the sweep file")
     name: Text = field(None, "name of the Optuna study; none: the name in the sweep file", rule="none or a name")
-    dataset: Text = field(None, f"{DATASET}; none: the dataset in the sweep file", rule="none, a dataset or a source")
+    dataset: Text = field(None, f"{DATASET}. none: the dataset in the sweep file", rule="none, a dataset or a source")
     pruner: Literal["file", "none", "median", "hyperband"] = field(
         "file", "pruner that stops poor trials early; file: the pruner in the sweep file"
     )
     workers: int = field(
         0,
-        "number of worker processes. 0: one worker per core of this machine, or of the Dask cluster with "
-        "`scheduler`. If KERAS_BACKEND is jax, this machine has GPUs, and `scheduler` is none, 0 means one worker "
-        "per group of GPUs. A group has as many GPUs as one trial uses (`devices`)",
+        "number of worker processes; a worker trains one trial at a time. 0 without `scheduler`: one worker per core "
+        "of this machine; on a machine with GPUs and with KERAS_BACKEND=jax, one worker per GPU (or group of GPUs "
+        "that one trial uses). 0 with `scheduler`: one worker per core of the Dask cluster",
         ge=0,
         le=1024,
     )
@@ -50,11 +48,16 @@ class Sweep(DatasetSettings):
     )
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
-    fresh: bool = field(False, "train every trial, even if the store already contains its result")
+    fresh: bool = field(False, "train every trial, even if a run in MLflow already has the result")
     champion: bool = field(
         True,
-        "register the model of the best trial, and score the best models on the test split; these scores do not "
-        "change the choice of the best trial",
+        "score the models of the best trials on the test split (`keep` in the sweep file is their number), and "
+        "register the model of the best trial",
+    )
+    scheduler: Text = field(
+        None,
+        "address of a Dask scheduler, whose workers prepare the dataset and run the trials; none: this machine does",
+        rule="none, or an address such as tcp://host:port",
     )
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
     SMOKE = {"max_trials": 2}
@@ -72,7 +75,7 @@ class Report(Settings):
     out: str = field("report", "folder for report.html, report.md and results.parquet")
     sweeps: str = field("sweeps", "folder of the sweep files, which contain the claims")
     dataset: Text = field(
-        None, "use only runs on this dataset; none: the dataset with the most trials", rule="none, a name or a digest"
+        None, "dataset whose runs are used; none: the dataset with the most trials", rule="none, a name or a digest"
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the images of the report")
     DEPENDS = {"data_dir": {"from_": None}}

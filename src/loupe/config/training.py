@@ -7,32 +7,24 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from loupe.config.base import DatasetSettings
-from loupe.config.fields import (
-    Count,
-    Devices,
-    Norm,
-    Scale,
-    Seconds,
-    Text,
-    field,
-    format_value,
-)
+from loupe.config.fields import Count, Devices, Norm, Scale, Seconds, Text, field, format_value
 
 UPSCALING_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
-
-
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = (
-    "how the patches of a result are combined into an image. concatenate: the patches are next to each other (2016 "
-    "study); gaussian: the patches overlap and are averaged with Gaussian weights"
+    "how the output patches of a perceptron are combined into an image. concatenate: patches without overlap (2016 "
+    "study). gaussian: overlapping patches, averaged with Gaussian weights"
 )
-DATASET = "name or folder of a prepared dataset, or a source of photos, which Loupe prepares with default settings"
+DATASET = (
+    "name or folder of a prepared dataset, or a source of photos, which Loupe prepares with default settings. "
+    "Sources: sample (bundled photos), caltech256, a folder, a tar file or a URL"
+)
 THREADS = "CPU threads for training; 0: one per core"
 
 
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a function that computes a default from `steps`; the default is None if `seconds` replaces `steps`."""
+    """Return a function that computes the default of a field: a share of `steps`, or None with `seconds`."""
     return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
 
 
@@ -43,16 +35,16 @@ class Train(DatasetSettings):
     dataset: str = field("sample", DATASET)
     network: str = field(
         "convolutional",
-        "the network to train; the section `--network NAME` lists the fields of this network",
+        "the network to train; the section `fields with --network NAME` lists the fields of this network",
         rule="convolutional, perceptron, ridge",
     )
     scale: Scale = field(
-        Fraction(3, 2), "scale factor; with 1:1, the network restores degraded inputs", rule="1:1, 3:2, 2:1 or 3:1"
+        Fraction(3, 2),
+        "scale factor: the side of a result divided by the side of the input. 1:1: the network restores its inputs",
+        rule="1:1, 3:2, 2:1 or 3:1",
     )
     limit: Count = field(
-        None,
-        "maximum number of training photos; the photos with the smallest content hashes are used; none: all photos",
-        rule="none or >= 1",
+        None, "maximum number of training photos; none: all photos of the dataset", rule="none or >= 1"
     )
     threads: int = field(0, THREADS, ge=0, le=1024)
     resume: Text = field(
@@ -70,37 +62,40 @@ class GradientTrain(Train):
     """Settings of a network that is trained by gradient descent."""
 
     skip: Literal["none", "ridge"] = field(
-        "none", "ridge: add a trainable linear branch, whose initial weights are the weights of ridge regression"
+        "none",
+        "skip connection, whose result is added to the result of the layers. none: no skip connection. ridge: a "
+        "trainable linear function, whose initial weights are the weights of ridge regression",
     )
     start: Text = field(
         None,
-        "network to copy initial weights from; a layer gets the weights of the layer at the same position if the "
-        "weights of both layers have the same shapes",
+        "network to copy initial weights from. Layer n gets the weights of layer n of that network, if the shapes of "
+        "the weights are equal",
         rule="none, champion, a registry URI, a run URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
-        "none", "filter that upscales the input before the first layer; the network then does not change the size"
+        "none",
+        "filter that upscales the input before the first layer. none: the last layer upscales",
     )
     crops: Literal["aligned", "any"] = field(
         "aligned",
-        "positions where training inputs are cut. aligned: only positions that correspond to whole pixels of the "
-        "label. any: all positions (2016 study); with scale 3:2, an odd position corresponds to a half pixel of the "
-        "label, and rounding shifts the cut label by half a pixel relative to the input",
+        "positions of the training crops, which are cut from an input and from its label (the high-resolution "
+        "image). aligned: only positions that are whole pixels in the input and in the label. any: all positions of "
+        "the input (2016 study). With scale 3:2, odd positions of the input are between two label pixels; the crop "
+        "of the label is then shifted by half a pixel",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
         "xavier",
         "distribution of the initial weights. xavier (2016 study): truncated normal with standard deviation "
-        "sqrt(6) / (sqrt(inputs) + sqrt(outputs))",
+        "sqrt(6) / (sqrt(n) + sqrt(m)) for a layer with n inputs and m outputs",
     )
     stddev: float = field(0.1, "standard deviation of the initial weights with initializer=gaussian", gt=0, le=10)
     bias_initializer: Literal["zeros", "as_weights"] = field(
-        "zeros", "initial biases. as_weights: from the same distribution as the weights (2016 study)"
+        "zeros", "initial biases. as_weights: drawn from the distribution of the weights (2016 study)"
     )
     optimizer: str = field(
         "adam",
-        "the optimizer; the section `--optimizer NAME` lists the fields of this optimizer",
-        rule="a name below",
+        "the optimizer; the section `fields with --optimizer NAME` lists the fields of this optimizer",
     )
     learning_rate: float = field(1e-3, "learning rate of the first step", gt=0, le=100)
     schedule: Literal["constant", "exponential", "cosine"] = field(
@@ -108,28 +103,30 @@ class GradientTrain(Train):
     )
     clip_norm: Norm = field(
         None,
-        "largest norm of the gradient; a larger gradient is scaled down to this norm; none: no limit",
+        "maximum norm of the gradient; larger gradients are scaled to this norm; none: no limit",
         rule="none or > 0",
     )
     loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
-    batch_size: int = field(8, "crops (convolutional) or patches (perceptron) per step", ge=1, le=65536)
+    batch_size: int = field(
+        8, "number of training crops (convolutional) or patches (perceptron) per training step", ge=1, le=65536
+    )
     steps: int = field(3500, "number of training steps", ge=1, le=100_000_000)
     decay_rate: float = field(
         0.96,
-        "with schedule=exponential, the learning rate is multiplied by this factor every `decay_steps` steps",
+        "with schedule=exponential, factor by which the learning rate decays per `decay_steps` steps",
         gt=0,
         le=1,
     )
     seconds: Seconds = field(
         None,
-        "training budget in CPU seconds instead of `steps`; the number of steps is computed from the measured "
-        "duration of some steps at the start",
+        "duration of the training in CPU seconds, instead of `steps`. Loupe measures some steps at the start, and "
+        "computes how many steps fit into this time",
         rule="none or > 0",
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "with schedule=exponential, number of steps until the learning rate is multiplied by `decay_rate`; default "
-        "1.5 % of `steps` (2016 study)",
+        "with schedule=exponential, number of steps per decay by the factor `decay_rate`; default 1.5 % of `steps` "
+        "(2016 study)",
         rule=">= 1",
     )
     eval_every: Count = field(
@@ -138,16 +135,17 @@ class GradientTrain(Train):
         rule=">= 1",
     )
     eval_images: int = field(
-        256, "maximum number of validation images that each point of the learning curve uses", ge=1, le=10**9
+        256, "maximum number of validation images per point of the learning curve", ge=1, le=10**9
     )
     patience: int = field(
         0,
-        "stop after this many points of the learning curve without a lower validation mae; 0: never stop early",
+        "the training stops after this number of points of the learning curve without a lower validation mae; 0: the "
+        "training does not stop early",
         ge=0,
         le=10**9,
     )
     devices: Devices = field(
-        1, "number of local accelerators that share each batch (JAX backend)", rule="all, or 1 to 1024"
+        1, "number of GPUs of this machine that share each batch (JAX backend)", rule="all, or 1 to 1024"
     )
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {

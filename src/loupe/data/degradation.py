@@ -1,4 +1,4 @@
-"""Makes the inputs of a dataset: shrinks the labels, and optionally adds noise and JPEG artefacts."""
+"""Makes the inputs of a dataset: downscales the labels, and optionally adds noise and JPEG artefacts."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +12,7 @@ from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.luminance import REC_601, compute_luminance
 
 GRID = 8  # side of a JPEG block in pixels
-SUBSAMPLINGS = (0, 2)  # Pillow's numbers of 4:4:4 and 4:2:0
+SUBSAMPLINGS = (0, 2)  # Pillow's numbers for colours of full (4:4:4) and of half resolution (4:2:0)
 MID_GREY = 127.5
 
 
@@ -41,7 +41,7 @@ class Degradation:
 
     @property
     def columns(self) -> dict[str, float | None]:
-        """The strength of the degradation as columns of the manifest, which contain only the last JPEG quality."""
+        """The last JPEG quality and the noise, as columns of the manifest."""
         return {"jpeg_quality": self.qualities[-1] if self.qualities else None, "noise": self.noise}
 
 
@@ -60,7 +60,8 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
         return Degradation(shrink)
     low, high = settings.jpeg_qualities
     compressed, twice = rng.random(2) >= (settings.clean_share, 1 - settings.double_share)
-    qualities = rng.integers(low, high + 1, size=2).tolist()[: compressed * (1 + twice)]
+    count = compressed * (1 + twice)  # number of compressions: 0, 1 or 2
+    qualities = rng.integers(low, high + 1, size=2).tolist()[:count]
     shift, subsampling = rng.integers(GRID, size=2).tolist(), int(rng.choice(SUBSAMPLINGS))
     jpeg = Degradation(shrink, tuple(qualities), (shift[0], shift[1]), subsampling)
     if settings.degrade == "jpeg":
@@ -70,7 +71,7 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
 
 
 def make_input(label: np.ndarray, scale: Fraction, settings: Preprocess, degradation: Degradation) -> np.ndarray:
-    """Shrink a label by the scale, degrade it, and convert it to luminance.
+    """Downscale a label to an input, degrade the input, and convert the input to luminance.
 
     Args:
         label: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour.
@@ -87,9 +88,11 @@ def make_input(label: np.ndarray, scale: Fraction, settings: Preprocess, degrada
     if degradation.noise:
         image = _add_noise(image, degradation)
     for number, quality in enumerate(degradation.qualities, 1):
-        down, right = degradation.shift if number < len(degradation.qualities) else (0, 0)
-        above = ((down, 0), (right, 0), (0, 0))[: image.ndim]
-        image = compress_jpeg(np.pad(image, above, mode="edge"), quality, degradation.subsampling)[down:, right:]
+        # JPEG blocks start at the top left pixel. Rows and columns that are added there for the compression, and then
+        # removed, shift the blocks.
+        rows, columns = degradation.shift if number < len(degradation.qualities) else (0, 0)
+        widths = ((rows, 0), (columns, 0), (0, 0))[: image.ndim]
+        image = compress_jpeg(np.pad(image, widths, mode="edge"), quality, degradation.subsampling)[rows:, columns:]
     return to_grey(image, settings.luminance)
 
 
@@ -102,7 +105,9 @@ def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
     # The noise of the channels is independent. Therefore the luminance has less noise than each channel.
     deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
-    counts_per_level = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
-    noisy = rng.poisson(image * counts_per_level) / counts_per_level
+    # The variance of a number of photons is its mean. With this number of photons per grey value, the variance of a
+    # mid-grey pixel is shot * deviation**2. The limit prevents a division by 0.
+    photons_per_grey_value = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
+    noisy = rng.poisson(image * photons_per_grey_value) / photons_per_grey_value
     noisy += rng.normal(0, deviation * np.sqrt(1 - degradation.shot), image.shape)
     return np.rint(noisy).clip(0, 255).astype("uint8")

@@ -84,7 +84,7 @@ class Outcome:
         job: the job.
         size: width and height of the result; None if no result was written.
         reason: the reason for a failure; "" if the result was written or existed before.
-        omitted: names of metadata that is too long for the format.
+        omitted: names of metadata that the result does not contain.
         assumed_quality: `ImageStream.assumed_quality` of the first image.
     """
 
