@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from loupe.imaging.atomic import write_atomically
-from loupe.imaging.colour import fit_colours, set_nclx
+from loupe.imaging.avif import set_codes, write_deep
+from loupe.imaging.colour import fit_colours
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
@@ -21,6 +22,7 @@ from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import write_tiff
 
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
+FULL_COLOUR_QUALITY = 90  # an AVIF with at least this quality has the colours in full resolution
 # Methods of the WebP encoder that take less memory than the default method, 4. For an image of noise, method 2 takes
 # 9 bytes per pixel instead of 29. Without loss, method 0 takes 24 bytes per pixel instead of 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
@@ -35,15 +37,23 @@ class EncodeOptions:
         quality: 1..100, for JPEG, WebP and AVIF; None for DEFAULT_QUALITY.
         compress_level: 0..9, for PNG.
         lossless: whether a WebP is lossless, if quality is None.
+        subsampled: whether an AVIF with a quality below FULL_COLOUR_QUALITY stores fewer samples of colour.
         overwrite: whether an existing file is replaced.
-        low_memory: whether a WebP is encoded with a faster method, which takes less memory.
+        low_memory: whether the encoders of WebP and AVIF take less memory, with larger files or with 4:2:0.
     """
 
     quality: int | None = None
     compress_level: int = 1
     lossless: bool = False
+    subsampled: bool = False
     overwrite: bool = True
     low_memory: bool = False
+
+    @property
+    def avif_subsampling(self) -> str:
+        """The subsampling of an AVIF."""
+        is_low = self.subsampled and (self.quality or DEFAULT_QUALITY["AVIF"]) < FULL_COLOUR_QUALITY
+        return "4:2:0" if is_low or self.low_memory else "4:4:4"
 
 
 def write_photo(
@@ -101,6 +111,8 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         metadata = _pillow_options(name, stream.metadata, options)
         with file.open("wb") as opened:
             opened.writelines(encode_png(stream, options.compress_level, metadata))
+    elif name == "AVIF" and stream.dtype == np.uint16:
+        write_deep(file, stream, options.quality or DEFAULT_QUALITY[name], options.avif_subsampling)
     elif name == "JPEG" and large:
         from loupe.imaging.jpeg import write_jpeg
 
@@ -130,7 +142,7 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
 def _write_nclx(file: Path, name: str, metadata: Metadata) -> None:
     """Write the colour space to an AVIF, because Pillow always writes sRGB."""
     if name == "AVIF" and (chunk := metadata.colour_chunks.get(b"cICP")) and not metadata.icc:
-        file.write_bytes(set_nclx(file.read_bytes(), chunk))
+        file.write_bytes(set_codes(file.read_bytes(), chunk))
 
 
 def _make_image(stream: ImageStream, name: str) -> Image.Image:
@@ -168,7 +180,9 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
         if metadata.iptc:
             resource = PHOTOSHOP_NAME + make_iptc_resource(metadata.iptc)
             options["extra"] = b"\xff\xed" + (len(resource) + 2).to_bytes(2, "big") + resource
-    if comment and name in ("JPEG", "GIF"):
+    if name == "AVIF":
+        options["subsampling"] = encoding.avif_subsampling
+    if comment and name == "JPEG":
         options["comment"] = comment
     if name == "PNG":
         options |= {"compress_level": encoding.compress_level, "pnginfo": make_chunks(metadata)}
