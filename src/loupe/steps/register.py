@@ -94,7 +94,8 @@ def run(settings: Register) -> Registration:
         may_replace = champion is None or train_settings["smoke"] != "true"
         if gate.is_better and may_replace and not is_champion:
             # set_champion is the last action: if the process is killed earlier, the same command repeats all actions.
-            records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
+            if scale > 1:  # `loupe-photo` only upscales
+                records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
             registration.set_champion(scale, version.version)
             is_champion, reason = True, gate.reason
         else:
