@@ -1,11 +1,9 @@
-"""Fixtures for all tests: small real photos as files, folders and tar archives; locks between test processes."""
+"""Fixtures for all tests: small real photos as files, folders and tar archives; the order of slow tests."""
 
-import fcntl
 import functools
 import io
 import signal
 import tarfile
-from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -20,17 +18,9 @@ settings.load_profile("loupe")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Run a test marked `alone` while no other test runs: it takes the lock exclusively, the others share it."""
-    with open(__file__) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
-        try:
-            return (yield)
-        finally:
-            fcntl.flock(
-                lock, fcntl.LOCK_UN
-            )  # closing is not enough: processes that a test forked still have the file open
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the tests with the most seconds first: a long test that starts last leaves the other cores idle."""
+    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("slow") if mark.args), default=0))
 
 
 # Path in the layout of Caltech-256 -> bundled photo, left, top, width, height.

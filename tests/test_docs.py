@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageChops
 
 from loupe.config import STEPS
-from loupe.config.training import NETWORKS, OPTIMIZERS
+from loupe.config.networks import NETWORKS
+from loupe.config.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]

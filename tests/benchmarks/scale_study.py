@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
 import optuna
 
 from loupe.search import sampling, study_storage, worker_pool
-from loupe.search.study import ITEM, PARENT, RUN, SweepStudy
+from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
+from loupe.search.trial_attributes import ITEM, PARENT, RUN
 
 HERE = {"loupe.host": "here", "loupe.pid": "1", "loupe.started": "0.00"}
 REPORTS = 5  # points of the curve of a trial

@@ -57,7 +57,7 @@ def measure(folder, size):
     patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
     copied = time.perf_counter() - started
     cutting, stepping = [], []
-    with optimization.training_precision(model, settings):
+    with optimization.use_training_precision(model, settings):
         for step in range(STEPS):
             started = time.perf_counter()
             inputs, labels = patches.draw_batch(step, count)

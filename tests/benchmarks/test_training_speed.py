@@ -80,7 +80,7 @@ def test_step_takes_little_more_than_its_arithmetic(name, benchmark, operations_
     optimization.compile_model(model, settings)
     patches, count = batches.open_patches(settings, pairs, Geometry.from_name(model.name))
     inputs, labels = patches.draw_batch(0, count)
-    with optimization.training_precision(model, settings):
+    with optimization.use_training_precision(model, settings):
         benchmark.pedantic(model.train_on_batch, (inputs, labels), rounds=100, warmup_rounds=5)
     if benchmark.stats is None:
         return  # nothing is timed under pytest-xdist

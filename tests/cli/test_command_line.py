@@ -16,7 +16,9 @@ from loupe.cli.main import main, run_step
 from loupe.config import STEPS
 from loupe.config.base import Settings, list_choices
 from loupe.config.fields import format_value
-from loupe.config.training import NETWORKS, OPTIMIZERS, Train
+from loupe.config.networks import NETWORKS
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import Train
 from loupe.errors import LoupeError, UsageError
 
 SLOW_LIBRARIES = ("keras", "tensorflow", "mlflow", "pandas", "matplotlib")
@@ -75,7 +77,7 @@ def groups(step: str) -> dict[str, dict[str, Any]]:
     for table, kind, base in ((NETWORKS, "network", Train), (OPTIMIZERS, "optimizer", Settings)):
         for key, settings in table.items():
             own = {name: info for name, info in settings.model_fields.items() if name not in base.model_fields}
-            common[f"--{kind} {key}"] = own
+            common[f"fields with --{kind} {key}"] = own
     return common
 
 
@@ -121,7 +123,7 @@ def test_help_of_train_shows_the_default_learning_rate_of_each_optimizer() -> No
     for name, optimizer in OPTIMIZERS.items():
         rate = optimizer.DEFAULTS.get("learning_rate")
         shown = f"{rate:g}" if rate else "the default of the network"
-        assert re.search(rf"^--optimizer {name} .*\b{shown}", text, re.MULTILINE)
+        assert re.search(rf"^fields with --optimizer {name} .*\b{shown}", text, re.MULTILINE)
 
 
 def test_the_command_line_imports_no_slow_library() -> None:
@@ -174,7 +176,10 @@ def test_help_without_a_step_has_status_0() -> None:
         (["train", "--network", "bogus"], "network: must be one of .*'bogus'"),
         (["train", "--network", "ridge", "--hidden", "8"], "hidden: is a field of network=perceptron only"),
         (["train", "--optimizer", "sgd", "--beta_1", "0.5"], "beta_1: is a field of optimizer=adam"),
-        (["train", "--network", "perceptron", "--patch", "10:16"], "patch: must be q:p of the scale 3:2, got 10:16"),
+        (
+            ["train", "--network", "perceptron", "--patch", "10:16"],
+            "patch: must be input side:label side for scale 3:2, such as 10:15, got 10:16",
+        ),
         (["train", "--stddev", "0.2"], "stddev: has no effect"),
         (["train", "--steps", "0"], "steps: must be .*'0'"),
         (["upscale", "nowhere.png"], "inputs: .*'nowhere.png'"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = [pytest.mark.slow(60), pytest.mark.xdist_group("light install")]  # one process: one installation
 ROOT = Path(__file__).parents[2]
 LARGEST_INSTALL_MB = 300
 UPSCALE_IN_PYTHON = (
@@ -52,13 +53,11 @@ def run(commands: Path, folder: Path, *words: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.slow
 def test_the_installed_size_is_limited(commands: Path) -> None:
     files = [file for file in commands.parent.rglob("*") if file.is_file() and not file.is_symlink()]
     assert sum(file.stat().st_blocks * 512 for file in files) < LARGEST_INSTALL_MB * 2**20
 
 
-@pytest.mark.slow
 def test_photos_are_upscaled_and_restored(commands: Path, folder: Path) -> None:
     for step, size in (("upscale", (72, 48)), ("restore", (48, 32))):
         done = run(commands, folder, "loupe", step, "photo.jpg", "--out", f"{step}.jpg")
@@ -68,7 +67,6 @@ def test_photos_are_upscaled_and_restored(commands: Path, folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "package", "extra"),
     [

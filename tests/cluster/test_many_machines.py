@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -13,15 +11,15 @@ import optuna
 import pytest
 import services
 from hosts import create_hosts, cut_power, list_trial_processes
-from jobs import build_env, list_runs, loupe
+from jobs import Step, list_runs, loupe
 
 from loupe.config import parse_settings
 from loupe.data.dataset import Dataset
 from loupe.data.preparation import prepare
-from loupe.search.study import OWNER, RUN
+from loupe.search.trial_attributes import OWNER, RUN
 from loupe.tracking import liveness
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many machines")]
+pytestmark = [pytest.mark.slow(120), pytest.mark.xdist_group("many machines")]
 
 TIMEOUT_S = 300
 FIELDS = {"label_size": "30", "crop": "random", "crops": "16", "seed": "5"}
@@ -77,14 +75,12 @@ class Cluster:
         cut_power(worker)
 
     def start(self, *arguments, cwd):
-        """Start a step on this cluster in the background."""
-        command = [sys.executable, "-m", "loupe", *map(str, arguments), "--scheduler", self.scheduler]
-        step = subprocess.Popen(
-            command, cwd=cwd, env=build_env(MLFLOW_TRACKING_URI=self.tracking), stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        """Start a step on this cluster in the background; returns its process and the file of its output."""
+        printed = cwd / "printed.txt"
+        more = {"output": (printed, printed), "MLFLOW_TRACKING_URI": self.tracking}
+        step = Step(*arguments, "--scheduler", self.scheduler, cwd=cwd, **more)
         self._stack.callback(step.kill)
-        return step
+        return step, printed
 
 
 def wait_until(condition, interval=0.2):
@@ -123,7 +119,7 @@ def test_dataset_is_the_same_although_a_machine_fails_and_another_joins(
     cluster, local_dataset, photo_folder, tmp_path
 ):
     fields = [word for name, value in FIELDS.items() for word in (f"--{name}", value)]
-    step = cluster.start("preprocess", "--source", photo_folder, *fields, "--quiet", cwd=tmp_path)
+    step, printed = cluster.start("preprocess", "--source", photo_folder, *fields, "--quiet", cwd=tmp_path)
     failed, *others = cluster.alive
     wait_until(lambda: step.poll() is not None or len(list(tmp_path.glob("data/.*/labels-*"))) > 3, 0.02)
     for other in others:  # so that the new machine gets some of the remaining shards
@@ -134,8 +130,7 @@ def test_dataset_is_the_same_although_a_machine_fails_and_another_joins(
     assert step.poll() is None
     for other in others:
         os.killpg(other.pid, signal.SIGCONT)
-    printed = step.communicate(timeout=TIMEOUT_S)[0]
-    assert step.returncode == 0, printed
+    assert step.wait(TIMEOUT_S) == 0, printed.read_text()
     (folder,) = (tmp_path / "data").iterdir()
     assert folder.name == local_dataset.folder.name
     assert len(read_shards(folder)) == 19 * 4
@@ -147,7 +142,7 @@ def test_dataset_is_the_same_although_a_machine_fails_and_another_joins(
 def test_sweep_has_the_same_results_although_machines_fail_and_others_join(cluster, local_dataset, tmp_path):
     client = mlflow.MlflowClient(cluster.tracking, cluster.tracking)
     (tmp_path / "sweep.toml").write_text(SWEEP.format(dataset=local_dataset.folder))
-    step = cluster.start(
+    step, printed = cluster.start(
         "sweep", "sweep.toml", "--storage", cluster.storage, "--champion", "false", "--quiet", cwd=tmp_path
     )
     failed, killed, first_run = wait_until(lambda: suspend_trial(cluster, step, cluster.alive))
@@ -160,8 +155,7 @@ def test_sweep_has_the_same_results_although_machines_fail_and_others_join(clust
     wait_until(lambda: not services.is_alive(orphan))
     for run_id in (first_run, second_run):  # instead of waiting for HEARTBEAT_TIMEOUT_S
         client.set_tag(run_id, liveness.HEARTBEAT_TAG, f"{time.time() - 2 * liveness.HEARTBEAT_TIMEOUT_S:.0f}")
-    printed = step.communicate(timeout=TIMEOUT_S)[0]
-    assert step.returncode == 0, printed
+    assert step.wait(TIMEOUT_S) == 0, printed.read_text()
     assert not services.is_alive(killed)
 
     study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
@@ -187,7 +181,7 @@ def suspend_trial(cluster, step, workers):
     Returns:
         The worker, the process and the id of the trial's run, or None if no trial is being trained there.
     """
-    assert step.poll() is None, f"the sweep ended: {step.communicate()[0]}"
+    assert step.poll() is None, "the sweep ended"
     for worker in workers:
         for process in list_trial_processes(worker):
             if process.pid not in find_open_runs(cluster):

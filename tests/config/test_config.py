@@ -13,16 +13,9 @@ import loupe
 from loupe.config import STEPS, parse_settings
 from loupe.config.base import GIVEN, Settings, SettingsError, list_choices
 from loupe.config.fields import format_value
-from loupe.config.training import (
-    DEFAULT_PATCHES,
-    NETWORKS,
-    OPTIMIZERS,
-    TRAINED_SCALES,
-    GradientTrain,
-    Optimizer,
-    build_train_class,
-    find_field_owners,
-)
+from loupe.config.networks import DEFAULT_PATCHES, NETWORKS, build_train_class, find_field_owners
+from loupe.config.optimizers import OPTIMIZERS, Optimizer
+from loupe.config.training import TRAINED_SCALES, GradientTrain
 
 TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, GradientTrain)]
 TRAIN = [
@@ -260,7 +253,8 @@ def test_a_patch_must_have_the_ratio_of_the_scale(scale: Fraction) -> None:
         patch = f"{factor * scale.denominator}:{factor * scale.numerator}"
         assert parse_settings("train", given | {"patch": patch}).patch == patch
     line = refusal("train", given | {"patch": "5:6"})
-    assert line == f"patch: must be q:p of the scale {format_value(scale)}, got 5:6"
+    rule = f"input side:label side for scale {format_value(scale)}, such as {DEFAULT_PATCHES[scale]}"
+    assert line == f"patch: must be {rule}, got 5:6"
 
 
 def test_a_label_size_must_be_divisible_for_every_scale() -> None:
@@ -374,7 +368,10 @@ def test_the_params_of_a_sweep_hide_a_password(storage: str, shown: str) -> None
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_has_only_the_common_fields_that_it_uses(step: str) -> None:
     prepares = {"data_dir", "scheduler", "seed", "smoke"}
-    used = {"report": {"data_dir"}, "sync": set(), "upscale": set(), "restore": set(), "demo": set()}
+    used = {
+        "register": {"data_dir", "smoke"}, "report": {"data_dir"}, "sync": set(), "upscale": set(),
+        "restore": set(), "demo": set(),
+    }  # fmt: skip
     assert STEPS[step].model_fields.keys() & prepares == used.get(step, prepares)
 
 

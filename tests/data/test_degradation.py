@@ -118,7 +118,7 @@ def test_batches_contain_strengths_on_demand(dataset):
     plain, conditioned = (
         Patches(pairs.with_strengths(wanted), 16, "aligned", True, 0).draw_batch(3, 9) for wanted in (False, True)
     )
-    chosen = Patches(pairs, 16, "aligned", True, 0).draw_positions(3, 9).chosen
+    chosen = Patches(pairs, 16, "aligned", True, 0).draw_positions(3, 9).pair_numbers
     assert plain[0].shape == (9, 16, 16, 1)
     assert np.array_equal(conditioned[0][..., :1], plain[0])
     assert (conditioned[0][..., 1] == pairs.strengths[chosen][:, None, None]).all()
@@ -136,7 +136,7 @@ def test_labels_in_colour_give_nearly_the_labels_in_grey(photo_folder, preproces
     grey = prepare(preprocess(source=str(photo_folder), crop="random", crops="5"))
     for one, other in zip(dataset.rows, grey.rows, strict=True):
         assert (one["path"], one["x"], one["y"]) == (other["path"], other["x"], other["y"])
-    labels, others = (each.load_pairs("all", Fraction(3, 2)).stack()[1] for each in (dataset, grey))
+    labels, others = (each.load_pairs("all", Fraction(3, 2)).copy_to_memory()[1] for each in (dataset, grey))
     assert np.abs(labels.astype(int) - others).max() <= 3  # half of the labels are resized before the conversion
 
 

@@ -33,7 +33,7 @@ def cut(grey, crop, seed=0, sha256=SHA, **given):
 
 
 def places(labels):
-    return [(label.x, label.y, label.shrunk) for label in labels]
+    return [(label.x, label.y, label.factor) for label in labels]
 
 
 @pytest.mark.parametrize("crop", ["centre", "fit", "tiles", "random"])
@@ -45,8 +45,8 @@ def test_labels_have_their_size_and_are_inside_the_photo(crop, height, width):
     for label in labels:
         assert label.pixels.shape == (SIZE, SIZE)
         assert label.pixels.dtype == np.uint8
-        assert 0 <= label.x <= round(width * label.shrunk) - SIZE
-        assert 0 <= label.y <= round(height * label.shrunk) - SIZE
+        assert 0 <= label.x <= round(width * label.factor) - SIZE
+        assert 0 <= label.y <= round(height * label.factor) - SIZE
 
 
 @pytest.mark.parametrize("crop", ["centre", "tiles", "random"])
@@ -54,7 +54,7 @@ def test_labels_have_their_size_and_are_inside_the_photo(crop, height, width):
 @given(height=SIDES, width=SIDES)
 def test_labels_without_resizing_equal_the_pixels_at_their_position(crop, height, width):
     grey = noise(height, width)
-    native = [label for label in cut(grey, crop) if label.shrunk == 1]
+    native = [label for label in cut(grey, crop) if label.factor == 1]
     assert native
     for label in native:
         assert np.array_equal(label.pixels, grey[label.y :, label.x :][:SIZE, :SIZE])
@@ -64,7 +64,7 @@ def test_labels_without_resizing_equal_the_pixels_at_their_position(crop, height
 @given(height=SIDES, width=SIDES)
 def test_centre_cuts_one_label_from_the_middle(height, width):
     (label,) = cut(noise(height, width), "centre")
-    assert label.shrunk == 1
+    assert label.factor == 1
     assert abs((width - SIZE - label.x) - label.x) <= 1
     assert abs((height - SIZE - label.y) - label.y) <= 1
 
@@ -74,7 +74,7 @@ def test_centre_cuts_one_label_from_the_middle(height, width):
 def test_fit_shrinks_the_shorter_side_to_the_label(height, width):
     grey = noise(height, width)
     (label,) = cut(grey, "fit")
-    small = round(width * label.shrunk), round(height * label.shrunk)
+    small = round(width * label.factor), round(height * label.factor)
     assert min(small) == SIZE
     assert abs((small[0] - SIZE - label.x) - label.x) <= 1
     assert abs((small[1] - SIZE - label.y) - label.y) <= 1
@@ -98,17 +98,17 @@ def test_tiles_fill_the_photo_without_overlap(height, width):
 def test_random_crops_shrink_every_second_photo_by_a_factor_of_at_least_0_5(height, width, crops):
     labels = cut(noise(height, width), "random", crops=crops)
     assert len(labels) == crops
-    assert all(label.shrunk == 1 for label in labels[::2])
-    assert all(0.5 <= label.shrunk <= 1 for label in labels[1::2])
+    assert all(label.factor == 1 for label in labels[::2])
+    assert all(0.5 <= label.factor <= 1 for label in labels[1::2])
 
 
 @pytest.mark.parametrize(("rule", "tolerance"), [({}, 0), ({"crops_per_megapixel": 1000}, 1)])
 def test_random_labels_equal_the_pixels_of_the_shrunk_photo(rule, tolerance):
     grey = noise(90, 120)
     labels = cut(grey, "random", **rule)
-    assert any(label.shrunk < 1 for label in labels)
+    assert any(label.factor < 1 for label in labels)
     for label in labels:
-        small = round(120 * label.shrunk), round(90 * label.shrunk)
+        small = round(120 * label.factor), round(90 * label.factor)
         resized = np.asarray(Image.fromarray(grey).resize(small, Image.Resampling.LANCZOS)).astype(int)
         assert np.abs(label.pixels - resized[label.y :, label.x :][:SIZE, :SIZE]).max() <= tolerance
 

@@ -167,7 +167,7 @@ def from_maps(monkeypatch):
 def test_crops_from_memory_and_from_memory_maps_are_equal(scale, crops, augment, from_maps):
     pairs = photos(scale, count=5)
     calls = []
-    pairs.stack, stacked = lambda: calls.append(1) or stacked(), pairs.stack
+    pairs.copy_to_memory, copy = lambda: calls.append(1) or copy(), pairs.copy_to_memory
     for side in (6, 8, 24):
         held = Patches(pairs, side, crops, augment, 7)
         assert len(calls) == 1
@@ -183,7 +183,7 @@ def test_crops_from_memory_and_from_memory_maps_are_equal(scale, crops, augment,
 def test_images_are_copied_into_memory_up_to_a_limit(over, held, monkeypatch):
     pairs = photos(Fraction(3, 2), count=4)
     calls = []
-    pairs.stack, stacked = lambda: calls.append(1) or stacked(), pairs.stack
+    pairs.copy_to_memory, copy = lambda: calls.append(1) or copy(), pairs.copy_to_memory
     monkeypatch.setattr(module, "MEMORY_LIMIT_BYTES", 4 * (24**2 + 36**2) - over)
     Patches(pairs, 8, "aligned", True, 0)
     assert bool(calls) == held

@@ -22,14 +22,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "steps"))
-from jobs import build_env, list_runs, loupe, open_store
+from jobs import Step, build_env, list_runs, loupe, open_store
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MESSAGES = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
@@ -212,6 +212,7 @@ CASES = {
     ),
     "register": Case(["register", "--quiet"], prepare_training, read_registry, clean=clear_registry),
 }
+WITH_TENSORFLOW = ("train", "sweep", "register")  # their import takes most of the time in which a kill can come
 TIMES = {"preprocess": 50, "upscale": 50, "train": 20, "sweep": 20, "register": 20}
 
 
@@ -238,11 +239,8 @@ class StepKiller:
 
     def kill_once(self, number: signal.Signals) -> bool:
         """Start the command, kill it, and check the files; returns False if it ended before the kill."""
-        with tempfile.TemporaryFile("w+") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "loupe", *self.case.command],
-                cwd=self.folder, env=build_env(), start_new_session=True, stdout=output, stderr=output,
-            )  # fmt: skip
+        with tempfile.NamedTemporaryFile("w+") as output:
+            process = self._start(output)
             try:
                 killed = self._kill_at_random(process, number)
             finally:
@@ -256,12 +254,20 @@ class StepKiller:
                 assert not any("Traceback" in line for line in lines), f"printed after {number.name}: {lines}"
         return killed
 
-    def _kill_at_random(self, process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
+    def _start(self, output: IO[str]) -> "subprocess.Popen[bytes] | Step":
+        if self.step in WITH_TENSORFLOW:
+            return Step(*self.case.command, cwd=self.folder, output=(output.name, output.name))
+        return subprocess.Popen(
+            [sys.executable, "-m", "loupe", *self.case.command],
+            cwd=self.folder, env=build_env(), start_new_session=True, stdout=output, stderr=output,
+        )  # fmt: skip
+
+    def _kill_at_random(self, process: "subprocess.Popen[bytes] | Step", number: signal.Signals) -> bool:
         until = time.monotonic() + self.rng.uniform(0.0, self.seconds)
         below: set[psutil.Process] = set()
         while time.monotonic() < until and process.poll() is None:
             below |= set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
-            time.sleep(0.02)
+            time.sleep(0.05)
         if process.poll() is not None:
             self.compare()
             return False

@@ -1,7 +1,5 @@
 """Sweeps whose database restarts, and sweeps whose trials diverge."""
 
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -9,14 +7,14 @@ import optuna
 import psutil
 import pytest
 import services
-from jobs import build_env, list_runs, loupe, open_store, read_error
+from jobs import Step, list_runs, loupe, open_store, read_error
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from loupe.search.study import FAILURE, ORPHANED
+from loupe.search.trial_attributes import FAILURE, ORPHANED
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults of sweeps")]
+pytestmark = [pytest.mark.slow(120), pytest.mark.xdist_group("faults of sweeps")]
 SWEEP = """
 [study]
 name = "{name}"
@@ -45,18 +43,15 @@ def test_no_trial_is_lost_when_the_database_restarts(tmp_path, dataset):
     open_store(tmp_path).search_experiments()  # two processes that make one store break it
     with services.restartable_postgresql(tmp_path / "postgresql") as (url, restart):
         arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--storage", url, "--no-champion"]
-        command = [sys.executable, "-m", "loupe", *map(str, arguments), "--workers", "2"]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=build_env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        printed = tmp_path / "printed.txt"
+        process = Step(*arguments, "--workers", 2, cwd=tmp_path, output=(printed, printed))
         for _ in range(1200):
-            assert process.poll() is None, process.stdout.read()
+            assert process.poll() is None, printed.read_text()
             if any("val/mae" in run.data.metrics for run in list_runs(tmp_path)):
                 break
             time.sleep(0.1)
         restart(4.0)
-        printed = process.communicate(timeout=300)[0]
-        assert process.returncode == 0, printed
+        assert process.wait(300) == 0, printed.read_text()
         trials = optuna.load_study(study_name="restarted", storage=url).trials
     ended = [trial for trial in trials if trial.state.name == "COMPLETE"]
     assert Counter((trial.params["activation"], trial.params["seed"]) for trial in ended).most_common(1)[0][1] == 1
@@ -71,13 +66,11 @@ def test_a_worker_that_was_suspended_adds_no_result_after_its_trial_was_given_to
     )
     (tmp_path / "sweep.toml").write_text(text)
     open_store(tmp_path).search_experiments()  # two processes that make one store break it
-    arguments = ["sweep", "sweep.toml", "--dataset", str(dataset), "--no-champion", "--workers", "1", "--quiet"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loupe", *arguments], cwd=tmp_path, env=build_env(), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--no-champion", "--workers", 1, "--quiet"]
+    printed = tmp_path / "printed.txt"
+    process = Step(*arguments, cwd=tmp_path, output=(printed, printed))
     for _ in range(1200):
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, printed.read_text()
         trained = [run for run in list_runs(tmp_path) if "val/mae" in run.data.metrics]
         if trained:
             break
@@ -94,8 +87,7 @@ def test_a_worker_that_was_suspended_adds_no_result_after_its_trial_was_given_to
     while len(study.trials) == 1:
         time.sleep(0.1)
     worker.resume()
-    printed = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, printed
+    assert process.wait(300) == 0, printed.read_text()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
     runs = {run.info.run_id: run.info.status for run in list_runs(tmp_path) if "val/mae" in run.data.metrics}
     assert runs == {trained[0].info.run_id: "KILLED", study.trials[1].user_attrs["run"]: "FINISHED"}

@@ -3,16 +3,14 @@
 import contextlib
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 
 import mlflow
 import pytest
 import services
-from jobs import build_env, loupe, read_error
+from jobs import Step, loupe, read_error
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking server")]
+pytestmark = [pytest.mark.slow(120), pytest.mark.xdist_group("tracking server")]
 EVERY = 100
 TRAINING = (
     *("train", "--dataset", "set", "--network", "perceptron", "--hidden", "24,16", "--threads", "1"),
@@ -29,17 +27,14 @@ def place(tmp_path, dataset):
 
 @contextlib.contextmanager
 def training(place, url, steps, **more):
-    """Run a training in the background; yields its process."""
-    command = [sys.executable, "-m", "loupe", *TRAINING, "--steps", str(steps)]
-    process = subprocess.Popen(
-        command, cwd=place, env=build_env(MLFLOW_TRACKING_URI=url, **more), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    """Run a training in the background; yields its process and the file of its output."""
+    printed = place / "printed.txt"
+    more |= {"MLFLOW_TRACKING_URI": url}
+    process = Step(*TRAINING, "--steps", steps, cwd=place, output=(printed, printed), **more)
     try:
-        yield process
+        yield process, printed
     finally:
         process.kill()
-        process.wait()
 
 
 def client_of(url):
@@ -60,7 +55,7 @@ def steps_of(url, run_id, metric="val/mae"):
 def wait_for_steps(url, process, step):
     """Wait until the server has this step; returns the run's id."""
     for _ in range(1200):
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, "the training ended"
         with contextlib.suppress(AssertionError, mlflow.exceptions.MlflowException):
             run = the_run(url)
             if max(steps_of(url, run.info.run_id), default=0) >= step:
@@ -96,7 +91,7 @@ def test_a_server_that_is_unreachable_for_some_time_gets_all_records_afterwards(
     port, steps, outage_s = services.find_free_port(), 6000, 15.0
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
-        with training(place, url, steps) as process:
+        with training(place, url, steps) as (process, printed):
             run_id = wait_for_steps(url, process, EVERY)
             running.close()
             before = records_of(place, run_id)
@@ -104,8 +99,7 @@ def test_a_server_that_is_unreachable_for_some_time_gets_all_records_afterwards(
             assert records_of(place, run_id) > before + 5, "the training did not continue"
             assert process.poll() is None, "the training must last longer than the server is unreachable"
             with services.mlflow_server(tmp_path / "server", port):
-                printed = process.communicate(timeout=300)[0]
-                assert process.returncode == 0, printed
+                assert process.wait(300) == 0, printed.read_text()
                 check_complete(url, run_id, steps)
     assert not (place / "unsent-runs").exists()
 
@@ -114,11 +108,11 @@ def test_sync_uploads_the_run_to_the_same_or_another_server(place, tmp_path):
     port, steps = services.find_free_port(), 1000
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
-        with training(place, url, steps, MLFLOW_HTTP_REQUEST_TIMEOUT="10") as process:
+        with training(place, url, steps, MLFLOW_HTTP_REQUEST_TIMEOUT="10") as (process, file):
             run_id = wait_for_steps(url, process, EVERY)
             running.close()
-            printed = process.communicate(timeout=400)[0]
-    assert process.returncode == 1, printed
+            status, printed = process.wait(400), file.read_text()
+    assert status == 1, printed
     last = printed.strip().splitlines()[-1]
     assert last.startswith(f"loupe train: error: tracking: {url} is unreachable; run {run_id} is buffered in ")
     assert last.endswith("`loupe sync` uploads it")

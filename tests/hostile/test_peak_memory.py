@@ -52,8 +52,10 @@ def test_a_running_process_is_watched():
 BUDGET_MB = get_default_budget() / 1e6 + 300
 
 
-def write_large_photos(folder):
-    """Write photos of 169 megapixels with a few hundred kilobytes, and a grey one of one row."""
+@pytest.fixture(scope="module")
+def large_photos(tmp_path_factory):
+    """A folder of photos of 169 megapixels with a few hundred kilobytes, and a grey one of one row."""
+    folder = tmp_path_factory.mktemp("photos") / "large"
     folder.mkdir()
     Image.new("RGB", (13_000, 13_000), (9, 60, 200)).save(folder / "1.png")
     Image.new("RGBA", (13_000, 13_000), (9, 60, 200, 90)).save(folder / "2.png")
@@ -62,16 +64,17 @@ def write_large_photos(folder):
     Image.new("L", (178_000_000, 1)).save(folder / "5.png")
     Image.new("RGB", (13_000, 13_000)).save(folder / "6.tif", compression="tiff_adobe_deflate")
     Image.new("RGB", (100, 100)).save(folder / "7.png")
+    return folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow(150)
+@pytest.mark.xdist_group("large photos")
 @pytest.mark.parametrize(
     ("luminance", "crop"),
     [("rec601", "centre"), ("rec709", "fit"), ("relative", "random"), ("relative", "tiles")],
 )
-def test_preprocess_keeps_to_the_budget(luminance, crop, tmp_path):
-    write_large_photos(tmp_path / "photos")
-    command = [sys.executable, "-m", "loupe", "preprocess", "--source", "photos", "--luminance", luminance]
+def test_preprocess_keeps_to_the_budget(luminance, crop, large_photos, tmp_path):
+    command = [sys.executable, "-m", "loupe", "preprocess", "--source", large_photos, "--luminance", luminance]
     done = measure_command([*command, "--crop", crop, "--label-size", 240], tmp_path, build_env(), timeout_s=500)
     assert done.status == 0, done.stderr
     assert done.peak_mb < BUDGET_MB

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,13 @@ def serve_demo(folder):
         yield DemoPage(url, pid)
 
 
-@pytest.fixture(scope="module", params=[serve_model, serve_demo], ids=["model", "demo"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(serve, id=name, marks=pytest.mark.xdist_group(f"served {name}"))  # one process starts the server
+        for name, serve in {"model": serve_model, "demo": serve_demo}.items()
+    ],
+)
 def server(request, tmp_path_factory):
     with request.param(tmp_path_factory.mktemp("server")) as client:
         yield client
@@ -174,6 +181,13 @@ BOMBS = {
 }  # fmt: skip
 
 
+@cache
+def make_bomb(name):
+    """Return the file and the scale factor."""
+    make, scale = BOMBS[name]
+    return make(), scale
+
+
 @contextmanager
 def keep_asking(server):
     """Send a small photo again and again during the block; yields the times that the answers took."""
@@ -214,8 +228,7 @@ def test_pages_are_checked_before_they_are_decoded(server):
         "20 large pages after a small one": "megapixels, got 3380.0",
         "2,000 pages": "must have at most 500 frames or pages, got more",
     }.items():
-        make, scale = BOMBS[name]
-        answer, took, _ = measure(server, make(), scale)
+        answer, took, _ = measure(server, *make_bomb(name))
         assert reason in answer
         assert took < 20
 
@@ -223,14 +236,13 @@ def test_pages_are_checked_before_they_are_decoded(server):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_memory_and_time_are_bounded_and_small_photos_do_not_wait(name, server):
-    make, scale = BOMBS[name]
-    seconds = measure(server, make(), scale)[2]
+    seconds = measure(server, *make_bomb(name))[2]
     assert sorted(seconds)[len(seconds) // 2] < 5
 
 
-@pytest.mark.slow
+@pytest.mark.slow(300)
 def test_many_requests_at_a_time_keep_the_bounds(server):
-    contents = [(make(), scale) for make, scale in BOMBS.values()]
+    contents = [make_bomb(name) for name in BOMBS]
     with (
         MemoryWatch(server.pid) as watch,
         keep_asking(server) as seconds,

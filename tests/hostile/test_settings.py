@@ -5,7 +5,8 @@ import os
 import pytest
 
 from loupe.config import STEPS, parse_settings
-from loupe.config.training import NETWORKS, OPTIMIZERS
+from loupe.config.networks import NETWORKS
+from loupe.config.optimizers import OPTIMIZERS
 from loupe.errors import UsageError
 from loupe.search import sweep_loader
 

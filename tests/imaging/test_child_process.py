@@ -48,7 +48,7 @@ def test_the_limit_of_cpu_time_ends_the_child(start):
     assert child.connections[0].receive(30)[0] == "started"
     with pytest.raises(EOFError):
         child.connections[0].receive(30)
-    assert child.is_over_time()
+    assert child.stop_and_check_cpu_limit()
     with pytest.raises(EOFError):
         child.connections[0].send("more")
 
@@ -59,7 +59,7 @@ def test_the_limit_of_memory_holds_inside_its_block(start):
     assert child.connections[0].receive(30)[0] == [10_000_000, "MemoryError", 100_000_000]
     with pytest.raises(EOFError):
         child.connections[0].receive(30)
-    assert not child.is_over_time()
+    assert not child.stop_and_check_cpu_limit()
 
 
 def test_a_child_ends_when_its_parent_is_killed():

@@ -14,13 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin, TiffImagePlugin
 from whole_images import open_photo
 
-from loupe.imaging import writer
+from loupe.imaging import tiff, writer
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.exif import RawText, load_exif
 from loupe.imaging.formats import validate_output
-from loupe.imaging.metadata import RawText
+from loupe.imaging.image_data import ImageStream
+from loupe.imaging.metadata import Metadata
+from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.reader import read_photo
 from loupe.imaging.writer import write_photo
 from loupe.photos.inputs import PhotoJob
@@ -102,8 +105,11 @@ def test_all_formats_keep_mode_and_colours(photo, tmp_path, suffix, mode):
     assert large.size == LARGE
     expected_mode = BECOMES.get(mode, mode)
     if suffix == "gif":
-        large = large.convert("RGBA" if "A" in expected_mode or "transparency" in large.info else "RGB")
-        expected_mode = {"L": "RGB", "P": "RGB"}.get(mode, expected_mode)
+        large = large.convert("RGBA")  # every result has a transparent colour, which opaque results do not use
+        if "A" not in expected_mode:
+            assert large.getchannel("A").getextrema() == (255, 255)
+            large = large.convert("RGB")
+        expected_mode = large.mode
     assert large.mode == expected_mode
     page = next(read_photo(file).images)
     seen = Image.open(file)
@@ -267,6 +273,56 @@ def test_a_transparent_animation_stays_transparent(tmp_path):
         assert pixels[14:26, : 2 * at - 4, 3].max(initial=0) == 0
 
 
+def draw_sprite(at: int) -> Image.Image:
+    """A disc with a soft edge at a position, and a disc that does not move."""
+    image = Image.new("RGBA", (60, 40), (40, 160, 90, 0))
+    for left, top, colour in ((at, 4, (220, 90, 30, 255)), (38, 18, (40, 70, 200, 255))):
+        disc = Image.new("RGBA", (120, 120), (*colour[:3], 0))
+        ImageDraw.Draw(disc).ellipse((0, 0, 119, 119), fill=colour)
+        image.alpha_composite(disc.resize((14, 14), Image.Resampling.LANCZOS), (left, top))
+    return image
+
+
+def test_a_gif_has_no_rings_around_transparent_edges(tmp_path):
+    """Alpha is cut at half, and the disc that does not move is equal in all frames."""
+    frames = [draw_sprite(at) for at in (4, 12, 20)]
+    frames[0].save(tmp_path / "small.png", save_all=True, append_images=frames[1:], duration=50)
+    large = upscaled(tmp_path / "small.png", tmp_path / "large.gif", "2")
+    found = []
+    for number in range(3):
+        large.seek(number)
+        found.append(np.asarray(large.convert("RGBA")).astype(int))
+        opaque = found[-1][found[-1][..., 3] > 0]
+        assert set(found[-1][..., 3].flat) == {0, 255}
+        assert len(opaque) == pytest.approx(2 * np.pi * 14**2, rel=0.03)
+        near = np.stack([np.abs(opaque[:, :3] - colour).max(1) for colour in ((220, 90, 30), (40, 70, 200))]).min(0)
+        assert near.max() < 40  # no pixel of a hidden colour or of a darker ring
+    assert all((frame[36:, 76:] == found[0][36:, 76:]).all() for frame in found)
+
+
+def test_standing_pixels_of_an_animation_stay_equal(photo, tmp_path):
+    """Also with a network that adapts to the JPEG quality, and with few bytes per frame."""
+    background = photo.convert("RGB").resize((90, 60))
+    frames = []
+    for at in (10, 16, 22, 28):
+        frames.append(background.copy())
+        frames[-1].paste((255, 255, 0), (at, 8, at + 6, 14))
+    frames[0].save(tmp_path / "small.png", save_all=True, append_images=frames[1:], duration=50)
+    (outcome,) = process_jobs(
+        [PhotoJob(tmp_path / "small.png", tmp_path / "large.gif")],
+        ProcessingOptions(UpscaleTransform(Target(Fraction(2)), resolve_model("bundled"))), lambda _: None,
+    )  # fmt: skip
+    assert outcome.reason == ""
+    with Image.open(tmp_path / "large.gif") as large:
+        found = []
+        for number in range(4):
+            large.seek(number)
+            found.append(np.asarray(large.convert("RGB")))
+    assert all((frame[40:] == found[0][40:]).all() for frame in found)
+    Image.fromarray(found[0]).save(tmp_path / "still.gif")
+    assert (tmp_path / "large.gif").stat().st_size < 1.5 * (tmp_path / "still.gif").stat().st_size
+
+
 def test_pages_of_a_tiff_keep_their_sizes_and_modes(photo, tmp_path):
     several = [photo.convert("L"), photo.convert("RGB").resize((20, 30)), of_mode(photo, "I;16")]
     several[0].save(tmp_path / "small.tif", save_all=True, append_images=several[1:])
@@ -277,6 +333,121 @@ def test_pages_of_a_tiff_keep_their_sizes_and_modes(photo, tmp_path):
         large.seek(number)
         found.append((large.size, large.mode))
     assert found == [(LARGE, "L"), ((30, 45), "RGB"), (LARGE, "I;16")]
+
+
+def write_tiff_kinds(folder: Path, colours: np.ndarray) -> dict[str, int | str]:
+    """Write TIFFs with `colours`, uint8 (height, width, 3); return the bands of each, or the reason for a failure."""
+    import tifffile
+
+    grey, alpha = colours[..., 1], np.full(colours.shape[:2], 255, "uint8")
+    alpha[:, :10] = 0
+    cmyk = np.dstack([255 - colours, np.zeros_like(grey)])
+    lab = pyvips.Image.new_from_array(colours, interpretation="srgb").icc_import(input_profile="srgb", pcs="lab")
+    lab.colourspace("labs", source_space="lab").tiffsave(str(folder / "lab16.tif"))
+    deep = {"dtype": "uint16", "scale": 257}
+    floats = {"dtype": "float32", "scale": 1 / 255}
+    kinds = {
+        "grey16 alpha": (2, [grey, alpha], 1, [2], deep),
+        "rgb16 masks": (3, [colours, grey, grey], 2, [0, 0], deep),
+        "rgb8 mask alpha": (4, [colours, grey, alpha], 2, [0, 2], {}),
+        "cmyk8 alpha": (4, [cmyk, alpha], 5, [2], {}),
+        "rgb floats": (3, [colours], 2, None, floats),
+        "grey half floats alpha": (2, [grey, alpha], 1, [2], floats | {"dtype": "float16"}),
+        "negative floats": ("floats must be from 0 to 1, got -0.4", [colours], 2, None, floats | {"offset": -0.5}),
+        "doubles": ("64 bits per sample of floats", [colours], 2, None, floats | {"dtype": "float64"}),
+        "signed": ("signed integers", [colours // 2], 2, None, {"dtype": "int8"}),
+        "long": ("32 bits per sample", [colours], 2, None, {"dtype": "uint32"}),
+    }
+    for name, (_, bands, photometric, extra, options) in kinds.items():
+        values = np.dstack(bands).astype(float) * options.get("scale", 1) + options.get("offset", 0)
+        pixels = values.astype(options.get("dtype", "uint8"))
+        tifffile.imwrite(folder / f"{name}.tif", pixels, photometric=photometric, extrasamples=extra)
+    return {name: kind[0] for name, kind in kinds.items()} | {"lab16": 3}
+
+
+def test_tiffs_that_pillow_rejects_are_read_or_refused_with_the_reason(photo, tmp_path):
+    colours = np.asarray(photo.convert("RGB"))
+    for name, expected in write_tiff_kinds(tmp_path, colours).items():
+        if isinstance(expected, str):
+            with pytest.raises(PhotoError, match=expected):
+                list(read_photo(tmp_path / f"{name}.tif").images)
+            continue
+        (image,) = read_photo(tmp_path / f"{name}.tif").images
+        pixels = image.pixels / (257 if image.pixels.dtype == np.uint16 else 1)
+        assert pixels.shape[2] == expected, name
+        reference = colours if expected > 2 else colours[..., 1:2]
+        assert np.abs(pixels[..., : reference.shape[2]] - reference).max() < 2, name
+        if expected in (2, 4):
+            assert (pixels[:, :10, -1] == 0).all(), name
+            assert (pixels[:, 10:, -1] == 255).all(), name
+
+
+def make_bmp(masks: tuple[int, ...], pixels: np.ndarray) -> bytes:
+    """Encode a BMP with 16 bits per pixel and bit fields; pixels: uint16 (height, width), with an even width."""
+    info = struct.pack("<IiiHHIIiiII", 40, pixels.shape[1], pixels.shape[0], 1, 16, 3, 0, 0, 0, 0, 0)
+    header = info + struct.pack("<3I", *masks)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(header)) + header + pixels[::-1].astype("<u2").tobytes()
+
+
+def test_bmps_with_bit_fields_and_deep_jpegs_are_read_or_refused_with_the_reason(photo, tmp_path):
+    red = np.full((6, 8), 0xF800, "uint16")
+    assert (next(read_photo(make_bmp((0xF800, 0x7E0, 0x1F), red)).images).pixels == (255, 0, 0)).all()
+    photo.convert("RGB").save(tmp_path / "photo.jpg")
+    jpeg = bytearray((tmp_path / "photo.jpg").read_bytes())
+    jpeg[jpeg.index(b"\xff\xc0") + 4] = 12  # the bits per sample
+    unsupported = {
+        make_bmp((0xF000, 0xF00, 0xF0), red): "Unsupported BMP bitfields",
+        bytes(jpeg): "cannot handle 12-bit",
+    }
+    for content, reason in unsupported.items():
+        with pytest.raises(PhotoError, match=f"^not supported: {reason}"):
+            read_photo(content)
+
+
+def test_thumbnails_and_pyramid_levels_are_not_pages(photo, tmp_path):
+    import tifffile
+
+    colours = np.asarray(photo.convert("RGB"))
+    for name, types in {"behind": (0, 1, 1), "before": (1, 0), "pages": (2, 2), "only": (1,)}.items():
+        with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
+            for kind in types:
+                file.write(colours if kind != 1 else colours[::2, ::2], photometric="rgb", subfiletype=kind)
+        opened = read_photo(tmp_path / f"{name}.tif")
+        sizes = [image.pixels.shape[1::-1] for image in opened.images]
+        assert sizes == {"pages": [SIZE, SIZE], "only": [(23, 16)]}.get(name, [SIZE])
+        assert (opened.count, opened.page_sizes) == (len(sizes), tuple(sizes))
+        assert list_page_sizes(tmp_path / f"{name}.tif", 10) == sizes
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+def test_pages_of_a_tiff_are_compressed_and_keep_their_metadata(tmp_path, monkeypatch, is_big):
+    """Also in a BigTIFF, and with several strips per page."""
+    monkeypatch.setattr(tiff, "MAX_BYTES", 10 if is_big else 10**9)
+    monkeypatch.setattr(tiff, "STRIP_BYTES", 2000)
+    exif = Image.Exif()
+    exif[271], exif.get_ifd(0x8769)[0x829A], exif.get_ifd(0x8825)[1] = "Maker", 0.01, "N"
+    metadata = Metadata(load_exif(exif.tobytes()), SRGB, XMP, (300, 150))
+    ramp = np.arange(90 * 60, dtype="uint16").reshape(60, 90, 1)
+    images = [np.concatenate([ramp * (band + 1) for band in range(bands)], -1) for bands in (1, 2, 3, 4)]
+    images += [(image // 257).astype("uint8") for image in images]
+    strips = (iter([image[:7], image[7:40], image[40:]]) for image in images)
+    streams = [
+        ImageStream((90, 60), image.shape[2], image.dtype, strip, metadata)
+        for image, strip in zip(images, strips, strict=True)
+    ]
+    write_photo(tmp_path / "large.tif", iter(streams), len(streams))
+    content = (tmp_path / "large.tif").read_bytes()
+    assert content[2] == (43 if is_big else 42)
+    assert len(content) < sum(image.nbytes for image in images) / 4 + len(images) * 4000
+    for image, page in zip(images, read_photo(tmp_path / "large.tif").images, strict=True):
+        assert (page.pixels == image).all()
+        found = page.metadata
+        assert (found.icc, found.xmp, found.dpi) == (SRGB, XMP, (300, 150))
+        assert (found.exif[271], found.exif.get_ifd(0x8769)[0x829A], found.exif.get_ifd(0x8825)[1]) == (
+            "Maker",
+            0.01,
+            "N",
+        )
 
 
 def test_cmyk_is_converted_by_its_profile_to_srgb(photo, tmp_path, cmyk_profile):
@@ -396,7 +567,7 @@ def test_a_full_disk_raises_an_error_and_leaves_no_file(tmp_path, suffix):
 import resource, sys
 import numpy as np
 from pathlib import Path
-from loupe.imaging import writer
+from loupe.imaging import tiff, writer
 from loupe.imaging.image_data import ImageStream
 writer.MAX_WHOLE_PIXELS = 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -570,7 +741,7 @@ def test_metadata_too_long_for_a_jpeg_are_omitted_and_reported(photo, tmp_path, 
     chunks.add_itxt("XML:com.adobe.xmp", padded.decode())
     photo.convert("RGB").save(tmp_path / "small.png", exif=tags, pnginfo=chunks)
     job = PhotoJob(tmp_path / "small.png", tmp_path / "large.jpg")
-    assert upscale_job(job).omitted == ["the camera's maker note", "XMP"]
+    assert upscale_job(job).omitted == [f"{part} (too long for .jpg)" for part in ("the camera's maker note", "XMP")]
     found = Image.open(job.out).getexif()
     assert found[0x8298] == "Somebody"
     assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"

@@ -7,6 +7,7 @@ network or its training.
 import json
 import subprocess
 import sys
+import warnings
 from fractions import Fraction
 from functools import cache
 from hashlib import sha256
@@ -23,15 +24,9 @@ from PIL import Image
 from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings, Settings, SettingsError, list_choices
 from loupe.config.fields import format_value, parse_scale
-from loupe.config.training import (
-    DEFAULT_PATCHES,
-    NETWORKS,
-    OPTIMIZERS,
-    TRAINED_SCALES,
-    GradientTrain,
-    Perceptron,
-    build_train_class,
-)
+from loupe.config.networks import DEFAULT_PATCHES, NETWORKS, Perceptron, build_train_class
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import TRAINED_SCALES, GradientTrain
 from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
@@ -268,7 +263,7 @@ def fingerprint(given: Given) -> str:
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.draw_batch(step, count))]
     image = image_for(Geometry.from_name(model.name))
     arrays.append(upscale(builder.KerasUpscaler(model), image, choose_recompose(settings)))
-    with optimization.training_precision(model, settings):
+    with optimization.use_training_precision(model, settings):
         described = [model.get_config(), model.get_compile_config(), side, count]
     digest = sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for array in arrays:
@@ -328,6 +323,14 @@ def test_a_conditioned_network_starts_from_the_weights_of_an_unconditioned_one(
     noise = np.random.default_rng(1).uniform(-1, 1, (1, 60, 66, 2)).astype("float32")
     whole = upscale(builder.KerasUpscaler(loaded), noise)
     np.testing.assert_allclose(upscale(builder.KerasUpscaler(conditioned), noise, tile=12), whole, atol=1e-5)
+
+
+def test_a_loaded_model_takes_an_array_without_a_warning_of_keras(tmp_path: Path) -> None:
+    model, file = built(parse_settings("train", narrow("convolutional"))), tmp_path / "model.keras"
+    keras.Model([model.input], [model.output], name=model.name).save(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        builder.KerasUpscaler(keras_file.load(file))(image_for(Geometry.from_name(model.name)))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

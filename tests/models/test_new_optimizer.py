@@ -11,7 +11,8 @@ from loupe.cli.main import run_step
 from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import field
-from loupe.config.training import OPTIMIZERS, Optimizer, build_train_class, find_field_owners
+from loupe.config.networks import build_train_class, find_field_owners
+from loupe.config.optimizers import OPTIMIZERS, Optimizer
 from loupe.errors import UsageError
 from loupe.models import builder
 from loupe.search import sweep_loader

@@ -165,7 +165,8 @@ def test_an_avif_that_needs_too_much_memory_is_refused_before_it_is_upscaled(wor
     assert re.fullmatch(REFUSED, worker.answer_request(ask(large), resolve_model("tiny"), 10**9, print).reason)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
+@pytest.mark.xdist_group("photo workers")
 @pytest.mark.parametrize(
     ("name", "options"),
     [("jpg", {}), ("png", {"compress_level": 1}), ("webp", {"method": 0}), ("gif", {}), ("tif", {}), ("bmp", {})],
@@ -177,6 +178,7 @@ def test_photos_of_24_megapixels_are_upscaled(name, options, workers, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("photo workers")
 def test_a_large_animation_is_upscaled(workers, tmp_path):
     frames = [Image.effect_noise((2500, 1700), 40 + number) for number in range(6)]
     frames[0].save(tmp_path / "photo.gif", save_all=True, append_images=frames[1:])

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from loupe.config.datasets import Luminance
 from loupe.config.fields import BUNDLED_SIZES
-from loupe.config.steps import Luminance
 from loupe.imaging import threads
 from loupe.imaging.conversion import to_bytes, to_floats
 from loupe.imaging.luminance import compute_luminance

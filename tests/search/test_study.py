@@ -18,8 +18,10 @@ from optuna.trial import TrialState
 from loupe.errors import UsageError
 from loupe.search import sampling, study_storage
 from loupe.search import study as study_module
-from loupe.search.study import FAILED, FAILURE, ITEM, ORPHANED, OWNER, PARENT, REASON, RESUMED_RUN, RUN, SweepStudy
+from loupe.search.items import MAX_ATTEMPTS
+from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
+from loupe.search.trial_attributes import FAILED, FAILURE, ITEM, ORPHANED, OWNER, PARENT, REASON, RESUMED_RUN, RUN
 
 RECORD = b'{"op_code":0,"worker_id":"1"}\n'
 HERE = {"loupe.host": "here", "loupe.pid": "1"}
@@ -184,7 +186,7 @@ def test_processes_claim_each_item_once(place):
         process.start()
     found = dict(results.get(timeout=60) for _ in workers)
     for process in workers:
-        process.join(10)
+        process.join(60)
     assert [process.exitcode for process in workers] == [0, 0]
     assert sorted(key for keys in found.values() for key in keys) == sorted(every(GRID))
     trials = opened(place).optuna_study.trials
@@ -310,14 +312,14 @@ def test_orphaned_item_continues_its_last_run_until_max_attempts(place):
     study = opened(place, parent="first")
     study.enqueue_missing()
     item, dead = None, set()
-    for attempt in range(study_module.MAX_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         trial = study.claim_trial(HERE)
         while item and trial.user_attrs[ITEM] != item:
             finish(study, trial)
             trial = study.claim_trial(HERE)
         item = trial.user_attrs[ITEM]
         assert trial.user_attrs.get(RESUMED_RUN) == (f"run {attempt - 1}" if attempt else None)
-        if attempt < study_module.MAX_ATTEMPTS - 1:  # the last worker crashes before it opens a run
+        if attempt < MAX_ATTEMPTS - 1:  # the last worker crashes before it opens a run
             trial.set_user_attr(RUN, f"run {attempt}")
         dead.add(trial.number)
         orphans = study.fail_orphans(lambda trial: trial.number not in dead)
@@ -326,7 +328,7 @@ def test_orphaned_item_continues_its_last_run_until_max_attempts(place):
         study.enqueue_missing()
         study.enqueue_missing()
     work(study)
-    assert states(study) == {"COMPLETE": 7, "FAIL": study_module.MAX_ATTEMPTS}
+    assert states(study) == {"COMPLETE": 7, "FAIL": MAX_ATTEMPTS}
     assert study.count_ended() == 8
     again = opened(place, parent="second")
     again.enqueue_missing()
@@ -335,7 +337,7 @@ def test_orphaned_item_continues_its_last_run_until_max_attempts(place):
     assert taken.user_attrs.get(RESUMED_RUN) is None  # the last orphan had no run
     finish(again, taken)
     again.enqueue_missing()
-    assert states(again) == {"COMPLETE": 8, "FAIL": study_module.MAX_ATTEMPTS}
+    assert states(again) == {"COMPLETE": 8, "FAIL": MAX_ATTEMPTS}
 
 
 def test_orphaned_trial_of_a_sampler_keeps_its_point(journal):

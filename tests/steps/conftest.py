@@ -10,8 +10,9 @@ from jobs import loupe
 def finished_main(tmp_path_factory):
     """A folder in which `loupe main --smoke true` has run; tests may add runs but not delete them."""
     folder = tmp_path_factory.mktemp("main")
-    printed = loupe("main", "--smoke", "true", cwd=folder).stdout
-    (folder / "printed.txt").write_text(printed)
+    done = loupe("main", "--smoke", "true", cwd=folder)
+    (folder / "printed.txt").write_text(done.stdout)
+    (folder / "errors.txt").write_text(done.stderr)
     return folder
 
 

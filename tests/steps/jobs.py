@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,38 +34,75 @@ def loupe(*arguments, cwd, status=0, timeout=900, in_one_process=False, **more):
     Returns:
         The finished process with `stdout` and `stderr`.
     """
-    arguments = [str(argument) for argument in arguments]
-    with tempfile.TemporaryDirectory() as out:
-        request = {"arguments": arguments, "cwd": str(cwd), "timeout": timeout, "out": out}
-        request |= {"in_one_process": in_one_process, "environment": build_env(TF_CPP_MIN_LOG_LEVEL="3", **more)}
-        code = step_server().request(request)
-        printed = [Path(out, name).read_text(errors="surrogateescape") for name in ("stdout", "stderr")]
-    done = subprocess.CompletedProcess(arguments, code, *printed)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("stdout", "stderr")]
+        step = Step(*arguments, cwd=cwd, output=files, in_one_process=in_one_process, **more)
+        try:
+            code = step.wait(timeout)
+        finally:
+            step.kill()
+        printed = [file.read_text(errors="surrogateescape") for file in files]
+    done = subprocess.CompletedProcess(arguments, code if code >= 0 else 128 - code, *printed)
     assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done
 
 
+class Step:
+    """A step that runs in the background, in a fork of the step server; it has the methods of `subprocess.Popen`.
+
+    Args:
+        arguments: the arguments of the command line.
+        cwd: the working directory of the step.
+        output: the files for standard output and standard error, which may be the same.
+        in_one_process: whether the workers of a sweep run in the step's process.
+        patch: code that runs in the fork before the step.
+        more: environment variables.
+    """
+
+    def __init__(
+        self, *arguments, cwd, output=(os.devnull, os.devnull), in_one_process=False, patch="", **more
+    ):  # fmt: skip
+        request = {"arguments": [str(argument) for argument in arguments], "cwd": str(cwd)}
+        request |= {"stdout": str(output[0]), "stderr": str(output[1]), "in_one_process": in_one_process}
+        request["patch"] = patch
+        request["environment"] = build_env(TF_CPP_MIN_LOG_LEVEL="3", **more)
+        self.pid, self.returncode = ask_step_server(start=request), None
+
+    def poll(self):
+        """Return the exit status, or None if the step runs."""
+        if self.returncode is None:
+            self.returncode = ask_step_server(wait={"pid": self.pid, "timeout": 0})
+        return self.returncode
+
+    def wait(self, timeout=900):
+        """Return the exit status; raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            self.returncode = ask_step_server(wait={"pid": self.pid, "timeout": timeout})
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("loupe", timeout)
+        return self.returncode
+
+    def kill(self, number=signal.SIGKILL):
+        """Send a signal to the process group, if the step runs, and wait for the step."""
+        if self.poll() is None:
+            os.killpg(self.pid, number)
+            self.wait()
+
+
+def ask_step_server(**request):
+    """Send a request to the step server of this test process; returns the answer."""
+    server = start_step_server()
+    print(json.dumps(request), file=server.stdin, flush=True)
+    answer = server.stdout.readline()
+    assert answer, "the step server has ended"
+    return json.loads(answer)
+
+
 @functools.cache
-def step_server():
-    """Return the step server of this test process; it exits when this process does."""
-    return StepServer()
-
-
-class StepServer:
-    """A process that runs step_server.py."""
-
-    def __init__(self):
-        command = [sys.executable, Path(__file__).with_name("step_server.py")]
-        self._process = subprocess.Popen(
-            command, env=build_env(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-
-    def request(self, request):
-        """Run one step; returns its exit status."""
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        assert answer, "the step server has ended"
-        return int(answer)
+def start_step_server():
+    """Return the process of the step server, which exits when this process does."""
+    command = [sys.executable, Path(__file__).with_name("step_server.py")]
+    return subprocess.Popen(command, env=build_env(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def read_error(done):

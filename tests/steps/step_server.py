@@ -1,8 +1,10 @@
 """Runs steps in forks of one process that has imported TensorFlow and MLflow, so that a step starts in milliseconds.
 
-It reads one JSON request per line from standard input and writes the exit status of the step to standard output.
-A request has arguments, cwd, environment, timeout (in seconds), in_one_process, and out: the folder for the files
-`stdout` and `stderr`. Each step has a process of its own, as on the command line; only the imports are shared.
+It reads one JSON request per line from standard input and writes one JSON answer per line to standard output.
+The request `start` has arguments, cwd, environment, in_one_process, patch (code that runs before the step), and the
+paths stdout and stderr; the answer is the id of the process. The request `wait` has the id of such a process and a
+time in seconds; the answer is the exit status, negative after a signal, or null after this time. Each step has a
+process and a process group of its own, as on the command line; only the imports are shared.
 """
 
 import importlib
@@ -11,9 +13,9 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,15 +27,20 @@ LIBRARIES = (
     *("skimage.metrics", "sklearn.linear_model", "matplotlib.figure"),
     *("loupe.steps.main", "loupe.steps.sweep", "loupe.tracking.training_runs"),
 )
+RUNNING: set[int] = set()  # the ids of the processes of steps
 
 
 def serve() -> None:
-    """Answer requests until standard input ends."""
+    """Answer requests until standard input ends, and kill the steps that still run then."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import_libraries()
     for line in sys.stdin:
-        print(run(json.loads(line)), file=answers, flush=True)
+        request = json.loads(line)
+        answer = wait(**request["wait"]) if "wait" in request else start(request["start"])
+        print(json.dumps(answer), file=answers, flush=True)
+    for pid in RUNNING:
+        os.killpg(pid, signal.SIGKILL)
 
 
 def import_libraries() -> None:
@@ -42,17 +49,25 @@ def import_libraries() -> None:
         importlib.import_module(name)
 
 
-def run(request: dict) -> int:
-    """Run one step in a fork; returns its exit status, or 137 after the timeout."""
+def start(request: dict) -> int:
+    """Start a step in a fork; returns the id of its process."""
     child = os.fork()
     if child == 0:
         run_step(request)
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
-    signal.alarm(request["timeout"])
-    _, status = os.waitpid(child, 0)
-    signal.alarm(0)
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+    os.setpgid(child, child)
+    RUNNING.add(child)
+    return child
+
+
+def wait(pid: int, timeout: float) -> int | None:
+    """Return the exit status of a fork, or None if it has not exited after this time."""
+    until = time.monotonic() + timeout
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.005)
+    RUNNING.remove(pid)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def run_step(request: dict) -> None:
@@ -60,7 +75,7 @@ def run_step(request: dict) -> None:
     status = 1
     try:
         for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(Path(request["out"], name), os.O_WRONLY | os.O_CREAT), number)
+            os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -68,6 +83,7 @@ def run_step(request: dict) -> None:
         sys.argv = ["loupe", *request["arguments"]]
         if request["in_one_process"]:
             run_workers_in_this_process()
+        exec(request["patch"], {})
         from loupe.cli.main import main
 
         status = main()

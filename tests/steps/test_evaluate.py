@@ -113,7 +113,7 @@ def test_degraded_inputs_need_photos_and_the_protocol_photos(given, message):
     ],
 )
 def test_the_label_of_a_model_is_short_if_that_is_unique(model, beside, labels):
-    found = evaluate.label_models(parse_settings("evaluate", {"model": model, "beside": beside}))
+    found = evaluate.choose_names(parse_settings("evaluate", {"model": model, "beside": beside}))
     assert [found[name] for name in beside if name in found] == labels
 
 

@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from jobs import build_env, list_runs, loupe, open_store
+from jobs import Step, list_runs, loupe, open_store
 
 VARIANT = (
     *["train", "--network", "perceptron", "--hidden", "24,16", "--keep_prob", "0.5", "--augment", "true", "--quiet"],
@@ -24,15 +22,6 @@ def load_weights(folder, run):
     return mlflow.keras.load_model(f"runs:/{run.info.run_id}/model").get_weights()
 
 
-def start_step(folder, *arguments):
-    """Start a step in the background, in a process group of its own."""
-    command = [sys.executable, "-m", "loupe", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=build_env(), start_new_session=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
 def wait_for_checkpoint(folder, process, after):
     """Wait until a run has a checkpoint of a later step than `after`; returns the run."""
     for _ in range(3600):
@@ -42,7 +31,7 @@ def wait_for_checkpoint(folder, process, after):
             if int(name.removeprefix("checkpoint/").removesuffix(".npz")) > after:
                 return run
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)  # so that it does not slow down the other tests
+    process.kill()  # so that it does not slow down the other tests
     raise AssertionError("no checkpoint within three minutes")
 
 
@@ -55,10 +44,9 @@ def test_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path
     dataset = next((complete / "data").iterdir()).name
     variant = [*VARIANT, "--dataset", dataset]
     loupe(*variant, cwd=complete)
-    process = start_step(broken, *variant)
+    process = Step(*variant, cwd=broken)
     run = wait_for_checkpoint(broken, process, after=40)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert open_store(broken).get_run(run.info.run_id).info.status == "RUNNING"
     loupe("train", "--resume", run.info.run_id, "--quiet", cwd=broken)
     ended, uninterrupted = open_store(broken).get_run(run.info.run_id), list_runs(complete)[0]
@@ -75,7 +63,7 @@ def test_killed_run_is_closed_by_the_next_step_and_interrupted_runs_close_themse
     arguments = ["train", "--smoke", "true", "--steps", "100000", "--eval_every", "100", "--quiet"]
     states = []
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        process = start_step(tmp_path, *arguments)
+        process = Step(*arguments, cwd=tmp_path)
         run = wait_for_checkpoint(tmp_path, process, after=0)
         if number == signal.SIGKILL:
             loupe("train", "--resume", run.info.run_id, cwd=tmp_path, status=2)  # it is still running

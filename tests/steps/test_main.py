@@ -34,6 +34,9 @@ def test_main_prints_scores_and_the_next_commands(finished_main):
     printed = (finished_main / "printed.txt").read_text()
     for word in (*BASELINES, "perceptron *", "convolutional *", "champion", "upscaled.png", "mlflow ui", "--steps"):
         assert word in printed
+    assert "/keras/" not in (finished_main / "errors.txt").read_text(), "a warning of Keras"
+    table = printed.split("trained here")[1]
+    assert table.count("\nridge") == 1, "the ridge is a baseline and a trained variant, but one row"
     assert Image.open(finished_main / "upscaled.png").size == (677, 450)  # 451x300 by 3:2
 
 

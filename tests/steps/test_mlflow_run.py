@@ -1,5 +1,6 @@
 """The project under `mlflow run`, from a checkout and from a git address, and as an installed wheel."""
 
+import json
 import os
 import shutil
 import socket
@@ -13,11 +14,19 @@ from PIL import Image
 from services import LOOPBACK, find_free_port
 
 PLOTS = ("history", "importances", "parallel", "slice")
-# All entry points of MLproject, started by one process.
+# Parameters of all entry points of MLproject but `sweep`. MLproject does not list learning_rate of train.
+STEPS = {
+    "main": {"smoke": "true"},
+    "preprocess": {"smoke": "true"},
+    "train": {"smoke": "True", "network": "perceptron", "learning_rate": "1e-2", "scale": "2"},
+    "evaluate": {"smoke": "true"},
+    "register": {"smoke": "true", "scale": "2"},
+    "upscale": {},
+}
+# Starts entry points in one process.
 RUN_ALL = """
-import sys, mlflow
-for step in sys.argv[1:]:
-    parameters = {} if step == "upscale" else {"smoke": "true"}
+import json, sys, mlflow
+for step, parameters in json.loads(sys.argv[1]).items():
     mlflow.projects.run(".", step, parameters=parameters, env_manager="local")
 """
 RUN_INSTALLED = """
@@ -27,7 +36,7 @@ for arguments in (["train", "--smoke", "true"], ["register", "--smoke", "true"],
     assert main(arguments) == 0
 print(loupe.__file__)
 """
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow run")]
+pytestmark = [pytest.mark.slow(200), pytest.mark.xdist_group("mlflow run")]
 
 
 def run(*command, cwd, **more):
@@ -56,22 +65,21 @@ def clone(tmp_path_factory):
     return target
 
 
-def find_newest_run(folder):
-    return list_runs(folder)[0]
-
-
-def test_every_entry_point_runs_in_the_local_environment(clone, tmp_path):
-    steps = ["main", "preprocess", "train", "evaluate", "register", "upscale"]
-    run(sys.executable, "-c", RUN_ALL, *steps, cwd=clone, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
+def test_every_entry_point_runs_in_the_local_environment_with_any_field(clone, tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    run(sys.executable, "-c", RUN_ALL, json.dumps(STEPS), cwd=clone, MLFLOW_TRACKING_URI=store)
     runs = list_runs(tmp_path)
-    top = [found.data.tags["loupe.step"] for found in runs if "mlflow.parentRunId" not in found.data.tags]
-    assert top == steps[::-1]
+    top = {found.data.tags["loupe.step"]: found.data for found in runs if "mlflow.parentRunId" not in found.data.tags}
+    assert [*top] == [*STEPS][::-1]
     assert {found.info.status for found in runs} == {"FINISHED"}
     assert len({found.info.experiment_id for found in runs}) == 1  # else the page of MLflow does not nest them
     assert (clone / "upscaled.png").exists()
+    assert float(top["train"].params["learning_rate"]) == 0.01
+    assert top["train"].params["hidden"] == "32,16"
+    assert (top["train"].tags["loupe.scale"], top["train"].tags["loupe.smoke"]) == ("2:1", "true")
+    assert top["register"].tags["loupe.version"] == "models:/loupe-2x/1"
 
 
-@pytest.mark.alone
 def test_smoke_sweep_registers_a_version_and_logs_plots_within_90_seconds(clone, tmp_path):
     started = time.monotonic()
     run("mlflow", "run", ".", "-e", "sweep", "-P", "sweep=sweeps/smoke.toml", "--env-manager", "local", cwd=clone,
@@ -90,19 +98,6 @@ def test_smoke_sweep_registers_a_version_and_logs_plots_within_90_seconds(clone,
     assert seconds < 90
 
 
-def test_fields_that_mlproject_does_not_list_are_parsed(clone, tmp_path):
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    parameters = ["-P", "smoke=True", "-P", "network=perceptron", "-P", "learning_rate=1e-2", "-P", "scale=2"]
-    run("mlflow", "run", ".", "-e", "train", "--env-manager", "local", *parameters, cwd=clone, **store)
-    found = find_newest_run(tmp_path).data
-    assert float(found.params["learning_rate"]) == 0.01
-    assert found.params["hidden"] == "32,16"
-    assert (found.tags["loupe.scale"], found.tags["loupe.smoke"]) == ("2:1", "true")
-    run("mlflow", "run", ".", "-e", "register", "--env-manager", "local", "-P", "scale=2", "-P", "smoke=true",
-        cwd=clone, **store)  # fmt: skip
-    assert find_newest_run(tmp_path).data.tags["loupe.version"] == "models:/loupe-2x/1"
-
-
 def test_bad_usage_under_mlflow_run_fails_the_run(clone, tmp_path):
     command = ["mlflow", "run", ".", "-e", "train", "--env-manager", "local", "-P", "activation=swish"]
     more = build_env(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
@@ -112,13 +107,7 @@ def test_bad_usage_under_mlflow_run_fails_the_run(clone, tmp_path):
     assert [found.info.status for found in list_runs(tmp_path)] == ["FAILED"]
 
 
-def test_train_runs_in_a_uv_environment(clone):
-    run("mlflow", "run", ".", "-e", "train", "--env-manager", "uv", "-P", "smoke=true", cwd=clone)
-    assert find_newest_run(clone).info.status == "FINISHED"
-    assert find_newest_run(clone).data.params["filters"] == "8"
-
-
-def test_train_runs_from_a_git_address_and_logs_to_the_store_of_the_caller(clone, tmp_path):
+def test_train_runs_from_a_git_address_in_a_uv_environment_and_logs_to_the_store_of_the_caller(clone, tmp_path):
     port = find_free_port()
     serve = ["git", "daemon", f"--base-path={clone.parent}", "--export-all", "--listen=127.0.0.1", f"--port={port}"]
     daemon = subprocess.Popen(serve, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -136,7 +125,9 @@ def test_train_runs_from_a_git_address_and_logs_to_the_store_of_the_caller(clone
         run("mlflow", "run", address, "-e", "upscale", "--env-manager", "uv", "-P", "model=lanczos", cwd=tmp_path)
     finally:
         os.killpg(daemon.pid, 15)
-    assert [found.info.status for found in list_runs(tmp_path)] == ["FINISHED", "FINISHED"]
+    upscaled, trained = list_runs(tmp_path)
+    assert (upscaled.info.status, trained.info.status) == ("FINISHED", "FINISHED")
+    assert trained.data.params["filters"] == "8"
 
 
 def test_installed_wheel_trains_registers_and_upscales(clone, tmp_path):

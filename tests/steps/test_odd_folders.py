@@ -18,6 +18,7 @@ from loupe.tracking import locations, runs
 
 NAMES = ["a b", "a?b", "a#b", "a%20b", "100%", "ü", "a'b\"c", "a\nb", "a;b&c=d", "a\\b", "a:b", "a[b]*", "$HOME", "~"]
 WORST = " ?#%20ü'\"\n;&=\\:[*$"
+AT_THE_START = ["~", "a:$HOME%"]  # a home folder, a scheme and a variable, which other characters would hide
 SWEEP = """
 [study]
 name = "odd"
@@ -86,7 +87,7 @@ def test_a_folder_whose_name_is_not_unicode_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [WORST, *NAMES])
+@pytest.mark.parametrize("name", [WORST, *AT_THE_START])
 def test_all_steps_write_all_their_files_in_their_folder(name, tmp_path):
     folder = create_folder(tmp_path, name)
     loupe("preprocess", "--smoke", "--quiet", cwd=folder)

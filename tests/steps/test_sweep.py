@@ -6,8 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
-from jobs import ROOT, build_env, list_runs, loupe, open_store, read_error
+from jobs import ROOT, Step, list_runs, loupe, open_store, read_error
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -31,31 +29,17 @@ TINY = {
     "network": "perceptron", "hidden": "16,8", "patch": "10:15", "loss": "mse", "batch_size": 16,
     "steps": 12, "eval_every": 4, "eval_images": 1,
 }  # fmt: skip
-# Runs a sweep with its workers in the same process, and writes a checkpoint at each point of the curve.
-SWEEP_WITH_ALL_CHECKPOINTS = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import step_server
-from loupe.cli.main import run_step
-from loupe.tracking import trials
-step_server.run_workers_in_this_process()
-trials.CHECKPOINT_INTERVAL_S = 0.0
-sys.exit(run_step("sweep", sys.argv[1:]))
-"""
-# Runs a sweep with its workers in the same process, and exits at the given record of the scores of the best trial.
-SWEEP_WITH_KILL_AT_RECORD = f"""
-import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import step_server
-from loupe.cli.main import run_step
+# Writes a checkpoint at each point of the curve.
+ALL_CHECKPOINTS = "from loupe.tracking import trials; trials.CHECKPOINT_INTERVAL_S = 0.0"
+# Exits at the given record of the scores of the best trial.
+KILL_AT_RECORD = """
+import os
 from loupe.tracking import delivery, records
-step_server.run_workers_in_this_process()
 log_record, logged = delivery.log_record, []
 def log_or_exit(*arguments):
     logged.extend([1] if records._RUN_ID.get() else [])
-    os._exit(9) if len(logged) == {{}} else log_record(*arguments)
+    os._exit(9) if len(logged) == {} else log_record(*arguments)
 delivery.log_record = log_or_exit
-sys.exit(run_step("sweep", sys.argv[1:]))
 """
 
 
@@ -98,17 +82,9 @@ def sweep(folder, file, *arguments, **more):
     )
 
 
-def start_sweep(folder, file, *arguments):
+def start_sweep(folder, file, *arguments, **more):
     """Start a sweep in the background, in a process group of its own."""
-    return start_python(folder, "-m", "loupe", "sweep", file, "--champion", "false", *arguments)
-
-
-def start_python(folder, *arguments, **more):
-    """Start a Python process in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, *arguments], cwd=folder, env=build_env(**more), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    return Step("sweep", file, "--champion", "false", *arguments, cwd=folder, **more)
 
 
 def wait_for(process, find):
@@ -247,11 +223,12 @@ def test_sweep_that_was_killed_while_it_scored_its_best_trial_scores_it_again(sm
     assert [score.value for score in scores] == [scores[0].value] * 2  # the second sweep has nothing to score
 
 
-@pytest.mark.slow
+@pytest.mark.slow(120)
 @pytest.mark.parametrize("records", [1, 2, 3, 6, 7])
 def test_sweep_that_is_killed_at_any_record_of_the_scores_completes_them(tmp_path, write, records):
     file = write("scored", 'activation = ["tanh"]')
-    process = start_python(tmp_path, "-c", SWEEP_WITH_KILL_AT_RECORD.format(records), file, "--workers", "1")
+    patch = KILL_AT_RECORD.format(records)
+    process = Step("sweep", file, "--workers", 1, cwd=tmp_path, in_one_process=True, patch=patch)
     assert process.wait(TIMEOUT_S) == 9
     (best,) = find_runs(tmp_path, "trial")
     assert ("test/mae" in best.data.metrics, set(list_files(tmp_path, best)) >= RESULT_FILES) == (records > 1, False)
@@ -398,8 +375,7 @@ def test_running_sweep_is_not_started_twice_and_closes_all_runs_on_sigterm(tmp_p
         assert process.wait(TIMEOUT_S) == 128 + signal.SIGTERM
         assert not psutil.wait_procs(workers, timeout=10)[1]
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
     assert [run.info.status for run in find_runs(tmp_path, "sweep")] == ["KILLED"]
     assert [run.info.status for run in find_runs(tmp_path, "trial")] == ["KILLED"] * 2
 
@@ -497,10 +473,10 @@ def find_workers(process):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.slow(80)
 @pytest.mark.xdist_group("killed sweep")
 def test_repeatedly_killed_grid_runs_each_point_exactly_once(tmp_path, write):
-    file = write("killed", "activation = ['tanh', 'relu', 'sigmoid']\nlearning_rate = [1e-4, 1e-3, 1e-2]", steps=300)
+    file = write("killed", "activation = ['tanh', 'relu', 'sigmoid']\nlearning_rate = [1e-4, 1e-3]", steps=300)
     rng = random.Random(3)
     done = 0
 
@@ -512,10 +488,9 @@ def test_repeatedly_killed_grid_runs_each_point_exactly_once(tmp_path, write):
         process = start_sweep(tmp_path, file, "--workers", "2")
         wait_for(process, lambda known=known: find_new(known))
         time.sleep(rng.uniform(0, 2))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
         ended = len(find_runs(tmp_path, "trial", "FINISHED"))
-        assert done <= ended < 9, "the sweep ended before it was killed"
+        assert done <= ended < 6, "the sweep ended before it was killed"
         assert find_runs(tmp_path, "sweep", "RUNNING")  # until the next sweep closes it
         done = ended
     with (tmp_path / "optuna.journal").open("a") as journal:
@@ -530,14 +505,14 @@ def test_repeatedly_killed_grid_runs_each_point_exactly_once(tmp_path, write):
 
     trials = [trial for trial in load_study(tmp_path, "killed").trials if trial.state == TrialState.COMPLETE]
     points = Counter((trial.params["activation"], trial.params["learning_rate"]) for trial in trials)
-    assert points == {(name, rate): 1 for name in ("tanh", "relu", "sigmoid") for rate in (1e-4, 1e-3, 1e-2)}
+    assert points == {(name, rate): 1 for name in ("tanh", "relu", "sigmoid") for rate in (1e-4, 1e-3)}
     last, *older = find_runs(tmp_path, "sweep")
     assert [run.info.status for run in (last, *older)] == ["FINISHED", "KILLED", "KILLED"]
     runs = find_runs(tmp_path, "trial")
     assert Counter(run.info.status for run in runs).keys() == {"FINISHED", "KILLED"}
     finished = [run for run in runs if run.info.status == "FINISHED"]
     assert {run.info.run_id for run in finished} == {trial.user_attrs["run"] for trial in trials}
-    assert len(finished) == 9
+    assert len(finished) == 6
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {last.info.run_id}
     assert open_store(tmp_path).get_run(new[0].info.run_id).info.status == "KILLED"
     assert not {trial.state for trial in load_study(tmp_path, "killed").trials} & {
@@ -549,18 +524,17 @@ def test_repeatedly_killed_grid_runs_each_point_exactly_once(tmp_path, write):
 @pytest.mark.xdist_group("killed sweep")
 def test_killed_trial_resumes_from_its_checkpoint_with_identical_results(tmp_path, write):
     file = write("continued", 'activation = ["tanh"]', steps=2000, eval_every=40, keep_prob=0.5)
-    process = start_python(
-        *(tmp_path, "-c", SWEEP_WITH_ALL_CHECKPOINTS, file, "--champion", "false", "--workers", "1"),
-        TF_NUM_INTRAOP_THREADS="1",
-    )
+    process = start_sweep(
+        *(tmp_path, file, "--workers", 1),
+        in_one_process=True, patch=ALL_CHECKPOINTS, TF_NUM_INTRAOP_THREADS="1",
+    )  # fmt: skip
 
     def find_half_trained():
         names = {run: run.data.tags.get("loupe.checkpoint", "") for run in find_runs(tmp_path, "trial")}
         return [run for run, name in names.items() if int("0" + "".join(filter(str.isdigit, name))) >= 1000]
 
     (run,) = wait_for(process, find_half_trained)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     sweep(tmp_path, file)
     ended, killed = find_runs(tmp_path, "trial")
     assert (killed.info.run_id, killed.info.status) == (run.info.run_id, "KILLED")
@@ -585,13 +559,20 @@ def test_killed_trial_resumes_from_its_checkpoint_with_identical_results(tmp_pat
 # Every sweep file.
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A folder whose store takes all sweep files."""
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.mark.slow(150)
+@pytest.mark.xdist_group("sweep files")
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
-def test_every_sweep_file_runs_a_tiny_trial(file, tmp_path, dataset):
-    sweep(tmp_path, file, "--dataset", dataset, "--smoke", "true", "--max_trials", 1)
+def test_every_sweep_file_runs_a_tiny_trial(file, shared, dataset):
+    sweep(shared, file, "--dataset", dataset, "--smoke", "true", "--max_trials", 1, "--fresh", "true")
     name = f"{sweep_loader.load_sweep(file).name}-smoke"
-    (parent,) = find_runs(tmp_path, "sweep")
+    parent = find_runs(shared, "sweep")[0]
     assert (parent.data.tags["loupe.sweep"], parent.info.status) == (name, "FINISHED")
     assert "best_run" in parent.data.tags
-    trials = load_study(tmp_path, name).trials
+    trials = load_study(shared, name).trials
     assert sum(trial.state == TrialState.COMPLETE for trial in trials) == 1

@@ -1,4 +1,4 @@
-"""Sweeps with trials in PostgreSQL and runs on an MLflow server, with local and Dask workers, all real servers."""
+"""Sweeps with trials in PostgreSQL and runs on an MLflow server, with Dask workers, all real servers."""
 
 import os
 import socket
@@ -14,11 +14,14 @@ import pytest
 import services
 from jobs import build_env, loupe
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep services")]  # one process: the tests share the servers
+pytestmark = [
+    pytest.mark.slow(200),
+    pytest.mark.xdist_group("sweep services"),
+]  # one process: the tests share the servers
 
 SWEEP = """
 [study]
-name = "{name}"
+name = "services"
 direction = "minimize"
 metric = "val/mae"
 sampler = "grid"
@@ -28,7 +31,7 @@ repeats = 2
 dataset = "{dataset}"
 network = "perceptron"
 hidden = "16,8"
-steps = {steps}
+steps = 22
 batch_size = 16
 
 [search]
@@ -83,25 +86,18 @@ def count_transitions(scheduler):
         return client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
 
 
-@pytest.mark.parametrize("workers", ["local", "dask"])
 def test_sweep_with_postgresql_and_an_mlflow_server_runs_each_point_once(
-    workers, postgresql, mlflow_server, dataset, tmp_path, request
-):
+    postgresql, mlflow_server, dask_scheduler, dataset, tmp_path
+):  # tests/benchmarks/test_scale.py runs such a sweep with local workers
     import mlflow
 
-    # Different numbers of steps, so that the second sweep does not reuse the results of the first.
-    name, steps = f"services-{workers}", {"local": 20, "dask": 22}[workers]
-    (tmp_path / "sweep.toml").write_text(SWEEP.format(name=name, dataset=dataset, steps=steps))
-    arguments = ["--sweep", "sweep.toml", "--storage", postgresql, "--workers", 2]
-    if workers == "dask":
-        scheduler = request.getfixturevalue("dask_scheduler")
-        before = count_transitions(scheduler)
-        loupe("sweep", *arguments, "--scheduler", scheduler, cwd=tmp_path, MLFLOW_TRACKING_URI=mlflow_server)
-        assert count_transitions(scheduler) > before  # the sweep used the cluster
-    else:
-        loupe("sweep", *arguments, cwd=tmp_path, MLFLOW_TRACKING_URI=mlflow_server)
+    (tmp_path / "sweep.toml").write_text(SWEEP.format(dataset=dataset))
+    arguments = ["--sweep", "sweep.toml", "--storage", postgresql, "--workers", 2, "--scheduler", dask_scheduler]
+    before = count_transitions(dask_scheduler)
+    loupe("sweep", *arguments, cwd=tmp_path, MLFLOW_TRACKING_URI=mlflow_server)
+    assert count_transitions(dask_scheduler) > before  # the sweep used the cluster
 
-    trials = optuna.load_study(study_name=name, storage=postgresql).trials
+    trials = optuna.load_study(study_name="services", storage=postgresql).trials
     assert {trial.state.name for trial in trials} == {"COMPLETE"}
     assert len({(trial.params["activation"], str(trial.params["seed"])) for trial in trials}) == len(trials) == 4
     assert Counter(trial.params["activation"] for trial in trials) == {"tanh": 2, "relu": 2}
@@ -120,7 +116,7 @@ def test_sweep_with_postgresql_and_an_mlflow_server_runs_each_point_once(
     for trial in trials:
         params = runs[linked[trial.number][0]].data.params
         assert (params["activation"], params["seed"]) == (trial.params["activation"], str(trial.params["seed"]))
-        assert (params["hidden"], params["steps"]) == ("16,8", str(steps))
+        assert (params["hidden"], params["steps"]) == ("16,8", "22")
     parents = {run.data.tags.get("mlflow.parentRunId") for run in trained.values()}
     assert len(parents) == 1
     assert parents < runs.keys()

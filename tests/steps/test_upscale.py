@@ -210,7 +210,7 @@ def test_no_slow_package_is_imported(real, tmp_path):
     code = (
         "import sys; from loupe.cli.main import main; status = main(['upscale', 'photo.jpg', '--out', 'o.jpg']); "
         "slow = {'tensorflow', 'keras', 'mlflow', 'scipy', 'sklearn', 'pyvips'}; "
-        "slow |= {'loupe.config.training', 'loupe.data.sources'}; "
+        "slow |= {'loupe.config.training', 'loupe.config.datasets', 'loupe.data.sources'}; "
         "assert not slow & sys.modules.keys(); sys.exit(status)"
     )
     done = subprocess.run(

@@ -44,7 +44,7 @@ def create(file: Path) -> RunBuffer:
 
 def send(buffer: RunBuffer) -> list[object]:
     """Mark all records as sent; returns their values."""
-    records = buffer.unsent()
+    records = buffer.list_unsent()
     if records:
         buffer.mark_sent(records[-1].number)
     return [record.body.get("value") for record in records]
@@ -79,7 +79,7 @@ def test_a_file_is_buffered_as_it_was_when_it_was_logged(tmp_path: Path) -> None
     buffer = RunBuffer.create(tmp_path / f"run{SUFFIX}", DESCRIPTION)
     buffer.append("file", {}, file)
     file.write_text("after")
-    (record,) = buffer.unsent()
+    (record,) = buffer.list_unsent()
     with buffer.extract_file(record) as copy:
         assert copy is not None
         assert (copy.name, copy.read_text()) == ("table.json", "before")
@@ -92,7 +92,7 @@ def test_only_checkpoints_that_a_newer_one_replaces_are_pruned(tmp_path: Path) -
     for value in range(3):
         buffer.append("checkpoint", {"value": value}, file)
         buffer.append("file", {"value": 10 + value}, file)
-    buffer.prune()
+    buffer.delete_old_checkpoints()
     assert send(buffer) == [10, 11, 2, 12]
 
 
@@ -103,7 +103,7 @@ def test_one_thread_appends_while_another_sends_and_prunes(tmp_path: Path) -> No
     with ThreadPoolExecutor(1) as thread:
         appending = thread.submit(lambda: [buffer.append("checkpoint", {"value": n}, file) for n in range(200)])
         while not appending.done() or not buffer.is_sent():
-            buffer.prune()
+            buffer.delete_old_checkpoints()
             sent += send(buffer)
     assert sent == sorted(set(sent))
     assert sent[-1] == 199
@@ -221,7 +221,7 @@ def test_only_the_buffers_of_uploaded_runs_are_deleted(tmp_path: Path, local_sto
 def test_a_buffer_whose_process_is_alive_is_not_uploaded(tmp_path: Path, local_store: mlflow.MlflowClient) -> None:
     buffer = create(tmp_path / "all" / f"run{SUFFIX}")  # its description has no tags of a process
     assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 0
-    assert buffer.unsent()
+    assert buffer.list_unsent()
     buffer.close()
     assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 1
     assert not (tmp_path / "all").exists()

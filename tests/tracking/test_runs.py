@@ -77,7 +77,7 @@ CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-
 OPEN_RUN = """
 import json, signal, sys
 from loupe.tracking import liveness
-print(json.dumps(liveness.process_tags()), flush=True)
+print(json.dumps(liveness.make_process_tags()), flush=True)
 signal.pause()
 """
 
@@ -95,7 +95,7 @@ def test_the_run_of_a_process_with_the_same_host_name_stays_open_while_the_proce
     try:
         tags = json.loads(process.stdout.readline())
         run = str(client.create_run("0", tags=tags).info.run_id)
-        assert tags["loupe.host"] == liveness.process_tags()["loupe.host"]
+        assert tags["loupe.host"] == liveness.make_process_tags()["loupe.host"]
         liveness.close_orphaned_runs()
         assert get_status(client, run) == "RUNNING"
     finally:
@@ -111,7 +111,7 @@ def test_the_run_of_a_process_with_the_same_host_name_stays_open_while_the_proce
 
 
 def test_a_reused_process_id_is_not_the_process_of_the_run() -> None:
-    tags = liveness.process_tags()
+    tags = liveness.make_process_tags()
     assert liveness.is_alive(tags)
     assert not liveness.is_alive(tags | {"loupe.started": "1"})
     assert liveness.is_alive(tags | {"loupe.started": "1", "loupe.namespace": "of another container"})

@@ -308,7 +308,7 @@ def test_bfloat16_applies_to_steps_only_and_gives_nearly_the_same_loss(photos: d
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert {layer.compute_dtype for layer in rounded.model.layers} == {"float32"}
     assert all(weights.dtype == "float32" for weights in rounded.weights)
-    with optimization.training_precision(rounded.model, rounded.settings):
+    with optimization.use_training_precision(rounded.model, rounded.settings):
         lowered = [layer.name for layer in rounded.model.layers if layer.compute_dtype == "bfloat16"]
     assert lowered
     assert not set(lowered) & {"skip", "blocks"}

@@ -11,7 +11,7 @@ WIDTH = 84  # maximum number of characters per line of a field's help
 COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def overview() -> str:
+def format_overview() -> str:
     """Return the help of `loupe` without a step."""
     steps = "\n".join(f"  {name:<11} {settings.__doc__}" for name, settings in STEPS.items())
     return f"""usage: loupe <step> [--field value …]
@@ -25,7 +25,7 @@ options:
   --quiet     print only errors; every step accepts this option"""
 
 
-def step_help(step: str, positional: str | None, multiple: bool) -> str:
+def format_step_help(step: str, positional: str | None, multiple: bool) -> str:
     """Return the help of a step.
 
     Args:
@@ -39,16 +39,16 @@ def step_help(step: str, positional: str | None, multiple: bool) -> str:
         lines += ["", f"{title}:"]
         for name, info in fields.items():
             flag = ("[no-]" if info.annotation is bool else "") + name.rstrip("_").replace("_", "-")
-            first, *others = textwrap.wrap(_field_help(name, info), width=WIDTH)
+            first, *others = textwrap.wrap(_format_field(name, info), width=WIDTH)
             lines += [f"  --{flag:<20}  {first}", *(f"{'':26}{line}" for line in others)]
     return "\n".join(lines) + "\n"
 
 
-def _field_help(name: str, info: Any) -> str:
+def _format_field(name: str, info: Any) -> str:
     rule = (info.json_schema_extra or {}).get("rule", "")
     default = "" if info.default_factory or info.default is None else f"default {format_value(info.default)}"
     if name == "optimizer":
-        from loupe.config.training import OPTIMIZERS
+        from loupe.config.optimizers import OPTIMIZERS
 
         rule = ", ".join(OPTIMIZERS)
     if name == "categories":

@@ -18,7 +18,7 @@ from typing import NoReturn
 from loupe import __version__
 from loupe.cli import signals
 from loupe.cli.extras import describe_missing_package
-from loupe.cli.help import overview, step_help
+from loupe.cli.help import format_overview, format_step_help
 from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams
@@ -27,20 +27,8 @@ from loupe.errors import LoupeError, UsageError, describe_error, mask_error
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
-BOOLEAN_TEXTS = (
-    "true",
-    "false",
-    "1",
-    "0",
-    "yes",
-    "no",
-    "on",
-    "off",
-    "t",
-    "f",
-    "y",
-    "n",
-)  # the texts that pydantic converts to booleans
+# The texts that pydantic converts to booleans.
+BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
 # Defaults of environment variables, which silence libraries, make Arrow return memory to the system, and prevent
 # pydantic from searching all installed packages for plugins at every start.
 ENVIRONMENT = {
@@ -58,7 +46,7 @@ LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")
 def entry() -> NoReturn:
     """Run the command `loupe`, and exit with the returned status."""
     # By default, garbage collection takes 1.7 s of the 4.4 s of CPU time that Keras and MLflow need for their import
-    # and the exit. The next two lines avoid most collections.
+    # and the exit. The next two statements avoid most collections.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     open_streams()
@@ -82,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         if word != "--quiet":
             break
     if words in (["--version"], ["--help"], ["-h"], []):
-        print(f"loupe {__version__}" if words == ["--version"] else overview())
+        print(f"loupe {__version__}" if words == ["--version"] else format_overview())
         return 0 if words else 2
     wrong = next((word for word in words if word != "--quiet"), "")
     return _fail("loupe", f"step: must be one of {', '.join(STEPS)}, got {wrong!r}", 2)
@@ -105,8 +93,8 @@ def run_step(step: str, words: list[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # file names can contain bytes that are not valid text
     program = f"loupe {step}"
     try:
-        if {"-h", "--help"} & set(words[: _separator(step, words)]):
-            print(step_help(step, POSITIONAL.get(step), step in MULTIPLE), end="")
+        if {"-h", "--help"} & set(words[: _find_separator(step, words)]):
+            print(format_step_help(step, POSITIONAL.get(step), step in MULTIPLE), end="")
             return 0
         settings = parse_settings(step, parse_arguments(step, words))
         with signals.raise_on_signals():
@@ -133,14 +121,14 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
         UsageError: a flag is unknown or has no value.
     """
     fields = list_fields(step)
-    end = _separator(step, words)
+    end = _find_separator(step, words)
     parser = _Parser(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
     for name in fields:
-        parser.add_argument(_flag(name), dest=name)
+        parser.add_argument(_make_flag(name), dest=name)
     positional = POSITIONAL.get(step)
     if positional:
         parser.add_argument(positional, nargs="*" if step in MULTIPLE else "?")
-    booleans = {_flag(name) for name, info in fields.items() if info.annotation is bool}
+    booleans = {_make_flag(name) for name, info in fields.items() if info.annotation is bool}
     normalized = _normalize_flags(words[:end], booleans, positional is not None)
     given, unknown = parser.parse_known_intermixed_args(normalized)
     if unknown:
@@ -177,11 +165,11 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
     return normalized
 
 
-def _flag(field: str) -> str:
+def _make_flag(field: str) -> str:
     return f"--{field.rstrip('_').replace('_', '-')}"  # `--from` sets `from_`, because `from` is a keyword of Python
 
 
-def _separator(step: str, words: list[str]) -> int:
+def _find_separator(step: str, words: list[str]) -> int:
     """Return the position of the word `--`, after which all words are positional; without `--`, the word count."""
     return words.index("--") if step in MULTIPLE and "--" in words else len(words)
 

@@ -42,7 +42,7 @@ def _start_filter() -> None:
     except OSError:  # the system cannot start a process: the messages are not filtered
         os.close(writing)
     else:
-        os.dup2(writing, 2)  # sys.stderr is not filtered: `streams` gives it another descriptor
+        os.dup2(writing, 2)  # sys.stderr is not filtered, because it writes to another descriptor; see `streams`
         os.close(writing)
     os.close(reading)
 

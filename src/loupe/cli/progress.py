@@ -8,7 +8,7 @@ from typing import Self
 
 from loupe.errors import mask_error, mask_secrets
 
-# Unicode categories that change the output of a terminal or are invisible: control characters, format
+# Unicode categories of characters that change the output of a terminal or are invisible: control characters, format
 # characters such as right-to-left overrides, lone surrogates (bytes of file names that are not text), and separators
 # of lines and paragraphs.
 CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))

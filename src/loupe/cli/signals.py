@@ -18,7 +18,7 @@ from typing import Any
 SIGNAL_STATUS = 128  # if a signal ends a process, its exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
 # An exception counts as lost if it is missing in this many checks in a row. One check is not enough, because a
-# library may store an exception and raise it later.
+# library may store an exception and raise the exception later.
 CHECKS_UNTIL_LOST = 2
 
 _received: list[int] = []  # the signals that were received in the open block of `raise_on_signals`
@@ -52,7 +52,7 @@ def raise_on_signals() -> Iterator[None]:
             _deferred.append(number)
         else:
             _deferred.clear()
-            raise _exception(number)
+            raise _make_exception(number)
 
     def report_discarded(discarded: Any) -> None:
         if not _is_signal(discarded.exc_value):
@@ -70,7 +70,7 @@ def raise_on_signals() -> Iterator[None]:
         first = _received[:1]
         _received.clear()
         if first and not _is_signal(sys.exception()):
-            raise _exception(first[0])
+            raise _make_exception(first[0])
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def defer_signals() -> Iterator[None]:
     finally:
         _deferring.pop()
         if _deferred and not _deferring:
-            raise _exception(_deferred.pop())
+            raise _make_exception(_deferred.pop())
 
 
 def is_signalled() -> bool:
@@ -107,7 +107,7 @@ def is_signalled() -> bool:
     return bool(_received)
 
 
-def _exception(number: int) -> BaseException:
+def _make_exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated(SIGNAL_STATUS + number)
 
 

@@ -1,4 +1,4 @@
-"""The standard streams of a command: a step continues when its output is closed, for example by `| head`."""
+"""The standard streams of a command. A step continues when its output is closed, for example by `| head`."""
 
 import errno
 import io

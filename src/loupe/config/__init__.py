@@ -21,7 +21,7 @@ class _Steps(Mapping[str, type[Settings]]):
     """Maps each step to its settings class. A class is imported on first use, so that `loupe upscale` starts fast."""
 
     MODULES = {
-        "main": "steps", "preprocess": "steps", "train": "training", "evaluate": "steps", "register": "steps",
+        "main": "steps", "preprocess": "datasets", "train": "training", "evaluate": "evaluation", "register": "steps",
         "sweep": "steps", "report": "steps", "sync": "steps", "upscale": "photos", "restore": "photos",
         "demo": "photos",
     }  # fmt: skip
@@ -60,7 +60,7 @@ def parse_settings(step: str, given: dict[str, Any]) -> Any:
     """
     settings = STEPS[step]
     if step == "train":
-        from loupe.config.training import build_train_class
+        from loupe.config.networks import build_train_class
 
         for name in ("network", "optimizer"):
             if not isinstance(given.get(name, ""), str):
@@ -76,16 +76,18 @@ def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the fields of a step in groups with titles; `train` has a group per network and per optimizer."""
     if step != "train":
         return [("fields", _sort_fields(STEPS[step]))]
-    from loupe.config.training import NETWORKS, OPTIMIZERS, Train
+    from loupe.config.networks import NETWORKS
+    from loupe.config.optimizers import OPTIMIZERS
+    from loupe.config.training import Train
 
     groups = [("fields of every network", _sort_fields(Train))]
     for name, network in NETWORKS.items():
-        groups.append((f"--network {name}", _sort_fields(network, without=Train)))
+        groups.append((f"fields with --network {name}", _sort_fields(network, without=Train)))
     for name, optimizer in OPTIMIZERS.items():
         fields = _sort_fields(optimizer, without=Settings)
         rate = optimizer.DEFAULTS.get("learning_rate")
         default = f"{rate:g}" if rate else "the default of the network"
-        groups.append((f"--optimizer {name} (default learning_rate: {default})", fields))
+        groups.append((f"fields with --optimizer {name} (default learning_rate: {default})", fields))
     return groups
 
 
@@ -123,7 +125,7 @@ def _describe_error(error: ValidationError, step: str) -> str:
 
 def _describe_unknown_field(name: str, step: str, value: str) -> str:
     if step == "train":
-        from loupe.config.training import find_field_owners
+        from loupe.config.networks import find_field_owners
 
         if elsewhere := find_field_owners(name):
             return f"{name}: is a field of {' and '.join(elsewhere)} only, got {value}"

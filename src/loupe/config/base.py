@@ -92,7 +92,7 @@ class DatasetSettings(Settings):
     data_dir: str = field("data", "folder or URL (such as s3://bucket/prefix) of the prepared datasets")
     scheduler: Text = field(
         None,
-        "address of a Dask scheduler; none: use only this machine",
+        "address of a Dask scheduler, whose workers prepare the dataset; none: this machine prepares the dataset",
         rule="none, or an address such as tcp://host:port",
     )
     seed: int = field(0, "seed of all random numbers", ge=0, le=2**31 - 1)
@@ -104,6 +104,7 @@ class DatasetSettings(Settings):
         if not is_true(given.get("smoke", False)):
             return given
         depends = cls._collect("DEPENDS")
+        # A field keeps its default if another given field may make it unused, such as `seconds` for `steps`.
         sizes = {
             name: value
             for name, value in cls._collect("SMOKE").items()

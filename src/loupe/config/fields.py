@@ -18,8 +18,8 @@ LARGEST_LABEL_SIDE = 4096  # in pixels
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 DEVICE = (
-    "device that runs ONNX networks. auto: bundled networks run on a GPU if the installed onnxruntime supports CUDA "
-    "or DirectML; all other ONNX networks run on the CPU. If a device cannot be used, Loupe uses the CPU"
+    "device that runs ONNX networks. auto: a GPU for bundled networks if the installed onnxruntime supports CUDA or "
+    "DirectML, otherwise the CPU. If a device cannot be used, Loupe uses the CPU"
 )
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
 BUNDLED_SIZES = ("tiny", "small", "base", "large")
@@ -54,7 +54,7 @@ def format_value(value: Any) -> str:
 def quote_value(value: Any) -> str:
     """Return a refused value for an error message: in quotes and at most LONGEST_QUOTE characters long."""
     try:
-        text = mask_secrets(format_value(value))  # precedes the cut: a secret without its end is not masked
+        text = mask_secrets(format_value(value))  # before the text is shortened: a part of a secret is not masked
     except ValueError:  # Python does not convert integers of more than 4300 digits to text
         text = "a number of thousands of digits"
     return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")

@@ -22,7 +22,7 @@ from loupe.config.fields import (
 MODEL = (
     f"champion (the best registered network of a scale factor), a bundled network ({', '.join(BUNDLED_SIZES)}; "
     "bundled means small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry URI or run URI of "
-    "MLflow, a .keras file, or an .onnx file. Without a champion for a scale factor, champion means bundled"
+    "MLflow, a .keras file, or an .onnx file. If a scale factor has no champion, champion means bundled"
 )
 ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 
@@ -35,8 +35,8 @@ class PhotoSettings(Settings):
     inputs: Paths = field(
         ("sample",),
         "photos: files, folders (searched recursively) or patterns such as 'holiday/**/*.jpg'. sample: a "
-        "bundled photo",
-        rule="paths; comma-separated after --inputs",
+        "bundled photo. `loupe STEP a.jpg b.jpg` and `loupe STEP --inputs a.jpg,b.jpg` are equivalent",
+        rule="paths",
     )
     format: Literal["same", "jpg", "png", "webp", "tif", "avif", "gif", "bmp"] = field(
         "same", "file format of the results in an output folder; same: the format of each photo"
@@ -53,8 +53,8 @@ class PhotoSettings(Settings):
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
         None,
-        "memory for images, in MB; a photo that needs more memory fails. none: the smaller of 2000 and half of the "
-        "machine's memory",
+        "maximum memory for images, in MB; a photo that needs more memory fails. none: 2000, or half of the "
+        "memory of a machine with less than 4000 MB",
         rule="none, or 200 to 1000000",
     )
     dry_run: bool = field(False, "only print which files would be written")
@@ -93,16 +93,16 @@ class Upscale(PhotoSettings):
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "result if the photo and `size` have different aspect ratios. inside: the largest result within "
-        "`size`; cover: the smallest result that covers `size`, cropped to `size` around its centre; exact: an error",
+        "result if the photo and `size` have different aspect ratios. inside: the largest result within `size`. "
+        "cover: the smallest result that covers `size`, cropped to the centre. exact: an error",
     )
     model: str = field("champion", f"{MODEL}. The baseline ridge is trained on the bundled photos")
     ensemble: bool = field(False, ENSEMBLE)
     jpeg_quality: JpegQuality = field(
         "auto",
-        "JPEG quality of the photos, for a network that adapts to the quality; 100: no artefacts. auto: the quality "
-        "of each JPEG file; for other files, an estimate from the traces of an earlier JPEG compression in the "
-        "pixels; 100 if no quality can be estimated",
+        "JPEG quality of the photos, for networks that adapt to the quality (condition=jpeg); 100: no artefacts. "
+        "auto: the quality of each JPEG file. For other files, auto estimates the quality of an earlier JPEG "
+        "compression from the pixels; without traces of a compression, the quality is 100",
         rule="auto, or 1 to 100",
     )
     device: Device = field("auto", DEVICE)

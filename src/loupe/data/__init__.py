@@ -1,1 +1,1 @@
-"""Prepares datasets from sources of photos, opens them, and draws training batches."""
+"""Prepares datasets from sources of photos, opens datasets, and draws training batches."""

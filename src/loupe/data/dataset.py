@@ -1,4 +1,7 @@
-"""Opens a prepared dataset: its manifest, and the pairs of inputs and labels in its shards."""
+"""Opens a prepared dataset: its manifest, and the pairs of inputs and labels in its shards.
+
+A shard is a file with many images: either labels, or inputs of one scale factor.
+"""
 
 import json
 import mmap
@@ -27,8 +30,8 @@ HASH_THREADS = 2
 class Dataset:
     """A prepared dataset. To open the dataset, only three columns of the manifest are read.
 
-    The checksums of shards are verified before the shards are used. Only if the shards of a split are larger than
-    VERIFY_FIRST_BYTES, a background thread verifies them during the use.
+    The checksums of shards are verified before the shards are used. If the shards of a split have more bytes than
+    VERIFY_FIRST_BYTES, a background thread verifies the checksums while the shards are used.
 
     Args:
         location: the folder or URL that `prepare` created.
@@ -91,11 +94,11 @@ class Dataset:
 
         Args:
             split: `train`, `validation`, `test` or `all`.
-            scale: the scale factor from the inputs to the labels.
+            scale: the side of a label divided by the side of its input.
             limit: use at most this many photos: those with the smallest content hashes; None uses all.
 
         Returns:
-            One pair per label, in the order of the manifest.
+            The pairs, one per label, in the order of the manifest.
 
         Raises:
             UsageError: the dataset has no inputs of this scale, or the split is empty.

@@ -1,4 +1,4 @@
-"""Makes the inputs of a dataset: shrinks the labels, and optionally adds noise and JPEG artefacts."""
+"""Makes the inputs of a dataset: downscales the labels, and optionally adds noise and JPEG artefacts."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -6,13 +6,13 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from loupe.config.steps import Preprocess
+from loupe.config.datasets import Preprocess
 from loupe.data.labels import FILTERS, shrink_labels
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.luminance import REC_601, compute_luminance
 
 GRID = 8  # side of a JPEG block in pixels
-SUBSAMPLINGS = (0, 2)  # Pillow's numbers of 4:4:4 and 4:2:0
+SUBSAMPLINGS = (0, 2)  # Pillow's numbers for colours of full (4:4:4) and of half resolution (4:2:0)
 MID_GREY = 127.5
 
 
@@ -41,7 +41,7 @@ class Degradation:
 
     @property
     def columns(self) -> dict[str, float | None]:
-        """The strength of the degradation as columns of the manifest, which contain only the last JPEG quality."""
+        """The last JPEG quality and the noise, as columns of the manifest."""
         return {"jpeg_quality": self.qualities[-1] if self.qualities else None, "noise": self.noise}
 
 
@@ -62,7 +62,8 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
         return Degradation(shrink)
     low, high = settings.jpeg_qualities
     compressed, twice = rng.random(2) >= (settings.clean_share, 1 - settings.double_share)
-    qualities = rng.integers(low, high + 1, size=2).tolist()[: compressed * (1 + twice)]
+    count = compressed * (1 + twice)  # number of compressions: 0, 1 or 2
+    qualities = rng.integers(low, high + 1, size=2).tolist()[:count]
     shift, subsampling = rng.integers(GRID, size=2).tolist(), int(rng.choice(SUBSAMPLINGS))
     jpeg = Degradation(shrink, tuple(qualities), (shift[0], shift[1]), subsampling)
     if settings.degrade == "jpeg":
@@ -74,7 +75,7 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
 def make_inputs(
     labels: list[tuple[np.ndarray, Degradation]], scale: Fraction, settings: Preprocess
 ) -> list[np.ndarray]:
-    """Shrink labels by the scale, degrade them, and convert them to luminance.
+    """Downscale labels to inputs, degrade the inputs, and convert the inputs to luminance.
 
     Args:
         labels: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour, with their degradations.
@@ -84,9 +85,10 @@ def make_inputs(
     Returns:
         uint8, (label_size / scale, label_size / scale), per label.
     """
-    drawn = [degradation for _, degradation in labels]
-    images = shrink_labels([label for label, _ in labels], scale, [degradation.shrink for degradation in drawn])
-    return [_degrade(*pair, settings) for pair in zip(images, drawn, strict=True)]
+    degradations = [degradation for _, degradation in labels]
+    filters = [degradation.shrink for degradation in degradations]
+    images = shrink_labels([label for label, _ in labels], scale, filters)
+    return [_degrade(*pair, settings) for pair in zip(images, degradations, strict=True)]
 
 
 def _degrade(image: np.ndarray, degradation: Degradation, settings: Preprocess) -> np.ndarray:
@@ -95,9 +97,11 @@ def _degrade(image: np.ndarray, degradation: Degradation, settings: Preprocess) 
     if degradation.noise:
         image = _add_noise(image, degradation)
     for number, quality in enumerate(degradation.qualities, 1):
-        down, right = degradation.shift if number < len(degradation.qualities) else (0, 0)
-        above = ((down, 0), (right, 0), (0, 0))[: image.ndim]
-        image = compress_jpeg(np.pad(image, above, mode="edge"), quality, degradation.subsampling)[down:, right:]
+        # JPEG blocks start at the top left pixel. Rows and columns that are added there for the compression, and then
+        # removed, shift the blocks.
+        rows, columns = degradation.shift if number < len(degradation.qualities) else (0, 0)
+        widths = ((rows, 0), (columns, 0), (0, 0))[: image.ndim]
+        image = compress_jpeg(np.pad(image, widths, mode="edge"), quality, degradation.subsampling)[rows:, columns:]
     return to_grey(image, settings.luminance)
 
 
@@ -110,7 +114,9 @@ def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
     # The noise of the channels is independent. Therefore the luminance has less noise than each channel.
     deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
-    counts_per_level = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
-    noisy = rng.poisson(image * counts_per_level) / counts_per_level
+    # The variance of a number of photons is its mean. With this number of photons per grey value, the variance of a
+    # mid-grey pixel is shot * deviation**2. The limit prevents a division by 0.
+    photons_per_grey_value = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
+    noisy = rng.poisson(image * photons_per_grey_value) / photons_per_grey_value
     noisy += rng.normal(0, deviation * np.sqrt(1 - degradation.shot), image.shape)
     return np.rint(noisy).clip(0, 255).astype("uint8")

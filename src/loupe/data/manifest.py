@@ -16,7 +16,7 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of `_hash_fraction`
-ROWS_PER_GROUP = 1 << 16
+ROWS_PER_GROUP = 1 << 16  # number of rows per row group of the Parquet file
 DEGRADATION_COLUMNS = ["jpeg_quality", "noise"]  # only of datasets with degraded inputs
 INDEX_COLUMNS = ["split", "shard", "row"]  # columns that locate the images of each label
 PARTS_PER_WRITE = 256  # number of tables that are written to the manifest together
@@ -32,13 +32,13 @@ class Row:
     width: int | None = None  # width of the photo in pixels, after the EXIF orientation is applied
     height: int | None = None
     x: int | None = None  # left edge of the label in the photo, after the photo was resized by the factor `shrunk`
-    y: int | None = None
-    shrunk: float | None = None
+    y: int | None = None  # top edge of the label
+    shrunk: float | None = None  # at most 1
     split: str | None = None
     shard: int | None = None  # number of the shard that contains the label
     row: int | None = None  # index of the label in the shard
     reason: str | None = None
-    group: str | None = None  # the smallest content hash of the near-duplicates of the photo
+    group: str | None = None  # the smallest content hash of the photo and its near-duplicates, if there are any
 
 
 class ManifestRows(Sequence[dict[str, Any]]):
@@ -180,7 +180,14 @@ def _fill_empty_splits(hashes: set[str]) -> dict[str, str]:
 
 
 def write_manifest(location: str, parts: list[Any], facts: dict[str, Any]) -> None:
-    """Write tables to the manifest in the given order; `facts` and counts are stored as JSON in the metadata."""
+    """Write tables to the manifest in the given order.
+
+    Args:
+        location: the folder or URL of the dataset.
+        parts: the tables.
+        facts: digest, settings, statistics and checksums of the dataset. The facts, the numbers of photos and labels,
+            and the reasons for skipped photos are stored as JSON in the metadata of the file.
+    """
     import pyarrow as pa
     import pyarrow.parquet
 

@@ -10,7 +10,7 @@ import numpy as np
 from loupe.data.patches import apply_symmetry
 
 SIDE = 16  # side of a thumbnail in pixels
-# A photo is not compared if the grey values of its thumbnail have a smaller standard deviation than this.
+# A photo is compared only if the grey values of its thumbnail have at least this standard deviation.
 MIN_CONTRAST = 1.0
 # Two photos are near-duplicates if their thumbnails have at least this correlation. Recompressed (JPEG quality 10),
 # resized and flipped copies of 281 photos of Caltech-256 have a correlation of at least 0.9915. Different photos,
@@ -19,8 +19,8 @@ MIN_SIMILARITY = 0.985
 FREQUENCIES = 6  # number of frequencies per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
 PAIRS_PER_PART = 1 << 17
-# The photos of a cell are sorted by a further feature. Each photo is compared only with this number of photos after
-# it, because a cell can contain many photos.
+# A cell can contain many photos. Therefore the photos of a cell are sorted by a further feature, and each photo is
+# compared only with this number of following photos.
 NEIGHBOURS = 4
 
 
@@ -28,7 +28,7 @@ def make_thumbnails(photos: np.ndarray) -> np.ndarray:
     """Normalise the brightness and the contrast of photos.
 
     Args:
-        photos: float32, (n, SIDE, SIDE), results of `GreyPhoto.shrink`.
+        photos: float32, (n, SIDE, SIDE), downscaled photos.
 
     Returns:
         int8, (n, SIDE, SIDE), with mean 0 and a largest absolute value of 127; zeros for a photo without contrast.

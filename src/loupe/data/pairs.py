@@ -14,15 +14,18 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 
 
 class Pairs:
-    """Inputs with their labels, in stacks. An index contains the stack of each pair and the position in the stack.
+    """Inputs with their labels. The images are stored in stacks: arrays of images with the same size.
+
+    A stack is an array in memory, or the memory map of a shard (a file of a dataset with many images).
 
     Args:
         rows: the rows of the manifest, one per pair.
         stacks: the stacks of inputs, uint8 (count, input side, input side) each, and the stacks of labels in the
             same order.
         index: (n, 2), the number of the stack of each pair and the position in the stack.
-        scale: the scale factor from the inputs to the labels.
-        raise_if_damaged: a function that raises LoupeError if a damaged shard was found after opening.
+        scale: the side of a label divided by the side of its input.
+        raise_if_damaged: a function that raises LoupeError if the background verification of the shards has found a
+            damaged shard.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Pairs:
         self.scale = scale
         self.raise_if_damaged = raise_if_damaged
         self._original_stacks = stacks
-        # A memory map is converted to a plain array, because slicing a memory map takes six times as long.
+        # `view` makes arrays of memory maps without reading the files. Slicing a memory map takes six times as long.
         inputs, labels = ([stack.view(np.ndarray) for stack in kind] for kind in stacks)
         self._stacks = inputs, labels
         self._index = index
@@ -65,7 +68,7 @@ class Pairs:
         inputs, labels = self._stacks
         return inputs[0].shape[1], labels[0].shape[1]
 
-    def stack(self, numbers: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    def copy_to_memory(self, numbers: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Copy the inputs, uint8 (n, input side, input side), and the labels of these pairs into memory."""
         index = self._index[numbers]
         copies = tuple(np.empty((len(index), side, side), np.uint8) for side in self.sides)
@@ -83,7 +86,7 @@ class Pairs:
 
         Args:
             numbers: (n,), the numbers of the pairs.
-            corners: y and x of the squares in the inputs, (n, 2), and in the labels.
+            corners: the top left corners of the squares: (n, 2), y and x in the inputs, and the same in the labels.
             sides: the sides of the squares in the inputs and in the labels.
 
         Returns:
@@ -119,7 +122,7 @@ class Pairs:
         """
         for start in range(0, len(self), size):
             numbers = slice(start, start + size)
-            inputs, labels = self.stack(numbers)
+            inputs, labels = self.copy_to_memory(numbers)
             strengths = None if self.strengths is None else self.strengths[numbers]
             yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
 
@@ -150,7 +153,7 @@ class Pairs:
         return self._select(np.sort(np.unique(photos, return_index=True)[1]))
 
     def read_column(self, name: str) -> np.ndarray:
-        """Return a column of the rows as text; a row without this value gets the row number."""
+        """Return a column of the rows as text; for a row without this column, return the number of the row."""
         if isinstance(self.rows, ManifestRows):
             return self.rows.read_column(name)
         return np.array([str(row.get(name, number)) for number, row in enumerate(self.rows)])
@@ -171,7 +174,7 @@ def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarra
 
 
 def _prefetch(images: Any, first: int, last: int) -> None:
-    """Start to read the images of a memory map from the disk. Without this call, a page is read only at its use."""
+    """Start to read images of a memory map from the disk. Otherwise, the system reads each part at its first use."""
     if isinstance(images, np.memmap):
         bytes_per_image = images.shape[1] * images.shape[2]
         start = images.offset + first * bytes_per_image

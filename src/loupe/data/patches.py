@@ -16,15 +16,15 @@ class Positions:
     """The positions of the crops of a batch, and their flips and rotations.
 
     Args:
-        chosen: (n,), the number of the pair of each crop.
-        offsets: (n, 2), y and x of each crop of the input, in pixels.
-        corners: (n, 2), y and x of each crop of the label, in pixels.
+        pair_numbers: (n,), the number of the pair of each crop.
+        input_corners: (n, 2), y and x of the top left corner of each crop of the input, in pixels.
+        label_corners: (n, 2), y and x of the top left corner of each crop of the label, in pixels.
         symmetries: (n,), 0 to 7, see `apply_symmetry`.
     """
 
-    chosen: np.ndarray
-    offsets: np.ndarray
-    corners: np.ndarray
+    pair_numbers: np.ndarray
+    input_corners: np.ndarray
+    label_corners: np.ndarray
     symmetries: np.ndarray
 
 
@@ -34,8 +34,9 @@ class Patches:
     Args:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
-        crops: `aligned` uses only offsets at whole pixels of the label. `any` uses every offset, and rounds the
-            offset in the label down (2016 study). At 3:2, labels at odd offsets are then shifted by half a pixel.
+        crops: the positions of crops. `aligned`: only positions that are whole pixels in the input and in the label.
+            `any`: all positions of the input; the position in the label is rounded down (2016 study). With scale 3:2,
+            rounding shifts the crop of the label by half a pixel at odd positions.
         augment: flip and rotate each crop at random.
         seed: determines the random numbers, together with the step.
 
@@ -48,7 +49,7 @@ class Patches:
             raise UsageError(f"patch, crop: must be at most the inputs' side of {pairs.sides[0]}, got {side}")
         self._pairs = pairs
         count, (small, large) = len(pairs), pairs.sides
-        self._arrays = pairs.stack() if count * (small**2 + large**2) <= MEMORY_LIMIT_BYTES else None
+        self._arrays = pairs.copy_to_memory() if count * (small**2 + large**2) <= MEMORY_LIMIT_BYTES else None
         self._side = side
         self._stride = pairs.scale.denominator if crops == "aligned" else 1
         self._augment = augment
@@ -80,38 +81,38 @@ class Patches:
 
     def cut(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
         """Cut crops: uint8 inputs (n, side, side) and labels."""
-        corners = (positions.offsets, positions.corners)
+        corners = (positions.input_corners, positions.label_corners)
         if self._arrays is not None:
             inputs, labels = (
-                cut_squares(images, positions.chosen, at, side)
+                cut_squares(images, positions.pair_numbers, at, side)
                 for images, at, side in zip(self._arrays, corners, self.sides, strict=True)
             )
         else:
-            inputs, labels = self._pairs.cut(positions.chosen, corners, self.sides)
+            inputs, labels = self._pairs.cut(positions.pair_numbers, corners, self.sides)
         for symmetry in np.unique(positions.symmetries[positions.symmetries > 0]):
             chosen = positions.symmetries == symmetry
             inputs[chosen] = apply_symmetry(inputs[chosen], symmetry)
             labels[chosen] = apply_symmetry(labels[chosen], symmetry)
         return inputs, labels
 
-    def _draw_positions(self, chosen: np.ndarray, rng: np.random.Generator) -> Positions:
-        size, scale = len(chosen), self._pairs.scale
+    def _draw_positions(self, pair_numbers: np.ndarray, rng: np.random.Generator) -> Positions:
+        size, scale = len(pair_numbers), self._pairs.scale
         count = (self._pairs.sides[0] - self._side) // self._stride + 1
-        offsets = rng.integers(count, size=(size, 2)) * self._stride
+        corners = rng.integers(count, size=(size, 2)) * self._stride
         symmetries = rng.integers(8, size=size) if self._augment else np.zeros(size, int)
-        return Positions(chosen, offsets, (offsets * scale.numerator) // scale.denominator, symmetries)
+        return Positions(pair_numbers, corners, (corners * scale.numerator) // scale.denominator, symmetries)
 
     def _cut_floats(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
         inputs, labels = self.cut(positions)
         strengths = self._pairs.strengths
-        chosen = None if strengths is None else strengths[positions.chosen]
+        chosen = None if strengths is None else strengths[positions.pair_numbers]
         return add_strengths(to_floats(inputs), chosen), to_floats(labels)[..., None]
 
 
-def cut_squares(images: np.ndarray, chosen: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Cut n squares from images (count, height, width): square i is cut from image chosen[i] at corners[i]."""
+def cut_squares(images: np.ndarray, numbers: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """Cut n squares from images (count, height, width): square i is cut from image numbers[i] at corners[i]."""
     views = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
-    return views[chosen, corners[:, 0], corners[:, 1]]
+    return views[numbers, corners[:, 0], corners[:, 1]]
 
 
 def apply_symmetry(images: np.ndarray, symmetry: int) -> np.ndarray:

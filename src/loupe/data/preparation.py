@@ -1,7 +1,8 @@
 """Prepares a dataset from photos in parallel, with all cores of this machine or with a Dask cluster.
 
-Each task writes one shard of labels and one shard of inputs per scale, and returns rows of the manifest. The
-memory for images does not depend on the number of photos. The files depend only on the photos and the settings.
+Each task writes one shard (a file with many images) of labels and one shard of inputs per scale factor, and returns
+rows of the manifest. The memory for images does not depend on the number of photos. The files depend only on the
+photos and the settings.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ import numpy as np
 from loupe.cli.progress import ProgressBar, print_skipped
 from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings
+from loupe.config.datasets import Preprocess
 from loupe.config.fields import format_value
-from loupe.config.steps import Preprocess
 from loupe.data import manifest, reservations, shards, storage, tasks
 from loupe.data.dataset import Dataset
 from loupe.data.degradation import draw_degradation, make_inputs, to_grey
@@ -82,7 +83,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
 
 
 def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
-    """Return the crop of a photo; the default is `tiles` for the bundled sample and `centre` for other sources."""
+    """Return the value of `crop` for a photo; the default is `tiles` for the bundled photos, `centre` for others."""
     return settings.crop or ("tiles" if photo.source == "sample" else "centre")
 
 
@@ -90,11 +91,11 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
         texts.pop(name, None)  # these fields select photos and crops, which are hashed below, or have no effect
-    drawn = settings.degrade != "none" or settings.shrink == "random"
-    if not drawn and all(choose_crop(settings, photo) != "random" for photo in photos):
+    has_random_inputs = settings.degrade != "none" or settings.shrink == "random"
+    if not has_random_inputs and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
     if settings.degrade == "none":
-        texts.pop("degrade")  # datasets from before this field thus keep their digest
+        texts.pop("degrade")  # datasets that were prepared before this field existed keep their digest
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
     # The next lines hash json.dumps([VERSION, texts, [[path, sha256, crop], ...]]) without this text in memory.
     digest = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())
@@ -159,9 +160,9 @@ def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) 
 def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto]) -> Iterator[list[SourcePhoto]]:
     """Yield the photos of each shard. Small shards give more parallel tasks; large shards give fewer files."""
     rate = settings.crops_per_megapixel
-    least = MIN_PHOTOS_PER_SHARD[crop] if rate is None else 1
-    most = max(MIN_PHOTOS_PER_SHARD[crop], -(-len(photos) // MIN_TASKS))
-    largest = MAX_SHARD_BYTES // settings.label_size**2
+    min_photos = MIN_PHOTOS_PER_SHARD[crop] if rate is None else 1
+    max_photos = max(MIN_PHOTOS_PER_SHARD[crop], -(-len(photos) // MIN_TASKS))
+    max_labels = MAX_SHARD_BYTES // settings.label_size**2
     part: list[SourcePhoto] = []
     labels = 0
     for photo in photos:
@@ -169,7 +170,7 @@ def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto
             count = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
         else:
             count = max(1, round(rate * PIXELS_PER_BYTE * (photo.size or 0) / 1e6))
-        if len(part) >= least and (len(part) >= most or labels + count > largest):
+        if len(part) >= min_photos and (len(part) >= max_photos or labels + count > max_labels):
             yield part
             part, labels = [], 0
         part.append(photo)
@@ -194,9 +195,9 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
             reasons.append(f"{photo.path}: {row.reason}")
         for number, label in enumerate(new_labels):
             labels.append(to_grey(label.pixels, settings.luminance))
-            drawn = draw_degradation(settings, photo.sha256, number)
-            inputs += make_inputs([(label.pixels, drawn)], scale, settings)
-            rows.append(asdict(row) | (drawn.columns if settings.degrade != "none" else {}))
+            degradation = draw_degradation(settings, photo.sha256, number)
+            inputs += make_inputs([(label.pixels, degradation)], scale, settings)
+            rows.append(asdict(row) | (degradation.columns if settings.degrade != "none" else {}))
     if not labels:
         first = reasons[0] if reasons else "none"
         raise UsageError(f"photos: must contain a usable image, got {','.join(settings.source)}; the first: {first}")
@@ -223,12 +224,12 @@ def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
 
 
 def open_sample(data_dir: str) -> Dataset:
-    """Open the dataset of the bundled photos in a folder; prepare it first if it is missing."""
+    """Open the dataset of the bundled photos in a folder; if the dataset is missing, prepare it."""
     return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample")
 
 
 def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
-    """Open the dataset that a run was trained on, by its name in data_dir, or prepare it again.
+    """Open the dataset that a run was trained on, or prepare the dataset again if its folder does not exist.
 
     Args:
         settings: data_dir, and the other dataset settings that `prepare` needs.

@@ -1,8 +1,8 @@
 """Shares the memory budget for photos between the worker processes of a preparation.
 
-A worker reserves the memory that a photo takes according to its header, and waits until other workers have released
-enough memory. A header can be wrong. Therefore the system limits the memory of a worker to the reservation during
-decoding.
+A worker reads from the header of a photo how much memory the photo takes. Then the worker reserves this memory, and
+waits until other workers have released enough memory. A header can be wrong. Therefore, during the decoding, the
+system limits the memory of the worker to the reservation.
 """
 
 import resource
@@ -16,10 +16,10 @@ from loupe.imaging.limits import read_data_bytes, return_freed_blocks, set_limit
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
-UNIT_BYTES = 16 * 10**6  # memory per unit of the semaphore
+UNIT_BYTES = 16 * 10**6  # memory per unit of the semaphore that the workers share
 PROCESS_BYTES = 150 * 10**6  # memory per worker that is not for photos, including a share of the parent process
 SPARE_BYTES = 64 * 10**6  # memory for strips, libraries and threads in addition to a reservation
-LARGE_BLOCK_BYTES = 2**22
+LARGE_BLOCK_BYTES = 2**22  # a freed block of at least this size is returned to the system
 
 # The workers share a semaphore, whose units are free memory. `_semaphore` is None if a process is not a worker.
 _semaphore: Any = None
@@ -27,7 +27,7 @@ _semaphore: Any = None
 _waiting_lock: Any = None
 
 
-@cache  # a system call per photo would take a tenth of the preparation of a small photo
+@cache  # the system calls would take a tenth of the time in which a small photo is prepared
 def get_budget() -> int:
     """Return how many bytes the photos of all workers may take together.
 
@@ -37,12 +37,12 @@ def get_budget() -> int:
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
 
 
-def create_locks(context: Any) -> tuple[Any, Any]:
-    """Create the arguments of `use_locks` with a context of multiprocessing."""
+def create_memory_locks(context: Any) -> tuple[Any, Any]:
+    """Create the arguments of `use_memory_locks`; `context` is a context of multiprocessing."""
     return context.Semaphore(get_budget() // UNIT_BYTES), context.Lock()
 
 
-def use_locks(semaphore: Any, waiting_lock: Any) -> None:
+def use_memory_locks(semaphore: Any, waiting_lock: Any) -> None:
     """Let this process reserve memory, and return the memory of photos to the system after use."""
     global _semaphore, _waiting_lock
     _semaphore, _waiting_lock = semaphore, waiting_lock
@@ -51,7 +51,7 @@ def use_locks(semaphore: Any, waiting_lock: Any) -> None:
 
 @contextmanager
 def reserve() -> Iterator[Callable[[int], None]]:
-    """Yield a function that reserves memory for one photo, until the block exits.
+    """Reserve memory for one photo until the block exits.
 
     Yields:
         A function that reserves a number of bytes for the photo. A second call with a larger number first releases

@@ -1,4 +1,7 @@
-"""Writes the shards of a prepared dataset: files of labels and of inputs. A task writes the shards of some photos."""
+"""Writes the shards of a prepared dataset: files with many labels, or with many inputs of one scale factor.
+
+A task writes the shards of some photos.
+"""
 
 import hashlib
 import math
@@ -16,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.config.steps import Preprocess
+from loupe.config.datasets import Preprocess
 from loupe.data import reservations, storage
 from loupe.data.degradation import Degradation, draw_degradation, make_inputs, to_grey
 from loupe.data.labels import BANDS, Label, cut_labels
@@ -32,8 +35,8 @@ RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3
 CHUNK_BYTES = 2**18  # number of bytes per read of a file; fits into the cache of a core
 BLACK = np.zeros((SIDE, SIDE), np.float32)
-# A worker reads a smaller file before it waits for the memory to decode the photo. Before the worker reads a larger
-# file, it waits for the whole budget.
+# A worker reads a file up to this size immediately, and then waits for the memory to decode the photo. Before a
+# worker reads a larger file, the worker waits for the whole memory budget.
 LARGE_FILE_BYTES = 32 * 10**6
 MAX_BATCHED_SIDE = 512  # larger labels do not wait for others, because they would fill the memory
 
@@ -41,7 +44,7 @@ MAX_BATCHED_SIDE = 512  # larger labels do not wait for others, because they wou
 def prepare_shard(
     number: int, photos: list[SourcePhoto], crop: str, location: str, texts: dict[str, str]
 ) -> dict[str, Any]:
-    """Decode photos, cut and shrink their labels, and write a shard of labels and a shard of inputs per scale.
+    """Decode photos, cut labels, make the inputs, and write a shard of labels and a shard of inputs per scale factor.
 
     Args:
         number: the number of the shard.
@@ -60,7 +63,7 @@ def prepare_shard(
     """
     settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
-    small: dict[str, np.ndarray] = {}  # shrunk photos by content hash
+    small: dict[str, np.ndarray] = {}  # downscaled photos by content hash
     with ExitStack() as files:
         output = _Shards(files, location, number, settings)
 
@@ -69,9 +72,10 @@ def prepare_shard(
             if not labels:
                 rows.append(vars(row))
             for index, label in enumerate(labels):
-                drawn = draw_degradation(settings, photo.sha256, index)
-                position = {"x": label.x, "y": label.y, "shrunk": label.shrunk, "shard": number}
-                rows.append(vars(row) | position | drawn.columns | {"row": output.add_label(label.pixels, drawn)})
+                degradation = draw_degradation(settings, photo.sha256, index)
+                position = {"x": label.x, "y": label.y, "shrunk": label.factor, "shard": number}
+                position["row"] = output.add_label(label.pixels, degradation)
+                rows.append(vars(row) | position | degradation.columns)
 
         for photo in photos:
             with reservations.reserve() as require:
@@ -91,9 +95,7 @@ def prepare_shard(
 def cut_photo(
     photo: SourcePhoto, crop: str, settings: Preprocess, require: Callable[[int], None]
 ) -> tuple[Row, list[Label], np.ndarray]:
-    """Cut the labels of one photo, and shrink the photo for `near_duplicates.make_thumbnails`.
-
-    For an unusable photo, the row contains the reason, the list of labels is empty, and the shrunk photo is black.
+    """Cut the labels of one photo, and downscale the photo for `near_duplicates.make_thumbnails`.
 
     The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours.
 
@@ -102,15 +104,18 @@ def cut_photo(
         crop: as in `cut_labels`.
         settings: the settings of preprocess.
         require: reserves memory; see `reservations.reserve`.
+
+    Returns:
+        The row of the manifest, the labels, and the photo with SIDE x SIDE pixels. For an unusable photo, the row
+        contains the reason, the list of labels is empty, and all SIDE x SIDE pixels are black.
     """
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
         return replace(row, reason=photo.reason), [], BLACK
     try:
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
-        label_bytes = (
-            (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
-        )  # memory for the labels, in bytes per pixel of the photo
+        # Memory for the labels, in bytes per pixel of the photo.
+        label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
         result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
         row = replace(row, width=image.width, height=image.height)
@@ -214,10 +219,10 @@ class _Shards:
         self._files, self._location, self._number, self._settings = files, location, number, settings
         self._waiting: list[tuple[np.ndarray, Degradation]] = []  # labels without inputs
 
-    def add_label(self, pixels: np.ndarray, drawn: Degradation) -> int:
+    def add_label(self, pixels: np.ndarray, degradation: Degradation) -> int:
         """Append a label, and later its inputs; return its row in the shard."""
         self._append("labels", to_grey(pixels, self._settings.luminance))
-        self._waiting.append((pixels.copy(), drawn))  # a view would keep the photo in memory
+        self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo in memory
         if len(self._waiting) == BANDS or self._settings.label_size > MAX_BATCHED_SIDE:
             self._add_inputs()
         return self.shards["labels"].count - 1

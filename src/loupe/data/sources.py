@@ -149,7 +149,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
     """Yield the files of a folder and its subfolders, without hidden files and folders."""
     files: dict[Path, str] = {}  # each file with the reason for skipping it, or ""
     folders = [root]
-    while folders:  # os.walk is not used: it fails at a thousand nested folders, and it ignores errors
+    while folders:  # os.walk is not used, because it fails at a thousand nested folders and ignores errors
         folder = folders.pop()
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))

@@ -53,7 +53,7 @@ def remove_secrets(url: str) -> str:
     return re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", mask_secrets(url))
 
 
-def refuse_masked(url: str, field: str) -> None:
+def refuse_masked_url(url: str, field: str) -> None:
     """Raise UsageError if the secrets of a URL are masked, as in the settings of a run."""
     if is_masked(url):
         raise UsageError(
@@ -139,7 +139,7 @@ class _MissingError(LoupeError):
 @contextmanager
 def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
     """Yield the fsspec file system of a URL and the path in it; errors in the block become one-line errors."""
-    refuse_masked(url, field)
+    refuse_masked_url(url, field)
     try:
         import fsspec
 

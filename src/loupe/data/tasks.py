@@ -24,7 +24,7 @@ Results = Generator[Any, None, None]
 def run_tasks(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], address: str | None = None) -> Results:
     """Call a function with the arguments of every task, and yield the results in the order of completion.
 
-    A task is read from the iterator only when a process can start it. Therefore many tasks do not fill the memory.
+    The tasks are read from the iterator while earlier tasks run, so that many tasks do not fill the memory.
 
     Args:
         function: the function; other processes must be able to import it.
@@ -61,10 +61,10 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.backend import get_context
 
-    arguments = (os.getpid(), reservations.create_locks(get_context("loky")))
+    arguments = (os.getpid(), reservations.create_memory_locks(get_context("loky")))
     calls = (delayed(function)(*task) for task in tasks)
     with warnings.catch_warnings():
-        # joblib warns when results are not consumed, and when it replaces a process that holds much memory
+        # joblib warns when results are not consumed, and when joblib replaces a process that uses much memory
         warnings.filterwarnings("ignore", module="joblib")
         with _block_ctrl_c(), parallel_config("loky", initializer=_start_worker, initargs=arguments):
             results = Parallel(count_cores(), return_as="generator_unordered", batch_size=1)(calls)
@@ -73,14 +73,16 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
                 yield from results
             except BrokenProcessPool:
                 raise LoupeError("a process was killed, probably because the machine ran out of memory") from None
-            finally:  # this frees memory; a later call starts processes with the then current environment variables
+            finally:  # frees memory; the next call starts new processes, which copy the current environment variables
                 get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in processes that start in this block. The parent process receives Ctrl-C and ends them."""
-    resource_tracker.ensure_running()  # precedes the next line: the start of the tracker unblocks Ctrl-C
+    """Block Ctrl-C in processes that start in this block. The parent process receives Ctrl-C and ends the others."""
+    # joblib needs the resource tracker of multiprocessing. The start of the tracker unblocks Ctrl-C. Therefore the
+    # tracker starts before Ctrl-C is blocked.
+    resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -89,7 +91,7 @@ def _block_ctrl_c() -> Iterator[None]:
 
 
 def _start_worker(parent: int, locks: tuple[Any, Any]) -> None:
-    reservations.use_locks(*locks)
+    reservations.use_memory_locks(*locks)
     _watch_parent(parent)
 
 

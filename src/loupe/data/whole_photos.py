@@ -35,7 +35,7 @@ class WholePhotos:
 
     Args:
         photos: the result of `list_photos`; unusable photos are skipped and reported.
-        scale: the scale factor p/q from the inputs to the labels.
+        scale: the scale factor p/q: the side of a label divided by the side of its input.
         quiet: do not report skipped photos.
 
     Raises:
@@ -76,17 +76,17 @@ class WholePhotos:
 
 
 def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
-    """Shrink a label by p/q with an antialiased bicubic filter and mirrored borders.
+    """Downscale a label by p/q with an antialiased bicubic filter and mirrored borders.
 
     Args:
         label: float32, (height, width); both sides are multiples of p.
-        scale: the scale factor p/q from the result to the label.
+        scale: the scale factor p/q: the side of the label divided by the side of the result.
 
     Returns:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # number of p x p blocks added per side; the filter reads 2 pixels beyond the small image
+    margin = 3  # number of p x p blocks that are added per side; the filter reads 2 pixels beyond the result
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Opens the images that the settings of `evaluate` select, and scores methods on them by the protocol."""
+"""Opens the images that the settings of `evaluate` select, and scores methods on the images by the protocol."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -6,7 +6,7 @@ from fractions import Fraction
 import pandas as pd
 
 from loupe.config import parse_settings
-from loupe.config.steps import Evaluate
+from loupe.config.evaluation import Evaluate
 from loupe.data import preparation, whole_photos
 from loupe.data.pairs import Pairs
 from loupe.data.whole_photos import WholePhotos
@@ -15,7 +15,13 @@ from loupe.upscalers.tiling import UpscalingModel
 
 
 def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pairs | WholePhotos, str]:
-    """Return the selected images and a short description of them; `luminance` is the default formula for photos."""
+    """Return the images that the settings select, and their short description.
+
+    Args:
+        settings: the settings of evaluate.
+        scale: the scale factor of the models.
+        luminance: the luminance formula for photos if the settings do not contain a formula.
+    """
     shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
     if settings.protocol == "classical":
         source = settings.photos or "sample"
@@ -25,9 +31,9 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
         return pairs, f"{settings.split} of {dataset.folder.name}"
-    pairing = {name: value for name, value in settings.pairing.items() if name in settings.model_fields_set}
-    pairing |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    return preparation.prepare_in_memory(parse_settings("preprocess", pairing | shared), scale), settings.photos
+    given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
+    given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    return preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos
 
 
 def score_images(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loupe.config.training import DEFAULT_PATCHES
+from loupe.config.networks import DEFAULT_PATCHES
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.data.whole_photos import WholePhotos
@@ -21,10 +21,10 @@ from loupe.upscalers.baselines import FILTERS, FilterUpscaler
 from loupe.upscalers.ridge import RidgeUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-RESAMPLES = 2000
+RESAMPLES = 2000  # number of bootstrap samples
 DRAWS = 20
 INTERVAL_PERCENTILES = 2.5, 97.5  # the ends of a 95 % interval
-MIN_PATCH_SIDE = 8
+MIN_PATCH_SIDE = 8  # smallest side in pixels of the blocks that `score_patches` uses as patches
 
 
 def build_baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, UpscalingModel]:
@@ -73,11 +73,11 @@ def score(
 
 
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
-    """Score methods with the protocol of the 2016 study.
+    """Score methods with the protocol of the 2016 study: on DRAWS random patches of each photo.
 
-    The function makes DRAWS draws. Each draw cuts one patch from each photo at a random position. Each patch is
-    upscaled separately. A patch has the size of the first method's blocks. If the side of these blocks is below
-    MIN_PATCH_SIDE, a patch has the default patch size of the scale factor.
+    A draw cuts one patch from each photo. Each patch is upscaled separately. A patch has the size of the input
+    blocks of the first method. If the side of these blocks is below MIN_PATCH_SIDE, a patch has the default size of
+    the scale factor.
 
     Returns:
         Columns draw, method, mae, psnr, ssim, mse: one row per draw and method, with means over the patches.
@@ -144,7 +144,7 @@ def _compute_means(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def bootstrap_intervals(values: np.ndarray, photos: np.ndarray) -> np.ndarray:
-    """Compute 95 % bootstrap intervals of means. The photos are resampled, not the images that were cut from them.
+    """Compute 95 % bootstrap intervals of means. The samples consist of photos, with all images of each photo.
 
     Args:
         values: (n, k), one row per image; the mean of each column gets an interval.

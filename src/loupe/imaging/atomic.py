@@ -13,8 +13,8 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# This machine may not see the locks of other machines. Therefore it removes the partial files of other machines after
-# this time without a change.
+# A lock may be invisible to other machines. Therefore a machine removes the partial file of another machine only if
+# the file has not changed for this time.
 LEFTOVER_AGE_S = 86_400.0
 PREFIX, SUFFIX = ".loupe-", ".part"  # the start and the end of the name of a partial file
 
@@ -31,7 +31,7 @@ def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
         if not overwrite:
-            _claim(partial, file)
+            _reserve_name(partial, file)
         publish(partial, file)
 
 
@@ -117,11 +117,15 @@ def validate_output_file(field: str, file: Path) -> None:
         raise UsageError(f"{field}: must be a file, got the folder {str(file)!r}")
 
 
-def _claim(partial: Path, final: Path) -> None:
-    """Add the final name to the names of a complete file; raise FileExistsError if the final name is in use."""
+def _reserve_name(partial: Path, final: Path) -> None:
+    """Reserve the final name of a complete file, because the rename in `publish` would replace an existing file.
+
+    Raises:
+        FileExistsError: a file with the final name exists.
+    """
     _sync(partial)
     try:
-        os.link(partial, final)
+        os.link(partial, final)  # the file has both names until the temporary name is removed
     except FileExistsError:
         raise
     except OSError:  # on a file system without hard links, an empty file reserves the name
@@ -151,14 +155,17 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        is_visible = False
-    else:
-        is_visible = partial.name.startswith(f"{PREFIX}{_identify_kernel()}-")
-    return is_visible or _get_age(partial) > LEFTOVER_AGE_S
+        is_lock_visible = False
+    else:  # the locks of processes on other machines may be invisible
+        is_lock_visible = partial.name.startswith(f"{PREFIX}{_identify_kernel()}-")
+    return is_lock_visible or _get_age(partial) > LEFTOVER_AGE_S
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since the last change by the file system's clock, because the clocks of machines differ."""
+    """Return the seconds since a file or folder was changed.
+
+    The current time is the time of a new file in the same folder, because the clocks of machines differ.
+    """
     with tempfile.TemporaryFile(dir=partial.parent) as new_file:
         return os.fstat(new_file.fileno()).st_mtime - partial.stat().st_mtime
 

@@ -33,7 +33,7 @@ START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imagin
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 ENDING_TIMEOUT_S = 5.0  # maximum wait for the end of a process that has closed a connection
 CHECK_INTERVAL_S = 0.05
-READER = "loupe.imaging.reader_process:serve"  # the function that the child of `isolated_reader` runs
+READER = "loupe.imaging.reader_process:serve"  # the function that reads images for `isolated_reader`
 LENGTH = struct.Struct("<Q")
 
 
@@ -102,14 +102,15 @@ class Connection:
 
 
 class ChildProcess:
-    """A child process. It ends when this process ends, even if this process is killed.
+    """A child process. The child ends when the parent ends, even if the parent is killed.
 
     Args:
-        function: the module and the name of the function, such as `loupe.imaging.reader_process:serve`. Its arguments
-            are the list of connections and `options`. The child ends when the function returns.
+        function: the module and the name of the function that the child runs, such as
+            `loupe.imaging.reader_process:serve`. The arguments of the function are the list of connections and
+            `options`. The child ends when the function returns.
         options: keyword arguments of the function; must be serialisable as JSON.
         count: the number of connections; threads must not share a connection.
-        shows_errors: whether the standard error of this process shows the output of the child.
+        shows_errors: whether the child writes its output to the standard error of the parent.
 
     Attributes:
         process: the process.
@@ -133,8 +134,8 @@ class ChildProcess:
         self.connections = [Connection(own_end) for own_end, _ in pairs]
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
-    def is_over_time(self) -> bool:
-        """Stop the child after an EOFError, and return whether the child reached the limit of its CPU time."""
+    def stop_and_check_cpu_limit(self) -> bool:
+        """Stop a child that has closed a connection, and return whether the child reached its limit of CPU time."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDING_TIMEOUT_S)
         self.stop()

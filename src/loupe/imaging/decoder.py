@@ -6,13 +6,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
 BITS_PER_SAMPLE = 258  # number of a TIFF tag
+UNSUPPORTED = re.compile(
+    "unsupported|not supported|cannot handle", re.IGNORECASE
+)  # errors of Pillow for intact files
 MAX_PIXELS = 178_956_970  # Pillow's own limit for the first image of a file
+# Pillow's limit for a decompressed profile or text of a PNG is 1 MB. A JPEG can contain profiles of up to 16 MB.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 
 class PhotoError(LoupeError):
@@ -31,9 +36,14 @@ def translate_errors() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise too_many_pixels(error) from None
     except Exception as error:
+        if "MAX_TEXT_CHUNK" in str(error):
+            limit = PngImagePlugin.MAX_TEXT_CHUNK
+            raise PhotoError(f"profiles and texts: must have at most {limit:,} bytes each, got more") from None
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
-        raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        cause = "not supported" if UNSUPPORTED.search(text) else "damaged"
+        raise PhotoError(f"{cause}: {text}") from None
 
 
 def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:

@@ -18,9 +18,9 @@ from loupe.imaging.decoder import (
     translate_errors,
 )
 from loupe.imaging.estimates import read_webp_pixels
+from loupe.imaging.exif import ORIENTATION
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.luminance import blend_with_white, compute_luminance
-from loupe.imaging.metadata import ORIENTATION
 from loupe.imaging.pixels import make_upright
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom

@@ -14,10 +14,11 @@ from PIL import Image
 from loupe.imaging.child_process import READER, ChildProcess
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.estimates import estimate_opening
+from loupe.imaging.exif import load_exif
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_scans import count_scans
 from loupe.imaging.memory import MemoryBudget
-from loupe.imaging.metadata import Metadata, load_exif
+from loupe.imaging.metadata import Metadata
 from loupe.imaging.reader import Photo, read_photo
 
 # This process decodes JPEG and PNG files within these limits. This saves the 60 ms to start a child process.
@@ -151,12 +152,13 @@ class IsolatedReader:
         """Return the error for a child process that has ended. The next file starts a new process."""
         assert self._process is not None
         process, self._process = self._process, None
-        return PhotoError("takes too long to decode" if process.is_over_time() else "damaged: the decoder crashed")
+        is_too_slow = process.stop_and_check_cpu_limit()
+        return PhotoError("takes too long to decode" if is_too_slow else "damaged: the decoder crashed")
 
 
 def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
     """Convert an answer of `reader_process` to an image."""
-    pixels, exif, icc, xmp, *chunks = parts
+    pixels, exif, icc, xmp, iptc, *chunks = parts
     metadata = Metadata(
         exif=load_exif(bytes(exif)) if exif else None,
         icc=bytes(icc),
@@ -165,6 +167,8 @@ def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
         texts=facts["texts"],
         colour_chunks={name.encode(): bytes(chunk) for name, chunk in zip(facts["chunks"], chunks, strict=True)},
         duration_ms=facts["duration_ms"],
+        iptc=bytes(iptc),
+        omitted=tuple(facts["omitted"]),
     )
     upright = np.frombuffer(pixels, facts["dtype"]).reshape(facts["shape"])
     return ImageData(upright, metadata, facts["jpeg_quality"])

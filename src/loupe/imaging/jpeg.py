@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.metadata import Metadata
+from loupe.imaging.kept_metadata import PHOTOSHOP_NAME
+from loupe.imaging.metadata import Metadata, make_iptc_resource
 from loupe.imaging.png import encode_png
 
 
@@ -68,6 +69,8 @@ def _add_metadata(image: Any, metadata: Metadata) -> Any:
     blobs = {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}
     if metadata.exif is not None:
         blobs["exif-data"] = b"Exif\0\0" + metadata.exif.tobytes().removeprefix(b"Exif\0\0")
+    if metadata.iptc:
+        blobs["iptc-data"] = PHOTOSHOP_NAME + make_iptc_resource(metadata.iptc)
     for field, data in blobs.items():
         if data:
             image.set_type(pyvips.GValue.blob_type, field, data)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 MAX_QUALITY = 100
-STRONGEST_QUALITY = 10  # the strength is 1 at this quality and below
+FULL_STRENGTH_QUALITY = 10  # the strength of the artefacts is 1 at this quality and below
 # The luminance table of quality 50 (ITU-T T.81, table K.1), row by row.
 LUMINANCE_TABLE = np.array(
     [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
@@ -38,10 +38,16 @@ def compute_table_percent(quality: Any) -> Any:
 def compute_strength(quality: Any) -> Any:
     """Convert JPEG qualities to the strength of the artefacts, from 0 (quality 100) to 1.
 
-    The strength is logarithmic: equal differences of strength mean about equal ratios of the quantisation steps.
+    The strength is logarithmic: equal differences of strength mean about equal ratios of the quantisation steps (the
+    values of the quantisation table).
 
     Args:
         quality: a number or an array; 100 for an image without compression.
     """
-    steps = compute_table_percent(np.clip(quality, 1, MAX_QUALITY)) / 10
-    return np.minimum(np.log1p(steps) / np.log1p(compute_table_percent(STRONGEST_QUALITY) / 10), 1)
+    step = _compute_smallest_step(np.clip(quality, 1, MAX_QUALITY))
+    return np.minimum(np.log1p(step) / np.log1p(_compute_smallest_step(FULL_STRENGTH_QUALITY)), 1)
+
+
+def _compute_smallest_step(quality: Any) -> Any:
+    """Return the smallest quantisation step of a quality, not rounded: 10 at quality 50, as in LUMINANCE_TABLE."""
+    return compute_table_percent(quality) / 10  # 10 * percent / 100

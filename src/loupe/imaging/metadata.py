@@ -1,20 +1,20 @@
 """Reads the metadata of an image: EXIF, XMP, colour information and comments."""
 
-import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
-EXIF_IFD, GPS_IFD, MAKER_NOTE = 0x8769, 0x8825, 0x927C
-# TIFF tags that are not copied, for one of these reasons: the tag describes how the pixels are stored (TIFF 6.0),
-# `Metadata` has a field for the tag, or the tag contains Photoshop layers with the size of the original.
-STRUCTURE = frozenset(
-    {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
-     330, *range(332, 348), *range(512, 533), 700, 34377, 34675, 37724}
-)  # fmt: skip
+from loupe.imaging.exif import place_exif, read_exif
+from loupe.imaging.placement import Placement
+from loupe.imaging.xmp import place_xmp, remove_links
+
+IPTC_RESOURCE, IPTC_TAG, PHOTOSHOP_TAG = 0x0404, 33723, 34377
+RESOURCE_MARK = b"8BIM\x04\x04"  # the start of a Photoshop resource that contains IPTC fields
+XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # the name that precedes XMP in a JPEG
+RAW_PROFILE = "Raw profile type "  # the keywords of PNG texts with metadata in ImageMagick's encoding
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Metadata:
         texts: comments by keyword.
         colour_chunks: PNG chunks that define the colours of an image without a profile, by chunk type.
         duration_ms: display time of a frame of an animation.
+        iptc: the IPTC fields (IIM records); b"" without fields.
+        omitted: names of metadata that the result does not contain.
     """
 
     exif: Image.Exif | None = None
@@ -38,73 +40,48 @@ class Metadata:
     texts: dict[str, str] = field(default_factory=dict)
     colour_chunks: dict[bytes, bytes] = field(default_factory=dict)
     duration_ms: float = 0
+    iptc: bytes = b""
+    omitted: tuple[str, ...] = ()
 
 
-class RawText(str):
-    """Text of a tag, with one character per byte. Saving the image writes these bytes unchanged.
-
-    Pillow decodes texts as Latin-1, but encodes only ASCII. Cameras and editors also write UTF-8.
-    """
-
-    def encode(self, encoding: str = "", errors: str = "") -> bytes:
-        """Return the original bytes, whatever encoding is requested."""
-        return super().encode("latin-1")
-
-
-def read_metadata(image: Image.Image, exif: Image.Exif, icc: bytes) -> Metadata:
+def read_metadata(image: Image.Image, exif: Image.Exif, colours: Metadata, orientation: int) -> Metadata:
     """Collect the metadata of an opened image.
 
     Args:
         image: the opened image, positioned at a frame or page.
         exif: the tags of the image; changed in place.
-        icc: the profile of the decoded pixels, which can differ from the profile of the file.
+        colours: the colour space of the decoded pixels.
+        orientation: the EXIF orientation of the file.
     """
     dpi = image.info.get("dpi")
-    return Metadata(
-        exif=_read_exif(image, exif),
-        icc=icc,
-        xmp=_read_xmp(image.info),
+    tags, unreadable = read_exif(image, exif)
+    texts = _read_texts(image)
+    raw = _take_raw_profiles(texts)
+    xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
+    attached = [name for name in _list_attachments(image) if name != "further images" or "gain map" not in linked]
+    metadata = Metadata(
+        exif=tags,
+        icc=colours.icc,
+        xmp=xmp,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
-        texts=_read_texts(image),
-        colour_chunks={} if icc else read_colour_chunks(image.info),
-        duration_ms=read_duration(image.info),
+        texts=texts,
+        colour_chunks=colours.colour_chunks,
+        duration_ms=colours.duration_ms,
+        iptc=_read_iptc(image) or raw.get("iptc", b""),
+        omitted=tuple(dict.fromkeys((*colours.omitted, *unreadable, *linked, *attached))),
     )
+    size = image.size[::-1] if image.format == "TIFF" and orientation in (5, 6, 7, 8) else image.size
+    orientation = orientation if orientation in range(1, 9) else 1
+    upright = size[::-1] if orientation in (5, 6, 7, 8) else size
+    turn = Placement(size, upright, upright, orientation)
+    return metadata if turn.is_identity else place_metadata(metadata, turn)
 
 
-def update_size(metadata: Metadata, width: int, height: int) -> Metadata:
-    """Update the width and height in the EXIF tags and XMP properties; `metadata.exif` is changed in place."""
-    exif, xmp = metadata.exif, metadata.xmp
-    if exif is not None:
-        for tags in (exif, exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}):
-            for names, side in ((WIDTHS, width), (HEIGHTS, height)):
-                for name in names:
-                    if name in tags:
-                        tags[name] = side
-    for properties, side in (
-        (rb"exif:PixelXDimension|tiff:ImageWidth", width), (rb"exif:PixelYDimension|tiff:ImageLength", height)
-    ):  # fmt: skip
-        xmp = re.sub(rb"((?:%s)(?:=[\"']|>))\d+" % properties, rb"\g<1>%d" % side, xmp)
-    return replace(metadata, xmp=xmp)
-
-
-def load_exif(content: bytes) -> Image.Exif:
-    """Parse EXIF bytes. Non-ASCII texts become `RawText`, so that saving the image writes the original bytes."""
-    exif = Image.Exif()
-    exif.load(content)
-    _use_raw_text(exif)
-    return exif
-
-
-def read_colour_chunks(info: dict[Any, Any]) -> dict[bytes, bytes]:
-    """Return the chunks gAMA, cHRM and sRGB (ISO/IEC 15948) of Pillow's `info`, encoded as in the file."""
-    chunks = {}
-    if "gamma" in info:
-        chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 1e5))
-    if "chromaticity" in info:
-        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 1e5) for value in info["chromaticity"]))
-    if "srgb" in info:
-        chunks[b"sRGB"] = bytes([info["srgb"]])
-    return chunks
+def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
+    """Update sizes and positions in the EXIF tags and XMP properties; `metadata.exif` is changed in place."""
+    omitted = [] if metadata.exif is None else place_exif(metadata.exif, placement)
+    xmp, removed = place_xmp(metadata.xmp, placement)
+    return replace(metadata, xmp=xmp, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))
 
 
 def read_duration(info: dict[Any, Any]) -> float:
@@ -112,38 +89,80 @@ def read_duration(info: dict[Any, Any]) -> float:
     return float(info.get("duration") or 0)
 
 
-def _read_exif(image: Image.Image, exif: Image.Exif) -> Image.Exif | None:
-    if image.format == "TIFF":
-        for tag in STRUCTURE & set(exif):
-            del exif[tag]
-    if not len(exif):
-        return None
-    if ORIENTATION in exif:
-        exif[ORIENTATION] = 1
-    try:
-        _use_raw_text(exif)
-        return load_exif(exif.tobytes())  # the copy does not need the open file
-    except Exception:  # damaged tags
-        return None
+def use_raw_exif(image: Image.Image) -> None:
+    """Make Pillow read the EXIF tags that ImageMagick wrote as the text `Raw profile type APP1` of a PNG."""
+    texts = {
+        name: text for name, text in image.info.items() if name == f"{RAW_PROFILE}APP1" and isinstance(text, str)
+    }
+    content = _take_raw_profiles(texts).get("exif")
+    if content and image.format == "PNG":
+        image.info.setdefault("exif", content)
 
 
-def _use_raw_text(exif: Image.Exif) -> None:
-    nested = [exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif]
-    for tags in (exif, *nested):
-        for tag, value in list(tags.items()):
-            if isinstance(value, str) and not value.isascii():
-                tags[tag] = RawText(value)
+def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
+    """Remove metadata in ImageMagick's encoding from the texts; return them as `exif`, `xmp` and `iptc`."""
+    found = {}
+    for keyword in [name for name in texts if name.startswith(RAW_PROFILE)]:
+        kind = keyword.removeprefix(RAW_PROFILE).lower()
+        with suppress(ValueError):
+            content = bytes.fromhex("".join(texts[keyword].split("\n")[3:]))
+            if kind == "app1":
+                kind = "exif" if content.startswith(b"Exif") else "xmp"
+            if kind in ("iptc", "8bim"):
+                kind, content = "iptc", _find_iptc(content)
+            if kind in ("exif", "xmp", "iptc"):
+                found[kind] = content.removeprefix(XMP_NAME)
+                del texts[keyword]
+    return found
+
+
+def make_iptc_resource(iptc: bytes) -> bytes:
+    """Return IPTC fields as a Photoshop resource."""
+    return RESOURCE_MARK + b"\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
+
+
+def _list_attachments(image: Image.Image) -> list[str]:
+    """Return names of data that a file contains in addition to the image, and that is not read."""
+    names = []
+    for marker, content in getattr(image, "applist", ()):
+        if marker == "APP2" and content.startswith(b"urn:iso:std:iso:ts:21496"):
+            names.append("gain map")
+        elif marker == "APP2" and content.startswith(b"MPF\0"):
+            names.append("further images")
+        elif marker == "APP11" and content.startswith(b"JP"):
+            names.append("content credentials")
+    return names
 
 
 def _read_xmp(info: dict[Any, Any]) -> bytes:
-    """Return the XMP packet with the orientation 1 (upright)."""
     content = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
-    packet = (content.encode() if isinstance(content, str) else bytes(content)).strip(b"\0")
-    return re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
+    return (content.encode() if isinstance(content, str) else bytes(content)).strip(b"\0")
+
+
+def _read_iptc(image: Image.Image) -> bytes:
+    if image.format != "TIFF":
+        return bytes(image.info.get("photoshop", {}).get(IPTC_RESOURCE, b""))
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    # The type is often LONG, and Pillow returns only one number.
+    content = getattr(image.tag_v2, "_tagdata", {}).get(IPTC_TAG, b"")
+    resources = image.tag_v2.get(PHOTOSHOP_TAG, b"")
+    return _find_iptc(content) or _find_iptc(resources if isinstance(resources, bytes) else b"")
+
+
+def _find_iptc(content: bytes) -> bytes:
+    """Return IPTC fields, which may be in a Photoshop resource."""
+    if content[:1] == b"\x1c":
+        return content
+    _, mark, resource = content.partition(RESOURCE_MARK)
+    if not mark or not resource:
+        return b""
+    start = (resource[0] + 2) // 2 * 2  # after the name of the resource
+    length = int.from_bytes(resource[start : start + 4], "big")
+    return resource[start + 4 : start + 4 + length]
 
 
 def _read_texts(image: Image.Image) -> dict[str, str]:
-    texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if "xmp" not in name}
+    texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if name != "XML:com.adobe.xmp"}
     comment = image.info.get("comment")
     if comment:
         texts["Comment"] = _decode_comment(comment) if isinstance(comment, bytes) else str(comment)

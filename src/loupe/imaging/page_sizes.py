@@ -1,12 +1,12 @@
 """Lists the sizes of all frames or pages of an image file before any frame or page is decoded."""
 
-import io
 import warnings
 from pathlib import Path
 
 from PIL import Image
 
 from loupe.imaging.decoder import PhotoError, translate_errors
+from loupe.imaging.opening import TiffImage, list_pages, open_image
 
 
 def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
@@ -21,19 +21,16 @@ def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
     """
     with translate_errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.format != "TIFF":
+        with open_image(source) as image:
+            if not isinstance(image, TiffImage):
                 count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
                 _validate_count(count, limit)
                 return [image.size] * count
             sizes: list[tuple[int, int]] = []
-            try:
-                while True:  # the number of pages is unknown: each page contains only the position of the next page
-                    image.seek(len(sizes))
-                    sizes.append(image.size)
-                    _validate_count(len(sizes), limit)
-            except EOFError:
-                return sizes
+            for _ in list_pages(image):  # the number of pages is unknown: each page links only to the next page
+                sizes.append(image.size)
+                _validate_count(len(sizes), limit)
+            return sizes
 
 
 def _validate_count(count: int, limit: int) -> None:

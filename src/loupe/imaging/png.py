@@ -7,6 +7,7 @@ stream is already a PNG (see `jpeg`). If libvips reads a file of raw pixels, it 
 
 import io
 import struct
+import textwrap
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.metadata import Metadata
+from loupe.imaging.metadata import RAW_PROFILE, Metadata, make_iptc_resource
 from loupe.imaging.threads import run_in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -58,6 +59,10 @@ def make_chunks(metadata: Metadata) -> PngImagePlugin.PngInfo:
         chunks.add_itxt(keyword, text)
     if metadata.xmp:
         chunks.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
+    if metadata.iptc:
+        resource = make_iptc_resource(metadata.iptc)
+        lines = textwrap.wrap(resource.hex(), 72)
+        chunks.add_text(f"{RAW_PROFILE}iptc", "\n".join(["", "iptc", f"{len(resource):8}", *lines, ""]), zip=True)
     return chunks
 
 

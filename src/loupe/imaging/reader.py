@@ -2,24 +2,30 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
-from loupe.imaging import metadata
+from loupe.imaging.declarations import HDR_CHUNKS, read_colour_chunks, read_exif_profile
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
+from loupe.imaging.exif import ORIENTATION
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
-from loupe.imaging.metadata import Metadata
-from loupe.imaging.pixels import decode_by_pillow, decode_by_vips, has_deep_colour, make_upright
-
-EXTRA_SAMPLES = 338  # number of the TIFF tag for the meaning of the bands after the colours
+from loupe.imaging.metadata import Metadata, read_duration, read_metadata, use_raw_exif
+from loupe.imaging.opening import TiffImage, list_pages, open_image
+from loupe.imaging.pixels import (
+    decode_by_pillow,
+    decode_by_vips,
+    has_deep_colour,
+    make_upright,
+    match_profile,
+    read_profile,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,9 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
     with translate_errors():
         if not _count_bytes(source):
             raise PhotoError("is empty")
-        image = Image.open(_open_source(source))
+        image = open_image(source)
+        if isinstance(image, TiffImage):
+            return _read_tiff(image, source, strip)
         if image.format == "MPO":  # a JPEG followed by further images, which viewers do not show
             image.format = "JPEG"
             count = 1
@@ -85,19 +93,17 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         # not show the bit depth of the file.
         deep = has_deep_colour(image)
         scale_transparent_value(image)
+        use_raw_exif(image)
         # An animated PNG may have a default image, which is not a frame: only viewers without animations show it.
         first = 1 if image.info.get("default_image") else 0
-        animated = count > 1 and image.format != "TIFF"
-        _validate_pixel_count(image.width * image.height * (count if animated else 1))
-        # Pillow reports the upright size of a TIFF, but not of other formats.
-        is_rotated = image.format != "TIFF" and image.getexif().get(metadata.ORIENTATION, 1) in (5, 6, 7, 8)
+        animated = count > 1
+        _validate_pixel_count(image.width * image.height * count)
+        is_rotated = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
         photo = Photo(image.format, count - first, size, loop, images, lossless)
-        if image.format == "TIFF":
-            return replace(photo, **_survey_pages(source, count))
         decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
         return replace(photo, decoding_bytes=decoding_bytes, pixel_bytes=get_pixel_bytes(image, deep))
 
@@ -106,37 +112,34 @@ def read_pillow_image(image: Image.Image) -> ImageData:
     """Convert a Pillow image to upright pixels with the colour profile; raises PhotoError as `read_photo` does."""
     with translate_errors():
         _validate_not_empty(image)
-        pixels, icc = decode_by_pillow(image, image.info.get("icc_profile") or b"", ignore_errors=True)
-        upright = make_upright(pixels, image.getexif().get(metadata.ORIENTATION, 1))
+        pixels, icc = match_profile(*decode_by_pillow(image, read_profile(image)))
+        upright = make_upright(pixels, image.getexif().get(ORIENTATION, 1))
         return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
-
-
-def _open_source(source: bytes | Path) -> io.BytesIO | Path:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def _count_bytes(source: bytes | Path) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
-def _survey_pages(source: bytes | Path, count: int) -> dict[str, Any]:
-    """Return the last three fields of `Photo` for a TIFF, before any page is decoded.
+def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
+    """Open a TIFF: survey all pages before any page is decoded.
 
     Raises:
         PhotoError: a page has no pixels or too many.
     """
-    sizes, decoding_bytes, pixel_bytes = [], 0, 0
+    numbers, sizes, decoding_bytes, pixel_bytes = [], [], 0, 0
     # The file is opened again, because an image of Pillow keeps the metadata of all pages that it has visited.
-    with Image.open(_open_source(source)) as image:
-        for number in range(count):
-            image.seek(number)
-            _validate_not_empty(image)
-            _validate_pixel_count(image.width * image.height)
-            deep = has_deep_colour(image)
-            sizes.append(image.size)
-            decoding_bytes = max(decoding_bytes, estimate_decoding(image, deep, 0))
-            pixel_bytes = max(pixel_bytes, get_pixel_bytes(image, deep))
-    return {"page_sizes": tuple(sizes), "decoding_bytes": decoding_bytes, "pixel_bytes": pixel_bytes}
+    with open_image(source) as surveyed:
+        for number in list_pages(surveyed):
+            _validate_not_empty(surveyed)
+            _validate_pixel_count(surveyed.width * surveyed.height)
+            deep = has_deep_colour(surveyed)
+            numbers.append(number)
+            sizes.append(surveyed.size)  # upright, unlike the size of other formats
+            decoding_bytes = max(decoding_bytes, estimate_decoding(surveyed, deep, 0))
+            pixel_bytes = max(pixel_bytes, get_pixel_bytes(surveyed, deep))
+    images = _read_images(_OpenFile(image, source, strip), numbers, has_deep_colour(image))
+    return Photo("TIFF", len(sizes), sizes[0], None, images, False, tuple(sizes), decoding_bytes, pixel_bytes)
 
 
 def _validate_not_empty(image: Image.Image) -> None:
@@ -162,7 +165,7 @@ def _is_lossless(source: bytes | Path) -> bool:
     return False
 
 
-def _read_images(file: _OpenFile, numbers: range, deep: bool) -> Iterator[ImageData]:
+def _read_images(file: _OpenFile, numbers: Sequence[int], deep: bool) -> Iterator[ImageData]:
     with file.image as image:
         size = image.size
         for number in numbers:
@@ -173,28 +176,41 @@ def _read_images(file: _OpenFile, numbers: range, deep: bool) -> Iterator[ImageD
                 if image.format != "TIFF" and image.size != size:
                     raise PhotoError(f"damaged: frame {number + 1} must have {size[0]}x{size[1]} pixels")
                 # A variable for the frame would keep its pixels in memory while the next frame is decoded.
-                yield _decode(file, number, deep, number == numbers[-1])
+                yield _decode(file, deep, number == numbers[-1])
 
 
-def _decode(file: _OpenFile, number: int, deep: bool, is_last: bool) -> ImageData:
-    image, strip = file.image, file.strip
-    icc = image.info.get("icc_profile") or b""
-    exif = image.getexif()
+def _decode(file: _OpenFile, deep: bool, is_last: bool) -> ImageData:
+    image = file.image
+    exif, icc = image.getexif(), read_profile(image)
+    unsuitable = bool(image.info.get("icc_profile")) and not icc
+    stored_orientation = orientation = exif.get(ORIENTATION, 1)
     if deep:
-        orientation = exif.get(metadata.ORIENTATION, 1)
-        pixels, icc = decode_by_vips(file.source, number, icc, ignore_errors=strip)
-        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(EXTRA_SAMPLES) == (0,):
-            pixels = pixels[..., :-1]  # the file does not specify that the last band is alpha
+        pixels, icc = decode_by_vips(image, file.source, icc)
     else:
         image.load()
-        orientation = exif.get(metadata.ORIENTATION, 1)  # read after loading, which rotates a TIFF and resets the tag
-        pixels, icc = decode_by_pillow(image, icc, ignore_errors=strip)
-    if strip:
-        chunks = {} if icc else metadata.read_colour_chunks(image.info)
-        data = Metadata(icc=icc, colour_chunks=chunks, duration_ms=metadata.read_duration(image.info))
-    else:
-        data = metadata.read_metadata(image, exif, icc)
+        orientation = exif.get(ORIENTATION, 1)  # loading rotates a TIFF and resets the tag
+        pixels, icc = decode_by_pillow(image, icc)
+    pixels, matched = match_profile(pixels, icc)
+    data = _read_colours(file, matched, exif)
+    if unsuitable or matched != icc:
+        data = replace(data, omitted=(*data.omitted, "colour profile (damaged or unsuitable)"))
+    if not file.strip:
+        data = read_metadata(image, exif, data, stored_orientation)
     if is_last:
         image.close()  # frees Pillow's copy of the pixels
         vars(image).pop("_decoder", None)  # the decoder of a WebP or AVIF keeps several frames
     return ImageData(make_upright(pixels, orientation), data, read_jpeg_quality(image))
+
+
+def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
+    """Return the colour space and the display time of an image, and names of what is not used."""
+    image = file.image
+    omitted = []
+    chunks = read_colour_chunks(image, file.source)
+    if any(chunks.pop(name, None) for name in HDR_CHUNKS):
+        omitted.append("HDR mastering data")
+    if icc:
+        chunks = {name: chunk for name, chunk in chunks.items() if name == b"cICP"}
+    elif not chunks:
+        icc = read_exif_profile(exif)
+    return Metadata(icc=icc, colour_chunks=chunks, duration_ms=read_duration(image.info), omitted=tuple(omitted))

@@ -65,7 +65,12 @@ def _send_images(connection: Connection, photo: Photo, own_bytes: int) -> None:
 def _send_image(connection: Connection, image: ImageData) -> None:
     metadata = image.metadata
     exif = b"" if metadata.exif is None else metadata.exif.tobytes()
-    others = len(metadata.icc) + len(metadata.xmp) + sum(len(text) for text in metadata.texts.values())
+    others = (
+        len(metadata.icc)
+        + len(metadata.xmp)
+        + len(metadata.iptc)
+        + sum(len(text) for text in metadata.texts.values())
+    )
     for name, size, limit in (("EXIF", len(exif), MAX_EXIF_BYTES), ("metadata", others, MAX_METADATA_BYTES)):
         if size > limit:
             raise PhotoError(f"{name}: must have at most {limit:,} bytes, got {size:,}")
@@ -76,7 +81,8 @@ def _send_image(connection: Connection, image: ImageData) -> None:
         "texts": metadata.texts,
         "chunks": [name.decode() for name in metadata.colour_chunks],
         "duration_ms": metadata.duration_ms,
+        "omitted": metadata.omitted,
         "jpeg_quality": image.jpeg_quality,
     }
     pixels = image.pixels.reshape(-1).view(np.uint8)
-    connection.send(facts, pixels, exif, metadata.icc, metadata.xmp, *metadata.colour_chunks.values())
+    connection.send(facts, pixels, exif, metadata.icc, metadata.xmp, metadata.iptc, *metadata.colour_chunks.values())

@@ -1,4 +1,4 @@
-"""The building blocks of every network: fold, unfold, symmetric padding and a linear branch."""
+"""The building blocks of every network: fold, unfold, symmetric padding, and a linear branch (a linear function)."""
 
 from fractions import Fraction
 from typing import Any

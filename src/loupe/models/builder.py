@@ -11,7 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from loupe.config.training import Convolutional, GradientTrain, Perceptron
+from loupe.config.networks import Convolutional, Perceptron
+from loupe.config.training import GradientTrain
 from loupe.models import convolutional, perceptron
 from loupe.models.blocks import add_linear_branch, set_linear_weights
 from loupe.models.network_size import measure_network
@@ -105,7 +106,8 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
     """Compute the geometry of the network that `build` builds from these arguments."""
     scale: Fraction = settings.scale
     if isinstance(settings, Convolutional):
-        q, reach = scale.denominator, convolutional.compute_reach(settings) * scale.denominator
+        q = scale.denominator
+        reach = convolutional.compute_reach(settings) * q  # in pixels of the image, from the edge of a block
     else:
         patch = getattr(settings, "patch", "whole")
         q = input_side if patch == "whole" else int(patch.split(":")[0])
@@ -175,13 +177,12 @@ def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], d
     of the study adds 1 under the root. Both formulas differ from the formula of Glorot and Bengio (2010):
     sqrt(2 / (inputs + outputs)).
     """
-    seeds = itertools.count(settings.seed * 10_000 + 2, 2)
+    seeds = itertools.count(settings.seed * 10_000 + 2, 2)  # a layer has two seeds: of its weights and of its biases
 
     def make_initializers(inputs: int, outputs: int) -> dict[str, Any]:
-        stddev = {
-            "xavier": 6**0.5 / (inputs**0.5 + outputs**0.5),
-            "gaussian": settings.stddev,
-        }.get(settings.initializer)
+        stddev = {"xavier": 6**0.5 / (inputs**0.5 + outputs**0.5), "gaussian": settings.stddev}.get(
+            settings.initializer
+        )
 
         def make_initializer(seed: int) -> Any:
             if stddev is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from loupe.config.training import Convolutional
+from loupe.config.networks import Convolutional
 from loupe.models.blocks import fold, pad, unfold
 
 

@@ -34,7 +34,8 @@ def load(file: Path) -> keras.Model:
     channels = Geometry.from_name(config["config"]["name"]).channels
     if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, channels)]:
         raise ValueError(f"must take images of {channels} channels")
-    return model
+    # A file may name its only input as a list. Keras warns if such a model is called with an array.
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def _validate_members(members: list[zipfile.ZipInfo]) -> None:

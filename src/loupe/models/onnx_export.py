@@ -12,7 +12,7 @@ from loupe.models.builder import KerasUpscaler
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
-MAX_DIFFERENCE = 1e-4
+MAX_DIFFERENCE = 1e-4  # on the scale of pixel values from -1 to 1
 # The chains of node types that tf2onnx writes for a symmetric padding. The first chain occurs inside the network, the
 # second chain at the input image.
 PADDING_CHAINS = [
@@ -22,7 +22,7 @@ PADDING_CHAINS = [
 
 
 def export(model: object, geometry: Geometry, file: Path) -> float:
-    """Write a Keras model as ONNX, with its geometry in the metadata, and compare the results for a noise image.
+    """Write a Keras model as ONNX, with its geometry in the metadata, and compare both models on a noise image.
 
     Args:
         model: the Keras model.

@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 
-from loupe.config.training import Perceptron
+from loupe.config.networks import Perceptron
 from loupe.models.blocks import fold, pad, unfold
 
-ENTRY_FILTERS = 8
+ENTRY_FILTERS = 8  # number of channels of each entry convolution
 
 
 def add_body(

@@ -124,8 +124,7 @@ def report_outcomes(
     done = [outcome for outcome in outcomes if outcome.size]
     for outcome in done:
         if outcome.omitted:
-            out = outcome.job.out
-            print_line(f"{out}: omitted {' and '.join(outcome.omitted)}, too long for {out.suffix}", settings.quiet)
+            print_line(f"{outcome.job.out}: metadata left out: {', '.join(outcome.omitted)}", settings.quiet)
     if len(found.jobs) + len(found.failures) == 1:
         for outcome in outcomes:
             if outcome.size:

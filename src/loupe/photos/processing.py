@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -83,7 +84,7 @@ class Outcome:
         job: the job.
         size: width and height of the result; None if no result was written.
         reason: the reason for a failure; "" if the result was written or existed before.
-        omitted: names of metadata that is too long for the format.
+        omitted: names of metadata that the result does not contain.
         assumed_quality: `ImageStream.assumed_quality` of the first image.
     """
 
@@ -221,10 +222,14 @@ class _Processor:
         return needed, f"{images}{largest[0]}x{largest[1]} pixels as {name}"
 
     def _write_result(self, job: PhotoJob, photo: Photo, encoding: EncodeOptions) -> Outcome:
-        images = itertools.chain([_drop_opaque_alpha(next(photo.images), photo.count, job.out)], photo.images)
-        results = map(self._options.transform, images)
-        first = next(results)
+        images: Iterator[ImageData] = itertools.chain(
+            [_drop_opaque_alpha(next(photo.images), photo.count, job.out)], photo.images
+        )
+        first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
+        if photo.loop is not None:  # a second estimate would change pixels that stay the same
+            images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
+        results = map(self._options.transform, images)
         streams = (
             replace(result, strips=self._count_rows(job, result, number, photo.count))
             for number, result in enumerate(itertools.chain([first], results))

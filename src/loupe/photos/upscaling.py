@@ -8,7 +8,8 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 from loupe.imaging.jpeg_traces import estimate_jpeg_quality
-from loupe.imaging.metadata import update_size
+from loupe.imaging.metadata import place_metadata
+from loupe.imaging.placement import Placement
 from loupe.photos.networks import Networks
 from loupe.photos.sizes import FittedSize, Size, Target, choose_scale, fit_size, scale_size
 from loupe.photos.strips import estimate_memory, upscale_strips
@@ -41,7 +42,7 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
         assumed = image.jpeg_quality or _estimate_quality(image) or MAX_QUALITY
         model = AssumedStrength(model, compute_strength(assumed))
     strips = upscale_strips(image.pixels, size, model)
-    metadata = update_size(image.metadata, *size.cropped)
+    metadata = place_metadata(image.metadata, Placement((width, height), size.upscaled, size.cropped))
     return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata, assumed)
 
 

@@ -15,7 +15,7 @@ from loupe.report.verdicts import ClaimVerdict
 
 STEPS, CURVE = "curve.step", "curve.val/mae"
 GRID_SIZE = 65  # number of points of resampled curves; every fourth point is a point of a curve with 16 evaluations
-# A difference is steady if the ratio of its value at the end to its value at half of the budget is in this range.
+# A difference is steady if its value at the end, divided by its value at half of the budget, is in this range.
 STEADY_RATIO = (0.75, 1.33)
 
 
@@ -115,7 +115,7 @@ def _resample_curves(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None
     fractions of the steps of a run.
 
     Returns:
-        The (65,) positions in steps or seconds and the (runs, 65) values; None if no run has a curve.
+        The positions in steps or seconds, (GRID_SIZE,), and the values, (runs, GRID_SIZE); None without curves.
     """
     rows = rows[[_has_curve(row) for _, row in rows.iterrows()]]
     if rows.empty:

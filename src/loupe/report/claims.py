@@ -1,6 +1,6 @@
 """A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare.
 
-An arm is the group of runs in which some searched fields have given values.
+An arm is the group of runs whose fields have the values that the claim names, such as `activation = "tanh"`.
 """
 
 from typing import Annotated, Any

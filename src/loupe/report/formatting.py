@@ -36,7 +36,7 @@ def format_outcome(verdict: ClaimVerdict) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the difference of the weakest comparison; if there are several comparisons, add its name."""
+    """Format the difference of the weakest comparison, followed by the arms if a claim has several comparisons."""
     weakest = verdict.weakest
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH

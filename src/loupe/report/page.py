@@ -8,13 +8,7 @@ from markdown_it import MarkdownIt
 
 from loupe.report.contents import ReportContents, ReportImage
 from loupe.report.formatting import format_metric, format_outcome
-from loupe.report.tables import (
-    escape_html,
-    format_table,
-    make_arms_table,
-    make_claims_table,
-    make_comparisons_table,
-)
+from loupe.report.tables import escape_html, format_table, make_arms_table, make_claims_table, make_comparisons_table
 
 IMAGE_FOLDER = "images"  # this folder is next to the Markdown page
 DATA_URI = "data:image/png;base64,"

@@ -226,7 +226,7 @@ def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: 
 
 
 def _format_learning_rates(runs: pd.DataFrame | None) -> str:
-    """Format the learning rates of an arm's runs. They can differ between arms because sweeps tune them."""
+    """Format the learning rates of an arm's runs. A sweep can tune the learning rate of each arm."""
     if runs is None or "settings.learning_rate" not in runs:
         return ""
     return ", ".join(_list_values(runs, "settings.learning_rate"))

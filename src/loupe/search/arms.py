@@ -1,4 +1,4 @@
-"""Finds, in a table of runs, the runs that trained the points of a grid. The runs may be of other sweeps."""
+"""Finds, in a table of runs, the runs that trained the points of a grid, also runs of other sweeps."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
     rows = table[(table["kind"] == "trial") & (table["state"] == "COMPLETE")]
-    rows = rows.assign(_key=[_key_of_run(row) for _, row in rows.iterrows()])
+    rows = rows.assign(_key=[_make_run_key(row) for _, row in rows.iterrows()])
     by_key = dict(list(rows.sort_values("started", ascending=False).groupby("_key")))
     selected_rows: list[dict[str, Any]] = []
     for arm in sweep.group_arms():
@@ -64,8 +64,8 @@ def _select_points(
     yield from ((params, runs) for _, params, runs in candidates)
 
 
-def _key_of_run(row: pd.Series) -> str:
-    return _key_of_texts(
+def _make_run_key(row: pd.Series) -> str:
+    return _make_key(
         frozenset(
             (name.removeprefix("settings."), value)
             for name, value in row.items()
@@ -75,7 +75,7 @@ def _key_of_run(row: pd.Series) -> str:
 
 
 @cache
-def _key_of_texts(texts: frozenset[tuple[str, str]]) -> str:
+def _make_key(texts: frozenset[tuple[str, str]]) -> str:
     """Return the key of a run's settings; a field that was added after the run has its default value."""
     try:
         return _join_settings(parse_settings("train", dict(texts)).to_texts())

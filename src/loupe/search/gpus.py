@@ -7,7 +7,7 @@ import subprocess
 
 from loupe.search.sweep_file import SweepFile
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"
+VARIABLE = "CUDA_VISIBLE_DEVICES"  # environment variable with the GPUs that a process may use
 LISTING_TIMEOUT_S = 30.0
 
 
@@ -38,6 +38,5 @@ def _list_gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     gpus = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", result.stdout)
-    return [
-        gpu for gpu in gpus if gpu.startswith("MIG")
-    ] or gpus  # of a GPU that is split, only the parts (MIG) are used
+    parts = [gpu for gpu in gpus if gpu.startswith("MIG")]
+    return parts or gpus  # a GPU that is split into parts (MIG) cannot be used as a whole

@@ -9,7 +9,7 @@ CURVE_POINTS = 17  # number of points of a learning curve with the default eval_
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
-    """Return the parameters of a trial. Enqueued values have priority; the sampler chooses the other values."""
+    """Return the parameters of a trial: the enqueued values; the sampler chooses values that are not enqueued."""
     params: Params = {}
     for key in sweep.order_keys():
         if not sweep.is_active(key, params):
@@ -36,13 +36,13 @@ def draw_startup_points(sweep: SweepFile) -> list[Params]:
     for _ in range(sweep.study.startup):
         trial = study.ask()
         points.append(suggest_params(sweep, trial))
-        study.tell(trial, 0.0)
+        study.tell(trial, 0.0)  # ends the trial; the random sampler ignores the value
     return points
 
 
 def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler of the trial with this number. For a grid, the sampler has no effect."""
-    seed = (sweep.seeds[0] * 100_003 + number) % 2**32
+    seed = (sweep.seeds[0] * 100_003 + number) % 2**32  # differs for each trial and for each seed of the sweep
     if sweep.study.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)
@@ -51,6 +51,7 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
 def create_pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
     """Return the pruner of a sweep. The pruner counts points of the learning curve, not training steps."""
     if sweep.study.pruner == "median":
+        # A trial can be pruned from point 2 of its curve on, after 4 other trials are complete.
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     if sweep.study.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=2, max_resource=CURVE_POINTS, reduction_factor=3)

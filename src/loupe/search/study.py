@@ -1,17 +1,15 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
-An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses. The sweep's
-process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained exactly once.
-The item of a crashed worker is enqueued again, and its new trial continues from the checkpoint. Optuna's own retries
-(RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not support them.
+The sweep's process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained
+exactly once. The item of a crashed worker is enqueued again, and its new trial continues from the checkpoint.
+Optuna's own retries (RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not
+support them.
 """
 
 import heapq
 import itertools
-import json
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 import optuna
@@ -21,26 +19,25 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from loupe.errors import UsageError, mask_secrets
 from loupe.search import sampling
-from loupe.search.sweep_file import Params, SweepFile
+from loupe.search.items import SweepItems, TrialsByItem
+from loupe.search.sweep_file import SweepFile
+from loupe.search.trial_attributes import (
+    FAILURE,
+    ITEM,
+    ORPHANED,
+    OWNER,
+    PARENT,
+    REASON,
+    RESUMED_RUN,
+    REUSED,
+    RUN,
+    WORK_SECONDS,
+)
 
-# User attributes of a trial.
-ITEM = "item"  # the item that the trial trains
-RESUMED_RUN = "resume"  # the run of a crashed worker; the trial continues from the checkpoint of this run
-RUN = "run"  # the run of the trial
-OWNER = "owner"  # the tags of the worker's process
-PARENT = "parent"  # the run of the sweep
-FAILURE = "ended"  # FAILED or ORPHANED
-REASON = "why"  # the error message
-REUSED = "reused"  # whether the result comes from another sweep
-WORK_SECONDS = "work"  # the duration of training and scoring
-FAILED = "error"  # value of FAILURE: the training raised an error
-ORPHANED = "orphan"  # value of FAILURE: the worker of the trial crashed
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash in one run of the sweep
 CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner is ORPHANED
 MAX_WAITING = 64  # default of the maximum number of waiting trials
 MAX_REASON_LENGTH = 500
-TrialsByItem = dict[str, list[FrozenTrial]]
 
 
 class SweepStudy:
@@ -67,13 +64,10 @@ class SweepStudy:
             load_if_exists=True,
         )
         self._study_id = storage.get_study_id_from_name(sweep.name)
-        self._sign = 1 if sweep.study.direction == "minimize" else -1
         self._check_space(sweep.describe_space(digest))
-        self._points = list(sweep.iterate_points()) if sweep.is_grid else []
-        self._arms = sweep.group_arms() if sweep.study.tune else []
+        self._items = SweepItems(sweep, parent)
         # When this process first saw a trial without an owner, by trial number, in seconds of time.monotonic.
         self._unowned_since: dict[int, float] = {}
-        self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def _check_space(self, space: str) -> None:
         existing = self.optuna_study.user_attrs.get(SPACE_TAG)
@@ -97,10 +91,7 @@ class SweepStudy:
         if count <= max_waiting // 2:
             return
         by_item = self._group_by_item()
-        missing = (
-            (item, params) for item, params in self._iterate_items(by_item) if self._is_missing(by_item.get(item, []))
-        )
-        for item, params in itertools.islice(missing, count):
+        for item, params in itertools.islice(self._items.iterate_missing(by_item), count):
             attrs = {ITEM: item}
             orphans = [trial for trial in by_item.get(item, []) if trial.user_attrs.get(FAILURE) == ORPHANED]
             if orphans:
@@ -110,7 +101,7 @@ class SweepStudy:
 
     def count_ended(self) -> int:
         """Return the number of items that are complete, pruned or given up."""
-        return sum(map(self._has_ended, self._group_by_item().values()))
+        return sum(map(self._items.has_ended, self._group_by_item().values()))
 
     def count_waiting(self) -> int:
         """Return the number of waiting trials."""
@@ -225,10 +216,11 @@ class SweepStudy:
         complete = self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
         values: dict[object, list[float]] = {}
-        for trial, point in zip(complete, points, strict=True):
-            values.setdefault(point, []).append(self._find_loss(trial))
-        ranks = {point: (-len(losses), sum(losses) / len(losses)) for point, losses in values.items()}
-        keys = [(*ranks[point], self._find_loss(trial)) for trial, point in zip(complete, points, strict=True)]
+        losses = [self.sweep.to_loss(trial.value) for trial in complete]
+        for point, loss in zip(points, losses, strict=True):
+            values.setdefault(point, []).append(loss)
+        ranks = {point: (-len(group), sum(group) / len(group)) for point, group in values.items()}
+        keys = [(*ranks[point], loss) for point, loss in zip(points, losses, strict=True)]
         return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
 
     def find_best(self) -> FrozenTrial | None:
@@ -238,8 +230,9 @@ class SweepStudy:
     def is_among_best(self, value: float) -> bool:
         """Return whether a trial with this value would be among the `keep` best trials so far."""
         keep = self.sweep.study.keep
-        best = heapq.nsmallest(keep, map(self._find_loss, self._list_trials(TrialState.COMPLETE)))
-        return len(best) < keep or self._sign * value <= best[-1]
+        losses = (self.sweep.to_loss(trial.value) for trial in self._list_trials(TrialState.COMPLETE))
+        best = heapq.nsmallest(keep, losses)
+        return len(best) < keep or self.sweep.to_loss(value) <= best[-1]
 
     def _list_trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna_study.get_trials(deepcopy=False, states=states or None)
@@ -250,10 +243,6 @@ class SweepStudy:
             return trial.number
         return tuple(map(trial.params.get, self.sweep.search))
 
-    def _find_loss(self, trial: FrozenTrial) -> float:
-        """Return the value of a complete trial, negated if higher values are better."""
-        return self._sign * float(trial.value or 0)
-
     def _find_id(self, trial: Trial | FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
 
@@ -262,51 +251,3 @@ class SweepStudy:
         for trial in self._list_trials():
             by_item.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
         return by_item
-
-    def _iterate_items(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield all items in their order.
-
-        If the sweep file sets `tune`, points that differ only in the tuned fields form an arm. Only the best point of
-        each arm gets further seeds.
-        """
-        if not self.sweep.is_grid:
-            for slot in range(self.sweep.study.trials):
-                yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}
-            return
-        first, *others = self.sweep.seeds
-        yield from _add_seeds(self._points, [first])
-        best = [self._find_tuned_point(arm, first, by_item) for arm in self._arms]
-        yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
-
-    def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the best point of an arm at the first seed; None if a trial is open or no trial has a value."""
-        trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
-        if not all(map(self._has_ended, trials)):
-            return None
-        losses = [
-            min((self._find_loss(trial) for trial in found if trial.state == TrialState.COMPLETE), default=math.inf)
-            for found in trials
-        ]
-        return None if math.isinf(min(losses)) else arm[losses.index(min(losses))]
-
-    def _has_ended(self, trials: list[FrozenTrial]) -> bool:
-        ended = (TrialState.COMPLETE, TrialState.PRUNED)
-        return any(trial.state in ended for trial in trials) or self._is_given_up(trials)
-
-    def _is_missing(self, trials: list[FrozenTrial]) -> bool:
-        return all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials)
-
-    def _is_given_up(self, trials: list[FrozenTrial]) -> bool:
-        failures = [trial.user_attrs.get(FAILURE) for trial in trials if trial.user_attrs.get(PARENT) == self.parent]
-        return FAILED in failures or failures.count(ORPHANED) >= MAX_ATTEMPTS
-
-
-def _add_seeds(points: list[Params], seeds: list[int]) -> Iterator[tuple[str, Params]]:
-    for point in points:
-        for seed in seeds:
-            params = point | {"seed": seed}
-            yield _name_item(params), params
-
-
-def _name_item(params: Params) -> str:
-    return json.dumps(params, sort_keys=True)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from loupe.errors import UsageError, describe_error
 
-WRITE_TIMEOUT_S = 2.0  # the workers of a killed sweep exit within this time
+WRITE_TIMEOUT_S = 2.0  # after this time, the workers of a killed sweep have ended and do not write any more
 LOCK_TIMEOUT_S = 60.0  # maximum wait for an SQLite database that another worker has locked
 RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database; a restart takes less time
 RETRY_INTERVAL_S = 1.0

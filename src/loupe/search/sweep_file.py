@@ -14,7 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from loupe.config import parse_settings
 from loupe.config.fields import format_value, quote_value
-from loupe.config.training import NETWORKS, OPTIMIZERS, Train, build_train_class
+from loupe.config.networks import NETWORKS, build_train_class
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import Train
 from loupe.errors import mask_values
 from loupe.report.claims import Claim
 
@@ -24,7 +26,6 @@ MAX_RANDOM_POINTS = 400  # the number of random points to check before a sampler
 # Fields of train that cannot be searched. Dataset and seed are set per sweep; the other fields do not change
 # the network.
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
-
 
 FiniteNumber = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
@@ -53,7 +54,10 @@ class Range(BaseModel):
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     def draw(self, rng: random.Random) -> int | float:
-        """Draw the lower end, the upper end, or a random number between them, each with probability 1/3."""
+        """Draw the lower end, the upper end, or a random number between both ends, each with probability 1/3.
+
+        A sampler is not used, because a check of the search space must cover the ends.
+        """
         if self.step is not None:
             between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
         elif self.log:
@@ -130,6 +134,10 @@ class SweepFile(BaseModel):
         """The seeds that each point is trained with."""
         first = int(self.train.get("seed", 0))
         return list(range(first, first + self.study.repeats))
+
+    def to_loss(self, value: float | None) -> float:
+        """Return a value of the objective, negated if higher values are better; None counts as 0."""
+        return (1 if self.study.direction == "minimize" else -1) * float(value or 0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the file as JSON that `SweepFile.model_validate` reads."""

@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from loupe.config.fields import format_value, quote_value
+from loupe.config.networks import NETWORKS
+from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.steps import Sweep
-from loupe.config.training import NETWORKS, OPTIMIZERS, GradientTrain
+from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Range, SweepFile, parse_condition, parse_field
 
@@ -78,6 +80,7 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
+        # The fields of [train] that determine the duration get the values of a short test.
         sizes = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         train = {key: value for key, value in train.items() if parse_field(key) not in sizes - searched}
         train["smoke"] = True

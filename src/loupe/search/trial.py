@@ -24,7 +24,8 @@ from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
-from loupe.search.study import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS, SweepStudy
+from loupe.search.study import SweepStudy
+from loupe.search.trial_attributes import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
@@ -129,8 +130,8 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 
 def _find_result(context: TrialContext) -> Any:
     """Return a finished run of this trial or, unless `fresh` is set, of an equal trial; None without such a run."""
-    ended = trials.get_ended(context.resumed_run) if context.resumed_run else None
-    return ended if ended or context.job.fresh else trials.find_finished(context.key)
+    ended = trials.get_ended_run(context.resumed_run) if context.resumed_run else None
+    return ended if ended or context.job.fresh else trials.find_finished_run(context.key)
 
 
 def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | None]:
@@ -153,10 +154,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
     tags |= {trials.CODE_TAG: hash_training_code()}
     continued = context.resumed_run if checkpoint else None
-    with (
-        trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id,
-        _convert_study_errors(),
-    ):
+    with trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id, _convert_study_errors():
         trial.set_user_attr(RUN, run_id)
         state, value = TrialState.COMPLETE, math.nan
         with context.stopwatch:  # this block can take long; the heartbeats of the run show that the worker is alive
@@ -203,7 +201,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
     Args:
         context: the inputs of the trial.
-        model: the network with its initial weights; the function replaces them by the best weights.
+        model: the network with its initial weights. The function replaces the weights by the best weights.
         pairs: the training and the validation split.
         checkpoint: the checkpoint to continue from, or None.
 
@@ -224,7 +222,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         with context.stopwatch.pause():
             log_point(point.step, point.metrics)
-            periodic.offer(arrays, point.step)
+            periodic.save_if_due(arrays, point.step)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -288,7 +286,7 @@ def open_dataset(job: WorkerJob) -> Dataset:
 
 
 @cache
-def _fetch_dataset(place: str) -> Dataset:
-    dataset = Dataset(place)
+def _fetch_dataset(location: str) -> Dataset:
+    dataset = Dataset(location)
     dataset.fetch_shards()
     return dataset

@@ -13,7 +13,7 @@ import threading
 import time
 
 SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if the cleanup is not complete
-# A worker exits after this time without open trials, because a new worker costs less than an idle worker.
+# A worker exits after this time without waiting and running trials: starting a worker costs less than an idle worker.
 IDLE_TIMEOUT_S = 1.5
 POLL_INTERVAL_S = 0.3
 
@@ -43,7 +43,7 @@ def main(parent_pid: int) -> None:
     open_dataset(job)  # precedes the first claim, because the heartbeats of a run must start soon after the claim
     trial_count, last_active = 0, time.monotonic()
     while trial_count < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
-        trial = retry_database(lambda: study.claim_trial(liveness.process_tags()))
+        trial = retry_database(lambda: study.claim_trial(liveness.make_process_tags()))
         if trial is not None:
             run_trial(trial, study, job)
             trial_count += 1

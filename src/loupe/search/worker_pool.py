@@ -19,9 +19,11 @@ from loupe.data.scheduler import connect
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging import threads
 from loupe.search.gpus import group_gpus
-from loupe.search.study import MAX_ATTEMPTS, OWNER, RUN, SweepStudy
+from loupe.search.items import MAX_ATTEMPTS
+from loupe.search.study import SweepStudy
 from loupe.search.study_storage import retry_database
 from loupe.search.sweep_file import SweepFile
+from loupe.search.trial_attributes import OWNER, RUN
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
@@ -52,8 +54,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
     running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
-    # `remaining` is the number of trials that may still start. Without a limit it is infinite, because a further
-    # trial starts for each trial that is lost to another worker.
+    # `remaining` is the number of trials that may still start, infinite without a limit.
     remaining, crashes, last_check, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
@@ -115,7 +116,7 @@ def _close_orphans(study: SweepStudy) -> None:
 class LocalWorkers:
     """The worker processes that this process started.
 
-    ProcessPoolExecutor is not used, because the kill of one process makes all its tasks fail.
+    ProcessPoolExecutor is not used: if one of its processes is killed, the tasks of all processes fail.
 
     Args:
         gpus: groups of GPUs; see `group_gpus`. A process gets the group that the fewest processes use.
@@ -169,7 +170,7 @@ def _open_executor(
 def count_workers(scheduler: str | None, sweep: SweepFile) -> int:
     """Return the default number of workers: one per core of this machine or of a Dask cluster.
 
-    Without a scheduler and with the JAX backend, the number is the number of groups of GPUs if this machine has GPUs.
+    Without a scheduler, with the JAX backend, and with GPUs on this machine: one per group of GPUs; see `group_gpus`.
 
     Raises:
         UsageError: the scheduler does not answer.

@@ -62,19 +62,12 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     blocks = build_page(workers, visitors, folder).queue(max_size=MAX_QUEUED)
     blocks.has_launched = blocks.is_running = True  # otherwise Gradio accepts any local file as an upload
     app = gradio.mount_gradio_app(
-        FastAPI(),
-        blocks,
-        "/",
-        theme=THEME,
-        css=STYLE,
-        footer_links=[],
-        ssr_mode=False,
-        max_file_size=MAX_FILE_BYTES,
+        FastAPI(), blocks, "/", theme=THEME, css=STYLE, footer_links=[], ssr_mode=False, max_file_size=MAX_FILE_BYTES
     )
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
-    # An open page never closes its connection. At the end, the server waits a second and then closes the connection.
-    # The log omits the errors that the closing causes.
+    # An open page never closes its connection. At the end of the step, the server waits a second and then closes the
+    # connections. The log omits the errors that this causes.
     server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1))
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     return server
@@ -120,5 +113,5 @@ def _open_socket(settings: Demo) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = str(error.strerror).partition(" (while")[0]  # the rest repeats the address
+        reason = str(error.strerror).partition(" (while")[0]  # the text after "(while" repeats the address
         raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line, print_lines
+from loupe.config.evaluation import Evaluate
 from loupe.config.fields import format_value
-from loupe.config.steps import Evaluate
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import validate_output_file, write_file
 
@@ -35,7 +35,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe.evaluation import protocols, scoring
     from loupe.tracking import records, runs
 
-    labels = label_models(settings)
+    names = choose_names(settings)
     _validate_files(settings)
     runs.tag_project_run()
     loaded = _load(settings, settings.model, settings.ensemble)
@@ -43,32 +43,32 @@ def run(settings: Evaluate) -> dict[str, Any]:
     if "scale" in settings.model_fields_set and settings.scale != scale:
         got = format_value(settings.scale)
         raise UsageError(f"scale: must be {format_value(scale)} for {loaded.name}, got {got}")
-    others = _load_others(settings, scale, labels)
-    pairs, shown = protocols.open_images(settings, scale, loaded.model.geometry.luminance)
+    others = _load_others(settings, scale, names)
+    pairs, description = protocols.open_images(settings, scale, loaded.model.geometry.luminance)
     ridge = _load_ridge(loaded.run_id, settings, scale)
     baselines = scoring.build_baselines(pairs, ridge, loaded.model.geometry.luminance)
     methods = {"model": loaded.model, **baselines, **others}
-    with runs.step_run(settings, f"evaluate {loaded.name} on {shown}"):
+    with runs.step_run(settings, f"evaluate {loaded.name} on {description}"):
         records.log_model_tags(loaded.name, loaded.device)
         table = protocols.score_images(settings, methods, pairs)
-        _draw_figures(settings, methods, labels[settings.model], pairs)
+        _draw_figures(settings, methods, names[settings.model], pairs)
         records.log_table(table, "scores.json")
         scores, text = _log_scores(settings, table, ["model", *others])
-        summary = {"model": loaded.name, "on": shown, "protocol": settings.protocol, "images": len(pairs), **scores}
+        summary = {"model": loaded.name, "on": description, "protocol": settings.protocol, "images": len(pairs)}
+        summary |= scores
         records.log_json(_replace_nan(summary), "summary.json")
     if settings.out:
         _write_json(Path(settings.out), summary)
-    count = len(pairs)
-    print_line(f"{loaded.name} on {shown}, {count} images ({settings.protocol})", settings.quiet)
+    print_line(f"{loaded.name} on {description}, {len(pairs)} images ({settings.protocol})", settings.quiet)
     print_lines(text, settings.quiet)
     return summary
 
 
-def label_models(settings: Evaluate) -> dict[str, str]:
-    """Choose a unique label per network: the last part of its name if that is unique, otherwise the whole name.
+def choose_names(settings: Evaluate) -> dict[str, str]:
+    """Choose a short name per network for tables: the last part of its path if that is unique, otherwise the path.
 
     Args:
-        settings: the fields `model` and `beside` are used. Baselines in `beside` get no label, because every table
+        settings: the fields `model` and `beside` are used. Baselines in `beside` are omitted, because every table
             contains all baselines.
 
     Raises:
@@ -79,10 +79,10 @@ def label_models(settings: Evaluate) -> dict[str, str]:
 
     baselines = {*FILTERS, "ridge"}
     names = [settings.model, *(name for name in settings.beside if name not in baselines)]
-    for labels in ([name if ":/" in name else Path(name).stem for name in names], names):
-        parts = [to_metric_name(label) for label in labels]
-        if len(set(parts)) == len(names) and not {"model", *baselines} & set(parts[1:]):
-            return dict(zip(names, labels, strict=True))
+    for short_names in ([name if ":/" in name else Path(name).stem for name in names], names):
+        metric_names = [to_metric_name(name) for name in short_names]
+        if len(set(metric_names)) == len(names) and not {"model", *baselines} & set(metric_names[1:]):
+            return dict(zip(names, short_names, strict=True))
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
 
 
@@ -107,11 +107,11 @@ def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction
     return networks.get(networks.scales[0] if len(networks.scales) == 1 else scale or settings.scale)
 
 
-def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) -> dict[str, "UpscalingModel"]:
-    """Load the networks of `beside`, and return them by their labels."""
+def _load_others(settings: Evaluate, scale: Fraction, names: dict[str, str]) -> dict[str, "UpscalingModel"]:
+    """Load the networks of `beside`, and return the networks by their short names."""
     models = {}
     for name in settings.beside:
-        if name not in labels:  # a baseline, which every table contains
+        if name not in names:  # a baseline, which every table contains
             continue
         loaded = _load(settings, name, scale=scale)
         own_scale = loaded.model.geometry.scale
@@ -120,12 +120,12 @@ def _load_others(settings: Evaluate, scale: Fraction, labels: dict[str, str]) ->
                 f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of "
                 f"{format_value(own_scale)}"
             )
-        models[labels[name]] = loaded.model
+        models[names[name]] = loaded.model
     return models
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray":
-    """Load the ridge weights of the model's run. If they are missing, fit ridge on the bundled photos."""
+    """Load the ridge weights of the model's run. If the run has no ridge weights, fit ridge on the bundled photos."""
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -163,11 +163,17 @@ def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) 
 
 
 def _draw_figures(
-    settings: Evaluate, methods: dict[str, "UpscalingModel"], label: str, pairs: "Pairs | WholePhotos"
+    settings: Evaluate, methods: dict[str, "UpscalingModel"], name: str, pairs: "Pairs | WholePhotos"
 ) -> None:
-    """Log a comparison of the methods on whole images, and write the sheet. The model is the sheet's last column.
+    """Log a comparison of the methods on whole images, and write the file of `sheet`.
 
     With degrade=jpeg, both figures show inputs of the lowest quality.
+
+    Args:
+        settings: the settings of evaluate.
+        methods: the upscaling models by name.
+        name: the name of the model in the sheet. The model is the last column.
+        pairs: the images.
     """
     from loupe.data.pairs import Pairs
     from loupe.evaluation import figures
@@ -180,14 +186,14 @@ def _draw_figures(
         records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
     if settings.sheet:
         assert isinstance(pairs, Pairs)
-        columns = {name: method for name, method in methods.items() if name not in ("model", "bilinear", "bicubic")}
-        figure = figures.plot_sheet(columns | {label: methods["model"]}, pairs)
+        columns = {key: method for key, method in methods.items() if key not in ("model", "bilinear", "bicubic")}
+        figure = figures.plot_sheet(columns | {name: methods["model"]}, pairs)
         figures.save_figure(figure, Path(settings.sheet))
 
 
 def _choose_prefix(settings: Evaluate) -> str:
-    """Return the prefix of the metrics: the protocol, `photos` for a folder, or the prefix of the split."""
-    if settings.protocol != "photos":
+    """Return the prefix of the metrics. For protocol=labels: `photos` for a folder, or the prefix of the split."""
+    if settings.protocol != "labels":
         return settings.protocol
     return "photos" if settings.photos else SPLIT_PREFIXES[settings.split]
 

@@ -40,9 +40,7 @@ def run(settings: Main) -> None:
     preprocess_settings = parse_settings("preprocess", {"source": settings.dataset} | shared)
     location = preparation.find_dataset(settings.data_dir, settings.dataset)
     if location is None:
-        preparation.find_photos(
-            preprocess_settings
-        )  # a check before the run starts: raises UsageError without photos
+        preparation.find_photos(preprocess_settings)  # raises UsageError without photos, before the run starts
     with runs.step_run(settings, f"main {settings.dataset}"):
         location = location or preprocess.run(preprocess_settings).location
         train_fields = {"dataset": location, "threads": settings.threads} | shared
@@ -50,9 +48,11 @@ def run(settings: Main) -> None:
         best = min(trainings, key=lambda training: training.validation_mae)
         model = {"model": f"runs:/{best.run_id}/model", "dataset": location}
         summary = evaluate.run(parse_settings("evaluate", model | quiet))
-        registration = register.run(parse_settings("register", {"run": best.run_id} | quiet))
+        register_fields = {"run": best.run_id, "quiet": True} | settings.select(["data_dir", "smoke"])
+        registration = register.run(parse_settings("register", register_fields))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
-        scores = {name: means for name, means in summary["scores"].items() if name != "model"}
+        # The main job trains the ridge of the baselines as a variant, so that its row would appear twice.
+        scores = {name: means for name, means in summary["scores"].items() if name not in ("model", "ridge")}
         scores |= {f"{training.network} *": training.summary["model"] for training in trainings}
         records.log_json(scores, "table.json")
         records.log_metrics(
@@ -71,12 +71,12 @@ def _format_table(dataset: str, scores: dict[str, Any], seconds: dict[str, float
     return f"\nThe test photos of {dataset} at {scale} (* trained here):\n{scoring.format_scores(scores, seconds)}"
 
 
-def _format_next_steps(settings: Main, best: "Training", registration: "Registration", place: str) -> str:
+def _format_next_steps(settings: Main, best: "Training", registration: "Registration", location: str) -> str:
     from loupe.data.sources import find_bundled_photo
 
     network = "perceptron" if best.network == "perceptron" else "convolutional"
     steps = 10 * parse_settings("train", {"network": network}).steps
-    dataset = "" if settings.dataset == "sample" else f" --dataset {place}"
+    dataset = "" if settings.dataset == "sample" else f" --dataset {location}"
     return f"""
 {registration.status}: {best.network}, models:/{registration.name}/{registration.version}: {registration.reason}
 compare: {settings.out} with {find_bundled_photo()}

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from loupe.cli.progress import print_line
-from loupe.config.steps import Preprocess
+from loupe.config.datasets import Preprocess
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.storage import make_absolute
@@ -19,7 +19,7 @@ FIGURES = {  # the function in evaluation.figures that draws each file
 
 
 def run(settings: Preprocess) -> Dataset:
-    """Prepare the dataset, or open it if it exists, and log it in a run."""
+    """Prepare the dataset, or open an existing dataset, and log the dataset in a run."""
     from loupe.data import preparation
     from loupe.data.sources import name_sources
 
@@ -54,7 +54,7 @@ def run(settings: Preprocess) -> Dataset:
 
 
 def _draw_figures(dataset: Dataset) -> list[Path]:
-    """Draw the figures of a dataset, unless they exist next to its shards, and return their files."""
+    """Draw the figures of a dataset that do not exist in its folder, and return the files of all figures."""
     files = [dataset.folder / name for name in FIGURES]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

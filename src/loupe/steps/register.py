@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
+from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value, parse_scale
 from loupe.config.steps import Register
 from loupe.errors import UsageError
@@ -65,19 +66,17 @@ def run(settings: Register) -> Registration:
     if tags.get("loupe.step") not in ("train", "trial") or train_run.info.status != "FINISHED":
         raise UsageError(f"run: must be the id of a finished train run or trial, got {run_id!r}")
     scale = parse_scale(train_settings["scale"])
-    dataset = preparation.reopen(settings, tags["loupe.dataset"], tags["loupe.digest"], train_settings["dataset"])
+    shared = DatasetSettings(**settings.select(["data_dir", "smoke", "quiet"]))
+    dataset = preparation.reopen(shared, tags["loupe.dataset"], tags["loupe.digest"], train_settings["dataset"])
     model = models.load_keras(models.ModelReference.of_run(run_id))
     upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
     is_champion = champion is not None and champion.run_id == run_id
-    with (
-        runs.step_run(settings, f"register {train_run.info.run_name}"),
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with runs.step_run(settings, f"register {train_run.info.run_name}"), tempfile.TemporaryDirectory() as folder:
         gate = compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)
         licence = _describe_licences(dataset.settings["source"])
-        version_tags = models.geometry_tags(upscaler.geometry) | {
+        version_tags = models.make_geometry_tags(upscaler.geometry) | {
             "digest": dataset.digest,
             "commit": tags.get("loupe.commit", ""),
             "data_licence": licence,
@@ -91,7 +90,7 @@ def run(settings: Register) -> Registration:
         version = registration.register_model(run_id, scale, description, version_tags)
         # A run with smoke=true trains only for seconds. Its model must not replace a champion.
         may_replace = champion is None or train_settings["smoke"] != "true"
-        if gate.won and may_replace and not is_champion:
+        if gate.is_better and may_replace and not is_champion:
             # set_champion is the last action: if the process is killed earlier, the same command repeats all actions.
             records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
             registration.set_champion(scale, version.version)

@@ -75,7 +75,7 @@ def _read_table(settings: Report) -> "pd.DataFrame":
         raise UsageError(
             "report: must have finished runs, got none in MLflow; first run: loupe sweep sweeps/activation.toml"
         )
-    with tempfile.TemporaryDirectory() as folder:  # a report from the file then has the same values
+    with tempfile.TemporaryDirectory() as folder:  # the written and read table equals the table of a later `--from`
         results.write(table, Path(folder) / TABLE_FILE)
         return results.read(Path(folder) / TABLE_FILE)
 

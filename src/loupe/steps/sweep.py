@@ -34,7 +34,7 @@ def run(settings: Sweep) -> str | None:
     sweep = load_sweep(settings.sweep, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
-        print_line(_dashboard_command(location), settings.quiet)
+        print_line(_format_dashboard_command(location), settings.quiet)
         return None
     # This call fails if the scheduler does not answer. Therefore this call precedes the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
@@ -64,7 +64,7 @@ def run(settings: Sweep) -> str | None:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open a database. A journal is only checked, because opening can change the file; the result is then None."""
+    """Open a database. A journal is only checked, because opening can change the file; return None for a journal."""
     from loupe.search import study_storage
 
     if "://" in location:
@@ -151,7 +151,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
         The id of the best trial's run, or None.
     """
     from loupe.search import plots
-    from loupe.search.study import RUN
+    from loupe.search.trial_attributes import RUN
     from loupe.tracking import records
 
     table = study.to_frame()
@@ -173,7 +173,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
 
 def _check_failures(study: "SweepStudy") -> None:
     """Raise LoupeError if trials failed and no trial has a result."""
-    from loupe.search.study import REASON
+    from loupe.search.trial_attributes import REASON
 
     table = study.to_frame()
     failed = table[table["state"] == "FAIL"]
@@ -183,7 +183,7 @@ def _check_failures(study: "SweepStudy") -> None:
 
 def _delete_other_models(study: "SweepStudy") -> list[str]:
     """Delete the models of all trials except the best `keep` trials, and return the run ids of the best trials."""
-    from loupe.search.study import RUN
+    from loupe.search.trial_attributes import RUN
     from loupe.tracking import logged_models, trials
 
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
@@ -225,7 +225,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
             models.log_model_metrics(points)
             training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
-    shared = {name: getattr(settings, name) for name in ("smoke", "data_dir", "scheduler", "seed")}
+    shared = settings.select(["smoke", "data_dir"])
     if is_masked(mask_secrets(dataset.location)):
         shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
@@ -234,7 +234,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
 
 
 def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, location: str) -> None:
-    from loupe.search.study import REUSED
+    from loupe.search.trial_attributes import REUSED
 
     table = study.to_frame()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
@@ -244,8 +244,10 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, locat
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
         print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best}: {fields}", settings.quiet)
-    print_line(f"to compare the trials: mlflow ui; to open the study: {_dashboard_command(location)}", settings.quiet)
+    print_line(
+        f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
+    )
 
 
-def _dashboard_command(location: str) -> str:
+def _format_dashboard_command(location: str) -> str:
     return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"

@@ -63,7 +63,7 @@ def run(settings: Train) -> Training:
     dataset, checkpoint = _open_dataset(settings)
     train = dataset.load_pairs("train", settings.scale, settings.limit)
     validation = dataset.load_pairs("validation", settings.scale)
-    dataset.load_pairs("test", settings.scale)  # a check before the training: raises UsageError for an empty split
+    dataset.load_pairs("test", settings.scale)  # raises UsageError for an empty split, before the training starts
     start_time = time.perf_counter()
     weights = ridge.load_or_fit(dataset, settings.scale)
     start = training_runs.load_start(settings)
@@ -107,7 +107,7 @@ def load_resumed_settings(settings: Train) -> Train:
     given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
     if not given.keys() & {"data_dir", "dataset"}:
         for name in ("dataset", "data_dir"):
-            storage.refuse_masked(old.get(name, ""), name)
+            storage.refuse_masked_url(old.get(name, ""), name)
     for name in sorted(given.keys() - CHANGEABLE_FIELDS):
         default = type(settings).model_fields[name].default
         if mask_secrets(given[name]) == old.get(name):

@@ -70,7 +70,7 @@ class RunBuffer:
             self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             if self._execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raise ValueError(f"{file.name} is not a buffered run")
-            self.unsent()
+            self.list_unsent()
             self.description  # noqa: B018 # raises ValueError for a damaged file
         except (sqlite3.DatabaseError, OSError) as error:
             raise ValueError(str(error)) from None
@@ -127,10 +127,11 @@ class RunBuffer:
             *(kind, json.dumps(body), file.name if file else None, file.read_bytes() if file else None),
         )
 
-    def unsent(self) -> list[Record]:
+    def list_unsent(self) -> list[Record]:
         """Return the records that the server does not have, in order."""
         rows = self._execute(
-            "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number", self._sent_number()
+            "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number",
+            self._get_sent_number(),
         )
         return [Record(number, kind, json.loads(body), name) for number, kind, body, name in rows]
 
@@ -154,9 +155,9 @@ class RunBuffer:
     def is_sent(self) -> bool:
         """Return whether the server has all records."""
         (last,) = self._execute("SELECT max(number) FROM records").fetchone()
-        return bool(last <= self._sent_number())
+        return bool(last <= self._get_sent_number())
 
-    def prune(self) -> None:
+    def delete_old_checkpoints(self) -> None:
         """Delete all checkpoints except for the newest. Only the thread that sends records may call this method."""
         self._execute(
             "DELETE FROM records WHERE kind = 'checkpoint' AND number < "
@@ -175,7 +176,7 @@ class RunBuffer:
         self._database.close()
         self._lock.close()
 
-    def _sent_number(self) -> int:
+    def _get_sent_number(self) -> int:
         return int(self._execute("PRAGMA user_version").fetchone()[0])
 
     def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:

@@ -14,7 +14,7 @@ from mlflow.store.db.utils import get_current_time_millis_expression
 from loupe.tracking import server, store
 from loupe.tracking.locations import get_sqlite_file
 
-MAX_AGE_S = 60.0  # the store's time is read again after this time; until then, this machine's clock is used
+MAX_AGE_S = 60.0  # time between two readings of the store's clock; in between, this machine measures the time
 # The last reading of each store: this machine's time and the store's time.
 _READINGS: dict[str, tuple[float, float]] = {}
 
@@ -38,13 +38,13 @@ def read_clock() -> float:
 def _read(uri: str) -> float:
     if server.is_server():
         with suppress(requests.exceptions.SSLError):
-            if date := server.probe().headers.get("Date"):
+            if date := server.send_probe().headers.get("Date"):
                 return parsedate_to_datetime(date).timestamp()
         return time.time()
     file = get_sqlite_file(uri)
     if file is not None:
-        with tempfile.TemporaryFile(dir=file.parent) as new:
-            return os.fstat(new.fileno()).st_mtime
+        with tempfile.TemporaryFile(dir=file.parent) as new_file:
+            return os.fstat(new_file.fileno()).st_mtime
     if uri.startswith(store.DATABASES):
         with sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool).connect() as connection:
             expression = get_current_time_millis_expression(connection.dialect.name)

@@ -1,4 +1,4 @@
-"""Limits the time of a call. The timeout of a socket does not suffice: slow answers and name lookups ignore it."""
+"""Limits the time of a call. The timeout of a socket does not limit slow answers and name lookups."""
 
 import queue
 import threading
@@ -13,7 +13,7 @@ def call_within(seconds: float, function: Callable[[], T]) -> T:
 
     Args:
         seconds: the limit.
-        function: the function. After the limit, it continues in its thread until the process exits or it returns.
+        function: the function. After the limit, the function continues in its thread until the process exits.
 
     Raises:
         TimeoutError: the function did not return in time.

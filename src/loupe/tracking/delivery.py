@@ -16,7 +16,6 @@ from typing import Any
 
 import mlflow
 import requests
-from mlflow.entities import RunStatus
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
@@ -29,11 +28,11 @@ from loupe.tracking.buffer import SUFFIX, RunBuffer, lock_buffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS, now
 from loupe.tracking.server import (
     PROBE_TIMEOUT_S,
+    describe_unreachable_server,
     is_reachable,
     is_server,
     is_unreachable_error,
     limit_requests,
-    unreachable_text,
 )
 from loupe.tracking.store import create_store
 
@@ -78,7 +77,7 @@ def end_run(run_id: str, status: str) -> None:
     if uploader is None:
         _close_run(run_id, status)
         return
-    buffer, is_finished = uploader.buffer, _is_finished(status)
+    buffer, is_finished = uploader.buffer, status == "FINISHED"
     try:
         if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S):
             _close_run(run_id, status)
@@ -87,7 +86,7 @@ def end_run(run_id: str, status: str) -> None:
     except SERVER_ERRORS as error:
         if not is_unreachable_error(error):
             buffer.close()
-            _close_run(run_id, RunStatus.to_string(RunStatus.FAILED))
+            _close_run(run_id, "FAILED")
             raise
     buffer.append("end", {"status": status, "end_time": now()})
     if is_finished:
@@ -95,7 +94,7 @@ def end_run(run_id: str, status: str) -> None:
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
         mlflow.end_run(status)  # closes the run in this process
-    message = f"{unreachable_text()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
+    message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
     print_line(message, uploader.quiet)
@@ -104,12 +103,9 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    if _is_finished(status):  # only now, because a run that is killed before its end needs the checkpoint
+    # After the end of the run, because a run that is killed earlier needs the checkpoint.
+    if status == "FINISHED":
         log_record(run_id, "remove checkpoint", {})
-
-
-def _is_finished(status: str) -> bool:
-    return status == RunStatus.to_string(RunStatus.FINISHED)
 
 
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
@@ -141,15 +137,15 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     """Upload a run, delete the file, and return True; if the process of the run is alive, only return False."""
     buffer = RunBuffer(file)
-    description, unsent = buffer.description, buffer.unsent()
+    description, unsent = buffer.description, buffer.list_unsent()
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
         raise ValueError(f"kind: must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
     if not is_reachable():
-        raise LoupeError(f"{unreachable_text()}; the runs in {file.parent} are not uploaded")
+        raise LoupeError(f"{describe_unreachable_server()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
-    # This machine may not see the file lock of a process on another machine.
+    # The file lock of a process on another machine can be invisible to this machine.
     if run is not None and not has_ended and liveness.is_alive(run.data.tags):
         return False
     run_id = str(run.info.run_id) if run else _create_run(buffer)
@@ -167,7 +163,7 @@ def upload_records(buffer: RunBuffer) -> None:
     If the server rejects a record, the record counts as sent, and the error is raised.
     """
     run_id = buffer.description["run_id"]
-    for record in buffer.unsent():
+    for record in buffer.list_unsent():
         with buffer.extract_file(record) as file:
             try:
                 RECORD_HANDLERS[record.kind](run_id, record.body, file)
@@ -223,7 +219,7 @@ class RunUploader:
             self._wake.wait()
             self._wake.clear()
             try:
-                self.buffer.prune()
+                self.buffer.delete_old_checkpoints()
                 if not self.buffer.is_sent() and is_reachable():
                     upload_records(self.buffer)
             except Exception as error:
@@ -233,7 +229,7 @@ class RunUploader:
                 pause = 0.0
                 continue
             if not pause and not is_reachable():
-                print_line(f"{unreachable_text()}; buffered in {self.buffer.file}", self.quiet)
+                print_line(f"{describe_unreachable_server()}; buffered in {self.buffer.file}", self.quiet)
             pause = min(PAUSES_S[1], max(PAUSES_S[0], 2 * pause))
             self._closing.wait(pause)
             self._wake.set()

@@ -36,7 +36,7 @@ class GateResult:
     photos: int
 
     @property
-    def won(self) -> bool:
+    def is_better(self) -> bool:
         """Whether the upper end of the interval is below 0; without an interval, whether the difference is."""
         return (self.interval[1] if self.interval else self.difference) < 0
 
@@ -63,11 +63,7 @@ class GateResult:
     @property
     def metrics(self) -> dict[str, float]:
         """The comparison as metrics of a run."""
-        return {
-            "gate/mae": self.mae,
-            "gate/defender_mae": self.defender_mae,
-            "gate/difference": self.difference,
-        }
+        return {"gate/mae": self.mae, "gate/defender_mae": self.defender_mae, "gate/difference": self.difference}
 
 
 def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pairs) -> GateResult:

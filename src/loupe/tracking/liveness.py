@@ -10,23 +10,23 @@ from pathlib import Path
 
 import mlflow
 import psutil
-from mlflow.entities import RunStatus
 
 from loupe.tracking.clock import read_clock
 from loupe.tracking.locations import get_sqlite_file
+from loupe.tracking.store import search_runs
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
 # After this time without a heartbeat, a process on another machine or in another container counts as dead.
 HEARTBEAT_TIMEOUT_S = 180.0
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent when the run ends
-# `mlflow run` may install packages for this time before the step starts and tags the run. A process in a container
-# needs this limit, because the process may not see `mlflow run`.
+# `mlflow run` may install packages for this time before the step starts and tags the run. This limit is for processes
+# in containers, because a container does not show whether `mlflow run` is still running outside.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the namespace of a Linux host, from which all processes are visible
 
 
-def process_tags() -> dict[str, str]:
+def make_process_tags() -> dict[str, str]:
     """Return tags that identify this process and contain a first heartbeat; see `is_alive`.
 
     The host name and the process id do not identify a process, because processes in two containers can have the same
@@ -90,15 +90,12 @@ def is_running(run_id: str) -> bool:
 def mark_killed(run_id: str) -> None:
     """Set the status of a run to KILLED if it is RUNNING."""
     if is_running(run_id):
-        mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
+        mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
 def close_orphaned_runs() -> None:
     """Mark all open runs whose process is dead as KILLED."""
-    open_runs = mlflow.search_runs(
-        filter_string="attributes.status = 'RUNNING'", search_all_experiments=True, output_format="list"
-    )
-    for run in open_runs:
+    for run in search_runs("attributes.status = 'RUNNING'"):
         tags, started = run.data.tags, run.info.start_time / 1000
         if "loupe.host" in tags:
             alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)

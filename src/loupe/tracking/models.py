@@ -54,8 +54,8 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         # This model has the same layers without the optimizer. Keras would also save the variables of the optimizer.
-        keras.Model(model.inputs, model.outputs, name=model.name).save(file)
-        records.log_record("model", geometry_tags(Geometry.from_name(model.name)), file)
+        keras.Model(model.input, model.output, name=model.name).save(file)
+        records.log_record("model", make_geometry_tags(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
 
 
@@ -69,7 +69,7 @@ def log_model_metrics(points: list[dict[str, Any]]) -> None:
     records.log_record("model metrics", {"step": best})
 
 
-def geometry_tags(geometry: Geometry) -> dict[str, str]:
+def make_geometry_tags(geometry: Geometry) -> dict[str, str]:
     """Return the geometry as tags of a model."""
     names = ("q", "p", "min_side", "halo", "luminance", *(["condition"] if geometry.channels > 1 else []))
     return {name: str(getattr(geometry, name)) for name in names}

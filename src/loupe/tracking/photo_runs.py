@@ -1,4 +1,4 @@
-"""Logs steps on photo files to MLflow if a run is open or `mlflow run` started the step."""
+"""Logs the steps upscale and restore to MLflow if a run is open or `mlflow run` started the step."""
 
 import os
 import sys

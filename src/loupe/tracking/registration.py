@@ -81,7 +81,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
 
     Args:
         scale: the scale factor of the new network.
-        onnx: the file of the new network. Networks of other champions are downloaded to subfolders next to it.
+        onnx: the file of the new network. The networks of other champions are downloaded to subfolders of its folder.
         version: the model version of the new network.
 
     Returns:

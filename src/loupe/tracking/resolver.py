@@ -62,8 +62,8 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 
     Args:
         name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The name `champion`
-            needs MLflow, and MLFLOW_TRACKING_URI or `mlflow.db` in the current folder. Without them, and for scale
-            factors without a champion, the bundled networks are used.
+            needs MLflow, and MLFLOW_TRACKING_URI or `mlflow.db` in the current folder. Without MLflow or a store, and
+            for scale factors without a champion, the bundled networks are used.
         options: the options for loading the model.
 
     Returns:
@@ -189,7 +189,9 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             raise StoreError(str(error)) from None
         except Exception as error:  # a damaged store, or a server other than MLflow's, causes any class of error
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
-            raise StoreError(server.unreachable_text() if is_unreachable else store.describe_failure(error)) from None
+            raise StoreError(
+                server.describe_unreachable_server() if is_unreachable else store.describe_failure(error)
+            ) from None
         if download_result is None:
             return None
         reference, file = download_result

@@ -19,8 +19,9 @@ def load_run_table() -> pd.DataFrame:
 
     Returns:
         One row per run, newest first. The columns are run_id, name, kind (trial, train, evaluate), sweep, state
-        (COMPLETE, PRUNED), started (ISO, UTC), dataset, digest, code, commit; settings.<field> (texts);
-        metrics.<name> (last values); curve.step and curve.val/mae (lists).
+        (COMPLETE, PRUNED), started (ISO, UTC), dataset (name), digest (of the dataset), code (hash of the training
+        code), commit (of the repository); settings.<field> (texts); metrics.<name> (last values); curve.step and
+        curve.val/mae (lists).
     """
     create_store()
     client = mlflow.MlflowClient()

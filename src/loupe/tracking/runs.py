@@ -11,7 +11,6 @@ from typing import Any
 
 import mlflow
 import psutil
-from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
 import loupe
@@ -22,7 +21,7 @@ from loupe.errors import UsageError, mask_secrets
 from loupe.tracking import delivery, liveness, server
 from loupe.tracking.context_tags import list_masked_tags, mask_tags
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
-from loupe.tracking.store import check_store, create_store, set_experiment
+from loupe.tracking.store import check_store, create_store, search_runs, set_experiment
 
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
@@ -66,9 +65,8 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
     """Return the initial tags of a run: step, settings, commit of the code, process, and masked tags of MLflow."""
     texts = settings.to_texts()
-    tags = {
-        "loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts), **liveness.process_tags()
-    }  # fmt: skip
+    tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts)}
+    tags |= liveness.make_process_tags()
     tags |= {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
     return tags | list_masked_tags()
 
@@ -90,7 +88,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
     Raises:
         LoupeError: see `delivery.end_run`.
     """
-    status, run_id = RunStatus.FAILED, None
+    status, run_id = "FAILED", None
     try:
         with defer_signals():
             run_id = str(start().info.run_id)
@@ -101,13 +99,13 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
             delivery.start_buffering(run_id, quiet)
         with liveness.heartbeats(run_id):
             yield run_id
-        status = RunStatus.FINISHED
+        status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
-        status = RunStatus.KILLED
+        status = "KILLED"
         raise
     finally:
         if run_id is not None:
-            delivery.end_run(run_id, RunStatus.to_string(status))
+            delivery.end_run(run_id, status)
 
 
 def open_store(quiet: bool = True) -> None:
@@ -131,7 +129,7 @@ def open_store(quiet: bool = True) -> None:
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
-    """Use the store and the experiment that `locate_run` returned in another process."""
+    """Use a store and an experiment: the values that `locate_run` returned in another process."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment(experiment_id=experiment_id)
 
@@ -158,7 +156,7 @@ def tag_project_run() -> None:
     """
     if "MLFLOW_RUN_ID" in os.environ:
         _find_store()
-        for key, value in liveness.process_tags().items():
+        for key, value in liveness.make_process_tags().items():
             mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 
@@ -211,20 +209,15 @@ def find_best_run(scale: str, smoke: bool) -> str:
     """
     create_store()
     without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
-    matches = mlflow.search_runs(
-        filter_string="attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"
-        f" and tags.`loupe.scale` = '{scale}'{without_smoke}",
-        order_by=["metrics.`val/best_mae` ASC"],
-        search_all_experiments=True,
-        max_results=1,
-        output_format="list",
-    )
+    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"
+    condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke}"
+    matches = search_runs(condition, 1, ["metrics.`val/best_mae` ASC"])
     if not matches:
         raise UsageError(
             f"run: must be a finished train run of scale {scale} in {mlflow.get_tracking_uri()}, got none; "
             "`loupe train` creates such a run"
         )
-    return matches[0].info.run_id
+    return str(matches[0].info.run_id)
 
 
 def _find_store() -> None:

@@ -17,7 +17,7 @@ SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators o
 # A body with many values takes much memory: 3 bytes of JSON can take 64 bytes. Deep nesting exceeds the stack of the
 # parser.
 MAX_SEPARATORS, MAX_BRACKETS = 2000, 300
-BLOCK_BYTES = 48 * 1024  # a multiple of 3, because only then the blocks of a text in base64 can be joined
+BLOCK_BYTES = 48 * 1024  # a multiple of 3, because base64 encodes 3 bytes together
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
 
 

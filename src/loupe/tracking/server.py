@@ -27,7 +27,7 @@ def is_server() -> bool:
     return mlflow.get_tracking_uri().startswith(("http://", "https://"))
 
 
-def probe() -> requests.Response:
+def send_probe() -> requests.Response:
     """Send the request that checks whether the server is reachable.
 
     Raises:
@@ -45,7 +45,7 @@ def is_reachable() -> bool:
     if not is_server():
         return True
     try:
-        return probe().status_code < 500
+        return send_probe().status_code < 500
     except requests.exceptions.SSLError:
         return True  # the server answered; MLflow has its own settings for certificates
     except requests.RequestException:
@@ -61,7 +61,7 @@ def is_unreachable_error(error: BaseException) -> bool:
     return isinstance(error, requests.RequestException)
 
 
-def unreachable_text() -> str:
+def describe_unreachable_server() -> str:
     """Return the start of all messages about an unreachable server."""
     return f"tracking: {mask_secrets(mlflow.get_tracking_uri())} is unreachable"
 
@@ -69,7 +69,7 @@ def unreachable_text() -> str:
 def check_reachable() -> None:
     """Raise LoupeError if the server does not answer now."""
     if not is_reachable():
-        raise LoupeError(unreachable_text())
+        raise LoupeError(describe_unreachable_server())
 
 
 def wait_until_reachable() -> None:
@@ -77,7 +77,7 @@ def wait_until_reachable() -> None:
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while not is_reachable():
         if time.monotonic() > deadline:
-            raise LoupeError(unreachable_text())
+            raise LoupeError(describe_unreachable_server())
         time.sleep(RETRY_INTERVAL_S)
 
 
@@ -97,7 +97,7 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
             if not is_server() or not is_unreachable_error(error) or time.monotonic() > deadline:
                 raise
         if not printed:
-            print_line(f"{unreachable_text()}; waiting", quiet)
+            print_line(f"{describe_unreachable_server()}; waiting", quiet)
         printed = True
         time.sleep(RETRY_INTERVAL_S)
 

@@ -41,8 +41,8 @@ MAX_SMALL_BODY_BYTES = 1_000_000
 # The maximum numbers of bodies in memory. The bodies of further requests are not read yet.
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48
 SMALL_BODY_TIMEOUT_S = 10.0  # maximum time to receive a small body
-MARGIN_S = 5.0  # the work ends this time before MLflow's timeout
-GRACE_S = 2.0  # when the time limit has ended the work, the app has this time to return the error
+MARGIN_S = 5.0  # the guard's time limit for the work is shorter than MLflow's timeout by this time
+GRACE_S = 2.0  # after the guard's time limit, the app has this time to return the error
 SEND_TIMEOUT_S = 300.0  # maximum time to send a result, which a client may read slowly
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import quote
 
 import mlflow
@@ -40,7 +41,7 @@ def create_store() -> None:
     if file is None:
         return
     if "?" not in uri and uri != make_sqlite_uri(file):
-        # With its own URI of the default file, MLflow would create a wrong folder; see `make_sqlite_uri`.
+        # With MLflow's default URI of the file, MLflow would create a wrong folder; see `make_sqlite_uri`.
         mlflow.set_tracking_uri(make_sqlite_uri(file))
     if _is_complete(file):
         return
@@ -91,6 +92,19 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
             call_within(seconds, lambda: engine.connect().close())
     except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, TimeoutError, ValueError) as error:
         raise LoupeError(describe_failure(error)) from None
+
+
+def search_runs(condition: str, limit: int = 100_000, order_by: list[str] | None = None) -> list[Any]:
+    """Return runs of all experiments that meet a condition in MLflow's search syntax, by default newest first."""
+    return list(
+        mlflow.search_runs(
+            filter_string=condition,
+            max_results=limit,
+            order_by=order_by,
+            search_all_experiments=True,
+            output_format="list",
+        )
+    )
 
 
 def describe_failure(error: BaseException) -> str:

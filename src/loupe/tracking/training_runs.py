@@ -22,9 +22,9 @@ def fit_network(
     """Train a network, and log the points of its curves and its checkpoints to the open run.
 
     Args:
-        model: the network with its initial weights, which the function replaces by the best weights.
-        settings: the settings of train. A network in closed form has no training steps: it is
-            not changed, and its curves have no points.
+        model: the network with its initial weights. The function replaces the weights by the best weights.
+        settings: the settings of train. Ridge has no training steps: the function does not change the network, and
+            the curves have no points.
         train: the training split.
         validation: the validation split.
         checkpoint: the checkpoint of the resumed run, or None.
@@ -67,12 +67,12 @@ def log_ridge(weights: np.ndarray, settings: Train) -> None:
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log and return the diagnostics of a network and its curve; see `loupe.training.diagnostics`.
+    """Log the diagnostics of a network and its curve, and return the diagnostics; see `training.diagnostics`.
 
     Args:
         model: the network with its best weights.
         settings: the settings of train.
-        points: the points of its curves; [] for a network in closed form.
+        points: the points of its curves; [] for ridge.
         train: the training split.
         validation: the validation split.
     """
@@ -99,7 +99,7 @@ def log_result(
         settings: the settings of train.
         dataset: the dataset; its test and validation splits are used.
         weights: the weights of ridge on this dataset.
-        points: the points of the curves; [] for a network in closed form.
+        points: the points of the curves; [] for ridge.
 
     Returns:
         The summary that `scoring.summarise` returns.

@@ -10,14 +10,13 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.entities import RunStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from loupe.cli import signals
 from loupe.config.base import Settings
 from loupe.errors import LoupeError
 from loupe.tracking import checkpoints, liveness, runs
-from loupe.tracking.store import create_store
+from loupe.tracking.store import create_store, search_runs
 
 TRIAL_TAG = "loupe.trial"
 SWEEP_TAG = "loupe.sweep"
@@ -27,7 +26,6 @@ CONTINUED_TAG = "loupe.continued_by"
 STATE_TAG = "trial.state"
 SCORED_TAG = "loupe.scored"  # set after the test scores, tables and figures of a trial were logged
 CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most about this time of training
-MAX_TRIALS = 100_000
 
 
 def compute_key(settings: Settings, digest: str, code: str) -> str:
@@ -67,32 +65,26 @@ class PeriodicCheckpoint:
         self._saved_at = time.monotonic()
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
-    def offer(self, arrays: dict[str, np.ndarray], step: int) -> None:
+    def save_if_due(self, arrays: dict[str, np.ndarray], step: int) -> None:
         """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last save, or since the start."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
-        """Save the last checkpoint that `offer` received, unless it is already saved."""
+        """Save the last checkpoint that `save_if_due` received, unless it is already saved."""
         if self._newest is not None:
             checkpoints.save_checkpoint(*self._newest)
             self._saved_at, self._newest = time.monotonic(), None
 
 
-def find_finished(key: str) -> Any:
+def find_finished_run(key: str) -> Any:
     """Return the newest run of a complete trial with this key; None without such a trial."""
-    matches = mlflow.search_runs(
-        filter_string=f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}'"
-        f" and tags.`{STATE_TAG}` = 'COMPLETE'",
-        search_all_experiments=True,
-        max_results=1,
-        output_format="list",
-    )
-    return matches[0] if matches else None
+    condition = f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}' and tags.`{STATE_TAG}` = 'COMPLETE'"
+    return next(iter(search_runs(condition, limit=1)), None)
 
 
-def get_ended(run_id: str) -> Any:
+def get_ended_run(run_id: str) -> Any:
     """Return a run if the trial of the run is complete or pruned, otherwise None."""
     run = mlflow.get_run(run_id)
     return run if run.info.status == "FINISHED" and STATE_TAG in run.data.tags else None
@@ -106,25 +98,12 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
 def find_sweep_runs(sweep: str) -> list[Any]:
     """Return the runs of the sweep with this name, newest first."""
     create_store()
-    return list(
-        mlflow.search_runs(
-            filter_string=f"tags.`loupe.step` = 'sweep' and tags.`{SWEEP_TAG}` = '{sweep}'",
-            search_all_experiments=True,
-            output_format="list",
-        )
-    )
+    return search_runs(f"tags.`loupe.step` = 'sweep' and tags.`{SWEEP_TAG}` = '{sweep}'")
 
 
 def find_trials(parent: str) -> list[Any]:
     """Return the runs of all trials of a sweep's run."""
-    return list(
-        mlflow.search_runs(
-            filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`loupe.step` = 'trial'",
-            search_all_experiments=True,
-            max_results=MAX_TRIALS,
-            output_format="list",
-        )
-    )
+    return search_runs(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`loupe.step` = 'trial'")
 
 
 def adopt_trials(old: str, new: str) -> None:
@@ -137,7 +116,7 @@ def adopt_trials(old: str, new: str) -> None:
 
 
 def reopen_sweep_run(run_id: str) -> None:
-    """Open the run of this sweep again if another process closed it, for example while this process was suspended.
+    """Set the status of a sweep's run to RUNNING, if another process closed the run of this suspended process.
 
     Raises:
         LoupeError: another run continues the sweep.
@@ -151,7 +130,7 @@ def reopen_sweep_run(run_id: str) -> None:
 
 def discard_result(run_id: str) -> None:
     """Set the status of a finished run to KILLED, because the trial already has the result of another worker."""
-    mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
+    mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
 def get_tags(run_id: str | None) -> dict[str, str]:

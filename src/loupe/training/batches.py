@@ -4,10 +4,11 @@ import time
 
 import keras
 
-from loupe.config.training import Convolutional, GradientTrain
+from loupe.config.networks import Convolutional
+from loupe.config.training import GradientTrain
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
-from loupe.training.optimization import compile_model, training_precision
+from loupe.training.optimization import compile_model, use_training_precision
 from loupe.upscalers.geometry import Geometry
 
 BLOCKS_PER_SIDE = 4  # maximum blocks per side of a training input, for perceptrons that read pixels around a block
@@ -65,7 +66,7 @@ def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, p
     """
     weights = model.get_weights()
     compile_model(model, settings.with_steps(1))
-    with training_precision(model, settings):
+    with use_training_precision(model, settings):
         for step in range(WARMUP_STEPS):
             model.train_on_batch(*patches.draw_batch(step, count))
         start_time, steps, cpu_seconds = time.process_time(), 0, 0.0

@@ -16,7 +16,7 @@ import numpy as np
 from loupe.config.training import GradientTrain
 from loupe.data.patches import Patches
 from loupe.errors import UsageError
-from loupe.training.optimization import LOSSES, get_dropout_states
+from loupe.training.optimization import LOSSES, SEED_FACTOR, get_dropout_states
 
 CALL_SECONDS = 0.5  # target duration of a call, because signals and the progress bar wait for the end of a call
 MAX_CALL_STEPS = 256
@@ -113,7 +113,7 @@ class CompiledSteps:
                 plane = jnp.broadcast_to(strengths[:, None, None, None], inputs.shape)
                 inputs = jnp.concatenate([inputs, plane], axis=-1)
             for number, position in enumerate(self._dropout_positions):
-                random_state = [self._seed * 1009 + number, first + index]
+                random_state = [SEED_FACTOR * self._seed + number, first + index]
                 dtype = others[position].dtype
                 others[position] = jnp.stack([jnp.asarray(value, dtype) for value in random_state])
             compute = jax.value_and_grad(self._compute_loss, has_aux=True)
@@ -141,10 +141,10 @@ class CompiledSteps:
         if self._images is None:
             parts = list(pool.map(self._patches.cut, positions))
         else:
-            parts = [(each.chosen, each.offsets, each.corners, each.symmetries) for each in positions]
+            parts = [(at.pair_numbers, at.input_corners, at.label_corners, at.symmetries) for at in positions]
         found = self._patches.pairs.strengths
         strengths = np.zeros(len(self._patches.pairs), "float32") if found is None else found
-        parts = [(*part, strengths[each.chosen]) for part, each in zip(parts, positions, strict=True)]
+        parts = [(*part, strengths[each.pair_numbers]) for part, each in zip(parts, positions, strict=True)]
         batches = []
         for values in zip(*parts, strict=True):
             integers = np.uint8 if self._images is None else np.int32
@@ -160,7 +160,7 @@ class CompiledSteps:
         limit = DEVICE_SHARE * memory if memory else DEFAULT_IMAGE_BYTES
         if len(pairs) * sum(side**2 for side in pairs.sides) > limit:
             return None
-        inputs, labels = pairs.stack()
+        inputs, labels = pairs.copy_to_memory()
         return jax.device_put(inputs, self._replicated), jax.device_put(labels, self._replicated)
 
     def _get_variables(self) -> tuple[list[Any], list[Any], list[Any]]:
@@ -203,22 +203,22 @@ def _make_batch(images: tuple[Any, Any] | None, arrays: list[Any], sides: tuple[
     if images is None:
         inputs, labels = arrays
     else:
-        chosen, offsets, corners, symmetries = arrays
+        pair_numbers, input_corners, label_corners, symmetries = arrays
         inputs, labels = (
-            _apply_symmetries(_cut(whole, chosen, at, side), symmetries)
-            for whole, at, side in zip(images, (offsets, corners), sides, strict=True)
+            _apply_symmetries(_cut(whole, pair_numbers, corners, side), symmetries)
+            for whole, corners, side in zip(images, (input_corners, label_corners), sides, strict=True)
         )
     inputs, labels = (part.astype("float32")[..., None] / 127.5 - 1 for part in (inputs, labels))
     return inputs, labels
 
 
-def _cut(images: Any, chosen: Any, corners: Any, side: int) -> Any:
+def _cut(images: Any, numbers: Any, corners: Any, side: int) -> Any:
     """Cut squares as `patches.cut_squares` does."""
 
     def cut_one(number: Any, corner: Any) -> Any:
         return jax.lax.dynamic_slice(images, (number, corner[0], corner[1]), (1, side, side))[0]
 
-    return jax.vmap(cut_one)(chosen, corners)
+    return jax.vmap(cut_one)(numbers, corners)
 
 
 def _apply_symmetries(images: Any, symmetries: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from loupe.config.training import GradientTrain, Perceptron, Train
+from loupe.config.networks import Perceptron
+from loupe.config.training import GradientTrain, Train
 from loupe.data.pairs import Pairs
 from loupe.evaluation import metrics
 from loupe.upscalers.baselines import FilterUpscaler

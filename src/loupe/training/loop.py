@@ -122,8 +122,7 @@ def fit(
         model: the network with its initial weights.
         settings: the settings of the network, which define optimizer, schedule and steps.
         splits: batches are drawn from `train`; whole images of `validation` select the best point.
-        report: called with a point and a checkpoint. `fit` calls it at step 0, every `eval_every` steps and at the
-            end.
+        report: called with a point and a checkpoint at step 0, every `eval_every` steps and at the end.
         resume: the checkpoint to continue from; None starts at step 0.
 
     Returns:

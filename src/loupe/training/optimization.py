@@ -8,10 +8,14 @@ from typing import Any
 import keras
 
 from loupe.config.base import Settings
-from loupe.config.training import OPTIMIZERS, Convolutional, GradientTrain
+from loupe.config.networks import Convolutional
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # layers whose outputs are pixel values
+# A dropout layer has the seed SEED_FACTOR * seed + number of the layer. A network has fewer dropout layers.
+SEED_FACTOR = 1009
 
 
 def compile_model(model: keras.Model, settings: GradientTrain) -> None:
@@ -48,7 +52,7 @@ def get_dropout_states(model: keras.Model) -> list[Any]:
 
 
 @contextmanager
-def training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
+def use_training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
     """Inside the `with` block, compute the convolutions of the network's body with the precision of the settings.
 
     Weights, the linear branches and the last layer always use float32. After the block, the whole model computes in

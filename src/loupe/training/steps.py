@@ -10,7 +10,7 @@ from loupe.cli.progress import ProgressBar
 from loupe.config.training import GradientTrain
 from loupe.data.patches import Patches
 from loupe.errors import LoupeError, UsageError
-from loupe.training.optimization import get_dropout_states, training_precision
+from loupe.training.optimization import SEED_FACTOR, get_dropout_states, use_training_precision
 
 LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses
 
@@ -33,7 +33,7 @@ class SingleSteps:
         states = get_dropout_states(self._model)
         for step in steps:
             for number, state in enumerate(states):
-                state.assign([self._seed * 1009 + number, step])
+                state.assign([SEED_FACTOR * self._seed + number, step])
             loss = self._model.train_on_batch(*self._patches.draw_batch(step, self._size))
             report_losses(step, np.array([float(loss)]))
 
@@ -76,6 +76,6 @@ class StepRunner:
             losses.extend(new_losses)
             bar.update(first + len(new_losses))
 
-        with training_precision(self._model, self._settings):
+        with use_training_precision(self._model, self._settings):
             self._run(steps, report_losses)
         return float(np.mean(losses))

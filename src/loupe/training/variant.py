@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from loupe.config.fields import format_value
-from loupe.config.training import GradientTrain, Ridge, Train
+from loupe.config.networks import Ridge
+from loupe.config.training import GradientTrain, Train
 from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.models import builder

@@ -3,7 +3,7 @@
 A network of a few hundred bytes can run forever, or allocate gigabytes. onnxruntime does not react to signals.
 
 Over the first connection, the child sends three texts: the name of the network's geometry, the device that runs the
-network, and the reason why the requested device is not used ("" if it is used). Then the child answers requests on
+network, and the reason why another device than requested runs the network, or "". Then the child answers requests on
 all connections. A request and the answer each contain the shape of an image and the float32 values of the image.
 After an error, the child does not answer further requests on the connection.
 """
@@ -90,7 +90,7 @@ class IsolatedOnnxUpscaler:
             self._idle_connections.put(connection)
 
     def _receive(self, connection: Connection, timeout_s: float) -> tuple[Any, list[bytearray]]:
-        """Receive an answer. After an error, stop the process, because the rest of the answer may arrive later."""
+        """Receive an answer. After an error, stop the process, because parts of the answer may arrive later."""
 
         def check() -> None:
             if is_signalled():  # the main thread received a signal and waits for this thread
@@ -111,7 +111,7 @@ class IsolatedOnnxUpscaler:
 
     def _describe_end(self) -> PhotoError:
         """Return the error for a process that has ended."""
-        if self._child.is_over_time():
+        if self._child.stop_and_check_cpu_limit():
             return PhotoError(f"model: {self._name!r} takes too long")
         return PhotoError(f"model: {self._name!r} cannot be used: onnxruntime crashed, or needed too much memory")
 

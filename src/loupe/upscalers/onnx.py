@@ -23,7 +23,7 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 FALLBACK = "device: {} cannot be used: {}; the CPU is used"
 # The devices that `auto` tries. Core ML is excluded: every build for macOS contains Core ML, which may compute in
 # float16.
-AUTOMATIC = ("cuda", "directml")
+AUTO_DEVICES = ("cuda", "directml")
 
 
 class OnnxUpscaler:
@@ -34,8 +34,8 @@ class OnnxUpscaler:
 
     Args:
         file: ONNX file with the geometry in its metadata, as `models.onnx_export.export` writes it.
-        threads: number of threads per image; 0 means one per core. For several images it is faster to use one thread
-            per image and to call the model from several Python threads.
+        threads: number of threads per image; 0 means one per core. For several images, one thread per image and calls
+            from several Python threads are faster.
         device: a value of `config.fields.Device`. The CPU replaces a device that cannot be used.
 
     Raises:
@@ -58,7 +58,7 @@ class OnnxUpscaler:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Upscale images; see `UpscalingModel`."""
-        with self._turn:
+        with self._lock:
             return np.asarray(self._session.run(None, dict.fromkeys(self._inputs, images))[0])
 
     def _load(self, file: Path, threads: int) -> None:
@@ -67,7 +67,7 @@ class OnnxUpscaler:
         except Exception as error:  # onnxruntime raises exceptions of many classes for invalid files
             raise UsageError(f"model: {str(file)!r} is not an ONNX network: {describe_error(error)}") from None
         # Only the CPU runs several calls at a time: DirectML allows only one, and the memory of a GPU is limited.
-        self._turn: AbstractContextManager[Any] = nullcontext() if self.device == CPU else threading.Lock()
+        self._lock: AbstractContextManager[Any] = nullcontext() if self.device == CPU else threading.Lock()
         self.geometry = Geometry.from_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
         self._inputs = [part.name for part in self._session.get_inputs()]
         self._validate_result(file)
@@ -97,7 +97,7 @@ def _choose_device(setting: str) -> tuple[str, str]:
     except AttributeError:  # uninstalling one of two packages of onnxruntime removes files of the other
         raise UsageError("onnxruntime: must be complete: install onnxruntime or onnxruntime-gpu again") from None
     if setting == "auto":
-        return next((device for device in AUTOMATIC if PROVIDERS[device][0] in available), CPU), ""
+        return next((device for device in AUTO_DEVICES if PROVIDERS[device][0] in available), CPU), ""
     provider = PROVIDERS[setting][0]
     if provider in available:
         return setting, ""

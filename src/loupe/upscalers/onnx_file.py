@@ -12,7 +12,7 @@ from loupe.errors import UsageError
 MAX_FILE_BYTES = 2**28
 MAX_NODES = 5000
 MAX_RANK = 8
-# The operators of `models.onnx_export`. None of them contains another graph.
+# The operators of `models.onnx_export`. No operator contains another graph.
 OPERATORS = frozenset((
     "Add", "Cast", "Compress", "Concat", "ConstantOfShape", "Conv", "DepthToSpace", "Gather", "MatMul", "Pad",
     "ReduceMean", "ReduceProd", "Relu", "Reshape", "ScatterElements", "Shape", "Sigmoid", "SpaceToDepth", "Split",

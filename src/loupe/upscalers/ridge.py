@@ -13,7 +13,7 @@ from loupe.imaging.atomic import remove_leftovers, write_file
 from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
-ALPHA = 0.01
+ALPHA = 0.01  # default weight of the squared coefficients
 FIT_IMAGES = 2048  # maximum number of images; their millions of blocks suffice for the 81 to 100 columns of X
 
 
@@ -66,10 +66,10 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
 
 
 def load_weights(file: Path, scale: Fraction) -> np.ndarray:
-    """Load the ridge of a scale factor from a file.
+    """Load the weights of a ridge regression from a file.
 
     Raises:
-        LoupeError: the file is not a ridge of this scale factor.
+        LoupeError: the file does not contain the weights of a ridge regression for this scale factor.
     """
     q, p = scale.denominator, scale.numerator
     try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from loupe.upscalers.geometry import Geometry
 
-TILE = 256  # side of a tile in pixels of the image, without the halo
+TILE = 256  # side of a tile in pixels of the image, without the halo (the overlap with other tiles)
 
 
 class UpscalingModel(Protocol):
@@ -30,7 +30,7 @@ class UpscalingModel(Protocol):
 
 
 class SelfEnsemble:
-    """A model that upscales the 8 flips and rotations of an image, turns the results back, and averages them.
+    """A model that upscales the 8 flips and rotations of an image, reverses them in the results, and averages.
 
     Errors that depend on the direction cancel out, but upscaling takes 8 times as long. Timofte et al. (2016, "Seven
     ways to improve example-based single image super resolution") call this enhanced prediction.
@@ -122,8 +122,8 @@ def upscale_rows(
 
     Args:
         model: as in `upscale`.
-        rows: a function that returns rows of the image, float32 (rows, width) in [-1, 1]. Its arguments are the first
-            row and the row after the last row.
+        rows: a function that returns rows of the image, float32 (rows, width) in [-1, 1]. The arguments of the
+            function are the number of the first row, and the number of the last row plus 1.
         height: the height of the image.
         result_rows: the rows of the result to compute.
         tile: as in `upscale`.
@@ -136,8 +136,8 @@ def upscale_rows(
     begin = max(0, int(result_rows.start / geometry.scale) - margin) // geometry.q * geometry.q
     end = min(height, int(result_rows.stop / geometry.scale) + 1 + margin)
     large = upscale(model, rows(begin, end)[None, ..., None], "gaussian", tile)[0, ..., 0]
-    above = int(begin * geometry.scale)
-    return large[result_rows.start - above : result_rows.stop - above]
+    first_row = int(begin * geometry.scale)
+    return large[result_rows.start - first_row : result_rows.stop - first_row]
 
 
 def _list_shifts(geometry: Geometry) -> list[int]:
@@ -157,7 +157,7 @@ def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` mirrored rows above the image and `right` mirrored columns left of it; crop the result.
+    """Upscale with `down` mirrored rows above and `right` mirrored columns left of the image; crop the result.
 
     Returns:
         (n, ceil(h scale), ceil(w scale), 1).
@@ -172,9 +172,9 @@ def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right
     return large[:, top : top + bottom, left : left + end]
 
 
-def compute_largest_input(geometry: Geometry, tile: int = TILE) -> int:
+def compute_largest_input(geometry: Geometry) -> int:
     """Return the largest side of the images that `upscale` gives a model."""
-    return _compute_core(geometry, tile) + 2 * geometry.halo
+    return _compute_core(geometry, TILE) + 2 * geometry.halo
 
 
 def _compute_core(geometry: Geometry, tile: int) -> int:

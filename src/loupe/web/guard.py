@@ -155,7 +155,7 @@ class DemoGuard:
 async def _refuse(status: int, reason: str, send: "Send") -> None:
     content = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    headers.append((b"connection", b"close"))  # the body is not read, because it may be endless
+    headers.append((b"connection", b"close"))  # the body of the request is not read, because it may be endless
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 

@@ -1,0 +1,85 @@
+"""The settings of `evaluate`."""
+
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from loupe.config.base import GIVEN, DatasetSettings, Settings
+from loupe.config.datasets import LIMIT, LabelSettings, Luminance
+from loupe.config.fields import DEVICE, Count, Device, Names, Qualities, Scale, Text, Unset, field
+from loupe.config.photos import ENSEMBLE, MODEL
+from loupe.config.training import DATASET, RECOMPOSE, Recompose
+
+LABEL_PROTOCOLS = frozenset({"labels", "study-patches"})  # the other protocol, `classical`, scores whole photos
+
+
+class Evaluate(DatasetSettings, LabelSettings):
+    """Score a model and the baselines on a dataset or on a folder of photos."""
+
+    STEP = "evaluate"
+    model: str = field("champion", f"model to score: {MODEL}")
+    beside: Names = field(
+        (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
+    )
+    scale: Scale = field(
+        Fraction(3, 2), "scale factor, for a model with several scale factors", rule="3:2, 2:1 or 3:1"
+    )
+    protocol: Literal["labels", "study-patches", "classical"] = field(
+        "labels",
+        "the images that are scored. labels: high-resolution images that are cut from photos. study-patches: 20 "
+        "random patches of each photo (2016 study). classical: whole photos. With classical, a bicubic filter "
+        "downscales the photos to the inputs, and the scores compare luma values from 16 to 235 without the border "
+        "pixels, as in most papers",
+    )
+    dataset: str = field("sample", DATASET)
+    split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
+    photos: Text = field(
+        None,
+        "folder or tar file of photos to use instead of `dataset`; the fields `crop`, `crops`, `label_size`, "
+        "`shrink` and `recompress` apply only to these photos. none: the bundled photos with protocol=classical, "
+        "otherwise `dataset`",
+        rule="none or a path",
+    )
+    luminance: Annotated[Luminance | None, Unset] = field(
+        None,
+        "formula that converts the colour of the photos to luminance",
+        rule="rec601, rec709 or relative; default: the formula of the model",
+    )
+    limit: Count = field(None, LIMIT, rule="none or >= 1")
+    degrade: Literal["none", "jpeg"] = field(
+        "none",
+        "degradation of the inputs. jpeg: compression as grey JPEG; each model is scored for each of the `qualities`",
+    )
+    qualities: Qualities = field(
+        (100, 95, 90, 85, 75, 60, 50, 30),
+        "JPEG qualities of the inputs with degrade=jpeg; 100 means no compression",
+        rule="numbers from 1 to 100, comma-separated",
+    )
+    recompose: Recompose = field("concatenate", RECOMPOSE)
+    ensemble: bool = field(False, ENSEMBLE)
+    device: Device = field("auto", DEVICE)
+    out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
+    sheet: Text = field(
+        None,
+        "image file that shows the most detailed parts of the labels, upscaled by each model; with degrade=jpeg, the "
+        "inputs have the lowest of the `qualities`",
+        rule="none or a path",
+    )
+    SMOKE = {"limit": 6}
+    DEPENDS = {
+        "recompose": {"protocol": frozenset({"labels", "classical"})},
+        "sheet": {"protocol": "labels"},
+        "degrade": {"photos": GIVEN, "protocol": "labels"},
+        "qualities": {"degrade": "jpeg"},
+        **{name: {"photos": None, "protocol": LABEL_PROTOCOLS} for name in ("dataset", "split")},
+        # These fields cut labels from photos. A dataset already contains labels.
+        **{
+            name: {"photos": GIVEN, "protocol": LABEL_PROTOCOLS}
+            for name in ("crop", "label_size", "luminance", "shrink")
+        },
+        "recompress": {"photos": GIVEN, "protocol": LABEL_PROTOCOLS, "degrade": "none"},
+    }
+
+    @property
+    def label_settings(self) -> dict[str, Any]:
+        """The values of the fields of `LabelSettings` by name."""
+        return self.select(LabelSettings.model_fields.keys() - Settings.model_fields.keys())

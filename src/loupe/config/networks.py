@@ -1,0 +1,158 @@
+"""The networks and their settings. `build_train_class` combines a network with an optimizer."""
+
+from fractions import Fraction
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from loupe.config.base import SettingsError
+from loupe.config.fields import Hidden, Number, Patch, field, format_value, quote_value
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
+
+# Default number of q x q blocks per side of a training crop. The network pads a crop with its mirrored border. In
+# smaller crops, this padding affects a larger share of the pixels.
+CROP_BLOCKS = 32
+DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
+
+
+class Convolutional(GradientTrain):
+    """A convolutional network that maps q x q blocks of the input to p x p blocks; the scale factor is p/q."""
+
+    network: Literal["convolutional"] = field("convolutional", "the network to train")
+    filters: int = field(32, "number of channels of the input and output of a residual layer", ge=1, le=1024)
+    layers: int = field(
+        3, "number of residual layers; each is a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
+    )
+    expansion: int = field(2, "channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
+    crop: Annotated[int, Field(ge=8, le=512)] = field(
+        lambda data: CROP_BLOCKS * data.get("scale", Fraction(3, 2)).denominator,
+        "side in pixels of the training crops (squares that are cut from an input); default 64 for scale 3:2, 32 for "
+        "2:1 and 3:1",
+        rule="a multiple of 2 for scale 3:2",
+    )
+    condition: Literal["none", "jpeg"] = field(
+        "none",
+        "second channel of the input. none: no second channel. jpeg: the strength of the JPEG artefacts from 0 to 1, "
+        "computed from the JPEG quality of the input; the network adapts to the strength",
+    )
+    precision: Literal["float32", "bfloat16"] = field(
+        "float32",
+        "number format of the convolutions during the training; bfloat16 is faster with many filters on processors "
+        "that support bfloat16",
+    )
+    DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
+    SMOKE = {"filters": 8, "layers": 1, "crop": 16}
+
+    @model_validator(mode="after")
+    def _validate_crop(self) -> "Convolutional":
+        if self.crop % self.scale.denominator:
+            raise ValueError(f"crop: must be a multiple of 2 at scale 3:2, got {self.crop}")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_condition(self) -> "Convolutional":
+        if self.condition != "none" and self.pre_upscale != "none":
+            raise ValueError(f"condition: must be none with pre_upscale={self.pre_upscale}, got {self.condition}")
+        return self
+
+
+class Perceptron(GradientTrain):
+    """The networks of the 2016 study: dense layers that map a patch of the input to a patch of the label."""
+
+    network: Literal["perceptron"] = field("perceptron", "the network to train")
+    patch: Patch = field(
+        lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
+        "side of an input patch and side of the label patch, in pixels: 10:15 maps 10x10 pixels to 15x15 pixels. The "
+        "second number divided by the first is `scale`. whole: one patch with the size of the input. Default 10:15 "
+        "for scale 3:2, 8:16 for 2:1, 6:18 for 3:1",
+        rule="input side:label side, or whole",
+    )
+    hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")
+    mirror: bool = field(
+        True,
+        "mirror the list of hidden layers, as the code of the 2016 study does: 2048,1024 becomes 2048,1024,2048",
+    )
+    entry_convolutions: Annotated[Literal[0, 2], Number] = field(
+        0, "number of convolutions before the dense layers (proposed by the 2016 study)"
+    )
+    output_activation: Literal["linear", "same"] = field(
+        "linear", "activation of the last layer. same: the activation of the hidden layers (2016 study)"
+    )
+    keep_prob: float = field(1.0, "probability that dropout keeps a unit (2016 study: 1.0, 0.9, 0.5)", gt=0, le=1)
+    dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (2016 study: first)")
+    recompose: Recompose = field("concatenate", RECOMPOSE)
+    DEFAULTS = {"batch_size": 256, "steps": 800, "learning_rate": 3e-4}
+    SMOKE = {"hidden": "32,16", "batch_size": 32}
+
+    @model_validator(mode="after")
+    def _validate_patch(self) -> "Perceptron":
+        if self.patch != "whole":
+            input_side, label_side = map(int, self.patch.split(":"))
+            if Fraction(label_side, input_side) != self.scale:
+                rule = f"input side:label side for scale {format_value(self.scale)}"
+                raise ValueError(f"patch: must be {rule}, such as {DEFAULT_PATCHES[self.scale]}, got {self.patch}")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_initial_weights(self) -> "Perceptron":
+        """Refuse skip=ridge with sigmoid or ReLU as the last activation.
+
+        With skip=ridge, the weights of the last layer are initially 0. The result of this layer is added to the
+        result of ridge. Sigmoid is not 0 at 0: the untrained network would differ from ridge. ReLU has no gradient
+        at 0: the last layer would not train.
+        """
+        if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":
+            raise ValueError(
+                f"output_activation: must be linear with skip=ridge and activation={self.activation}, got same"
+            )
+        return self
+
+
+class Ridge(Train):
+    """Ridge regression, which has a closed-form solution."""
+
+    network: Literal["ridge"] = field("ridge", "the network to train")
+    alpha: float = field(0.01, "weight of the L2 penalty, as in scikit-learn's Ridge", ge=0, le=1e6)
+
+
+NETWORKS: dict[str, type[Train]] = {"convolutional": Convolutional, "perceptron": Perceptron, "ridge": Ridge}
+
+
+@cache
+def build_train_class(network: str, optimizer: str | None = None) -> type[Train]:
+    """Return the settings class of `train` for a network and an optimizer.
+
+    Args:
+        network: a key of NETWORKS.
+        optimizer: a key of OPTIMIZERS; None means the network's default. Ridge regression ignores this argument.
+
+    Raises:
+        SettingsError: a name is unknown.
+    """
+    network_class = _look_up("network", network, NETWORKS)
+    if not issubclass(network_class, GradientTrain):
+        return network_class
+    optimizer = optimizer or network_class.model_fields["optimizer"].default
+    optimizer_class = _look_up("optimizer", optimizer, OPTIMIZERS)
+    return create_model(
+        f"{network_class.__name__}With{optimizer_class.__name__}",
+        __base__=(optimizer_class, network_class),
+        __doc__=network_class.__doc__,
+        optimizer=(Literal[optimizer], field(optimizer, "the optimizer")),  # type: ignore[arg-type]
+    )
+
+
+def find_field_owners(name: str) -> list[str]:
+    """Return the networks and optimizers that have a field of this name, such as `network=perceptron`."""
+    owners = []
+    for kind, table in (("network", NETWORKS), ("optimizer", OPTIMIZERS)):
+        owners += [f"{kind}={key}" for key, settings in table.items() if name in settings.model_fields]
+    return owners
+
+
+def _look_up(kind: str, name: str, table: dict[str, Any]) -> Any:
+    if name not in table:
+        raise SettingsError(f"{kind}: must be one of {', '.join(table)}, got {quote_value(name)}")
+    return table[name]

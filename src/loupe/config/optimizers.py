@@ -1,0 +1,60 @@
+"""The optimizers and their settings."""
+
+from typing import ClassVar
+
+from loupe.config.base import Settings
+from loupe.config.fields import field
+
+
+class Optimizer(Settings):
+    """The fields that an optimizer adds to the settings of a network: arguments of the Keras class KERAS."""
+
+    KERAS: ClassVar[str] = ""
+
+
+class Sgd(Optimizer):
+    """Stochastic gradient descent."""
+
+    KERAS = "keras.optimizers.SGD"
+    momentum: float = field(0.0, "fraction of the previous weight update that the next update adds", ge=0, lt=1)
+    DEFAULTS = {"learning_rate": 0.1}
+
+
+class Adadelta(Optimizer):
+    """AdaDelta."""
+
+    KERAS = "keras.optimizers.Adadelta"
+    rho: float = field(0.95, "decay rate of the mean of squared gradients", ge=0, lt=1)
+    epsilon: float = field(1e-8, "constant that is added to the denominator for numerical stability", gt=0, le=1)
+    DEFAULTS = {"learning_rate": 1.0}
+
+
+class Rmsprop(Optimizer):
+    """RMSProp, by default with the study's values."""
+
+    KERAS = "keras.optimizers.RMSprop"
+    rho: float = field(0.9, "decay rate of the mean of squared gradients", ge=0, lt=1)
+    momentum: float = field(0.0, "fraction of the previous weight update that the next update adds", ge=0, lt=1)
+    epsilon: float = field(1e-10, "constant that is added to the denominator for numerical stability", gt=0, le=1)
+    DEFAULTS = {"learning_rate": 3e-4}
+
+
+class Adam(Optimizer):
+    """Adam."""
+
+    KERAS = "keras.optimizers.Adam"
+    beta_1: float = field(0.9, "decay rate of the mean of gradients", ge=0, lt=1)
+    beta_2: float = field(0.999, "decay rate of the mean of squared gradients", ge=0, lt=1)
+    epsilon: float = field(1e-7, "constant that is added to the denominator for numerical stability", gt=0, le=1)
+
+
+class Adamw(Adam):
+    """Adam with decoupled weight decay."""
+
+    KERAS = "keras.optimizers.AdamW"
+    weight_decay: float = field(0.004, "weight decay per step, relative to the learning rate", ge=0, lt=1)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": Sgd, "adadelta": Adadelta, "rmsprop": Rmsprop, "adam": Adam, "adamw": Adamw,
+}  # fmt: skip

@@ -1,0 +1,161 @@
+"""Converts colours where a format cannot store their colour space."""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from loupe.imaging.formats import has_alpha
+from loupe.imaging.image_data import ImageStream
+from loupe.imaging.profiles import SRGB, make_profile
+
+UNPROFILED_FORMATS = frozenset(("BMP", "GIF"))  # results in these formats have no profile
+RGB_FORMATS = frozenset(("WEBP", "AVIF"))  # these formats store grey as RGB, or are decoded as RGB
+# Chromaticities by the code of the primaries (ITU-T H.273, table 2), as in `profiles.SRGB`.
+D65, ILLUMINANT_C = (0.3127, 0.329), (0.31, 0.316)
+PRIMARIES = {
+    1: SRGB,
+    4: (*ILLUMINANT_C, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
+    5: (*D65, 0.64, 0.33, 0.29, 0.6, 0.15, 0.06),
+    6: (*D65, 0.63, 0.34, 0.31, 0.595, 0.155, 0.07),
+    7: (*D65, 0.63, 0.34, 0.31, 0.595, 0.155, 0.07),
+    8: (*ILLUMINANT_C, 0.681, 0.319, 0.243, 0.692, 0.145, 0.049),
+    9: (*D65, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046),
+    11: (0.314, 0.351, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
+    12: (*D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
+    22: (*D65, 0.63, 0.34, 0.295, 0.605, 0.155, 0.077),
+}  # fmt: skip
+WHITE_NITS = 203  # the brightness of SDR white in HDR images (ITU-R BT.2408)
+SRGB_TRANSFER, PQ, HLG = 13, 16, 18
+Curve = Callable[[np.ndarray], np.ndarray]
+
+
+def _make_power(exponent: float) -> Curve:
+    return lambda values: values**exponent
+
+
+def _decode_bt709(values: np.ndarray) -> np.ndarray:
+    return np.where(values < 0.081, values / 4.5, ((values + 0.099) / 1.099) ** (1 / 0.45))
+
+
+def _decode_srgb(values: np.ndarray) -> np.ndarray:
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def _decode_pq(values: np.ndarray) -> np.ndarray:
+    """Decode SMPTE ST 2084."""
+    root = values ** (32 / 2523)
+    light = np.maximum(root - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * root)
+    return light ** (16384 / 2610) * 10_000 / WHITE_NITS
+
+
+def _decode_hlg(values: np.ndarray) -> np.ndarray:
+    """Decode ITU-R BT.2100 HLG for a display of 1,000 nits, with the system gamma per band."""
+    scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+    return scene**1.2 * 1000 / WHITE_NITS
+
+
+# Linear light, where 1 is SDR white, from values 0 to 1, by the code of the transfer function (H.273, table 3).
+TRANSFERS: dict[int, Curve] = {
+    **dict.fromkeys((1, 6, 14, 15), _decode_bt709),
+    4: _make_power(2.2),
+    5: _make_power(2.8),
+    8: _make_power(1),
+    SRGB_TRANSFER: _decode_srgb,
+    PQ: _decode_pq,
+    17: lambda values: values**2.6 * 52.37 / 48,
+    HLG: _decode_hlg,
+}
+
+
+def fit_colours(stream: ImageStream, name: str) -> ImageStream:
+    """Convert an image to a colour space that a format can store.
+
+    PNG and AVIF store the chunks of `Metadata.colour_chunks`. For other formats, the curve becomes that of sRGB, and
+    a profile describes the primaries. Images in formats without a profile, and grey images in formats of RGB images,
+    become sRGB.
+    """
+    metadata = stream.metadata
+    chunks = metadata.colour_chunks
+    if chunks and not (name == "PNG" or (name == "AVIF" and {*chunks} == {b"cICP"})):
+        metadata = replace(metadata, colour_chunks={})
+        if not metadata.icc:
+            table, chromaticities, unknown = _interpret(chunks, stream.dtype)
+            if chromaticities and stream.bands > 2:
+                metadata = replace(metadata, icc=make_profile(chromaticities))
+            metadata = replace(metadata, omitted=(*metadata.omitted, *unknown))
+            if table is not None:
+                stream = replace(stream, strips=_apply_table(stream, table))
+    if metadata.icc and (name in UNPROFILED_FORMATS or (name in RGB_FORMATS and metadata.icc[16:20] == b"GRAY")):
+        stream = replace(stream, strips=_convert_to_srgb(stream, metadata.icc))
+        metadata = replace(metadata, icc=b"")
+    return replace(stream, metadata=metadata)
+
+
+def set_nclx(content: bytes, chunk: bytes) -> bytes:
+    """Write primaries and transfer function of a cICP chunk to the `nclx` boxes of an AVIF (ISO/IEC 14496-12)."""
+    head, data, pixels = content.partition(b"mdat")
+    parts = head.split(b"colrnclx")
+    codes = struct.pack(">HH", chunk[0], chunk[1])
+    return b"colrnclx".join([parts[0], *(codes + part[4:] for part in parts[1:])]) + data + pixels
+
+
+def _interpret(
+    chunks: dict[bytes, bytes], dtype: np.dtype
+) -> tuple[np.ndarray | None, tuple[float, ...] | None, list[str]]:
+    """Return a table to sRGB's curve, the chromaticities, and names of what is lost; None stands for sRGB's."""
+    white, unknown = np.iinfo(dtype).max, []
+    levels = np.arange(white + 1) / white
+    chromaticities: tuple[float, ...] = SRGB
+    decode: Curve = _decode_srgb
+    if cicp := chunks.get(b"cICP"):
+        primaries, transfer, _, full_range = cicp
+        if (primaries not in PRIMARIES and primaries != 2) or (transfer not in TRANSFERS and transfer != 2):
+            unknown.append(f"colour space cICP {primaries}/{transfer}")
+        elif transfer in (PQ, HLG):
+            unknown.append("brightness above white (HDR)")
+        chromaticities, decode = PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, _decode_srgb)
+        if not full_range:
+            black = 16 * (white + 1) // 256
+            levels = (levels * white - black) / (219 * (white + 1) // 256)
+    elif b"sRGB" not in chunks:
+        gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big") / 1e5
+        if gamma and abs(gamma - 0.45455) > 0.01:  # 1 / 2.2 stands for sRGB
+            decode = _make_power(1 / gamma)
+        if b"cHRM" in chunks:
+            chromaticities = tuple(value / 1e5 for value in struct.unpack(">8I", chunks[b"cHRM"]))
+    light = np.clip(decode(np.clip(levels, 0, 1)), 0, 1)
+    encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    table = np.rint(encoded * white).astype(dtype)
+    is_srgb = np.allclose(chromaticities, SRGB, atol=0.002) or not all(chromaticities[1::2])
+    return (
+        None if (table == np.arange(white + 1)).all() else table,
+        None if is_srgb else chromaticities,
+        unknown,
+    )
+
+
+def _apply_table(stream: ImageStream, table: np.ndarray) -> Iterator[np.ndarray]:
+    colours = stream.bands - has_alpha(stream.bands)
+    for strip in stream.strips:
+        converted = strip.copy()
+        converted[..., :colours] = table[strip[..., :colours]]
+        yield converted
+
+
+def _convert_to_srgb(stream: ImageStream, icc: bytes) -> Iterator[np.ndarray]:
+    """Convert strips to sRGB; grey stays grey."""
+    import pyvips
+
+    bits, deep = 8 * stream.dtype.itemsize, "16" * (stream.dtype == np.uint16)
+    colours = stream.bands - has_alpha(stream.bands)
+    profile_bands = 1 if icc[16:20] == b"GRAY" else 3
+    interpretation = {1: f"{'grey' if deep else 'b-w'}{deep}", 3: f"{'rgb' if deep else 'srgb'}{deep}"}
+    for strip in stream.strips:
+        pixels = strip[..., :colours].repeat(profile_bands // colours, axis=2)
+        image = pyvips.Image.new_from_array(pixels, interpretation=interpretation[profile_bands])
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
+        image = image.icc_transform("srgb", embedded=True, intent="relative", depth=bits)
+        converted = image.numpy()[..., 1 : 1 + colours] if colours == 1 else image.numpy()
+        yield np.concatenate([converted, strip[..., colours:]], axis=2)

@@ -1,0 +1,90 @@
+"""Reads the colour space that an image file declares without a profile."""
+
+import io
+import math
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, TiffImagePlugin
+
+from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
+
+AVIF_HEAD_BYTES = 2**16  # libavif and libheif write the boxes of an image's properties first
+EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
+TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
+UNSPECIFIED, SRGB_CODES = b"\x00\x02\x00\x02", b"\x00\x01\x00\x0d"  # primaries and transfer function (ITU-T H.273)
+HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))
+
+
+def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, bytes]:
+    """Return the colour space of an opened image as PNG chunks: cICP, gAMA, cHRM and sRGB (PNG, third edition)."""
+    info, chunks = image.info, {}
+    if image.format == "PNG":
+        chunks = _read_png_chunks(source)
+    elif image.format == "AVIF" and "icc_profile" not in info:
+        chunks = _read_nclx(source)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        with suppress(ArithmeticError, TypeError, ValueError, struct.error):
+            chunks = _read_tiff_tags(image.tag_v2)
+    if "gamma" in info:
+        chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 1e5))
+    if "chromaticity" in info:
+        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 1e5) for value in info["chromaticity"]))
+    if "srgb" in info:
+        chunks[b"sRGB"] = bytes([info["srgb"]])
+    return chunks
+
+
+def read_exif_profile(exif: Image.Exif) -> bytes:
+    """Return the Adobe RGB profile if the EXIF tags declare this colour space (DCF 2.0); otherwise b""."""
+    with suppress(Exception):  # damaged tags
+        if EXIF_IFD not in exif:  # otherwise Pillow would add an empty directory
+            return b""
+        tags = exif.get_ifd(EXIF_IFD)
+        # Some cameras write 2 instead of an interoperability index.
+        if tags.get(COLOUR_SPACE) == 2 or (
+            tags.get(COLOUR_SPACE) != 1
+            and exif.get_ifd(INTEROPERABILITY_IFD).get(INTEROPERABILITY_INDEX, "").strip("\0 ") == "R03"
+        ):
+            return make_profile(ADOBE_RGB, ADOBE_GAMMA)
+    return b""
+
+
+def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
+    """Read cICP and the chunks of HDR_CHUNKS, which Pillow skips."""
+    chunks = {}
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] in {b"cICP", *HDR_CHUNKS} and length < 100:
+                chunks[head[4:]] = file.read(length)
+                length = 0
+            file.seek(length + 4, io.SEEK_CUR)
+    return {name: data for name, data in chunks.items() if name != b"cICP" or len(data) == 4}
+
+
+def _read_nclx(source: bytes | Path) -> dict[bytes, bytes]:
+    """Read the first `nclx` box of an AVIF (ISO/IEC 14496-12) as a cICP chunk. The decoder applies the matrix."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(AVIF_HEAD_BYTES).partition(b"mdat")[0]
+    codes = head.partition(b"colrnclx")[2][:4]
+    if len(codes) < 4 or codes in (UNSPECIFIED, SRGB_CODES) or codes[0] or codes[2]:
+        return {}
+    return {b"cICP": bytes([codes[1], codes[3], 0, 1])}
+
+
+def _read_tiff_tags(tags: Any) -> dict[bytes, bytes]:
+    """Read the tags for colorimetry (TIFF 6.0, section 20) as gAMA and cHRM chunks."""
+    chunks = {}
+    if PRIMARY_CHROMATICITIES in tags:
+        values = [float(value) for value in (*tags.get(WHITE_POINT, (0.3127, 0.329)), *tags[PRIMARY_CHROMATICITIES])]
+        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 1e5) for value in values))
+    if table := tags.get(TRANSFER_FUNCTION):
+        levels = len(table) // 3 if len(table) in (3 * 2**8, 3 * 2**16) else len(table)
+        middle = levels // 2
+        exponent = math.log(table[middle] / 65535) / math.log(middle / (levels - 1))
+        chunks[b"gAMA"] = struct.pack(">I", round(1e5 / exponent))
+    return chunks

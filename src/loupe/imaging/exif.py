@@ -1,0 +1,186 @@
+"""Reads EXIF tags, and updates the tags that describe positions and sizes."""
+
+from typing import Any
+
+from PIL import Image, TiffImagePlugin
+
+from loupe.imaging.placement import Placement
+
+ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
+EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
+RELATED_WIDTH, RELATED_HEIGHT = 0x1001, 0x1002  # tags of the interoperability directory
+SUBJECTS, FOCAL_PLANE_RESOLUTIONS = (0x9214, 0xA214), (0xA20E, 0xA20F)
+PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # OGC GeoTIFF 1.1
+RATIONAL_POLYNOMIAL, RASTER_TYPE, PIXEL_IS_POINT = 50844, 1025, 2
+GEO_TAGS = frozenset((PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, 34736, 34737, RATIONAL_POLYNOMIAL))
+# TIFF tags that are not copied, for one of these reasons: the tag describes how the pixels are stored (TIFF 6.0),
+# `Metadata` has a field for the tag, or the tag contains Photoshop layers with the size of the original.
+STRUCTURE = frozenset(
+    {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
+     330, *range(332, 348), *range(512, 533), 700, 33723, 34377, 34675, 37724}
+)  # fmt: skip
+# Tags with the position of data that is not copied: strips, tiles, further directories and a thumbnail.
+POINTERS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
+
+
+class RawText(str):
+    """Text of a tag, with one character per byte. Saving the image writes these bytes unchanged.
+
+    Pillow decodes texts as Latin-1, but encodes only ASCII. Cameras and editors also write UTF-8.
+    """
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        """Return the original bytes, whatever encoding is requested."""
+        return super().encode("latin-1")
+
+
+def load_exif(content: bytes) -> Image.Exif:
+    """Parse EXIF bytes. Non-ASCII texts become `RawText`, so that saving the image writes the original bytes."""
+    exif = Image.Exif()
+    exif.load(content)
+    directories = _get_directories(exif)
+    if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
+        # Pillow also writes a directory to the first level if the same object has read it.
+        copy = Image.Exif()
+        copy.load(content)
+        nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
+        exif.pop(INTEROPERABILITY_IFD, None)
+    for tags in directories:
+        _use_raw_text(tags)
+    return exif
+
+
+def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, list[str]]:
+    """Return the tags of an opened image with the orientation 1 (upright), and names of tags that are not readable.
+
+    Args:
+        image: the opened image.
+        exif: the tags of the image; changed in place.
+    """
+    for tag in (STRUCTURE if image.format == "TIFF" else POINTERS) & set(exif):
+        del exif[tag]
+    if not len(exif):
+        return None, []
+    if ORIENTATION in exif:
+        exif[ORIENTATION] = 1
+    exif.bigtiff = False  # EXIF has offsets of 4 bytes in all other formats
+    omitted = []
+    try:
+        for tags in _get_directories(exif):
+            _use_raw_text(tags)
+        content = exif.tobytes()
+    except Exception:  # damaged tags
+        omitted = _remove_unreadable(exif)
+        content = exif.tobytes()
+    return load_exif(content), omitted  # the copy does not need the open file
+
+
+def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
+    """Update sizes and positions; return names of tags that were removed. `exif` is changed in place."""
+    nested = exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}
+    width, height = placement.result
+    for tags in (exif, nested):
+        for names, side in ((WIDTHS, width), (HEIGHTS, height)):
+            for name in names:
+                if name in tags:
+                    tags[name] = side
+    if placement.is_identity:
+        return []
+    omitted = []
+    for tag in SUBJECTS:
+        if tag in nested:
+            try:
+                nested[tag] = placement.place_subject(nested[tag])
+            except (TypeError, ValueError):
+                del nested[tag]
+                omitted.append("subject area")
+    try:
+        resolutions = [float(nested[tag]) for tag in FOCAL_PLANE_RESOLUTIONS if tag in nested]
+        ordered = resolutions[::-1] if placement.is_rotated and len(resolutions) == 2 else resolutions
+        for tag, value, scale in zip(FOCAL_PLANE_RESOLUTIONS, ordered, placement.scales, strict=False):
+            nested[tag] = TiffImagePlugin.IFDRational(value * scale)  # a float would be written as double
+    except (TypeError, ValueError, ArithmeticError):
+        omitted.append("focal-plane resolution")
+        for tag in FOCAL_PLANE_RESOLUTIONS:
+            nested.pop(tag, None)
+    if isinstance(related := nested.get(INTEROPERABILITY_IFD), dict):
+        related |= {tag: side for tag, side in ((RELATED_WIDTH, width), (RELATED_HEIGHT, height)) if tag in related}
+    if GEO_TAGS & set(exif):
+        omitted += _place_on_map(exif, placement)
+    return omitted
+
+
+def _get_directories(exif: Image.Exif) -> list[Any]:
+    return [exif, *(exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif)]
+
+
+def _use_raw_text(tags: Any) -> None:
+    for tag, value in list(tags.items()):
+        if isinstance(value, str) and not value.isascii():
+            tags[tag] = RawText(value)
+
+
+def _remove_unreadable(exif: Image.Exif) -> list[str]:
+    """Remove tags that Pillow cannot write, from all directories; return their names."""
+    removed = []
+    groups = {tag: exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
+    for group, tags in ((None, exif), *groups.items()):
+        for tag in list(tags):
+            try:
+                value = tags[tag]
+                if tag in (EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD):
+                    if not exif.get_ifd(tag):
+                        raise ValueError("an empty directory")
+                    continue
+                _write_tag(group, tag, RawText(value) if isinstance(value, str) else value)
+            except Exception:
+                try:  # a number as text
+                    number = float(value.strip("\0 "))
+                    _write_tag(group, tag, number)
+                    tags[tag] = number
+                except Exception:
+                    del tags[tag]
+                    removed.append(f"EXIF tag {tag:#06x}")
+    return removed
+
+
+def _write_tag(group: int | None, tag: int, value: Any) -> None:
+    directory = TiffImagePlugin.ImageFileDirectory_v2(group=group)
+    directory[tag] = value
+    directory.tobytes()
+
+
+def _place_on_map(exif: Image.Exif, placement: Placement) -> list[str]:
+    """Update the tags that map pixels to coordinates (OGC GeoTIFF 1.1, annex B); a turned image loses them."""
+    try:
+        if placement.orientation != 1:
+            raise ValueError("GeoTIFF describes the pixels as they are stored")
+        (scale_x, scale_y), (left, top) = placement.scales, placement.margins
+        keys = tuple(exif.get(GEO_KEYS, ()))
+        entries = dict(zip(keys[4::4], keys[7::4], strict=False))
+        # Pixel coordinates are at the corner of a pixel, or at its centre.
+        centre = 0.5 if entries.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
+        shifts = centre * scale_x - centre - left, centre * scale_y - centre - top
+        if PIXEL_SCALE in exif:
+            x, y, *z = exif[PIXEL_SCALE]
+            exif[PIXEL_SCALE] = x / scale_x, y / scale_y, *z
+        if TIE_POINTS in exif:
+            points = list(exif[TIE_POINTS])
+            points[::6] = [value * scale_x + shifts[0] for value in points[::6]]
+            points[1::6] = [value * scale_y + shifts[1] for value in points[1::6]]
+            exif[TIE_POINTS] = tuple(points)
+        if TRANSFORMATION in exif:
+            matrix = list(exif[TRANSFORMATION])
+            for row in range(0, 16, 4):
+                matrix[row] /= scale_x
+                matrix[row + 1] /= scale_y
+                matrix[row + 3] -= matrix[row] * shifts[0] + matrix[row + 1] * shifts[1]
+            exif[TRANSFORMATION] = tuple(matrix)
+    except (TypeError, ValueError, IndexError):
+        for tag in GEO_TAGS & set(exif):
+            del exif[tag]
+        return ["GeoTIFF"]
+    if RATIONAL_POLYNOMIAL in exif:
+        del exif[RATIONAL_POLYNOMIAL]
+        return ["GeoTIFF rational polynomial"]
+    return []

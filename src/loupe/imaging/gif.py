@@ -1,0 +1,115 @@
+"""Writes a GIF: binary transparency, and per frame only the pixels that differ from the previous frame."""
+
+from collections.abc import Iterable
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from loupe.imaging.conversion import to_8_bits
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.formats import has_alpha
+from loupe.imaging.image_data import ImageStream
+
+EFFORT = 7  # of 10: takes 1.4 times the time of Pillow's encoder; the mean error of photos is 13 % less
+# A pixel keeps the colour of the previous frame if no band differs more. A network also changes the pixels around a
+# moving object, by up to 3 levels, and these changes would flicker.
+MAX_DIFFERENCE = 6
+OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
+MAX_COLOURS = 255  # the colours of a palette with a transparent entry
+SAMPLE_PIXELS = 2**16  # pixels per file from which a shared palette is computed
+MAX_BLOCK_BYTES = 255
+
+
+def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) -> None:
+    """Encode frames with libvips, which chooses the palettes and omits the pixels that stay the same.
+
+    Args:
+        file: the file to write.
+        frames: the frames.
+        count: the number of frames.
+        loop: the number of repetitions; 0 means forever, 1 means that the animation runs once.
+
+    Raises:
+        PhotoError: the frames have different sizes.
+        OSError: the file cannot be written.
+    """
+    import pyvips
+
+    rest = iter(frames)
+    first = next(rest)
+    (width, height), durations_ms = first.size, list[int]()
+    pixels = np.empty((count, height, width, 4), np.uint8)
+    for number, frame in enumerate(chain([first], rest)):
+        if frame.size != first.size:
+            raise PhotoError("has pages of different sizes, which GIF cannot store; use .tif")
+        durations_ms.append(round(frame.metadata.duration_ms))
+        top = 0
+        for strip in frame.strips:
+            rows = slice(top, top + len(strip))
+            _fill(pixels[number, rows], to_8_bits(strip))
+            if number:
+                _keep_similar(pixels[number, rows], pixels[number - 1, rows])
+            top += len(strip)
+    palette = _find_shared_palette(pixels)
+    image = pyvips.Image.new_from_memory(pixels.data, width, height * count, 4, "uchar").copy(interpretation="srgb")
+    image.set_type(pyvips.GValue.gint_type, "page-height", height)
+    image.set_type(pyvips.GValue.gint_type, "loop", loop + (loop > 1))  # libvips counts the first run
+    image.set_type(pyvips.GValue.array_int_type, "delay", durations_ms)
+    if palette:
+        image.set_type(pyvips.GValue.array_int_type, "gif-palette", palette)
+    try:
+        content = image.gifsave_buffer(dither=0, effort=EFFORT, reuse=bool(palette), keep_duplicate_frames=True)
+    except pyvips.Error as error:
+        raise OSError(" ".join(str(error).split())) from None
+    file.write_bytes(_insert_comment(content, first.metadata.texts.get("Comment", "").encode()))
+
+
+def _fill(target: np.ndarray, strip: np.ndarray) -> None:
+    """Write pixels to `target`, uint8 (rows, width, 4), with the alpha 0 or 255; hidden pixels are 0."""
+    target[..., 3] = 255
+    if has_alpha(strip.shape[2]):
+        visible = strip[..., -1:] >= OPAQUE_ALPHA
+        target[...] = visible * np.uint8(255)
+        strip = strip[..., :-1] * visible
+    target[..., :3] = strip
+
+
+def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
+    """Replace the pixels that differ from the previous frame by at most MAX_DIFFERENCE."""
+    difference = np.abs(pixels.astype(np.int16) - previous).max(-1, keepdims=True)
+    np.copyto(pixels, previous, where=difference <= MAX_DIFFERENCE)
+
+
+def _find_shared_palette(frames: np.ndarray) -> list[int]:
+    """Choose the colours of all frames if a visible pixel becomes transparent; return no colours otherwise.
+
+    Such a frame replaces the previous frame as a whole. With its own palette, it would change pixels that stay the
+    same.
+
+    Args:
+        frames: uint8, (frames, height, width, 4).
+
+    Returns:
+        The colours as libvips packs them: signed 32-bit integers, from the lowest byte on red, green, blue and alpha.
+    """
+    if not any((before > after).any() for before, after in pairwise(frames[..., 3])):
+        return []
+    step = max(1, frames[..., 3].size // SAMPLE_PIXELS)
+    sample = np.concatenate([frame[frame[..., 3] > 0][::step, :3] for frame in frames])
+    colours = Image.fromarray(sample[np.newaxis]).quantize(MAX_COLOURS, kmeans=1).getpalette() or []
+    packed = np.full((len(colours) // 3 + 1, 4), 255, np.uint8)
+    packed[:-1, :3] = np.reshape(colours, (-1, 3))
+    packed[-1] = 0
+    return packed.view("<i4").ravel().tolist()
+
+
+def _insert_comment(content: bytes, comment: bytes) -> bytes:
+    """Insert a comment (GIF89a, 24) before the first frame."""
+    if not comment:
+        return content
+    end = 13 + (3 * 2 ** (1 + (content[10] & 7)) if content[10] & 0x80 else 0)  # the header, and the global palette
+    blocks = (comment[at : at + MAX_BLOCK_BYTES] for at in range(0, len(comment), MAX_BLOCK_BYTES))
+    encoded = b"".join(bytes([len(block)]) + block for block in blocks)
+    return content[:end] + b"\x21\xfe" + encoded + b"\0" + content[end:]

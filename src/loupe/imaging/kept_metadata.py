@@ -1,0 +1,100 @@
+"""Selects the metadata that a format can store, and names the rest."""
+
+from dataclasses import replace
+
+from PIL import Image
+
+from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, ORIENTATION
+from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
+
+MAX_SEGMENT_BYTES = 65_533  # the largest segment of a JPEG
+PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # the name that precedes Photoshop resources in a JPEG
+USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
+LARGE_TAGS = {MAKER_NOTE: "the camera's maker note", USER_COMMENT: "user comment"}
+COMMENT = "Comment"  # the keyword of the text that JPEG, GIF and TIFF store
+KEPT = {
+    "JPEG": {"EXIF", "XMP", "IPTC", "comment", "resolution"},
+    "PNG": {"EXIF", "XMP", "IPTC", "texts", "comment", "resolution"},
+    "WEBP": {"EXIF", "XMP"},
+    "TIFF": {"EXIF", "XMP", "IPTC", "comment", "resolution"},
+    "AVIF": {"EXIF", "XMP"},
+    "GIF": {"comment"},
+    "BMP": {"resolution"},
+}
+
+
+def fit_metadata(metadata: Metadata, name: str) -> Metadata:
+    """Select the metadata that a format can store, and add the names of the rest to `Metadata.omitted`.
+
+    Texts and the resolution become EXIF tags where a format has no other place for them.
+    """
+    kept = KEPT[name]
+    omitted = [*metadata.omitted]
+    exif, xmp, iptc, texts, dpi = metadata.exif, metadata.xmp, metadata.iptc, metadata.texts, metadata.dpi
+    native = {
+        word: text for word, text in texts.items() if "texts" in kept or ("comment" in kept and word == COMMENT)
+    }
+    moved = {word: text for word, text in texts.items() if word not in native}
+    if "EXIF" in kept:
+        exif, moved = _move_to_exif(exif, moved, None if "resolution" in kept else dpi)
+        dpi = dpi if "resolution" in kept else None
+    elif exif is not None and {*exif} - {ORIENTATION}:
+        omitted.append("EXIF")
+    if xmp and "XMP" not in kept:
+        omitted.append("XMP")
+    if iptc and "IPTC" not in kept:
+        omitted.append("IPTC")
+    if dpi and "resolution" not in kept:
+        omitted.append("resolution")
+    if moved:
+        omitted.append(f"texts ({', '.join(moved)})")
+    metadata = replace(metadata, exif=exif, xmp=xmp, iptc=iptc, texts=native, omitted=tuple(omitted))
+    return _limit_segments(metadata) if name == "JPEG" else metadata
+
+
+def _move_to_exif(
+    exif: Image.Exif | None, texts: dict[str, str], dpi: tuple[float, float] | None
+) -> tuple[Image.Exif | None, dict[str, str]]:
+    """Add texts as the user comment, and the resolution; return the tags, and the texts without a place."""
+    exif = exif or Image.Exif()
+    if dpi and X_RESOLUTION not in exif:
+        exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, INCHES
+    if texts:
+        nested = exif.get_ifd(EXIF_IFD)
+        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):
+            return exif, texts
+        # Image generators write the text `parameters` without its keyword.
+        lines = [text if word == "parameters" else f"{word}: {text}" for word, text in texts.items()]
+        content = "\n".join(sorted(lines, key=lambda line: line != texts.get("parameters")))
+        code = b"ASCII\0\0\0" if content.isascii() else b"UNICODE\0"
+        nested[USER_COMMENT] = code + content.encode("ascii" if content.isascii() else "utf-16-be")
+        exif[EXIF_IFD] = nested
+    return exif if len(exif) else None, {}
+
+
+def _limit_segments(metadata: Metadata) -> Metadata:
+    """Remove metadata that is too long for a segment of a JPEG.
+
+    If EXIF fits without the camera's maker note or the user comment, only this tag is removed.
+    """
+    omitted, reason = [*metadata.omitted], f"too long for {SUFFIXES['JPEG'][0]}"
+    exif, xmp, iptc, texts = metadata.exif, metadata.xmp, metadata.iptc, dict(metadata.texts)
+    nested = exif.get_ifd(EXIF_IFD) if exif is not None and EXIF_IFD in exif else {}
+    for tag in sorted(LARGE_TAGS, key=lambda tag: len(nested.get(tag, b"")), reverse=True):
+        if tag in nested and exif is not None and len(exif.tobytes()) > MAX_SEGMENT_BYTES:
+            del nested[tag]
+            omitted.append(f"{LARGE_TAGS[tag]} ({reason})")
+    if exif is not None and len(exif.tobytes()) > MAX_SEGMENT_BYTES:
+        exif = None
+        omitted.append(f"EXIF ({reason})")
+    if len(xmp) > MAX_SEGMENT_BYTES - len(XMP_NAME):
+        xmp = b""
+        omitted.append(f"XMP ({reason})")
+    if len(PHOTOSHOP_NAME + make_iptc_resource(iptc)) > MAX_SEGMENT_BYTES:
+        iptc = b""
+        omitted.append(f"IPTC ({reason})")
+    if len(texts.get(COMMENT, "").encode()) > MAX_SEGMENT_BYTES:
+        del texts[COMMENT]
+        omitted.append(f"the comment ({reason})")
+    return replace(metadata, exif=exif, xmp=xmp, iptc=iptc, texts=texts, omitted=tuple(omitted))

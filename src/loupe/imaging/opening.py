@@ -1,0 +1,112 @@
+"""Opens image files with Pillow, including TIFFs whose pixels only libvips decodes, and lists the pages of a TIFF."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
+
+from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError
+
+COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANES, TILE_WIDTH = 259, 262, 277, 284, 322  # numbers of TIFF tags
+EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE = 338, 339, 254
+# The tags that describe the pixels; 266 is the order of bits.
+PIXEL_TAGS = (BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, 266, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT)
+# Bits of SUBFILE_TYPE: a smaller version of another page, such as a thumbnail, and a transparency mask.
+NO_PAGE = 1 | 4
+WEBP_COMPRESSION = 50001  # only libvips decodes this compression
+# The compressions that libvips decodes: none, CCITT, LZW, JPEG, deflate, PackBits and WebP. For others, libvips often
+# returns black pixels instead of an error.
+VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
+WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
+VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # grey, RGB, palette, CMYK, YCbCr
+JPEG_PREFIX = b"\xff\xd8\xff"
+UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # values of SAMPLE_FORMAT
+
+
+class TiffImage(TiffImagePlugin.TiffImageFile):
+    """A TIFF; Pillow does not need to support the pixels of its pages."""
+
+    def _setup(self) -> None:
+        self._is_unknown = False
+        try:
+            super()._setup()
+        except (KeyError, SyntaxError):  # an unknown compression or pixel format
+            tags = {tag: self.tag_v2.pop(tag) for tag in PIXEL_TAGS if tag in self.tag_v2}
+            super()._setup()  # reads the size, the resolution and the profile
+            self.tag_v2.update(tags)
+            self._is_unknown = True
+            self.tile = []
+            self._mode = {1: "L", 2: "LA", 3: "RGB"}.get(int(tags.get(SAMPLES_PER_PIXEL, 1)), "RGBA")
+
+    def needs_vips(self) -> bool:
+        """Return whether Pillow cannot decode the current page, or would reduce it from 16 to 8 bits."""
+        unusual = not self._get_formats() <= {UNSIGNED, UNDEFINED} or self._get(COMPRESSION, 1) == WEBP_COMPRESSION
+        return self._is_unknown or unusual or max(self._get(BITS_PER_SAMPLE, (1,))) > 12
+
+    def get_extra_samples(self) -> tuple[int, ...]:
+        """Return the kinds of the bands after the colours (TIFF 6.0, ExtraSamples)."""
+        return tuple(self._get(EXTRA_SAMPLES, ()))
+
+    def validate_for_vips(self) -> None:
+        """Raise PhotoError with the reason if libvips does not decode the current page correctly."""
+        bits, formats = {*self._get(BITS_PER_SAMPLE, (1,))}, self._get_formats()
+        compression, colours = self._get(COMPRESSION, 1), self._get(PHOTOMETRIC, WHITE_IS_ZERO)
+        is_float = formats == {FLOAT}
+        if compression not in VIPS_COMPRESSIONS:
+            reason = f"compression {compression}"
+        elif colours not in VIPS_PHOTOMETRIC or (is_float and colours == WHITE_IS_ZERO):
+            reason = f"photometric interpretation {colours}"
+        elif len(bits) > 1 or not bits <= ({16, 32} if is_float else {8, 16}):
+            reason = f"{', '.join(map(str, sorted(bits)))} bits per sample"
+        elif not is_float and not formats <= {UNSIGNED, UNDEFINED, SIGNED if colours == LAB else UNSIGNED}:
+            reason = "signed integers"
+        elif self._get(PLANES, 1) != 1 and (TILE_WIDTH in self.tag_v2 or (is_float and bits == {16})):
+            reason = "separate planes"
+        else:
+            return
+        raise PhotoError(f"is a TIFF with {reason}{' of floats' * is_float}, which is not supported")
+
+    def _get(self, tag: int, default: Any) -> Any:
+        return self.tag_v2.get(tag, default)
+
+    def _get_formats(self) -> set[int]:
+        return {*self._get(SAMPLE_FORMAT, (UNSIGNED,))}
+
+
+def open_image(source: bytes | Path) -> Image.Image:
+    """Open an image from the bytes of a file, or from its path."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(4)
+    if head in TiffImagePlugin.PREFIXES:
+        return TiffImage(_to_file(source))
+    try:
+        return Image.open(_to_file(source))
+    except Image.UnidentifiedImageError:
+        if head.startswith(JPEG_PREFIX):
+            JpegImagePlugin.JpegImageFile(_to_file(source))  # raises an error with the reason, such as 12 bits
+        raise
+
+
+def _to_file(source: bytes | Path) -> io.BytesIO | Path:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def list_pages(image: Image.Image) -> Iterator[int]:
+    """Seek to each page of a TIFF and yield its number. Thumbnails, pyramid levels and masks are not pages.
+
+    If the file has no other pages, the first number is yielded.
+    """
+    number = found = 0
+    try:
+        while True:
+            image.seek(number)
+            if not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE:  # type: ignore[attr-defined]
+                found += 1
+                yield number
+            number += 1
+    except EOFError:
+        if not found:
+            image.seek(0)
+            yield 0

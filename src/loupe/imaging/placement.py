@@ -1,0 +1,79 @@
+"""Where the positions of an image are in its result, which can be turned, scaled and cropped."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Size = tuple[int, int]  # width and height
+Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image's width and height
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The geometry of a result.
+
+    Args:
+        size: the size of the image.
+        scaled: the size of the result before the crop, which removes equal margins on opposite sides.
+        result: the size of the result.
+        orientation: the EXIF orientation, 1 to 8, by which the image is turned.
+    """
+
+    size: Size
+    scaled: Size
+    result: Size
+    orientation: int = 1
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether all positions stay the same."""
+        return self.orientation == 1 and self.size == self.scaled == self.result
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether width and height are exchanged."""
+        return self.orientation in (5, 6, 7, 8)
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Horizontal and vertical scale factor, on the sides of the result."""
+        size = self.size[::-1] if self.is_rotated else self.size
+        return self.scaled[0] / size[0], self.scaled[1] / size[1]
+
+    @property
+    def margins(self) -> Size:
+        """The pixels that the crop removes on the left and at the top."""
+        return (self.scaled[0] - self.result[0]) // 2, (self.scaled[1] - self.result[1]) // 2
+
+    def place(self, box: Box) -> Box:
+        """Return the position of a box in the result."""
+        left, top, width, height = box
+        if self.is_rotated:
+            left, top, width, height = top, left, height, width
+        if self.orientation in (2, 3, 6, 7):
+            left = 1 - left - width
+        if self.orientation in (3, 4, 7, 8):
+            top = 1 - top - height
+        starts, sides = (left, top), (width, height)
+        begins = [
+            (start * scaled - margin) / side
+            for start, scaled, margin, side in zip(starts, self.scaled, self.margins, self.result, strict=True)
+        ]
+        ends = [
+            begin + length * scaled / side
+            for begin, length, scaled, side in zip(begins, sides, self.scaled, self.result, strict=True)
+        ]
+        (left, top), (right, bottom) = ([min(max(value, 0), 1) for value in values] for values in (begins, ends))
+        return left, top, right - left, bottom - top
+
+    def place_pixels(self, left: float, top: float, width: float = 0, height: float = 0) -> list[int]:
+        """Return the position of a box in pixels."""
+        (columns, rows), sides = self.size, (*self.result, *self.result)
+        placed = self.place((left / columns, top / rows, width / columns, height / rows))
+        return [round(value * side) for value, side in zip(placed, sides, strict=True)]
+
+    def place_subject(self, values: Iterable[float]) -> tuple[int, ...]:
+        """Return the position of a point (x, y), or a circle or rectangle around a centre (EXIF 3.0, SubjectArea)."""
+        x, y, *sides = (float(value) for value in values)
+        width, height = (sides * 2)[:2] if sides else (0, 0)
+        left, top, width, height = self.place_pixels(x - width / 2, y - height / 2, width, height)
+        return round(left + width / 2), round(top + height / 2), *(width, height)[: len(sides)]

@@ -1,0 +1,223 @@
+"""Updates an XMP packet (ISO 16684-1): positions, sizes, and links to data that results do not contain."""
+
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from loupe.imaging.placement import Box, Placement
+
+MAX_PACKET_BYTES = 2**22  # a parsed packet takes up to 20 times as much memory
+ADOBE, GOOGLE = "http://ns.adobe.com/", "http://ns.google.com/photos/1.0/"
+STRUCTURES = (f"{ADOBE}xap/1.0/sType/", "http://ns.adobe.com/xmp/sType/", "http://ns.acdsee.com/sType/")
+AREAS, DIMENSIONS = ([f"{structure}{name}#" for structure in STRUCTURES] for name in ("Area", "Dimensions"))
+CONTAINER = f"{GOOGLE}container/"
+SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}  # of the items of a container
+PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
+IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"
+# Namespaces and names of properties that describe further images or data in the file, and what the report names.
+LINKS = (
+    (f"{ADOBE}hdr-gain-map/1.0/", "", "gain map"),
+    ("http://ns.apple.com/HDRGainMap/1.0/", "", "gain map"),
+    (f"{GOOGLE}camera/", "MotionPhoto|MicroVideo", "embedded video"),
+    (CONTAINER, "", ""),
+    ("http://ns.google.com/photos/dd/1.0/", "", "depth map"),
+    (f"{GOOGLE}depthmap/", "", "depth map"),
+    (f"{GOOGLE}image/", "", "embedded image"),
+    (f"{GOOGLE}audio/", "", "embedded audio"),
+    ("http://ns.xiaomi.com/photos/1.0/camera/", "", "embedded files"),
+    (f"{ADOBE}xmp/note/", "HasExtendedXMP", "extended XMP"),
+    (f"{ADOBE}xap/1.0/", "Thumbnails$", ""),  # Loupe makes no thumbnails
+    ("http://purl.org/dc/terms/", "provenance$", "content credentials"),
+)
+HAS_LINKS = re.compile("|".join(re.escape(namespace) for namespace, _, _ in LINKS if "xap/" not in namespace)
+                       .encode() + rb"|:Thumbnails")  # fmt: skip
+HAS_POSITIONS = re.compile(
+    rb"sType/Area#|sType/Dimensions#|photo/1\.2/t/Region#|photos/1\.0/panorama/|:rb[XY]\b|:SubjectArea|"
+    rb":SubjectLocation|:FocalPlane[XY]Resolution"
+)
+PANORAMA_NAMES = (
+    ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "CroppedAreaImageWidthPixels"),
+    ("FullPanoHeightPixels", "CroppedAreaTopPixels", "LargestValidInteriorRectTop", "CroppedAreaImageHeightPixels"),
+)  # fmt: skip
+SIZES = (("exif:PixelXDimension|tiff:ImageWidth", 0), ("exif:PixelYDimension|tiff:ImageLength", 1))
+XMLNS = "http://www.w3.org/2000/xmlns/"
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+Fields = dict[str, Any]
+
+
+def remove_links(packet: bytes) -> tuple[bytes, list[str]]:
+    """Set the orientation to 1 (upright), and remove links to further data in the file; return names of the data."""
+    packet = re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
+    return _edit(packet, _remove_links) if HAS_LINKS.search(packet) else (packet, [])
+
+
+def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
+    """Update sizes and positions; return names of properties that were removed."""
+    for names, axis in SIZES:
+        pattern = rb"((?:%s)(?:=[\"']|>))\d+" % names.encode()
+        packet = re.sub(pattern, rb"\g<1>%d" % placement.result[axis], packet)
+    if placement.is_identity or not HAS_POSITIONS.search(packet):
+        return packet, []
+    return _edit(packet, lambda document: _place(document, placement))
+
+
+def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, list[str]]:
+    from xml.dom import minidom
+    from xml.parsers.expat import ExpatError
+
+    if len(packet) > MAX_PACKET_BYTES or b"<!DOCTYPE" in packet:
+        return b"", ["XMP (too long to update)"]
+    try:
+        document = minidom.parseString(packet)
+        names = change(document)
+    except (ExpatError, ValueError, LookupError, ArithmeticError):
+        return b"", ["XMP (damaged)"]
+    return "".join(node.toxml() for node in document.childNodes).encode(), names
+
+
+def _remove_links(document: Any) -> list[str]:
+    items = [
+        element.getAttributeNS(f"{CONTAINER}item/", "Semantic") for element in document.getElementsByTagName("*")
+    ]
+    found = dict.fromkeys(SEMANTICS.get(semantic, semantic) for semantic in items)
+    for element in document.getElementsByTagName("*"):
+        for node in (*element.attributes.values(), element):
+            for namespace, local, name in LINKS:
+                declares = node.namespaceURI == XMLNS and not local and (node.nodeValue or "").startswith(namespace)
+                is_link = (node.namespaceURI or "").startswith(namespace) and re.match(local, node.localName or "")
+                if is_link or declares:
+                    found[name] = None
+                    _remove(node)
+                    break
+    return [name for name in found if name]
+
+
+def _remove(node: Any) -> None:
+    """Remove an attribute, or an element."""
+    if node.nodeType == node.ATTRIBUTE_NODE and node.ownerElement:
+        node.ownerElement.removeAttributeNode(node)
+    elif node.parentNode:
+        node.parentNode.removeChild(node)
+
+
+def _place(document: Any, placement: Placement) -> list[str]:
+    omitted: list[str] = []
+    for element in document.getElementsByTagName("*"):
+        if element.namespaceURI == EXIF and element.localName in ("SubjectArea", "SubjectLocation"):
+            _place_subject(element, placement)
+        for namespace, place in PLACERS.items():
+            if fields := _read_fields(element, namespace):
+                omitted += place(element, fields, placement) or ()
+    return omitted
+
+
+def _read_fields(element: Any, namespace: str) -> Fields:
+    """Return the values of an element's properties in a namespace: attributes, and texts of child elements."""
+    fields: Fields = {node.localName: node for node in element.attributes.values() if node.namespaceURI == namespace}
+    for child in element.childNodes:
+        is_text = len(child.childNodes) == 1 and child.firstChild.nodeType == child.TEXT_NODE
+        if child.namespaceURI == namespace and is_text:
+            fields[child.localName] = child.firstChild
+    return fields
+
+
+def _read_numbers(fields: Fields, *names: str) -> list[float]:
+    return [float(fields[name].nodeValue) if name in fields else 0.0 for name in names]
+
+
+def _write_numbers(fields: Fields, values: Mapping[str, float], pixels: bool) -> None:
+    for name, value in values.items():
+        if name in fields:
+            fields[name].nodeValue = str(round(value)) if pixels else f"{value:.7g}"
+
+
+def _place_area(element: Any, fields: Fields, placement: Placement) -> None:
+    """Place a rectangle, circle or point around a centre (Metadata Working Group, 5.9.1)."""
+    if not {"x", "y"} <= {*fields}:
+        return
+    pixels = "unit" in fields and fields["unit"].nodeValue == "pixel"
+    x, y, width, height, diameter = _read_numbers(fields, "x", "y", "w", "h", "d")
+    left, top, width, height = _place_box((x - width / 2, y - height / 2, width, height), placement, pixels)
+    sides = (1, 1) if pixels else (min(placement.size), min(placement.result))
+    diameter *= placement.scales[0] * sides[0] / sides[1]
+    values = {"x": left + width / 2, "y": top + height / 2, "w": width, "h": height, "d": diameter}
+    _write_numbers(fields, values, pixels)
+
+
+def _place_box(box: Box, placement: Placement, pixels: bool) -> Box:
+    if not pixels:
+        return placement.place(box)
+    left, top, width, height = placement.place_pixels(*box)
+    return left, top, width, height
+
+
+def _place_dimensions(element: Any, fields: Fields, placement: Placement) -> None:
+    if "AppliedToDimensions" in (element.localName, element.parentNode.localName):
+        _write_numbers(fields, dict(zip("wh", placement.result, strict=True)), pixels=True)
+
+
+def _place_person(element: Any, fields: Fields, placement: Placement) -> None:
+    """Place the rectangle of a person (Microsoft Photo 1.2)."""
+    if "Rectangle" in fields:
+        left, top, width, height = map(float, fields["Rectangle"].nodeValue.split(","))
+        placed = placement.place((left, top, width, height))
+        fields["Rectangle"].nodeValue = ", ".join(f"{value:.7g}" for value in placed)
+
+
+def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
+    """Place a rectangle, a circle, or a point of a polygon (IPTC image regions)."""
+    if not {"rbX", "rbY"} <= {*fields}:
+        return
+    owner, units = element, fields
+    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:  # the unit of a polygon
+        owner = owner.parentNode
+        units = _read_fields(owner, IPTC)
+    pixels = "rbUnit" in units and units["rbUnit"].nodeValue == "pixel"
+    x, y, width, height, radius = _read_numbers(fields, "rbX", "rbY", "rbW", "rbH", "rbRx")
+    left, top, width, height = _place_box((x, y, width, height), placement, pixels)
+    radius *= placement.scales[0] * (1 if pixels else placement.size[0] / placement.result[0])
+    _write_numbers(fields, {"rbX": left, "rbY": top, "rbW": width, "rbH": height, "rbRx": radius}, pixels)
+
+
+def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
+    """Scale the sizes of a panorama (Google Photo Sphere); a turned image loses them."""
+    if placement.orientation != 1:
+        for node in fields.values():
+            _remove(node if node.nodeType == node.ATTRIBUTE_NODE else node.parentNode)
+        return ["panorama"]
+    for names, scale, margin, side in zip(
+        PANORAMA_NAMES, placement.scales, placement.margins, placement.result, strict=True
+    ):
+        full, left, begin, width = (scale * value + 0.5 for value in _read_numbers(fields, *names))
+        values = int(full), int(left + margin), int(begin - margin), int(width)
+        _write_numbers(fields, dict(zip(names, values, strict=True)) | {names[-1]: side}, pixels=True)
+    return []
+
+
+def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
+    """Scale the pixels per unit of the sensor."""
+    nodes = [fields[name] for name in ("FocalPlaneXResolution", "FocalPlaneYResolution") if name in fields]
+    values = [Fraction(node.nodeValue) for node in nodes]
+    ordered = values[::-1] if placement.is_rotated else values
+    for node, value, scale in zip(nodes, ordered, placement.scales, strict=False):
+        scaled = (value * Fraction(scale)).limit_denominator(10_000)
+        node.nodeValue = f"{scaled.numerator}/{scaled.denominator}"
+
+
+def _place_subject(element: Any, placement: Placement) -> None:
+    """Place a point, circle or rectangle as in EXIF."""
+    texts = [item.firstChild for item in element.getElementsByTagNameNS(RDF, "li") if item.firstChild]
+    placed = placement.place_subject([float(text.nodeValue) for text in texts])
+    for text, value in zip(texts, placed, strict=True):
+        text.nodeValue = str(value)
+
+
+PLACERS: dict[str, Callable[[Any, Fields, Placement], list[str] | None]] = {
+    **dict.fromkeys(AREAS, _place_area),
+    **dict.fromkeys(DIMENSIONS, _place_dimensions),
+    PERSON: _place_person,
+    IPTC: _place_boundary,
+    PANORAMA: _place_panorama,
+    EXIF: _place_exif,
+}

@@ -1,0 +1,88 @@
+"""The items of a sweep, and which of them have ended.
+
+An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+
+from optuna.trial import FrozenTrial, TrialState
+
+from loupe.search import sampling
+from loupe.search.sweep_file import Params, SweepFile
+from loupe.search.trial_attributes import FAILED, FAILURE, ORPHANED, PARENT
+
+MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash in one run of the sweep
+TrialsByItem = dict[str, list[FrozenTrial]]
+
+
+class SweepItems:
+    """The items of a sweep.
+
+    Args:
+        sweep: the sweep file.
+        parent: the id of the sweep's run. An item that failed in this run is given up in this run.
+    """
+
+    def __init__(self, sweep: SweepFile, parent: str) -> None:
+        self._sweep, self._parent = sweep, parent
+        self._points = list(sweep.iterate_points()) if sweep.is_grid else []
+        self._arms = sweep.group_arms() if sweep.study.tune else []
+        self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
+
+    def iterate_missing(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
+        """Yield the items that have not ended and have no waiting or running trial, with their fixed parameters."""
+        for item, params in self._iterate(by_item):
+            trials = by_item.get(item, [])
+            if all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials):
+                yield item, params
+
+    def has_ended(self, trials: list[FrozenTrial]) -> bool:
+        """Return whether the item of these trials is complete, pruned or given up."""
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        return any(trial.state in ended for trial in trials) or self._is_given_up(trials)
+
+    def _iterate(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
+        """Yield all items in their order.
+
+        If the sweep file sets `tune`, points that differ only in the tuned fields form an arm. Only the best point of
+        each arm gets further seeds.
+        """
+        if not self._sweep.is_grid:
+            for slot in range(self._sweep.study.trials):
+                yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}
+            return
+        first, *others = self._sweep.seeds
+        yield from _add_seeds(self._points, [first])
+        best = [self._find_tuned_point(arm, first, by_item) for arm in self._arms]
+        yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
+
+    def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
+        """Return the best point of an arm at the first seed; None if a trial is open or no trial has a value."""
+        trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
+        if not all(map(self.has_ended, trials)):
+            return None
+        losses = [
+            min(
+                (self._sweep.to_loss(trial.value) for trial in found if trial.state == TrialState.COMPLETE),
+                default=math.inf,
+            )
+            for found in trials
+        ]
+        return None if math.isinf(min(losses)) else arm[losses.index(min(losses))]
+
+    def _is_given_up(self, trials: list[FrozenTrial]) -> bool:
+        failures = [trial.user_attrs.get(FAILURE) for trial in trials if trial.user_attrs.get(PARENT) == self._parent]
+        return FAILED in failures or failures.count(ORPHANED) >= MAX_ATTEMPTS
+
+
+def _add_seeds(points: list[Params], seeds: list[int]) -> Iterator[tuple[str, Params]]:
+    for point in points:
+        for seed in seeds:
+            params = point | {"seed": seed}
+            yield _name_item(params), params
+
+
+def _name_item(params: Params) -> str:
+    return json.dumps(params, sort_keys=True)

@@ -1,0 +1,206 @@
+"""Every format, colour space and depth to every other format: colours and metadata of the results.
+
+Colours of the results are read with libvips and ImageCms, which do not use Loupe's decoders and encoders.
+"""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image, ImageCms, PngImagePlugin
+
+from loupe.imaging.colour import set_nclx
+from loupe.imaging.image_data import ImageStream
+from loupe.imaging.metadata import make_iptc_resource
+from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
+from loupe.imaging.reader import read_photo
+from loupe.imaging.writer import EncodeOptions, write_photo
+
+SUFFIXES = ("jpg", "png", "webp", "tif", "avif", "gif", "bmp")
+PATCH = 16  # pixels: a flat patch shows the colours of a lossy format without its artefacts
+COLOURS = np.array(
+    [(0, 0, 0), (255, 255, 255), (10, 10, 10), (40, 30, 20), (100, 130, 105), (150, 110, 110), (100, 100, 150),
+     (190, 175, 150), (120, 120, 120), (210, 170, 180), (140, 165, 170), (180, 180, 240)], "uint8"
+)  # fmt: skip
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="a hill"/></rdf:RDF></x:xmpmeta>'
+)
+IPTC = b"\x1c\x02\x50\x00\x06Nobody"
+LINEAR = {b"gAMA": (100_000).to_bytes(4, "big")}
+P3_CODES = {b"cICP": b"\x0c\x0d\x00\x01"}
+
+
+def make_grey_profile(gamma: float) -> bytes:
+    """A GRAY profile of version 2 with the tags that the specification requires."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"grey\0" + bytes(79)
+    tags = {
+        b"wtpt": white,
+        b"kTRC": b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(gamma * 256)),
+        b"desc": text,
+        b"cprt": b"text\0\0\0\0none",
+    }
+    start = 132 + 12 * len(tags)
+    table, data = struct.pack(">I", len(tags)), b""
+    for tag, value in tags.items():
+        table += struct.pack(">4sII", tag, start + len(data), len(value))
+        data += value + bytes(-len(value) % 4)
+    head = struct.pack(">I4xI12s12x4s28x3i48x", start + len(data), 0x02400000, b"mntrGRAYXYZ ", b"acsp", *white_xyz())
+    return head + table + data
+
+
+def white_xyz() -> tuple[int, int, int]:
+    return 63190, 65536, 54061
+
+
+P3 = bytes(pyvips.Operation.call("profile_load", "p3"))
+PROFILES = {
+    "sRGB": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+    "Display P3": P3,
+    "AdobeRGB": make_profile(ADOBE_RGB, ADOBE_GAMMA),
+    "grey profile": make_grey_profile(1.8),
+}
+CHUNKS = {"gAMA": LINEAR, "cICP": P3_CODES}
+# The colour spaces and depths that files of a format can have.
+SOURCES = [
+    *(("jpg", space, 8) for space in PROFILES),
+    *(("png", space, bits) for space in (*PROFILES, *CHUNKS) for bits in (8, 16)),
+    *(("webp", space, 8) for space in ("sRGB", "Display P3", "AdobeRGB")),
+    *(("tif", space, bits) for space in PROFILES for bits in (8, 16)),
+    *(("avif", space, 8) for space in ("sRGB", "Display P3", "AdobeRGB", "cICP")),
+    ("gif", "sRGB", 8),
+    ("bmp", "sRGB", 8),
+]
+
+
+def make_source(file: Path, space: str, bits: int) -> None:
+    """Write patches with metadata, without Loupe's encoders."""
+    grey = space == "grey profile"
+    patches = COLOURS.reshape(3, 4, 3).repeat(PATCH, 0).repeat(PATCH, 1)
+    patches = patches[..., 1] if grey else patches
+    icc, suffix = PROFILES.get(space), file.suffix
+    exif = Image.Exif()
+    exif[315] = "Nobody"
+    options = {"icc_profile": icc, "exif": exif, "xmp": XMP}
+    if bits == 16:
+        interpretation = "grey16" if grey else "rgb16"
+        image = pyvips.Image.new_from_array(patches.astype("uint16") * 257, interpretation=interpretation).copy()
+        if icc:
+            image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
+        image.write_to_file(str(file))
+    elif suffix == ".png":
+        info = PngImagePlugin.PngInfo()
+        info.add_text("parameters", "a hill")
+        Image.fromarray(patches).save(file, icc_profile=icc, exif=exif, pnginfo=info)
+    elif suffix == ".jpg":
+        resource = b"Photoshop 3.0\0" + make_iptc_resource(IPTC)
+        extra = b"\xff\xed" + struct.pack(">H", len(resource) + 2) + resource
+        Image.fromarray(patches).save(file, quality=100, subsampling=0, extra=extra, **options)
+    elif suffix == ".tif":
+        tags = {700: XMP, 315: "Nobody", 33723: IPTC}
+        Image.fromarray(patches).save(file, icc_profile=icc, tiffinfo=tags)
+    elif suffix == ".webp":
+        Image.fromarray(patches).save(file, lossless=True, **options)
+    elif suffix == ".avif":
+        Image.fromarray(patches).save(file, quality=100, subsampling="4:4:4", **options)
+    else:
+        Image.fromarray(patches).save(file)
+    if space in CHUNKS and suffix == ".png":
+        chunk = b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in CHUNKS[space].items()
+        )
+        content = file.read_bytes()
+        file.write_bytes(content[:33] + chunk + content[33:])
+    elif space in CHUNKS:
+        file.write_bytes(set_nclx(file.read_bytes(), P3_CODES[b"cICP"]))
+
+
+def read_colours(file: Path) -> np.ndarray:
+    """Return the patches of a file in sRGB, (12, 3), by the colour space that the file declares."""
+    image = Image.open(file)
+    content = file.read_bytes()
+    icc = image.info.get("icc_profile")
+    linear = image.info.get("gamma") == 1
+    if b"cICP\x0c\x0d\x00\x01" in content or b"colrnclx\x00\x0c\x00\x0d" in content:
+        icc = P3
+    if image.mode.startswith("I;16") or (image.format == "TIFF" and 16 in image.tag_v2[258]) or linear:
+        pixels = pyvips.Image.new_from_file(str(file), revalidate=True).numpy().astype(float)
+        white = 65535 if pixels.max() > 255 else 255
+        pixels = np.rint(encode_srgb(pixels / white) * 255) if linear else pixels / white * 255
+        image = Image.fromarray(np.rint(pixels).astype("uint8"))
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    if icc:
+        profile = ImageCms.getOpenProfile(io.BytesIO(icc))
+        srgb = ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, profile, srgb, renderingIntent=1, outputMode="RGB")
+    centres = np.asarray(image.convert("RGB")).astype(float)
+    blocks = centres.reshape(3, PATCH, 4, PATCH, 3)[:, 6:10, :, 6:10]
+    return blocks.mean((1, 3)).reshape(12, 3)
+
+
+def encode_srgb(light: np.ndarray) -> np.ndarray:
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def convert(file: Path, out: Path) -> list[str]:
+    """Write a file in another format, with the pixels unchanged; return the names of omitted metadata."""
+    photo = read_photo(file)
+    (image,) = photo.images
+    height, width, bands = image.pixels.shape
+    stream = ImageStream((width, height), bands, image.pixels.dtype, iter([image.pixels]), image.metadata)
+    return write_photo(out, [stream], options=EncodeOptions(quality=100))
+
+
+def list_metadata(file: Path) -> set[str]:
+    """Return which of the metadata of `make_source` a file contains."""
+    image = Image.open(file)
+    image.load()
+    found = {"EXIF"} if image.getexif().get(315) == "Nobody" else set()
+    if b"a hill" in (image.info.get("xmp") or image.info.get("XML:com.adobe.xmp", "").encode()):
+        found.add("XMP")
+    if IPTC in file.read_bytes() or IPTC.hex() in image.info.get("Raw profile type iptc", "").replace("\n", ""):
+        found.add("IPTC")
+    comment = image.getexif().get_ifd(0x8769).get(0x9286, b"")
+    if "parameters" in image.info or b"a hill" in comment:
+        found.add("texts")
+    return found
+
+
+@pytest.mark.parametrize("space", [*PROFILES, *CHUNKS])
+def test_a_png_keeps_colours_and_metadata_in_every_format(tmp_path, space):
+    assert find_faults(tmp_path, [("png", space, 8)]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_each_format_keeps_colours_and_metadata_in_every_other_format(tmp_path, suffix):
+    assert find_faults(tmp_path, [source for source in SOURCES if source[0] == suffix]) == []
+
+
+def find_faults(folder: Path, sources: list[tuple[str, str, int]]) -> list[str]:
+    faults = []
+    for source, space, bits in sources:
+        file = folder / f"small.{source}"
+        make_source(file, space, bits)
+        expected, metadata = read_colours(file), list_metadata(file)
+        for target in SUFFIXES:
+            out = folder / f"large.{target}"
+            omitted = convert(file, out)
+            error = np.abs(read_colours(out) - expected).max()
+            # The conversion to sRGB amplifies the rounding of YUV, which happens twice between two AVIF files.
+            limit = 12 if target == "gif" else 4 if source == target == "avif" else 2
+            if error > limit:
+                faults.append(f"{space}, {bits} bits, to {target}: {error:.1f} levels")
+            lost = {
+                name for name in metadata - list_metadata(out) if not any(part.startswith(name) for part in omitted)
+            }
+            if lost:
+                faults.append(f"{space}, {bits} bits, to {target}: {lost} neither kept nor named")
+    return faults

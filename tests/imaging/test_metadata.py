@@ -1,0 +1,340 @@
+"""Metadata that describes positions, colours and further data of a file, and metadata that a format cannot store."""
+
+import io
+import re
+import shutil
+import struct
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+
+from loupe.imaging.decoder import PhotoError
+from loupe.imaging.exif import place_exif
+from loupe.imaging.kept_metadata import MAX_SEGMENT_BYTES
+from loupe.imaging.metadata import make_iptc_resource
+from loupe.imaging.pixels import make_upright
+from loupe.imaging.placement import Placement
+from loupe.imaging.profiles import make_srgb_profile
+from loupe.imaging.reader import read_photo
+from loupe.imaging.writer import write_photo
+from loupe.imaging.xmp import place_xmp, remove_links
+from loupe.photos.sizes import Target
+from loupe.photos.upscaling import UpscaleTransform
+from loupe.tracking.resolver import resolve_model
+
+NETWORKS = resolve_model("tiny")
+SIZE = (48, 32)
+IPTC = b"\x1c\x02\x50\x00\x06Nobody"
+DOUBLED = Placement((48, 32), (96, 64), (96, 64))
+NAMESPACES = {
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "mwg-rs": "http://www.metadataworkinggroup.com/schemas/regions/",
+    "stArea": "http://ns.adobe.com/xmp/sType/Area#",
+    "stDim": "http://ns.adobe.com/xap/1.0/sType/Dimensions#",
+    "MPReg": "http://ns.microsoft.com/photo/1.2/t/Region#",
+    "ext": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "GPano": "http://ns.google.com/photos/1.0/panorama/",
+    "exif": "http://ns.adobe.com/exif/1.0/",
+    "hdrgm": "http://ns.adobe.com/hdr-gain-map/1.0/",
+    "Container": "http://ns.google.com/photos/1.0/container/",
+    "Item": "http://ns.google.com/photos/1.0/container/item/",
+    "GCamera": "http://ns.google.com/photos/1.0/camera/",
+    "GDepth": "http://ns.google.com/photos/1.0/depthmap/",
+    "xmpNote": "http://ns.adobe.com/xmp/note/",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+}
+
+
+def make_xmp(content: str = "", attributes: str = "") -> bytes:
+    names = " ".join(
+        f'xmlns:{prefix}="{name}"' for prefix, name in NAMESPACES.items() if prefix + ":" in content + attributes
+    )
+    return (
+        f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        f'<rdf:RDF xmlns:rdf="{NAMESPACES["rdf"]}"><rdf:Description {names} {attributes}>{content}</rdf:Description>'
+        f'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    columns, rows = np.meshgrid(np.linspace(40, 200, SIZE[0]), np.linspace(60, 180, SIZE[1]))
+    return Image.fromarray(np.stack([columns, rows, columns[::-1]], axis=-1).astype("uint8"))
+
+
+def upscale(file: Path, out: Path, scale: str = "2") -> tuple[Image.Image, list[str]]:
+    """Upscale a file; return the opened result, and the names of omitted metadata."""
+    photo = read_photo(file)
+    omitted = write_photo(out, map(UpscaleTransform(Target(Fraction(scale)), NETWORKS), photo.images), photo.count)
+    result = Image.open(out)
+    result.load()
+    return result, omitted
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_stay_on_the_same_pixels_when_an_image_is_turned_scaled_and_cropped(orientation):
+    width, height = SIZE
+    mask = np.zeros((height, width, 1), "uint8")
+    mask[4:12, 20:44] = 1
+    upright = make_upright(mask, orientation)
+    turned = Placement(SIZE, upright.shape[1::-1], upright.shape[1::-1], orientation)
+    left, top, box_width, box_height = turned.place_pixels(20, 4, 24, 8)
+    rows, columns = np.nonzero(upright[..., 0])
+    assert (left, top) == (columns.min(), rows.min())
+    assert (box_width, box_height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+    assert turned.place_subject((32, 8, 24, 8)) == (
+        left + box_width // 2,
+        top + box_height // 2,
+        box_width,
+        box_height,
+    )
+    cropped = Placement(SIZE, (96, 64), (80, 40)).place_pixels(20, 4, 24, 8)
+    assert cropped == [2 * 20 - 8, 0, 48, 12]  # the crop removes 12 rows at the top, and the box starts in row 8
+
+
+def test_regions_are_placed_as_attributes_and_as_elements():
+    area = 'stArea:x="0.75" stArea:y="0.25" stArea:w="0.25" stArea:h="0.125" stArea:unit="normalized"'
+    element = re.sub(r'(stArea:\w)="([^"]*)" ?', r"<\1>\2</\1>", area.replace('stArea:unit="normalized"', ""))
+    packet = make_xmp(
+        f'<mwg-rs:A {area}/><mwg-rs:B rdf:parseType="Resource">{element}</mwg-rs:B>'
+        '<mwg-rs:AppliedToDimensions stDim:w="48" stDim:h="32" stDim:unit="pixel"/>'
+        '<mwg-rs:C MPReg:Rectangle="0.625, 0.1875, 0.25, 0.125"/>'
+        '<mwg-rs:D ext:rbUnit="pixel" ext:rbX="30" ext:rbY="6" ext:rbW="12" ext:rbH="4"/>'
+        '<mwg-rs:E><rdf:Description ext:rbUnit="relative" ext:rbX="0.5" ext:rbY="0.5" ext:rbRx="0.25"/></mwg-rs:E>'
+        '<mwg-rs:F ext:rbUnit="pixel"><ext:rbVertices><rdf:Seq><rdf:li ext:rbX="48" ext:rbY="0"/></rdf:Seq>'
+        "</ext:rbVertices></mwg-rs:F>"
+        "<exif:SubjectArea><rdf:Seq><rdf:li>36</rdf:li><rdf:li>8</rdf:li></rdf:Seq></exif:SubjectArea>"
+        "<exif:FocalPlaneXResolution>3000/2</exif:FocalPlaneXResolution>"
+    )
+    turned, omitted = place_xmp(packet, Placement(SIZE, (64, 96), (64, 96), 6))
+    text = turned.decode()
+    assert omitted == []
+    for value in ('x="0.75" stArea:y="0.75" stArea:w="0.125" stArea:h="0.25"', "<stArea:y>0.75</stArea:y>",
+                  'stDim:w="64" stDim:h="96"', 'Rectangle="0.6875, 0.625, 0.125, 0.25"',
+                  'rbX="44" ext:rbY="60" ext:rbW="8" ext:rbH="24"', 'rbX="0.5" ext:rbY="0.5" ext:rbRx="0.375"',
+                  'rbX="64" ext:rbY="96"', "<rdf:li>48</rdf:li><rdf:li>72</rdf:li>", ">3000/1<"):  # fmt: skip
+        assert value in text, value
+    assert text.startswith('<?xpacket begin="\ufeff"')
+    assert place_xmp(packet, Placement(SIZE, SIZE, SIZE)) == (packet, [])  # unchanged, byte by byte
+
+
+def test_sizes_of_a_panorama_are_scaled_and_a_turned_one_loses_them():
+    names = {"FullPanoWidthPixels": 96, "FullPanoHeightPixels": 48, "CroppedAreaImageWidthPixels": 48}
+    names |= {"CroppedAreaImageHeightPixels": 32, "CroppedAreaLeftPixels": 12, "CroppedAreaTopPixels": 6}
+    packet = make_xmp(attributes=" ".join(f'GPano:{name}="{value}"' for name, value in names.items()))
+    large, omitted = place_xmp(packet, Placement(SIZE, (144, 96), (144, 90)))
+    values = {name.decode(): int(value) for name, value in re.findall(rb'GPano:(\w+)="(\d+)"', large)}
+    expected = {name: 3 * value for name, value in names.items()}
+    assert values == expected | {"CroppedAreaTopPixels": 18 + 3, "CroppedAreaImageHeightPixels": 90}
+    assert omitted == []
+    turned, omitted = place_xmp(packet, Placement(SIZE, (32, 48), (32, 48), 6))
+    assert b"GPano:" not in turned.replace(b"xmlns:GPano", b"")
+    assert omitted == ["panorama"]
+
+
+@pytest.mark.parametrize(
+    ("content", "attributes", "names"),
+    [
+        ("", 'hdrgm:Version="1.0"', ["gain map"]),
+        ('<Container:Directory><rdf:Seq><rdf:li rdf:parseType="Resource"><Container:Item Item:Semantic="Primary"/>'
+         '</rdf:li><rdf:li rdf:parseType="Resource"><Container:Item Item:Semantic="MotionPhoto"/></rdf:li>'
+         "</rdf:Seq></Container:Directory>", 'GCamera:MotionPhoto="1"', ["embedded video"]),
+        ("<GCamera:MicroVideoOffset>831</GCamera:MicroVideoOffset>", "", ["embedded video"]),
+        ("", 'xmpNote:HasExtendedXMP="AC83"', ["extended XMP"]),
+        ("", 'GDepth:Format="RangeInverse" GDepth:Mime="image/jpeg"', ["depth map"]),
+        ("<xmp:Thumbnails><rdf:Alt><rdf:li>base64</rdf:li></rdf:Alt></xmp:Thumbnails>", "", []),
+    ],
+)  # fmt: skip
+def test_links_to_data_that_results_do_not_contain_are_removed_and_named(content, attributes, names):
+    kept = "<dc:source>a hill</dc:source>"
+    packet, found = remove_links(make_xmp(kept + content, attributes))
+    assert found == names
+    assert kept.encode() in packet
+    for prefix in ("hdrgm:", "Container:", "Item:", "GCamera:", "HasExtended", "GDepth:", "Thumbnails"):
+        assert prefix.encode() not in packet
+    plain = make_xmp(kept, 'xmp:Rating="3"')
+    assert remove_links(plain) == (plain, [])
+
+
+@pytest.mark.parametrize("fault", [b"</rdf:RDF>", b"<!DOCTYPE x [<!ENTITY a 'a'>]>"])
+def test_xmp_with_links_that_cannot_be_parsed_is_left_out(fault):
+    packet, names = remove_links(fault + make_xmp(attributes='hdrgm:Version="1.0"'))
+    assert packet == b""
+    assert names[0].startswith("XMP")
+
+
+def test_positions_in_exif_and_on_a_map_are_scaled(image, tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[33550], tags[33922] = (0.5, 0.5, 0.0), (8.0, 4.0, 0.0, 600_000.0, 5_340_000.0, 0.0)
+    tags[34735] = (1, 1, 0, 1, 1025, 0, 1, 1)
+    image.save(tmp_path / "small.tif", tiffinfo=tags)
+    large, omitted = upscale(tmp_path / "small.tif", tmp_path / "large.tif")
+    assert large.tag_v2[33550] == (0.25, 0.25, 0.0)
+    assert large.tag_v2[33922][:2] == (16.0, 8.0)
+    assert omitted == []
+    exif = Image.Exif()
+    exif[34264] = (0.5, 0, 0, 100, 0, -0.5, 0, 200, 0, 0, 0, 0, 0, 0, 0, 1)
+    exif[34735] = (1, 1, 0, 1, 1025, 0, 1, 2)  # coordinates at the centre of a pixel
+    nested = exif.get_ifd(0x8769)
+    nested[0x9214], nested[0xA20E], nested[0xA20F] = (36, 8, 12, 4), 3000.0, 1500.0
+    exif[0x8769] = nested
+    assert place_exif(exif, DOUBLED) == []
+    assert exif[34264][:8] == (0.25, 0, 0, 100 - 0.125, 0, -0.25, 0, 200 + 0.125)
+    assert [nested[tag] for tag in (0x9214, 0xA20E, 0xA20F)] == [(72, 16, 24, 8), 6000, 3000]
+    assert place_exif(exif, Placement((96, 64), (64, 96), (64, 96), 6)) == ["GeoTIFF"]
+    assert [nested[tag] for tag in (0x9214, 0xA20E, 0xA20F)] == [(48, 72, 8, 24), 3000, 6000]
+    assert 34264 not in exif
+
+
+def test_the_other_tags_survive_one_damaged_tag(image, tmp_path):
+    entries = [(271, 2, b"Testcam\0"), (282, 2, b"72\0\0"), (283, 2, b"wide\0\0"), (315, 2, b"Nobody\0")]
+    data, table = b"", struct.pack("<H", len(entries))
+    start = 8 + 2 + 12 * len(entries) + 4
+    for tag, kind, value in entries:
+        stored = value if len(value) == 4 else struct.pack("<I", start + len(data))
+        data += value if len(value) > 4 else b""
+        table += struct.pack("<HHI", tag, kind, len(value)) + stored
+    image.save(tmp_path / "small.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + table + bytes(4) + data)
+    large, omitted = upscale(tmp_path / "small.jpg", tmp_path / "large.jpg")
+    exif = large.getexif()
+    assert (exif[271], exif[282], exif[315]) == ("Testcam", 72, "Nobody")
+    assert omitted == ["EXIF tag 0x011b"]
+
+
+def test_iptc_is_kept_from_every_place_and_named_without_a_place(image, tmp_path):
+    numbers = struct.unpack("<3I", IPTC + b"\0")
+    tifffile.imwrite(tmp_path / "numbers.tif", np.asarray(image), extratags=[(33723, 4, 3, numbers, True)])
+    resources = TiffImagePlugin.ImageFileDirectory_v2()
+    resources[34377] = b"8BIM\x04\x0c\0\0\0\0\0\x02ab" + make_iptc_resource(IPTC)
+    image.save(tmp_path / "resources.tif", tiffinfo=resources)
+    raw = PngImagePlugin.PngInfo()
+    content = make_iptc_resource(IPTC)
+    raw.add_text("Raw profile type 8bim", f"\n8bim\n{len(content):8}\n{content.hex()}\n")
+    image.save(tmp_path / "raw.png", pnginfo=raw)
+    for name in ("numbers.tif", "resources.tif", "raw.png"):
+        for suffix in ("jpg", "png", "tif"):
+            out = tmp_path / f"large.{suffix}"
+            assert upscale(tmp_path / name, out)[1] == []
+            assert next(read_photo(out).images).metadata.iptc.rstrip(b"\0") == IPTC
+        assert upscale(tmp_path / name, tmp_path / "large.webp")[1] == ["IPTC"]
+
+
+@pytest.mark.parametrize("keyword", ["exif", "APP1"])
+def test_raw_profiles_of_a_png_are_read_and_written_once(image, tmp_path, keyword):
+    exif = Image.Exif()
+    exif[0x0112], exif[271] = 6, "Testcam"
+    raw = PngImagePlugin.PngInfo()
+    for name, content in ((keyword, exif.tobytes()), ("xmp", make_xmp("<dc:source>a hill</dc:source>"))):
+        raw.add_text(f"Raw profile type {name}", f"\n{name}\n{len(content):8}\n{content.hex()}\n")
+    image.save(tmp_path / "small.png", pnginfo=raw)
+    large, omitted = upscale(tmp_path / "small.png", tmp_path / "large.png")
+    assert large.size == (64, 96)
+    assert (large.getexif()[0x0112], large.getexif()[271]) == (1, "Testcam")
+    assert "a hill" in large.info["XML:com.adobe.xmp"]
+    assert not [name for name in large.text if name.startswith("Raw profile")]
+    assert omitted == []
+
+
+def test_texts_of_a_png_become_the_user_comment_or_are_named(image, tmp_path):
+    info = PngImagePlugin.PngInfo()
+    for keyword, text in (("workflow", '{"nodes": []}'), ("parameters", "a hill"), ("Description", "Hügel 山")):
+        info.add_itxt(keyword, text)
+    image.save(tmp_path / "small.png", pnginfo=info)
+    for suffix in ("jpg", "webp", "tif", "avif"):
+        large, omitted = upscale(tmp_path / "small.png", tmp_path / f"large.{suffix}")
+        comment = large.getexif().get_ifd(0x8769)[0x9286]
+        assert comment[:8] == b"UNICODE\0"
+        assert comment[8:].decode("utf-16-be") == 'a hill\nworkflow: {"nodes": []}\nDescription: Hügel 山'
+        assert omitted == []
+    assert upscale(tmp_path / "small.png", tmp_path / "large.gif")[1] == ["texts (workflow, parameters, Description)"]
+    info.add_itxt("long", "ü" * MAX_SEGMENT_BYTES)
+    image.save(tmp_path / "small.png", pnginfo=info)
+    assert upscale(tmp_path / "small.png", tmp_path / "large.jpg")[1] == ["user comment (too long for .jpg)"]
+
+
+def test_large_profiles_and_texts_are_read_up_to_a_limit(image, tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("workflow", "x" * 2**21, zip=True)
+    image.save(tmp_path / "small.png", pnginfo=info, icc_profile=make_srgb_profile() + bytes(2**21))
+    for _ in range(2):  # Loupe also reads its own result
+        large, omitted = upscale(tmp_path / "small.png", tmp_path / "large.png")
+        assert len(large.text["workflow"]) == 2**21
+        assert omitted == []
+        shutil.copy(tmp_path / "large.png", tmp_path / "small.png")
+    info.add_itxt("bomb", "x" * (2**24 + 1), zip=True)
+    image.save(tmp_path / "small.png", pnginfo=info)
+    with pytest.raises(PhotoError, match="must have at most 16,777,216 bytes each"):
+        upscale(tmp_path / "small.png", tmp_path / "large.png")
+
+
+def test_a_damaged_or_unsuitable_profile_is_left_out_and_named(image, tmp_path):
+    srgb = make_srgb_profile()
+    link = srgb[:12] + b"link" + srgb[16:]
+    for icc in (b"rubbish", srgb[:200], bytes(400), link, srgb.replace(b"rTRC", b"xxxx"), b"\0" * 128 + srgb[128:]):
+        image.save(tmp_path / "small.jpg", icc_profile=icc)
+        for suffix in ("jpg", "bmp"):
+            large, omitted = upscale(tmp_path / "small.jpg", tmp_path / f"large.{suffix}")
+            assert "icc_profile" not in large.info
+            assert "colour profile (damaged or unsuitable)" in omitted
+    image.convert("CMYK").save(tmp_path / "small.jpg", icc_profile=srgb)
+    assert "colour profile (damaged or unsuitable)" in upscale(tmp_path / "small.jpg", tmp_path / "large.jpg")[1]
+
+
+def test_exif_that_declares_adobe_rgb_becomes_a_profile(image, tmp_path):
+    exif = Image.Exif()
+    nested = exif.get_ifd(0x8769)
+    nested[0xA001], nested[0xA005] = 65535, {1: "R03", 0x1001: 48, 0x1002: 32}
+    exif[0x8769] = nested
+    image.save(tmp_path / "small.jpg", exif=exif, quality=100, subsampling=0)
+    expected = np.asarray(image.resize((96, 64), Image.Resampling.BICUBIC)).astype(float)
+    for suffix in ("jpg", "png"):
+        large, omitted = upscale(tmp_path / "small.jpg", tmp_path / f"large.{suffix}")
+        profile = ImageCms.getOpenProfile(io.BytesIO(large.info["icc_profile"]))
+        assert profile.profile.green_primary[1][:2] == pytest.approx((0.2149, 0.7098), abs=0.02)  # adapted to D50
+        assert np.abs(np.asarray(large) - expected).mean() < 2
+        related = large.getexif().get_ifd(0xA005)
+        assert (related[1], related[0x1001], related[0x1002]) == ("R03", 96, 64)
+        assert omitted == []
+    assert np.abs(np.asarray(upscale(tmp_path / "small.jpg", tmp_path / "large.bmp")[0]) - expected).mean() > 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("exiftool"), reason="exiftool is not installed")
+@pytest.mark.parametrize("source", ["jpg", "png", "webp", "tif", "avif"])
+def test_exiftool_reports_no_new_warning(image, tmp_path, source):
+    exif = Image.Exif()
+    nested, position = exif.get_ifd(0x8769), exif.get_ifd(0x8825)
+    exif[0x0112], exif[271], exif[34665] = 6, "Tést", nested
+    nested[0x9214], nested[0xA20E], nested[0x9286] = (36, 8, 12, 4), 3000.0, b"ASCII\0\0\0 a hill"
+    nested[0xA005] = {1: "R98"}
+    position[1], position[2] = "N", (48.0, 8.0, 30.5)
+    exif[0x8825] = position
+    xmp = make_xmp(
+        '<mwg-rs:Area stArea:x="0.75" stArea:y="0.25" stArea:w="0.25" stArea:h="0.125"/>',
+        'hdrgm:Version="1.0" xmp:Rating="3" GPano:FullPanoWidthPixels="96"',
+    )
+    small = tmp_path / f"small.{source}"
+    if source == "tif":
+        image.save(small, tiffinfo={700: xmp, 33723: IPTC, 271: "Test"})
+    elif source == "png":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        info.add_itxt("parameters", "a hill")
+        image.save(small, exif=exif, pnginfo=info, icc_profile=make_srgb_profile())
+    else:
+        image.save(small, exif=exif, xmp=xmp, icc_profile=make_srgb_profile())
+    before = list_warnings(small)
+    for suffix in ("jpg", "png", "webp", "tif", "avif", "gif", "bmp"):
+        upscale(small, tmp_path / f"large.{suffix}")
+        assert list_warnings(tmp_path / f"large.{suffix}") <= before, suffix
+
+
+def list_warnings(file: Path) -> set[str]:
+    command = ["exiftool", "-warning", "-error", "-a", "-s3", file]
+    return {*subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()}
