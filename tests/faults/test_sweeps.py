@@ -37,7 +37,7 @@ eval_every = {every}
 
 def test_no_trial_is_lost_when_the_database_restarts(tmp_path, dataset):
     text = SWEEP.format(
-        name="restarted", hidden="16,8", repeats=3, steps=400, every=20, search='activation = ["tanh", "relu"]'
+        name="restarted", hidden="16,8", repeats=2, steps=400, every=20, search='activation = ["tanh", "relu"]'
     )
     (tmp_path / "sweep.toml").write_text(text)
     open_store(tmp_path).search_experiments()  # two processes that make one store break it
@@ -55,7 +55,7 @@ def test_no_trial_is_lost_when_the_database_restarts(tmp_path, dataset):
         trials = optuna.load_study(study_name="restarted", storage=url).trials
     ended = [trial for trial in trials if trial.state.name == "COMPLETE"]
     assert Counter((trial.params["activation"], trial.params["seed"]) for trial in ended).most_common(1)[0][1] == 1
-    assert len(ended) == 6
+    assert len(ended) == 4
     assert not [trial for trial in trials if trial.state.name in ("RUNNING", "WAITING")]
     assert not [run for run in list_runs(tmp_path) if run.info.status in ("RUNNING", "FAILED")]
 
@@ -98,7 +98,8 @@ def test_a_diverging_trial_fails_with_its_last_checkpoint_and_the_others_continu
     (tmp_path / "sweep.toml").write_text(
         SWEEP.format(name="diverging", hidden="none", repeats=1, steps=60, every=10, search=search)
     )
-    loupe("sweep", "sweep.toml", "--dataset", dataset, "--no-champion", "--quiet", cwd=tmp_path)
+    arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--no-champion", "--workers", 1, "--quiet"]
+    loupe(*arguments, cwd=tmp_path, in_one_process=True)
     runs = {run.data.params.get("optimizer"): run for run in list_runs(tmp_path)}
     assert (runs["sgd"].info.status, runs["adam"].info.status) == ("FAILED", "FINISHED")
     kept = runs["sgd"].data.tags["loupe.checkpoint"]

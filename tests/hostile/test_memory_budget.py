@@ -154,7 +154,7 @@ def test_a_webp_is_encoded_with_less_memory_if_the_budget_requires_it(work):
     command = ["upscale", "photo.png", "--model=nearest", "--scale=2", "--format=webp", "--quiet"]
     for memory in (1000, 350):
         loupe(*command, f"--out={memory}", f"--memory={memory}", cwd=work)
-    large, small = ((work / f"{memory}" / "photo.webp").read_bytes() for memory in (1000, 350))
+    large, small = ((work / f"{memory}" / "photo.png.webp").read_bytes() for memory in (1000, 350))
     assert large != small
 
 

@@ -1,5 +1,6 @@
 """Reading, upscaling and writing all formats, modes, depths and metadata."""
 
+import contextlib
 import io
 import itertools
 import struct
@@ -25,8 +26,8 @@ from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.reader import read_photo
-from loupe.imaging.writer import write_photo
-from loupe.photos.inputs import PhotoJob
+from loupe.imaging.writer import EncodeOptions, write_photo
+from loupe.photos.inputs import PhotoJob, find_photos
 from loupe.photos.processing import Outcome, ProcessingOptions, process_jobs
 from loupe.photos.sizes import Target
 from loupe.photos.upscaling import UpscaleTransform, upscale_image
@@ -404,11 +405,61 @@ def test_bmps_with_bit_fields_and_deep_jpegs_are_read_or_refused_with_the_reason
             read_photo(content)
 
 
+def test_an_avif_has_full_colours_unless_photo_and_quality_are_lower(tmp_path):
+    edges = Image.new("RGB", (40, 30), (230, 20, 20))
+    edges.paste((20, 20, 230), (0, 0, 13, 30))
+    edges.save(tmp_path / "full.png")
+    edges.save(tmp_path / "full.jpg", quality=100, subsampling="4:4:4")
+    edges.save(tmp_path / "less.jpg", quality=100, subsampling="4:2:0")
+    errors = {}
+    jobs = [(name, quality) for name in ("full.png", "full.jpg", "less.jpg") for quality in (None, 85)]
+    for name, quality in jobs:
+        options = ProcessingOptions(
+            UpscaleTransform(Target(Fraction(1)), NETWORKS), EncodeOptions(quality), overwrite=True
+        )
+        out = tmp_path / "large.avif"
+        assert [
+            outcome.reason for outcome in process_jobs([PhotoJob(tmp_path / name, out)], options, lambda _: None)
+        ] == [""]
+        photo, result = (np.asarray(Image.open(file).convert("RGB")).astype(int) for file in (tmp_path / name, out))
+        errors[name, quality] = np.abs(photo - result)[:, 11:15].max()
+    assert errors.pop(("less.jpg", 85)) > 8
+    assert max(errors.values()) < 5
+
+
+HEADS = {"HEIC": b"\0\0\0\x1cftypheic", "JPEG XL": b"\xff\x0a"}
+
+
+@pytest.mark.parametrize("name", ["HEIC", "JPEG XL"])
+def test_a_format_of_a_missing_extra_is_named_with_the_extra(name, tmp_path, monkeypatch):
+    module, extra = {"HEIC": ("pi_heif", "heic"), "JPEG XL": ("pillow_jxl", "jxl")}[name]
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PhotoError, match=rf"^is a {name} file, which needs .*'loupe-upscale\[{extra}\]'$"):
+        read_photo(HEADS[name] + bytes(40))
+    (tmp_path / "photo.dat").write_bytes(HEADS[name] + bytes(40))
+    (tmp_path / f"photo.{extra}").write_bytes(HEADS[name] + bytes(40))
+    found = find_photos([str(tmp_path)], tmp_path / "out")
+    assert [(job.photo.name, job.out.name) for job in found.jobs] == [(f"photo.{extra}", f"photo.{extra}.jpg")]
+    assert [path.name for path, _ in found.failures] == ["photo.dat"]
+
+
+def test_jpeg_xl_and_jpeg_2000_are_read(photo, tmp_path):
+    suffixes = [".jp2"]
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401
+
+        suffixes.append(".jxl")
+    for suffix in suffixes:
+        photo.convert("RGB").save(tmp_path / f"photo{suffix}", quality=100)
+        (image,) = read_photo(tmp_path / f"photo{suffix}").images
+        assert np.abs(image.pixels.astype(int) - np.asarray(photo.convert("RGB"))).mean() < 4
+
+
 def test_thumbnails_and_pyramid_levels_are_not_pages(photo, tmp_path):
     import tifffile
 
     colours = np.asarray(photo.convert("RGB"))
-    for name, types in {"behind": (0, 1, 1), "before": (1, 0), "pages": (2, 2), "only": (1,)}.items():
+    for name, types in {"last": (0, 1, 1), "before": (1, 0), "pages": (2, 2), "only": (1,)}.items():
         with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
             for kind in types:
                 file.write(colours if kind != 1 else colours[::2, ::2], photometric="rgb", subfiletype=kind)

@@ -35,7 +35,7 @@ def test_results_keep_the_folder_structure(tree):
 def test_results_of_several_folders_are_in_folders_of_their_names(tree):
     assert outs(tree, "a/b", "c")["a/b/one.jpg"] == "out/b/one.jpg"
     assert sorted(set(outs(tree, "a/b", "c").values())) == [
-        "out/b/one.jpg", "out/b/two.png", "out/c/ONE.JPG", "out/c/one-2.jpg"
+        "out/b/one.jpg", "out/b/two.png", "out/c/ONE.JPG", "out/c/one.jpg"
     ]  # fmt: skip
 
 
@@ -44,8 +44,19 @@ def test_equal_names_get_numbers(tree):
         "out/one.jpg", "out/one-2.jpg", "out/one-3.jpg"
     ]  # fmt: skip
     assert sorted(outs(tree, "a/b", "a/one.jpg", suffix=".webp").values()) == [
-        "out/b/one.webp", "out/b/two.webp", "out/one.webp"
+        "out/b/one.jpg.webp", "out/b/two.png.webp", "out/one.jpg.webp"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [None, ".jpg", ".webp"])
+def test_names_of_results_do_not_depend_on_other_photos(tree, suffix):
+    """Otherwise `--resume` would skip a new photo when a folder grew."""
+    before = outs(tree, "c", suffix=suffix)
+    for name in ("ONE.png", "One.JPEG", "one.bmp", "one.heic", "one.gif"):
+        (tree / "c" / name).write_bytes(b"")
+    after = outs(tree, "c", suffix=suffix)
+    assert {photo: after[photo] for photo in before} == before
+    assert len(set(after.values())) == len(after) == len(before) + 5
 
 
 def test_patterns_are_expanded_and_out_may_be_a_file(tree):

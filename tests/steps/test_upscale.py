@@ -190,7 +190,7 @@ def test_a_dry_run_prints_the_results_and_writes_nothing(real, tmp_path):
     (tmp_path / "in").mkdir()
     real.save(tmp_path / "in" / "photo.png")
     printed = loupe("upscale", "in", "--dry_run", "--format", "webp", cwd=tmp_path).stdout
-    assert printed == "in/photo.png -> upscaled/photo.webp\n"
+    assert printed == "in/photo.png -> upscaled/photo.png.webp\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
@@ -315,7 +315,7 @@ def test_only_the_photo_with_a_name_that_is_too_long_fails(real, tmp_path):
     for _ in range(2):
         failed = loupe("upscale", "in", "--out", "out", "--format", "webp", "--resume", cwd=tmp_path, status=1)
         assert "1 of 2 photos could not be upscaled" in failed.stderr
-        assert os.listdir(tmp_path / "out") == ["b.webp"]
+        assert os.listdir(tmp_path / "out") == ["b.jpg.webp"]
 
 
 @pytest.mark.parametrize("model", ["models:/loupe@champion", "runs:/123/model"])

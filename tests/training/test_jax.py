@@ -15,8 +15,10 @@ SAME_ON_BOTH = (
 
 
 @pytest.mark.slow(80)
-def test_training_on_the_jax_backend() -> None:
+def test_training_on_the_jax_backend(tmp_path: Path) -> None:
     environment = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    # The tests compile the same networks many times.
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
     command += ["-k", f"not ({SAME_ON_BOTH})"]
     command += [str(FOLDER / module) for module in ("jax_steps.py", "test_loop.py")]

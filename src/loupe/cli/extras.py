@@ -13,9 +13,12 @@ EXTRAS = {
     "cluster": ("distributed", "psycopg", "s3fs"),
     "gpu": ("onnxruntime-gpu",),
     "demo": ("gradio",),
+    "heic": ("pi-heif",),
+    "jxl": ("pillow-jxl-plugin",),
 }  # fmt: skip
 # Names for `import` that differ from the names of the packages.
-IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-it-py": "markdown_it"}
+IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-it-py": "markdown_it",
+                "pi-heif": "pi_heif", "pillow-jxl-plugin": "pillow_jxl"}  # fmt: skip
 
 
 def describe_missing_package(error: BaseException) -> str | None:

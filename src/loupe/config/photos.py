@@ -48,7 +48,7 @@ class PhotoSettings(Settings):
         rule="none, or 1 to 100",
     )
     compress_level: int = field(1, "compression of PNG; 0: the fastest, 9: the smallest files", ge=0, le=9)
-    strip_metadata: bool = field(False, "omit EXIF, XMP, resolution and comments, but keep the colour profile")
+    strip_metadata: bool = field(False, "omit all metadata of the photo except for the colour space")
     overwrite: bool = field(False, "replace existing results")
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(

@@ -6,27 +6,35 @@ from pathlib import Path
 from PIL import Image
 
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
-from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS
+from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS, is_jpeg_xl
 
 # The next five constants are the largest numbers of bytes per pixel while an image is decoded: Pillow's image, its
 # conversion, and the result. DECODING_BYTES lists the common cases by Pillow's mode; special cases follow.
 DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
 TRANSPARENT_BYTES = 13  # grey and colour images with one transparent value
 DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # images with 16 bits per sample, by the number of bands
-CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22}  # formats whose decoders keep several copies of a frame
+CODEC_BYTES = {
+    "WEBP": 20,
+    "AVIF": 28,
+    "GIF": 22,
+    "HEIF": 28,
+    "JPEG2000": 40,
+}  # formats whose decoders keep several copies of a frame
 OTHER_BYTES = 24  # all other images
 ROW_BYTES = 20  # bytes per pixel of a row: decoders keep two rows of up to 8 bytes per pixel; the rest is a reserve
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder, which does not depend on the size of the image
+JXL_BYTES = 1_000_000_000  # memory to open a JPEG XL: the decoder does not report the size before it decodes
 OPENING_BYTES = 150_000_000  # maximum memory to open a file, without pixels and copies of the file
 # Bytes per decoded pixel by Pillow's mode, with 8 bits per sample. `get_pixel_bytes` doubles the number for 16 bits.
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
-ENCODING_BYTES = {"GIF": 33, "AVIF": 35}  # bytes per pixel while one image is encoded
+GIF_BYTES = 33  # bytes per pixel while one GIF image is encoded
+AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}  # bytes per pixel while one AVIF image is encoded, by the subsampling
 WHOLE_BYTES = 8  # bytes per pixel while one image of another format is encoded: the pixels, and Pillow's copy
 # Bytes per pixel while one WebP image is encoded, by `lossless` and `low_memory` of `EncodeOptions`.
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
 WEBP_ALPHA_BYTES = 42  # minimum for a lossy WebP with alpha, because the alpha is encoded without loss
 OPAQUE_PIXEL_BYTES = 1, 3, 6  # values of `get_pixel_bytes` for images without alpha
-FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 28}  # additional bytes per pixel of each frame
+FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional bytes per pixel of each frame
 
 
 def estimate_opening(path: Path) -> int:
@@ -50,6 +58,8 @@ def estimate_opening(path: Path) -> int:
         pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
     elif head[4:8] == b"ftyp":  # Pillow reads a whole AVIF file (two copies)
         copies = 2
+    elif is_jpeg_xl(head):
+        rows = JXL_BYTES
     if pixels > MAX_PIXELS:
         raise too_many_pixels(pixels)
     return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + rows
@@ -108,10 +118,10 @@ def estimate_encoding(name: str, largest: int, total: int, per_pixel: int | None
         name: the format.
         largest: the number of pixels of the largest frame or page.
         total: the number of pixels of all frames of an animation; 0 if the images are not frames.
-        per_pixel: the result of `get_webp_bytes` for a WebP; None for other formats.
+        per_pixel: the result of `get_webp_bytes`, or a value of AVIF_BYTES; None for other formats.
     """
     streamed = name in STREAMED_FORMATS and largest > MAX_WHOLE_PIXELS
-    one = 0 if streamed else largest * (per_pixel or ENCODING_BYTES.get(name, WHOLE_BYTES))
+    one = 0 if streamed else largest * (per_pixel or (GIF_BYTES if name == "GIF" else WHOLE_BYTES))
     return one + total * FRAME_BYTES.get(name, 0)
 
 

@@ -11,6 +11,12 @@ SUFFIXES = {
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
 }  # fmt: skip
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
+# Formats that are only read. The extra `heic` reads HEIF, and the extra `jxl` reads JXL.
+READ_SUFFIXES = SUFFIXES | {
+    "HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",), "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c"),
+}  # fmt: skip
+READ_FORMATS = {suffix: name for name, suffixes in READ_SUFFIXES.items() for suffix in suffixes}
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # formats that support 16 bits per sample
 STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # large images are encoded strip by strip
@@ -26,6 +32,21 @@ def get_format(out: Path) -> str:
         raise UsageError(
             f"out: must end in the suffix of an image format, {', '.join(FORMATS)}, got {str(out)!r}"
         ) from None
+
+
+def choose_suffix(suffix: str) -> str:
+    """Return the suffix of the result for the suffix of a photo: .jpg for formats that are only read."""
+    return suffix if suffix.lower() in FORMATS else SUFFIXES["JPEG"][0]
+
+
+def is_heif(head: bytes) -> bool:
+    """Return whether a file with these first 12 bytes is a HEIC or HEIF, or an AVIF with a general brand."""
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
+
+
+def is_jpeg_xl(head: bytes) -> bool:
+    """Return whether a file with these first 8 bytes is a JPEG XL."""
+    return head.startswith(b"\xff\x0a") or head[4:8] == b"JXL "
 
 
 def has_alpha(bands: int) -> bool:
@@ -59,6 +80,6 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
 
 def validate_suffix(path: Path, format_name: str) -> None:
     """Raise PhotoError if a photo's suffix belongs to another format than its content."""
-    suffix_format = FORMATS.get(path.suffix.lower())
+    suffix_format = READ_FORMATS.get(path.suffix.lower())
     if suffix_format is not None and suffix_format != format_name:
         raise PhotoError(f"is a {format_name} file with the suffix {path.suffix}; rename it")

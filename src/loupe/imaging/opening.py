@@ -7,7 +7,9 @@ from typing import Any
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
+from loupe.cli.extras import describe_missing_package
 from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError
+from loupe.imaging.formats import is_heif, is_jpeg_xl
 
 COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANES, TILE_WIDTH = 259, 262, 277, 284, 322  # numbers of TIFF tags
 EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE = 338, 339, 254
@@ -78,15 +80,38 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 def open_image(source: bytes | Path) -> Image.Image:
     """Open an image from the bytes of a file, or from its path."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        head = file.read(4)
-    if head in TiffImagePlugin.PREFIXES:
+        head = file.read(12)
+    if head[:4] in TiffImagePlugin.PREFIXES:
         return TiffImage(_to_file(source))
     try:
         return Image.open(_to_file(source))
     except Image.UnidentifiedImageError:
         if head.startswith(JPEG_PREFIX):
             JpegImagePlugin.JpegImageFile(_to_file(source))  # raises an error with the reason, such as 12 bits
-        raise
+        if not _load_plugin(head):
+            raise
+    return Image.open(_to_file(source))
+
+
+def _load_plugin(head: bytes) -> bool:
+    """Load the plugin of Pillow for a file with these first bytes; return whether there is one.
+
+    Raises:
+        PhotoError: the plugin is not installed.
+    """
+    try:
+        if is_heif(head):
+            import pi_heif
+
+            pi_heif.register_heif_opener()
+        elif is_jpeg_xl(head):
+            import pillow_jxl  # noqa: F401 # registers itself
+        else:
+            return False
+    except ModuleNotFoundError as error:
+        name = "HEIC" if is_heif(head) else "JPEG XL"
+        raise PhotoError(f"is a {name} file, which {describe_missing_package(error)}") from None
+    return True
 
 
 def _to_file(source: bytes | Path) -> io.BytesIO | Path:

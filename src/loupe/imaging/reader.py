@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from loupe.imaging.declarations import HDR_CHUNKS, read_colour_chunks, read_exif_profile
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.exif import ORIENTATION
-from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.formats import READ_SUFFIXES
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
@@ -27,6 +27,8 @@ from loupe.imaging.pixels import (
     read_profile,
 )
 
+FULL_SAMPLING = 0  # Pillow's number of 4:4:4, in which colours have the full resolution
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -39,6 +41,7 @@ class Photo:
         loop: the number of times an animation runs (0 means forever); None for a file that is not an animation.
         images: the frames or pages, each decoded on demand.
         lossless: whether the file is a lossless WebP.
+        subsampled: whether the file stores fewer samples of colour than of brightness.
         page_sizes: width and height of each page of a TIFF, upright; empty for other formats.
         decoding_bytes: an upper limit of the memory that decoding takes, for the largest image.
         pixel_bytes: an upper limit of the bytes per decoded pixel.
@@ -53,6 +56,7 @@ class Photo:
     page_sizes: tuple[tuple[int, int], ...] = ()
     decoding_bytes: int = 0
     pixel_bytes: int = 8
+    subsampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,12 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         if image.format == "MPO":  # a JPEG followed by further images, which viewers do not show
             image.format = "JPEG"
             count = 1
-        elif image.format in SUFFIXES:
+        elif image.format == "HEIF":  # viewers show the primary image of a burst
+            count = 1
+        elif image.format in READ_SUFFIXES:
             count = getattr(image, "n_frames", 1)
         else:
-            raise PhotoError(f"format: must be one of {', '.join(SUFFIXES)}, got {image.format}")
+            raise PhotoError(f"format: must be one of {', '.join(READ_SUFFIXES)}, got {image.format}")
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
@@ -105,7 +111,12 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
         photo = Photo(image.format, count - first, size, loop, images, lossless)
         decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
-        return replace(photo, decoding_bytes=decoding_bytes, pixel_bytes=get_pixel_bytes(image, deep))
+        return replace(
+            photo,
+            decoding_bytes=decoding_bytes,
+            pixel_bytes=get_pixel_bytes(image, deep),
+            subsampled=_is_subsampled(image, lossless),
+        )
 
 
 def read_pillow_image(image: Image.Image) -> ImageData:
@@ -163,6 +174,13 @@ def _is_lossless(source: bytes | Path) -> bool:
             # The chunks of a frame are in an ANMF chunk, after a header of 16 bytes. All other chunks are skipped.
             stream.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False
+
+
+def _is_subsampled(image: Image.Image, lossless: bool) -> bool:
+    """Return whether a file stores the colours with a lower resolution, which an AVIF or HEIF does not report."""
+    if image.format == "JPEG":
+        return JpegImagePlugin.get_sampling(image) != FULL_SAMPLING
+    return image.format in ("AVIF", "HEIF") or (image.format == "WEBP" and not lossless)
 
 
 def _read_images(file: _OpenFile, numbers: Sequence[int], deep: bool) -> Iterator[ImageData]:

@@ -21,6 +21,7 @@ from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import write_tiff
 
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
+FULL_COLOUR_QUALITY = 90  # an AVIF with at least this quality has the colours in full resolution
 # Methods of the WebP encoder that take less memory than the default method, 4. For an image of noise, method 2 takes
 # 9 bytes per pixel instead of 29. Without loss, method 0 takes 24 bytes per pixel instead of 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
@@ -35,15 +36,23 @@ class EncodeOptions:
         quality: 1..100, for JPEG, WebP and AVIF; None for DEFAULT_QUALITY.
         compress_level: 0..9, for PNG.
         lossless: whether a WebP is lossless, if quality is None.
+        subsampled: whether an AVIF with a quality below FULL_COLOUR_QUALITY stores fewer samples of colour.
         overwrite: whether an existing file is replaced.
-        low_memory: whether a WebP is encoded with a faster method, which takes less memory.
+        low_memory: whether the encoders of WebP and AVIF take less memory, with larger files or with 4:2:0.
     """
 
     quality: int | None = None
     compress_level: int = 1
     lossless: bool = False
+    subsampled: bool = False
     overwrite: bool = True
     low_memory: bool = False
+
+    @property
+    def avif_subsampling(self) -> str:
+        """The subsampling of an AVIF."""
+        is_low = self.subsampled and (self.quality or DEFAULT_QUALITY["AVIF"]) < FULL_COLOUR_QUALITY
+        return "4:2:0" if is_low or self.low_memory else "4:4:4"
 
 
 def write_photo(
@@ -168,7 +177,9 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
         if metadata.iptc:
             resource = PHOTOSHOP_NAME + make_iptc_resource(metadata.iptc)
             options["extra"] = b"\xff\xed" + (len(resource) + 2).to_bytes(2, "big") + resource
-    if comment and name in ("JPEG", "GIF"):
+    if name == "AVIF":
+        options["subsampling"] = encoding.avif_subsampling
+    if comment and name == "JPEG":
         options["comment"] = comment
     if name == "PNG":
         options |= {"compress_level": encoding.compress_level, "pnginfo": make_chunks(metadata)}

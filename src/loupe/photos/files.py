@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome, Transform
 
-ISOLATED_SUFFIXES = (".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp")  # a child process decodes these files
+ISOLATED_SUFFIXES = (
+    ".webp",
+    ".avif",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".heic",
+    ".jxl",
+)  # a child process decodes them
 PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from loupe.errors import UsageError
 from loupe.imaging.atomic import validate_output_file
-from loupe.imaging.formats import FORMATS
+from loupe.imaging.formats import FORMATS, READ_FORMATS, choose_suffix, is_heif, is_jpeg_xl
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ class _Search:
         self.found = PhotoList()
         self._results, self._suffix = out.resolve(), suffix
         self._names: set[str] = set()
+        existing = next(folder for folder in (self._results, *self._results.parents) if folder.exists())
+        self._ignores_case = os.path.exists(str(existing).swapcase())
 
     def add_folder(self, folder: Path, target: Path) -> None:
         """Add the files in and below a folder; the results are in and below `target`."""
@@ -157,7 +159,7 @@ class _Search:
             return
         if path.exists() and not path.is_file():  # reading a pipe or a device can block forever
             self.found.others.append(path)
-        elif path.suffix.lower() in FORMATS:
+        elif path.suffix.lower() in READ_FORMATS:
             self.found.jobs.append(PhotoJob(path, self._make_unique(out)))
         elif _is_image(path):
             fault = f"{path.suffix} is not the suffix of an image format" if path.suffix else "its name has no suffix"
@@ -166,20 +168,29 @@ class _Search:
             self.found.others.append(path)
 
     def _make_unique(self, out: Path) -> Path:
-        first = out.with_suffix(self._suffix) if self._suffix else out
+        suffix = self._suffix or choose_suffix(out.suffix)
+        # If the format changes, the name keeps the photo's suffix, so that it does not depend on other photos.
+        is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[suffix.lower()]
+        first = out if is_same else out.with_name(out.name + suffix)
         name, number = first, 2
-        while str(name).casefold() in self._names:
+        while self._fold(name) in self._names:
             name = first.with_name(f"{first.stem}-{number}{first.suffix}")
             number += 1
-        self._names.add(str(name).casefold())
+        self._names.add(self._fold(name))
         return name
+
+    def _fold(self, name: Path) -> str:
+        return str(name).casefold() if self._ignores_case else str(name)
 
 
 def _is_image(path: Path) -> bool:
-    """Return whether Pillow can open a file. ICO is not tried, because opening an ICO file decodes it."""
+    """Return whether Pillow or an extra can open a file. ICO is not tried, because opening an ICO file decodes it."""
     Image.init()
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():
+            head = file.read(12)
+            if is_heif(head) or is_jpeg_xl(head):
+                return True
             warnings.simplefilter("ignore")
             Image.open(path, formats=[name for name in Image.ID if name != "ICO"]).close()
     except Exception:  # decoders raise errors of many types

@@ -17,7 +17,7 @@ import numpy as np
 
 from loupe.imaging.atomic import remove_leftovers
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.estimates import estimate_encoding, estimate_opening, get_webp_bytes
+from loupe.imaging.estimates import AVIF_BYTES, estimate_encoding, estimate_opening, get_webp_bytes
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.isolated_reader import IsolatedReader, open_readers
@@ -185,7 +185,10 @@ class _Processor:
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
                     validate_suffix(job.photo, photo.format)
                     encoding = replace(
-                        self._options.encoding, lossless=photo.lossless, overwrite=self._options.overwrite
+                        self._options.encoding,
+                        lossless=photo.lossless,
+                        subsampled=photo.subsampled,
+                        overwrite=self._options.overwrite,
                     )
                     needed, purpose = self._estimate_memory(photo, job.out, encoding)
                     if needed > self._budget.total:
@@ -206,8 +209,10 @@ class _Processor:
         pixels = max(map(math.prod, sizes)) * photo.pixel_bytes
         work = max(transform.estimate_memory(size, photo.pixel_bytes) for size in {*sizes})
         lossless = encoding.lossless and encoding.quality is None
-        webp_bytes = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes) if name == "WEBP" else None
-        encoded = estimate_encoding(name, math.prod(largest), total, webp_bytes)
+        per_pixel = AVIF_BYTES[encoding.avif_subsampling] if name == "AVIF" else None
+        if name == "WEBP":
+            per_pixel = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes)
+        encoded = estimate_encoding(name, math.prod(largest), total, per_pixel)
         # A single result is either streamed to the file, or computed as a whole and then encoded. A streamed result
         # is never in memory as a whole; `encoded` is then 0.
         if photo.count == 1:

@@ -21,7 +21,7 @@ from pathlib import Path
 from loupe.errors import LoupeError
 from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.formats import FORMATS, SUFFIXES
+from loupe.imaging.formats import FORMATS, READ_SUFFIXES, choose_suffix
 from loupe.imaging.isolated_reader import IsolatedReader
 from loupe.imaging.limits import STATUS, read_data_bytes, read_status_bytes, set_limit
 from loupe.imaging.page_sizes import list_page_sizes
@@ -163,8 +163,8 @@ def _upscale(
     if request.small and (result_pixels > MAX_SMALL_PIXELS or len(sizes) > MAX_SMALL_PAGES):
         return PhotoAnswer(declined=True)
     opened = read_photo(photo)
-    suffixes = SUFFIXES[opened.format]
-    suffix = request.suffix or (photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
+    suffixes = READ_SUFFIXES[opened.format]
+    suffix = request.suffix or choose_suffix(photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
     if FORMATS[suffix.lower()] == "AVIF" and result_pixels * LEAST_AVIF_BYTES > max_bytes:
         return _refuse_for_memory(request, max_bytes)
     out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"

@@ -36,7 +36,7 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         print_line(_format_dashboard_command(location), settings.quiet)
         return None
-    # This call fails if the scheduler does not answer. Therefore this call precedes the calls that write files.
+    # Precedes the calls that write files, because it fails if the scheduler does not answer.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
