@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image, JpegImagePlugin
 
+from loupe.imaging.avif import has_deep_samples
 from loupe.imaging.declarations import HDR_CHUNKS, read_colour_chunks, read_exif_profile
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.exif import ORIENTATION
-from loupe.imaging.formats import READ_SUFFIXES
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
@@ -88,16 +88,14 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             count = 1
         elif image.format == "HEIF":  # viewers show the primary image of a burst
             count = 1
-        elif image.format in READ_SUFFIXES:
-            count = getattr(image, "n_frames", 1)
         else:
-            raise PhotoError(f"format: must be one of {', '.join(READ_SUFFIXES)}, got {image.format}")
+            count = getattr(image, "n_frames", 1)
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
         # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. A decoded image does
         # not show the bit depth of the file.
-        deep = has_deep_colour(image)
+        deep = has_deep_colour(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
         scale_transparent_value(image)
         use_raw_exif(image)
         # An animated PNG may have a default image, which is not a frame: only viewers without animations show it.
@@ -109,7 +107,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
-        photo = Photo(image.format, count - first, size, loop, images, lossless)
+        photo = Photo(image.format or "", count - first, size, loop, images, lossless)
         decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
         return replace(
             photo,
@@ -204,6 +202,7 @@ def _decode(file: _OpenFile, deep: bool, is_last: bool) -> ImageData:
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
     if deep:
         pixels, icc = decode_by_vips(image, file.source, icc)
+        orientation = 1 if image.format == "AVIF" else orientation  # libvips rotates an AVIF
     else:
         image.load()
         orientation = exif.get(ORIENTATION, 1)  # loading rotates a TIFF and resets the tag
@@ -225,8 +224,9 @@ def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
     image = file.image
     omitted = []
     chunks = read_colour_chunks(image, file.source)
-    if any(chunks.pop(name, None) for name in HDR_CHUNKS):
+    if HDR_CHUNKS & chunks.keys():
         omitted.append("HDR mastering data")
+        chunks = {name: chunk for name, chunk in chunks.items() if name not in HDR_CHUNKS}
     if icc:
         chunks = {name: chunk for name, chunk in chunks.items() if name == b"cICP"}
     elif not chunks:
