@@ -171,13 +171,17 @@ def test_a_partial_file_that_is_removed_before_it_is_locked_is_created_again(tmp
     assert not partial.exists()
 
 
-@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-def test_a_file_of_another_process_is_not_replaced(links, tmp_path, monkeypatch):
+@pytest.mark.parametrize("system", ["hard links", "no hard links", "not Linux"])
+def test_a_file_of_another_process_is_not_replaced(system, tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    if not links:
+    if system != "hard links":
         monkeypatch.setattr(atomic.os, "link", refuse)
+    if system == "no hard links" and sys.platform == "linux":  # a killed process must not leave an empty file
+        monkeypatch.setattr(Path, "rename", refuse)
+    if system == "not Linux":
+        monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *_, **__: object())
     file = tmp_path / "file.txt"
     atomic.write_file(file, "new", overwrite=False)
     assert file.read_text() == "new"

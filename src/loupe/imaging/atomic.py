@@ -1,5 +1,6 @@
 """Writes files and folders atomically. A file or folder gets its final name only when it is complete."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -16,6 +17,7 @@ from loupe.errors import UsageError
 # A lock may be invisible to other machines. Therefore a machine removes the partial file of another machine only if
 # the file has not changed for this time.
 LEFTOVER_AGE_S = 86_400.0
+AT_FDCWD, RENAME_NOREPLACE = -100, 1  # constants of Linux's renameat2
 PREFIX, SUFFIX = ".loupe-", ".part"  # the start and the end of the name of a partial file
 
 
@@ -32,9 +34,10 @@ def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
         raise OSError(errno.EINVAL, "Not a regular file", str(file))
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
-        if not overwrite:
-            _reserve_name(partial, file)
-        publish(partial, file)
+        if overwrite:
+            publish(partial, file)
+        else:
+            _publish_new(partial, file)
 
 
 def write_file(file: Path, content: str | bytes, overwrite: bool = True) -> None:
@@ -131,8 +134,8 @@ def _is_special(file: Path) -> bool:
     return is_stream or (os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file))
 
 
-def _reserve_name(partial: Path, final: Path) -> None:
-    """Reserve the final name of a complete file, because the rename in `publish` would replace an existing file.
+def _publish_new(partial: Path, final: Path) -> None:
+    """Give a complete file its final name. A rename would replace a file that another process wrote.
 
     Raises:
         FileExistsError: a file with the final name exists.
@@ -142,8 +145,19 @@ def _reserve_name(partial: Path, final: Path) -> None:
         os.link(partial, final)  # the file has both names until the temporary name is removed
     except FileExistsError:
         raise
-    except OSError:  # on a file system without hard links, an empty file reserves the name
-        final.touch(exist_ok=False)
+    except OSError:  # the file system has no hard links
+        _rename_new(partial, final)
+    _sync(final.parent)
+
+
+def _rename_new(partial: Path, final: Path) -> None:
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # in the C library of Linux only
+    if rename and not rename(AT_FDCWD, os.fsencode(partial), AT_FDCWD, os.fsencode(final), RENAME_NOREPLACE):
+        return
+    if rename and ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+    final.touch(exist_ok=False)  # an empty file reserves the name; a process killed now leaves this empty file
+    partial.rename(final)
 
 
 @cache
