@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import resource
 import struct
 import subprocess
 import sys
@@ -842,3 +843,22 @@ def test_opaque_alpha_is_removed_for_formats_without_alpha(photo, tmp_path, mode
 def test_a_result_too_large_for_a_jpeg_is_an_error():
     with pytest.raises(PhotoError, match="at most 65500, got 65520x10"):
         validate_output(Path("x.jpg"), (65_520, 10), 1, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp", ".avif", ".gif"])
+def test_a_write_that_stores_a_part_of_the_data_fails(suffix, tmp_path, monkeypatch):
+    """A write at the end of a full disk stores some bytes and reports no error."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for large in (False, True):
+        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0 if large else 60 * 90)
+        write_photo(tmp_path / f"whole{suffix}", [ImageStream((90, 60), 3, pixels.dtype, iter([pixels]))])
+        size = (tmp_path / f"whole{suffix}").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, limits[1]))
+        try:
+            with pytest.raises(OSError, match="."):
+                write_photo(tmp_path / f"cut{suffix}", [ImageStream((90, 60), 3, pixels.dtype, iter([pixels]))])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [file.stem for file in tmp_path.iterdir()] == ["whole"]

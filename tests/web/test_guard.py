@@ -47,6 +47,8 @@ def send(guarded, *headers, **more):
         *[(LOCAL, host, True) for host in ("127.0.0.1", "127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]")],
         *[(LOCAL, host, False) for host in ("evil.example", "@", "localhost.evil.example", "10.0.0.5", "", "[::1")],
         *[(LOCAL, host, False) for host in ("127.0.0.1.evil.example", "evil.example:1", "user@evil.example")],
+        *[(LOCAL, f"{LOCAL}{sign}evil.example", False) for sign in "/?#@"],
+        (LOCAL, f"evil.example@{LOCAL}", False),
         *[("0.0.0.0", host, True) for host in ("10.0.0.5:7860", "127.0.0.1", "[fe80::1]", "localhost")],
         *[("0.0.0.0", host, False) for host in ("evil.example", "10.0.0.5.evil.example")],
         *[("::", host, True) for host in ("[2001:db8::5]:7860", "10.0.0.5")],
@@ -77,7 +79,7 @@ def test_a_request_has_one_host_of_this_server(guarded):
         ("photos.example.org", "https://photos.example.org", 200),
         ("127.0.0.1:7860", "https://photos.example.org", 200),  # a proxy replaces the Host header
         *[("localhost:7860", f"http://{place}", 403) for place in ("localhost:3000", "evil.example", "[::1")],
-        *[("localhost:7860", origin, 403) for origin in ("null", "", "http://evil.example/localhost:7860", "file://")],
+        *[("localhost:7860", origin, 403) for origin in ("null", "", "http://evil.example//localhost:7860", "file://")],
     ],
 )  # fmt: skip
 def test_a_request_comes_from_a_page_of_this_server(host, origin, status, guarded):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,11 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
 
         write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
     else:
-        _make_image(stream, name).save(file, name, **_pillow_options(name, stream.metadata, options))
+        with file.open("wb") as opened:
+            # Without a descriptor, Pillow uses this method. With a descriptor, Pillow calls the system itself, and
+            # ignores that a full disk stores only a part of the data.
+            target: Any = SimpleNamespace(write=opened.write)
+            _make_image(stream, name).save(target, name, **_pillow_options(name, stream.metadata, options))
         _write_nclx(file, name, stream.metadata)
 
 

@@ -102,7 +102,7 @@ class DemoGuard:
         if len(hosts) != 1 or hosts[0] not in self.hosts:
             return 403, f"Host: must be an address of this server, got {', '.join(hosts)[:100]!r}"
         for origin in origins:
-            host = origin.rpartition("//")[2].lower()
+            host = origin.partition("://")[2].lower()
             # A proxy may replace the Host header by a name of this server; the Origin header keeps the public name.
             if host != hosts[0].lower() and _parse_host(host) not in self.hosts.public:
                 return 403, f"Origin: must be this server, got {origin[:100]!r}"
@@ -169,7 +169,9 @@ def _get_size(scope: "Scope") -> int:
 
 
 def _parse_host(host: str) -> str:
-    """Return the name or address in the host part of a URL, without the port; "" for a malformed host part."""
+    """Return the name or address in a Host header, without the port; "" for a malformed header."""
+    if set(host) & set("/?#@"):  # urlsplit would accept these characters and the text before or after them
+        return ""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
