@@ -123,3 +123,14 @@ def test_exactly_the_control_characters_are_escaped():
         harmful = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
         assert (escape_control_characters(character) != character) == harmful
         assert is_harmless(escape_control_characters(character))
+
+
+def test_the_middle_of_a_very_long_error_is_omitted(capsys):
+    from loupe.cli.progress import LONGEST_ERROR, print_error
+
+    print_error("is short")
+    print_error(f"first {'/'.join(['x' * 200] * 30)} last")
+    short, long = capsys.readouterr().err.splitlines()
+    assert short == "is short"
+    assert len(long) == LONGEST_ERROR + 1
+    assert (long[:6], long[-5:]) == ("first ", " last")

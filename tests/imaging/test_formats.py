@@ -857,7 +857,7 @@ def test_a_write_that_stores_a_part_of_the_data_fails(suffix, tmp_path, monkeypa
         size = (tmp_path / f"whole{suffix}").stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, limits[1]))
         try:
-            with pytest.raises(OSError, match="."):
+            with pytest.raises(OSError):  # noqa: PT011
                 write_photo(tmp_path / f"cut{suffix}", [ImageStream((90, 60), 3, pixels.dtype, iter([pixels]))])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

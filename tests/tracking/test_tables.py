@@ -1,10 +1,13 @@
-"""Resumed steps and buffered records may log a table twice: its rows are not duplicated."""
+"""Tables that are logged twice have no duplicated rows; incomplete arrays are not logged."""
 
 import json
+import resource
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
+import pytest
 
 from loupe.tracking import delivery, records
 from loupe.tracking.buffer import SUFFIX, RunBuffer
@@ -35,3 +38,14 @@ def test_a_buffered_table_that_is_sent_again_has_its_rows_once(run_id: str, tmp_
         buffer.mark_sent(0)  # as if the process died after the server received the table
         delivery.upload_records(buffer)
     pd.testing.assert_frame_equal(table_of(run_id, "test.json"), FIRST)
+
+
+def test_an_array_that_a_full_disk_cuts_is_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "log_record", lambda *_: pytest.fail("an incomplete file was logged"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            records.log_array(np.zeros(100, "uint8"), "weights.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -157,13 +157,14 @@ def test_uploads_in_progress_count(guarded, monkeypatch):
     assert upload(guarded, 600) == 200
 
 
-def test_a_slow_upload_is_refused(guarded, monkeypatch):
+@pytest.mark.parametrize("path", [UPLOAD, "/gradio_api/queue/join"])
+def test_a_slow_body_is_refused(path, guarded, monkeypatch):
     async def wait(scope, receive, send):
         await receive()
 
     guarded.app = wait
     monkeypatch.setattr(guard, "UPLOAD_TIMEOUT_S", 0.01)
-    assert send(guarded, ("host", "localhost"), path=UPLOAD, method="POST")[0] == 408
+    assert send(guarded, ("host", "localhost"), path=path, method="POST")[0] == 408
 
 
 @pytest.mark.parametrize(

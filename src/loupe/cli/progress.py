@@ -12,6 +12,9 @@ from loupe.errors import mask_error, mask_secrets
 # characters such as right-to-left overrides, lone surrogates (bytes of file names that are not text), and separators
 # of lines and paragraphs.
 CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+LONGEST_ERROR = (
+    600  # maximum number of characters of an error; the middle of a longer error, often a path, is omitted
+)
 
 
 def escape_control_characters(text: str) -> str:
@@ -37,8 +40,10 @@ def print_lines(text: str, quiet: bool) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print one line with masked secrets to standard error; line breaks in the text become spaces."""
-    print(escape_control_characters(mask_error(" ".join(text.split()))), file=sys.stderr, flush=True)
+    """Print one line with masked secrets to standard error; line breaks become spaces."""
+    line = escape_control_characters(mask_error(" ".join(text.split())))
+    half = LONGEST_ERROR // 2
+    print(line if len(line) <= LONGEST_ERROR else f"{line[:half]}…{line[-half:]}", file=sys.stderr, flush=True)
 
 
 @cache

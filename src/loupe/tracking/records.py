@@ -1,5 +1,6 @@
 """Logs metrics, tags, files, images, tables and the dataset of a step to its run."""
 
+import io
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -89,7 +90,9 @@ def log_table(table: Any, name: str) -> None:
 def log_array(array: np.ndarray, name: str) -> None:
     """Log an array under a name that ends in .npy."""
     with _temporary_file(name) as (file, folder):
-        np.save(file, array)
+        stream = io.BytesIO()  # np.save to a file would ignore a full disk
+        np.save(stream, array)
+        file.write_bytes(stream.getvalue())
         log_file(file, folder)
 
 
