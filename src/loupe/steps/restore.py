@@ -27,7 +27,7 @@ def run(settings: Restore) -> list[Path]:
     from loupe.photos import denoising
     from loupe.tracking import photo_runs
 
-    with files.open_photo_readers(settings) as readers:
+    with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
         mask = None
         if settings.mask is not None:
             if not Path(settings.mask).is_file():
