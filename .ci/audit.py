@@ -25,33 +25,33 @@ def audit(service: str) -> list[dict[str, Any]] | str:
     command = [sys.executable, "-m", "pip_audit", "--vulnerability-service", service, "--format", "json"]
     command += ["--skip-editable", "--progress-spinner", "off", "--timeout", "20"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return f"no result within {TIMEOUT_S} seconds"
     if not done.stdout.strip():
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        if any(words in done.stderr for words in SERVICE_ERRORS):
+        if any(words in last for words in SERVICE_ERRORS):
             return last
         sys.exit(f"pip-audit: {last}")
     try:
         found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
-    except (ValueError, KeyError, TypeError):
+        vulnerable = bool(list(list_vulnerabilities(found)))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         sys.exit(f"pip-audit: status {done.returncode}, and its result is not readable: {done.stdout[:80]!r}")
     # 1: a package is vulnerable. Every other status is a crash, perhaps after a part of the result.
-    vulnerable = any(package.get("vulns") for package in found)
     if done.returncode != vulnerable:
         sys.exit(f"pip-audit: must exit with status {int(vulnerable)} for its result, got {done.returncode}")
     if not found:
         sys.exit("pip-audit: must check the packages of this environment, got an empty list")
-    if all("skip_reason" in package for package in found):
+    if all("vulns" not in package for package in found):
         return f"the service knows none of {len(found)} packages"
     return found
 
 
 def list_vulnerabilities(packages: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield one line per vulnerability."""
+    """Yield one line per vulnerability; raise KeyError for a package without a result or a reason."""
     for package in packages:
-        for found in package.get("vulns", []):
+        for found in package["vulns"] if "vulns" in package or "skip_reason" not in package else ():
             fixed = ", ".join(found["fix_versions"]) or "no version"
             yield f"{package['name']} {package['version']}: {found['id']}, fixed in {fixed}"
 
@@ -65,7 +65,7 @@ def main() -> int:
             continue
         lines = list(list_vulnerabilities(answer))
         print(*lines, sep="\n", end="\n" if lines else "")
-        skipped = sum("skip_reason" in package for package in answer)
+        skipped = sum("vulns" not in package for package in answer)
         print(f"pip-audit: {len(lines)} known vulnerabilities in {len(answer) - skipped} packages, by {service}; "
               f"{skipped} are unknown to it")  # fmt: skip
         return 1 if lines else 0

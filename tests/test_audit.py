@@ -12,6 +12,8 @@ AUDIT = Path(__file__).parent.parent / ".ci" / "audit.py"
 FOUND = {"id": "PYSEC-1", "fix_versions": ["2.0"]}
 VULNERABLE = {"name": "one", "version": "1.0", "vulns": [FOUND]}
 SAFE = {"name": "two", "version": "1.0", "vulns": []}
+ODD = (None, "text", {"a": 1}, [None], [[1]], [{"name": "four"}], [VULNERABLE | {"vulns": None}],
+       [VULNERABLE | {"vulns": [1]}], [VULNERABLE | {"vulns": [{"id": "X", "fix_versions": None}]}])  # fmt: skip
 UNKNOWN = {"name": "three", "skip_reason": "Dependency not found on PyPI"}
 OFFLINE = "Traceback …\nrequests.exceptions.ConnectionError: no way there"
 BLOCKED = "ERROR:pip_audit._cli:Could not connect\nERROR: Tip: your network may be blocking this service. Try another"
@@ -34,6 +36,10 @@ def run_audit(code: str, folder: Path) -> "subprocess.CompletedProcess[str]":
         "print('[half of')",
         "print('[]')",
         "print('{}')",
+        *(f"print('{json.dumps({'dependencies': found})}'); sys.exit(1)" for found in ODD),
+        "print('[' * 100000)",
+        "sys.stdout.buffer.write(bytes([255]))",
+        f"print('{json.dumps({'dependencies': [VULNERABLE | {'skip_reason': 'unknown'}]})}'); sys.exit(1)",
         "os.abort()",
     ],
 )
@@ -51,7 +57,7 @@ def test_a_crash_of_the_tool_fails_the_audit(code: str, tmp_path: Path) -> None:
         ([UNKNOWN, UNKNOWN], 0, "pip-audit: nothing was audited: no service is reachable"),
         (OFFLINE, 0, "pip-audit: nothing was audited: no service is reachable"),
         (BLOCKED, 0, "pip-audit: nothing was audited: no service is reachable"),
-        ("Traceback …\nTypeError: an error", 1, "pip-audit: TypeError: an error"),
+        ("requests.exceptions.Timeout\nTraceback …\nTypeError: an error", 1, "pip-audit: TypeError: an error"),
         ("", 1, "pip-audit: status 0"),
         ([], 1, "pip-audit: must check the packages of this environment, got an empty list"),
     ],

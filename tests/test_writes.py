@@ -21,8 +21,8 @@ BLOCKS = frozenset(("write_atomically", "create_partial", "create_file", "Tempor
 ALLOWED = {
     "imaging/atomic.py": None,  # the one place
     "imaging/writer.py": "write_photo calls its functions with a temporary path",
+    "imaging/gif.py": "as imaging/writer.py",
     "imaging/jpeg.py": "as imaging/writer.py",
-    "imaging/tiff.py": "as imaging/writer.py",
     "cli/streams.py:write": "opens /dev/null",
     "data/download.py:_append": "continues an incomplete file, which gets its final name in `download`",
     "tracking/photo_model.py:_upscale": "receives its folder, a temporary one",

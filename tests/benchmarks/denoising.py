@@ -33,7 +33,7 @@ def main() -> None:
             for name, photo in sorted(photos.items()):
                 pixels = photo + rng.normal(0, sigma, photo.shape)
                 Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype("uint8")).save(noisy / name)
-            arguments = ["restore", noisy, "--out", clean, "--strength", "1", "--format", "png"]
+            arguments = ["restore", noisy, "--out", clean, "--method", "nlm", "--strength", "1", "--format", "png"]
             subprocess.run([sys.executable, "-m", "loupe", *map(str, arguments)], check=True, capture_output=True)
             means = [
                 np.mean([compute_psnr(images / name, photo) for name, photo in photos.items()])

@@ -266,7 +266,11 @@ def test_a_label_size_must_be_divisible_for_every_scale() -> None:
 
 def test_a_crop_must_consist_of_whole_blocks() -> None:
     assert parse_settings("train", {"crop": "9", "scale": "2:1"}).crop == 9
-    assert refusal("train", {"crop": "9"}) == "crop: must be a multiple of 2 at scale 3:2, got 9"
+    for scale in ("1:1", "3:2"):
+        assert (
+            refusal("train", {"crop": "9", "scale": scale})
+            == f"crop: must be a multiple of 2 at scale {scale}, got 9"
+        )
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
@@ -280,7 +284,7 @@ def test_an_output_activation_that_prevents_initialisation_from_ridge_is_refused
 
 
 def test_a_scale_without_a_network_is_refused() -> None:
-    assert refusal("train", {"scale": "4:3"}) == "scale: must be 3:2, 2:1 or 3:1, got 4:3"
+    assert refusal("train", {"scale": "4:3"}) == "scale: must be 1:1, 3:2, 2:1 or 3:1, got 4:3"
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf"])

@@ -94,12 +94,12 @@ def test_values_are_formatted(value: object, text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        *(("scale", text) for text in ("1", "0.5", "-2", "9", "3:0", "", "x", "nan", "inf", "3:2:1")),
+        *(("scale", text) for text in ("0.9", "0.5", "-2", "9", "3:0", "", "x", "nan", "inf", "3:2:1")),
         *(("scales", text) for text in ("", "3:2,", "3:2,,2:1", "3:2,0.5")),
         *(("sources", text) for text in ("", "a,,b", ",")),
         *(("categories", text) for text in ("a,,b", ",")),
         *(("hidden", text) for text in ("0", "65537", "8,,8", "a", "8;8", "1.5", "-1", "none,8")),
-        *(("patch", text) for text in ("15:10", "10:10", "0:2", "10", "10:", ":15", "-2:3", "1.5:3", "")),
+        *(("patch", text) for text in ("15:10", "0:2", "10", "10:", ":15", "-2:3", "1.5:3", "")),
         *(("quality", text) for text in ("0", "96", "x")),
         *(("count", text) for text in ("0", "-1", "x", "1.5")),
     ],

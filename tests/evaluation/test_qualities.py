@@ -81,9 +81,9 @@ def test_each_quality_has_the_scores_of_its_inputs(table, pairs):
 
 def test_the_text_has_a_row_per_quality_and_says_which_networks_are_below_lanczos(table):
     psnr = qualities.compute_psnr(table)
-    below = qualities.find_qualities_below_lanczos(psnr, ["model", "lanczos"])
+    below = qualities.find_qualities_below("lanczos", psnr, ["model", "lanczos"])
     assert below == {"model": [75, 20], "lanczos": []}
-    header, columns, *rows, first, second = qualities.format_psnr(psnr, below).split("\n")
+    header, columns, *rows, first, second = qualities.format_psnr(psnr, "lanczos", below).split("\n")
     assert "100: not compressed" in header
     assert columns.split() == ["quality", "model", "nearest", "lanczos"]
     assert [row.split()[0] for row in rows] == ["100", "75", "20"]

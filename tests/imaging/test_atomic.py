@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from jobs import build_env
 
+from loupe.errors import UsageError
 from loupe.imaging import atomic
 
 
@@ -57,6 +58,29 @@ def test_a_folder_that_cannot_be_flushed_is_not_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     atomic.write_file(tmp_path / "file.txt", b"all of it")
     assert (tmp_path / "file.txt").read_bytes() == b"all of it"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "stream"])
+def test_a_pipe_a_device_or_a_stream_is_not_replaced(kind, tmp_path):
+    file = tmp_path / "file.txt"
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/null" if kind == "device" else f"/proc/{os.getpid()}/fd/1")
+    before = file.lstat()
+    with pytest.raises(OSError, match="Not a regular file"):
+        atomic.write_file(file, "content")
+    with pytest.raises(UsageError, match=r"^out: must be a regular file, got the device, pipe or stream '"):
+        atomic.validate_output_file("out", file)
+    assert os.path.samestat(file.lstat(), before)
+
+
+@pytest.mark.parametrize("name", ["loop.txt", f"{'a' * 300}.txt"])
+def test_a_link_to_itself_or_a_long_name_is_not_an_error_of_the_check(name, tmp_path):
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    atomic.validate_output_file("out", tmp_path / name)
+    with pytest.raises(UsageError, match=r"^out: must be in a folder that exists, got '"):
+        atomic.validate_output_file("out", tmp_path / name / "file.txt")
 
 
 CREATE = """

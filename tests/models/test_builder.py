@@ -44,9 +44,9 @@ NARROW = {
 }  # fmt: skip
 # The values to test for fields without a list of choices; None means that the field is not given.
 FEW: dict[str, tuple[str | None, ...]] = {
-    "scale": tuple(map(format_value, TRAINED_SCALES)),
+    "scale": ("1:1", "3:2", "2:1"),
     "optimizer": tuple(OPTIMIZERS),
-    "patch": (None, "whole", "2:3", "1:3"),
+    "patch": (None, "whole", "2:2", "2:3"),
     "hidden": ("none", "8", "8,4"),
     "keep_prob": ("1.0", "0.5"),
     "stddev": (None, "0.05"),
@@ -394,6 +394,7 @@ def test_the_skip_branch_is_trainable_and_the_pre_upscale_branch_is_not(network:
         ("perceptron", {"skip": "ridge"}, Geometry(10, 15, 10, 10, "rec709")),
         ("convolutional", {"skip": "none"}, Geometry(2, 3, 2, 4, "rec709")),
         ("convolutional", {"skip": "none", "scale": "3:1"}, Geometry(1, 3, 1, 2, "rec709")),
+        ("convolutional", {"skip": "ridge", "scale": "1:1"}, Geometry(2, 2, 4, 4, "rec709")),
         ("convolutional", {"skip": "ridge", "layers": 0}, Geometry(2, 3, 4, 4, "rec709")),
         ("convolutional", {"skip": "none", "pre_upscale": "lanczos"}, Geometry(2, 3, 4, 8, "rec709")),
     ],

@@ -13,7 +13,9 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
 from loupe.photos import denoising
 from loupe.photos.comparison import read_first
-from loupe.photos.denoising import DenoiseOptions, denoise_image, estimate_noise, read_mask
+from loupe.photos.denoising import DenoiseTransform
+from loupe.photos.restoration import BlendTransform, read_mask
+from loupe.upscalers.non_local_means import estimate_noise
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,9 @@ def noisy(photo: np.ndarray, sigma: float) -> np.ndarray:
     return np.clip(np.rint(photo + noise), 0, 255).astype("uint8")
 
 
-def made(pixels: np.ndarray, options: DenoiseOptions) -> np.ndarray:
-    return np.concatenate(list(denoise_image(ImageData(pixels), options).strips))
+def made(pixels: np.ndarray, strength: float = 1, mask: np.ndarray | None = None) -> np.ndarray:
+    transform = BlendTransform(DenoiseTransform(), strength, mask)
+    return np.concatenate(list(transform(ImageData(pixels)).strips))
 
 
 def error(one: np.ndarray, other: np.ndarray) -> float:
@@ -40,9 +43,9 @@ def error(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.mark.parametrize("sigma", [8, 20])
 def test_noise_is_removed_without_its_level(photo, sigma):
     rough = noisy(photo, sigma)
-    smooth = made(rough, DenoiseOptions(1))
+    smooth = made(rough)
     assert error(smooth, photo) < 0.6 * error(rough, photo)
-    half = made(rough, DenoiseOptions(0.5))
+    half = made(rough, 0.5)
     assert error(smooth, photo) < error(half, photo) < error(rough, photo)
     edges = np.abs(np.diff(photo.astype(float), axis=1)) > 60
     kept = np.abs(np.diff(smooth.astype(float), axis=1))[edges].mean()
@@ -51,7 +54,7 @@ def test_noise_is_removed_without_its_level(photo, sigma):
 
 def test_a_flat_border_does_not_change_the_estimate(photo):
     rough = np.pad(noisy(photo, 15), ((60, 60), (60, 60), (0, 0)), constant_values=255)
-    inner = made(rough, DenoiseOptions(1))[60:-60, 60:-60]
+    inner = made(rough)[60:-60, 60:-60]
     assert error(inner, photo) < 0.6 * error(rough[60:-60, 60:-60], photo)
 
 
@@ -65,8 +68,8 @@ def test_all_conversions_from_16_to_8_bits_are_equal(tmp_path):
 
 def test_strength_0_and_a_black_mask_change_nothing(photo):
     rough = noisy(photo, 10)
-    assert np.array_equal(made(rough, DenoiseOptions(0)), rough)
-    assert np.array_equal(made(rough, DenoiseOptions(1, np.zeros(rough.shape[:2], "uint8"))), rough)
+    assert np.array_equal(made(rough, 0), rough)
+    assert np.array_equal(made(rough, 1, np.zeros(rough.shape[:2], "uint8")), rough)
 
 
 def test_a_mask_limits_denoising_and_has_soft_edges(photo, tmp_path):
@@ -76,17 +79,17 @@ def test_a_mask_limits_denoising_and_has_soft_edges(photo, tmp_path):
     Image.fromarray(half).save(tmp_path / "mask.png")
     mask = read_mask(tmp_path / "mask.png", 8, read_first)
     assert 0 < mask[80, 118] < mask[80, 122] < 255
-    result = made(rough, DenoiseOptions(1, mask))
+    result = made(rough, 1, mask)
     assert np.array_equal(result[:, :100], rough[:, :100])
-    whole = made(rough, DenoiseOptions(1))
+    whole = made(rough)
     assert np.array_equal(result[:, 140:], whole[:, 140:])
 
 
 def test_strips_equal_one_strip_and_alpha_is_unchanged(photo):
     rough = np.concatenate([noisy(photo, 10), photo[..., :1]], axis=2)
-    whole = made(rough, DenoiseOptions(1))
+    whole = made(rough)
     with patch.object(denoising, "STRIP_PIXELS", 240 * 20):
-        parts = made(rough, DenoiseOptions(1))
+        parts = made(rough)
     assert np.abs(parts.astype(int) - whole.astype(int)).max() <= 1
     assert np.array_equal(whole[..., 3], rough[..., 3])
 
@@ -101,14 +104,14 @@ def test_the_noise_is_estimated(sigma):
 
 def test_16_bit_grey_is_denoised(photo):
     deep = noisy(photo, 10)[..., :1].astype("uint16") * 257
-    smooth = made(deep, DenoiseOptions(1))
+    smooth = made(deep)
     assert smooth.dtype == np.uint16
     assert error(smooth / 257, photo[..., :1]) < error(deep / 257, photo[..., :1])
 
 
 def test_a_mask_of_another_size_or_type_is_an_error(photo, tmp_path):
     with pytest.raises(PhotoError, match="240x160 pixels, got 3x2"):
-        denoise_image(ImageData(photo), DenoiseOptions(1, np.zeros((2, 3), "uint8")))
+        made(photo, 1, np.zeros((2, 3), "uint8"))
     (tmp_path / "mask.png").write_text("no image")
     with pytest.raises(UsageError, match=r"mask: .*mask\.png.*not an image"):
         read_mask(tmp_path / "mask.png", 8, read_first)

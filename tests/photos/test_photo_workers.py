@@ -1,7 +1,10 @@
 """The worker processes of a server: limits, small and large photos, time, memory, visitors who leave."""
 
 import io
+import os
 import re
+import signal
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +16,7 @@ from PIL import Image
 
 from loupe.data.sources import find_bundled_photo
 from loupe.errors import UsageError
+from loupe.imaging.formats import READ_SUFFIXES
 from loupe.photos import worker, worker_pool
 from loupe.photos.processing import Outcome
 from loupe.photos.worker import PhotoRequest
@@ -22,6 +26,7 @@ from loupe.upscalers import bundled
 
 FILES = {str(scale): str(bundled.find_file("tiny", scale)) for scale in bundled.list_scales("tiny")}
 REFUSED = r"memory: must be at most \d+ MB per photo, got more; smaller scale factors, and JPEG, PNG and TIFF .*"
+UNSUPPORTED = f"not an image of a supported format: {', '.join(READ_SUFFIXES)}"
 LARGE = 4500, 4500  # upscaling it takes seconds
 
 
@@ -78,15 +83,21 @@ def encode_pages(*sizes):
     return stream.getvalue()
 
 
+def encode_icon(content):
+    """Return an ICO file, which Pillow decodes when it opens the file."""
+    return struct.pack("<3H4B2H2I", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(content), 22) + content
+
+
 @pytest.mark.parametrize(
     ("content", "scale", "reason"),
     [
         (encode_pages((1, 1), *[(5000, 5000)] * 3), "1", "photo: must have at most 64 megapixels, got 75.0"),
         (encode_pages((1, 1), (1100, 1100)), "8", "result: must have at most 64 megapixels, got 77.4"),
         (encode_pages(*[(1, 1)] * 501), "1", "must have at most 500 frames or pages, got more"),
-        (b"text", "1", "not an image"),
+        (b"text", "1", UNSUPPORTED),
+        (encode_icon(b"\x89PNG of 13,000x13,000 pixels"), "1", UNSUPPORTED),
     ],
-    ids=["pages", "result", "count", "text"],
+    ids=["pages", "result", "count", "text", "icon"],
 )
 def test_all_frames_and_pages_are_checked_before_decoding(content, scale, reason, workers, tmp_path):
     (tmp_path / "photo").write_bytes(content)
@@ -126,6 +137,16 @@ def test_a_photo_that_takes_long_is_not_small(workers, small, monkeypatch):
     assert workers.upscale(ask(small), Control(60)).reason == ""
     assert get_processes(workers)[1] is processes[1]
     assert get_processes(workers)[0] is not processes[0]
+
+
+def test_a_small_photo_that_waits_for_the_processor_stays_small(workers, small, monkeypatch):
+    monkeypatch.setattr(worker_pool, "SMALL_TIMEOUT_S", 0.2)
+    processes = get_processes(workers)
+    os.kill(processes[0].pid, signal.SIGSTOP)
+    timer = threading.Timer(0.4, os.kill, (processes[0].pid, signal.SIGCONT))
+    timer.start()
+    assert workers.upscale(ask(small), Control(60)).reason == ""
+    assert get_processes(workers) == processes
 
 
 def test_a_file_that_crashes_the_process_is_refused(workers, small, large):

@@ -1,6 +1,7 @@
 """Records of a run are buffered in order, sent once, and deleted without touching other files."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -182,9 +183,17 @@ def execute(*statements: str) -> Callable[[Path], None]:
         execute("DROP TABLE records"),
         execute("UPDATE records SET kind = 'photo'"),
         execute("UPDATE records SET body = '{'"),
+        execute("UPDATE records SET body = '[]' WHERE number = 0"),
+        execute("UPDATE records SET body = '{\"run_id\": 3}' WHERE number = 0"),
+        execute("UPDATE records SET body = '[]' WHERE number = 1"),
+        execute("UPDATE records SET body = 3"),
+        lambda file: os.mkfifo(file),
         lambda file: (create(file), file.write_bytes(file.read_bytes()[:5000])),
     ],
-    ids=["empty", "bytes", "folder", "another", "no run", "no table", "kind", "body", "cut"],
+    ids=[
+        *("empty", "bytes", "folder", "another", "no run", "no table", "kind", "body", "list", "types", "record"),
+        *("number", "pipe", "cut"),
+    ],
 )
 def test_a_file_that_is_not_a_buffered_run_is_kept_and_reported(
     write: Callable[[Path], object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -199,6 +208,17 @@ def test_a_file_that_is_not_a_buffered_run_is_kept_and_reported(
     assert contents(tmp_path) == before
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"tracking: {file} is not uploaded and stays as it is: ")
+
+
+def test_a_record_that_its_handler_does_not_accept_does_not_end_the_upload_of_others(
+    tmp_path: Path, local_store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "all").mkdir()
+    execute("UPDATE records SET body = '{\"values\": 3}' WHERE number = 1")(tmp_path / "all" / f"1{SUFFIX}")
+    create(tmp_path / "all" / f"2{SUFFIX}").close()
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1
+    assert [file.name for file in (tmp_path / "all").iterdir()] == [f"1{SUFFIX}"]
+    assert f"1{SUFFIX} is not uploaded" in capsys.readouterr().out
 
 
 def test_only_the_buffers_of_uploaded_runs_are_deleted(tmp_path: Path, local_store: mlflow.MlflowClient) -> None:

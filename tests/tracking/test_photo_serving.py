@@ -161,11 +161,24 @@ def test_work_ends_when_the_time_is_over_or_the_client_has_gone(end, monkeypatch
         assert status is None
 
 
-def test_a_slow_small_body_is_refused(monkeypatch):
-    monkeypatch.setattr(serving, "SMALL_BODY_TIMEOUT_S", 0.1)
+@pytest.mark.parametrize("size", ["9", "40000000"])
+def test_a_slow_body_is_refused_soon(size, monkeypatch):
+    monkeypatch.setattr(serving, "BODY_TIMEOUT_S", 0.1)
     part = {"type": "http.request", "body": b"{", "more_body": True}
-    status, content, _ = call(fail, headers=JSON | {"content-length": "9"}, messages=[part])
+    status, content, _ = call(fail, headers=JSON | {"content-length": size}, messages=[part])
     assert (status, read_error(content)) == (408, "body: must arrive within 0.1 s")
+
+
+def test_a_large_body_that_makes_progress_is_read(monkeypatch):
+    monkeypatch.setattr(serving, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(serving, "MIN_BODY_RATE", 1)
+    parts = [{"body": b"x" * 50, "more_body": True}, {"body": b"x"}]
+
+    async def receive():
+        await asyncio.sleep(0.1 if len(parts) == 1 else 0)
+        return parts.pop(0) | {"type": "http.request"}
+
+    assert len(asyncio.run(serving._read_body(receive, 50))) == 51
 
 
 def test_an_endless_body_without_a_declared_size_is_refused_and_the_connection_closed():

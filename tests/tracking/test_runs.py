@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -17,7 +18,8 @@ import pytest
 from jobs import build_env
 
 from loupe.cli import signals
-from loupe.tracking import checkpoints, delivery, liveness, records, runs
+from loupe.errors import UsageError
+from loupe.tracking import checkpoints, curves, delivery, liveness, records, runs
 
 
 @pytest.fixture
@@ -36,6 +38,23 @@ def create_run(client: mlflow.MlflowClient, **tags: str) -> str:
 
 def get_status(client: mlflow.MlflowClient, run_id: str) -> str:
     return str(client.get_run(run_id).info.status)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"scale": 3}', "[" * 100_000, "{}"])
+def test_changed_tags_of_a_run_are_refused_in_one_line(text: str) -> None:
+    run = SimpleNamespace(info=SimpleNamespace(run_id="1"), data=SimpleNamespace(tags={runs.SETTINGS_TAG: text}))
+    with pytest.raises(UsageError, match=r"^loupe\.settings: must (be texts as JSON|contain scale) in run 1, got '"):
+        runs.read_settings(run, "scale")
+    with pytest.raises(UsageError, match=r"^run: must have the tags loupe\.dataset and loupe\.digest, got run 1$"):
+        runs.read_dataset(run)
+
+
+@pytest.mark.parametrize("text", ["", "{", "7", "[[1]]", '[["a", 1]]', "[[1, {}]]", "[" * 100_000])
+def test_a_changed_curve_tag_is_not_used(text: str) -> None:
+    run = SimpleNamespace(info=None, data=SimpleNamespace(tags={curves.CURVE_TAG: text}, metrics={}))
+    assert curves.read_curve(run) == []
+    run.data.tags[curves.CURVE_TAG] = "[[5,0.5]]"
+    assert curves.read_curve(run) == [(5, 0.5)]
 
 
 def test_a_run_of_mlflow_run_is_closed_if_its_process_died_before_it_tagged_the_run(

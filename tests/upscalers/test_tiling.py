@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.linear_model import Ridge
 
 from loupe.config import parse_settings
-from loupe.config.fields import format_value
+from loupe.config.fields import format_value, get_block_sides
 from loupe.config.training import TRAINED_SCALES
 from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
@@ -82,7 +82,10 @@ def network(name: str, scale: Fraction) -> KerasUpscaler:
         "initializer": "gaussian",
         "bias_initializer": "as_weights",
     }
-    checked = parse_settings("train", given | NETWORKS[name])
+    given |= NETWORKS[name]
+    if scale == 1:
+        given.pop("pre_upscale", None)  # refused at 1:1
+    checked = parse_settings("train", given)
     model = builder.build(checked, 12, "rec601", ridge.fit(photo_pairs(scale)))
     rng = np.random.default_rng(0)
     for (
@@ -261,7 +264,7 @@ def test_ridge_in_numpy_equals_ridge_in_keras(scale: Fraction) -> None:
 @pytest.mark.parametrize("alpha", [0.01, 10.0])
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
 def test_ridge_equals_that_of_scikit_learn(scale: Fraction, alpha: float) -> None:
-    q, p = scale.denominator, scale.numerator
+    q, p = get_block_sides(scale)
     rows, targets = [], []
     side = q + 2 * blocks.MARGIN
     for inputs, labels in photo_pairs(scale).batches(1):
@@ -291,8 +294,9 @@ def test_the_self_ensemble_of_a_rotated_image_is_the_rotated_result(
     rows: int, columns: int, scale: Fraction, seed: int, quarters: int
 ) -> None:
     alone = network("convolutional", scale)
-    least = -(-alone.geometry.min_side // scale.denominator)
-    image = noise(seed, *((least + side) * scale.denominator for side in (rows, columns)))
+    q = alone.geometry.q
+    least = -(-alone.geometry.min_side // q)
+    image = noise(seed, *((least + side) * q for side in (rows, columns)))
     ensemble = SelfEnsemble(alone)
     turned = np.ascontiguousarray(np.rot90(image, quarters, axes=(1, 2))[:, ::-1])
     expected = np.rot90(upscale(ensemble, image), quarters, axes=(1, 2))[:, ::-1]

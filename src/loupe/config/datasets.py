@@ -18,7 +18,7 @@ from loupe.config.fields import (
     field,
     format_value,
 )
-from loupe.config.training import TRAINED_SCALES
+from loupe.config.training import UPSCALING_SCALES
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
@@ -76,7 +76,7 @@ class Preprocess(DatasetSettings, LabelSettings):
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
-        TRAINED_SCALES,
+        UPSCALING_SCALES,
         "scale factors. Loupe cuts labels (high-resolution images) from the photos, and downscales each label to one "
         "input per scale factor",
         rule="ratios such as 3:2,2:1",

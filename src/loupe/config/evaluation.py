@@ -21,7 +21,7 @@ class Evaluate(DatasetSettings, LabelSettings):
         (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
     )
     scale: Scale = field(
-        Fraction(3, 2), "scale factor, for a model with several scale factors", rule="3:2, 2:1 or 3:1"
+        Fraction(3, 2), "scale factor, for a model with several scale factors", rule="1:1, 3:2, 2:1 or 3:1"
     )
     protocol: Literal["labels", "study-patches", "classical"] = field(
         "labels",

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model, model_validator
 
 from loupe.config.base import SettingsError
-from loupe.config.fields import Hidden, Number, Patch, field, format_value, quote_value
+from loupe.config.fields import Hidden, Number, Patch, field, format_value, get_block_sides, quote_value
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
 
 # Default number of q x q blocks per side of a training crop. The network pads a crop with its mirrored border. In
 # smaller crops, this padding affects a larger share of the pixels.
 CROP_BLOCKS = 32
-DEFAULT_PATCHES = {Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
+DEFAULT_PATCHES = {Fraction(1): "10:10", Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
 
 
 class Convolutional(GradientTrain):
@@ -27,10 +27,10 @@ class Convolutional(GradientTrain):
     )
     expansion: int = field(2, "channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
-        lambda data: CROP_BLOCKS * data.get("scale", Fraction(3, 2)).denominator,
-        "side in pixels of the training crops (squares that are cut from an input); default 64 for scale 3:2, 32 for "
-        "2:1 and 3:1",
-        rule="a multiple of 2 for scale 3:2",
+        lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
+        "side in pixels of the training crops (squares that are cut from an input); default 64 for scales 1:1 and "
+        "3:2, 32 for 2:1 and 3:1",
+        rule="a multiple of 2 for scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(
         "none",
@@ -47,8 +47,8 @@ class Convolutional(GradientTrain):
 
     @model_validator(mode="after")
     def _validate_crop(self) -> "Convolutional":
-        if self.crop % self.scale.denominator:
-            raise ValueError(f"crop: must be a multiple of 2 at scale 3:2, got {self.crop}")
+        if self.crop % get_block_sides(self.scale)[0]:
+            raise ValueError(f"crop: must be a multiple of 2 at scale {format_value(self.scale)}, got {self.crop}")
         return self
 
     @model_validator(mode="after")
@@ -65,8 +65,8 @@ class Perceptron(GradientTrain):
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
         "side of an input patch and side of the label patch, in pixels: 10:15 maps 10x10 pixels to 15x15 pixels. The "
-        "second number divided by the first is `scale`. whole: one patch with the size of the input. Default 10:15 "
-        "for scale 3:2, 8:16 for 2:1, 6:18 for 3:1",
+        "second number divided by the first is `scale`. whole: one patch with the size of the input. Default 10:10 "
+        "for scale 1:1, 10:15 for 3:2, 8:16 for 2:1, 6:18 for 3:1",
         rule="input side:label side, or whole",
     )
     hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")

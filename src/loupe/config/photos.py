@@ -27,6 +27,26 @@ MODEL = (
 ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 
 
+class NetworkFields(Settings):
+    """Fields of the steps that apply a network to photos."""
+
+    model: str = field("champion", f"{MODEL}. The baseline ridge is trained on the bundled photos")
+    ensemble: bool = field(False, ENSEMBLE)
+    jpeg_quality: JpegQuality = field(
+        "auto",
+        "JPEG quality of the photos, for networks that adapt to the quality (condition=jpeg); 100: no artefacts. "
+        "auto: the quality of each JPEG file. For other files, auto estimates the quality of an earlier JPEG "
+        "compression from the pixels; without traces of a compression, the quality is 100",
+        rule="auto, or 1 to 100",
+    )
+    device: Device = field("auto", DEVICE)
+
+    @property
+    def quality_override(self) -> int | None:
+        """The JPEG quality to assume for all photos; None for `auto`."""
+        return None if isinstance(self.jpeg_quality, str) else self.jpeg_quality
+
+
 class PhotoSettings(Settings):
     """Fields of the steps that read photos and write one result per photo."""
 
@@ -52,7 +72,7 @@ class PhotoSettings(Settings):
         rule="none, or 1 to 100",
     )
     compress_level: int = field(1, "compression of PNG; 0: the fastest, 9: the smallest files", ge=0, le=9)
-    strip_metadata: bool = field(False, "omit EXIF, XMP, resolution and comments, but keep the colour profile")
+    strip_metadata: bool = field(False, "omit all metadata of the photo except for the colour space")
     overwrite: bool = field(False, "replace existing results")
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
@@ -92,7 +112,7 @@ class PhotoSettings(Settings):
         return None if self.format == "same" else f".{self.format}"
 
 
-class Upscale(PhotoSettings):
+class Upscale(PhotoSettings, NetworkFields):
     """Upscale photos: luminance with a network, colour with Lanczos."""
 
     STEP = "upscale"
@@ -122,16 +142,6 @@ class Upscale(PhotoSettings):
         None, "number of pixels of the results, in millions, instead of a scale factor", rule="none, or up to 100000"
     )
     skip_larger: bool = field(False, "skip photos that are larger than the requested size; otherwise they fail")
-    model: str = field("champion", f"{MODEL}. The baseline ridge is trained on the bundled photos")
-    ensemble: bool = field(False, ENSEMBLE)
-    jpeg_quality: JpegQuality = field(
-        "auto",
-        "JPEG quality of the photos, for networks that adapt to the quality (condition=jpeg); 100: no artefacts. "
-        "auto: the quality of each JPEG file. For other files, auto estimates the quality of an earlier JPEG "
-        "compression from the pixels; without traces of a compression, the quality is 100",
-        rule="auto, or 1 to 100",
-    )
-    device: Device = field("auto", DEVICE)
 
     @model_validator(mode="after")
     def _validate_size_or_scale(self) -> "Upscale":
@@ -141,11 +151,6 @@ class Upscale(PhotoSettings):
         if self.skip_larger and sizes in ([], ["scale"]):
             raise ValueError("skip_larger: must be used with size, longest_side or megapixels, got none of them")
         return self
-
-    @property
-    def quality_override(self) -> int | None:
-        """The JPEG quality to assume for all photos; None for `auto`."""
-        return None if isinstance(self.jpeg_quality, str) else self.jpeg_quality
 
     @property
     def box(self) -> tuple[int, int] | None:
@@ -158,22 +163,44 @@ class Upscale(PhotoSettings):
         return width, height
 
 
-class Restore(PhotoSettings):
-    """Remove noise from photos by non-local means, everywhere or only where a mask is white."""
+class Restore(PhotoSettings, NetworkFields):
+    """Remove JPEG artefacts or noise from photos, everywhere or only where a mask is white."""
 
     STEP = "restore"
     VERB = "restored"
     DEFAULTS = {"out": "restored"}
-    DEPENDS = {"feather": {"mask": GIVEN}}
+    DEPENDS = {
+        "feather": {"mask": GIVEN},
+        "noise": {"method": "nlm"},
+        **{
+            name: {"method": frozenset({"auto", "network"})}
+            for name in ("model", "ensemble", "jpeg_quality", "device")
+        },
+    }
+    method: Literal["auto", "network", "nlm"] = field(
+        "auto",
+        "network: a network of the scale factor 1:1 removes JPEG artefacts from the luminance; the differences "
+        "between the colours do not change. nlm: non-local means remove noise. auto: network if `model` is given, or "
+        "if a network of the scale factor 1:1 is registered or bundled; otherwise nlm",
+    )
+    model: str = field(
+        "champion",
+        "a network of the scale factor 1:1: champion (the best registered network), a bundled network "
+        f"({', '.join(BUNDLED_SIZES)}; bundled means small), a registry URI or run URI of MLflow, a .keras file, or "
+        "an .onnx file. Without a champion, champion means bundled",
+    )
     mask: Text = field(
         None,
-        "image with the same size as each photo; noise is removed where the mask is white and kept where the mask is "
-        "black",
+        "image with the same size as each photo; the photo is restored where the mask is white and kept where the "
+        "mask is black",
         rule="none or a file",
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
-    strength: float = field(
-        0.7, "weight of the denoised image in the result; 0: the photo, 1: only the denoised image", ge=0, le=1
+    strength: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Unset] = field(
+        None,
+        "weight of the restored image in the result; 0: the photo, 1: only the restored image. none: 1 with a "
+        "network, 0.7 with nlm",
+        rule="none, or 0 to 1",
     )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,

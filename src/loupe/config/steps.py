@@ -15,7 +15,7 @@ class Register(Settings):
 
     STEP = "register"
     run: str = field("best", "id of a train run or of a trial; best: the train run with the lowest validation mae")
-    scale: Scale = field(Fraction(3, 2), "with run=best, the scale factor of the runs", rule="3:2, 2:1 or 3:1")
+    scale: Scale = field(Fraction(3, 2), "with run=best, the scale factor of the runs", rule="1:1, 3:2, 2:1 or 3:1")
     smoke: bool = field(False, "with run=best, include the runs of short tests (--smoke)")
     data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the validation images")
     DEPENDS = {"scale": {"run": "best"}}

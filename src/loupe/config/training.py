@@ -9,7 +9,8 @@ from pydantic import model_validator
 from loupe.config.base import DatasetSettings
 from loupe.config.fields import Count, Devices, Norm, Scale, Seconds, Text, field, format_value
 
-TRAINED_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
+UPSCALING_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
+TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = (
     "how the output patches of a perceptron are combined into an image. concatenate: patches without overlap (2016 "
@@ -38,7 +39,9 @@ class Train(DatasetSettings):
         rule="convolutional, perceptron, ridge",
     )
     scale: Scale = field(
-        Fraction(3, 2), "scale factor: the side of a result divided by the side of the input", rule="3:2, 2:1 or 3:1"
+        Fraction(3, 2),
+        "scale factor: the side of a result divided by the side of the input. 1:1: the network restores its inputs",
+        rule="1:1, 3:2, 2:1 or 3:1",
     )
     limit: Count = field(
         None, "maximum number of training photos; none: all photos of the dataset", rule="none or >= 1"
@@ -51,7 +54,7 @@ class Train(DatasetSettings):
     @model_validator(mode="after")
     def _validate_scale(self) -> "Train":
         if self.scale not in TRAINED_SCALES:
-            raise ValueError(f"scale: must be 3:2, 2:1 or 3:1, got {format_value(self.scale)}")
+            raise ValueError(f"scale: must be 1:1, 3:2, 2:1 or 3:1, got {format_value(self.scale)}")
         return self
 
 
@@ -158,6 +161,12 @@ class GradientTrain(Train):
         for name in ("decay_steps", "eval_every"):
             if self.seconds is None and getattr(self, name) is None:
                 raise ValueError(f"{name}: must be >= 1, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_pre_upscale(self) -> "GradientTrain":
+        if self.pre_upscale != "none" and self.scale == 1:
+            raise ValueError(f"pre_upscale: must be none at scale 1:1, got {self.pre_upscale}")
         return self
 
     def with_steps(self, steps: int) -> "GradientTrain":

@@ -103,7 +103,8 @@ def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
 
 def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
-    # The noise of the channels is independent. Therefore the luminance has less noise than each channel.
+    # The noise of the channels is independent. Therefore the standard deviation in the luminance is the deviation in
+    # the channels, multiplied by the norm of the luminance weights.
     deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
     # The variance of a number of photons is its mean. With this number of photons per grey value, the variance of a
     # mid-grey pixel is shot * deviation**2. The limit prevents a division by 0.

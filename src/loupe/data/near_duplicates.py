@@ -1,8 +1,9 @@
 """Finds near-duplicates: copies of an image that are recompressed, resized, flipped, rotated or converted.
 
 The features of a photo are the magnitudes of low frequencies in its thumbnail. Several shifted grids divide the space
-of the features into cells (locality-sensitive hashing, Datar et al. 2004). Two photos are compared only if they are
-near each other in a cell of one grid. Therefore the time grows as n log n with the number of photos.
+of the features into cells (locality-sensitive hashing, Datar et al. 2004). For each grid, the photos are sorted by
+cell, and each photo is compared only with a few following photos of the same cell. The time grows as n log n with the
+number of photos, because of the sorting.
 """
 
 import numpy as np

@@ -10,6 +10,7 @@ from loupe.config.evaluation import Evaluate
 from loupe.data import preparation, whole_photos
 from loupe.data.pairs import Pairs
 from loupe.data.whole_photos import WholePhotos
+from loupe.errors import UsageError
 from loupe.evaluation import qualities, scoring
 from loupe.upscalers.tiling import UpscalingModel
 
@@ -23,6 +24,8 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
         luminance: the luminance formula for photos if the settings do not contain a formula.
     """
     shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
+    if scale == 1:
+        _validate_restoration(settings)
     if settings.protocol == "classical":
         source = settings.photos or "sample"
         photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
@@ -33,7 +36,17 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
         return pairs, f"{settings.split} of {dataset.folder.name}"
     given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
     given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    if scale == 1:  # `score_qualities` compresses the inputs
+        given |= {"degrade": "jpeg", "clean_share": 1}
     return preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos
+
+
+def _validate_restoration(settings: Evaluate) -> None:
+    """Raise UsageError if the inputs would be equal to the labels, as undegraded photos at 1:1 are."""
+    if settings.protocol == "classical":
+        raise UsageError("protocol: must be photos or study-patches at scale 1:1, got classical")
+    if settings.photos is not None and settings.degrade == "none":
+        raise UsageError("degrade: must be jpeg for photos at scale 1:1, got none")
 
 
 def score_images(

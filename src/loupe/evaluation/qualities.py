@@ -36,16 +36,16 @@ def compute_psnr(table: pd.DataFrame) -> pd.DataFrame:
     return table.pivot_table("psnr", "quality", "method", sort=False)
 
 
-def find_qualities_below_lanczos(psnr: pd.DataFrame, names: Iterable[str]) -> dict[str, list[int]]:
-    """Return, by name, the qualities at which the PSNR of a method is below the PSNR of lanczos."""
-    return {name: psnr.index[psnr[name] < psnr["lanczos"]].tolist() for name in names}
+def find_qualities_below(baseline: str, psnr: pd.DataFrame, names: Iterable[str]) -> dict[str, list[int]]:
+    """Return, by name, the qualities at which the PSNR of a method is below the PSNR of a baseline."""
+    return {name: psnr.index[psnr[name] < psnr[baseline]].tolist() for name in names}
 
 
-def format_psnr(psnr: pd.DataFrame, below: dict[str, list[int]]) -> str:
-    """Format the results of `compute_psnr` and `find_qualities_below_lanczos` as text."""
+def format_psnr(psnr: pd.DataFrame, baseline: str, below: dict[str, list[int]]) -> str:
+    """Format the results of `compute_psnr` and `find_qualities_below` as text."""
     lines = [f"PSNR in dB by JPEG quality of the inputs ({MAX_QUALITY}: not compressed)"]
     lines += psnr.rename_axis(index=None, columns="quality").to_string(float_format="{:.2f}".format).split("\n")
     for name, found in below.items():
-        where = f"below lanczos at quality {', '.join(map(str, found))}"
-        lines.append(f"{name} is {where if found else 'not below lanczos at any quality'}")
+        where = f"below {baseline} at quality {', '.join(map(str, found))}"
+        lines.append(f"{name} is {where if found else f'not below {baseline} at any quality'}")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from loupe.data.patches import Patches
 from loupe.data.whole_photos import WholePhotos
 from loupe.evaluation import metrics
 from loupe.imaging.conversion import to_bytes, to_floats
-from loupe.upscalers.baselines import FILTERS, FilterUpscaler
+from loupe.upscalers.baselines import build_classical
 from loupe.upscalers.ridge import RidgeUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
@@ -27,10 +27,12 @@ INTERVAL_PERCENTILES = 2.5, 97.5  # the ends of a 95 % interval
 MIN_PATCH_SIDE = 8  # smallest side in pixels of the blocks that `score_patches` uses as patches
 
 
-def build_baselines(pairs: Pairs | WholePhotos, ridge: np.ndarray, luminance: str) -> dict[str, UpscalingModel]:
-    """Return the baselines that every score table contains, by name: the filters, and ridge with these weights."""
-    methods: dict[str, UpscalingModel] = {name: FilterUpscaler(name, pairs.scale, luminance) for name in FILTERS}
-    return methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
+def build_baselines(
+    pairs: Pairs | WholePhotos, ridge: np.ndarray | None, luminance: str
+) -> dict[str, UpscalingModel]:
+    """Return the baselines of a score table by name: the classical ones, and ridge unless its weights are None."""
+    methods = build_classical(pairs.scale, luminance)
+    return methods if ridge is None else methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
 
 
 def score(
@@ -106,9 +108,10 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         dictionary also contains:
 
         interval: the 95 % bootstrap interval of each mean, [low, high].
-        over: comparisons with nearest and with lanczos. `gain` is the mae of the baseline divided by the mae of the
-            method. `mae` is the mae of the method minus the mae of the baseline, and `interval` is the interval of
-            this difference. `baseline_wins` is the share of photos on which the baseline's mae is lower.
+        over: comparisons with nearest and lanczos, or at 1:1 with the input. `gain` is the mae of the baseline
+            divided by the mae of the method. `mae` is the mae of the method minus the mae of the baseline, and
+            `interval` is the interval of this difference. `baseline_wins` is the share of photos on which the
+            baseline's mae is lower.
     """
     methods = {str(name): rows for name, rows in table.groupby("method", sort=False)}
     if "photo" not in table:
@@ -119,7 +122,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     methods = {name: rows.sort_values("image") for name, rows in methods.items()}
     photos = methods[next(iter(methods))]["photo"].to_numpy()
     columns = {(name, key): rows[key].to_numpy() for name, rows in methods.items() for key in metrics.SCORES}
-    pairs = [(name, other) for name in methods for other in ("nearest", "lanczos") if other in methods]
+    pairs = [(name, other) for name in methods for other in ("input", "nearest", "lanczos") if other in methods]
     columns |= {pair: columns[pair[0], "mae"] - columns[pair[1], "mae"] for pair in pairs}
     ends = bootstrap_intervals(np.stack([*columns.values()], axis=1), photos).tolist()
     intervals = dict(zip(columns, ends, strict=True))
@@ -173,10 +176,11 @@ def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] 
         seconds: training times by method; None omits the column.
     """
     width = max(16, 1 + max(map(len, summary)))
-    header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'ssim':>9}{'gain over nearest':>20}"
+    simplest = next(iter(next(iter(summary.values())).get("over", {})), "nearest")
+    header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'ssim':>9}{f'gain over {simplest}':>20}"
     lines = [header + (f"{'training':>12}" if seconds else "")]
     for name, means in sorted(summary.items(), key=lambda item: -item[1]["mae"]):
-        gain = means.get("over", {}).get("nearest", {}).get("gain")
+        gain = means.get("over", {}).get(simplest, {}).get("gain")
         line = f"{name:<{width}}{means['mae']:>9.4f}{means['psnr']:>9.2f}{means['ssim']:>9.4f}"
         line += f"{gain:>19.2f}x" if gain is not None else f"{'':>20}"
         if seconds:

@@ -28,6 +28,8 @@ def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
         overwrite: whether to replace an existing file. False raises FileExistsError if `file` exists when the block
             exits, even if another process wrote `file` during the block.
     """
+    if _is_special(file):
+        raise OSError(errno.EINVAL, "Not a regular file", str(file))
     with create_partial(file.parent, Path.touch) as partial:
         yield partial
         if not overwrite:
@@ -104,10 +106,22 @@ def validate_output_file(field: str, file: Path) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    if not file.resolve().parent.is_dir():
+    # Unlike the methods of Path, the functions of os.path return False for a path that is too long.
+    if not os.path.isdir(file.parent):
         raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
-    if file.is_dir():
+    if os.path.isdir(file):
         raise UsageError(f"{field}: must be a file, got the folder {str(file)!r}")
+    if _is_special(file):
+        raise UsageError(f"{field}: must be a regular file, got the device, pipe or stream {str(file)!r}")
+
+
+def _is_special(file: Path) -> bool:
+    """Return whether a path is a device, a pipe, a socket or a link to an open file, such as `/dev/stdout`.
+
+    These must not be replaced: other programs use them.
+    """
+    is_stream = os.path.islink(file) and os.readlink(file).startswith("/proc/")
+    return is_stream or (os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file))
 
 
 def _reserve_name(partial: Path, final: Path) -> None:

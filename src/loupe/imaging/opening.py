@@ -9,7 +9,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from loupe.cli.extras import describe_missing_package
 from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError
-from loupe.imaging.formats import is_heif, is_jpeg_xl
+from loupe.imaging.formats import READ_SUFFIXES, is_heif, is_jpeg_xl
 
 COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANES, TILE_WIDTH = 259, 262, 277, 284, 322  # numbers of TIFF tags
 EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE = 338, 339, 254
@@ -78,18 +78,24 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 
 
 def open_image(source: bytes | Path) -> Image.Image:
-    """Open an image from the bytes of a file, or from its path."""
+    """Open an image file of a supported format, from its bytes or its path.
+
+    Files of other formats are not opened, because opening an ICO file decodes it.
+    """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(12)
     if head[:4] in TiffImagePlugin.PREFIXES:
         return TiffImage(_to_file(source))
+    Image.preinit()
+    # The sort puts formats first for which Pillow does not load all plugins.
+    formats = sorted(READ_SUFFIXES.keys() - {"HEIF", "JXL"}, key=lambda name: (name not in Image.OPEN, name))
     try:
-        return Image.open(_to_file(source))
+        return Image.open(_to_file(source), formats=formats)
     except Image.UnidentifiedImageError:
         if head.startswith(JPEG_PREFIX):
             JpegImagePlugin.JpegImageFile(_to_file(source))  # raises an error with the reason, such as 12 bits
         if not _load_plugin(head):
-            raise
+            raise PhotoError(f"not an image of a supported format: {', '.join(READ_SUFFIXES)}") from None
     return Image.open(_to_file(source))
 
 

@@ -12,7 +12,6 @@ from loupe.imaging.declarations import HDR_CHUNKS, read_colour_chunks, read_exif
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.exif import ORIENTATION
-from loupe.imaging.formats import READ_SUFFIXES
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
@@ -88,10 +87,8 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             count = 1
         elif image.format == "HEIF":  # viewers show the primary image of a burst
             count = 1
-        elif image.format in READ_SUFFIXES:
-            count = getattr(image, "n_frames", 1)
         else:
-            raise PhotoError(f"format: must be one of {', '.join(READ_SUFFIXES)}, got {image.format}")
+            count = getattr(image, "n_frames", 1)
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
@@ -109,7 +106,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
         images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
-        photo = Photo(image.format, count - first, size, loop, images, lossless)
+        photo = Photo(image.format or "", count - first, size, loop, images, lossless)
         decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
         return replace(
             photo,

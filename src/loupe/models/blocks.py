@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from loupe.config.fields import get_block_sides
 from loupe.upscalers.baselines import MARGIN
 
 
@@ -29,14 +30,14 @@ def add_linear_branch(image: Any, scale: Fraction, name: str, trainable: bool) -
 
     Args:
         image: (n, h, w, 1).
-        scale: p/q, in lowest terms.
+        scale: the scale factor.
         name: the name of the layer, for `set_linear_weights`.
         trainable: whether training changes the weights.
 
     Returns:
         (n, h p/q, w p/q, 1).
     """
-    q, p = scale.denominator, scale.numerator
+    q, p = get_block_sides(scale)
     blocks = fold(pad(image, MARGIN), q)  # (n, (h + 2 MARGIN)/q, (w + 2 MARGIN)/q, q*q)
     layer = keras.layers.Conv2D(
         p * p, 1 + 2 * MARGIN // q, padding="valid", use_bias=False, kernel_initializer="zeros",
@@ -52,9 +53,9 @@ def set_linear_weights(model: keras.Model, name: str, weights: np.ndarray, scale
         model: the model.
         name: the name of the branch's layer.
         weights: (window * window, p * p), where window = q + 2 MARGIN.
-        scale: p/q, in lowest terms.
+        scale: the scale factor.
     """
-    q, p = scale.denominator, scale.numerator
+    q, p = get_block_sides(scale)
     side = 1 + 2 * MARGIN // q
     kernel = weights.reshape(side, q, side, q, p * p).transpose(0, 2, 1, 3, 4)
     model.get_layer(name).set_weights([kernel.reshape(side, side, q * q, p * p).astype("float32")])

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from loupe.config.fields import get_block_sides
 from loupe.config.networks import Convolutional, Perceptron
 from loupe.config.training import GradientTrain
 from loupe.models import convolutional, perceptron
@@ -67,7 +68,7 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
     Args:
         weights: the result of `ridge.fit`, (window * window, p * p).
-        scale: p/q, in lowest terms.
+        scale: the scale factor.
         luminance: the luminance formula of the dataset.
     """
     image = keras.Input((None, None, 1), name="image")
@@ -106,7 +107,7 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
     """Compute the geometry of the network that `build` builds from these arguments."""
     scale: Fraction = settings.scale
     if isinstance(settings, Convolutional):
-        q = scale.denominator
+        q = get_block_sides(scale)[0]
         reach = convolutional.compute_reach(settings) * q  # in pixels of the image, from the edge of a block
     else:
         patch = getattr(settings, "patch", "whole")

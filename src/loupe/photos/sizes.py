@@ -1,6 +1,6 @@
 """Computes the size of a result, and chooses the scale factor of the network for this size."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -77,7 +77,7 @@ def find_uncropped_size(size: Size, result: Size) -> Size:
     return _fit(size, result, "cover").upscaled
 
 
-def choose_scale(size: Size, result: Size, scales: Iterable[Fraction]) -> Fraction | None:
+def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fraction | None:
     """Choose the scale factor of the network: the smallest that reaches the size; if none does, the largest.
 
     Lanczos resizes the network's result to the size. A second network is not better. PSNR at 4:1 on kodak24: Lanczos
@@ -90,10 +90,10 @@ def choose_scale(size: Size, result: Size, scales: Iterable[Fraction]) -> Fracti
         scales: the scale factors that have a network.
 
     Returns:
-        The scale factor; None if the result has the size of the photo.
+        The scale factor; None if the result has the size of the photo and no network has the scale factor 1.
     """
     if result == size:
-        return None
+        return Fraction(1) if 1 in scales else None
     ordered = sorted(scales)
     reaching = (
         scale for scale in ordered if all(a >= b for a, b in zip(scale_size(size, scale), result, strict=True))

@@ -17,7 +17,8 @@ from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
 LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # each process's share of the memory budget; the rest is for the server itself
 MAX_SMALL_BYTES = 4_000_000  # size limit for the file of a small photo
-SMALL_TIMEOUT_S = 3.0  # a photo that takes longer is not small
+# A photo that takes longer and more CPU time is not small. On a busy machine, the time alone does not show this.
+SMALL_TIMEOUT_S = 3.0
 MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
 START_TIMEOUT_S = 120.0
@@ -51,10 +52,6 @@ class Control:
             raise StoppedError("the client has gone")
         if self.timeout_s is not None and time.monotonic() - self.started > self.timeout_s:
             raise StoppedError(f"took longer than {self.timeout_s:g} s")
-
-    def limit(self, timeout_s: float) -> "Control":
-        """Return a control that ends the work when this control does, but after at most `timeout_s` from now."""
-        return Control(min(timeout_s, self.get_remaining_s()), self.cancelled)
 
     def get_remaining_s(self) -> float:
         """Return the time until the work must end."""
@@ -166,7 +163,7 @@ class _Worker:
         if self._ready:
             return
         try:
-            message = self._receive(control)
+            message = self._receive(control.check)
         except EOFError:
             message = {"failed": "model: the process that loads the model has ended"}
         if "failed" in message:
@@ -179,16 +176,24 @@ class _Worker:
     def upscale(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None], timeout_s: float | None = None
     ) -> PhotoAnswer | None:
-        """Upscale a photo; returns None if the process ended. `timeout_s` excludes the start of the process."""
+        """Upscale a photo; returns None if the process ended.
+
+        The work ends when it has taken `timeout_s` and this CPU time, both without the start of the process.
+        """
+
+        def check() -> None:
+            control.check()
+            if timeout_s is not None and min(time.monotonic() - started, child.read_cpu_s() - cpu_s) >= timeout_s:
+                raise StoppedError(f"took longer than {timeout_s:g} s")
+
         try:
             if self._child is None or self._child.process.poll() is not None:
                 self.start()
             self.wait_until_ready(control)
-            if timeout_s is not None:
-                control = control.limit(timeout_s)
             assert self._child is not None
-            self._child.connections[0].send(asdict(request))
-            while "progress" in (message := self._receive(control)):
+            child, started, cpu_s = self._child, time.monotonic(), self._child.read_cpu_s()
+            child.connections[0].send(asdict(request))
+            while "progress" in (message := self._receive(check)):
                 report(message["progress"])
         except EOFError:
             self._restart()
@@ -212,8 +217,8 @@ class _Worker:
         self.kill()
         self.start()
 
-    def _receive(self, control: Control) -> dict[str, Any]:
+    def _receive(self, check: Callable[[], None]) -> dict[str, Any]:
         """Return the next message of the process; raises EOFError if the process has ended."""
         assert self._child is not None
-        message: dict[str, Any] = self._child.connections[0].receive(check=control.check)[0]
+        message: dict[str, Any] = self._child.connections[0].receive(check=check)[0]
         return message

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
+OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")  # methods that a sheet shows elsewhere or not at all
 # Prefixes of the metrics by split. The step `train` uses the same prefixes.
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
@@ -81,7 +82,8 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
     names = [settings.model, *(name for name in settings.beside if name not in baselines)]
     for short_names in ([name if ":/" in name else Path(name).stem for name in names], names):
         metric_names = [to_metric_name(name) for name in short_names]
-        if len(set(metric_names)) == len(names) and not {"model", *baselines} & set(metric_names[1:]):
+        reserved = {"model", "input", "nlm", *baselines}
+        if len(set(metric_names)) == len(names) and not reserved & set(metric_names[1:]):
             return dict(zip(names, short_names, strict=True))
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
 
@@ -102,7 +104,9 @@ def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction
     """Load a model by its name. A model with several scale factors gets `scale`, or the scale of the settings."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
-    options = ResolveOptions(ensemble, keras=True, threads=0, data_dir=settings.data_dir, device=settings.device)
+    options = ResolveOptions(
+        ensemble, keras=True, threads=0, data_dir=settings.data_dir, device=settings.device, restore=None
+    )
     networks = resolve_model(name, options)
     return networks.get(networks.scales[0] if len(networks.scales) == 1 else scale or settings.scale)
 
@@ -111,7 +115,9 @@ def _load_others(settings: Evaluate, scale: Fraction, names: dict[str, str]) -> 
     """Load the networks of `beside`, and return the networks by their short names."""
     models = {}
     for name in settings.beside:
-        if name not in names:  # a baseline, which every table contains
+        if name not in names:  # a baseline, which every table of a scale above 1:1 contains
+            if scale == 1:
+                raise UsageError(f"beside: must be models of scale 1:1, got {name}")
             continue
         loaded = _load(settings, name, scale=scale)
         own_scale = loaded.model.geometry.scale
@@ -124,8 +130,11 @@ def _load_others(settings: Evaluate, scale: Fraction, names: dict[str, str]) -> 
     return models
 
 
-def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray":
-    """Load the ridge weights of the model's run. If the run has no ridge weights, fit ridge on the bundled photos."""
+def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
+    """Load the ridge weights of the model's run. If the run has no ridge weights, fit ridge on the bundled photos.
+
+    The bundled photos have no degraded inputs. Therefore the result at 1:1 is then None.
+    """
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -134,6 +143,8 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
         file = models.download_artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
         if file is not None:
             return ridge.load_weights(file, scale)
+    if scale == 1:
+        return None
     return ridge.load_or_fit(open_or_prepare(settings, "sample"), scale)
 
 
@@ -141,7 +152,7 @@ def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) 
     """Log the scores of a table as metrics. Return the scores for the summary, and as text.
 
     With degrade=jpeg, the PSNR over the quality is also logged as text and as a figure, and the networks are compared
-    with lanczos.
+    with lanczos, or at 1:1 with the input.
     """
     from loupe.evaluation import figures, qualities, scoring
     from loupe.tracking import records
@@ -155,11 +166,12 @@ def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) 
     for quality, scores in by_quality.items():
         records.log_metrics(scoring.to_metrics(scores, f"{prefix}/q{quality}"))
     psnr = qualities.compute_psnr(table)
-    below = qualities.find_qualities_below_lanczos(psnr, networks)
-    text = qualities.format_psnr(psnr, below)
+    baseline = "lanczos" if "lanczos" in psnr else "input"
+    below = qualities.find_qualities_below(baseline, psnr, networks)
+    text = qualities.format_psnr(psnr, baseline, below)
     records.log_text(text, "psnr.txt")
     records.log_figure(figures.plot_psnr(psnr), "psnr.png")
-    return {"qualities": by_quality, "below_lanczos": below}, text
+    return {"qualities": by_quality, f"below_{baseline}": below}, text
 
 
 def _draw_figures(
@@ -186,7 +198,7 @@ def _draw_figures(
         records.log_figure(figures.plot_comparison(methods, pairs, settings.recompose), "comparison.png")
     if settings.sheet:
         assert isinstance(pairs, Pairs)
-        columns = {key: method for key, method in methods.items() if key not in ("model", "bilinear", "bicubic")}
+        columns = {key: method for key, method in methods.items() if key not in OMITTED_COLUMNS}
         figure = figures.plot_sheet(columns | {name: methods["model"]}, pairs)
         figures.save_figure(figure, Path(settings.sheet))
 

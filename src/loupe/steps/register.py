@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
+from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings
-from loupe.config.fields import format_value, parse_scale
+from loupe.config.fields import format_value
 from loupe.config.steps import Register
 from loupe.errors import UsageError
 
@@ -62,12 +63,13 @@ def run(settings: Register) -> Registration:
         runs.find_best_run(format_value(settings.scale), settings.smoke) if settings.run == "best" else settings.run
     )
     train_run = runs.get_run(run_id, "run")
-    tags, train_settings = train_run.data.tags, runs.read_settings(train_run)
+    tags = train_run.data.tags
     if tags.get("loupe.step") not in ("train", "trial") or train_run.info.status != "FINISHED":
         raise UsageError(f"run: must be the id of a finished train run or trial, got {run_id!r}")
-    scale = parse_scale(train_settings["scale"])
+    train_settings = runs.read_settings(train_run, "scale", "dataset", "smoke")
+    scale = parse_settings("train", {"scale": train_settings["scale"]}).scale
     shared = DatasetSettings(**settings.select(["data_dir", "smoke", "quiet"]))
-    dataset = preparation.reopen(shared, tags["loupe.dataset"], tags["loupe.digest"], train_settings["dataset"])
+    dataset = preparation.reopen(shared, *runs.read_dataset(train_run), train_settings["dataset"])
     model = models.load_keras(models.ModelReference.of_run(run_id))
     upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
     is_champion = champion is not None and champion.run_id == run_id
@@ -92,7 +94,8 @@ def run(settings: Register) -> Registration:
         may_replace = champion is None or train_settings["smoke"] != "true"
         if gate.is_better and may_replace and not is_champion:
             # set_champion is the last action: if the process is killed earlier, the same command repeats all actions.
-            records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
+            if scale > 1:  # `loupe-photo` only upscales
+                records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
             registration.set_champion(scale, version.version)
             is_champion, reason = True, gate.reason
         else:

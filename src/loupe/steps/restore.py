@@ -1,4 +1,4 @@
-"""Removes noise from photo files."""
+"""Removes JPEG artefacts or noise from photo files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,14 +8,20 @@ from loupe.errors import UsageError
 from loupe.photos import files
 
 if TYPE_CHECKING:
-    from loupe.imaging.image_data import ImageData
+    import numpy as np
 
-METHOD = "non-local means"
+    from loupe.imaging.image_data import ImageData
+    from loupe.imaging.isolated_reader import IsolatedReader
+    from loupe.photos.networks import Networks
+    from loupe.photos.processing import Transform
+
+NON_LOCAL_MEANS = "non-local means"
 MASK_COPIES = 4  # number of copies of the mask's pixels in memory while the edges of the mask are blurred
+NETWORK_STRENGTH, DENOISING_STRENGTH = 1.0, 0.7  # defaults of `strength`
 
 
 def run(settings: Restore) -> list[Path]:
-    """Denoise the photos. If a photo fails, report it and process the other photos.
+    """Restore the photos. If a photo fails, report it and process the other photos.
 
     Returns:
         The files that were written.
@@ -23,25 +29,62 @@ def run(settings: Restore) -> list[Path]:
     Raises:
         LoupeError: at least one photo failed.
     """
-    from loupe.imaging.isolated_reader import read_first_image
-    from loupe.photos import denoising
-    from loupe.tracking import photo_runs
-
     with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
-        mask = None
-        if settings.mask is not None:
-            if not Path(settings.mask).is_file():
-                raise UsageError(f"mask: must be an existing file, got {settings.mask!r}")
+        from loupe.photos.denoising import DenoiseTransform
+        from loupe.photos.restoration import BlendTransform
+        from loupe.photos.sizes import Target
+        from loupe.photos.upscaling import UpscaleTransform
+        from loupe.tracking import photo_runs
 
-            def read(file: Path) -> "ImageData":
-                return read_first_image(readers[0], file, files.get_memory(settings), MASK_COPIES)
-
-            mask = denoising.read_mask(Path(settings.mask), settings.feather, read)
-        options = denoising.DenoiseOptions(settings.strength, mask, settings.noise)
+        mask = _read_mask(settings, readers[0])
         photos = files.list_photos(settings)
         if settings.dry_run:
             return []
         with photo_runs.photo_run(settings):
-            outcomes = files.process_photos(settings, photos, denoising.DenoiseTransform(options), readers)
-            photo_runs.log_outcomes(settings, outcomes, METHOD)
-            return files.report_outcomes(settings, photos, outcomes, METHOD)
+            networks = _find_networks(settings)
+            if networks is None:
+                strength = DENOISING_STRENGTH
+                restore: Transform = DenoiseTransform(settings.noise)
+            else:
+                strength = NETWORK_STRENGTH
+                restore = UpscaleTransform(Target(), networks, settings.quality_override)
+            transform = BlendTransform(restore, strength if settings.strength is None else settings.strength, mask)
+            outcomes = files.process_photos(settings, photos, transform, readers)
+            method, devices = (networks.used_names, networks.used_devices) if networks else (NON_LOCAL_MEANS, "")
+            photo_runs.log_outcomes(settings, outcomes, method, devices)
+            return files.report_outcomes(settings, photos, outcomes, method)
+
+
+def _read_mask(settings: Restore, reader: "IsolatedReader") -> "np.ndarray | None":
+    from loupe.imaging.isolated_reader import read_first_image
+    from loupe.photos.restoration import read_mask
+
+    if settings.mask is None:
+        return None
+    if not Path(settings.mask).is_file():
+        raise UsageError(f"mask: must be an existing file, got {settings.mask!r}")
+
+    def read(file: Path) -> "ImageData":
+        return read_first_image(reader, file, files.get_memory(settings), MASK_COPIES)
+
+    return read_mask(Path(settings.mask), settings.feather, read)
+
+
+def _find_networks(settings: Restore) -> "Networks | None":
+    """Load the network of the scale factor 1:1. Return None for non-local means."""
+    from loupe.tracking.resolver import ResolveOptions, resolve_model
+    from loupe.upscalers.bundled import MissingNetworkError
+
+    if settings.method == "nlm":
+        return None
+    try:
+        networks = resolve_model(
+            settings.model, ResolveOptions(settings.ensemble, device=settings.device, restore=True)
+        )
+        networks.check()
+    except MissingNetworkError:
+        if settings.method == "auto" and "model" not in settings.model_fields_set:
+            return None
+        got = f"got {settings.model!r}, and no such network is registered or bundled"
+        raise UsageError(f"model: must be a network of the scale factor 1:1, {got}") from None
+    return networks

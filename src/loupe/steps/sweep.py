@@ -36,7 +36,7 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         print_line(_format_dashboard_command(location), settings.quiet)
         return None
-    # This call fails if the scheduler does not answer. Therefore this call precedes the calls that write files.
+    # Precedes the calls that write files, because it fails if the scheduler does not answer.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
@@ -84,10 +84,11 @@ def _refuse_running_sweep(name: str) -> None:
     from loupe.tracking import liveness, trials
 
     for other in trials.find_sweep_runs(name):
-        if other.info.status == "RUNNING" and liveness.is_alive(other.data.tags):
+        tags = other.data.tags
+        if other.info.status == "RUNNING" and liveness.is_alive(tags):
             raise UsageError(
-                f"sweep: process {other.data.tags['loupe.pid']} of {other.data.tags['loupe.host']} already runs "
-                f"{name!r} (run {other.info.run_id})"
+                f"sweep: process {tags.get('loupe.pid')} of {tags.get('loupe.host')} already runs {name!r} "
+                f"(run {other.info.run_id})"
             )
 
 
@@ -206,7 +207,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
 
     for run_id in best_runs:
         run = runs.get_run(run_id, "run")
-        texts = runs.read_settings(run)
+        texts = runs.read_settings(run, "data_dir", "dataset")
         unmasked = {"data_dir": settings.data_dir, "dataset": dataset.location}  # a masked URL cannot be opened
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         train_settings = parse_settings("train", texts | {"quiet": True})

@@ -125,7 +125,6 @@ def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | No
 
     if not settings.resume:
         return preparation.open_or_prepare(settings, settings.dataset), None
-    tags = runs.get_run(settings.resume, "resume").data.tags
+    resumed = runs.get_run(settings.resume, "resume")
     checkpoint = checkpoints.load_checkpoint(settings.resume)
-    name, digest = tags["loupe.dataset"], tags["loupe.digest"]
-    return preparation.reopen(settings, name, digest, settings.dataset), checkpoint
+    return preparation.reopen(settings, *runs.read_dataset(resumed), settings.dataset), checkpoint

@@ -113,8 +113,7 @@ class RunBuffer:
         row = self._execute("SELECT body FROM records WHERE number = 0").fetchone()
         if row is None:
             raise ValueError(f"{self.file.name} does not describe a run")
-        description: dict[str, Any] = json.loads(row[0])
-        return description
+        return _parse_object(row[0])
 
     def describe(self, description: dict[str, Any]) -> None:
         """Replace the description of the run."""
@@ -133,7 +132,7 @@ class RunBuffer:
             "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number",
             self._get_sent_number(),
         )
-        return [Record(number, kind, json.loads(body), name) for number, kind, body, name in rows]
+        return [Record(number, kind, _parse_object(body), name) for number, kind, body, name in rows]
 
     @contextmanager
     def extract_file(self, record: Record) -> Iterator[Path | None]:
@@ -184,3 +183,14 @@ class RunBuffer:
             return self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:  # such as a full disk
             raise OSError(f"{self.file}: {error}") from None
+
+
+def _parse_object(text: Any) -> dict[str, Any]:
+    """Parse the JSON object of a record; raise ValueError for other values, which another program may have stored."""
+    try:
+        value = json.loads(text)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(value, dict):
+        raise ValueError(f"body: must be a JSON object, got {text[:40]!r}")
+    return value

@@ -1,6 +1,7 @@
 """Learning curves of runs. MLflow stores curves as metrics. A tag has a copy of one curve, which searches return."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import mlflow
@@ -42,7 +43,7 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
 
 
 def read_curve(run: Any) -> list[tuple[int, float]]:
-    """Return the curve of METRIC from the tag of a run; without the tag, from the run's metrics."""
-    if CURVE_TAG in run.data.tags:
-        return [(step, value) for step, value in json.loads(run.data.tags[CURVE_TAG])]
+    """Return the curve of METRIC from the tag of a run; without a valid tag, from the run's metrics."""
+    with suppress(ValueError, TypeError, RecursionError):  # any client of the store may have changed the tag
+        return [(int(step), float(value)) for step, value in json.loads(run.data.tags.get(CURVE_TAG, ""))]
     return load_curve(run.info.run_id, METRIC) if METRIC in run.data.metrics else []

@@ -38,6 +38,10 @@ from loupe.tracking.store import create_store
 
 PAUSES_S = (1.0, 30.0)  # the first and the longest pause between attempts to send
 SERVER_ERRORS = (MlflowException, requests.RequestException)
+# The fields of the description of a run; see `_describe_run`.
+DESCRIPTION_TYPES = {
+    "run_id": str, "experiment": str, "name": str, "start_time": int, "tags": dict, "params": dict
+}  # fmt: skip
 _UPLOADERS: dict[str, "RunUploader"] = {}  # the uploader of each open run, by the id of the run
 
 
@@ -124,7 +128,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
         try:
             with lock_buffer(file, wait=False) as is_locked:
                 count += is_locked and _upload_buffered_run(file, quiet)
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # a handler got a body of another form
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         except OSError:
             if file.exists():  # otherwise another process has uploaded the run
@@ -138,6 +142,9 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     """Upload a run, delete the file, and return True; if the process of the run is alive, only return False."""
     buffer = RunBuffer(file)
     description, unsent = buffer.description, buffer.list_unsent()
+    for name, kind in DESCRIPTION_TYPES.items():
+        if not isinstance(description.get(name), kind):
+            raise ValueError(f"{name}: must be {kind.__name__}, got {description.get(name)!r}")
     unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
     if unknown:
         raise ValueError(f"kind: must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")

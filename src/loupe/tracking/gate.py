@@ -7,7 +7,7 @@ from loupe.data.pairs import Pairs
 from loupe.evaluation import scoring
 from loupe.models.builder import KerasUpscaler
 from loupe.tracking import models
-from loupe.upscalers.baselines import FilterUpscaler
+from loupe.upscalers.baselines import build_classical, get_references
 from loupe.upscalers.tiling import UpscalingModel
 
 MIN_PHOTOS = 30  # a bootstrap interval over fewer photos is unreliable
@@ -17,7 +17,8 @@ MIN_PHOTOS = 30  # a bootstrap interval over fewer photos is unreliable
 class GateResult:
     """The comparison of a new model (the challenger) with the champion (the defender).
 
-    Both models are scored on the validation photos of the challenger. Without a champion, nearest is the defender.
+    Both models are scored on the validation photos of the challenger. Without a champion, the defender
+    is nearest, or at 1:1 the input.
 
     Args:
         mae: the mean absolute error of the challenger.
@@ -67,7 +68,7 @@ class GateResult:
 
 
 def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pairs) -> GateResult:
-    """Score a challenger and the champion on the same images. Without a champion, nearest is the defender.
+    """Score a challenger and the champion on the same images. See `GateResult` for the defender.
 
     Args:
         challenger: the upscaler of the new model.
@@ -76,7 +77,8 @@ def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pair
     """
     defender: UpscalingModel
     if champion is None:
-        name, defender = "nearest", FilterUpscaler("nearest", challenger.geometry.scale)
+        name, _ = get_references(pairs.scale)
+        defender = build_classical(pairs.scale)[name]
     else:
         name, uri = f"{champion.name} version {champion.version}", f"models:/{champion.name}/{champion.version}"
         defender = KerasUpscaler(models.load_keras(models.ModelReference(name, uri)))

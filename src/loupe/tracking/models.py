@@ -19,7 +19,12 @@ from loupe.upscalers.geometry import Geometry
 KERAS_FILE = "data/model.keras"  # the path at which MLflow saves a Keras model
 ONNX_FILE = "onnx/model.onnx"
 PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files with networks of all scale factors
-REGISTERED_NAMES = {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): "loupe-3x"}
+REGISTERED_NAMES = {
+    Fraction(1): "loupe-1x",
+    Fraction(3, 2): "loupe",
+    Fraction(2): "loupe-2x",
+    Fraction(3): "loupe-3x",
+}
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
         The URI of the version.
     """
     files, names, run_ids = {scale: onnx}, [f"{version.name} version {version.version}"], {scale: version.run_id}
-    for other in sorted(models.REGISTERED_NAMES.keys() - {scale}):
+    for other in sorted(models.REGISTERED_NAMES.keys() - {scale, Fraction(1)}):
         champion, file = models.get_champion(other), None
         if champion:
             folder = onnx.parent / models.REGISTERED_NAMES[other]

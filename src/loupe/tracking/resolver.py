@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
-SCALES = bundled.list_scales(bundled.DEFAULT_SIZE)
+SCALES = [scale for scale in bundled.list_scales(bundled.DEFAULT_SIZE) if scale > 1]
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 # Maximum time to find and download a model. After this time, the bundled network replaces a champion.
 LOOKUP_TIMEOUT_S = 5.0
@@ -48,6 +48,7 @@ class ResolveOptions:
         threads: the number of threads that an ONNX network uses per image; 0 means one per core.
         data_dir: folder of the prepared sample dataset, on which the model `ridge` is fitted.
         device: the device that runs ONNX networks; see `OnnxUpscaler`.
+        restore: True returns only networks of the scale factor 1:1, False only the other networks, None all networks.
     """
 
     ensemble: bool = False
@@ -55,6 +56,7 @@ class ResolveOptions:
     threads: int = 1
     data_dir: str = "data"
     device: str = "auto"
+    restore: bool | None = False
 
 
 def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Networks:
@@ -70,15 +72,25 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
         The networks, one per scale factor; a file or URI has only one network.
 
     Raises:
-        UsageError: the model does not exist.
+        UsageError: the model does not exist, or has none of the scale factors that `options.restore` selects.
     """
+    networks = _find_networks(name, options)
+    if options.restore is not None:
+        networks.scales = [scale for scale in networks.scales if (scale == 1) == options.restore]
+    if not networks.scales:
+        rule = "the scale factor 1:1" if options.restore else "a scale factor above 1:1"
+        raise UsageError(f"model: must have {rule}, got {name!r}")
+    return networks
+
+
+def _find_networks(name: str, options: ResolveOptions) -> Networks:
     networks = partial(Networks, ensemble=options.ensemble, device=options.device)
     if name in (BUNDLED, *BUNDLED_SIZES):
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
         load_size = partial(load_bundled, size, threads=options.threads, device=options.device)
         return networks(bundled.list_scales(size), load_size)
     if name == CHAMPION:
-        return networks(SCALES, ChampionLoader(options).load)
+        return networks([Fraction(1), *SCALES], ChampionLoader(options).load)
     if name in FILTERS:
         return networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)))
     if name == RIDGE:

@@ -160,10 +160,35 @@ def tag_project_run() -> None:
             mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 
-def read_settings(run: Any) -> dict[str, str]:
-    """Return the settings of a run: the text of each field."""
-    settings: dict[str, str] = json.loads(run.data.tags.get(SETTINGS_TAG, "{}"))
+def read_settings(run: Any, *required: str) -> dict[str, str]:
+    """Return the settings of a run: the text of each field.
+
+    Args:
+        run: the run. Any client of the store may have changed its tags.
+        required: fields that the settings must contain.
+
+    Raises:
+        UsageError: the tag does not contain the settings.
+    """
+    text = run.data.tags.get(SETTINGS_TAG, "{}")
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
+        raise UsageError(f"{SETTINGS_TAG}: must be texts as JSON in run {run.info.run_id}, got {text[:40]!r}")
+    for name in required:
+        if name not in settings:
+            raise UsageError(f"{SETTINGS_TAG}: must contain {name} in run {run.info.run_id}, got {text[:40]!r}")
     return settings
+
+
+def read_dataset(run: Any) -> tuple[str, str]:
+    """Return the name and the digest of a run's dataset; raise UsageError if the run does not have these tags."""
+    texts = [run.data.tags.get(name) for name in ("loupe.dataset", "loupe.digest")]
+    if None in texts:
+        raise UsageError(f"run: must have the tags loupe.dataset and loupe.digest, got run {run.info.run_id}")
+    return texts[0], texts[1]
 
 
 @cache

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +29,14 @@ class ClientGoneError(Exception):
     """The client closed the connection."""
 
 
-async def read_body(receive: "Receive") -> bytes:
-    """Read a body; raise HttpError if the body is too large."""
+async def read_body(receive: "Receive", report: Callable[[int], None]) -> bytes:
+    """Read a body, and report the size of the received part; raise HttpError if the body is too large."""
     parts, size = [], 0
     async for part in _receive_parts(receive):
         size += len(part)
         if size > MAX_BODY_BYTES:
             raise HttpError(413, f"body: must have at most {MAX_BODY_BYTES / 1e6:g} MB, got more")
+        report(size)
         parts.append(part)
     return b"".join(parts)
 

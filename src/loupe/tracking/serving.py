@@ -40,7 +40,8 @@ ROUTE = "/invocations"
 MAX_SMALL_BODY_BYTES = 1_000_000
 # The maximum numbers of bodies in memory. The bodies of further requests are not read yet.
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48
-SMALL_BODY_TIMEOUT_S = 10.0  # maximum time to receive a small body
+# A body must arrive within this time, or with this rate. Otherwise few slow clients would block all large bodies.
+BODY_TIMEOUT_S, MIN_BODY_RATE = 10.0, 300_000  # bytes per second
 MARGIN_S = 5.0  # the guard's time limit for the work is shorter than MLflow's timeout by this time
 GRACE_S = 2.0  # after the guard's time limit, the app has this time to return the error
 SEND_TIMEOUT_S = 300.0  # maximum time to send a result, which a client may read slowly
@@ -134,7 +135,7 @@ class RequestGuard:
             status, content = error.args[0], make_error(*error.args)
             if status in (413, 415):  # many clients read a response only after they have sent the whole body
                 with suppress(ClientGoneError, TimeoutError):
-                    async with asyncio.timeout(SMALL_BODY_TIMEOUT_S):
+                    async with asyncio.timeout(BODY_TIMEOUT_S):
                         await discard_body(receive)
         except ClientGoneError:
             return
@@ -153,12 +154,7 @@ class RequestGuard:
         async with self._small if small else self._large:
             request = _current.get()
             assert request is not None
-            body_timeout_s = SMALL_BODY_TIMEOUT_S if small else request.control.get_remaining_s()
-            try:
-                async with asyncio.timeout(body_timeout_s):
-                    body = await read_body(receive)
-            except TimeoutError:
-                raise HttpError(408, f"body: must arrive within {body_timeout_s:.1f} s") from None
+            body = await _read_body(receive, request.control.get_remaining_s())
             validate_body(body, separators)
             if small:
                 return await self._call_app(scope, receive, body)
@@ -185,6 +181,23 @@ class RequestGuard:
         content = b"".join(message.get("body", b"") for message in sent)
         status: int = sent[0]["status"]
         return status, content if status == 200 else shorten_error(status, content)
+
+
+async def _read_body(receive: "Receive", timeout_s: float) -> bytes:
+    """Read a body; raise HttpError if the body is too large or too slow, or takes longer than `timeout_s`."""
+    started = asyncio.get_running_loop().time()
+    limit_s = min(BODY_TIMEOUT_S, timeout_s)
+
+    def extend(size: int) -> None:
+        nonlocal limit_s
+        limit_s = min(BODY_TIMEOUT_S + size / MIN_BODY_RATE, timeout_s)
+        timeout.reschedule(started + limit_s)
+
+    try:
+        async with asyncio.timeout(limit_s) as timeout:
+            return await read_body(receive, extend)
+    except TimeoutError:
+        raise HttpError(408, f"body: must arrive within {limit_s:.1f} s") from None
 
 
 async def _send_and_close(send: "Send", message: "Message") -> None:

@@ -14,6 +14,7 @@ from loupe.evaluation import figures, scoring
 from loupe.models.builder import KerasUpscaler
 from loupe.tracking import checkpoints, curves, models, records
 from loupe.training import diagnostics, loop
+from loupe.upscalers.baselines import get_references
 
 
 def fit_network(
@@ -109,11 +110,12 @@ def log_result(
     baselines = scoring.build_baselines(test, weights, dataset.settings["luminance"])
     table = scoring.score({"model": upscaler, **baselines}, test, recompose)
     summary = scoring.summarise(table)
-    nearest = summary["model"]["over"]["nearest"]
+    simplest, _ = get_references(settings.scale)
+    comparison = summary["model"]["over"][simplest]
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
         scoring.to_metrics(summary)
-        | {"test/gain": nearest["gain"], "test/nearest_wins": nearest["baseline_wins"]}
+        | {"test/gain": comparison["gain"], f"test/{simplest}_wins": comparison["baseline_wins"]}
         | {"test/patches_mae": draws.mean(), "test/draw_difference": draws.diff().abs().mean() / draws.mean()}
     )
     records.log_table(table, "test.json")

@@ -89,7 +89,7 @@ class Upscaler:
             raise ValueError(f"size: must not be used with scale, got {size} and {scale}")
         if fit not in FITS:
             raise ValueError(f"fit: must be one of {', '.join(FITS)}, got {fit!r}")
-        factor = None if scale is None else parse_scale(scale, allow_one=True)
+        factor = None if scale is None else parse_scale(scale)
         target = Target(factor, None if size is None else (size[0], size[1]), fit)
         large = np.concatenate(list(upscale_image(data, target, self.networks).strips))
         if isinstance(image, np.ndarray):

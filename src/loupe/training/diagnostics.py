@@ -12,7 +12,7 @@ from loupe.config.networks import Perceptron
 from loupe.config.training import GradientTrain, Train
 from loupe.data.pairs import Pairs
 from loupe.evaluation import metrics
-from loupe.upscalers.baselines import FilterUpscaler
+from loupe.upscalers.baselines import build_classical, get_references
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
 GAP_TRAIN_IMAGES = 128  # number of training images for val/gap
@@ -37,7 +37,8 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
 
     Returns:
         val/best_mae, val/best_mse, val/best_psnr: means over images.
-        val/nearest/mae, val/lanczos/mae: mean mae of these baselines.
+        val/nearest/mae, val/lanczos/mae: mean mae of these baselines. At 1:1, the input replaces both baselines here
+            and in the names below.
         val/gain: nearest's mae divided by the network's mae.
         val/nearest_wins: share of photos on which nearest has a lower mae than the network. If several images are cut
             from a photo, more than half of these images count.
@@ -49,8 +50,9 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         val/input_mae: mae of the image that the filter `pre_upscale` upscales; missing with pre_upscale=none.
     """
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
-    names = {"nearest", "lanczos", pre_upscale} - {"none"}
-    baselines = {name: FilterUpscaler(name, validation.scale) for name in names}
+    simplest, best = get_references(validation.scale)
+    names = {simplest, best, pre_upscale} - {"none"}
+    baselines = {name: other for name, other in build_classical(validation.scale).items() if name in names}
     batches: dict[str, list[np.ndarray]] = {}
     for inputs, labels in validation.batches(BATCH_SIZE):
         large = upscale(model, inputs, choose_recompose(settings))
@@ -66,11 +68,11 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         name: float(np.nanmean(values)) if np.isfinite(values).any() else np.nan for name, values in images.items()
     }
     diagnostics = {f"val/best_{name}": mean[name] for name in ("mae", "mse", "psnr")}
-    diagnostics |= {f"val/{name}/mae": mean[name] for name in ("nearest", "lanczos")}
+    diagnostics |= {f"val/{name}/mae": mean[name] for name in (simplest, best)}
     diagnostics |= {
-        "val/gain": _divide(mean["nearest"], mean["mae"]),
-        "val/nearest_wins": compute_win_share(images["nearest"] < images["mae"], validation),
-        "val/gap": mean["mae"] - mean["lanczos"] - _compare_with_lanczos(model, settings, train),
+        "val/gain": _divide(mean[simplest], mean["mae"]),
+        f"val/{simplest}_wins": compute_win_share(images[simplest] < images["mae"], validation),
+        "val/gap": mean["mae"] - mean[best] - _compare_with_baseline(model, baselines[best], settings, train),
         "val/dark_lost": mean["dark"],
         "val/gradient_energy": _divide(mean["energy"], mean["label energy"]),
         "val/seams": _divide(mean["border"], mean["inside"]),
@@ -120,10 +122,10 @@ def _divide(value: float, other: float) -> float:
     return value / other if other else np.nan
 
 
-def _compare_with_lanczos(model: UpscalingModel, settings: Train, train: Pairs) -> float:
-    """Return the mean mae of the network minus the mean mae of Lanczos on up to GAP_TRAIN_IMAGES training images."""
-    lanczos, differences = FilterUpscaler("lanczos", train.scale), []
+def _compare_with_baseline(model: UpscalingModel, baseline: UpscalingModel, settings: Train, train: Pairs) -> float:
+    """Return the mean mae of the network minus that of a baseline on up to GAP_TRAIN_IMAGES training images."""
+    differences = []
     for inputs, labels in train.subsample(GAP_TRAIN_IMAGES).batches(BATCH_SIZE):
         mae = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)
-        differences.append(mae - metrics.mae(upscale(lanczos, inputs), labels))
+        differences.append(mae - metrics.mae(upscale(baseline, inputs), labels))
     return float(np.concatenate(differences).mean())

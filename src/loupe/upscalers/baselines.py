@@ -1,11 +1,14 @@
-"""Classical interpolation filters as upscaling models: nearest, bilinear, bicubic, Lanczos."""
+"""The baselines without weights: classical interpolation filters, and at 1:1 the input and non-local means."""
 
 from fractions import Fraction
 
 import numpy as np
 from PIL import Image
 
+from loupe.config.fields import get_block_sides
 from loupe.upscalers.geometry import Geometry
+from loupe.upscalers.non_local_means import NonLocalMeans
+from loupe.upscalers.tiling import UpscalingModel
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -30,8 +33,8 @@ class FilterUpscaler:
     """
 
     def __init__(self, name: str, scale: Fraction, luminance: str = "rec601") -> None:
-        q = scale.denominator
-        self.geometry = Geometry(q, scale.numerator, q, -(-MARGIN // q) * q, luminance)
+        q, p = get_block_sides(scale)
+        self.geometry = Geometry(q, p, q, -(-MARGIN // q) * q, luminance)
         self._filter = FILTERS[name]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -44,18 +47,35 @@ class FilterUpscaler:
         return np.stack(large)[..., None]
 
 
+def build_classical(scale: Fraction, luminance: str = "rec601") -> dict[str, UpscalingModel]:
+    """Return the baselines without weights by name: the filters, which are all equal at 1:1, or their replacements.
+
+    Args:
+        scale: the scale factor.
+        luminance: the luminance formula to store in the geometries.
+    """
+    if scale == 1:
+        return {"input": FilterUpscaler("nearest", scale, luminance), "nlm": NonLocalMeans(luminance)}
+    return {name: FilterUpscaler(name, scale, luminance) for name in FILTERS}
+
+
+def get_references(scale: Fraction) -> tuple[str, str]:
+    """Return the names of the simplest baseline and of the best filter, with which networks are compared."""
+    return ("input", "input") if scale == 1 else ("nearest", "lanczos")
+
+
 def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
     """Compute the weights of a filter for one block from the filter's responses to single white pixels.
 
     Args:
         name: a key of FILTERS.
-        scale: p/q, in lowest terms.
+        scale: the scale factor.
 
     Returns:
         float32, (window * window, p * p), where window = q + 2 MARGIN: one row per pixel of the window around
         a q x q block, and one column per pixel of the p x p block.
     """
-    q, p = scale.denominator, scale.numerator
+    q, p = get_block_sides(scale)
     window = q + 2 * MARGIN
     margin_blocks = -(-MARGIN // q)
     side = (2 * margin_blocks + 3) * q  # one more block on each side, so that the border has no effect

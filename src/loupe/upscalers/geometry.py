@@ -67,8 +67,8 @@ class Geometry:
         if not found:
             raise UsageError(f"model: must be made by Loupe, got {name!r}, a name without q, p, side and halo")
         q, p, min_side, halo = map(int, found.groups()[:4])
-        if not 0 < q < p or not min_side or min_side % q or halo % q:
-            raise UsageError(f"model: must have 0 < q < p, and side and halo that are multiples of q, got {name!r}")
+        if not 0 < q <= p or not min_side or min_side % q or halo % q:
+            raise UsageError(f"model: must have 0 < q <= p, and side and halo that are multiples of q, got {name!r}")
         if p > LARGEST_SCALE * q or max(min_side, halo) > MAX_SIDE:
             rule = f"a scale factor of at most {LARGEST_SCALE}, and side and halo of at most {MAX_SIDE}"
             raise UsageError(f"model: must have {rule}, got {name!r}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loupe.config.fields import format_value, get_block_sides
 from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError, describe_error
@@ -31,7 +32,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     Returns:
         float32, (window * window, p * p), where window = q + 2 MARGIN.
     """
-    q, p = pairs.scale.denominator, pairs.scale.numerator
+    q, p = get_block_sides(pairs.scale)
     window = q + 2 * MARGIN
     squares = alpha * np.eye(window * window)
     products = np.zeros((window * window, p * p))
@@ -71,7 +72,7 @@ def load_weights(file: Path, scale: Fraction) -> np.ndarray:
     Raises:
         LoupeError: the file does not contain the weights of a ridge regression for this scale factor.
     """
-    q, p = scale.denominator, scale.numerator
+    q, p = get_block_sides(scale)
     try:
         if not file.is_file():  # a FIFO would block the reader
             raise ValueError("it is not a file")
@@ -80,7 +81,9 @@ def load_weights(file: Path, scale: Fraction) -> np.ndarray:
             raise ValueError(f"it contains {weights.dtype} {weights.shape}")
     except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:
         # AttributeError: for a zip archive, np.load returns an object that is not an array.
-        raise LoupeError(f"ridge: {str(file)!r} is not a ridge of {p}:{q}: {describe_error(error)}") from None
+        raise LoupeError(
+            f"ridge: {str(file)!r} is not a ridge of {format_value(scale)}: {describe_error(error)}"
+        ) from None
     return weights
 
 
@@ -105,7 +108,7 @@ class RidgeUpscaler:
 
     Args:
         weights: the result of `fit`, (window * window, p * p).
-        scale: p/q, in lowest terms.
+        scale: the scale factor.
         luminance: the luminance formula of the images that the ridge was fitted on.
     """
 
@@ -126,5 +129,5 @@ class RidgeUpscaler:
 
 
 def build_geometry(scale: Fraction, luminance: str) -> Geometry:
-    """Return the geometry of a ridge: q and p of the scale factor p/q in lowest terms, and MARGIN as the halo."""
-    return Geometry(scale.denominator, scale.numerator, MARGIN, MARGIN, luminance)
+    """Return the geometry of a ridge: the smallest blocks of the scale factor, and MARGIN as the halo."""
+    return Geometry(*get_block_sides(scale), MARGIN, MARGIN, luminance)

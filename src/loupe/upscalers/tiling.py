@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from loupe.config.fields import get_block_sides
 from loupe.upscalers.geometry import Geometry
 
 TILE = 256  # side of a tile in pixels of the image, without the halo (the overlap with other tiles)
@@ -146,6 +147,8 @@ def _list_shifts(geometry: Geometry) -> list[int]:
     The shifts are multiples of a step: the largest divisor of q, up to q/2, that is a whole number of pixels in the
     result.
     """
+    if geometry.q == get_block_sides(geometry.scale)[0]:
+        return [0]
     unit = geometry.scale.denominator
     steps = [step for step in range(unit, geometry.q // 2 + 1, unit) if geometry.q % step == 0]
     return list(range(0, geometry.q, steps[-1])) if steps else [0]

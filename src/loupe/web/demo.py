@@ -90,7 +90,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         # Other threads need this context to update the progress bar of the visitor.
         context = contextvars.copy_context()
         try:
-            target = str(parse_scale(scale, allow_one=True))
+            target = str(parse_scale(scale))
             limits = MAX_PHOTO_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
             photo = PhotoRequest(file, tempfile.mkdtemp(dir=folder), target, "", *limits, figure_size=MAX_PREVIEW)
             with visitors.serve(request.session_hash or "") as control:

@@ -4,16 +4,24 @@ scikit-image has the same algorithm, but takes 198 MB on disk with its dependenc
 """
 
 import itertools
+import math
+from fractions import Fraction
 
 import numpy as np
+
+from loupe.config.fields import get_block_sides
+from loupe.upscalers.geometry import Geometry
 
 REACH = 6  # largest shift between compared pixels, per axis
 MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around the part
 PAD = REACH + 3
+# The distance at which the weight of a neighbourhood falls to 1/e, as a multiple of the noise. Best of 0.4, 0.6, 0.7
+# and 0.8 on kodak24.
+BANDWIDTH = 0.7
 LARGEST_DISTANCE = 5.0  # neighbourhoods with a larger distance get the weight 0
 
 
-def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
+def denoise(image: np.ndarray, noise: float) -> np.ndarray:
     """Remove noise from an image.
 
     The weights are those of Buades, Coll and Morel 2005, computed as in Darbon et al. 2008 and scaled as in
@@ -22,7 +30,6 @@ def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
     Args:
         image: float32, shape (height, width, channels), any range.
         noise: standard deviation of the noise, on the scale of the image.
-        bandwidth: distance at which the weight of a neighbourhood falls to 1/e, on the scale of the image.
 
     Returns:
         float32, shape (height, width, channels).
@@ -32,7 +39,7 @@ def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
     padded = np.pad(planes, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="reflect")
     total, sums = np.ones((height, width), "float32"), planes.copy()
     expected = np.float32(2 * noise**2 * channels * 16)
-    unit = np.float32(channels * bandwidth**2 * 25)
+    unit = np.float32(channels * (BANDWIDTH * max(noise, 1e-4)) ** 2 * 25)
     for down, right in itertools.product(range(-REACH, REACH + 1), range(REACH + 1)):
         if (right, down) <= (0, 0):
             continue  # the pass for the opposite shift also adds this shift, which has equal weights
@@ -46,6 +53,50 @@ def denoise(image: np.ndarray, noise: float, bandwidth: float) -> np.ndarray:
             for summed, plane in zip(sums, padded, strict=True):
                 summed += weight * plane[PAD + y : PAD + y + height, PAD + x : PAD + x + width]
     return np.moveaxis(sums / total, 0, -1)
+
+
+class NonLocalMeans:
+    """Non-local means as a model of the scale factor 1:1. The noise of each image is estimated.
+
+    Args:
+        luminance: the luminance formula to store in the geometry.
+    """
+
+    def __init__(self, luminance: str) -> None:
+        q, p = get_block_sides(Fraction(1))
+        self.geometry = Geometry(q, p, q, -(-MARGIN // q) * q, luminance)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Denoise images; see `UpscalingModel`."""
+        return np.stack([denoise(image, estimate_noise(image[..., 0])) for image in images])
+
+
+def estimate_noise(grey: np.ndarray) -> float:
+    """Estimate the standard deviation of the noise of an image.
+
+    The noise is proportional to the mean response of a filter that ignores flat and evenly sloped parts (Immerkær
+    1996, Fast Noise Variance Estimation). The filter also responds to texture. Therefore the function uses the 12.5 %
+    quantile of the means over 64 parts of the image. Parts where most responses are 0, such as a white border, are
+    omitted.
+
+    Args:
+        grey: (height, width), of any range.
+
+    Returns:
+        The standard deviation, on the scale of `grey`.
+    """
+    if min(grey.shape) < 3:
+        return 0.0
+    rows = grey[:-2] - 2 * grey[1:-1] + grey[2:]
+    response = np.abs(rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:])
+    parts = [
+        part[part > 0]
+        for band in np.array_split(response, min(8, len(response)))
+        for part in np.array_split(band, min(8, response.shape[1]), axis=1)
+    ]
+    largest = max(len(part) for part in parts)
+    means = [part.mean() for part in parts if len(part) > largest / 2]
+    return float(np.quantile(means, 0.125) * math.sqrt(math.pi / 2) / 6) if largest else 0.0
 
 
 def _squared_distances(

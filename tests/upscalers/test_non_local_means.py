@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.restoration import denoise_nl_means
 
-from loupe.photos.non_local_means import MARGIN, denoise
+from loupe.upscalers.non_local_means import MARGIN, denoise
 
 NOISE = 0.06
 
@@ -17,11 +17,11 @@ def test_the_result_is_that_of_scikit_image(shape):
     image = (slope + generator.normal(0, NOISE, shape)).astype("float32")
     expected = denoise_nl_means(image, 5, 6, h=0.7 * NOISE, sigma=NOISE, fast_mode=True, channel_axis=-1)
     # scikit-image approximates exp
-    assert np.abs(denoise(image, NOISE, 0.7 * NOISE) - expected.reshape(shape)).max() < 1 / 255
+    assert np.abs(denoise(image, NOISE) - expected.reshape(shape)).max() < 1 / 255
 
 
 def test_a_part_depends_on_its_margin_only():
     image = np.random.default_rng(1).random((60, 40, 1), "float32")
-    whole = denoise(image, 0.2, 0.2)
-    part = denoise(image[20 - MARGIN : 40 + MARGIN], 0.2, 0.2)[MARGIN:-MARGIN]
+    whole = denoise(image, 0.2)
+    part = denoise(image[20 - MARGIN : 40 + MARGIN], 0.2)[MARGIN:-MARGIN]
     assert np.allclose(part, whole[20:40], atol=1e-6)
