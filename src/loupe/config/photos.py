@@ -141,15 +141,13 @@ class Upscale(PhotoSettings, NetworkFields):
     megapixels: Annotated[Annotated[float, Field(gt=0, le=10**5)] | None, Unset] = field(
         None, "number of pixels of the results, in millions, instead of a scale factor", rule="none, or up to 100000"
     )
-    skip_larger: bool = field(False, "skip photos that are larger than the requested size; otherwise they fail")
+    skip_larger: bool = field(False, "skip photos that are larger than the requested size; without it, they fail")
 
     @model_validator(mode="after")
     def _validate_size_or_scale(self) -> "Upscale":
         sizes = [name for name in ("size", "longest_side", "megapixels", "scale") if getattr(self, name) is not None]
         if len(sizes) > 1:
             raise ValueError(f"{sizes[0]}: must not be used with {sizes[1]}, got both")
-        if self.skip_larger and sizes in ([], ["scale"]):
-            raise ValueError("skip_larger: must be used with size, longest_side or megapixels, got none of them")
         return self
 
     @property
