@@ -17,7 +17,7 @@ import numpy as np
 
 from loupe.imaging.atomic import remove_leftovers
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.estimates import AVIF_BYTES, estimate_encoding, estimate_opening, get_webp_bytes
+from loupe.imaging.estimates import AVIF_BYTES, DEEP_AVIF_BYTES, estimate_encoding, estimate_opening, get_webp_bytes
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.isolated_reader import IsolatedReader, open_readers
@@ -28,6 +28,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import LargerPhotoError, Size
 
+RGBA_BYTES = 4  # bytes per pixel with 8 bits per sample; more means 16 bits
 RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
 MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while another photo is transformed
 
@@ -221,7 +222,10 @@ class _Processor:
         pixels = max(map(math.prod, sizes)) * photo.pixel_bytes
         work = max(transform.estimate_memory(size, photo.pixel_bytes) for size in {*sizes})
         lossless = encoding.lossless and encoding.quality is None
-        per_pixel = AVIF_BYTES[encoding.avif_subsampling] if name == "AVIF" else None
+        per_pixel = None
+        if name == "AVIF":
+            is_deep = photo.pixel_bytes > RGBA_BYTES
+            per_pixel = DEEP_AVIF_BYTES if is_deep else AVIF_BYTES[encoding.avif_subsampling]
         if name == "WEBP":
             per_pixel = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes)
         encoded = estimate_encoding(name, math.prod(largest), total, per_pixel)
