@@ -4,10 +4,12 @@
 
 The program repeats the photos of the tar. It shifts each copy by a different number of pixels and encodes it again,
 so that all contents differ, and writes them as tars to --folder. For each size it runs `loupe preprocess` (without
-start-up) and the bare loop --rounds times in turn, and prints the medians.
+start-up) and the bare loop --rounds times in turn, and prints the medians. The bare loop runs twice: it saves its
+images, or drops them.
 """
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import io
@@ -67,9 +69,12 @@ def write_tar(given, file, count):
 
 
 def process_chunk(chunk):
-    """Decode, hash, crop and shrink some files of a tar; returns the number of labels."""
-    file, ranges, settings = chunk
-    done = 0
+    """Decode, hash, crop and shrink some files of a tar, and save the images in a folder unless the folder is None.
+
+    Returns the number of labels.
+    """
+    file, ranges, settings, folder = chunk
+    images = collections.defaultdict(list)
     with open(file, "rb") as stream:
         for offset, size in ranges:
             stream.seek(offset)
@@ -78,22 +83,31 @@ def process_chunk(chunk):
             try:
                 grey = GreyPhoto(content, lambda size: None).read(settings.luminance)
                 for label in cut_labels(grey, settings, "centre", 0, digest):
+                    images["labels"].append(label.pixels)
                     for scale in settings.scales:
-                        shrink_label(label.pixels, scale, settings.shrink)
-                    done += 1
+                        images[f"{float(scale):.2f}"].append(shrink_label(label.pixels, scale, settings.shrink))
             except PhotoError:
                 continue
-    return done
+    if folder is not None:
+        for name, each in images.items():
+            np.save(Path(folder) / f"{ranges[0][0]}-{name}.npy", np.stack(each))
+    return len(images["labels"])
 
 
-def run_bare_loop(file):
+def run_bare_loop(file, saves=True):
     """Return the number of labels and the run time in s of PROCESSES, without their start and the listing."""
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        return run_processes(file, folder if saves else None)
+
+
+def run_processes(file, folder):
+    """Run the bare loop with a folder for its images, or None."""
     settings = parse_settings("preprocess", {"source": str(file)})
     with tarfile.open(file) as tar:
         ranges = [(member.offset_data, member.size) for member in tar if member.isreg()]
-    chunks = [(str(file), ranges[start : start + CHUNK], settings) for start in range(0, len(ranges), CHUNK)]
+    chunks = [(str(file), ranges[start : start + CHUNK], settings, folder) for start in range(0, len(ranges), CHUNK)]
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        pool.map(process_chunk, [(str(file), ranges[:2], settings)] * PROCESSES, 1)
+        pool.map(process_chunk, [(str(file), ranges[:2], settings, None)] * PROCESSES, 1)
         started = time.perf_counter()
         labels = sum(pool.imap_unordered(process_chunk, chunks, 1))
         return labels, time.perf_counter() - started
@@ -155,15 +169,16 @@ def measure_in_new_process(file):
 def measure(given, folder, size, rounds):
     """Return a row of the table as a dict."""
     file = write_tar(given, folder / f"photos-{size}.tar", size)
-    runs, loops = [], []
+    runs, loops, dropping = [], [], []
     for _ in range(rounds):
         runs.append(measure_in_new_process(file))
         loops.append(run_bare_loop(file))
+        dropping.append(run_bare_loop(file, saves=False))
     counts = runs[0][0]
     assert {labels for labels, _ in loops} == {counts["labels"]}
     seconds, listed = (statistics.median(run[at] for run in runs) for at in (1, 2))
     client, worker = measure_memory(file)
-    loop = statistics.median(seconds for _, seconds in loops)
+    loop, dropped = (statistics.median(seconds for _, seconds in each) for each in (loops, dropping))
     return {
         "photos": size,
         "seconds": seconds,
@@ -172,6 +187,7 @@ def measure(given, folder, size, rounds):
         "bare photos/s": size / loop,
         "ratio": seconds / loop,
         "without listing": (seconds - listed) / loop,
+        "without saving": seconds / dropped,
         "client MB": client,
         "worker MB": worker,
     }

@@ -10,7 +10,7 @@ from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.data import tasks
 from loupe.data.dataset import Dataset
-from loupe.data.degradation import Degradation, draw_degradation, make_input
+from loupe.data.degradation import Degradation, draw_degradation, make_inputs
 from loupe.data.labels import FILTERS
 from loupe.data.manifest import DEGRADATION_COLUMNS
 from loupe.data.patches import Patches
@@ -76,13 +76,13 @@ def test_an_input_is_the_shrunk_label_as_jpeg(photo, side):
     drawn = Degradation("lanczos", (50,), subsampling=2)
     small = Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS)
     expected = np.asarray(Image.fromarray(compress_jpeg(np.asarray(small), 50, 2)).convert("L"))
-    assert np.array_equal(make_input(photo, Fraction(96, side), settings(), drawn), expected)
+    assert np.array_equal(make_inputs([(photo, drawn)], Fraction(96, side), settings())[0], expected)
 
 
 def test_a_second_compression_has_a_shifted_grid(photo):
     grey = photo[..., 1].copy()
     drawn = Degradation("lanczos", (20, 100), shift=(3, 5))
-    found = make_input(grey, Fraction(1), settings(), drawn).astype(int)
+    found = make_inputs([(grey, drawn)], Fraction(1), settings())[0].astype(int)
     assert found.shape == grey.shape
     steps = np.abs(np.diff(found, axis=1)).mean(axis=0)  # between columns x and x + 1
     assert np.bincount(np.arange(95) % 8, steps).argmax() == 7 - 5
@@ -94,10 +94,10 @@ def test_a_second_compression_has_a_shifted_grid(photo):
 @pytest.mark.parametrize("bands", [1, 3])
 def test_noise_has_the_drawn_deviation_in_the_luminance(bands, shot):
     grey = np.full((96, 96, 3)[: 1 + (bands == 3) + 1], 127, "uint8")
-    noisy = make_input(grey, Fraction(1), settings(), Degradation("box", noise=6.0, shot=shot, seed=3))
+    noisy = make_inputs([(grey, Degradation("box", noise=6.0, shot=shot, seed=3))], Fraction(1), settings())[0]
     assert noisy.std() == pytest.approx(6, rel=0.05)
     assert noisy.mean() == pytest.approx(127, abs=0.3)
-    dark = make_input(grey // 4, Fraction(1), settings(), Degradation("box", noise=6.0, shot=shot, seed=3))
+    dark = make_inputs([(grey // 4, Degradation("box", noise=6.0, shot=shot, seed=3))], Fraction(1), settings())[0]
     assert dark.std() == pytest.approx(6 if shot == 0 else 3, rel=0.06)  # Poisson: half at a quarter of the light
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.data.degradation import draw_degradation, make_input
-from loupe.data.labels import FILTERS, cut_labels, shrink_label
+from loupe.data.degradation import draw_degradation, make_inputs
+from loupe.data.labels import BANDS, FILTERS, cut_labels, shrink_label, shrink_labels
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.decoder import PhotoError
 
@@ -171,6 +171,17 @@ def test_box_by_two_is_the_mean_of_four_pixels():
     assert np.array_equal(shrink_label(label, Fraction(2), "box"), label[::2, ::2])
 
 
+@pytest.mark.parametrize("filters", [[name] * BANDS for name in FILTERS] + [list(FILTERS), ["lanczos"] * 2])
+def test_labels_shrunk_together_equal_single_labels(filters):
+    labels = [noise(SIZE + number, SIZE)[number:] for number in range(len(filters))]
+    colour = np.repeat(labels[0][..., None], 3, axis=2)
+    for scale in (Fraction(3, 2), Fraction(2)):
+        for group in (labels, [colour, *labels[1:]]):
+            single = [shrink_label(label, scale, name) for label, name in zip(group, filters, strict=True)]
+            together = shrink_labels(group, scale, filters)
+            assert all(np.array_equal(*pair) for pair in zip(single, together, strict=True))
+
+
 def test_shrinking_keeps_a_constant_grey():
     for shrink in FILTERS:
         small = shrink_label(np.full((SIZE, SIZE), 77, "uint8"), Fraction(3, 2), shrink)
@@ -190,7 +201,7 @@ def test_recompress_compresses_labels_as_jpeg(real_crop, crop):
 def test_recompress_compresses_inputs_as_jpeg(real_crop):
     label = np.asarray(real_crop("camera.png", 200, 80, SIZE, SIZE))
     plain, recompressed = (
-        make_input(label, Fraction(3, 2), given, draw_degradation(given, SHA, 0))
+        make_inputs([(label, draw_degradation(given, SHA, 0))], Fraction(3, 2), given)[0]
         for given in (pairing(), pairing(recompress=75))
     )
     assert np.array_equal(recompressed, compress_jpeg(plain, 75))

@@ -186,7 +186,7 @@ CASES = {
     ),
     "upscale": Case(
         ["upscale", "photos", "--out", "big", "--model", "tiny", "--resume", "--quiet"],
-        lambda folder: create_photos(folder, 60),
+        lambda folder: create_photos(folder, 32),
         lambda folder: hash_files(folder / "big"),
         lambda folder: hash_files(folder / "big"),
         lambda folder: shutil.rmtree(folder / "big", ignore_errors=True),

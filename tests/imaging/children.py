@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from loupe.imaging.limits import limit_process, read_status_bytes
+from loupe.imaging.limits import limit_process, read_data_bytes
 
 
 def echo(connections, suffix):
@@ -26,7 +26,7 @@ def compute(connections):
 
 def allocate(connections):
     """Allocate memory within the limit, beyond the limit, and after the end of the limit."""
-    with limit_process(read_status_bytes("VmData") + 50_000_000, 60):
+    with limit_process(read_data_bytes() + 50_000_000, 60):
         answers = [len(np.zeros(10_000_000, "uint8"))]
         try:
             np.zeros(100_000_000, "uint8")

@@ -43,6 +43,17 @@ def test_content_and_name_are_flushed_to_the_disk(tmp_path, monkeypatch):
     assert (tmp_path / "file.txt").read_bytes() == "ü ?".encode()
 
 
+def test_a_published_folder_flushes_the_names_of_its_files(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(atomic, "_sync", lambda path: flushed.append((path.name, sorted(os.listdir(tmp_path / "a")))))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "partial").touch()
+    atomic.publish(tmp_path / "a" / "partial", tmp_path / "a" / "file", flush_name=False)
+    assert flushed == [("partial", ["partial"])]
+    atomic.publish(tmp_path / "a", tmp_path / "a")
+    assert flushed[1] == ("a", ["file"])
+
+
 def test_text_is_utf_8_in_every_locale(tmp_path):
     code = "import pathlib; from loupe.imaging.atomic import write_file; write_file(pathlib.Path('page'), '\\u2212')"
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

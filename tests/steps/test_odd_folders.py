@@ -13,6 +13,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from loupe.errors import UsageError
 from loupe.search import study_storage
 from loupe.tracking import locations, runs
 
@@ -119,3 +120,9 @@ def check_folder(folder: Path, names: set[str]) -> None:
     runs = list_runs(folder.parent)
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert all(Path(local_file_uri_to_path(run.info.artifact_uri)).is_relative_to(folder) for run in runs)
+
+
+def test_a_journal_whose_lock_would_have_a_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"^storage: must have a file name of at most 200 bytes, got 'ü"):
+        study_storage.open_storage(str(tmp_path / ("ü" * 101)))
+    optuna.create_study(storage=study_storage.open_storage(str(tmp_path / ("ü" * 100))))

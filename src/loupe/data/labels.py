@@ -16,6 +16,7 @@ FILTERS = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
+BANDS = 4  # number of grey labels that Pillow resizes in one call
 
 
 @dataclass(frozen=True)
@@ -120,5 +121,21 @@ def shrink_label(label: np.ndarray, scale: Fraction, shrink: str) -> np.ndarray:
     Returns:
         uint8, with sides of label_size / scale.
     """
-    side = int(label.shape[0] / scale)
-    return np.asarray(Image.fromarray(label).resize((side, side), FILTERS[shrink]))
+    return np.asarray(_shrink(Image.fromarray(label), scale, shrink))
+
+
+def shrink_labels(labels: list[np.ndarray], scale: Fraction, filters: list[str]) -> list[np.ndarray]:
+    """Downscale each label with its own filter; see `shrink_label`.
+
+    BANDS grey labels with the same filter take half the time of single labels, because Pillow computes the weights of
+    the filter once per call. The results are equal.
+    """
+    if len(labels) != BANDS or any(label.ndim > 2 for label in labels) or len(set(filters)) > 1:
+        return [shrink_label(label, scale, shrink) for label, shrink in zip(labels, filters, strict=True)]
+    image = Image.merge("CMYK", [Image.fromarray(label) for label in labels])  # Pillow multiplies RGBA by alpha
+    return list(np.moveaxis(np.asarray(_shrink(image, scale, filters[0])), 2, 0))
+
+
+def _shrink(image: Image.Image, scale: Fraction, shrink: str) -> Image.Image:
+    side = image.height * scale.denominator // scale.numerator
+    return image.resize((side, side), FILTERS[shrink])

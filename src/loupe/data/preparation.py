@@ -24,7 +24,7 @@ from loupe.config.datasets import Preprocess
 from loupe.config.fields import format_value
 from loupe.data import manifest, reservations, shards, storage, tasks
 from loupe.data.dataset import Dataset
-from loupe.data.degradation import draw_degradation, make_input, to_grey
+from loupe.data.degradation import draw_degradation, make_inputs, to_grey
 from loupe.data.near_duplicates import find_groups
 from loupe.data.pairs import Pairs
 from loupe.data.sources import SourcePhoto, list_photos, name_sources
@@ -196,7 +196,7 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
         for number, label in enumerate(new_labels):
             labels.append(to_grey(label.pixels, settings.luminance))
             degradation = draw_degradation(settings, photo.sha256, number)
-            inputs.append(make_input(label.pixels, scale, settings, degradation))
+            inputs += make_inputs([(label.pixels, degradation)], scale, settings)
             rows.append(asdict(row) | (degradation.columns if settings.degrade != "none" else {}))
     if not labels:
         first = reasons[0] if reasons else "none"

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.limits import read_status_bytes, return_freed_blocks, set_limit
+from loupe.imaging.limits import read_data_bytes, return_freed_blocks, set_limit
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
@@ -79,7 +79,7 @@ def reserve() -> Iterator[Callable[[int], None]]:
             while units < required_units:
                 _semaphore.acquire()
                 units += 1
-        set_limit(resource.RLIMIT_DATA, read_status_bytes("VmData") + size + SPARE_BYTES)
+        set_limit(resource.RLIMIT_DATA, read_data_bytes() + size + SPARE_BYTES)
 
     try:
         yield require

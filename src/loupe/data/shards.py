@@ -5,8 +5,10 @@ A task writes the shards of some photos.
 
 import hashlib
 import math
+import os
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -19,14 +21,14 @@ from PIL import Image
 from loupe.config import parse_settings
 from loupe.config.datasets import Preprocess
 from loupe.data import reservations, storage
-from loupe.data.degradation import draw_degradation, make_input, to_grey
-from loupe.data.labels import Label, cut_labels
+from loupe.data.degradation import Degradation, draw_degradation, make_inputs, to_grey
+from loupe.data.labels import BANDS, Label, cut_labels
 from loupe.data.manifest import Row
 from loupe.data.near_duplicates import SIDE, make_thumbnails
 from loupe.data.sources import SourcePhoto
 from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.grey import GreyPhoto
+from loupe.imaging.grey import OPENING_BYTES, GreyPhoto
 
 # Memory for the grey image and its copies while labels are cut, in bytes per pixel of the photo, by value of `crop`.
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
@@ -36,6 +38,7 @@ BLACK = np.zeros((SIDE, SIDE), np.float32)
 # A worker reads a file up to this size immediately, and then waits for the memory to decode the photo. Before a
 # worker reads a larger file, the worker waits for the whole memory budget.
 LARGE_FILE_BYTES = 32 * 10**6
+MAX_BATCHED_SIDE = 512  # larger labels do not wait for others, because they would fill the memory
 
 
 def prepare_shard(
@@ -60,14 +63,9 @@ def prepare_shard(
     """
     settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
-    shards: dict[str, Shard] = {}
     small: dict[str, np.ndarray] = {}  # downscaled photos by content hash
     with ExitStack() as files:
-
-        def append(kind: str, image: np.ndarray) -> None:
-            if kind not in shards:
-                shards[kind] = files.enter_context(create_shard(location, name_shard(kind, number)))
-            shards[kind].append(image)
+        output = _Shards(files, location, number, settings)
 
         def add_photo(photo: SourcePhoto, require: Callable[[int], None]) -> None:
             row, labels, small[photo.sha256] = cut_photo(photo, crop, settings, require)
@@ -76,20 +74,18 @@ def prepare_shard(
             for index, label in enumerate(labels):
                 degradation = draw_degradation(settings, photo.sha256, index)
                 position = {"x": label.x, "y": label.y, "shrunk": label.factor, "shard": number}
-                position["row"] = shards["labels"].count if shards else 0
+                position["row"] = output.add_label(label.pixels, degradation)
                 rows.append(vars(row) | position | degradation.columns)
-                append("labels", to_grey(label.pixels, settings.luminance))
-                for scale in settings.scales:
-                    append(name_inputs(scale), make_input(label.pixels, scale, settings, degradation))
 
         for photo in photos:
             with reservations.reserve() as require:
                 add_photo(photo, require)
+        output.complete()
     return {
         "number": number,
         "rows": rows,
-        "shards": {name_shard(kind, number): shard.sha256 for kind, shard in shards.items()},
-        "sums": {kind: shard.sum_values() for kind, shard in shards.items()},
+        "shards": {name_shard(kind, number): shard.sha256 for kind, shard in output.shards.items()},
+        "sums": {kind: shard.sum_values() for kind, shard in output.shards.items()},
         "photos": len(photos),
         "hashes": np.array(list(small), "S64"),
         "thumbnails": make_thumbnails(np.stack(list(small.values()))),
@@ -143,7 +139,7 @@ def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
     """Return the bytes of a photo; raise LoupeError if the content hash has changed since the listing."""
     try:
         size = photo.size or 0
-        require(reservations.get_budget() if size > LARGE_FILE_BYTES else size)
+        require(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
         content = photo.read_bytes()
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
@@ -174,9 +170,9 @@ class Shard:
         sha256: the hash of the complete file, in hexadecimal.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, file: Path, stream: BinaryIO) -> None:
         self.count, self.sha256 = 0, ""
-        self._stream, self._side, self._header_bytes = stream, 0, 0
+        self._file, self._stream, self._side = file, stream, 0
         self._histogram = np.zeros(256, "int64")
 
     def append(self, image: np.ndarray) -> None:
@@ -187,19 +183,18 @@ class Shard:
         self.count += 1
         self._stream.write(np.ascontiguousarray(image).data)
 
-    def finish(self) -> None:
-        """Write the number of images to the header. The length of the header does not change."""
-        self._stream.seek(0)
-        self._write_header(self.count)
-        self._header_bytes = self._stream.tell()
-
-    def summarise(self, file: Path) -> None:
-        """Read the complete file, and compute its hash and the histogram of its pixels.
+    def complete(self) -> None:
+        """Write the number of images to the header, flush the file to the disk, and compute its hash and histogram.
 
         A histogram per image would add 5 % to the duration of the preparation of small photos.
         """
-        with file.open("rb") as stream:
-            digest = hashlib.sha256(stream.read(self._header_bytes))
+        self._stream.seek(0)
+        self._write_header(self.count)  # the length of the header does not change
+        header_bytes = self._stream.tell()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        with self._file.open("rb") as stream:
+            digest = hashlib.sha256(stream.read(header_bytes))
             while chunk := stream.read(CHUNK_BYTES):
                 digest.update(chunk)
                 pixels = Image.frombuffer("L", (len(chunk), 1), chunk, "raw", "L", 0, 1)
@@ -216,15 +211,46 @@ class Shard:
         np.lib.format.write_array_header_1_0(self._stream, header)
 
 
+class _Shards:
+    """The shards of one task, by kind: one of labels, and one of inputs per scale."""
+
+    def __init__(self, files: ExitStack, location: str, number: int, settings: Preprocess) -> None:
+        self.shards: dict[str, Shard] = {}
+        self._files, self._location, self._number, self._settings = files, location, number, settings
+        self._waiting: list[tuple[np.ndarray, Degradation]] = []  # labels without inputs
+
+    def add_label(self, pixels: np.ndarray, degradation: Degradation) -> int:
+        """Append a label, and later its inputs; return its row in the shard."""
+        self._append("labels", to_grey(pixels, self._settings.luminance))
+        self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo in memory
+        if len(self._waiting) == BANDS or self._settings.label_size > MAX_BATCHED_SIDE:
+            self._add_inputs()
+        return self.shards["labels"].count - 1
+
+    def complete(self) -> None:
+        """Complete all shards at the same time, because flushing a file waits for the disk."""
+        self._add_inputs()
+        with ThreadPoolExecutor(len(self._settings.scales) + 1) as threads:
+            list(threads.map(Shard.complete, self.shards.values()))
+
+    def _add_inputs(self) -> None:
+        for scale in self._settings.scales:
+            for image in make_inputs(self._waiting, scale, self._settings):
+                self._append(name_inputs(scale), image)
+        self._waiting.clear()
+
+    def _append(self, kind: str, image: np.ndarray) -> None:
+        if kind not in self.shards:
+            shard = create_shard(self._location, name_shard(kind, self._number))
+            self.shards[kind] = self._files.enter_context(shard)
+        self.shards[kind].append(image)
+
+
 @contextmanager
 def create_shard(location: str, name: str) -> Iterator[Shard]:
-    """Create a shard in a folder or under a URL; the block appends the images."""
-    with storage.create_file(location, name) as file:
-        with file.open("wb") as stream:
-            shard = Shard(stream)
-            yield shard
-            shard.finish()
-        shard.summarise(file)
+    """Create a shard in a folder or under a URL; the block appends the images, and completes the shard."""
+    with storage.create_file(location, name) as file, file.open("wb") as stream:
+        yield Shard(file, stream)
 
 
 def hash_file(file: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from loupe.errors import LoupeError, UsageError, describe_error, is_masked, mask_secrets
-from loupe.imaging.atomic import write_atomically
+from loupe.imaging.atomic import create_partial, publish, write_atomically
 
 # These options report an unreachable store within seconds. s3fs itself repeats requests after temporary errors.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
@@ -93,10 +93,14 @@ def fetch_file(location: str, file: Path) -> bool:
 
 @contextmanager
 def create_file(location: str, name: str) -> Iterator[Path]:
-    """Yield a temporary path. After the block, move the file to its name in the folder, or upload it to the URL."""
+    """Yield a temporary path. After the block, move the file to its name in the folder, or upload it to the URL.
+
+    The caller must flush the names of the folder with `publish`: flushing them per file would triple the waits.
+    """
     if not is_url(location):
-        with write_atomically(Path(location) / name) as partial:
+        with create_partial(Path(location), Path.touch) as partial:
             yield partial
+            publish(partial, Path(location) / name, flush_name=False)
         return
     with tempfile.TemporaryDirectory(prefix="loupe-") as folder:
         file = Path(folder) / name

@@ -43,11 +43,18 @@ def write_file(file: Path, content: str | bytes, overwrite: bool = True) -> None
         partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
-def publish(partial: Path, final: Path) -> None:
-    """Give a complete file or folder its final name. Both the content and the name survive a power failure."""
+def publish(partial: Path, final: Path, flush_name: bool = True) -> None:
+    """Give a complete file or folder its final name. Both the content and the name survive a power failure.
+
+    Args:
+        partial: the file or folder with the temporary name.
+        final: the final path.
+        flush_name: whether to flush the name to the disk. False is for files of a folder that is published later.
+    """
     _sync(partial)  # the content must be on the disk before the file has its final name
     partial.rename(final)
-    _sync(final.parent)
+    if flush_name:
+        _sync(final.parent)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ PRIMARIES = {
     22: (*D65, 0.63, 0.34, 0.295, 0.605, 0.155, 0.077),
 }  # fmt: skip
 WHITE_NITS = 203  # the brightness of SDR white in HDR images (ITU-R BT.2408)
-SRGB_TRANSFER, PQ, HLG = 13, 16, 18
+SRGB_TRANSFER, PQ, HLG, UNSPECIFIED, FULL_RANGE = 13, 16, 18, 2, 1
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
@@ -78,12 +78,16 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    if chunks and not (name == "PNG" or (name == "AVIF" and {*chunks} == {b"cICP"})):
+    is_nclx = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
+    if chunks and not (name == "PNG" or (name == "AVIF" and is_nclx)):
         metadata = replace(metadata, colour_chunks={})
         if not metadata.icc:
             table, chromaticities, unknown = _interpret(chunks, stream.dtype)
             if chromaticities and stream.bands > 2:
-                metadata = replace(metadata, icc=make_profile(chromaticities))
+                try:
+                    metadata = replace(metadata, icc=make_profile(chromaticities))
+                except (ArithmeticError, ValueError, struct.error):  # for example, all colours are the same
+                    unknown.append("colour space cHRM (damaged)")
             metadata = replace(metadata, omitted=(*metadata.omitted, *unknown))
             if table is not None:
                 stream = replace(stream, strips=_apply_table(stream, table))
@@ -91,14 +95,6 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
         stream = replace(stream, strips=_convert_to_srgb(stream, metadata.icc))
         metadata = replace(metadata, icc=b"")
     return replace(stream, metadata=metadata)
-
-
-def set_nclx(content: bytes, chunk: bytes) -> bytes:
-    """Write primaries and transfer function of a cICP chunk to the `nclx` boxes of an AVIF (ISO/IEC 14496-12)."""
-    head, data, pixels = content.partition(b"mdat")
-    parts = head.split(b"colrnclx")
-    codes = struct.pack(">HH", chunk[0], chunk[1])
-    return b"colrnclx".join([parts[0], *(codes + part[4:] for part in parts[1:])]) + data + pixels
 
 
 def _interpret(
@@ -111,7 +107,7 @@ def _interpret(
     decode: Curve = _decode_srgb
     if cicp := chunks.get(b"cICP"):
         primaries, transfer, _, full_range = cicp
-        if (primaries not in PRIMARIES and primaries != 2) or (transfer not in TRANSFERS and transfer != 2):
+        if primaries not in (*PRIMARIES, UNSPECIFIED) or transfer not in (*TRANSFERS, UNSPECIFIED):
             unknown.append(f"colour space cICP {primaries}/{transfer}")
         elif transfer in (PQ, HLG):
             unknown.append("brightness above white (HDR)")

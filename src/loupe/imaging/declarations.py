@@ -9,12 +9,11 @@ from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
+from loupe.imaging.avif import read_codes, read_head
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
 
-AVIF_HEAD_BYTES = 2**16  # libavif and libheif write the boxes of an image's properties first
 EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
-UNSPECIFIED, SRGB_CODES = b"\x00\x02\x00\x02", b"\x00\x01\x00\x0d"  # primaries and transfer function (ITU-T H.273)
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))
 
 
@@ -23,14 +22,15 @@ def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, 
     info, chunks = image.info, {}
     if image.format == "PNG":
         chunks = _read_png_chunks(source)
-    elif image.format == "AVIF" and "icc_profile" not in info:
-        chunks = _read_nclx(source)
+    elif image.format in ("AVIF", "HEIF") and "icc_profile" not in info:
+        codes = read_codes(read_head(source))
+        chunks = {b"cICP": codes} if codes else {}
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         with suppress(ArithmeticError, TypeError, ValueError, struct.error):
             chunks = _read_tiff_tags(image.tag_v2)
     if "gamma" in info:
         chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 1e5))
-    if "chromaticity" in info:
+    if len(info.get("chromaticity", ())) == 8:
         chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 1e5) for value in info["chromaticity"]))
     if "srgb" in info:
         chunks[b"sRGB"] = bytes([info["srgb"]])
@@ -64,16 +64,6 @@ def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
                 length = 0
             file.seek(length + 4, io.SEEK_CUR)
     return {name: data for name, data in chunks.items() if name != b"cICP" or len(data) == 4}
-
-
-def _read_nclx(source: bytes | Path) -> dict[bytes, bytes]:
-    """Read the first `nclx` box of an AVIF (ISO/IEC 14496-12) as a cICP chunk. The decoder applies the matrix."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        head = file.read(AVIF_HEAD_BYTES).partition(b"mdat")[0]
-    codes = head.partition(b"colrnclx")[2][:4]
-    if len(codes) < 4 or codes in (UNSPECIFIED, SRGB_CODES) or codes[0] or codes[2]:
-        return {}
-    return {b"cICP": bytes([codes[1], codes[3], 0, 1])}
 
 
 def _read_tiff_tags(tags: Any) -> dict[bytes, bytes]:

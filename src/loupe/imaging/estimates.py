@@ -27,6 +27,7 @@ JXL_BYTES = 1_000_000_000  # memory to open a JPEG XL: the decoder does not repo
 OPENING_BYTES = 150_000_000  # maximum memory to open a file, without pixels and copies of the file
 # Bytes per decoded pixel by Pillow's mode, with 8 bits per sample. `get_pixel_bytes` doubles the number for 16 bits.
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
+DEEP_AVIF_BYTES = 76  # bytes per pixel while an AVIF with 10 bits per sample is encoded
 GIF_BYTES = 33  # bytes per pixel while one GIF image is encoded
 AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}  # bytes per pixel while one AVIF image is encoded, by the subsampling
 WHOLE_BYTES = 8  # bytes per pixel while one image of another format is encoded: the pixels, and Pillow's copy
@@ -95,7 +96,7 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
     """
     name, mode = image.format or "", image.mode
     if deep:
-        per_pixel = DEEP_BYTES.get(len(image.getbands()), OTHER_BYTES)
+        per_pixel = DEEP_BYTES.get(len(image.getbands()), OTHER_BYTES) + CODEC_BYTES.get(name, 0)
     elif name in CODEC_BYTES:
         per_pixel = CODEC_BYTES[name]
     elif "transparency" in image.info and mode in ("1", "L", "RGB"):
@@ -118,7 +119,7 @@ def estimate_encoding(name: str, largest: int, total: int, per_pixel: int | None
         name: the format.
         largest: the number of pixels of the largest frame or page.
         total: the number of pixels of all frames of an animation; 0 if the images are not frames.
-        per_pixel: the result of `get_webp_bytes`, or a value of AVIF_BYTES; None for other formats.
+        per_pixel: the result of `get_webp_bytes`, or a constant for an AVIF; None for other formats.
     """
     streamed = name in STREAMED_FORMATS and largest > MAX_WHOLE_PIXELS
     one = 0 if streamed else largest * (per_pixel or (GIF_BYTES if name == "GIF" else WHOLE_BYTES))

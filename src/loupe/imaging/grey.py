@@ -25,6 +25,7 @@ from loupe.imaging.pixels import make_upright
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 STRIP_PIXELS = 2**16  # maximum number of pixels per strip, which then fits into a core's cache; long rows are split
+SHRUNK_STRIP_PIXELS = 2**18  # the same for `shrink`; photos up to this size are not copied
 OPENING_BYTES = 16 * 10**6  # memory to open a file, without copies of the file
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel of Pillow's image, by mode
 COLOUR_BYTES = 4  # bytes per pixel of Pillow's image in any other mode
@@ -73,6 +74,7 @@ class GreyPhoto:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
+        self._grey: Image.Image | None = None  # all pixels as `rec601`, if `shrink` has converted them in one strip
         is_rotated = self._orientation in (5, 6, 7, 8)
         self.width, self.height = image.size[::-1] if is_rotated else image.size
 
@@ -88,9 +90,11 @@ class GreyPhoto:
         """
         left, top, right, bottom = self._turn_back(box or (0, 0, self.width, self.height))
         converted = np.empty(0, "uint8")
+        grey = self._grey if luminance == "rec601" else None
         with translate_errors():
             for x, y, end_x, end_y in _split((left, top, right, bottom)):
-                strip = self._crop((x, y, end_x, end_y))
+                box = (x, y, end_x, end_y)
+                strip = grey.crop(box) if grey else self._crop(box)
                 part = (
                     np.asarray(blend_with_white(strip)) if luminance is None else compute_luminance(strip, luminance)
                 )
@@ -112,11 +116,12 @@ class GreyPhoto:
         # Each pixel of `reduced` is the mean of this many columns and rows.
         columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))
         reduced = Image.new("L", (-(-width // columns), -(-height // rows)))
-        strip_rows = max(1, STRIP_PIXELS // (width * rows)) * rows
+        strip_rows = max(1, SHRUNK_STRIP_PIXELS // (width * rows)) * rows
         with translate_errors():
             for top in range(0, height, strip_rows):
-                strip = blend_with_white(self._crop((0, top, width, min(top + strip_rows, height))))
-                reduced.paste(strip.convert("L").reduce((columns, rows)), (0, top // rows))
+                strip = blend_with_white(self._crop((0, top, width, min(top + strip_rows, height)))).convert("L")
+                self._grey = strip if strip.size == self._image.size else None
+                reduced.paste(strip.reduce((columns, rows)), (0, top // rows))
         box = (0, 0, width / columns, height / rows)  # the last pixels of `reduced` can contain fewer rows or columns
         return np.asarray(reduced.convert("F").resize((side, side), Image.Resampling.HAMMING, box))
 

@@ -35,7 +35,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
     source.on_read(_make_reader(parts, errors))
     try:
         image = pyvips.Image.new_from_source(source, "", access="sequential", unlimited=True)
-        _add_metadata(image.copy(), stream.metadata).jpegsave(str(file), Q=quality, subsample_mode="off")
+        add_metadata(image.copy(), stream.metadata).jpegsave(str(file), Q=quality, subsample_mode="off")
     except pyvips.Error as error:
         if not errors:
             raise OSError(" ".join(str(error).split())) from None
@@ -63,7 +63,8 @@ def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callabl
     return read
 
 
-def _add_metadata(image: Any, metadata: Metadata) -> Any:
+def add_metadata(image: Any, metadata: Metadata) -> Any:
+    """Set the metadata of an image of libvips."""
     import pyvips
 
     blobs = {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}

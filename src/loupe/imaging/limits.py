@@ -53,8 +53,20 @@ def _get_original(kind: int) -> tuple[int, int]:
     return resource.getrlimit(kind)
 
 
+def read_data_bytes() -> int:
+    """Return the number of bytes that RLIMIT_DATA limits, plus the stack; 0 on other systems than Linux.
+
+    /proc/self/status would take four times as long, which is 2 % of the preparation of a small photo.
+    """
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as stream:
+            return int(stream.read().split()[5]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
+
+
 def read_status_bytes(name: str) -> int:
-    """Return a number of bytes from the status of this process, such as `VmData`, which RLIMIT_DATA limits.
+    """Return a number of bytes from the status of this process, such as `VmHWM`.
 
     On other systems than Linux, the result is 0.
     """

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
+from loupe.imaging.avif import scale_to_16_bits
 from loupe.imaging.conversion import to_pixels
 from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
@@ -84,6 +85,8 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
             else:
                 image = _cmyk_to_rgb(image)
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
+        if file.format == "AVIF":
+            pixels = scale_to_16_bits(pixels)
     except pyvips.Error as error:
         raise PhotoError(f"damaged: {' '.join(str(error).split())}") from None
     if pixels.dtype not in (np.uint8, np.uint16):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, JpegImagePlugin
 
+from loupe.imaging.avif import has_deep_samples
 from loupe.imaging.declarations import HDR_CHUNKS, read_colour_chunks, read_exif_profile
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
@@ -94,7 +95,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             validate_scans(source)
         # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. A decoded image does
         # not show the bit depth of the file.
-        deep = has_deep_colour(image)
+        deep = has_deep_colour(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
         scale_transparent_value(image)
         use_raw_exif(image)
         # An animated PNG may have a default image, which is not a frame: only viewers without animations show it.
@@ -201,6 +202,7 @@ def _decode(file: _OpenFile, deep: bool, is_last: bool) -> ImageData:
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
     if deep:
         pixels, icc = decode_by_vips(image, file.source, icc)
+        orientation = 1 if image.format == "AVIF" else orientation  # libvips rotates an AVIF
     else:
         image.load()
         orientation = exif.get(ORIENTATION, 1)  # loading rotates a TIFF and resets the tag
@@ -222,8 +224,9 @@ def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
     image = file.image
     omitted = []
     chunks = read_colour_chunks(image, file.source)
-    if any(chunks.pop(name, None) for name in HDR_CHUNKS):
+    if HDR_CHUNKS & chunks.keys():
         omitted.append("HDR mastering data")
+        chunks = {name: chunk for name, chunk in chunks.items() if name not in HDR_CHUNKS}
     if icc:
         chunks = {name: chunk for name, chunk in chunks.items() if name == b"cICP"}
     elif not chunks:

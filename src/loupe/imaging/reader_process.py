@@ -15,7 +15,7 @@ from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.estimates import LIBRARY_BYTES
 from loupe.imaging.image_data import ImageData
-from loupe.imaging.limits import limit_process, read_status_bytes, return_freed_blocks
+from loupe.imaging.limits import limit_process, read_data_bytes, return_freed_blocks
 from loupe.imaging.reader import Photo, read_photo
 
 # These limits are for the CPU time, because the elapsed time depends on the load of the machine. The slowest
@@ -30,7 +30,7 @@ def serve(connections: list[Connection]) -> None:
     (connection,) = connections
     return_freed_blocks(LARGE_BLOCK_BYTES)
     Image.preinit()
-    own_bytes = read_status_bytes("VmData")
+    own_bytes = read_data_bytes()
     photo: Photo | None = None
     while True:
         request, _ = connection.receive()

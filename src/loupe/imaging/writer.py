@@ -1,5 +1,6 @@
 """Writes image files atomically, with metadata."""
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from loupe.imaging.atomic import write_atomically
-from loupe.imaging.colour import fit_colours, set_nclx
+from loupe.imaging.avif import set_codes, write_deep
+from loupe.imaging.colour import fit_colours
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
@@ -38,6 +40,8 @@ class EncodeOptions:
         lossless: whether a WebP is lossless, if quality is None.
         subsampled: whether an AVIF with a quality below FULL_COLOUR_QUALITY stores fewer samples of colour.
         overwrite: whether an existing file is replaced.
+        attributes_of: a file whose permissions the written file gets; None for the default permissions.
+        keep_times: whether the written file also gets the times of `attributes_of`.
         low_memory: whether the encoders of WebP and AVIF take less memory, with larger files or with 4:2:0.
     """
 
@@ -46,6 +50,8 @@ class EncodeOptions:
     lossless: bool = False
     subsampled: bool = False
     overwrite: bool = True
+    attributes_of: Path | None = None
+    keep_times: bool = False
     low_memory: bool = False
 
     @property
@@ -92,6 +98,8 @@ def write_photo(
             _write_one(partial, name, next(fitted), options)
         else:
             _write_frames(partial, name, fitted, loop or 0, options)
+        if options.attributes_of:
+            (shutil.copystat if options.keep_times else shutil.copymode)(options.attributes_of, partial)
     return [*omitted]
 
 
@@ -110,6 +118,8 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         metadata = _pillow_options(name, stream.metadata, options)
         with file.open("wb") as opened:
             opened.writelines(encode_png(stream, options.compress_level, metadata))
+    elif name == "AVIF" and stream.dtype == np.uint16:
+        write_deep(file, stream, options.quality or DEFAULT_QUALITY[name], options.avif_subsampling)
     elif name == "JPEG" and large:
         from loupe.imaging.jpeg import write_jpeg
 
@@ -139,7 +149,7 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
 def _write_nclx(file: Path, name: str, metadata: Metadata) -> None:
     """Write the colour space to an AVIF, because Pillow always writes sRGB."""
     if name == "AVIF" and (chunk := metadata.colour_chunks.get(b"cICP")) and not metadata.icc:
-        file.write_bytes(set_nclx(file.read_bytes(), chunk))
+        file.write_bytes(set_codes(file.read_bytes(), chunk))
 
 
 def _make_image(stream: ImageStream, name: str) -> Image.Image:

@@ -23,7 +23,7 @@ from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import FORMATS, READ_SUFFIXES, choose_suffix
 from loupe.imaging.isolated_reader import IsolatedReader
-from loupe.imaging.limits import STATUS, read_status_bytes, set_limit
+from loupe.imaging.limits import STATUS, read_data_bytes, read_status_bytes, set_limit
 from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.reader import read_photo
 from loupe.imaging.writer import EncodeOptions
@@ -118,7 +118,7 @@ def serve_requests(
         return
     if large and hasattr(os, "nice"):
         os.nice(NICENESS)
-    set_limit(resource.RLIMIT_DATA, read_status_bytes("VmData") + max_bytes)
+    set_limit(resource.RLIMIT_DATA, read_data_bytes() + max_bytes)
     connection.send({"ready": device, "fallbacks": fallbacks})
     started_bytes = read_status_bytes("VmHWM")
     last = False

@@ -22,6 +22,7 @@ RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database; a restart t
 RETRY_INTERVAL_S = 1.0
 JOURNAL_START = b'{"op_code":0,"worker_id":"'  # a journal starts with a record that creates a study
 MAX_FIRST_LINE_BYTES = 65536
+MAX_NAME_BYTES = 200  # Optuna appends up to 48 bytes to the name of a journal for its lock
 T = TypeVar("T")
 
 
@@ -81,6 +82,8 @@ def check_journal(file: Path) -> None:
     Raises:
         UsageError: the file is not a journal.
     """
+    if len(os.fsencode(file.name)) > MAX_NAME_BYTES:
+        raise UsageError(f"storage: must have a file name of at most {MAX_NAME_BYTES} bytes, got {file.name!r}")
     is_other = file.exists() and not file.is_dir() and not file.is_file()  # a FIFO would block the reader
     if file.is_file():
         with file.open("rb") as stream:
