@@ -24,6 +24,7 @@ MODEL = (
     "bundled means small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry URI or run URI of "
     "MLflow, a .keras file, or an .onnx file. If a scale factor has no champion, champion means bundled"
 )
+STREAM = "-"  # the standard input or the standard output
 ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 
 

@@ -4,25 +4,24 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from loupe.cli.progress import ProgressBar, print_error, print_line
-from loupe.config.photos import PhotoSettings
+from loupe.config.photos import STREAM, PhotoSettings
 from loupe.errors import LoupeError, UsageError
 
 if TYPE_CHECKING:
     from loupe.imaging.isolated_reader import IsolatedReader
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome, Transform
+    from loupe.photos.streams import StepSettings
 
 # A child process decodes files with these suffixes.
 ISOLATED_SUFFIXES = frozenset((".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".jxl"))
-STREAM = "-"  # the standard input or the standard output
-Chosen = TypeVar("Chosen", bound=PhotoSettings)
 PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
 
-def open_streams(settings: Chosen) -> AbstractContextManager[Chosen]:
+def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettings]":
     """Open a context that replaces `-` in the inputs and in `out` by temporary files."""
     if STREAM not in (settings.out, *settings.inputs):
         return nullcontext(settings)

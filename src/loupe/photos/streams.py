@@ -6,16 +6,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from loupe.config.photos import STREAM, PhotoSettings
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError, translate_errors
 from loupe.imaging.formats import READ_SUFFIXES, choose_suffix
 from loupe.imaging.opening import open_image
-from loupe.photos.files import STREAM, Chosen
+
+StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
 
 
 @contextmanager
-def replace_streams(settings: Chosen) -> Iterator[Chosen]:
+def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
     """Yield settings with temporary files for `-`. When the block exits without an error, the result is printed.
 
     Raises:
