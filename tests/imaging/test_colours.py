@@ -133,7 +133,8 @@ def read_colours(file: Path) -> np.ndarray:
     linear = image.info.get("gamma") == 1
     if b"cICP\x0c\x0d\x00\x01" in content or b"colrnclx\x00\x0c\x00\x0d" in content:
         icc = P3
-    if image.mode.startswith("I;16") or (image.format == "TIFF" and 16 in image.tag_v2[258]) or linear:
+    deep = image.mode.startswith("I;16") or image.format == "AVIF"  # Pillow reduces 10 bits to 8
+    if deep or (image.format == "TIFF" and 16 in image.tag_v2[258]) or linear:
         pixels = pyvips.Image.new_from_file(str(file), revalidate=True).numpy().astype(float)
         white = 65535 if pixels.max() > 255 else 255
         pixels = np.rint(encode_srgb(pixels / white) * 255) if linear else pixels / white * 255

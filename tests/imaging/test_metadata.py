@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -205,6 +206,11 @@ def test_the_other_tags_survive_one_damaged_tag(image, tmp_path):
     exif = large.getexif()
     assert (exif[271], exif[282], exif[315]) == ("Testcam", 72, "Nobody")
     assert omitted == ["EXIF tag 0x011b"]
+    truncated = table.replace(struct.pack("<HHI", 271, 2, 8), struct.pack("<HHI", 271, 2, 70_000))
+    image.save(tmp_path / "small.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + truncated + bytes(4) + data)
+    large, omitted = upscale(tmp_path / "small.jpg", tmp_path / "large.jpg")
+    assert (large.getexif()[282], large.getexif()[315]) == (72, "Nobody")
+    assert omitted == ["EXIF tag 0x010f", "EXIF tag 0x011b"]
 
 
 def test_iptc_is_kept_from_every_place_and_named_without_a_place(image, tmp_path):
@@ -282,6 +288,14 @@ def test_a_damaged_or_unsuitable_profile_is_left_out_and_named(image, tmp_path):
             large, omitted = upscale(tmp_path / "small.jpg", tmp_path / f"large.{suffix}")
             assert "icc_profile" not in large.info
             assert "colour profile (damaged or unsuitable)" in omitted
+    for chunk in (b"", b"x\0\7" + zlib.compress(srgb), b"x\0\0rubbish"):
+        image.save(tmp_path / "small.png")
+        content = (tmp_path / "small.png").read_bytes()
+        encoded = struct.pack(">I", len(chunk)) + b"iCCP" + chunk + struct.pack(">I", zlib.crc32(b"iCCP" + chunk))
+        (tmp_path / "small.png").write_bytes(content[:33] + encoded + content[33:])
+        assert upscale(tmp_path / "small.png", tmp_path / "large.png")[1] == [
+            "colour profile (damaged or unsuitable)"
+        ]
     image.convert("CMYK").save(tmp_path / "small.jpg", icc_profile=srgb)
     assert "colour profile (damaged or unsuitable)" in upscale(tmp_path / "small.jpg", tmp_path / "large.jpg")[1]
 

@@ -194,6 +194,65 @@ def test_a_dry_run_prints_the_results_and_writes_nothing(real, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
+def test_results_fit_a_longest_side_or_a_number_of_pixels(real, tmp_path):
+    (tmp_path / "in").mkdir()
+    real.resize((60, 40)).save(tmp_path / "in" / "small.png")
+    real.resize((200, 300)).save(tmp_path / "in" / "large.png")
+    flags = ["--model", "bilinear", "--overwrite", "--out", "out"]
+    printed = loupe("upscale", "in", "--longest-side=120", "--skip-larger", *flags, cwd=tmp_path).stdout
+    assert printed.endswith(": 1 photo upscaled by bilinear, 1 skipped, larger than the requested size\n")
+    assert Image.open(tmp_path / "out" / "small.png").size == (120, 80)
+    loupe("upscale", "in", "--megapixels=0.09", "--suffix=_big", *flags, cwd=tmp_path)
+    sizes = {name: Image.open(tmp_path / "out" / f"{name}_big.png").size for name in ("small", "large")}
+    assert sizes == {"small": (367, 245), "large": (245, 367)}
+    failed = loupe("upscale", "in", "--longest-side=120", *flags, cwd=tmp_path, status=1)
+    assert "large.png: size: must be 1 to 8 times the photo's 200x300, got 120x120" in failed.stderr
+    for flag in ("--scale=2", "--megapixels=1"):
+        refused = loupe("upscale", "in", "--longest-side=120", flag, *flags, cwd=tmp_path, status=2)
+        assert "longest_side: must not be used with" in refused.stderr
+    assert (
+        "skip_larger: must be used with size"
+        in loupe("upscale", "in", "--skip-larger", cwd=tmp_path, status=2).stderr
+    )
+
+
+def test_photos_are_replaced_in_place_with_their_permissions_and_times(real, tmp_path):
+    for name in ("photo.png", "other.png"):
+        real.resize((60, 40)).save(tmp_path / name)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "photo.png").read_bytes()[:900])
+    (tmp_path / "link.png").symlink_to("other.png")
+    os.chmod(tmp_path / "photo.png", 0o640)
+    os.utime(tmp_path / "photo.png", (10**9, 10**9))
+    arguments = ["upscale", ".", "--in-place", "--model", "bilinear", "--keep-times", "--scale", "2"]
+    failed = loupe(*arguments, cwd=tmp_path, status=1)
+    assert "link.png: a link, which is not replaced" in failed.stderr
+    status = (tmp_path / "photo.png").stat()
+    assert (status.st_mode & 0o777, status.st_mtime) == (0o640, 10**9)
+    assert Image.open(tmp_path / "photo.png").size == Image.open(tmp_path / "other.png").size == (120, 80)
+    assert (tmp_path / "cut.png").stat().st_size == 900
+    assert sorted(os.listdir(tmp_path)) == ["cut.png", "link.png", "other.png", "photo.png"]
+    refused = loupe(*arguments, "--out", "out", cwd=tmp_path, status=2)
+    assert "in_place: must not be used with out, got both" in refused.stderr
+
+
+def test_a_photo_is_read_from_and_written_to_standard_streams(real, tmp_path):
+    photo = io.BytesIO()
+    real.resize((60, 40)).save(photo, "PNG")
+    command = [sys.executable, "-m", "loupe", "upscale", "-", "--out", "-", "--model", "bilinear"]
+    for content, flags, expected in [
+        (photo.getvalue(), ["--format", "webp"], 0), (b"text", [], 2), (photo.getvalue()[:900], [], 1)
+    ]:  # fmt: skip
+        done = subprocess.run([*command, *flags], input=content, capture_output=True, cwd=tmp_path, env=build_env())
+        assert done.returncode == expected, done.stderr
+        assert done.stderr.count(b"\n") == (1 if expected else 0)
+        if expected:
+            assert done.stdout == b""
+        else:
+            with Image.open(io.BytesIO(done.stdout)) as result:
+                assert (result.format, result.size) == ("WEBP", (90, 60))
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_lossless_webp_stays_lossless_without_a_quality(real, tmp_path):
     real.resize((60, 40)).save(tmp_path / "photo.webp", lossless=True)
     loupe("upscale", "photo.webp", "--out", "same.webp", cwd=tmp_path)

@@ -24,6 +24,7 @@ MODEL = (
     "bundled means small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry URI or run URI of "
     "MLflow, a .keras file, or an .onnx file. If a scale factor has no champion, champion means bundled"
 )
+STREAM = "-"  # the standard input or the standard output
 ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
 
 
@@ -51,7 +52,11 @@ class PhotoSettings(Settings):
     """Fields of the steps that read photos and write one result per photo."""
 
     VERB: ClassVar[str] = ""  # past participle such as "upscaled", for messages
-    out: str = field("", "output folder, or for a single photo an output file, whose suffix selects the file format")
+    out: str = field(
+        "",
+        "output folder, or for a single photo an output file, whose suffix selects the file format; -: the standard "
+        "output",
+    )
     inputs: Paths = field(
         ("sample",),
         "photos: files, folders (searched recursively) or patterns such as 'holiday/**/*.jpg'. sample: a "
@@ -77,6 +82,11 @@ class PhotoSettings(Settings):
         "memory of a machine with less than 4000 MB",
         rule="none, or 200 to 1000000",
     )
+    suffix: Text = field(
+        None, "text added to the names of results, before .jpg or another suffix", rule="none or a text"
+    )
+    in_place: bool = field(False, "replace each photo by its result; a photo that fails stays as it is")
+    keep_times: bool = field(False, "give results the time of the last change and the permissions of the photos")
     dry_run: bool = field(False, "only print which files would be written")
     compare: Text = field(
         None, "write an HTML page in which a slider compares each photo with the result", rule="none or an .html file"
@@ -88,8 +98,17 @@ class PhotoSettings(Settings):
             raise ValueError("resume: must not be used with overwrite, got both")
         return self
 
+    @model_validator(mode="after")
+    def _validate_in_place(self) -> "PhotoSettings":
+        others = {"out", "format", "resume", "suffix", "compare"} & self.model_fields_set
+        if self.in_place and others:
+            raise ValueError(f"in_place: must not be used with {min(others)}, got both")
+        if self.suffix and "/" in self.suffix:
+            raise ValueError(f"suffix: must not contain /, got {self.suffix!r}")
+        return self
+
     @property
-    def suffix(self) -> str | None:
+    def format_suffix(self) -> str | None:
         """The suffix of the results in a folder; None keeps the suffix of each photo."""
         return None if self.format == "same" else f".{self.format}"
 
@@ -116,16 +135,27 @@ class Upscale(PhotoSettings, NetworkFields):
         "result if the photo and `size` have different aspect ratios. inside: the largest result within `size`. "
         "cover: the smallest result that covers `size`, cropped to the centre. exact: an error",
     )
+    longest_side: Annotated[Annotated[int, Field(ge=1, le=10**6)] | None, Unset] = field(
+        None, "width or height of the results in pixels, whichever is larger, instead of a scale factor",
+        rule="none, or 1 to 1000000",
+    )  # fmt: skip
+    megapixels: Annotated[Annotated[float, Field(gt=0, le=10**5)] | None, Unset] = field(
+        None, "number of pixels of the results, in millions, instead of a scale factor", rule="none, or up to 100000"
+    )
+    skip_larger: bool = field(False, "skip photos that are larger than the requested size; without it, they fail")
 
     @model_validator(mode="after")
     def _validate_size_or_scale(self) -> "Upscale":
-        if self.size and self.scale:
-            raise ValueError("size: must not be used with scale, got both")
+        sizes = [name for name in ("size", "longest_side", "megapixels", "scale") if getattr(self, name) is not None]
+        if len(sizes) > 1:
+            raise ValueError(f"{sizes[0]}: must not be used with {sizes[1]}, got both")
         return self
 
     @property
     def box(self) -> tuple[int, int] | None:
-        """The width and height of `size`, or None."""
+        """The width and height into which results fit, or None."""
+        if self.longest_side is not None:
+            return self.longest_side, self.longest_side
         if self.size is None:
             return None
         width, height = map(int, self.size.split("x"))

@@ -1,5 +1,7 @@
 """Reads EXIF tags, and updates the tags that describe positions and sizes."""
 
+import struct
+from contextlib import suppress
 from typing import Any
 
 from PIL import Image, TiffImagePlugin
@@ -21,6 +23,10 @@ STRUCTURE = frozenset(
 )  # fmt: skip
 # Tags with the position of data that is not copied: strips, tiles, further directories and a thumbnail.
 POINTERS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
+
+
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by the type of a tag
+MAX_DIRECTORIES = 3  # EXIF, and its nested directories
 
 
 class RawText(str):
@@ -50,6 +56,30 @@ def load_exif(content: bytes) -> Image.Exif:
     return exif
 
 
+def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
+    """Disable EXIF tags whose data ends after the content, because Pillow reads no tag after such a tag.
+
+    Returns:
+        The changed content, and names of the tags.
+    """
+    changed, names = bytearray(content), list[str]()
+    start = 6 if content.startswith(b"Exif\0\0") else 0
+    order = "<" if content[start : start + 2] == b"II" else ">"
+    with suppress(struct.error):  # the content ends
+        directories = [struct.unpack_from(f"{order}I", content, start + 4)[0]]
+        for directory in directories:
+            (count,) = struct.unpack_from(f"{order}H", content, start + directory)
+            for entry in range(start + directory + 2, start + directory + 2 + 12 * count, 12):
+                tag, kind, number, value = struct.unpack_from(f"{order}HHII", content, entry)
+                length = TYPE_BYTES.get(kind, 0) * number
+                if tag in (EXIF_IFD, GPS_IFD) and len(directories) < MAX_DIRECTORIES:
+                    directories.append(value)
+                elif length > 4 and start + value + length > len(content):
+                    changed[entry + 2 : entry + 4] = bytes(2)  # an unknown type, which Pillow skips
+                    names.append(f"EXIF tag {tag:#06x}")
+    return bytes(changed), names
+
+
 def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, list[str]]:
     """Return the tags of an opened image with the orientation 1 (upright), and names of tags that are not readable.
 
@@ -60,17 +90,17 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
     for tag in (STRUCTURE if image.format == "TIFF" else POINTERS) & set(exif):
         del exif[tag]
     if not len(exif):
-        return None, []
+        return None, [*image.info.get("truncated_tags", ())]
     if ORIENTATION in exif:
         exif[ORIENTATION] = 1
     exif.bigtiff = False  # EXIF has offsets of 4 bytes in all other formats
-    omitted = []
+    omitted = [*image.info.get("truncated_tags", ())]
     try:
         for tags in _get_directories(exif):
             _use_raw_text(tags)
         content = exif.tobytes()
     except Exception:  # damaged tags
-        omitted = _remove_unreadable(exif)
+        omitted += _remove_unreadable(exif)
         content = exif.tobytes()
     return load_exif(content), omitted  # the copy does not need the open file
 

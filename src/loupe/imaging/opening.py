@@ -23,6 +23,7 @@ WEBP_COMPRESSION = 50001  # only libvips decodes this compression
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
 WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
 VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # grey, RGB, palette, CMYK, YCbCr
+PNG_PREFIX = b"\x89PNG"
 JPEG_PREFIX = b"\xff\xd8\xff"
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # values of SAMPLE_FORMAT
 
@@ -94,9 +95,21 @@ def open_image(source: bytes | Path) -> Image.Image:
     except Image.UnidentifiedImageError:
         if head.startswith(JPEG_PREFIX):
             JpegImagePlugin.JpegImageFile(_to_file(source))  # raises an error with the reason, such as 12 bits
+        if head.startswith(PNG_PREFIX) and (content := _remove_png_profile(source)):
+            image = Image.open(io.BytesIO(content), formats=["PNG"])
+            image.info["icc_profile"] = None  # as for other damaged profiles
+            return image
         if not _load_plugin(head):
             raise PhotoError(f"not an image of a supported format: {', '.join(READ_SUFFIXES)}") from None
     return Image.open(_to_file(source))
+
+
+def _remove_png_profile(source: bytes | Path) -> bytes:
+    """Return a PNG without its profile, whose faults can make Pillow fail; b"" if it has no profile."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    start = content.partition(b"IDAT")[0].find(b"iCCP") - 4
+    length = int.from_bytes(content[start : start + 4], "big")
+    return content[:start] + content[start + 12 + length :] if start > 0 else b""
 
 
 def _load_plugin(head: bytes) -> bool:

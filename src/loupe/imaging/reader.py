@@ -12,7 +12,7 @@ from loupe.imaging.avif import has_deep_samples
 from loupe.imaging.declarations import HDR_CHUNKS, read_colour_chunks, read_exif_profile
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
-from loupe.imaging.exif import ORIENTATION
+from loupe.imaging.exif import ORIENTATION, disable_truncated_tags
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
@@ -98,6 +98,10 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         deep = has_deep_colour(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
         scale_transparent_value(image)
         use_raw_exif(image)
+        if isinstance(image.info.get("exif"), bytes):
+            content, image.info["truncated_tags"] = disable_truncated_tags(image.info["exif"])
+            if image.info["truncated_tags"]:
+                image.getexif().load(content)
         # An animated PNG may have a default image, which is not a frame: only viewers without animations show it.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
@@ -198,7 +202,7 @@ def _read_images(file: _OpenFile, numbers: Sequence[int], deep: bool) -> Iterato
 def _decode(file: _OpenFile, deep: bool, is_last: bool) -> ImageData:
     image = file.image
     exif, icc = image.getexif(), read_profile(image)
-    unsuitable = bool(image.info.get("icc_profile")) and not icc
+    unsuitable = "icc_profile" in image.info and not icc
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
     if deep:
         pixels, icc = decode_by_vips(image, file.source, icc)

@@ -1,5 +1,6 @@
 """Writes image files atomically, with metadata."""
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ class EncodeOptions:
         lossless: whether a WebP is lossless, if quality is None.
         subsampled: whether an AVIF with a quality below FULL_COLOUR_QUALITY stores fewer samples of colour.
         overwrite: whether an existing file is replaced.
+        attributes_of: a file whose permissions the written file gets; None for the default permissions.
+        keep_times: whether the written file also gets the times of `attributes_of`.
         low_memory: whether the encoders of WebP and AVIF take less memory, with larger files or with 4:2:0.
     """
 
@@ -48,6 +51,8 @@ class EncodeOptions:
     lossless: bool = False
     subsampled: bool = False
     overwrite: bool = True
+    attributes_of: Path | None = None
+    keep_times: bool = False
     low_memory: bool = False
 
     @property
@@ -94,6 +99,8 @@ def write_photo(
             _write_one(partial, name, next(fitted), options)
         else:
             _write_frames(partial, name, fitted, loop or 0, options)
+        if options.attributes_of:
+            (shutil.copystat if options.keep_times else shutil.copymode)(options.attributes_of, partial)
     return [*omitted]
 
 

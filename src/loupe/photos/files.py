@@ -2,30 +2,32 @@
 
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import ProgressBar, print_error, print_line
-from loupe.config.photos import PhotoSettings
+from loupe.config.photos import STREAM, PhotoSettings
 from loupe.errors import LoupeError, UsageError
 
 if TYPE_CHECKING:
     from loupe.imaging.isolated_reader import IsolatedReader
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome, Transform
+    from loupe.photos.streams import StepSettings
 
-ISOLATED_SUFFIXES = (
-    ".webp",
-    ".avif",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".heic",
-    ".jxl",
-)  # a child process decodes them
+# A child process decodes files with these suffixes.
+ISOLATED_SUFFIXES = frozenset((".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".jxl"))
 PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
+
+
+def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettings]":
+    """Open a context that replaces `-` in the inputs and in `out` by temporary files."""
+    if STREAM not in (settings.out, *settings.inputs):
+        return nullcontext(settings)
+    from loupe.photos.streams import replace_streams
+
+    return replace_streams(settings)
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
@@ -34,12 +36,15 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
     Raises:
         UsageError: an input or output does not exist or is not valid.
     """
-    from loupe.photos.inputs import find_photos
+    from loupe.photos.inputs import find_photos, find_photos_in_place
 
     if not settings.out.strip():
         raise UsageError("out: must be a folder or a file, got an empty text")
     inputs = [_get_sample() if text == "sample" else text for text in settings.inputs]
-    found = find_photos(inputs, Path(settings.out), settings.suffix)
+    if settings.in_place:
+        found = find_photos_in_place(inputs)
+    else:
+        found = find_photos(inputs, Path(settings.out), settings.format_suffix, settings.suffix or "")
     if settings.compare:
         from loupe.photos.comparison import validate_file
 
@@ -89,7 +94,16 @@ def process_photos(
     encoding = EncodeOptions(settings.quality, settings.compress_level)
     memory = get_memory(settings)
     options = ProcessingOptions(
-        transform, encoding, settings.strip_metadata, settings.overwrite, settings.resume, memory, readers
+        transform,
+        encoding,
+        settings.strip_metadata,
+        settings.overwrite,
+        settings.resume,
+        getattr(settings, "skip_larger", False),
+        settings.in_place,
+        settings.keep_times,
+        memory,
+        readers,
     )
     order = {job: number for number, job in enumerate(found.jobs)}
     with (
@@ -139,6 +153,8 @@ def report_outcomes(
             if outcome.size:
                 text = f"{outcome.size[0]}x{outcome.size[1]}{f', by {method}' if method else ''}"
                 print_line(f"{outcome.job.out}: {text}", settings.quiet)
+            elif outcome.skipped:
+                print_line(f"{outcome.job.photo}: skipped, larger than the requested size", settings.quiet)
             elif not outcome.reason:
                 print_line(f"{outcome.job.out}: kept, it already exists", settings.quiet)
         if failures:
@@ -148,11 +164,14 @@ def report_outcomes(
             print_error(f"{path}: {reason}")
         for path in found.others:
             print_line(f"{path}: skipped, not an image", settings.quiet)
-        existing = sum(not outcome.size and not outcome.reason for outcome in outcomes)
+        skipped = sum(outcome.skipped for outcome in outcomes)
+        existing = sum(not outcome.size and not outcome.reason for outcome in outcomes) - skipped
+        target = "in place" if settings.in_place else settings.out
         print_line(
-            f"{settings.out}: {len(done)} photo{'' if len(done) == 1 else 's'} {settings.VERB}"
+            f"{target}: {len(done)} photo{'' if len(done) == 1 else 's'} {settings.VERB}"
             + (f" by {method}" if method else "")
-            + (f", {existing} kept" if existing else ""),
+            + (f", {existing} kept" if existing else "")
+            + (f", {skipped} skipped, larger than the requested size" if skipped else ""),
             settings.quiet,
         )
         if failures:

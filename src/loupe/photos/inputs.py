@@ -37,7 +37,21 @@ class PhotoList:
     others: list[Path] = field(default_factory=list)
 
 
-def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None) -> PhotoList:
+def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
+    """List the photos of the inputs, each with itself as the result."""
+    found = find_photos(inputs, Path(os.devnull, "none"))
+    jobs: dict[object, PhotoJob] = {}
+    for job in found.jobs:
+        if job.photo.is_symlink():
+            found.failures.append((job.photo, "a link, which is not replaced"))
+        elif job.photo.suffix.lower() not in FORMATS:
+            found.failures.append((job.photo, f"{job.photo.suffix} files can only be read, not replaced"))
+        else:
+            jobs.setdefault(_identify(job.photo), PhotoJob(job.photo, job.photo))
+    return PhotoList([*jobs.values()], found.failures, found.others)
+
+
+def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None, addition: str = "") -> PhotoList:
     """List the photos of the inputs and choose a unique file for each result.
 
     Folders are searched recursively, and their results keep the folder structure. With several inputs, the results of
@@ -48,6 +62,7 @@ def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None) -> 
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
         out: a folder, or a file for a single photo.
         suffix: the suffix of all results, such as `.png`; None to keep the suffix of each photo.
+        addition: a text that is added to the names of results in a folder.
 
     Raises:
         UsageError: an input does not exist, or `out` is not valid for the inputs.
@@ -61,7 +76,7 @@ def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None) -> 
         found = PhotoList([PhotoJob(paths[0], out)])
     else:
         _validate_folder(out, single)
-        search = _Search(out, suffix)
+        search = _Search(out, suffix, addition)
         for path in paths:
             if path.is_dir():
                 search.add_folder(path, out / path.resolve().name if len(paths) > 1 else out)
@@ -117,11 +132,12 @@ class _Search:
     Args:
         out: the folder for results, which is not searched.
         suffix: as in `find_photos`.
+        addition: as in `find_photos`.
     """
 
-    def __init__(self, out: Path, suffix: str | None) -> None:
+    def __init__(self, out: Path, suffix: str | None, addition: str) -> None:
         self.found = PhotoList()
-        self._results, self._suffix = out.resolve(), suffix
+        self._results, self._suffix, self._addition = out.resolve(), suffix, addition
         self._names: set[str] = set()
         existing = next(folder for folder in (self._results, *self._results.parents) if folder.exists())
         self._ignores_case = os.path.exists(str(existing).swapcase())
@@ -171,7 +187,8 @@ class _Search:
         suffix = self._suffix or choose_suffix(out.suffix)
         # If the format changes, the name keeps the photo's suffix, so that it does not depend on other photos.
         is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[suffix.lower()]
-        first = out if is_same else out.with_name(out.name + suffix)
+        stem, end = (out.stem, out.suffix) if is_same else (out.name, suffix)
+        first = out.with_name(f"{stem}{self._addition}{end}")
         name, number = first, 2
         while self._fold(name) in self._names:
             name = first.with_name(f"{first.stem}-{number}{first.suffix}")

@@ -26,7 +26,7 @@ from loupe.imaging.memory import MemoryBudget, get_default_budget
 from loupe.imaging.reader import Photo
 from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
-from loupe.photos.sizes import Size
+from loupe.photos.sizes import LargerPhotoError, Size
 
 RGBA_BYTES = 4  # bytes per pixel with 8 bits per sample; more means 16 bits
 RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
@@ -64,6 +64,9 @@ class ProcessingOptions:
         strip: omit the metadata except the colour profile.
         overwrite: replace existing results.
         resume: keep existing results.
+        skip_larger: skip photos that are larger than the requested size.
+        in_place: replace each photo by its result, with the permissions of the photo.
+        keep_times: give results the times and permissions of the photos.
         memory: how many bytes the images of all photos may take together.
         readers: one reader per thread; the caller may use these readers again. None opens new readers.
     """
@@ -73,6 +76,9 @@ class ProcessingOptions:
     strip: bool = False
     overwrite: bool = False
     resume: bool = False
+    skip_larger: bool = False
+    in_place: bool = False
+    keep_times: bool = False
     memory: int = field(default_factory=get_default_budget)
     readers: Sequence[IsolatedReader] | None = None
 
@@ -87,6 +93,7 @@ class Outcome:
         reason: the reason for a failure; "" if the result was written or existed before.
         omitted: names of metadata that the result does not contain.
         assumed_quality: `ImageStream.assumed_quality` of the first image.
+        skipped: whether the photo is larger than the requested size and was therefore skipped.
     """
 
     job: PhotoJob
@@ -94,6 +101,7 @@ class Outcome:
     reason: str = ""
     omitted: Sequence[str] = ()
     assumed_quality: int | None = None
+    skipped: bool = False
 
 
 class StoppedError(Exception):
@@ -156,10 +164,12 @@ class _Processor:
         options = self._options
         try:
             # Unlike Path.exists, os.path.exists returns False for a name that is too long.
-            if not options.overwrite and os.path.exists(job.out):
+            if not (options.overwrite or options.in_place) and os.path.exists(job.out):
                 return self._report_existing(job)
             return self._read_and_write(job)
         except PhotoError as error:
+            if options.skip_larger and isinstance(error, LargerPhotoError):
+                return Outcome(job, skipped=True)
             return Outcome(job, None, str(error))
         except StoppedError:
             raise
@@ -189,7 +199,9 @@ class _Processor:
                         self._options.encoding,
                         lossless=photo.lossless,
                         subsampled=photo.subsampled,
-                        overwrite=self._options.overwrite,
+                        overwrite=self._options.overwrite or self._options.in_place,
+                        attributes_of=job.photo if self._options.in_place or self._options.keep_times else None,
+                        keep_times=self._options.keep_times,
                     )
                     needed, purpose = self._estimate_memory(photo, job.out, encoding)
                     if needed > self._budget.total:

@@ -11,6 +11,10 @@ Size = tuple[int, int]  # width and height
 FITS = ("inside", "exact", "cover")
 
 
+class LargerPhotoError(PhotoError):
+    """The photo is larger than the requested size."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The requested size of results.
@@ -19,11 +23,13 @@ class Target:
         scale: the scale factor; None means the smallest scale factor that has a network.
         box: width and height; None to use the scale.
         fit: how results fit the box: `inside`, `exact` or `cover`, as in `fit_size`.
+        megapixels: the number of pixels in millions, instead of a box or a scale; None otherwise.
     """
 
     scale: Fraction | None = None
     box: Size | None = None
     fit: str = "inside"
+    megapixels: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,14 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
             must have the photo's aspect ratio.
 
     Raises:
-        PhotoError: the box has another aspect ratio (`exact`), or the scale factor is not 1 to 8.
+        PhotoError: the box has another aspect ratio (`exact`), or the scale factor is above 8.
+        LargerPhotoError: the scale factor is below 1.
     """
     fitted = _fit(size, box, fit)
     scales = [large / small for large, small in zip(fitted.upscaled, size, strict=True)]
     if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:
-        raise PhotoError(
+        error = LargerPhotoError if min(scales) < 1 else PhotoError
+        raise error(
             f"size: must be 1 to {LARGEST_SCALE} times the photo's {_format_size(size)}, got {_format_size(box)}"
         )
     return fitted

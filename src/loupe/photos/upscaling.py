@@ -1,6 +1,8 @@
 """Upscales the images of photos with networks."""
 
+import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -22,6 +24,9 @@ def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
     Raises:
         PhotoError: the photo does not fit the target.
     """
+    if target.megapixels is not None:
+        scale = Fraction(math.sqrt(target.megapixels * 10**6 / math.prod(size)))
+        return fit_size(size, scale_size(size, scale), "inside")
     if target.box is not None:
         return fit_size(size, target.box, target.fit)
     scaled = scale_size(size, min(networks.scales) if target.scale is None else target.scale)

@@ -29,7 +29,7 @@ def run(settings: Restore) -> list[Path]:
     Raises:
         LoupeError: at least one photo failed.
     """
-    with files.open_photo_readers(settings) as readers:
+    with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
         from loupe.photos.denoising import DenoiseTransform
         from loupe.photos.restoration import BlendTransform
         from loupe.photos.sizes import Target

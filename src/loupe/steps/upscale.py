@@ -15,7 +15,7 @@ def run(settings: Upscale) -> list[Path]:
     Raises:
         LoupeError: at least one photo failed.
     """
-    with files.open_photo_readers(settings) as readers:
+    with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
         from loupe.photos.sizes import Target
         from loupe.photos.upscaling import UpscaleTransform
         from loupe.tracking import photo_runs
@@ -27,7 +27,7 @@ def run(settings: Upscale) -> list[Path]:
         with photo_runs.photo_run(settings):
             networks = resolve_model(settings.model, ResolveOptions(settings.ensemble, device=settings.device))
             networks.check()
-            target = Target(settings.scale, settings.box, settings.fit)
+            target = Target(settings.scale, settings.box, settings.fit, settings.megapixels)
             transform = UpscaleTransform(target, networks, settings.quality_override)
             outcomes = files.process_photos(settings, photos, transform, readers)
             photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.used_devices)

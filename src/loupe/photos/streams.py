@@ -1,0 +1,49 @@
+"""Replaces `-`, the standard input or the standard output, by temporary files."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from loupe.config.photos import STREAM, PhotoSettings
+from loupe.errors import UsageError
+from loupe.imaging.decoder import PhotoError, translate_errors
+from loupe.imaging.formats import READ_SUFFIXES, choose_suffix
+from loupe.imaging.opening import open_image
+
+StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
+
+
+@contextmanager
+def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
+    """Yield settings with temporary files for `-`. When the block exits without an error, the result is printed.
+
+    Raises:
+        UsageError: the standard output cannot get the results of several photos, or the input is not an image.
+    """
+    if len(settings.inputs) != 1 or Path(settings.inputs[0]).is_dir():
+        raise UsageError(f"inputs: must be a single file with {STREAM!r}, got {', '.join(settings.inputs)}")
+    with tempfile.TemporaryDirectory() as folder:
+        changes: dict[str, object] = {}
+        photo = Path(settings.inputs[0])
+        if STREAM in settings.inputs:
+            content = sys.stdin.buffer.read()
+            try:
+                with translate_errors(), open_image(content) as image:
+                    name = "JPEG" if image.format == "MPO" else image.format
+                    photo = Path(folder, f"stdin{READ_SUFFIXES[name or ''][0]}")
+            except (KeyError, PhotoError) as error:
+                raise UsageError(f"inputs: must be an image on the standard input, got other data: {error}") from None
+            photo.write_bytes(content)
+            changes["inputs"] = (str(photo),)
+        if settings.out == STREAM:
+            result = Path(folder, f"stdout{settings.format_suffix or choose_suffix(photo.suffix)}")
+            changes |= {"out": str(result), "quiet": True}
+        yield settings.model_copy(update=changes)
+        if settings.out == STREAM and not settings.dry_run:
+            with result.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
