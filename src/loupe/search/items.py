@@ -26,7 +26,7 @@ class SweepItems:
     """
 
     def __init__(self, sweep: SweepFile, parent: str) -> None:
-        self._sweep, self._parent = sweep, parent
+        self._sweep, self.parent = sweep, parent
         self._points = list(sweep.iterate_points()) if sweep.is_grid else []
         self._arms = sweep.group_arms() if sweep.study.tune else []
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
@@ -73,7 +73,7 @@ class SweepItems:
         return None if math.isinf(min(losses)) else arm[losses.index(min(losses))]
 
     def _is_given_up(self, trials: list[FrozenTrial]) -> bool:
-        failures = [trial.user_attrs.get(FAILURE) for trial in trials if trial.user_attrs.get(PARENT) == self._parent]
+        failures = [trial.user_attrs.get(FAILURE) for trial in trials if trial.user_attrs.get(PARENT) == self.parent]
         return FAILED in failures or failures.count(ORPHANED) >= MAX_ATTEMPTS
 
 

@@ -54,7 +54,7 @@ class SweepStudy:
     """
 
     def __init__(self, sweep: SweepFile, storage: BaseStorage, digest: str, parent: str) -> None:
-        self.sweep, self.parent, self._storage = sweep, parent, storage
+        self.sweep, self._storage = sweep, storage
         self.optuna_study = optuna.create_study(
             storage=storage,
             sampler=sampling.create_sampler(sweep, 0),
@@ -68,6 +68,15 @@ class SweepStudy:
         self._items = SweepItems(sweep, parent)
         # When this process first saw a trial without an owner, by trial number, in seconds of time.monotonic.
         self._unowned_since: dict[int, float] = {}
+
+    @property
+    def parent(self) -> str:
+        """The id of the sweep's run, which the step sets after it has opened the study."""
+        return self._items.parent
+
+    @parent.setter
+    def parent(self, run_id: str) -> None:
+        self._items.parent = run_id
 
     def _check_space(self, space: str) -> None:
         existing = self.optuna_study.user_attrs.get(SPACE_TAG)
