@@ -25,8 +25,8 @@ def dataset(photo_folder, tmp_path):
     return prepared
 
 
-def rewrite(dataset, facts=None, **columns):
-    """Write the manifest again with other facts and columns; a column that is None is left out."""
+def rewrite(dataset, metadata=None, **columns):
+    """Write the manifest again with other metadata and columns; a column that is None is left out."""
     table = dataset.table
     for name, values in columns.items():
         position = table.column_names.index(name)
@@ -34,8 +34,8 @@ def rewrite(dataset, facts=None, **columns):
         if values is not None:
             table = table.add_column(position, name, values)
     kept = json.loads(dataset.table.schema.metadata[b"loupe"])
-    new = facts if not isinstance(facts, dict) else kept | facts
-    text = json.dumps(kept if facts is None else new)
+    new = metadata if not isinstance(metadata, dict) else kept | metadata
+    text = json.dumps(kept if metadata is None else new)
     pq.write_table(table.replace_schema_metadata({"loupe": text}), dataset.folder / "manifest.parquet")
     return dataset.folder
 
@@ -64,7 +64,7 @@ def test_other_columns_are_refused(dataset):
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "metadata",
     [
         [], 3, "text", {"digest": 3}, {"settings": []}, {"settings": {}}, {"shards": ["labels"]}, {"statistics": 1},
         {"shards": {}}, {"shards": {"../labels-00000.npy": "0"}},
@@ -72,9 +72,9 @@ def test_other_columns_are_refused(dataset):
         {"settings": {"scales": "1:0", "luminance": "rec601", "source": "sample"}},
     ],
 )  # fmt: skip
-def test_other_facts_are_refused(facts, dataset):
+def test_other_metadata_are_refused(metadata, dataset):
     with pytest.raises(UsageError, match=r"^dataset: must be a prepared dataset, got "):
-        load(rewrite(dataset, facts))
+        load(rewrite(dataset, metadata))
 
 
 def test_rows_beyond_the_end_of_a_shard_are_refused(dataset):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from loupe.data.near_duplicates import SIDE, find_groups, make_thumbnails
+from loupe.data.near_duplicates import SIDE, find_groups, normalise_thumbnails
 from loupe.data.preparation import prepare
 from loupe.data.sources import list_photos
 from loupe.imaging.grey import GreyPhoto
@@ -57,7 +57,9 @@ def test_groups_do_not_depend_on_the_order_and_are_found_among_many_photos():
     values = np.array([Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                        for image in rng.normal(128, 40, (2000, 5, 5)).astype("float32")])  # fmt: skip
     copies = np.flip(values[:200], axis=2) + rng.normal(0, 1, (200, SIDE, SIDE))
-    thumbnails = make_thumbnails(np.concatenate([values, copies, np.full((9, SIDE, SIDE), 3.0)]).astype("float32"))
+    thumbnails = normalise_thumbnails(
+        np.concatenate([values, copies, np.full((9, SIDE, SIDE), 3.0)]).astype("float32")
+    )
     hashes = np.array([hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(2209)], "S64")
     order = rng.permutation(len(hashes))
     groups = find_groups(hashes, thumbnails)

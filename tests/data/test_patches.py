@@ -11,7 +11,7 @@ from loupe.data import patches as module
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches, apply_symmetry, cut_squares
 from loupe.errors import UsageError
-from loupe.imaging.conversion import to_bytes
+from loupe.imaging.conversion import from_floats
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
 
@@ -70,7 +70,7 @@ def test_batches_differ_between_steps_and_seeds():
 def test_aligned_crops_have_the_same_position_in_input_and_label(scale, across):
     patches = Patches(rulers(scale, across=across), 8, "aligned", False, seed=0)
     starts = set()
-    for small, label in zip(*map(to_bytes, patches.draw_batch(0, 200)), strict=True):
+    for small, label in zip(*map(from_floats, patches.draw_batch(0, 200)), strict=True):
         if across:
             small, label = small.swapaxes(0, 1), label.swapaxes(0, 1)
         start = int(small[0, 0, 0])
@@ -85,7 +85,7 @@ def test_aligned_crops_have_the_same_position_in_input_and_label(scale, across):
 def test_any_uses_every_offset_and_rounds_down_in_the_label():
     patches = Patches(rulers(Fraction(3, 2)), 8, "any", False, seed=0)
     starts = {}
-    for small, label in zip(*map(to_bytes, patches.draw_batch(0, 300)), strict=True):
+    for small, label in zip(*map(from_floats, patches.draw_batch(0, 300)), strict=True):
         assert (label[:, :, 0] == np.arange(label[0, 0, 0], label[0, 0, 0] + 12)[:, None]).all()
         starts[int(small[0, 0, 0])] = int(label[0, 0, 0])
     assert starts == {start: start * 3 // 2 for start in range(17)}
@@ -109,7 +109,7 @@ def test_augment_applies_the_same_symmetry_to_input_and_label():
     ways = {a.tobytes(): b for a, b in zip(eight_ways(small), eight_ways(label), strict=True)}
     seen = set()
     for crop, larger in zip(
-        *map(to_bytes, Patches(pairs, 8, "aligned", True, seed=0).draw_batch(0, 100)), strict=True
+        *map(from_floats, Patches(pairs, 8, "aligned", True, seed=0).draw_batch(0, 100)), strict=True
     ):
         assert np.array_equal(larger[..., 0], ways[crop.tobytes()])
         seen.add(crop.tobytes())
@@ -118,7 +118,7 @@ def test_augment_applies_the_same_symmetry_to_input_and_label():
 
 def test_without_augment_crops_are_not_flipped_or_rotated():
     pairs = photos(Fraction(3, 2), count=1, side=8)
-    inputs, labels = map(to_bytes, Patches(pairs, 8, "aligned", False, seed=0).draw_batch(0, 20))
+    inputs, labels = map(from_floats, Patches(pairs, 8, "aligned", False, seed=0).draw_batch(0, 20))
     assert (inputs[..., 0] == pairs[0][0]).all()
     assert (labels[..., 0] == pairs[0][1]).all()
 
@@ -126,15 +126,15 @@ def test_without_augment_crops_are_not_flipped_or_rotated():
 def test_batches_use_every_pair():
     pairs = photos(Fraction(2), count=6, side=8)
     inputs, _ = Patches(pairs, 8, "aligned", False, seed=0).draw_batch(0, 100)
-    assert {crop.tobytes() for crop in to_bytes(inputs)} == {pairs[index][0].tobytes() for index in range(6)}
+    assert {crop.tobytes() for crop in from_floats(inputs)} == {pairs[index][0].tobytes() for index in range(6)}
 
 
 def test_draw_from_each_cuts_one_crop_of_every_pair_in_order():
     pairs = photos(Fraction(3, 2), count=6, side=8)
     inputs, labels = Patches(pairs, 8, "aligned", False, seed=0).draw_from_each(3)
     for index in range(6):
-        assert np.array_equal(to_bytes(inputs)[index, ..., 0], pairs[index][0])
-        assert np.array_equal(to_bytes(labels)[index, ..., 0], pairs[index][1])
+        assert np.array_equal(from_floats(inputs)[index, ..., 0], pairs[index][0])
+        assert np.array_equal(from_floats(labels)[index, ..., 0], pairs[index][1])
 
 
 def test_draw_from_each_depends_on_seed_and_draw_only():
@@ -195,7 +195,7 @@ def test_a_batch_does_not_change_images_in_memory():
     before = patches.draw_batch(0, 50)
     patches.draw_batch(1, 50)
     assert same(patches.draw_batch(0, 50), before)
-    assert {to_bytes(crop).sum() for crop in before[0]} <= {int(pair[0].sum()) for pair in (pairs[0], pairs[1])}
+    assert {from_floats(crop).sum() for crop in before[0]} <= {int(pair[0].sum()) for pair in (pairs[0], pairs[1])}
 
 
 @settings(max_examples=30)

@@ -13,7 +13,7 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms, PngImagePlugin
 
-from loupe.imaging.avif import set_codes
+from loupe.imaging.avif import set_cicp
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import Metadata, make_iptc_resource
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
@@ -113,7 +113,7 @@ def make_source(file: Path, space: str, bits: int) -> None:
     if space in CHUNKS and suffix == ".png":
         add_chunks(file, CHUNKS[space])
     elif space in CHUNKS:
-        file.write_bytes(set_codes(file.read_bytes(), P3_CODES[b"cICP"]))
+        file.write_bytes(set_cicp(file.read_bytes(), P3_CODES[b"cICP"]))
 
 
 def add_chunks(file: Path, chunks: dict[bytes, bytes]) -> None:

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from whole_images import open_photo
 
-from loupe.imaging.conversion import compress_jpeg, to_bytes, to_floats
+from loupe.imaging.conversion import compress_jpeg, from_floats, to_floats
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.luminance import compute_luminance
 
@@ -223,12 +223,12 @@ def test_bytes_to_floats_and_back_are_equal():
     floats = to_floats(every)
     assert floats.dtype == np.float32
     assert (floats[0], floats[255]) == (-1, 1)
-    assert np.array_equal(to_bytes(floats), every)
-    assert to_bytes(floats).dtype == np.uint8
+    assert np.array_equal(from_floats(floats), every)
+    assert from_floats(floats).dtype == np.uint8
 
 
 def test_floats_out_of_range_are_clipped():
-    assert to_bytes(np.array([-3.0, -1.001, 0.9999, 1.2], "float32")).tolist() == [0, 0, 255, 255]
+    assert from_floats(np.array([-3.0, -1.001, 0.9999, 1.2], "float32")).tolist() == [0, 0, 255, 255]
 
 
 def test_a_lower_jpeg_quality_gives_a_worse_image(photo):

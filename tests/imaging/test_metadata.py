@@ -16,8 +16,8 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.exif import place_exif
-from loupe.imaging.kept_metadata import MAX_SEGMENT_BYTES
 from loupe.imaging.metadata import make_iptc_resource
+from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES
 from loupe.imaging.pixels import make_upright
 from loupe.imaging.placement import Placement
 from loupe.imaging.profiles import make_srgb_profile

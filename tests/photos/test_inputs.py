@@ -123,6 +123,6 @@ def test_other_files_are_listed_and_images_with_another_suffix_are_failures(tree
     found = find_photos([str(tree / "a")], tree / "out")
     assert [path.name for path in found.others] == ["icon.ico", "notes.txt", "pipe", "pipe.jpg"]
     assert [(path.name, reason) for path, reason in found.failures] == [
-        ("one.xyz", "is an image, but .xyz is not the suffix of an image format"),
-        ("bare", "is an image, but its name has no suffix"),
+        ("one.xyz", "is an image, but .xyz is not the extension of an image format"),
+        ("bare", "is an image, but has no extension"),
     ]

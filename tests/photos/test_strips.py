@@ -16,7 +16,7 @@ from PIL import Image
 from loupe.config.datasets import Luminance
 from loupe.config.fields import BUNDLED_SIZES
 from loupe.imaging import threads
-from loupe.imaging.conversion import to_bytes, to_floats
+from loupe.imaging.conversion import from_floats, to_floats
 from loupe.imaging.luminance import compute_luminance
 from loupe.photos import strips
 from loupe.photos.sizes import FittedSize
@@ -220,7 +220,7 @@ def test_a_model_reads_and_changes_the_luminance_of_its_training(luminance):
         (large,) = upscale_to(colours, (54, 48), model)
     trained_on = to_floats(compute_luminance(Image.fromarray(colours), luminance))
     assert np.abs(model.seen - trained_on).max() < 0.6 / 127.5
-    expected = to_bytes(upscale(model, trained_on[None, ..., None])[0, ..., 0]).astype(int)
+    expected = from_floats(upscale(model, trained_on[None, ..., None])[0, ..., 0]).astype(int)
     assert np.abs(compute_luminance(Image.fromarray(large), luminance) - expected).max() <= 1
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from loupe.config.fields import format_value, get_block_sides
 from loupe.config.training import TRAINED_SCALES
-from loupe.imaging.conversion import to_bytes, to_floats
+from loupe.imaging.conversion import from_floats, to_floats
 from loupe.upscalers.baselines import FILTERS, MARGIN, FilterUpscaler, compute_filter_weights
 from loupe.upscalers.ridge import RidgeUpscaler
 
@@ -40,7 +40,7 @@ def test_a_filter_agrees_with_pillows_resize_of_8_bit_images(name: str, scale: F
     large = FilterUpscaler(name, scale)(to_floats(soft)[None, ..., None])
     size = int(30 * scale), int(24 * scale)
     expected = np.asarray(Image.fromarray(soft).resize(size, Image.Resampling[name.upper()]))
-    assert np.abs(to_bytes(large[0, ..., 0]).astype(int) - expected).max() <= 1
+    assert np.abs(from_floats(large[0, ..., 0]).astype(int) - expected).max() <= 1
 
 
 def test_lanczos_and_bicubic_overshoot_and_are_not_clipped() -> None:

@@ -86,8 +86,8 @@ class Preprocess(DatasetSettings, LabelSettings):
     )
     degrade: Literal["none", "jpeg", "camera"] = field(
         "none",
-        "random degradation of the inputs. jpeg: compression as JPEG, with colours of full or half resolution. "
-        "camera: noise, then compression as with jpeg",
+        "random degradation of the inputs. jpeg: compression as JPEG, with or without chroma subsampling "
+        "(4:2:0) at random. camera: noise, then compression as with jpeg",
     )
     jpeg_qualities: JpegQualities = field(
         (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"

@@ -60,8 +60,8 @@ class Evaluate(DatasetSettings, LabelSettings):
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
-        "image file that shows the most detailed parts of the labels, upscaled by each model; with degrade=jpeg, the "
-        "inputs have the lowest of the `qualities`",
+        "image file that shows the most detailed parts of the labels, and the results of each model for the inputs "
+        "of these labels; with degrade=jpeg, the inputs have the lowest of the `qualities`",
         rule="none or a path",
     )
     SMOKE = {"limit": 6}

@@ -18,8 +18,8 @@ LARGEST_LABEL_SIDE = 4096  # in pixels
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 DEVICE = (
-    "device that runs ONNX networks. auto: a GPU for bundled networks if the installed onnxruntime supports CUDA or "
-    "DirectML, otherwise the CPU. If a device cannot be used, Loupe uses the CPU"
+    "device that runs ONNX networks. auto: bundled networks run on a GPU if the installed onnxruntime supports CUDA "
+    "or DirectML; all other networks run on the CPU. If a device cannot be used, Loupe uses the CPU"
 )
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
 BUNDLED_SIZES = ("tiny", "small", "base", "large")

@@ -28,8 +28,8 @@ class Convolutional(GradientTrain):
     expansion: int = field(2, "channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
-        "side in pixels of the training crops (squares that are cut from an input); default 64 for scales 1:1 and "
-        "3:2, 32 for 2:1 and 3:1",
+        "size of a training crop: the side in pixels of the square that is cut from an input; default 64 for scales "
+        "1:1 and 3:2, 32 for 2:1 and 3:1",
         rule="a multiple of 2 for scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(

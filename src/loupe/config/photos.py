@@ -54,8 +54,8 @@ class PhotoSettings(Settings):
     VERB: ClassVar[str] = ""  # past participle such as "upscaled", for messages
     out: str = field(
         "",
-        "output folder, or for a single photo an output file, whose suffix selects the file format; -: the standard "
-        "output",
+        "output folder, or for a single photo an output file, whose extension selects the format; -: the "
+        "standard output",
     )
     inputs: Paths = field(
         ("sample",),
@@ -83,7 +83,9 @@ class PhotoSettings(Settings):
         rule="none, or 200 to 1000000",
     )
     suffix: Text = field(
-        None, "text added to the names of results, before .jpg or another suffix", rule="none or a text"
+        None,
+        "text added to the names of results, before the extension: _big makes photo_big.jpg from photo.jpg",
+        rule="none or a text",
     )
     in_place: bool = field(False, "replace each photo by its result; a photo that fails stays as it is")
     keep_times: bool = field(False, "give results the time of the last change and the permissions of the photos")
@@ -109,7 +111,7 @@ class PhotoSettings(Settings):
 
     @property
     def format_suffix(self) -> str | None:
-        """The suffix of the results in a folder; None keeps the suffix of each photo."""
+        """The extension of the results in a folder; None keeps the extension of each photo."""
         return None if self.format == "same" else f".{self.format}"
 
 
@@ -178,15 +180,14 @@ class Restore(PhotoSettings, NetworkFields):
     }
     method: Literal["auto", "network", "nlm"] = field(
         "auto",
-        "network: a network of the scale factor 1:1 removes JPEG artefacts from the luminance; the differences "
-        "between the colours do not change. nlm: non-local means remove noise. auto: network if `model` is given, or "
-        "if a network of the scale factor 1:1 is registered or bundled; otherwise nlm",
+        "network: a network of the scale factor 1:1 removes JPEG artefacts from the luminance; the chroma "
+        "(Cb and Cr) does not change. nlm: non-local means remove noise. auto: network if `model` is given, or if a "
+        "network of the scale factor 1:1 is registered; otherwise nlm",
     )
     model: str = field(
         "champion",
-        "a network of the scale factor 1:1: champion (the best registered network), a bundled network "
-        f"({', '.join(BUNDLED_SIZES)}; bundled means small), a registry URI or run URI of MLflow, a .keras file, or "
-        "an .onnx file. Without a champion, champion means bundled",
+        "a network of the scale factor 1:1: champion (the best registered network), a registry URI or run URI of "
+        "MLflow, a .keras file, or an .onnx file. No network of the scale factor 1:1 is bundled yet",
     )
     mask: Text = field(
         None,

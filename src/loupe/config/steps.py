@@ -51,8 +51,8 @@ class Sweep(DatasetSettings):
     fresh: bool = field(False, "train every trial, even if a run in MLflow already has the result")
     champion: bool = field(
         True,
-        "score the models of the best trials on the test split (`keep` in the sweep file is their number), and "
-        "register the model of the best trial",
+        "score the models of the best trials on the test split, and register the model of the best trial; the "
+        "setting `keep` of the sweep file is the number of scored models",
     )
     scheduler: Text = field(
         None,

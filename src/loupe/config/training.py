@@ -78,10 +78,11 @@ class GradientTrain(Train):
     )
     crops: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of the training crops, which are cut from an input and from its label (the high-resolution "
-        "image). aligned: only positions that are whole pixels in the input and in the label. any: all positions of "
-        "the input (2016 study). With scale 3:2, odd positions of the input are between two label pixels; the crop "
-        "of the label is then shifted by half a pixel",
+        "alignment of the training crops with the pixels. A crop is a part of an input, together with the same part "
+        "of the label (the high-resolution image); the crops of a perceptron are its patches. aligned: only "
+        "positions that are whole pixels in the input and in the label. any: all positions of the input (2016 "
+        "study). With scale 3:2, odd positions of the input are between two label pixels; the crop of the label is "
+        "then shifted by half a pixel",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(

@@ -62,8 +62,8 @@ class Dataset:
             if not (folder / MANIFEST).is_file():  # a FIFO would block the reader
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
-                facts = json.loads(file.schema_arrow.metadata[b"loupe"])
-                fault = find_fault(file, facts)
+                metadata = json.loads(file.schema_arrow.metadata[b"loupe"])
+                fault = find_fault(file, metadata)
                 # Threads are not used, because each thread would keep its own memory.
                 self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
@@ -71,12 +71,12 @@ class Dataset:
         if fault:
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}: {fault}")
         self.location, self.folder = location, folder
-        self.digest: str = facts["digest"]
-        self.settings: dict[str, str] = facts["settings"]
-        self.statistics: dict[str, dict[str, float]] = facts["statistics"]
-        self.counts: dict[str, int] = facts["counts"]
-        self.skip_reasons: dict[str, int] = facts["skip_reasons"]
-        self._shards: dict[str, str] = facts["shards"]
+        self.digest: str = metadata["digest"]
+        self.settings: dict[str, str] = metadata["settings"]
+        self.statistics: dict[str, dict[str, float]] = metadata["statistics"]
+        self.counts: dict[str, int] = metadata["counts"]
+        self.skip_reasons: dict[str, int] = metadata["skip_reasons"]
+        self._shards: dict[str, str] = metadata["shards"]
         self._maps: dict[str, np.ndarray] = {}  # memory maps of shards by name
 
     @cached_property

@@ -179,20 +179,20 @@ def _fill_empty_splits(hashes: set[str]) -> dict[str, str]:
     return splits
 
 
-def write_manifest(location: str, parts: list[Any], facts: dict[str, Any]) -> None:
+def write_manifest(location: str, parts: list[Any], metadata: dict[str, Any]) -> None:
     """Write tables to the manifest in the given order.
 
     Args:
         location: the folder or URL of the dataset.
         parts: the tables.
-        facts: digest, settings, statistics and checksums of the dataset. The facts, the numbers of photos and labels,
-            and the reasons for skipped photos are stored as JSON in the metadata of the file.
+        metadata: digest, settings, statistics and checksums of the dataset. They are stored as JSON in the metadata
+            of the file, with the numbers of photos and labels and the reasons for skipped photos.
     """
     import pyarrow as pa
     import pyarrow.parquet
 
-    facts = facts | {"counts": _count_labels(parts), "skip_reasons": _count_reasons(parts)}
-    schema = parts[0].schema.with_metadata({"loupe": json.dumps(facts, sort_keys=True)})
+    metadata = metadata | {"counts": _count_labels(parts), "skip_reasons": _count_reasons(parts)}
+    schema = parts[0].schema.with_metadata({"loupe": json.dumps(metadata, sort_keys=True)})
     remaining = iter(parts)
     with storage.create_file(location, MANIFEST) as path, pyarrow.parquet.ParquetWriter(path, schema) as file:
         while group := list(itertools.islice(remaining, PARTS_PER_WRITE)):

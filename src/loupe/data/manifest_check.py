@@ -1,4 +1,4 @@
-"""Checks that a Parquet file is the manifest of a prepared dataset: its facts and its rows."""
+"""Checks that a Parquet file is the manifest of a prepared dataset: the metadata and the rows of the file."""
 
 import re
 from fractions import Fraction
@@ -15,7 +15,7 @@ SHARD_NAME = re.compile(r"(labels|inputs-\d+x\d+)-\d{5,}\.npy")
 REQUIRED_SETTINGS = ("luminance", "scales", "source")
 
 
-class _Facts(BaseModel):
+class _Metadata(BaseModel):
     digest: str
     settings: dict[str, str]
     statistics: dict[str, dict[str, float]]
@@ -24,49 +24,49 @@ class _Facts(BaseModel):
     skip_reasons: dict[str, int]
 
 
-def find_fault(file: Any, facts: Any) -> str:
+def find_fault(file: Any, metadata: Any) -> str:
     """Return the first reason why a file is not the manifest of a prepared dataset, or "".
 
     Args:
         file: the opened Parquet file.
-        facts: the JSON in the metadata of the file.
+        metadata: the content of the JSON text that the metadata of the file contains.
     """
     try:
-        settings = _Facts.model_validate(facts).settings
+        settings = _Metadata.model_validate(metadata).settings
     except ValidationError as error:
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'its facts'}: {first['msg']}"
+        return f"{'.'.join(map(str, first['loc'])) or 'the metadata of the file'}: {first['msg']}"
     expected, schema = build_table([], settings.get("degrade", "none") != "none").schema, file.schema_arrow
     if schema.names != expected.names:
         return f"the columns must be {', '.join(expected.names)}"
     for field, found in zip(expected, schema, strict=True):
         if found.type != field.type:
             return f"the column {field.name} must be {field.type}, got {found.type}"
-    return _find_fault_of_settings(facts) or _find_fault_of_rows(file, facts)
+    return _find_fault_of_settings(metadata) or _find_fault_of_rows(file, metadata)
 
 
-def _find_fault_of_settings(facts: dict[str, Any]) -> str:
-    missing = [name for name in REQUIRED_SETTINGS if name not in facts["settings"]]
+def _find_fault_of_settings(metadata: dict[str, Any]) -> str:
+    missing = [name for name in REQUIRED_SETTINGS if name not in metadata["settings"]]
     if missing:
         return f"the setting {missing[0]} is missing"
-    wrong = next((name for name in facts["shards"] if not SHARD_NAME.fullmatch(name)), None)
+    wrong = next((name for name in metadata["shards"] if not SHARD_NAME.fullmatch(name)), None)
     if wrong is not None:
         return f"the names of shards must be like labels-00000.npy, got {wrong!r}"
     try:
-        return "" if all(scale > 0 for scale in _read_scales(facts)) else "the scales must be positive"
+        return "" if all(scale > 0 for scale in _read_scales(metadata)) else "the scales must be positive"
     except (ValueError, ZeroDivisionError) as error:
         return f"scales: {describe_error(error)}"
 
 
-def _read_scales(facts: dict[str, Any]) -> list[Fraction]:
-    return [Fraction(text.replace(":", "/")) for text in facts["settings"]["scales"].split(",")]
+def _read_scales(metadata: dict[str, Any]) -> list[Fraction]:
+    return [Fraction(text.replace(":", "/")) for text in metadata["settings"]["scales"].split(",")]
 
 
-def _find_fault_of_rows(file: Any, facts: dict[str, Any]) -> str:
+def _find_fault_of_rows(file: Any, metadata: dict[str, Any]) -> str:
     import pyarrow.compute as pc
 
     table = file.read(INDEX_COLUMNS, use_threads=False)
-    labels = table.filter(table["split"].is_valid())
+    labels = table.filter(table["split"].is_valid())  # skipped photos have no split
     if set(labels["split"].unique().to_pylist()) - SPLITS.keys():
         return f"the splits must be {', '.join(SPLITS)}"
     if any(_has_nulls(file, name) for name in ("path", "sha256")):
@@ -74,9 +74,9 @@ def _find_fault_of_rows(file: Any, facts: dict[str, Any]) -> str:
     for name in ("shard", "row"):
         if labels[name].null_count or (len(labels) and pc.min(labels[name]).as_py() < 0):
             return f"the {name} of each label must be a number of at least 0"
-    kinds = ["labels", *map(name_inputs, _read_scales(facts))]
+    kinds = ["labels", *map(name_inputs, _read_scales(metadata))]
     names = (name_shard(kind, number) for number in labels["shard"].unique().to_pylist() for kind in kinds)
-    missing = next((name for name in names if name not in facts["shards"]), None)
+    missing = next((name for name in names if name not in metadata["shards"]), None)
     return f"the shard {missing} is missing" if missing else ""
 
 

@@ -1,4 +1,4 @@
-"""Finds near-duplicates: copies of an image that are recompressed, resized, flipped, rotated or converted.
+"""Finds near-duplicates: copies of an image that are recompressed, resized, flipped, rotated or grey.
 
 The features of a photo are the magnitudes of low frequencies in its thumbnail. Several shifted grids divide the space
 of the features into cells (locality-sensitive hashing, Datar et al. 2004). For each grid, the photos are sorted by
@@ -19,22 +19,22 @@ MIN_CONTRAST = 1.0
 MIN_SIMILARITY = 0.985
 FREQUENCIES = 6  # number of frequencies per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
-PAIRS_PER_PART = 1 << 17
+BATCH_SIZE = 1 << 17  # number of thumbnails, or of pairs of thumbnails, that are processed in one batch
 # A cell can contain many photos. Therefore the photos of a cell are sorted by a further feature, and each photo is
 # compared only with this number of following photos.
 NEIGHBOURS = 4
 
 
-def make_thumbnails(photos: np.ndarray) -> np.ndarray:
-    """Normalise the brightness and the contrast of photos.
+def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
+    """Normalise the brightness and the contrast of thumbnails.
 
     Args:
-        photos: float32, (n, SIDE, SIDE), downscaled photos.
+        thumbnails: float32, (n, SIDE, SIDE), grey values from 0 to 255.
 
     Returns:
-        int8, (n, SIDE, SIDE), with mean 0 and a largest absolute value of 127; zeros for a photo without contrast.
+        int8, (n, SIDE, SIDE), with mean 0 and a largest absolute value of 127; zeros without contrast.
     """
-    values = photos - photos.mean(axis=(1, 2), keepdims=True)
+    values = thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
     values[values.std(axis=(1, 2)) < MIN_CONTRAST] = 0
     largest = abs(values).max(axis=(1, 2), keepdims=True)
     return np.rint(values * (127 / np.maximum(largest, MIN_CONTRAST))).astype(np.int8)
@@ -45,14 +45,15 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
 
     Args:
         hashes: (n,), the content hashes of the photos as ASCII bytes.
-        thumbnails: (n, SIDE, SIDE), results of `make_thumbnails`.
+        thumbnails: (n, SIDE, SIDE), results of `normalise_thumbnails`.
 
     Returns:
-        The smallest content hash of the group for each photo that has near-duplicates.
+        A dictionary with the photos that have near-duplicates. The key is the content hash of the photo; the value is
+        the smallest content hash in the group of the photo.
     """
     hashes, chosen = np.unique(hashes, return_index=True)
-    contrast = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))
-    hashes, thumbnails = hashes[contrast], thumbnails[chosen[contrast]]
+    indices = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))  # photos without contrast are not compared
+    hashes, thumbnails = hashes[indices], thumbnails[chosen[indices]]
     features = _compute_features(thumbnails)
     pairs = [np.zeros((2, 0), np.int64)]
     for grid in range(GRIDS):
@@ -63,11 +64,11 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
         for distance in range(1, NEIGHBOURS + 1):
             candidates = np.stack([order[:-distance], order[distance:]])
             candidates = candidates[:, keys[candidates[0]] == keys[candidates[1]]]
-            for part in np.array_split(candidates, 1 + candidates.shape[1] // PAIRS_PER_PART, axis=1):
+            for part in np.array_split(candidates, 1 + candidates.shape[1] // BATCH_SIZE, axis=1):
                 pairs.append(part[:, _are_similar(features, thumbnails, part)])
     smallest = _find_smallest(len(hashes), np.concatenate(pairs, axis=1))
-    others = np.flatnonzero(smallest < np.arange(len(hashes)))
-    photos = np.union1d(others, smallest[others])
+    duplicates = np.flatnonzero(smallest < np.arange(len(hashes)))  # without the first photo of each group
+    photos = np.union1d(duplicates, smallest[duplicates])
     names = (hashes[numbers].astype(str).tolist() for numbers in (photos, smallest[photos]))
     return dict(zip(*names, strict=True))
 
@@ -103,8 +104,8 @@ def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
     cosines = np.cos(np.pi / SIDE * positions).astype("float32") * np.sqrt(2 / SIDE, dtype="float32")
     cosines[0] /= np.sqrt(2)
     features = np.empty((len(thumbnails), len(order)), "float32")
-    for start in range(0, len(thumbnails), PAIRS_PER_PART):
-        part = slice(start, start + PAIRS_PER_PART)
+    for start in range(0, len(thumbnails), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
         magnitudes = abs(cosines @ _normalise(thumbnails[part]) @ cosines.T)
         first, second = magnitudes[:, rows, columns], magnitudes[:, columns, rows]
         features[part] = np.where(rows < columns, np.maximum(first, second), np.minimum(first, second))
@@ -122,6 +123,6 @@ def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray
 
 
 def _normalise(thumbnails: np.ndarray) -> np.ndarray:
-    """Return float32 thumbnails of length 1."""
+    """Return float32 thumbnails with an L2 norm of 1."""
     values = thumbnails.astype("float32")
     return values / np.sqrt(np.einsum("nij,nij->n", values, values))[:, None, None]

@@ -125,7 +125,7 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
     if not sums["labels"][0]:
         reason = ordered[0]["reason"][0].as_py() if ordered else "none"
         raise UsageError(f"source: must contain a usable image, got {len(photos)} files; the first: {reason}")
-    facts = {
+    metadata = {
         "version": VERSION,
         "digest": digest,
         "settings": settings.to_texts(),
@@ -133,7 +133,7 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
         "shards": dict(sorted(checksums.items())),
     }
     groups = find_groups(*map(np.concatenate, zip(*thumbnails, strict=True)))
-    manifest.write_manifest(location, list(manifest.assign_splits(ordered, groups)), facts)
+    manifest.write_manifest(location, list(manifest.assign_splits(ordered, groups)), metadata)
 
 
 def _sort_parts(parts: dict[int, Any]) -> list[Any]:

@@ -1,8 +1,8 @@
 """Shares the memory budget for photos between the worker processes of a preparation.
 
-A worker reads from the header of a photo how much memory the photo takes. Then the worker reserves this memory, and
-waits until other workers have released enough memory. A header can be wrong. Therefore, during the decoding, the
-system limits the memory of the worker to the reservation.
+A worker reads from the header of a photo how much memory the photo takes. Then the worker waits until other workers
+have released enough memory, and reserves the memory for the photo. A header can be wrong. Therefore, during the
+decoding, the system limits the memory of the worker to the reservation.
 """
 
 import resource

@@ -24,7 +24,7 @@ from loupe.data import reservations, storage
 from loupe.data.degradation import Degradation, draw_degradation, make_inputs, to_grey
 from loupe.data.labels import BANDS, Label, cut_labels
 from loupe.data.manifest import Row
-from loupe.data.near_duplicates import SIDE, make_thumbnails
+from loupe.data.near_duplicates import SIDE, normalise_thumbnails
 from loupe.data.sources import SourcePhoto
 from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
@@ -88,14 +88,14 @@ def prepare_shard(
         "sums": {kind: shard.sum_values() for kind, shard in output.shards.items()},
         "photos": len(photos),
         "hashes": np.array(list(small), "S64"),
-        "thumbnails": make_thumbnails(np.stack(list(small.values()))),
+        "thumbnails": normalise_thumbnails(np.stack(list(small.values()))),
     }
 
 
 def cut_photo(
     photo: SourcePhoto, crop: str, settings: Preprocess, require: Callable[[int], None]
 ) -> tuple[Row, list[Label], np.ndarray]:
-    """Cut the labels of one photo, and downscale the photo for `near_duplicates.make_thumbnails`.
+    """Cut the labels of one photo, and downscale the photo for `near_duplicates.normalise_thumbnails`.
 
     The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours.
 

@@ -1,6 +1,6 @@
-"""Pairs of whole photos, as in papers on super-resolution.
+"""Makes one pair (input and label) from each whole photo, as in papers on super-resolution.
 
-The labels contain luma from 16 to 235. A bicubic filter downscales the labels to inputs.
+The label is the luma of the photo. A bicubic filter downscales the label to the input.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,12 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """Pairs of images of any size. A photo is decoded when its pair is used; only one photo at a time is in memory.
+    """One pair per photo, of any size.
 
-    The label is the photo's luma (16 to 235, rounded; grey photos are unchanged), cropped to a multiple of the scale.
+    A photo is decoded when its pair is used. Only one photo at a time is in memory.
+
+    The label of a photo in colour is the luma, rounded, from 16 to 235. The label of a grey photo contains the
+    unchanged values, from 0 to 255. With the scale factor p/q, labels are cropped to multiples of p pixels.
     The input is the label, downscaled as by MATLAB's imresize: by cubic convolution (Keys 1981, a = -1/2) without
     rounding. The kernel is widened by the scale, and the borders are mirrored.
 
@@ -64,7 +67,10 @@ class WholePhotos:
         return len(self.rows)
 
     def batches(self, size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield one pair at a time: input and label, float32 in [-1, 1], (1, height, width, 1)."""
+        """Yield input and label of each photo, float32 in [-1, 1], (1, height, width, 1).
+
+        `size` has no effect, because photos of different sizes do not fit into one batch.
+        """
         for photo in self._photos:
             label = to_floats(_load_label(photo, self.scale))
             yield shrink_bicubic(label, self.scale)[None, ..., None], label[None, ..., None]
@@ -86,7 +92,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # number of p x p blocks that are added per side; the filter reads 2 pixels beyond the result
+    margin = 3  # number of p x p blocks that are added per side; the filter reads up to 2 blocks beyond the border
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))

@@ -16,7 +16,7 @@ from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.data.whole_photos import WholePhotos
 from loupe.evaluation import metrics
-from loupe.imaging.conversion import to_bytes, to_floats
+from loupe.imaging.conversion import from_floats, to_floats
 from loupe.upscalers.baselines import build_classical
 from loupe.upscalers.ridge import RidgeUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
@@ -62,7 +62,7 @@ def score(
             large, cropped_labels = upscale(method, inputs, recompose), labels
             if border is not None:
                 inside = np.s_[:, border:-border, border:-border]
-                large, cropped_labels = to_floats(to_bytes(large[inside])), labels[inside]
+                large, cropped_labels = to_floats(from_floats(large[inside])), labels[inside]
             columns = {
                 "path": [row["path"] for row in rows],
                 "photo": [row["sha256"] for row in rows],

@@ -13,7 +13,7 @@ import numpy as np
 from loupe.imaging.image_data import ImageStream
 
 HEAD_BYTES = 2**16  # libavif and libheif write the boxes of an image's properties first
-UNSPECIFIED, SRGB = (2, 2), (1, 13)  # primaries and transfer function (ITU-T H.273)
+UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of the primaries and of the transfer function (ITU-T H.273)
 BT601, FULL_RANGE = 6, 0x80  # the matrix and the range that libvips uses
 HIGH_BIT_DEPTH = 0x40  # a bit of the third byte of the AV1 configuration
 BITS, EFFORT = 10, 3  # the effort of libvips that equals the default speed of Pillow
@@ -21,12 +21,12 @@ LOCATION_SIZES = b"\x44\x40"  # each location has 18 bytes: all positions and le
 
 
 def read_head(source: bytes | Path) -> bytes:
-    """Return the boxes before the pixels."""
+    """Return the start of a file: the boxes (units of the file) before the pixels."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         return file.read(HEAD_BYTES).partition(b"mdat")[0]
 
 
-def read_codes(head: bytes) -> bytes:
+def read_cicp(head: bytes) -> bytes:
     """Return the colour space as the content of a PNG's cICP chunk; b"" for sRGB. The decoder applies the matrix."""
     fields = head.partition(b"colrnclx")[2][:4]
     if len(fields) < 4 or struct.unpack(">HH", fields) in (UNSPECIFIED, SRGB) or fields[0] or fields[2]:
@@ -45,7 +45,7 @@ def scale_to_16_bits(pixels: np.ndarray) -> np.ndarray:
     return pixels | pixels >> BITS
 
 
-def write_deep(file: Path, stream: ImageStream, quality: int, subsampling: str) -> None:
+def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: str) -> None:
     """Encode an image with 10 bits per sample."""
     import pyvips
 
@@ -65,11 +65,11 @@ def write_deep(file: Path, stream: ImageStream, quality: int, subsampling: str) 
     }
     content = image.heifsave_buffer(compression="av1", Q=quality, **options)
     if not metadata.icc:
-        content = set_codes(content, metadata.colour_chunks.get(b"cICP", bytes([*SRGB, 0, 1])))
+        content = set_cicp(content, metadata.colour_chunks.get(b"cICP", bytes([*SRGB, 0, 1])))
     file.write_bytes(content)
 
 
-def set_codes(content: bytes, chunk: bytes) -> bytes:
+def set_cicp(content: bytes, chunk: bytes) -> bytes:
     """Write the primaries and the transfer function of a cICP chunk to an AVIF."""
     head, data, pixels = content.partition(b"mdat")
     if b"colrnclx" not in head:

@@ -1,4 +1,4 @@
-"""Converts colours where a format cannot store their colour space."""
+"""Converts the colours of an image if a format cannot store the colour space of the image."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -56,7 +56,8 @@ def _decode_hlg(values: np.ndarray) -> np.ndarray:
     return scene**1.2 * 1000 / WHITE_NITS
 
 
-# Linear light, where 1 is SDR white, from values 0 to 1, by the code of the transfer function (H.273, table 3).
+# Functions from encoded values (0 to 1) to linear light (1 is SDR white), by the code of the transfer function
+# (H.273, table 3).
 TRANSFERS: dict[int, Curve] = {
     **dict.fromkeys((1, 6, 14, 15), _decode_bt709),
     4: _make_power(2.2),
@@ -72,9 +73,13 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that a format can store.
 
-    PNG and AVIF store the chunks of `Metadata.colour_chunks`. For other formats, the curve becomes that of sRGB, and
-    a profile describes the primaries. Images in formats without a profile, and grey images in formats of RGB images,
-    become sRGB.
+    PNG and AVIF store the chunks of `Metadata.colour_chunks`. For other formats, values are encoded with the transfer
+    function of sRGB, and a profile describes the primaries. Images in formats without a profile, and grey images in
+    formats of RGB images, are converted to sRGB.
+
+    Args:
+        stream: the image.
+        name: the format.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
@@ -82,13 +87,13 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     if chunks and not (name == "PNG" or (name == "AVIF" and is_nclx)):
         metadata = replace(metadata, colour_chunks={})
         if not metadata.icc:
-            table, chromaticities, unknown = _interpret(chunks, stream.dtype)
+            table, chromaticities, losses = _interpret(chunks, stream.dtype)
             if chromaticities and stream.bands > 2:
                 try:
                     metadata = replace(metadata, icc=make_profile(chromaticities))
                 except (ArithmeticError, ValueError, struct.error):  # for example, all colours are the same
-                    unknown.append("colour space cHRM (damaged)")
-            metadata = replace(metadata, omitted=(*metadata.omitted, *unknown))
+                    losses.append("colour space cHRM (damaged)")
+            metadata = replace(metadata, omitted=(*metadata.omitted, *losses))
             if table is not None:
                 stream = replace(stream, strips=_apply_table(stream, table))
     if metadata.icc and (name in UNPROFILED_FORMATS or (name in RGB_FORMATS and metadata.icc[16:20] == b"GRAY")):
@@ -100,17 +105,23 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
 def _interpret(
     chunks: dict[bytes, bytes], dtype: np.dtype
 ) -> tuple[np.ndarray | None, tuple[float, ...] | None, list[str]]:
-    """Return a table to sRGB's curve, the chromaticities, and names of what is lost; None stands for sRGB's."""
-    white, unknown = np.iinfo(dtype).max, []
+    """Interpret `Metadata.colour_chunks` for values of a type.
+
+    Returns:
+        A table that encodes values with the transfer function of sRGB, or None if they have this encoding.
+        The chromaticities, as in `profiles.SRGB`, or None for those of sRGB.
+        The names of colour information that the result loses.
+    """
+    white, losses = np.iinfo(dtype).max, []
     levels = np.arange(white + 1) / white
     chromaticities: tuple[float, ...] = SRGB
     decode: Curve = _decode_srgb
     if cicp := chunks.get(b"cICP"):
         primaries, transfer, _, full_range = cicp
         if primaries not in (*PRIMARIES, UNSPECIFIED) or transfer not in (*TRANSFERS, UNSPECIFIED):
-            unknown.append(f"colour space cICP {primaries}/{transfer}")
+            losses.append(f"colour space cICP {primaries}/{transfer}")
         elif transfer in (PQ, HLG):
-            unknown.append("brightness above white (HDR)")
+            losses.append("brightness above white (HDR)")
         chromaticities, decode = PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, _decode_srgb)
         if not full_range:
             black = 16 * (white + 1) // 256
@@ -128,7 +139,7 @@ def _interpret(
     return (
         None if (table == np.arange(white + 1)).all() else table,
         None if is_srgb else chromaticities,
-        unknown,
+        losses,
     )
 
 

@@ -13,8 +13,8 @@ def to_floats(grey: np.ndarray) -> np.ndarray:
     return grey.astype("float32") / 127.5 - 1
 
 
-def to_bytes(image: np.ndarray) -> np.ndarray:
-    """Clip floats of any shape to [-1, 1] and round them to uint8."""
+def from_floats(image: np.ndarray) -> np.ndarray:
+    """Convert floats of any shape from [-1, 1] to uint8: clip, scale to [0, 255] and round."""
     return np.rint((np.clip(image, -1, 1) + 1) * 127.5).astype("uint8")
 
 
@@ -24,14 +24,19 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """Convert pixels to a Pillow image: (height, width, bands), uint8, or uint16 with one band."""
+    """Convert an array to a Pillow image.
+
+    Args:
+        pixels: (height, width, bands), uint8, or uint16 with one band.
+    """
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:
-    """Convert a Pillow image with 8 bits per band, or 16-bit grey, to native integers, (height, width, bands).
+    """Convert a Pillow image with 8 bits per band, or 16-bit grey, to an array (height, width, bands).
 
-    `numpy.asarray` takes twice the memory of the result. Therefore this function converts the image in parts.
+    The array has the byte order of the machine. `numpy.asarray` takes twice the memory of the result. Therefore this
+    function converts the image in parts.
     """
     width, height = image.size
     pixels: np.ndarray | None = None

@@ -9,21 +9,25 @@ from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
-from loupe.imaging.avif import read_codes, read_head
+from loupe.imaging.avif import read_cicp, read_head
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
 
 EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
-HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))
+HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # PNG chunks with the brightness of HDR images
 
 
 def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, bytes]:
-    """Return the colour space of an opened image as PNG chunks: cICP, gAMA, cHRM and sRGB (PNG, third edition)."""
+    """Return the colour space that a file declares, as PNG chunks.
+
+    Returns:
+        The content of the chunks by chunk type: cICP, gAMA, cHRM, sRGB and HDR_CHUNKS (PNG, third edition).
+    """
     info, chunks = image.info, {}
     if image.format == "PNG":
         chunks = _read_png_chunks(source)
     elif image.format in ("AVIF", "HEIF") and "icc_profile" not in info:
-        codes = read_codes(read_head(source))
+        codes = read_cicp(read_head(source))
         chunks = {b"cICP": codes} if codes else {}
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         with suppress(ArithmeticError, TypeError, ValueError, struct.error):

@@ -50,20 +50,20 @@ def estimate_opening(path: Path) -> int:
             file_bytes = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise PhotoError((error.strerror or str(error)).lower()) from None
-    pixels, per_pixel, copies, rows = 0, 0, 0, 0
+    pixels, per_pixel, copies, additional = 0, 0, 0, 0
     # Pillow reads a whole WebP file (two copies), and the decoder keeps two frames of 4 bytes per pixel.
     if head[:4] == b"RIFF":
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
     elif head[:4] == b"\x89PNG":  # opening a PNG decodes the pixels, because EXIF can follow the pixels
         width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
-        pixels, per_pixel, rows = width * height, 5, width * ROW_BYTES
+        pixels, per_pixel, additional = width * height, 5, width * ROW_BYTES
     elif head[4:8] == b"ftyp":  # Pillow reads a whole AVIF file (two copies)
         copies = 2
     elif is_jpeg_xl(head):
-        rows = JXL_BYTES
+        additional = JXL_BYTES
     if pixels > MAX_PIXELS:
         raise too_many_pixels(pixels)
-    return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + rows
+    return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + additional
 
 
 def read_webp_pixels(head: bytes) -> int:

@@ -8,6 +8,7 @@ from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.placement import Placement
 
+# Numbers of EXIF and TIFF tags. RASTER_TYPE is a GeoTIFF key; PIXEL_IS_POINT is a value of this key.
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 RELATED_WIDTH, RELATED_HEIGHT = 0x1001, 0x1002  # tags of the interoperability directory
@@ -17,16 +18,16 @@ RATIONAL_POLYNOMIAL, RASTER_TYPE, PIXEL_IS_POINT = 50844, 1025, 2
 GEO_TAGS = frozenset((PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, 34736, 34737, RATIONAL_POLYNOMIAL))
 # TIFF tags that are not copied, for one of these reasons: the tag describes how the pixels are stored (TIFF 6.0),
 # `Metadata` has a field for the tag, or the tag contains Photoshop layers with the size of the original.
-STRUCTURE = frozenset(
+STRUCTURE_TAGS = frozenset(
     {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
      330, *range(332, 348), *range(512, 533), 700, 33723, 34377, 34675, 37724}
 )  # fmt: skip
 # Tags with the position of data that is not copied: strips, tiles, further directories and a thumbnail.
-POINTERS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
+POINTER_TAGS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
 
 
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by the type of a tag
-MAX_DIRECTORIES = 3  # EXIF, and its nested directories
+MAX_DIRECTORIES = 3  # the first directory, and the nested directories EXIF and GPS
 
 
 class RawText(str):
@@ -57,10 +58,10 @@ def load_exif(content: bytes) -> Image.Exif:
 
 
 def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
-    """Disable EXIF tags whose data ends after the content, because Pillow reads no tag after such a tag.
+    """Disable EXIF tags whose data exceeds the content, because Pillow does not read the tags after such a tag.
 
     Returns:
-        The changed content, and names of the tags.
+        The changed content, and the names of the disabled tags.
     """
     changed, names = bytearray(content), list[str]()
     start = 6 if content.startswith(b"Exif\0\0") else 0
@@ -87,7 +88,7 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
         image: the opened image.
         exif: the tags of the image; changed in place.
     """
-    for tag in (STRUCTURE if image.format == "TIFF" else POINTERS) & set(exif):
+    for tag in (STRUCTURE_TAGS if image.format == "TIFF" else POINTER_TAGS) & set(exif):
         del exif[tag]
     if not len(exif):
         return None, [*image.info.get("truncated_tags", ())]
@@ -108,7 +109,7 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
 def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
     """Update sizes and positions; return names of tags that were removed. `exif` is changed in place."""
     nested = exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}
-    width, height = placement.result
+    width, height = placement.result_size
     for tags in (exif, nested):
         for names, side in ((WIDTHS, width), (HEIGHTS, height)):
             for name in names:
@@ -136,7 +137,7 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
     if isinstance(related := nested.get(INTEROPERABILITY_IFD), dict):
         related |= {tag: side for tag, side in ((RELATED_WIDTH, width), (RELATED_HEIGHT, height)) if tag in related}
     if GEO_TAGS & set(exif):
-        omitted += _place_on_map(exif, placement)
+        omitted += _place_geo_tags(exif, placement)
     return omitted
 
 
@@ -180,8 +181,8 @@ def _write_tag(group: int | None, tag: int, value: Any) -> None:
     directory.tobytes()
 
 
-def _place_on_map(exif: Image.Exif, placement: Placement) -> list[str]:
-    """Update the tags that map pixels to coordinates (OGC GeoTIFF 1.1, annex B); a turned image loses them."""
+def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
+    """Update the tags that map pixels to coordinates (OGC GeoTIFF 1.1, annex B); remove them for a rotated image."""
     try:
         if placement.orientation != 1:
             raise ValueError("GeoTIFF describes the pixels as they are stored")

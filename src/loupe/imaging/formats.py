@@ -30,7 +30,7 @@ def get_format(out: Path) -> str:
         return FORMATS[out.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"out: must end in the suffix of an image format, {', '.join(FORMATS)}, got {str(out)!r}"
+            f"out: must end in the extension of an image format, {', '.join(FORMATS)}, got {str(out)!r}"
         ) from None
 
 
@@ -82,4 +82,4 @@ def validate_suffix(path: Path, format_name: str) -> None:
     """Raise PhotoError if a photo's suffix belongs to another format than its content."""
     suffix_format = READ_FORMATS.get(path.suffix.lower())
     if suffix_format is not None and suffix_format != format_name:
-        raise PhotoError(f"is a {format_name} file with the suffix {path.suffix}; rename it")
+        raise PhotoError(f"is a {format_name} file with the extension {path.suffix}; rename it")

@@ -29,8 +29,8 @@ SHRUNK_STRIP_PIXELS = 2**18  # the same for `shrink`; photos up to this size are
 OPENING_BYTES = 16 * 10**6  # memory to open a file, without copies of the file
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel of Pillow's image, by mode
 COLOUR_BYTES = 4  # bytes per pixel of Pillow's image in any other mode
-# Additional bytes per pixel that the decoder of a format takes.
-DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 12, "WEBP": 16, "AVIF": 24}
+# Additional bytes per pixel that the decoder of a format takes. `_estimate_decoding` adds the buffers of a TIFF.
+DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 0, "WEBP": 16, "AVIF": 24}
 OTHER_DECODER_BYTES = 36  # DECODER_BYTES of all other formats; the decoder of JPEG 2000 takes the most
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
 LINES = 8  # number of rows that a decoder keeps, for example the previous row of a PNG
@@ -38,7 +38,7 @@ COEFFICIENT_BYTES = 2  # bytes per pixel and band for the coefficients of a JPEG
 
 
 class GreyPhoto:
-    """The first frame or page of an image file, upright; its pixels are converted to grey on demand.
+    """The first frame or page of an image file, upright. `read` converts its pixels to grey or RGB, in strips.
 
     The grey pixels equal the result of `compute_luminance` for the whole image.
 
@@ -166,12 +166,13 @@ def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    # The decoder of a TIFF keeps whole strips; a TIFF with tiles counts as one strip. A rotation copies the image.
+    # The decoder of a TIFF keeps a whole strip of the file, which can have many rows; a file with tiles counts as one
+    # strip. A rotation copies the image.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1
         rotation_bytes = COLOUR_BYTES if image.tag_v2.get(ORIENTATION, 1) != 1 else 0
-        per_pixel += rotation_bytes - DECODER_BYTES["TIFF"]
+        per_pixel += rotation_bytes
         has_strips = TILE_OFFSETS not in image.tag_v2
         pixels_per_strip = image.width * rows if has_strips else pixels
         return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + 2 * pixels_per_strip * pixel_bytes

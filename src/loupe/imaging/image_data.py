@@ -33,8 +33,8 @@ class ImageStream:
         dtype: uint8 or uint16.
         strips: arrays of the dtype, (rows, width, bands), from top to bottom.
         metadata: the metadata of the image.
-        assumed_quality: the JPEG quality of the photo to which the network adapted; 100 means no compression. None
-            for a method that does not adapt to the quality.
+        assumed_quality: the JPEG quality that the network assumed for the photo; 100 means no compression. None for a
+            method that does not adapt to the quality.
     """
 
     size: tuple[int, int]

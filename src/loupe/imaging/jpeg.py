@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.kept_metadata import PHOTOSHOP_NAME
 from loupe.imaging.metadata import Metadata, make_iptc_resource
+from loupe.imaging.metadata_selection import PHOTOSHOP_NAME
 from loupe.imaging.png import encode_png
 
 

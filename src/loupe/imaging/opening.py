@@ -16,7 +16,7 @@ EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE = 338, 339, 254
 # The tags that describe the pixels; 266 is the order of bits.
 PIXEL_TAGS = (BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, 266, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT)
 # Bits of SUBFILE_TYPE: a smaller version of another page, such as a thumbnail, and a transparency mask.
-NO_PAGE = 1 | 4
+NOT_A_PAGE = 1 | 4
 WEBP_COMPRESSION = 50001  # only libvips decodes this compression
 # The compressions that libvips decodes: none, CCITT, LZW, JPEG, deflate, PackBits and WebP. For others, libvips often
 # returns black pixels instead of an error.
@@ -29,7 +29,7 @@ UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # values of SAMPLE_FORMAT
 
 
 class TiffImage(TiffImagePlugin.TiffImageFile):
-    """A TIFF; Pillow does not need to support the pixels of its pages."""
+    """A TIFF that can be opened even if Pillow cannot decode its pixels."""
 
     def _setup(self) -> None:
         self._is_unknown = False
@@ -113,7 +113,7 @@ def _remove_png_profile(source: bytes | Path) -> bytes:
 
 
 def _load_plugin(head: bytes) -> bool:
-    """Load the plugin of Pillow for a file with these first bytes; return whether there is one.
+    """Load the plugin of Pillow for a file with these first bytes; return whether the file needs a plugin.
 
     Raises:
         PhotoError: the plugin is not installed.
@@ -146,7 +146,7 @@ def list_pages(image: Image.Image) -> Iterator[int]:
     try:
         while True:
             image.seek(number)
-            if not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE:  # type: ignore[attr-defined]
+            if not image.tag_v2.get(SUBFILE_TYPE, 0) & NOT_A_PAGE:  # type: ignore[attr-defined]
                 found += 1
                 yield number
             number += 1

@@ -13,13 +13,13 @@ from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
 from loupe.imaging.profiles import make_srgb_profile, open_profile
 
-# The number of colour bands of libvips' interpretations. Further bands are alpha, or masks, which are not read.
+# The number of colour bands of libvips' interpretations. Further bands contain alpha or masks; masks are not read.
 COLOUR_BANDS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3, "scrgb": 3, "lab": 3, "labs": 3, "cmyk": 4}
-STRAIGHT_ALPHA, ALPHA_KINDS = 2, (1, 2)  # values of the TIFF tag ExtraSamples: straight, and also premultiplied
+PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA = 1, 2  # values of the TIFF tag ExtraSamples
 
 
-def has_deep_colour(image: Image.Image) -> bool:
-    """Return whether libvips must decode the image: Pillow cannot, or would reduce the image from 16 to 8 bits.
+def needs_vips(image: Image.Image) -> bool:
+    """Return whether libvips must decode the image: Pillow cannot decode it, or would reduce it from 16 to 8 bits.
 
     Call this function before the image is decoded. Animated PNGs return False, because only Pillow decodes frames.
     """
@@ -32,14 +32,22 @@ def has_deep_colour(image: Image.Image) -> bool:
 
 
 def read_profile(image: Image.Image) -> bytes:
-    """Return the colour profile of an opened image; b"" without a profile or if it is damaged or unsuitable."""
+    """Return the colour profile of an opened image; b"" if the profile is missing, damaged or unsuitable."""
     icc = image.info.get("icc_profile") or b""
     spaces = ("CMYK",) if image.mode == "CMYK" else ("RGB", "GRAY", *("Lab",) * (image.mode == "LAB"))
     return icc if icc and open_profile(icc, *spaces) else b""
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """Make RGB pixels grey if their profile is for grey; without the profile if the pixels have colours."""
+    """Convert RGB pixels to grey if the profile is for grey images. If the pixels have colours, remove the profile.
+
+    Args:
+        pixels: (height, width, bands).
+        icc: the profile; b"" without a profile.
+
+    Returns:
+        The pixels and their profile.
+    """
     if icc[16:20] != b"GRAY" or pixels.shape[2] < 3:
         return pixels, icc
     if (pixels[..., :1] == pixels[..., 1:3]).all():
@@ -95,7 +103,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
 
 
 def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
-    """Open an image with its colours and its alpha, without other bands. libvips reverts premultiplied alpha."""
+    """Open an image with its colours and its alpha, without other bands. libvips removes premultiplication."""
     import pyvips
 
     options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}  # sequential: without a copy of all pixels
@@ -107,16 +115,19 @@ def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
         image = pyvips.Image.new_from_buffer(source, "", **options)
     else:
         image = pyvips.Image.new_from_file(str(source), revalidate=True, **options)
-    kind = image.interpretation
-    missing = image.bands - COLOUR_BANDS[kind]
-    kinds = file.get_extra_samples() if isinstance(file, TiffImage) else ()
-    alpha = [number for number, value in enumerate(kinds or (STRAIGHT_ALPHA,) * missing) if value in ALPHA_KINDS][:1]
-    if missing != len(kinds) and (kinds or missing > 1):
-        raise PhotoError(f"{image.bands} bands as {kind} are not supported")
-    if alpha and kind.startswith("lab"):
+    interpretation = image.interpretation
+    colour_bands = COLOUR_BANDS[interpretation]
+    extra_bands = image.bands - colour_bands
+    extra_samples = file.get_extra_samples() if isinstance(file, TiffImage) else ()
+    if extra_bands != len(extra_samples) and (extra_samples or extra_bands > 1):
+        raise PhotoError(f"{image.bands} bands as {interpretation} are not supported")
+    meanings = extra_samples or (STRAIGHT_ALPHA,) * extra_bands
+    alpha = [number for number, meaning in enumerate(meanings) if meaning in (PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA)]
+    if alpha and interpretation.startswith("lab"):
         raise PhotoError("Lab with alpha is not supported")
-    kept = image[: COLOUR_BANDS[kind]]
-    return (kept.bandjoin(image[COLOUR_BANDS[kind] + alpha[0]]) if alpha else kept).copy(interpretation=kind)
+    colours = image[:colour_bands]
+    selected = colours.bandjoin(image[colour_bands + alpha[0]]) if alpha else colours
+    return selected.copy(interpretation=interpretation)
 
 
 def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]:

@@ -1,4 +1,4 @@
-"""Where the positions of an image are in its result, which can be turned, scaled and cropped."""
+"""Converts positions in an image to positions in the result, which can be rotated, flipped, scaled and cropped."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ class Placement:
 
     Args:
         size: the size of the image.
-        scaled: the size of the result before the crop, which removes equal margins on opposite sides.
-        result: the size of the result.
-        orientation: the EXIF orientation, 1 to 8, by which the image is turned.
+        scaled_size: the size of the result before the crop, which removes equal margins on opposite sides.
+        result_size: the size of the result.
+        orientation: the EXIF orientation, 1 to 8, by which the image is rotated or flipped.
     """
 
     size: Size
-    scaled: Size
-    result: Size
+    scaled_size: Size
+    result_size: Size
     orientation: int = 1
 
     @property
     def is_identity(self) -> bool:
         """Whether all positions stay the same."""
-        return self.orientation == 1 and self.size == self.scaled == self.result
+        return self.orientation == 1 and self.size == self.scaled_size == self.result_size
 
     @property
     def is_rotated(self) -> bool:
@@ -35,17 +35,17 @@ class Placement:
 
     @property
     def scales(self) -> tuple[float, float]:
-        """Horizontal and vertical scale factor, on the sides of the result."""
+        """The horizontal and the vertical scale factor of the result, after the rotation."""
         size = self.size[::-1] if self.is_rotated else self.size
-        return self.scaled[0] / size[0], self.scaled[1] / size[1]
+        return self.scaled_size[0] / size[0], self.scaled_size[1] / size[1]
 
     @property
     def margins(self) -> Size:
         """The pixels that the crop removes on the left and at the top."""
-        return (self.scaled[0] - self.result[0]) // 2, (self.scaled[1] - self.result[1]) // 2
+        return (self.scaled_size[0] - self.result_size[0]) // 2, (self.scaled_size[1] - self.result_size[1]) // 2
 
     def place(self, box: Box) -> Box:
-        """Return the position of a box in the result."""
+        """Return the position of a box in the result, as fractions of the width and height of the result."""
         left, top, width, height = box
         if self.is_rotated:
             left, top, width, height = top, left, height, width
@@ -56,23 +56,30 @@ class Placement:
         starts, sides = (left, top), (width, height)
         begins = [
             (start * scaled - margin) / side
-            for start, scaled, margin, side in zip(starts, self.scaled, self.margins, self.result, strict=True)
+            for start, scaled, margin, side in zip(
+                starts, self.scaled_size, self.margins, self.result_size, strict=True
+            )
         ]
         ends = [
             begin + length * scaled / side
-            for begin, length, scaled, side in zip(begins, sides, self.scaled, self.result, strict=True)
+            for begin, length, scaled, side in zip(begins, sides, self.scaled_size, self.result_size, strict=True)
         ]
         (left, top), (right, bottom) = ([min(max(value, 0), 1) for value in values] for values in (begins, ends))
         return left, top, right - left, bottom - top
 
     def place_pixels(self, left: float, top: float, width: float = 0, height: float = 0) -> list[int]:
-        """Return the position of a box in pixels."""
-        (columns, rows), sides = self.size, (*self.result, *self.result)
+        """Return left, top, width and height of a box in the result; arguments and result are in pixels."""
+        (columns, rows), sides = self.size, (*self.result_size, *self.result_size)
         placed = self.place((left / columns, top / rows, width / columns, height / rows))
         return [round(value * side) for value, side in zip(placed, sides, strict=True)]
 
     def place_subject(self, values: Iterable[float]) -> tuple[int, ...]:
-        """Return the position of a point (x, y), or a circle or rectangle around a centre (EXIF 3.0, SubjectArea)."""
+        """Return the position of a subject in the result, in pixels.
+
+        Args:
+            values: the centre (x, y), then nothing for a point, the diameter of a circle, or width and height of a
+                rectangle (EXIF 3.0, SubjectArea). The result has the same form.
+        """
         x, y, *sides = (float(value) for value in values)
         width, height = (sides * 2)[:2] if sides else (0, 0)
         left, top, width, height = self.place_pixels(x - width / 2, y - height / 2, width, height)

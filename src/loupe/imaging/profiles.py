@@ -55,7 +55,7 @@ def make_srgb_profile() -> bytes:
 
 
 def open_profile(icc: bytes, *spaces: str) -> ImageCms.ImageCmsProfile | None:
-    """Open a profile; None if it is damaged or not for an image in one of the colour spaces, such as `RGB`."""
+    """Open a profile; return None if it is damaged, or not for one of the colour spaces, such as `RGB`."""
     try:
         profile = ImageCms.getOpenProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()

@@ -21,9 +21,9 @@ from loupe.imaging.opening import TiffImage, list_pages, open_image
 from loupe.imaging.pixels import (
     decode_by_pillow,
     decode_by_vips,
-    has_deep_colour,
     make_upright,
     match_profile,
+    needs_vips,
     read_profile,
 )
 
@@ -95,7 +95,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             validate_scans(source)
         # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. A decoded image does
         # not show the bit depth of the file.
-        deep = has_deep_colour(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
+        deep = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
         scale_transparent_value(image)
         use_raw_exif(image)
         if isinstance(image.info.get("exif"), bytes):
@@ -146,12 +146,12 @@ def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
         for number in list_pages(surveyed):
             _validate_not_empty(surveyed)
             _validate_pixel_count(surveyed.width * surveyed.height)
-            deep = has_deep_colour(surveyed)
+            deep = needs_vips(surveyed)
             numbers.append(number)
             sizes.append(surveyed.size)  # upright, unlike the size of other formats
             decoding_bytes = max(decoding_bytes, estimate_decoding(surveyed, deep, 0))
             pixel_bytes = max(pixel_bytes, get_pixel_bytes(surveyed, deep))
-    images = _read_images(_OpenFile(image, source, strip), numbers, has_deep_colour(image))
+    images = _read_images(_OpenFile(image, source, strip), numbers, needs_vips(image))
     return Photo("TIFF", len(sizes), sizes[0], None, images, False, tuple(sizes), decoding_bytes, pixel_bytes)
 
 
@@ -192,7 +192,7 @@ def _read_images(file: _OpenFile, numbers: Sequence[int], deep: bool) -> Iterato
             with translate_errors():
                 if number:
                     image.seek(number)
-                    deep = has_deep_colour(image)
+                    deep = needs_vips(image)
                 if image.format != "TIFF" and image.size != size:
                     raise PhotoError(f"damaged: frame {number + 1} must have {size[0]}x{size[1]} pixels")
                 # A variable for the frame would keep its pixels in memory while the next frame is decoded.

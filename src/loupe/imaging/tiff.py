@@ -15,7 +15,7 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from loupe.imaging.conversion import to_8_bits
-from loupe.imaging.exif import EXIF_IFD, GPS_IFD, STRUCTURE, RawText
+from loupe.imaging.exif import EXIF_IFD, GPS_IFD, STRUCTURE_TAGS, RawText
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import IPTC_TAG, Metadata
@@ -23,7 +23,8 @@ from loupe.imaging.threads import run_in_order
 
 MAX_BYTES = 2**32 - 2**24  # 4 GB minus space for the metadata; a BigTIFF has no limit
 STRIP_BYTES = 2**20
-STRIP_OFFSETS, STRIP_BYTE_COUNTS, DEFLATE, DIFFERENCES = 273, 279, 8, 2
+STRIP_OFFSETS, STRIP_BYTE_COUNTS = 273, 279  # numbers of tags
+DEFLATE, HORIZONTAL_PREDICTOR = 8, 2  # values of the tags Compression and Predictor
 LONG, LONG8 = 4, 16  # types of tags
 HEADERS = {False: b"II*\0" + bytes(4), True: b"II+\0\x08" + bytes(11)}  # by whether the file is a BigTIFF
 
@@ -36,7 +37,7 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
         pages: the pages; uint16 is written with 16 bits per sample.
         count: the number of pages. If they could exceed 4 GB, the file is a BigTIFF.
     """
-    link, is_big = 0, False
+    link, is_big = 0, False  # `link` is the position at which the offset of the next directory is written
     for page in pages:
         row_bytes = page.size[0] * page.bands * page.dtype.itemsize
         if not link:
@@ -65,7 +66,12 @@ def _make_page_tags(
     """Make all tags of a page; the offsets of the strips are 0."""
     tags = _make_metadata_tags(page.metadata, is_big)
     tags[256], tags[257], tags[258], tags[259] = *page.size, (8 * page.dtype.itemsize,) * page.bands, DEFLATE
-    tags[262], tags[277], tags[278], tags[317] = 2 if page.bands > 2 else 1, page.bands, strip_rows, DIFFERENCES
+    tags[262], tags[277], tags[278], tags[317] = (
+        2 if page.bands > 2 else 1,
+        page.bands,
+        strip_rows,
+        HORIZONTAL_PREDICTOR,
+    )
     if has_alpha(page.bands):
         tags[338] = 2  # alpha that is not premultiplied
     if page.metadata.dpi:
@@ -115,7 +121,7 @@ def _make_metadata_tags(metadata: Metadata, is_big: bool) -> TiffImagePlugin.Ima
     tags = TiffImagePlugin.ImageFileDirectory_v2(HEADERS[is_big])
     if metadata.exif is not None:
         for tag, value in metadata.exif.items():
-            if tag not in {EXIF_IFD, GPS_IFD, *STRUCTURE}:
+            if tag not in {EXIF_IFD, GPS_IFD, *STRUCTURE_TAGS}:
                 tags[tag] = value
         for tag in (EXIF_IFD, GPS_IFD):
             if tag in metadata.exif:

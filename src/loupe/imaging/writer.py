@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image
 
 from loupe.imaging.atomic import write_atomically
-from loupe.imaging.avif import set_codes, write_deep
+from loupe.imaging.avif import set_cicp, write_10_bits
 from loupe.imaging.colour import fit_colours
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
 from loupe.imaging.gif import write_gif
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.kept_metadata import PHOTOSHOP_NAME, fit_metadata
 from loupe.imaging.metadata import Metadata, make_iptc_resource
+from loupe.imaging.metadata_selection import PHOTOSHOP_NAME, fit_metadata
 from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import write_tiff
 
@@ -119,7 +119,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         with file.open("wb") as opened:
             opened.writelines(encode_png(stream, options.compress_level, metadata))
     elif name == "AVIF" and stream.dtype == np.uint16:
-        write_deep(file, stream, options.quality or DEFAULT_QUALITY[name], options.avif_subsampling)
+        write_10_bits(file, stream, options.quality or DEFAULT_QUALITY[name], options.avif_subsampling)
     elif name == "JPEG" and large:
         from loupe.imaging.jpeg import write_jpeg
 
@@ -149,7 +149,7 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
 def _write_nclx(file: Path, name: str, metadata: Metadata) -> None:
     """Write the colour space to an AVIF, because Pillow always writes sRGB."""
     if name == "AVIF" and (chunk := metadata.colour_chunks.get(b"cICP")) and not metadata.icc:
-        file.write_bytes(set_codes(file.read_bytes(), chunk))
+        file.write_bytes(set_cicp(file.read_bytes(), chunk))
 
 
 def _make_image(stream: ImageStream, name: str) -> Image.Image:

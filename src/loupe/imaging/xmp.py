@@ -15,7 +15,8 @@ CONTAINER = f"{GOOGLE}container/"
 SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}  # of the items of a container
 PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
 IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"
-# Namespaces and names of properties that describe further images or data in the file, and what the report names.
+# XMP properties that link to further images or data in the file: namespace, pattern of the property's name ("": all
+# properties), and the name of the data in messages ("": no message).
 LINKS = (
     (f"{ADOBE}hdr-gain-map/1.0/", "", "gain map"),
     ("http://ns.apple.com/HDRGainMap/1.0/", "", "gain map"),
@@ -30,9 +31,9 @@ LINKS = (
     (f"{ADOBE}xap/1.0/", "Thumbnails$", ""),  # Loupe makes no thumbnails
     ("http://purl.org/dc/terms/", "provenance$", "content credentials"),
 )
-HAS_LINKS = re.compile("|".join(re.escape(namespace) for namespace, _, _ in LINKS if "xap/" not in namespace)
+LINK_PATTERN = re.compile("|".join(re.escape(namespace) for namespace, _, _ in LINKS if "xap/" not in namespace)
                        .encode() + rb"|:Thumbnails")  # fmt: skip
-HAS_POSITIONS = re.compile(
+POSITION_PATTERN = re.compile(
     rb"sType/Area#|sType/Dimensions#|photo/1\.2/t/Region#|photos/1\.0/panorama/|:rb[XY]\b|:SubjectArea|"
     rb":SubjectLocation|:FocalPlane[XY]Resolution"
 )
@@ -47,17 +48,17 @@ Fields = dict[str, Any]
 
 
 def remove_links(packet: bytes) -> tuple[bytes, list[str]]:
-    """Set the orientation to 1 (upright), and remove links to further data in the file; return names of the data."""
+    """Set orientation 1 (upright), and remove links to further data; return the packet, and names of the data."""
     packet = re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
-    return _edit(packet, _remove_links) if HAS_LINKS.search(packet) else (packet, [])
+    return _edit(packet, _remove_links) if LINK_PATTERN.search(packet) else (packet, [])
 
 
 def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
-    """Update sizes and positions; return names of properties that were removed."""
+    """Update sizes and positions; return the packet, and names of properties that were removed."""
     for names, axis in SIZES:
         pattern = rb"((?:%s)(?:=[\"']|>))\d+" % names.encode()
-        packet = re.sub(pattern, rb"\g<1>%d" % placement.result[axis], packet)
-    if placement.is_identity or not HAS_POSITIONS.search(packet):
+        packet = re.sub(pattern, rb"\g<1>%d" % placement.result_size[axis], packet)
+    if placement.is_identity or not POSITION_PATTERN.search(packet):
         return packet, []
     return _edit(packet, lambda document: _place(document, placement))
 
@@ -139,7 +140,7 @@ def _place_area(element: Any, fields: Fields, placement: Placement) -> None:
     pixels = "unit" in fields and fields["unit"].nodeValue == "pixel"
     x, y, width, height, diameter = _read_numbers(fields, "x", "y", "w", "h", "d")
     left, top, width, height = _place_box((x - width / 2, y - height / 2, width, height), placement, pixels)
-    sides = (1, 1) if pixels else (min(placement.size), min(placement.result))
+    sides = (1, 1) if pixels else (min(placement.size), min(placement.result_size))
     diameter *= placement.scales[0] * sides[0] / sides[1]
     values = {"x": left + width / 2, "y": top + height / 2, "w": width, "h": height, "d": diameter}
     _write_numbers(fields, values, pixels)
@@ -154,7 +155,7 @@ def _place_box(box: Box, placement: Placement, pixels: bool) -> Box:
 
 def _place_dimensions(element: Any, fields: Fields, placement: Placement) -> None:
     if "AppliedToDimensions" in (element.localName, element.parentNode.localName):
-        _write_numbers(fields, dict(zip("wh", placement.result, strict=True)), pixels=True)
+        _write_numbers(fields, dict(zip("wh", placement.result_size, strict=True)), pixels=True)
 
 
 def _place_person(element: Any, fields: Fields, placement: Placement) -> None:
@@ -176,18 +177,18 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
     pixels = "rbUnit" in units and units["rbUnit"].nodeValue == "pixel"
     x, y, width, height, radius = _read_numbers(fields, "rbX", "rbY", "rbW", "rbH", "rbRx")
     left, top, width, height = _place_box((x, y, width, height), placement, pixels)
-    radius *= placement.scales[0] * (1 if pixels else placement.size[0] / placement.result[0])
+    radius *= placement.scales[0] * (1 if pixels else placement.size[0] / placement.result_size[0])
     _write_numbers(fields, {"rbX": left, "rbY": top, "rbW": width, "rbH": height, "rbRx": radius}, pixels)
 
 
 def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
-    """Scale the sizes of a panorama (Google Photo Sphere); a turned image loses them."""
+    """Scale the sizes of a panorama (Google Photo Sphere); remove them for a rotated image."""
     if placement.orientation != 1:
         for node in fields.values():
             _remove(node if node.nodeType == node.ATTRIBUTE_NODE else node.parentNode)
         return ["panorama"]
     for names, scale, margin, side in zip(
-        PANORAMA_NAMES, placement.scales, placement.margins, placement.result, strict=True
+        PANORAMA_NAMES, placement.scales, placement.margins, placement.result_size, strict=True
     ):
         full, left, begin, width = (scale * value + 0.5 for value in _read_numbers(fields, *names))
         values = int(full), int(left + margin), int(begin - margin), int(width)
@@ -196,7 +197,7 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
 
 
 def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
-    """Scale the pixels per unit of the sensor."""
+    """Scale the focal-plane resolution: the number of pixels per unit of length on the sensor."""
     nodes = [fields[name] for name in ("FocalPlaneXResolution", "FocalPlaneYResolution") if name in fields]
     values = [Fraction(node.nodeValue) for node in nodes]
     ordered = values[::-1] if placement.is_rotated else values

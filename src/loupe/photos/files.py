@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loupe.photos.processing import Outcome, Transform
     from loupe.photos.streams import StepSettings
 
-# A child process decodes files with these suffixes.
+# A child process decodes files with these extensions.
 ISOLATED_SUFFIXES = frozenset((".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".jxl"))
 PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
 
@@ -56,7 +56,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[IsolatedReader]]":
-    """Open the readers for `process_photos`. If a photo needs a child process, it starts before the imports."""
+    """Open the readers for `process_photos`. A child process, if needed, starts before the imports."""
     from loupe.imaging.child_process import READER, ChildProcess
 
     isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)

@@ -24,11 +24,11 @@ class PhotoJob:
 
 @dataclass(frozen=True)
 class PhotoList:
-    """The files of the inputs.
+    """The files that the inputs select.
 
     Args:
-        jobs: the photos.
-        failures: images that are not processed, with the reason.
+        jobs: the photos, with the files for the results.
+        failures: images that are not processed, each with the reason.
         others: files that are not images.
     """
 
@@ -38,7 +38,7 @@ class PhotoList:
 
 
 def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
-    """List the photos of the inputs, each with itself as the result."""
+    """List the photos of the inputs. Each photo is also the file for its result."""
     found = find_photos(inputs, Path(os.devnull, "none"))
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
@@ -61,7 +61,7 @@ def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None, add
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
         out: a folder, or a file for a single photo.
-        suffix: the suffix of all results, such as `.png`; None to keep the suffix of each photo.
+        suffix: the extension of all results, such as `.png`; None to keep the extension of each photo.
         addition: a text that is added to the names of results in a folder.
 
     Raises:
@@ -178,14 +178,14 @@ class _Search:
         elif path.suffix.lower() in READ_FORMATS:
             self.found.jobs.append(PhotoJob(path, self._make_unique(out)))
         elif _is_image(path):
-            fault = f"{path.suffix} is not the suffix of an image format" if path.suffix else "its name has no suffix"
+            fault = f"{path.suffix} is not the extension of an image format" if path.suffix else "has no extension"
             self.found.failures.append((path, f"is an image, but {fault}"))
         else:
             self.found.others.append(path)
 
     def _make_unique(self, out: Path) -> Path:
         suffix = self._suffix or choose_suffix(out.suffix)
-        # If the format changes, the name keeps the photo's suffix, so that it does not depend on other photos.
+        # If the format changes, the name keeps the photo's extension. Then it does not depend on other photos.
         is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[suffix.lower()]
         stem, end = (out.stem, out.suffix) if is_same else (out.name, suffix)
         first = out.with_name(f"{stem}{self._addition}{end}")

@@ -214,7 +214,7 @@ class _Processor:
             self._idle_readers.put(reader)
 
     def _estimate_memory(self, photo: Photo, out: Path, encoding: EncodeOptions) -> tuple[int, str]:
-        """Estimate the memory that a photo takes, and describe the result."""
+        """Return an estimate of the memory that a photo takes, and a description of the result for messages."""
         transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
         largest = max((transform.compute_size(size) for size in sizes), key=math.prod)
         validate_output(out, largest, photo.count, bands=1)

@@ -19,7 +19,7 @@ StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
 
 @contextmanager
 def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
-    """Yield settings with temporary files for `-`. When the block exits without an error, the result is printed.
+    """Yield settings with temporary files for `-`; after the block, the result is written to the standard output.
 
     Raises:
         UsageError: the standard output cannot get the results of several photos, or the input is not an image.

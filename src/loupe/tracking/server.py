@@ -19,7 +19,7 @@ from loupe.tracking.deadline import call_within
 T = TypeVar("T")
 PROBE_TIMEOUT_S = 5.0  # maximum time of the request that checks whether the server is reachable
 RETRY_INTERVAL_S = 1.0
-STARTUP_TIMEOUT_S = 10.0  # maximum time that a step waits for an unreachable server before it starts
+STARTUP_TIMEOUT_S = 10.0  # maximum time that a starting step waits for an unreachable server
 
 
 def is_server() -> bool:

@@ -1,4 +1,4 @@
-"""Selects the metadata that a format can store, and names the rest."""
+"""Selects the metadata that a format can store, and lists the names of all other metadata."""
 
 from dataclasses import replace
 
@@ -11,9 +11,11 @@ from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 MAX_SEGMENT_BYTES = 65_533  # the largest segment of a JPEG
 PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # the name that precedes Photoshop resources in a JPEG
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
+# EXIF tags that can be too long for a segment of a JPEG.
 LARGE_TAGS = {MAKER_NOTE: "the camera's maker note", USER_COMMENT: "user comment"}
 COMMENT = "Comment"  # the keyword of the text that JPEG, GIF and TIFF store
-KEPT = {
+# The kinds of metadata that each format can store.
+METADATA_KINDS = {
     "JPEG": {"EXIF", "XMP", "IPTC", "comment", "resolution"},
     "PNG": {"EXIF", "XMP", "IPTC", "texts", "comment", "resolution"},
     "WEBP": {"EXIF", "XMP"},
@@ -25,38 +27,44 @@ KEPT = {
 
 
 def fit_metadata(metadata: Metadata, name: str) -> Metadata:
-    """Select the metadata that a format can store, and add the names of the rest to `Metadata.omitted`.
+    """Select the metadata that a format can store, and add the names of all other metadata to `Metadata.omitted`.
 
     Texts and the resolution become EXIF tags where a format has no other place for them.
     """
-    kept = KEPT[name]
+    kinds = METADATA_KINDS[name]
     omitted = [*metadata.omitted]
     exif, xmp, iptc, texts, dpi = metadata.exif, metadata.xmp, metadata.iptc, metadata.texts, metadata.dpi
-    native = {
-        word: text for word, text in texts.items() if "texts" in kept or ("comment" in kept and word == COMMENT)
+    stored_texts = {
+        keyword: text
+        for keyword, text in texts.items()
+        if "texts" in kinds or ("comment" in kinds and keyword == COMMENT)
     }
-    moved = {word: text for word, text in texts.items() if word not in native}
-    if "EXIF" in kept:
-        exif, moved = _move_to_exif(exif, moved, None if "resolution" in kept else dpi)
-        dpi = dpi if "resolution" in kept else None
+    other_texts = {keyword: text for keyword, text in texts.items() if keyword not in stored_texts}
+    if "EXIF" in kinds:
+        exif, other_texts = _move_to_exif(exif, other_texts, None if "resolution" in kinds else dpi)
+        dpi = dpi if "resolution" in kinds else None
     elif exif is not None and {*exif} - {ORIENTATION}:
         omitted.append("EXIF")
-    if xmp and "XMP" not in kept:
+    if xmp and "XMP" not in kinds:
         omitted.append("XMP")
-    if iptc and "IPTC" not in kept:
+    if iptc and "IPTC" not in kinds:
         omitted.append("IPTC")
-    if dpi and "resolution" not in kept:
+    if dpi and "resolution" not in kinds:
         omitted.append("resolution")
-    if moved:
-        omitted.append(f"texts ({', '.join(moved)})")
-    metadata = replace(metadata, exif=exif, xmp=xmp, iptc=iptc, texts=native, omitted=tuple(omitted))
+    if other_texts:
+        omitted.append(f"texts ({', '.join(other_texts)})")
+    metadata = replace(metadata, exif=exif, xmp=xmp, iptc=iptc, texts=stored_texts, omitted=tuple(omitted))
     return _limit_segments(metadata) if name == "JPEG" else metadata
 
 
 def _move_to_exif(
     exif: Image.Exif | None, texts: dict[str, str], dpi: tuple[float, float] | None
 ) -> tuple[Image.Exif | None, dict[str, str]]:
-    """Add texts as the user comment, and the resolution; return the tags, and the texts without a place."""
+    """Add texts as the user comment, and the resolution.
+
+    Returns:
+        The tags, and the texts that were not added because the tags already have a user comment.
+    """
     exif = exif or Image.Exif()
     if dpi and X_RESOLUTION not in exif:
         exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, INCHES
@@ -65,7 +73,7 @@ def _move_to_exif(
         if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):
             return exif, texts
         # Image generators write the text `parameters` without its keyword.
-        lines = [text if word == "parameters" else f"{word}: {text}" for word, text in texts.items()]
+        lines = [text if keyword == "parameters" else f"{keyword}: {text}" for keyword, text in texts.items()]
         content = "\n".join(sorted(lines, key=lambda line: line != texts.get("parameters")))
         code = b"ASCII\0\0\0" if content.isascii() else b"UNICODE\0"
         nested[USER_COMMENT] = code + content.encode("ascii" if content.isascii() else "utf-16-be")
