@@ -183,7 +183,7 @@ def test_help_without_a_step_has_status_0() -> None:
         (["train", "--stddev", "0.2"], "stddev: has no effect"),
         (["train", "--steps", "0"], "steps: must be .*'0'"),
         (["upscale", "nowhere.png"], "inputs: .*'nowhere.png'"),
-        (["upscale", "--scale", "9"], "scale: must be .* from 1 to 8, got '9'"),
+        (["upscale", "--scale", "9"], "scale: must be a ratio such as 3:2 or 1.5, from 1 to 8, got '9'"),
         (["upscale", "--out", ""], "out: .* an empty text"),
         (["upscale", "--size", "40by30"], "size: must be .*'40by30'"),
         (["upscale", "--size", "40x30", "--scale", "2"], "size: must not be used with scale"),

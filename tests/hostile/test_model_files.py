@@ -95,7 +95,7 @@ ONNX = {
         "is not an ONNX network",
     ),
     "another program's name": ({"name": "model"}, "must be made by Loupe, got 'model'"),
-    "impossible numbers": ({"name": "loupe.q0.p0.side0.halo0.rec601"}, "must have 0 < q < p"),
+    "impossible numbers": ({"name": "loupe.q0.p0.side0.halo0.rec601"}, "must have 0 < q <= p"),
 }
 
 

@@ -49,7 +49,7 @@ def png(width: int, height: int, data: bytes) -> bytes:
 
 
 def damage(folder: Path, real: Image.Image) -> list[str]:
-    """Write ten files, each damaged differently; return their names."""
+    """Write nine files, each damaged differently; return their names."""
     stream = io.BytesIO()
     real.save(stream, "JPEG")
     (folder / "truncated.jpg").write_bytes(stream.getvalue()[:5000])
@@ -62,7 +62,6 @@ def damage(folder: Path, real: Image.Image) -> list[str]:
     os.symlink("loop.jpg", folder / "loop.jpg")
     (folder / "header.png").write_bytes(png(2**31 - 1, 2**31 - 1, b""))
     (folder / "zero.png").write_bytes(png(0, 7, zlib.compress(b"")))
-    real.save(folder / "profile.jpg", icc_profile=b"no profile" * 20)
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -71,7 +70,7 @@ def many(tmp_path: Path, real: Image.Image) -> tuple[Path, list[str]]:
     folder = tmp_path / "photos"
     folder.mkdir()
     bad = damage(folder, real)
-    assert len(bad) == 10
+    assert len(bad) == 9
     (folder / "inner").mkdir()
     for number in range(GOOD):
         part = real.crop((number, number, number + 120, number + 80))
@@ -111,7 +110,7 @@ def test_damaged_files_are_reported_and_a_killed_step_resumes(many, tmp_path):
     assert sorted(reported) == bad
     assert len({line.partition(": ")[2] for line in reported.values()}) >= 7  # different reasons
     print(*reported.values(), sep="\n")
-    assert lines[-1] == f"loupe upscale: error: 10 of {GOOD + 10} photos could not be upscaled"
+    assert lines[-1] == f"loupe upscale: error: 9 of {GOOD + 9} photos could not be upscaled"
     assert "Traceback" not in whole.stderr
     expected = results(out)
     assert len(expected) == GOOD
@@ -210,10 +209,6 @@ def test_results_fit_a_longest_side_or_a_number_of_pixels(real, tmp_path):
     for flag in ("--scale=2", "--megapixels=1"):
         refused = loupe("upscale", "in", "--longest-side=120", flag, *flags, cwd=tmp_path, status=2)
         assert "longest_side: must not be used with" in refused.stderr
-    assert (
-        "skip_larger: must be used with size"
-        in loupe("upscale", "in", "--skip-larger", cwd=tmp_path, status=2).stderr
-    )
 
 
 def test_photos_are_replaced_in_place_with_their_permissions_and_times(real, tmp_path):

@@ -1,4 +1,7 @@
-"""Bundled networks have their documented sizes, beat Lanczos, and are as good at the border as inside."""
+"""Bundled networks have their documented sizes, beat Lanczos, and are as good at the border as inside.
+
+At 1:1, Lanczos returns its input: a JPEG, which the network must improve.
+"""
 
 from fractions import Fraction
 from pathlib import Path
@@ -33,12 +36,16 @@ def scale_of_file(file: Path) -> Fraction:
 def sample() -> dict[Fraction, Pairs]:
     """Return the middle of each bundled photo at every scale. The networks were trained on these photos."""
     cut = {"source": "sample", "crop": "centre", "scales": "3:2,2:1,3:1", "quiet": True}
-    return {scale: prepare_in_memory(parse_settings("preprocess", cut), scale) for scale in map(scale_of_file, FILES)}
+    degraded = cut | {"scales": "1:1", "degrade": "jpeg", "jpeg_qualities": "10,60", "clean_share": 0}
+    return {
+        scale: prepare_in_memory(parse_settings("preprocess", degraded if scale == 1 else cut), scale)
+        for scale in map(scale_of_file, FILES)
+    }
 
 
 def test_the_package_contains_all_sizes_at_3_2_and_small_at_every_scale() -> None:
     names = {file.stem for file in FILES}
-    assert names == {f"{size}-3x2" for size in BUNDLED_SIZES} | {"small-2x1", "small-3x1"}
+    assert names == {f"{size}-3x2" for size in BUNDLED_SIZES} | {"small-1x1", "small-2x1", "small-3x1"}
     others = {file.name for file in bundled.FOLDER.iterdir()} - {file.name for file in FILES}
     assert others == {"LICENCE.md", "credits.csv"}
     assert bundled.DEFAULT_SIZE == "small"
@@ -66,7 +73,7 @@ def test_a_bundled_network_beats_lanczos_also_at_the_border(file: Path, sample: 
         for model in (OnnxUpscaler(file), FilterUpscaler("lanczos", scale))
     )
     assert (ours.mean(axis=(1, 2)) < lanczos.mean(axis=(1, 2))).mean() > 0.8  # some photos are noise or blurred
-    assert ours.mean() < 0.9 * lanczos.mean()
+    assert ours.mean() < (0.95 if scale == 1 else 0.9) * lanczos.mean()
     inside = np.zeros(ours.shape[1:], bool)
     inside[BORDER:-BORDER, BORDER:-BORDER] = True
     assert ours[:, ~inside].mean() < 1.3 * ours[:, inside].mean()
