@@ -173,21 +173,17 @@ class Restore(PhotoSettings, NetworkFields):
     DEPENDS = {
         "feather": {"mask": GIVEN},
         "noise": {"method": "nlm"},
-        **{
-            name: {"method": frozenset({"auto", "network"})}
-            for name in ("model", "ensemble", "jpeg_quality", "device")
-        },
+        **{name: {"method": "network"} for name in ("model", "ensemble", "jpeg_quality", "device")},
     }
-    method: Literal["auto", "network", "nlm"] = field(
-        "auto",
+    method: Literal["network", "nlm"] = field(
+        "network",
         "network: a network of the scale factor 1:1 removes JPEG artefacts from the luminance; the chroma "
-        "(Cb and Cr) does not change. nlm: non-local means remove noise. auto: network if `model` is given, or if a "
-        "network of the scale factor 1:1 is registered; otherwise nlm",
+        "(Cb and Cr) does not change. nlm: non-local means remove noise",
     )
     model: str = field(
         "champion",
-        "a network of the scale factor 1:1: champion (the best registered network), a registry URI or run URI of "
-        "MLflow, a .keras file, or an .onnx file. No network of the scale factor 1:1 is bundled yet",
+        "a network of the scale factor 1:1: champion (the best registered network), bundled, a registry URI or run "
+        "URI of MLflow, a .keras file, or an .onnx file. Without a champion, champion means bundled",
     )
     mask: Text = field(
         None,

@@ -73,18 +73,9 @@ def _read_mask(settings: Restore, reader: "IsolatedReader") -> "np.ndarray | Non
 def _find_networks(settings: Restore) -> "Networks | None":
     """Load the network of the scale factor 1:1. Return None for non-local means."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
-    from loupe.upscalers.bundled import MissingNetworkError
 
     if settings.method == "nlm":
         return None
-    try:
-        networks = resolve_model(
-            settings.model, ResolveOptions(settings.ensemble, device=settings.device, restore=True)
-        )
-        networks.check()
-    except MissingNetworkError:
-        if settings.method == "auto" and "model" not in settings.model_fields_set:
-            return None
-        got = f"got {settings.model!r}, and no such network is registered or bundled"
-        raise UsageError(f"model: must be a network of the scale factor 1:1, {got}") from None
+    networks = resolve_model(settings.model, ResolveOptions(settings.ensemble, device=settings.device, restore=True))
+    networks.check()
     return networks

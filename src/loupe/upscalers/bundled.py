@@ -10,10 +10,6 @@ DEFAULT_SIZE = "small"  # the only size with a network for every scale factor
 FOLDER = Path(__file__).parent / "weights"
 
 
-class MissingNetworkError(UsageError):
-    """The package does not contain the network of a size and scale factor."""
-
-
 def find_file(size: str, scale: Fraction) -> Path:
     """Return the file of the network of a size and scale factor.
 
@@ -22,12 +18,12 @@ def find_file(size: str, scale: Fraction) -> Path:
         scale: the scale factor.
 
     Raises:
-        MissingNetworkError: the package does not contain this network.
+        UsageError: the package does not contain this network.
     """
     available = list_scales(size)
     if scale not in available:
         rule = ", ".join(format_value(found) for found in available)
-        raise MissingNetworkError(f"scale: must be {rule} for the bundled network {size}, got {format_value(scale)}")
+        raise UsageError(f"scale: must be {rule} for the bundled network {size}, got {format_value(scale)}")
     return FOLDER / f"{size}-{scale.numerator}x{scale.denominator}.onnx"
 
 
