@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import loupe
 from loupe import Upscaler
@@ -49,10 +49,11 @@ def test_the_scale_or_the_size_sets_the_size_of_the_result(upscaler):
 def test_the_colour_profile_is_kept_and_the_orientation_is_applied(upscaler):
     image = Image.new("RGB", (40, 30))
     image.getexif()[0x0112] = 6
-    image.info["icc_profile"] = b"bytes"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image.info["icc_profile"] = profile
     large = upscaler(image)
     assert large.size == (45, 60)
-    assert large.info["icc_profile"] == b"bytes"
+    assert large.info["icc_profile"] == profile
 
 
 def test_a_model_can_be_a_file_or_a_filter(tmp_path):
