@@ -112,5 +112,5 @@ def test_skipped_photos_are_reported_with_the_first_reason(photos, capsys):
 
 def test_a_folder_without_usable_photos_is_refused_with_the_reason(photos):
     unusable = [photo for photo in photos if photo.path in ("broken.png", "small.png")]
-    with pytest.raises(UsageError, match=r"must contain a usable image, got 2 files; the first: broken\.png: "):
+    with pytest.raises(UsageError, match=r"usable image, got 2 files; the first unusable file: broken\.png: "):
         WholePhotos(unusable, Fraction(2))

@@ -35,8 +35,8 @@ class Evaluate(DatasetSettings, LabelSettings):
     photos: Text = field(
         None,
         "folder or tar file of photos to use instead of `dataset`; the fields `crop`, `crops`, `label_size`, "
-        "`shrink` and `recompress` apply only to these photos. none: the bundled photos with protocol=classical, "
-        "otherwise `dataset`",
+        "`shrink` and `recompress` apply only to these photos. none: `dataset`, or the bundled "
+        "photos if protocol=classical",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(

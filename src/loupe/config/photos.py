@@ -200,7 +200,8 @@ class Restore(PhotoSettings, NetworkFields):
     )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,
-        "standard deviation of the noise, in grey values from 0 to 255; none: estimated for each photo",
+        "with method=nlm, the standard deviation of the noise, in grey values from 0 to 255; none: estimated for "
+        "each photo",
         rule="none, or 0 to 100",
     )
 

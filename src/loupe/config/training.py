@@ -78,7 +78,7 @@ class GradientTrain(Train):
     )
     crops: Literal["aligned", "any"] = field(
         "aligned",
-        "alignment of the training crops with the pixels. A crop is a part of an input, together with the same part "
+        "where training crops may start. A crop is a part of an input, together with the same part "
         "of the label (the high-resolution image); the crops of a perceptron are its patches. aligned: only "
         "positions that are whole pixels in the input and in the label. any: all positions of the input (2016 "
         "study). With scale 3:2, odd positions of the input are between two label pixels; the crop of the label is "
@@ -120,8 +120,8 @@ class GradientTrain(Train):
     )
     seconds: Seconds = field(
         None,
-        "duration of the training in CPU seconds, instead of `steps`. Loupe measures some steps at the start, and "
-        "computes how many steps fit into this time",
+        "duration of the training, instead of `steps`, in CPU seconds (the sum of all cores). Loupe measures some "
+        "steps at the start, and computes how many steps fit into this time",
         rule="none or > 0",
     )
     decay_steps: Count = field(

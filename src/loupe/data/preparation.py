@@ -110,6 +110,7 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
     parts: dict[int, Any] = {}  # tables of manifest rows by shard number
     checksums: dict[str, str] = {}
     thumbnails: list[tuple[np.ndarray, np.ndarray]] = []  # content hashes and thumbnails of the photos of each shard
+    # Per kind of image: the number of values, their sum and the sum of their squares.
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
     with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:
@@ -124,7 +125,9 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
     ordered = _sort_parts(parts)
     if not sums["labels"][0]:
         reason = ordered[0]["reason"][0].as_py() if ordered else "none"
-        raise UsageError(f"source: must contain a usable image, got {len(photos)} files; the first: {reason}")
+        raise UsageError(
+            f"source: must contain a usable image, got {len(photos)} files; the first unusable file: {reason}"
+        )
     metadata = {
         "version": VERSION,
         "digest": digest,
@@ -142,7 +145,7 @@ def _sort_parts(parts: dict[int, Any]) -> list[Any]:
 
     ordered = [parts[number] for number in sorted(parts)]
     ends = [tuple(part[name][at].as_py() for name in ("path", "sha256")) for part in ordered for at in (0, -1)]
-    if ends == sorted(ends):  # true if all photos have the same crop
+    if ends == sorted(ends):  # the tasks are sorted, except if the photos have different values of `crop`
         return ordered
     keys = [(name, "ascending") for name in ("path", "sha256", "shard", "row")]
     return [pa.concat_tables(ordered).sort_by(keys)]
@@ -189,8 +192,8 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     reasons: list[str] = []
     photos = find_photos(settings)
     for photo in photos:
-        with reservations.reserve() as require:
-            row, new_labels, _ = shards.cut_photo(photo, choose_crop(settings, photo), settings, require)
+        with reservations.reserve() as reserve_bytes:
+            row, new_labels, _ = shards.cut_photo(photo, choose_crop(settings, photo), settings, reserve_bytes)
         if row.reason:
             reasons.append(f"{photo.path}: {row.reason}")
         for number, label in enumerate(new_labels):
@@ -200,7 +203,9 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
             rows.append(asdict(row) | (degradation.columns if settings.degrade != "none" else {}))
     if not labels:
         first = reasons[0] if reasons else "none"
-        raise UsageError(f"photos: must contain a usable image, got {','.join(settings.source)}; the first: {first}")
+        raise UsageError(
+            f"photos: must contain a usable image, got {','.join(settings.source)}; the first unusable file: {first}"
+        )
     print_skipped(reasons, len(photos), settings.quiet)
     return Pairs.from_images(rows, inputs, labels, scale)
 
@@ -212,7 +217,7 @@ def find_dataset(data_dir: str, name: str) -> str | None:
 
 
 def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
-    """Open a prepared dataset by location or name. If none exists, prepare this source with default settings."""
+    """Open a prepared dataset by its location or name. Otherwise, prepare the source `name` with default settings."""
     location = find_dataset(settings.data_dir, name)
     if location is not None:
         return Dataset(location)
@@ -224,7 +229,7 @@ def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
 
 
 def open_sample(data_dir: str) -> Dataset:
-    """Open the dataset of the bundled photos in a folder; if the dataset is missing, prepare it."""
+    """Open the dataset `sample` in the folder `data_dir`; if missing, prepare it from the bundled photos."""
     return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample")
 
 
@@ -244,7 +249,8 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
     dataset = Dataset(location) if storage.exists(location, manifest.MANIFEST) else open_or_prepare(settings, source)
     if dataset.digest != digest:
         raise UsageError(
-            f"dataset: must be {name}, as in the run, got {dataset.folder.name}; set data_dir to its folder"
+            f"dataset: must be {name}, as in the run, got {dataset.folder.name}; "
+            f"set data_dir to the folder that contains {name}"
         )
     return dataset
 

@@ -77,12 +77,13 @@ def list_photos(
         categories: the categories to keep; () keeps all.
         limit: keep at most this many photos: those with the smallest content hashes, so that a larger limit keeps the
             photos of a smaller limit. None keeps all.
-        data_dir: the folder or URL of prepared datasets; its local folder contains the downloads.
+        data_dir: the folder or URL of prepared datasets. Downloads are stored in this folder, or in the
+            cache of the URL.
         quiet: show no progress of a download.
 
     Raises:
-        UsageError: a source does not exist, has another format or contains no image, a category does not exist, or a
-            name in a tar points outside of the tar.
+        UsageError: a source does not exist, is neither a folder nor a tar, or contains no image; a category does not
+            exist; or a name in a tar points outside of the tar.
     """
     photos = [photo for source in sources for photo in _list_source(source, data_dir, quiet)]
     if categories:

@@ -60,7 +60,8 @@ class WholePhotos:
             self.rows.append({"path": photo.path, "sha256": photo.sha256, "height": height, "width": width})
         if not self.rows:
             first = reasons[0] if reasons else "none"
-            raise UsageError(f"photos: must contain a usable image, got {len(photos)} files; the first: {first}")
+            got = f"got {len(photos)} files; the first unusable file: {first}"
+            raise UsageError(f"photos: must contain a usable image, {got}")
         print_skipped(reasons, len(photos), quiet)
 
     def __len__(self) -> int:

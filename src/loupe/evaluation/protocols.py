@@ -36,7 +36,7 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
         return pairs, f"{settings.split} of {dataset.folder.name}"
     given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
     given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    if scale == 1:  # `score_qualities` compresses the inputs
+    if scale == 1:  # clean_share=1: the inputs are clean; `score_qualities` compresses them later
         given |= {"degrade": "jpeg", "clean_share": 1}
     return preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos
 
@@ -44,7 +44,7 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
 def _validate_restoration(settings: Evaluate) -> None:
     """Raise UsageError if the inputs would be equal to the labels, as undegraded photos at 1:1 are."""
     if settings.protocol == "classical":
-        raise UsageError("protocol: must be photos or study-patches at scale 1:1, got classical")
+        raise UsageError("protocol: must be labels or study-patches at scale 1:1, got classical")
     if settings.photos is not None and settings.degrade == "none":
         raise UsageError("degrade: must be jpeg for photos at scale 1:1, got none")
 

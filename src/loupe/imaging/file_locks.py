@@ -31,7 +31,7 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
             return
         except OSError:
             break
-        if _is_file_of(stream.fileno(), file):  # otherwise the process that had the lock before has removed the file
+        if _is_same_file(stream.fileno(), file):  # otherwise the previous owner of the lock has removed the file
             break
         stream.close()
     try:
@@ -41,7 +41,7 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
         stream.close()
 
 
-def _is_file_of(descriptor: int, file: Path) -> bool:
+def _is_same_file(descriptor: int, file: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except FileNotFoundError:

@@ -37,8 +37,8 @@ class MemoryBudget:
         Yields:
             A function of the number of bytes and of their purpose, which the error message contains. A call replaces
             the number of the previous call, and waits until other threads have released enough bytes. The function
-            raises PhotoError if the number exceeds the budget. Only one thread at a time may increase its number.
-            Otherwise, two waiting threads could each keep the bytes that the other thread needs.
+            raises PhotoError if the number exceeds the budget. The caller ensures that only one thread at a time
+            increases its number. Otherwise, two waiting threads could each keep the bytes that the other needs.
         """
         reserved = 0
 
@@ -79,7 +79,8 @@ def _read_container_limits(membership: Path) -> Iterator[int]:
         _, controllers, group = line.split(":", 2)
         for controller, folder, name in CONTROL_GROUPS:
             if controller in controllers.split(","):
-                # Inside a container, the group's own folder is often mounted as the root.
+                # A container often sees the folder of its own group as `folder`. Then the path of the group does not
+                # exist there, and the loop ends with the file in `folder` itself.
                 for part in (group.lstrip("/"), *map(str, Path(group.lstrip("/")).parents)):
                     file = folder / part / name
                     if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdecimal():

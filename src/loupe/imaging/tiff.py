@@ -1,7 +1,8 @@
 """Writes a TIFF (TIFF 6.0), compressed by deflate, while its rows are computed.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips does not write EXIF, and tifffile
-does not write nested directories.
+Each page of a TIFF has a directory, which is a list of tags; EXIF and GPS tags are in further directories. Pillow
+needs all pixels in memory and has no 16-bit colour. libvips does not write EXIF, and tifffile writes no further
+directories.
 """
 
 import os
@@ -23,10 +24,16 @@ from loupe.imaging.threads import run_in_order
 
 MAX_BYTES = 2**32 - 2**24  # 4 GB minus space for the metadata; a BigTIFF has no limit
 STRIP_BYTES = 2**20
-STRIP_OFFSETS, STRIP_BYTE_COUNTS = 273, 279  # numbers of tags
-DEFLATE, HORIZONTAL_PREDICTOR = 8, 2  # values of the tags Compression and Predictor
-LONG, LONG8 = 4, 16  # types of tags
-HEADERS = {False: b"II*\0" + bytes(4), True: b"II+\0\x08" + bytes(11)}  # by whether the file is a BigTIFF
+# Numbers of tags.
+WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, IMAGE_DESCRIPTION = 256, 257, 258, 259, 262, 270
+STRIP_OFFSETS, SAMPLES_PER_PIXEL, ROWS_PER_STRIP, STRIP_BYTE_COUNTS = 273, 277, 278, 279
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, PREDICTOR, EXTRA_SAMPLES = 282, 283, 296, 317, 338
+XMP, ICC_PROFILE = 700, 34675
+GREY, RGB = 1, 2  # values of PHOTOMETRIC
+INCHES, STRAIGHT_ALPHA = 2, 2  # values of RESOLUTION_UNIT and EXTRA_SAMPLES
+DEFLATE, HORIZONTAL_PREDICTOR = 8, 2  # values of COMPRESSION and PREDICTOR
+BYTE, LONG, UNDEFINED, LONG8 = 1, 4, 7, 16  # types of tags
+HEADERS = {False: b"II*\0" + bytes(4), True: b"II+\0\x08" + bytes(11)}  # the key is True for a BigTIFF
 
 
 def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> None:
@@ -65,27 +72,25 @@ def _make_page_tags(
 ) -> TiffImagePlugin.ImageFileDirectory_v2:
     """Make all tags of a page; the offsets of the strips are 0."""
     tags = _make_metadata_tags(page.metadata, is_big)
-    tags[256], tags[257], tags[258], tags[259] = *page.size, (8 * page.dtype.itemsize,) * page.bands, DEFLATE
-    tags[262], tags[277], tags[278], tags[317] = (
-        2 if page.bands > 2 else 1,
-        page.bands,
-        strip_rows,
-        HORIZONTAL_PREDICTOR,
-    )
+    tags[WIDTH], tags[HEIGHT] = page.size
+    tags[BITS_PER_SAMPLE] = (8 * page.dtype.itemsize,) * page.bands
+    tags[COMPRESSION], tags[PREDICTOR] = DEFLATE, HORIZONTAL_PREDICTOR
+    tags[PHOTOMETRIC], tags[SAMPLES_PER_PIXEL] = RGB if page.bands > 2 else GREY, page.bands
+    tags[ROWS_PER_STRIP] = strip_rows
     if has_alpha(page.bands):
-        tags[338] = 2  # alpha that is not premultiplied
+        tags[EXTRA_SAMPLES] = STRAIGHT_ALPHA
     if page.metadata.dpi:
-        tags[282], tags[283], tags[296] = *page.metadata.dpi, 2
+        tags[X_RESOLUTION], tags[Y_RESOLUTION], tags[RESOLUTION_UNIT] = *page.metadata.dpi, INCHES
     if page.metadata.icc:
-        tags[34675] = page.metadata.icc
-        tags.tagtype[34675] = 7
+        tags[ICC_PROFILE] = page.metadata.icc
+        tags.tagtype[ICC_PROFILE] = UNDEFINED
     tags[STRIP_OFFSETS], tags[STRIP_BYTE_COUNTS] = (0,) * len(lengths), tuple(lengths)
     tags.tagtype[STRIP_OFFSETS] = LONG8 if is_big else LONG
     return tags
 
 
 def _regroup(strips: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """Yield the same rows as strips of equal height; the last strip can be lower."""
+    """Yield the rows of all strips again, in strips of `rows` rows; the last strip can have fewer rows."""
     rest: np.ndarray | None = None
     for strip in strips:
         rest = strip if rest is None or not len(rest) else np.concatenate([rest, strip])
@@ -105,14 +110,14 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 
 
 def _set_offsets(directory: bytes, position: int, offsets: list[int], is_big: bool) -> bytes:
-    """Set the offsets of the strips, which Pillow computes for strips that follow the directory."""
-    entry, entry_bytes, value, pointer = (8, 20, 12, "<Q") if is_big else (2, 12, 8, "<L")
+    """Replace the offsets of the strips. Pillow expects the strips behind the directory, but they precede it."""
+    entry, entry_bytes, value_start, offset_format = (8, 20, 12, "<Q") if is_big else (2, 12, 8, "<L")
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
         entry += entry_bytes
-    start = entry + value
+    start = entry + value_start
     if len(offsets) > 1:
-        start = struct.unpack_from(pointer, directory, start)[0] - position
-    encoded = struct.pack(f"<{len(offsets)}{pointer[1]}", *offsets)
+        start = struct.unpack_from(offset_format, directory, start)[0] - position
+    encoded = struct.pack(f"<{len(offsets)}{offset_format[1]}", *offsets)
     return directory[:start] + encoded + directory[start + len(encoded) :]
 
 
@@ -127,11 +132,11 @@ def _make_metadata_tags(metadata: Metadata, is_big: bool) -> TiffImagePlugin.Ima
             if tag in metadata.exif:
                 tags[tag] = dict(metadata.exif.get_ifd(tag))
     if metadata.xmp:
-        tags[700] = metadata.xmp
-        tags.tagtype[700] = 1  # the type BYTE
+        tags[XMP] = metadata.xmp
+        tags.tagtype[XMP] = BYTE
     if metadata.iptc:
         tags[IPTC_TAG] = metadata.iptc
-        tags.tagtype[IPTC_TAG] = 7
-    if "Comment" in metadata.texts and 270 not in tags:
-        tags[270] = RawText(metadata.texts["Comment"].encode().decode("latin-1"))
+        tags.tagtype[IPTC_TAG] = UNDEFINED
+    if "Comment" in metadata.texts and IMAGE_DESCRIPTION not in tags:
+        tags[IMAGE_DESCRIPTION] = RawText(metadata.texts["Comment"].encode().decode("latin-1"))
     return tags

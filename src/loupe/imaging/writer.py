@@ -43,7 +43,8 @@ class EncodeOptions:
         overwrite: whether an existing file is replaced.
         attributes_of: a file whose permissions the written file gets; None for the default permissions.
         keep_times: whether the written file also gets the times of `attributes_of`.
-        low_memory: whether the encoders of WebP and AVIF take less memory, with larger files or with 4:2:0.
+        low_memory: whether the encoders take less memory. A WebP file is then larger, and an AVIF stores fewer
+            samples of colour (4:2:0).
     """
 
     quality: int | None = None
@@ -127,8 +128,8 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
     else:
         with file.open("wb") as opened:
-            # Without a descriptor, Pillow uses this method. With a descriptor, Pillow calls the system itself, and
-            # ignores that a full disk stores only a part of the data.
+            # If an object has only the method `write`, Pillow calls it. If it also has a file descriptor, Pillow
+            # writes to the descriptor, and raises no error if a full disk stores only a part of the data.
             target: Any = SimpleNamespace(write=opened.write)
             _make_image(stream, name).save(target, name, **_pillow_options(name, stream.metadata, options))
         _write_nclx(file, name, stream.metadata)

@@ -131,10 +131,10 @@ def fit(
     Raises:
         LoupeError: the loss is NaN or infinite, or the checkpoint belongs to another network.
     """
-    patches, count = open_patches(settings, splits.train, Geometry.from_name(model.name))
+    patches, batch_inputs = open_patches(settings, splits.train, Geometry.from_name(model.name))
     state = TrainingState.from_checkpoint(resume) if resume else TrainingState()
     if settings.seconds is not None:
-        state.steps = state.steps or measure_steps(settings.seconds, model, settings, patches, count)
+        state.steps = state.steps or measure_steps(settings.seconds, model, settings, patches, batch_inputs)
         settings = settings.with_steps(state.steps)
     assert settings.eval_every is not None
     state.steps = settings.steps
@@ -150,7 +150,7 @@ def fit(
         _restore(model, state.best_weights, resume)
     else:
         add_point({})
-    runner = StepRunner(model, settings, patches, count)
+    runner = StepRunner(model, settings, patches, batch_inputs)
     with ProgressBar(f"training {settings.network}", settings.steps, settings.quiet) as bar:
         bar.update(state.step)
         while state.step < settings.steps and not 0 < settings.patience <= state.waited:
