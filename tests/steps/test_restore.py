@@ -7,6 +7,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from mlflow.tracking import fluent
 from PIL import Image
 
 from loupe.config import parse_settings
@@ -25,6 +26,10 @@ def folder(tmp_path_factory, photos):
     before, folder = mlflow.get_tracking_uri(), tmp_path_factory.mktemp("restore")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        # Earlier tests in this process can have chosen an experiment of another store.
+        patch.setattr(fluent, "_active_experiment_id", None)
+        patch.setenv("MLFLOW_EXPERIMENT_ID", "")  # so that the value after the tests is the one before
+        patch.delenv("MLFLOW_EXPERIMENT_ID")
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         (folder / "photos").symlink_to(photos)
         settings = parse_settings("train", GIVEN | {"skip": "none"})
