@@ -110,7 +110,7 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 
 
 def _set_offsets(directory: bytes, position: int, offsets: list[int], is_big: bool) -> bytes:
-    """Replace the offsets of the strips. Pillow expects the strips behind the directory, but they precede it."""
+    """Replace the offsets of the strips. Pillow assumes strips after the directory, but they precede it."""
     entry, entry_bytes, value_start, offset_format = (8, 20, 12, "<Q") if is_big else (2, 12, 8, "<L")
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
         entry += entry_bytes
