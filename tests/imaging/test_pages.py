@@ -1,12 +1,15 @@
-"""Files with many pages: their sizes are listed without decoding."""
+"""Files with many pages: their sizes are listed without decoding, and the time to write them is linear."""
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from loupe.imaging.decoder import PhotoError
+from loupe.imaging.image_data import ImageStream
 from loupe.imaging.page_sizes import list_page_sizes
+from loupe.imaging.tiff import write_tiff
 
 
 def encode_pages(name, *sizes):
@@ -26,3 +29,35 @@ def test_sizes_of_all_images_are_listed_up_to_a_limit(name, sizes):
     with pytest.raises(PhotoError, match="must have at most 2 frames or pages, got more"):
         list_page_sizes(content, 2)
     assert list_page_sizes(encode_pages("BMP", (5, 3)), 1) == [(5, 3)]
+
+
+class CountingFile(io.BytesIO):
+    """A file that counts the bytes that are read or written, and the seeks."""
+
+    work = 0
+
+    def write(self, content):
+        self.work += len(content)
+        return super().write(content)
+
+    def read(self, size=-1):
+        content = super().read(size)
+        self.work += len(content)
+        return content
+
+    def seek(self, *position):
+        self.work += 1
+        return super().seek(*position)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_work_per_page_does_not_grow_with_the_number_of_pages(dtype):
+    files = []
+    for count in (10, 60):
+        files.append(CountingFile())
+        pages = (
+            ImageStream((4, 3), 3, np.dtype(dtype), iter([np.full((3, 4, 3), page, dtype)])) for page in range(count)
+        )
+        write_tiff(files[-1], pages, count)
+        assert Image.open(io.BytesIO(files[-1].getvalue())).n_frames == count
+    assert 0 < files[1].work < 8 * files[0].work
