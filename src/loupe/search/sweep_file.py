@@ -94,6 +94,13 @@ class Study(BaseModel):
     startup: int = Field(0, ge=0)
     keep: int = Field(3, ge=1, le=1000)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _set_direction(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {"direction": "maximize" if given.get("metric") == "val/psnr" else "minimize"} | given
+
     @model_validator(mode="after")
     def _check_fields(self) -> "Study":
         if (self.direction == "maximize") != (self.metric == "val/psnr"):
