@@ -67,8 +67,8 @@ def prepare_shard(
     with ExitStack() as files:
         output = _Shards(files, location, number, settings)
 
-        def add_photo(photo: SourcePhoto, require: Callable[[int], None]) -> None:
-            row, labels, small[photo.sha256] = cut_photo(photo, crop, settings, require)
+        def add_photo(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> None:
+            row, labels, small[photo.sha256] = cut_photo(photo, crop, settings, reserve_bytes)
             if not labels:
                 rows.append(vars(row))
             for index, label in enumerate(labels):
@@ -78,8 +78,8 @@ def prepare_shard(
                 rows.append(vars(row) | position | degradation.columns)
 
         for photo in photos:
-            with reservations.reserve() as require:
-                add_photo(photo, require)
+            with reservations.reserve() as reserve_bytes:
+                add_photo(photo, reserve_bytes)
         output.complete()
     return {
         "number": number,
@@ -93,7 +93,7 @@ def prepare_shard(
 
 
 def cut_photo(
-    photo: SourcePhoto, crop: str, settings: Preprocess, require: Callable[[int], None]
+    photo: SourcePhoto, crop: str, settings: Preprocess, reserve_bytes: Callable[[int], None]
 ) -> tuple[Row, list[Label], np.ndarray]:
     """Cut the labels of one photo, and downscale the photo for `near_duplicates.normalise_thumbnails`.
 
@@ -103,7 +103,7 @@ def cut_photo(
         photo: the photo.
         crop: as in `cut_labels`.
         settings: the settings of preprocess.
-        require: reserves memory; see `reservations.reserve`.
+        reserve_bytes: reserves memory; see `reservations.reserve`.
 
     Returns:
         The row of the manifest, the labels, and the photo with SIDE x SIDE pixels. For an unusable photo, the row
@@ -117,7 +117,7 @@ def cut_photo(
         # Memory for the labels, in bytes per pixel of the photo.
         label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
         result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
-        image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
+        image = GreyPhoto(_read_verified(photo, reserve_bytes), reserve_bytes, result_bytes)
         row = replace(row, width=image.width, height=image.height)
         small = image.shrink(SIDE)
         size = settings.label_size
@@ -135,11 +135,11 @@ def cut_photo(
         return replace(row, reason="memory: the photo needs more than the estimate for its size"), [], BLACK
 
 
-def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
+def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> bytes:
     """Return the bytes of a photo; raise LoupeError if the content hash has changed since the listing."""
     try:
         size = photo.size or 0
-        require(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
+        reserve_bytes(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
         content = photo.read_bytes()
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
