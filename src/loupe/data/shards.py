@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from loupe.config import parse_settings
 from loupe.config.datasets import Preprocess
 from loupe.data import reservations, storage
 from loupe.data.degradation import Degradation, draw_degradation, make_inputs, to_grey
-from loupe.data.labels import BANDS, Label, cut_labels
+from loupe.data.labels import BATCHED_LABELS, Label, cut_labels
 from loupe.data.manifest import Row
 from loupe.data.near_duplicates import SIDE, normalise_thumbnails
 from loupe.data.sources import SourcePhoto
@@ -38,7 +38,7 @@ BLACK = np.zeros((SIDE, SIDE), np.float32)
 # A worker reads a file up to this size immediately, and then waits for the memory to decode the photo. Before a
 # worker reads a larger file, the worker waits for the whole memory budget.
 LARGE_FILE_BYTES = 32 * 10**6
-MAX_BATCHED_SIDE = 512  # larger labels do not wait for others, because they would fill the memory
+MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, because a batch would fill the memory
 
 
 def prepare_shard(
@@ -55,7 +55,7 @@ def prepare_shard(
 
     Returns:
         A dict with the keys `number`; `rows`, the rows of the manifest; `shards`, the SHA-256 of each file by name;
-        `sums`, the result of `Shard.sum_values` by kind of shard; `photos`, the number of photos; `hashes` and
+        `sums`, the `PixelSums` of each kind of shard; `photos`, the number of photos; `hashes` and
         `thumbnails`, the arguments of `near_duplicates.find_groups`.
 
     Raises:
@@ -85,7 +85,7 @@ def prepare_shard(
         "number": number,
         "rows": rows,
         "shards": {name_shard(kind, number): shard.sha256 for kind, shard in output.shards.items()},
-        "sums": {kind: shard.sum_values() for kind, shard in output.shards.items()},
+        "sums": {kind: shard.sum_pixels() for kind, shard in output.shards.items()},
         "photos": len(photos),
         "hashes": np.array(list(small), "S64"),
         "thumbnails": normalise_thumbnails(np.stack(list(small.values()))),
@@ -162,6 +162,23 @@ def name_shard(kind: str, number: int) -> str:
     return f"{kind}-{number:05d}.npy"
 
 
+@dataclass(frozen=True)
+class PixelSums:
+    """The number of pixels, the sum of their values in [-1, 1], and the sum of the squares."""
+
+    count: int = 0
+    values: float = 0.0
+    squares: float = 0.0
+
+    def __add__(self, other: "PixelSums") -> "PixelSums":
+        return PixelSums(self.count + other.count, self.values + other.values, self.squares + other.squares)
+
+    def compute_statistics(self) -> dict[str, float]:
+        """Return the mean and the standard deviation of the values."""
+        mean = self.values / self.count
+        return {"mean": round(float(mean), 6), "std": round(float(np.sqrt(self.squares / self.count - mean**2)), 6)}
+
+
 class Shard:
     """A .npy file to which images, uint8 (side, side), are appended one after another.
 
@@ -179,7 +196,7 @@ class Shard:
         """Write an image. np.save is not used, because it ignores a full disk."""
         if not self.count:
             self._side = len(image)
-            self._write_header(1)
+            self._write_header(1)  # `complete` replaces the number of images
         self.count += 1
         self._stream.write(np.ascontiguousarray(image).data)
 
@@ -201,10 +218,12 @@ class Shard:
                 self._histogram += np.array(pixels.histogram())
         self.sha256 = digest.hexdigest()
 
-    def sum_values(self) -> np.ndarray:
-        """Return the number of pixels, the sum of their values in [-1, 1], and the sum of the squares."""
+    def sum_pixels(self) -> PixelSums:
+        """Return the sums of all images."""
         values = np.arange(256) / 127.5 - 1
-        return np.array([self._histogram.sum(), self._histogram @ values, self._histogram @ values**2])
+        return PixelSums(
+            int(self._histogram.sum()), float(self._histogram @ values), float(self._histogram @ values**2)
+        )
 
     def _write_header(self, count: int) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, self._side, self._side)}
@@ -223,7 +242,7 @@ class _Shards:
         """Append a label, and later its inputs; return its row in the shard."""
         self._append("labels", to_grey(pixels, self._settings.luminance))
         self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo in memory
-        if len(self._waiting) == BANDS or self._settings.label_size > MAX_BATCHED_SIDE:
+        if len(self._waiting) == BATCHED_LABELS or self._settings.label_size > MAX_BATCHED_SIDE:
             self._add_inputs()
         return self.shards["labels"].count - 1
 
