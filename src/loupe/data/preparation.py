@@ -143,8 +143,8 @@ def _sort_parts(parts: dict[int, Any]) -> list[Any]:
     import pyarrow as pa
 
     ordered = [parts[number] for number in sorted(parts)]
-    # The tables are already in this order, except if the photos have different values of `crop`: the photos of a table
-    # have the same value.
+    # The tables are already in this order, except if the photos have different values of `crop`: a table contains
+    # only photos with the same value.
     ends = [tuple(part[name][at].as_py() for name in ("path", "sha256")) for part in ordered for at in (0, -1)]
     if ends == sorted(ends):
         return ordered
