@@ -190,9 +190,9 @@ class _Processor:
         opening_bytes = estimate_opening(job.photo)
         reader = self._idle_readers.get()
         try:
-            with self._budget.reserve() as require:
+            with self._budget.reserve() as reserve_bytes:
                 with self._opening:
-                    require(opening_bytes, "the file")
+                    reserve_bytes(opening_bytes, "the file")
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
                     validate_suffix(job.photo, photo.format)
                     encoding = replace(
@@ -207,7 +207,7 @@ class _Processor:
                     if needed > self._budget.total:
                         encoding = replace(encoding, low_memory=True)
                         needed, purpose = self._estimate_memory(photo, job.out, encoding)
-                    require(needed, purpose)
+                    reserve_bytes(needed, purpose)
                 return self._write_result(job, photo, encoding)
         finally:
             reader.close()
