@@ -30,9 +30,9 @@ POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fie
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
 # The texts that pydantic converts to booleans.
 BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
-# Defaults of environment variables, which silence libraries, make Arrow return memory to the system, and prevent
-# pydantic from searching all installed packages for plugins at every start.
-ENVIRONMENT = {
+# Environment variables that are set if the user has not set them. The variables silence libraries, make Arrow return
+# memory to the system, and prevent pydantic from searching all installed packages for plugins at every start.
+ENVIRONMENT_DEFAULTS = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -40,8 +40,8 @@ ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")
-LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")
+STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # the libraries that access the store of the runs
+LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")  # their errors are printed without a traceback
 
 
 def entry() -> NoReturn:
@@ -87,7 +87,7 @@ def run_step(step: str, words: list[str]) -> int:
     Returns:
         The exit status.
     """
-    for name, value in ENVIRONMENT.items():
+    for name, value in ENVIRONMENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -172,8 +172,8 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
     Args:
         words: the arguments.
         booleans: flags of boolean fields.
-        positional: whether the step takes positional arguments. If so, the word after a boolean flag is the value of
-            the flag only if BOOLEAN_TEXTS contains the word. Otherwise, the word is always the value of the flag.
+        positional: whether the step takes positional arguments. In such a step, the word after a boolean flag may be
+            a positional argument: the word is the value of the flag only if BOOLEAN_TEXTS contains the word.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -182,11 +182,11 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
             flag = flag.replace("_", "-")
             has_no_value = not following or following.startswith("--")
             has_no_value = has_no_value or (positional and following.lower() not in BOOLEAN_TEXTS)
-            positive = f"--{flag.removeprefix('--no-')}"
+            positive_flag = f"--{flag.removeprefix('--no-')}"
             if not equals and flag in booleans and has_no_value:
                 equals, value = "=", "true"
-            elif not equals and flag not in booleans and positive in booleans:
-                flag, equals, value = positive, "=", "false"
+            elif not equals and flag not in booleans and positive_flag in booleans:
+                flag, equals, value = positive_flag, "=", "false"
         normalized.append(f"{flag}{equals}{value}")
     return normalized
 
@@ -205,7 +205,8 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     missing = describe_missing_package(error)
     if missing or isinstance(error, UsageError):
         return missing or str(error), 2
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # in a file name
+    # The name of a file contains bytes that are not text.
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"path: must be Unicode text, got {error.object!r}", 1
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):

@@ -33,7 +33,7 @@ class Row:
     height: int | None = None
     x: int | None = None  # left edge of the label in the photo, after the photo was resized by the factor `shrunk`
     y: int | None = None  # top edge of the label
-    shrunk: float | None = None  # at most 1
+    shrunk: float | None = None  # the factor by which the photo was resized, at most 1
     split: str | None = None
     shard: int | None = None  # number of the shard that contains the label
     row: int | None = None  # index of the label in the shard

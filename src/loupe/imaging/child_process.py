@@ -135,7 +135,7 @@ class ChildProcess:
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def read_cpu_s(self) -> float:
-        """Return the CPU time that the child has taken so far; on other systems than Linux, the time of a clock."""
+        """Return the CPU time that the child has taken so far; without Linux, the time of a running clock."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:  # the system is not Linux, or the child has ended

@@ -11,7 +11,7 @@ from loupe.imaging.avif import scale_to_16_bits
 from loupe.imaging.conversion import to_pixels
 from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
-from loupe.imaging.profiles import make_srgb_profile, open_profile
+from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
 
 # The number of colour bands of libvips' interpretations. Further bands contain alpha or masks; masks are not read.
 COLOUR_BANDS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3, "scrgb": 3, "lab": 3, "labs": 3, "cmyk": 4}
@@ -48,7 +48,7 @@ def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
     Returns:
         The pixels and their profile.
     """
-    if icc[16:20] != b"GRAY" or pixels.shape[2] < 3:
+    if not is_for_grey(icc) or pixels.shape[2] < 3:
         return pixels, icc
     if (pixels[..., :1] == pixels[..., 1:3]).all():
         return np.ascontiguousarray(pixels[..., 2:]), icc
@@ -78,8 +78,8 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     try:
         image = _open_by_vips(source, file)
         if image.format == "float" and image.interpretation != "lab":
-            statistics = _open_by_vips(source, file).stats()
-            low, high = statistics(0, 0)[0], statistics(1, 0)[0]
+            statistics = _open_by_vips(source, file).stats()  # row 0 is for all bands
+            low, high = (statistics(column, 0)[0] for column in (0, 1))
             if not 0 <= low <= high <= 1:
                 raise PhotoError(f"floats must be from 0 to 1, got {low:g} to {high:g}")
             image = (image * 65535).rint().cast("ushort")

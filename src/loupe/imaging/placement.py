@@ -12,7 +12,7 @@ class Placement:
     """The geometry of a result.
 
     Args:
-        size: the size of the image.
+        size: the size of the image before the rotation.
         scaled_size: the size of the result before the crop, which removes equal margins on opposite sides.
         result_size: the size of the result.
         orientation: the EXIF orientation, 1 to 8, by which the image is rotated or flipped.
@@ -53,18 +53,18 @@ class Placement:
             left = 1 - left - width
         if self.orientation in (3, 4, 7, 8):
             top = 1 - top - height
-        starts, sides = (left, top), (width, height)
-        begins = [
-            (start * scaled - margin) / side
-            for start, scaled, margin, side in zip(
-                starts, self.scaled_size, self.margins, self.result_size, strict=True
+        origin, lengths = (left, top), (width, height)
+        starts = [
+            (value * scaled - margin) / side
+            for value, scaled, margin, side in zip(
+                origin, self.scaled_size, self.margins, self.result_size, strict=True
             )
         ]
         ends = [
-            begin + length * scaled / side
-            for begin, length, scaled, side in zip(begins, sides, self.scaled_size, self.result_size, strict=True)
+            start + length * scaled / side
+            for start, length, scaled, side in zip(starts, lengths, self.scaled_size, self.result_size, strict=True)
         ]
-        (left, top), (right, bottom) = ([min(max(value, 0), 1) for value in values] for values in (begins, ends))
+        (left, top), (right, bottom) = ([min(max(value, 0), 1) for value in values] for values in (starts, ends))
         return left, top, right - left, bottom - top
 
     def place_pixels(self, left: float, top: float, width: float = 0, height: float = 0) -> list[int]:

@@ -1,4 +1,4 @@
-"""Checks whether a claim holds, does not hold, is undecided or was not run, by the runs of its sweep."""
+"""Checks a claim against the runs of its sweep: the claim holds, does not hold, is undecided or was not run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +60,7 @@ class ClaimVerdict:
 
     @property
     def missing_seeds(self) -> int | None:
-        """Additional seeds that decide an undecided claim if its statistics stay the same; None if over 1000."""
+        """The number of further seeds that decide the claim; see `Region.count_missing_seeds`. 0 if decided."""
         if self.outcome != UNDECIDED:
             return 0
         undecided = [comparison for comparison in self.comparisons if comparison.outcome == UNDECIDED]
@@ -149,7 +149,7 @@ def format_arm(arm: dict[str, str]) -> str:
 def format_budget(runs: pd.DataFrame) -> str:
     """Format the training budget of runs, such as `20 s of one core` or `400 steps`; different budgets as a list."""
     seconds, steps = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in ("seconds", "steps"))
-    budgets = set()
+    budgets = set()  # the first two values of each item are a sort key: budgets in seconds, then budgets in steps
     for second, step in zip(seconds, steps, strict=True):
         if not pd.isna(second) and second != "none":
             budgets.add((0, float(second), f"{float(second):g} s of one core"))

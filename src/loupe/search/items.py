@@ -1,4 +1,4 @@
-"""The items of a sweep, and which of them have ended.
+"""The items of a sweep: lists the items that are still to be trained, and detects items that have ended.
 
 An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses.
 """
@@ -13,8 +13,8 @@ from loupe.search import sampling
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.trial_attributes import FAILED, FAILURE, ORPHANED, PARENT
 
-MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash in one run of the sweep
-TrialsByItem = dict[str, list[FrozenTrial]]
+MAX_ATTEMPTS = 3  # an item is given up if this number of its workers crash in one run of the sweep
+TrialsByItem = dict[str, list[FrozenTrial]]  # the trials of each item; a retry is a new trial of the same item
 
 
 class SweepItems:
@@ -59,7 +59,7 @@ class SweepItems:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the best point of an arm at the first seed; None if a trial is open or no trial has a value."""
+        """Return the best point of an arm with the first seed; None if a trial is open or no trial has a value."""
         trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self.has_ended, trials)):
             return None

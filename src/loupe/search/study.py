@@ -1,7 +1,8 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
-The sweep's process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained
-exactly once. The item of a crashed worker is enqueued again, and its new trial continues from the checkpoint.
+The sweep's process enqueues one trial per item (see `items`), and a worker claims a waiting trial before it trains.
+Each item is therefore trained exactly once. If a worker crashes, its item is enqueued again, and the new trial
+continues from the checkpoint.
 Optuna's own retries (RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not
 support them.
 """

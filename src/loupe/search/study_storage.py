@@ -111,7 +111,10 @@ def repair_journal(journal: Path) -> None:
 
 
 def _find_end(journal: Path) -> int:
-    """Return the position after the last record of a journal. At most one complete line, not a record, may follow."""
+    """Return the position after the last record of a journal.
+
+    After this position, the journal may contain one complete line that is not a record, and an incomplete line.
+    """
     end, unreadable = 0, 0
     with journal.open("rb") as stream:
         for number, line in enumerate(stream, 1):

@@ -84,8 +84,8 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
-    direction: Literal["minimize", "maximize"] = "minimize"
     metric: Literal["val/mae", "val/mse", "val/psnr"] = "val/mae"
+    direction: Literal["minimize", "maximize"] = "minimize"  # the default depends on the metric
     sampler: Literal["grid", "tpe", "random"] = "grid"
     pruner: Literal["none", "median", "hyperband"] = "none"
     repeats: int = Field(1, ge=1, le=1000)
@@ -172,6 +172,7 @@ class SweepFile(BaseModel):
         return condition is None or self._find_value(condition[0], params) == condition[1]
 
     def _find_value(self, field: str, params: Mapping[str, Any]) -> str | None:
+        """Return the value of a field at a point; None if the network and the optimizer do not have the field."""
         given = {parse_field(key): value for key, value in self.train.items() if parse_condition(key) is None}
         given |= {parse_field(key): value for key, value in params.items()}
         if field not in given:

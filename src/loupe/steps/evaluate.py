@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")  # methods that a sheet shows elsewhere or not at all
+# Methods without a column in a sheet. `model` has its name as the title of its column.
+OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
 # Prefixes of the metrics by split. The step `train` uses the same prefixes.
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
@@ -66,11 +67,14 @@ def run(settings: Evaluate) -> dict[str, Any]:
 
 
 def choose_names(settings: Evaluate) -> dict[str, str]:
-    """Choose a short name per network for tables: the last part of its path if that is unique, otherwise the path.
+    """Choose short names of networks for tables: the last parts of the paths if they differ, otherwise the paths.
 
     Args:
         settings: the fields `model` and `beside` are used. Baselines in `beside` are omitted, because every table
             contains all baselines.
+
+    Returns:
+        The short name of each network, by the name in `model` or `beside`.
 
     Raises:
         UsageError: two networks have the same name, or a network has the name of a baseline or the name `model`.
@@ -83,6 +87,7 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
     for short_names in ([name if ":/" in name else Path(name).stem for name in names], names):
         metric_names = [to_metric_name(name) for name in short_names]
         reserved = {"model", "input", "nlm", *baselines}
+        # metric_names[0] may be reserved, because the metrics of `model` have the name "model".
         if len(set(metric_names)) == len(names) and not reserved & set(metric_names[1:]):
             return dict(zip(names, short_names, strict=True))
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
@@ -101,7 +106,10 @@ def _validate_files(settings: Evaluate) -> None:
 
 
 def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None) -> "LoadedModel":
-    """Load a model by its name. A model with several scale factors gets `scale`, or the scale of the settings."""
+    """Load a model by its name.
+
+    Of a model with several scale factors, load the network for `scale`; None means the scale of the settings.
+    """
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(
@@ -133,7 +141,7 @@ def _load_others(settings: Evaluate, scale: Fraction, names: dict[str, str]) -> 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
     """Load the ridge weights of the model's run. If the run has no ridge weights, fit ridge on the bundled photos.
 
-    The bundled photos have no degraded inputs. Therefore the result at 1:1 is then None.
+    At 1:1, ridge is fitted on degraded inputs. The bundled photos have none: the result is None.
     """
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
@@ -151,8 +159,8 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
 def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) -> tuple[dict[str, Any], str]:
     """Log the scores of a table as metrics. Return the scores for the summary, and as text.
 
-    With degrade=jpeg, the PSNR over the quality is also logged as text and as a figure, and the networks are compared
-    with lanczos, or at 1:1 with the input.
+    With degrade=jpeg, the PSNR for each JPEG quality is also logged as text and as a figure. The networks are then
+    compared with lanczos, or at 1:1 with the input.
     """
     from loupe.evaluation import figures, qualities, scoring
     from loupe.tracking import records
@@ -167,11 +175,11 @@ def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) 
         records.log_metrics(scoring.to_metrics(scores, f"{prefix}/q{quality}"))
     psnr = qualities.compute_psnr(table)
     baseline = "lanczos" if "lanczos" in psnr else "input"
-    below = qualities.find_qualities_below(baseline, psnr, networks)
-    text = qualities.format_psnr(psnr, baseline, below)
+    worse_qualities = qualities.find_qualities_below(baseline, psnr, networks)
+    text = qualities.format_psnr(psnr, baseline, worse_qualities)
     records.log_text(text, "psnr.txt")
     records.log_figure(figures.plot_psnr(psnr), "psnr.png")
-    return {"qualities": by_quality, f"below_{baseline}": below}, text
+    return {"qualities": by_quality, f"below_{baseline}": worse_qualities}, text
 
 
 def _draw_figures(
@@ -184,7 +192,7 @@ def _draw_figures(
     Args:
         settings: the settings of evaluate.
         methods: the upscaling models by name.
-        name: the name of the model in the sheet. The model is the last column.
+        name: the title of the model's column in the sheet, which is the last column.
         pairs: the images.
     """
     from loupe.data.pairs import Pairs
@@ -211,7 +219,7 @@ def _choose_prefix(settings: Evaluate) -> str:
 
 
 def _replace_nan(value: Any) -> Any:
-    """Replace NaN and infinite numbers with None, because JSON supports neither; ssim of tiny images is NaN."""
+    """Replace NaN and infinite numbers with None, because JSON supports neither. The SSIM of tiny images is NaN."""
     if isinstance(value, dict):
         return {key: _replace_nan(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -40,7 +40,7 @@ def run(settings: Sweep) -> str | None:
     if settings.dashboard:
         print_line(_format_dashboard_command(location), settings.quiet)
         return None
-    # Precedes the calls that write files, because it fails if the scheduler does not answer.
+    # This call fails if the scheduler does not answer. Therefore it comes before the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
     points = len(sweep.group_arms()) if sweep.is_grid else total
@@ -48,7 +48,7 @@ def run(settings: Sweep) -> str | None:
     database = _open_database(location)
     dataset = _open_dataset(settings, sweep)
     _refuse_running_sweep(sweep.name)
-    study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, "")
+    study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
         records.log_text(file.read_text(encoding="utf-8"), file.name)
@@ -68,7 +68,7 @@ def run(settings: Sweep) -> str | None:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open a database. A journal is only checked, because opening can change the file; return None for a journal."""
+    """Open a database. Of a journal, only check the file, because opening can change the file, and return None."""
     from loupe.search import study_storage
 
     if "://" in location:
@@ -100,12 +100,12 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
     from loupe.data import preparation
 
     shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
-    source = _list_source_settings(settings, sweep)
-    return preparation.open_or_prepare(parse_settings("train", source | shared), source["dataset"])
+    dataset_fields = _list_dataset_fields(settings, sweep)
+    return preparation.open_or_prepare(parse_settings("train", dataset_fields | shared), dataset_fields["dataset"])
 
 
-def _list_source_settings(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the settings of train with which a worker prepares a dataset that it cannot read."""
+def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
+    """Return the fields of train that prepare the dataset, in this step or in a worker that cannot read it."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 
@@ -133,7 +133,7 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
         parent=study.parent,
         dataset=storage.make_absolute(dataset.location),
         digest=dataset.digest,
-        source=_list_source_settings(settings, study.sweep),
+        source=_list_dataset_fields(settings, study.sweep),
         data_dir=settings.data_dir,
         threads=settings.threads,
         max_trials=settings.max_trials or 0,
@@ -148,8 +148,8 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
     Args:
         study: the study.
         seconds: the duration of the sweep.
-        worker_seconds: the run time of all workers together. The share that is not spent in trials is logged as
-            `overhead`.
+        worker_seconds: the sum of the run times of all workers. The share of this time outside of trials is logged
+            as `overhead`.
 
     Returns:
         The id of the best trial's run, or None.
@@ -215,7 +215,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         train_settings = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
-            if run_id == best:  # the result comes from another sweep, which has deleted the model
+            if run_id == best:  # this sweep reuses the result of another sweep, which has deleted the model
                 best = train.run(train_settings).run_id
                 records.log_tags({BEST_RUN_TAG: best})
             continue
@@ -230,7 +230,7 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
             training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
     shared = settings.select(["smoke", "data_dir"])
-    if is_masked(mask_secrets(dataset.location)):
+    if is_masked(mask_secrets(dataset.location)):  # the run contains only the masked URL of the dataset
         shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
     print_line(str(registered), settings.quiet)

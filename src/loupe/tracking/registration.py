@@ -81,7 +81,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
 
     Args:
         scale: the scale factor of the new network.
-        onnx: the file of the new network. The networks of other champions are downloaded to subfolders of its folder.
+        onnx: the file of the new network. The files of the other champions are downloaded to subfolders next to it.
         version: the model version of the new network.
 
     Returns:
@@ -102,14 +102,14 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
         )
     _create_registered_model(models.PHOTO_MODEL, "Upscales photos: takes and returns image files in base64.")
     client, content = mlflow.MlflowClient(), [runs.find_commit(), *map(run_ids.get, sorted(run_ids))]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    content_hash = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
     photo_version = _create_version_once(
-        f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{key}'",
+        f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{content_hash}'",
         lambda: client.create_model_version(
             models.PHOTO_MODEL,
             _log_photo_model(files),
             mlflow.active_run().info.run_id,
-            tags={CONTENT_TAG: key},
+            tags={CONTENT_TAG: content_hash},
             description=f"Upscales photos with {', '.join(names)}.",
         ),
     )

@@ -139,6 +139,7 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
 def set_experiment(name: str) -> None:
     """Choose the experiment of the next runs; create the experiment if it is missing."""
     location, client = _make_artifact_location(), mlflow.MlflowClient()
+    # MLflow's default location is a plain path, which MLflow decodes wrongly; see `make_artifact_location`.
     if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
         with suppress(MlflowException):  # the experiment exists
             client.create_experiment(name, location)

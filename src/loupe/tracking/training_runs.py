@@ -122,6 +122,7 @@ def log_result(
     summary = scoring.summarise(table)
     simplest, _ = get_references(settings.scale)
     comparison = summary["model"]["over"][simplest]
+    # The mae of several draws of random patches. The difference between draws is the noise of the study's scores.
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
         scoring.to_metrics(summary)
@@ -131,7 +132,7 @@ def log_result(
     records.log_table(table, "test.json")
     records.log_json(summary, "test-summary.json")
     if points:
-        on_validation = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
-        records.log_figure(figures.plot_learning_curves(points, on_validation.to_dict()), "curves.png")
+        baseline_maes = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
+        records.log_figure(figures.plot_learning_curves(points, baseline_maes.to_dict()), "curves.png")
     records.log_figure(figures.plot_predictions(upscaler, test), "predictions.png")
     return summary

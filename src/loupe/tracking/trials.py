@@ -116,7 +116,7 @@ def adopt_trials(old: str, new: str) -> None:
 
 
 def reopen_sweep_run(run_id: str) -> None:
-    """Set the status of a sweep's run to RUNNING, if another process closed the run of this suspended process.
+    """Set the status of a sweep's run to RUNNING if another process closed the run while this process was suspended.
 
     Raises:
         LoupeError: another run continues the sweep.
