@@ -60,15 +60,15 @@ class SweepItems:
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
         """Return the best point of an arm with the first seed; None if a trial is open or no trial has a value."""
-        trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
-        if not all(map(self.has_ended, trials)):
+        trials_of_points = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
+        if not all(map(self.has_ended, trials_of_points)):
             return None
         losses = [
             min(
-                (self._sweep.to_loss(trial.value) for trial in found if trial.state == TrialState.COMPLETE),
+                (self._sweep.to_loss(trial.value) for trial in trials if trial.state == TrialState.COMPLETE),
                 default=math.inf,
             )
-            for found in trials
+            for trials in trials_of_points
         ]
         return None if math.isinf(min(losses)) else arm[losses.index(min(losses))]
 

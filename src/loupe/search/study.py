@@ -1,8 +1,9 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
-The sweep's process enqueues one trial per item (see `items`), and a worker claims a waiting trial before it trains.
-Each item is therefore trained exactly once. If a worker crashes, its item is enqueued again, and the new trial
-continues from the checkpoint.
+The sweep's process enqueues one trial per item (see `items`), and a worker trains only a waiting trial that it has
+claimed. Each item is therefore trained exactly once. If a worker crashes, its item is enqueued again, and the new
+trial continues from the checkpoint.
+
 Optuna's own retries (RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not
 support them.
 """
@@ -97,17 +98,17 @@ class SweepStudy:
                 unfinished trials from a database with each request. Nothing is enqueued while at least
                 `max_waiting / 2` trials wait.
         """
-        count = max_waiting - self.count_waiting()
-        if count <= max_waiting // 2:
+        free_places = max_waiting - self.count_waiting()
+        if free_places <= max_waiting // 2:
             return
         by_item = self._group_by_item()
-        for item, params in itertools.islice(self._items.iterate_missing(by_item), count):
-            attrs = {ITEM: item}
+        for item, params in itertools.islice(self._items.iterate_missing(by_item), free_places):
+            attributes = {ITEM: item}
             orphans = [trial for trial in by_item.get(item, []) if trial.user_attrs.get(FAILURE) == ORPHANED]
             if orphans:
-                attrs |= {RESUMED_RUN: orphans[-1].user_attrs[RUN]} if RUN in orphans[-1].user_attrs else {}
+                attributes |= {RESUMED_RUN: orphans[-1].user_attrs[RUN]} if RUN in orphans[-1].user_attrs else {}
                 params = params or orphans[-1].params
-            self.optuna_study.enqueue_trial(params, user_attrs=attrs)
+            self.optuna_study.enqueue_trial(params, user_attrs=attributes)
 
     def count_ended(self) -> int:
         """Return the number of items that are complete, pruned or given up."""
