@@ -199,7 +199,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
 def _find_database_error(error: BaseException | None) -> BaseException | None:
     """Return the error of the database itself, such as a full disk; None for other errors.
 
-    The errors of SQLAlchemy and MLflow are not printed, because they also contain the SQL statement.
+    The messages of SQLAlchemy and MLflow are not printed, because these messages also contain the SQL statement.
     """
     while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
         error = error.__cause__

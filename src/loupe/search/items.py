@@ -32,7 +32,7 @@ class SweepItems:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def iterate_missing(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield the items that have not ended and have no waiting or running trial, with their fixed parameters."""
+        """Yield the items that have not ended and have no open trial, each with its fixed parameters."""
         for item, params in self._iterate(by_item):
             trials = by_item.get(item, [])
             if all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials):

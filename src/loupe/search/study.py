@@ -37,7 +37,7 @@ from loupe.search.trial_attributes import (
 )
 
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner is ORPHANED
+CLAIM_TIMEOUT_S = 20.0  # after this time, the worker of a running trial without an owner counts as crashed
 MAX_WAITING = 64  # default of the maximum number of waiting trials
 MAX_REASON_LENGTH = 500
 
@@ -161,8 +161,8 @@ class SweepStudy:
                 self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
                 self._storage.set_trial_user_attr(trial_id, OWNER, owner)
             except optuna.exceptions.UpdateFinishedTrialError:
-                # The trial has ended: another worker finished it, or this worker needed more than CLAIM_TIMEOUT_S to
-                # claim it.
+                # The trial has ended: another worker has finished the trial, or this worker took longer than
+                # CLAIM_TIMEOUT_S to claim the trial.
                 continue
             # The sampler's seed depends only on the trial's number. Therefore every process chooses the same point.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
@@ -226,11 +226,11 @@ class SweepStudy:
         """
         complete = self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
-        values: dict[object, list[float]] = {}
+        losses_by_point: dict[object, list[float]] = {}
         losses = [self.sweep.to_loss(trial.value) for trial in complete]
         for point, loss in zip(points, losses, strict=True):
-            values.setdefault(point, []).append(loss)
-        ranks = {point: (-len(group), sum(group) / len(group)) for point, group in values.items()}
+            losses_by_point.setdefault(point, []).append(loss)
+        ranks = {point: (-len(group), sum(group) / len(group)) for point, group in losses_by_point.items()}
         keys = [(*ranks[point], loss) for point, loss in zip(points, losses, strict=True)]
         return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
 

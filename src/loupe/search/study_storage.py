@@ -22,7 +22,7 @@ RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database; a restart t
 RETRY_INTERVAL_S = 1.0
 JOURNAL_START = b'{"op_code":0,"worker_id":"'  # a journal starts with a record that creates a study
 MAX_FIRST_LINE_BYTES = 65536
-MAX_NAME_BYTES = 200  # Optuna appends up to 48 bytes to the name of a journal for its lock
+MAX_NAME_BYTES = 200  # the name of Optuna's lock file is the name of the journal and up to 48 bytes
 T = TypeVar("T")
 
 

@@ -101,7 +101,7 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
 
 def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the fields of train that prepare the dataset, in this step or in a worker that cannot read it."""
+    """Return fields of train that prepare the dataset, in this step or in a worker without access to the files."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 

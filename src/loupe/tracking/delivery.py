@@ -1,4 +1,4 @@
-"""Sends the records of runs (metrics, tags, files) to the tracking server; buffers records while it is unreachable.
+"""Sends the records of runs (metrics, tags, files) to the tracking server, or buffers the records for a later upload.
 
 While a run is open, logging never waits for the server: each record goes to a file (see `buffer`), and a thread sends
 the records of the file. If a run ends while the server is unreachable, a later step or `loupe sync` uploads the run.

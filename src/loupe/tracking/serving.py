@@ -40,7 +40,8 @@ ROUTE = "/invocations"
 MAX_SMALL_BODY_BYTES = 1_000_000
 # The maximum numbers of bodies in memory. The bodies of further requests are not read yet.
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48
-# A body must arrive within this time, or with this rate. Otherwise few slow clients would block all large bodies.
+# A body must arrive within this time, or with this rate. Without this limit, three slow clients would block all large
+# bodies.
 BODY_TIMEOUT_S, MIN_BODY_RATE = 10.0, 300_000  # bytes per second
 MARGIN_S = 5.0  # the guard's time limit for the work is MLflow's timeout minus this time
 GRACE_S = 2.0  # after the guard's time limit, the app has this time to return the error
