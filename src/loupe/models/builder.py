@@ -117,6 +117,7 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
         reach += MARGIN
     min_side = q
     if settings.skip == "ridge" or settings.pre_upscale != "none":
+        # A linear branch mirrors MARGIN pixels at the border, and reads MARGIN pixels around a block.
         min_side, reach = max(q, MARGIN), max(reach, MARGIN)
     condition = getattr(settings, "condition", "none")
     return Geometry(q, int(q * scale), -(-min_side // q) * q, -(-reach // q) * q, luminance, condition)

@@ -146,7 +146,7 @@ class _Processor:
     ) -> None:
         self._options, self._report = options, report_progress
         self._budget = MemoryBudget(options.memory)
-        self._opening = threading.Lock()
+        self._opening = threading.Lock()  # only one thread at a time increases its reservation
         self._stopped = threading.Event()
         self._readers, self._idle_readers = readers, queue.SimpleQueue[IsolatedReader]()
         for reader in readers:
@@ -248,7 +248,9 @@ class _Processor:
         )
         first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
-        if photo.loop is not None:  # a second estimate would change pixels that stay the same
+        if (
+            photo.loop is not None
+        ):  # frames assume the same quality; otherwise, pixels that stay the same would change
             images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
         results = map(self._options.transform, images)
         streams = (

@@ -15,7 +15,7 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01  # default weight of the squared coefficients
-FIT_IMAGES = 2048  # maximum number of images; their millions of blocks suffice for the 81 to 100 columns of X
+FIT_IMAGES = 2048  # maximum number of images: millions of blocks, for 81 to 100 weights per pixel of the result
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
