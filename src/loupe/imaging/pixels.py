@@ -11,6 +11,7 @@ from loupe.imaging.avif import scale_to_16_bits
 from loupe.imaging.conversion import to_pixels
 from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
+from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
 
 # The number of colour bands of libvips' interpretations. Further bands contain alpha or masks; masks are not read.
@@ -159,11 +160,11 @@ def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]
 
 def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Flip and rotate pixels, (height, width, bands), by an EXIF orientation (1..8); other values have no effect."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in ROTATED:
         pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
+    if orientation in MIRRORED:
         pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
+    if orientation in UPSIDE_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
 

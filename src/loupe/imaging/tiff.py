@@ -67,7 +67,7 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
     Args:
         file: the file to write.
         pages: the pages; uint16 is written with 16 bits per sample.
-        count: the number of pages. If they could exceed 4 GB, the file is a BigTIFF.
+        count: the number of pages. If the uncompressed pages exceed MAX_BYTES, the file is a BigTIFF.
     """
     layout, link = TIFF, 0  # `link` is the position at which the offset of the next directory is written
     for page in pages:
@@ -135,7 +135,7 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 
 
 def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: Layout) -> bytes:
-    """Replace the offsets of the strips. Pillow assumes strips after the directory, but they precede it."""
+    """Replace the offsets of the strips: Pillow writes offsets for strips after the directory, not before."""
     entry = layout.count_bytes
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
         entry += layout.entry_bytes

@@ -41,7 +41,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
             and in the names below.
         val/gain: nearest's mae divided by the network's mae.
         val/nearest_wins: share of photos on which nearest has a lower mae than the network. If several images are cut
-            from a photo, more than half of these images count.
+            from a photo, nearest must have a lower mae on more than half of these images.
         val/gap: validation mae minus training mae, minus this difference for Lanczos. The difference for Lanczos
             depends only on the photos of the splits.
         val/dark_lost: share of dark pixels that became bright, see `metrics.lost_dark_share`.
