@@ -191,7 +191,7 @@ def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
             raise ValueError("GeoTIFF tags apply to the pixels before the rotation")
         (scale_x, scale_y), (left, top) = placement.scales, placement.margins
         keys = tuple(exif.get(GEO_KEYS, ()))
-        # After a header of four numbers, GEO_KEYS contains four numbers per key. The first is the key, the last its value.
+        # After a header of four numbers, GEO_KEYS has four numbers per key: first the key, last the value of the key.
         entries = dict(zip(keys[4::4], keys[7::4], strict=False))
         # The key RASTER_TYPE defines whether an integer coordinate is the corner or the centre of a pixel.
         centre = 0.5 if entries.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# EXIF orientations. First, width and height are exchanged for ROTATED. Then, left and right are exchanged for MIRRORED,
-# and top and bottom for UPSIDE_DOWN.
+# EXIF orientations. First, width and height are exchanged for ROTATED. Then, left and right are exchanged for
+# MIRRORED, and top and bottom for UPSIDE_DOWN.
 ROTATED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 Size = tuple[int, int]  # width and height
 Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image's width and height
