@@ -62,7 +62,7 @@ _SECRET_VARIABLE = re.compile(
 )
 # Minimum length of a variable's value that is masked, because a shorter value may be part of a normal word.
 SHORTEST_VALUE = 6
-# A password that contains a space. In a text, such a password cannot be distinguished from words; in a URL, it can.
+# A password that contains a space. The URL itself shows where the password ends; a text that quotes the URL does not.
 _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
 
 

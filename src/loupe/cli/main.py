@@ -121,7 +121,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
         UsageError: a flag is unknown or has no value.
     """
     fields = list_fields(step)
-    end = _find_separator(step, words)
+    separator = _find_separator(step, words)
     parser = _Parser(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
     for name in fields:
         parser.add_argument(_make_flag(name), dest=name)
@@ -129,14 +129,14 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     if positional:
         parser.add_argument(positional, nargs="*" if step in MULTIPLE else "?")
     booleans = {_make_flag(name) for name, info in fields.items() if info.annotation is bool}
-    normalized = _normalize_flags(words[:end], booleans, positional is not None)
+    normalized = _normalize_flags(words[:separator], booleans, positional is not None)
     given, unknown = parser.parse_known_intermixed_args(normalized)
     if unknown:
         name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_")
         raise UsageError(f"{name}: is not a field of {step}; `loupe {step} --help` lists the fields")
     texts = vars(given)
-    if positional and words[end:]:
-        texts[positional] = [*texts.get(positional, []), *words[end + 1 :]]
+    if positional and words[separator:]:
+        texts[positional] = [*texts.get(positional, []), *words[separator + 1 :]]
     return texts
 
 
@@ -199,7 +199,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
 def _find_database_error(error: BaseException | None) -> BaseException | None:
     """Return the error of the database itself, such as a full disk; None for other errors.
 
-    The errors of SQLAlchemy and MLflow are not printed, because they also contain the SQL statement.
+    The messages of SQLAlchemy and MLflow are not printed, because these messages also contain the SQL statement.
     """
     while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
         error = error.__cause__

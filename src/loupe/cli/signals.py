@@ -75,7 +75,7 @@ def raise_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stop_at_signal() -> Iterator[None]:
-    """Leave the block without an error when a signal arrives, for a step that runs until it is stopped."""
+    """Leave the block without an error when a signal arrives: the normal end of a step that serves requests."""
     try:
         yield
     except (KeyboardInterrupt, Terminated):

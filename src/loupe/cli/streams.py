@@ -1,4 +1,4 @@
-"""The standard streams of a command. A step continues when the reader of its output ends, for example `| head`."""
+"""The standard streams of a command. A step continues if the program that reads its output ends, such as `head`."""
 
 import errno
 import io

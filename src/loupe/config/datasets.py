@@ -92,13 +92,18 @@ class Preprocess(DatasetSettings, LabelSettings):
         "(4:2:0) at random. camera: noise, then compression as with jpeg",
     )
     jpeg_qualities: JpegQualities = field(
-        (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"
+        (20, 100),
+        "with degrade=jpeg or camera, lowest and highest JPEG quality of the inputs",
+        rule="two numbers from 1 to 100",
     )
-    clean_share: float = field(0.15, "probability that an input is not compressed as JPEG", ge=0, le=1)
+    clean_share: float = field(
+        0.15, "with degrade=jpeg or camera, probability that an input is not compressed", ge=0, le=1
+    )
     double_share: float = field(
         0.2,
-        "probability that a compressed input is compressed a second time. The 8x8 blocks of the second compression "
-        "are shifted by a random distance relative to the blocks of the first compression",
+        "with degrade=jpeg or camera, probability that a compressed input is compressed a second time. The 8x8 "
+        "blocks of the second compression are shifted by a random distance relative to the blocks of the first "
+        "compression",
         ge=0,
         le=1,
     )

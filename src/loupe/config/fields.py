@@ -85,6 +85,7 @@ def parse_scale(value: Any) -> Fraction:
     try:
         if not str(value).isascii():
             raise ValueError(rule)
+        # `x` makes exponents invalid: Fraction("1e999999999") would take minutes.
         scale = Fraction(str(value).strip()[:20].replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
@@ -235,8 +236,8 @@ HostNames = Annotated[
     BeforeValidator(_parse_list(_parse_host_name, "must be host names, comma-separated, or none", ("none",))),
 ]
 Patch = Annotated[str, BeforeValidator(_parse_patch)]
-Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)
-Unset = BeforeValidator(_none_if_empty)
+Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)  # accepts "2" for 2
+Unset = BeforeValidator(_none_if_empty)  # accepts "none" and "" for None
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
 Rate = Annotated[Annotated[float, Field(gt=0, le=1000)] | None, Unset]

@@ -25,7 +25,9 @@ class Convolutional(GradientTrain):
     layers: int = field(
         3, "number of residual layers; each is a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
     )
-    expansion: int = field(2, "channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
+    expansion: int = field(
+        2, "number of channels between the two convolutions of a residual layer, divided by `filters`", ge=1, le=16
+    )
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
         "size of a training crop: the side in pixels of the square that is cut from an input; default 64 for scales "

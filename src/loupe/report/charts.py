@@ -125,10 +125,10 @@ def _resample_curves(rows: pd.DataFrame) -> _Curves | None:
     rows = rows[[_has_curve(row) for _, row in rows.iterrows()]]
     if rows.empty:
         return None
-    share = np.linspace(0, 1, GRID_SIZE)
+    fractions = np.linspace(0, 1, GRID_SIZE)
     values = []
     for steps, curve in zip(rows[STEPS], rows[CURVE], strict=True):
-        position = np.asarray(steps, dtype=float) / steps[-1]
-        values.append(np.where(share < position[1], np.nan, np.interp(share, position, curve)))
+        positions = np.asarray(steps, dtype=float) / steps[-1]
+        values.append(np.where(fractions < positions[1], np.nan, np.interp(fractions, positions, curve)))
     length = float(rows["settings.seconds"].iloc[0]) if _is_in_seconds(rows) else max(rows[STEPS].str[-1])
-    return _Curves(share * length, np.array(values))
+    return _Curves(fractions * length, np.array(values))

@@ -62,10 +62,10 @@ def read(path: Path) -> pd.DataFrame:
     missing = [name for name in RUN_COLUMNS if name not in table.column_names]
     if missing:
         raise UsageError(f"from: {RULE}, got {str(path)!r}: the column {missing[0]} is missing")
-    wrong = next((field.name for field in table.schema if not _has_type(field)), None)
-    if wrong is not None or len(set(table.column_names)) < len(table.column_names):
+    wrong_column = next((field.name for field in table.schema if not _has_type(field)), None)
+    if wrong_column is not None or len(set(table.column_names)) < len(table.column_names):
         raise UsageError(
-            f"from: {RULE}, got {str(path)!r}: the column {wrong or 'names'} must have the format of a report"
+            f"from: {RULE}, got {str(path)!r}: the column {wrong_column or 'names'} must have the format of a report"
         )
     columns = {}
     for name in table.column_names:

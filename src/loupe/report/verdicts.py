@@ -108,7 +108,8 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
         for (name, other), difference in differences.items():
             difference = difference.dropna()
             if len(difference) < MIN_SEEDS:
-                return ClaimVerdict(claim, NOT_RUN, budget, reason=_explain(claim, values, other, len(difference)))
+                reason = _explain_missing_seeds(claim, values, other, len(difference))
+                return ClaimVerdict(claim, NOT_RUN, budget, reason=reason)
             comparisons.append(Comparison(name, other, estimate_mean(difference.to_numpy()), _make_region(claim)))
         means += [
             ArmMean(name, estimate_mean(value.to_numpy()), _format_learning_rates(runs.get(name)))
@@ -232,7 +233,7 @@ def _format_learning_rates(runs: pd.DataFrame | None) -> str:
     return ", ".join(_list_values(runs, "settings.learning_rate"))
 
 
-def _explain(claim: Claim, values: dict[str, pd.Series], other: str, seeds: int) -> str:
+def _explain_missing_seeds(claim: Claim, values: dict[str, pd.Series], other: str, seeds: int) -> str:
     """Explain why the arms of a comparison do not have enough seeds."""
     empty = [name for name, value in values.items() if not len(value)]
     if empty:

@@ -239,7 +239,7 @@ class SweepFile(BaseModel):
     def describe_space(self, digest: str) -> str:
         """Return, as JSON, all settings that must be equal for all trials of a study.
 
-        The number of seeds or trials may change.
+        If the sweep is run again, the number of seeds or trials may differ.
 
         Args:
             digest: the digest of the dataset.

@@ -1,4 +1,4 @@
-"""Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces crashed workers."""
+"""Runs the worker processes of a sweep: starts workers, distributes the trials, and replaces crashed workers."""
 
 import math
 import os

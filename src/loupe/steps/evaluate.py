@@ -37,15 +37,15 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe.evaluation import protocols, scoring
     from loupe.tracking import records, runs
 
-    names = choose_names(settings)
+    short_names = choose_names(settings)
     _validate_files(settings)
     runs.tag_project_run()
-    loaded = _load(settings, settings.model, settings.ensemble)
+    loaded = _load_model(settings, settings.model, settings.ensemble)
     scale = loaded.model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
         got = format_value(settings.scale)
         raise UsageError(f"scale: must be {format_value(scale)} for {loaded.name}, got {got}")
-    others = _load_others(settings, scale, names)
+    others = _load_others(settings, scale, short_names)
     pairs, description = protocols.open_images(settings, scale, loaded.model.geometry.luminance)
     ridge = _load_ridge(loaded.run_id, settings, scale)
     baselines = scoring.build_baselines(pairs, ridge, loaded.model.geometry.luminance)
@@ -53,7 +53,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     with runs.step_run(settings, f"evaluate {loaded.name} on {description}"):
         records.log_model_tags(loaded.name, loaded.device)
         table = protocols.score_images(settings, methods, pairs)
-        _draw_figures(settings, methods, names[settings.model], pairs)
+        _draw_figures(settings, methods, short_names[settings.model], pairs)
         records.log_table(table, "scores.json")
         scores, text = _log_scores(settings, table, ["model", *others])
         summary = {"model": loaded.name, "on": description, "protocol": settings.protocol, "images": len(pairs)}
@@ -105,7 +105,9 @@ def _validate_files(settings: Evaluate) -> None:
         raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
 
 
-def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None) -> "LoadedModel":
+def _load_model(
+    settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None
+) -> "LoadedModel":
     """Load a model by its name.
 
     Of a model with several scale factors, load the network for `scale`; None means the scale of the settings.
@@ -119,22 +121,22 @@ def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction
     return networks.get(networks.scales[0] if len(networks.scales) == 1 else scale or settings.scale)
 
 
-def _load_others(settings: Evaluate, scale: Fraction, names: dict[str, str]) -> dict[str, "UpscalingModel"]:
+def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "UpscalingModel"]:
     """Load the networks of `beside`, and return the networks by their short names."""
     models = {}
     for name in settings.beside:
-        if name not in names:  # a baseline, which every table of a scale above 1:1 contains
+        if name not in short_names:  # a baseline, which every table of a scale above 1:1 contains
             if scale == 1:
                 raise UsageError(f"beside: must be models of scale 1:1, got {name}")
             continue
-        loaded = _load(settings, name, scale=scale)
+        loaded = _load_model(settings, name, scale=scale)
         own_scale = loaded.model.geometry.scale
         if own_scale != scale:
             raise UsageError(
                 f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of "
                 f"{format_value(own_scale)}"
             )
-        models[names[name]] = loaded.model
+        models[short_names[name]] = loaded.model
     return models
 
 

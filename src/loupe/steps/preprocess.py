@@ -58,7 +58,7 @@ def run(settings: Preprocess) -> Dataset:
 
 
 def _draw_figures(dataset: Dataset) -> list[Path]:
-    """Draw the figures of a dataset if its folder does not contain all of them, and return the files."""
+    """Draw the figures of a dataset, unless its folder already contains all figures. Return the files."""
     files = [dataset.folder / name for name in FIGURES]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

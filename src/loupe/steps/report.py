@@ -38,7 +38,7 @@ def run(settings: Report) -> Path:
     from loupe.report import assembly, page, results
 
     table = _read_table(settings)
-    rows = assembly.select_dataset(table, settings.dataset)
+    rows = assembly.select_dataset(table, settings.dataset)  # the runs on the dataset of the report
     claims = _read_claims(settings, rows)
     out = Path(settings.out)
     images = _read_images(settings) if settings.from_ else _draw_images(settings, rows)

@@ -54,13 +54,13 @@ def run(settings: Sweep) -> str | None:
         started = time.monotonic()
         job = _create_job(settings, study, location, dataset)
         worker_seconds = worker_pool.run_workers(settings, study, job, workers)
-        best = _log_study(study, time.monotonic() - started, worker_seconds)
+        best_run = _log_study(study, time.monotonic() - started, worker_seconds)
         _check_failures(study)
-        best_runs = _delete_other_models(study)
-        if best and settings.champion:
-            best = _register_best(settings, best_runs, dataset, best)
-    _print_summary(settings, study, best, location)
-    return best
+        kept_runs = _delete_other_models(study)
+        if best_run and settings.champion:
+            best_run = _register_best(settings, kept_runs, dataset, best_run)
+    _print_summary(settings, study, best_run, location)
+    return best_run
 
 
 def _open_database(location: str) -> "BaseStorage | None":
@@ -101,7 +101,7 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
 
 def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the fields of train that prepare the dataset, in this step or in a worker that cannot read it."""
+    """Return fields of train that prepare the dataset, in this step or in a worker without access to the files."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 
@@ -183,38 +183,38 @@ def _check_failures(study: "SweepStudy") -> None:
 
 
 def _delete_other_models(study: "SweepStudy") -> list[str]:
-    """Delete the models of all trials except the best `keep` trials, and return the run ids of the best trials."""
+    """Delete the models of all trials except for the best `keep` trials; return the run ids of these best trials."""
     from loupe.search.trial_attributes import RUN
     from loupe.tracking import logged_models, trials
 
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
-    best_runs = run_ids[: study.sweep.study.keep]
+    kept_runs = run_ids[: study.sweep.study.keep]
     for run in trials.find_trials(study.parent):
-        if run.info.run_id not in best_runs:
+        if run.info.run_id not in kept_runs:
             logged_models.delete_models(run.info.run_id)
-    return best_runs
+    return kept_runs
 
 
-def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", best: str) -> str:
-    """Score the networks of the best runs on the test split, and register the network of the run `best`.
+def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", best_run: str) -> str:
+    """Score the kept networks on the test split, and register the network of the best run.
 
     Returns:
-        The id of the registered run: `best`, or a new run if the network of `best` was deleted and is trained again.
+        The id of the registered run: the best run, or a new run if the network was deleted and is trained again.
     """
     from loupe.steps import register, train
     from loupe.tracking import curves, logged_models, models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
 
-    for run_id in best_runs:
+    for run_id in kept_runs:
         run = runs.get_run(run_id, "run")
         texts = runs.read_settings(run, "data_dir", "dataset")
         unmasked = {"data_dir": settings.data_dir, "dataset": dataset.location}  # a masked URL cannot be opened
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         train_settings = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
-            if run_id == best:  # this sweep reuses the result of another sweep, which has deleted the model
-                best = train.run(train_settings).run_id
-                records.log_tags({"best_run": best})
+            if run_id == best_run:  # this sweep reuses the result of another sweep, which has deleted the model
+                best_run = train.run(train_settings).run_id
+                records.log_tags({"best_run": best_run})
             continue
         if trials.SCORED_TAG in run.data.tags:
             continue
@@ -229,12 +229,12 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
     shared = settings.select(["smoke", "data_dir"])
     if is_masked(mask_secrets(dataset.location)):  # the run contains only the masked URL of the dataset
         shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
-    registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
+    registered = register.run(parse_settings("register", {"run": best_run, "quiet": True} | shared))
     print_line(str(registered), settings.quiet)
-    return best
+    return best_run
 
 
-def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, location: str) -> None:
+def _print_summary(settings: Sweep, study: "SweepStudy", best_run: str | None, location: str) -> None:
     from loupe.search.trial_attributes import REUSED
 
     table = study.to_frame()
@@ -244,7 +244,7 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, locat
     trial = study.find_best()
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
-        print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best}: {fields}", settings.quiet)
+        print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best_run}: {fields}", settings.quiet)
     print_line(
         f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
     )

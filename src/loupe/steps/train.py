@@ -40,7 +40,7 @@ class Training:
 
 
 def run(settings: Train) -> Training:
-    """Train a network, and log its best weights, their scores, and the scores of the baselines.
+    """Train a network, and log the best weights, the scores of the network, and the scores of the baselines.
 
     The best weights have the lowest validation mae of all points of the learning curve.
 

@@ -1,12 +1,11 @@
-"""Sends the records of runs (metrics, tags, files) to the tracking server, also after the server was unreachable.
+"""Sends the records of runs (metrics, tags, files) to the tracking server, or buffers the records for a later upload.
 
 While a run is open, logging never waits for the server: each record goes to a file (see `buffer`), and a thread sends
 the records of the file. If a run ends while the server is unreachable, a later step or `loupe sync` uploads the run.
 A store that is not a server gets each record directly.
 """
 # MLflow's own retries do not suffice: while the server is unreachable, one call blocks for 247 s. MLflow's
-# asynchronous logging does not suffice either: it drops records after 247 s, and does not support artifacts, datasets
-# and models.
+# asynchronous logging drops records after 247 s, and does not support artifacts, datasets and models.
 
 import threading
 import time
@@ -97,7 +96,7 @@ def end_run(run_id: str, status: str) -> None:
         buffer.append("remove checkpoint", {})
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
-        mlflow.end_run(status)  # closes the run in this process
+        mlflow.end_run(status)  # the request fails, but MLflow's client then has no open run
     message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
@@ -123,11 +122,11 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     Raises:
         LoupeError: the server is unreachable.
     """
-    count = 0
+    uploaded = 0
     for file in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             with lock_buffer(file, wait=False) as is_locked:
-                count += is_locked and _upload_buffered_run(file, quiet)
+                uploaded += is_locked and _upload_buffered_run(file, quiet)
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # a record has an unexpected form
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         except OSError:
@@ -135,7 +134,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
                 raise
     with suppress(OSError):  # the folder is not empty
         folder.rmdir()
-    return count
+    return uploaded
 
 
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:

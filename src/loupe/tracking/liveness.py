@@ -68,7 +68,8 @@ def send_heartbeat(run_id: str) -> None:
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Whether the process that opened a run is alive.
 
-    A process in another container or on another machine counts as alive if its last heartbeat is recent.
+    A process in the namespace of this process is identified by its id and its start time. A process in another
+    container or on another machine counts as alive if its last heartbeat is recent.
 
     Args:
         tags: the tags of the run.
@@ -99,7 +100,7 @@ def close_orphaned_runs() -> None:
         tags, started = run.data.tags, run.info.start_time / 1000
         if "loupe.host" in tags:
             alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)  # the start counts as the first heartbeat
-        else:
+        else:  # another program has created the run
             alive = tags.get("mlflow.source.type") != "PROJECT" or _may_be_tagged(run.info.run_id, started)
         if not alive:
             mark_killed(run.info.run_id)  # checks the status again: the run may have ended since the search

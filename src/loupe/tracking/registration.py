@@ -87,7 +87,11 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
     Returns:
         The URI of the version.
     """
-    files, names, run_ids = {scale: onnx}, [f"{version.name} version {version.version}"], {scale: version.run_id}
+    files, network_names, run_ids = (
+        {scale: onnx},
+        [f"{version.name} version {version.version}"],
+        {scale: version.run_id},
+    )
     for other in sorted(models.REGISTERED_NAMES.keys() - {scale, Fraction(1)}):
         champion, file = models.get_champion(other), None
         if champion:
@@ -97,7 +101,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
                 IsolatedOnnxUpscaler(file)  # raises UsageError for a file that `loupe-photo` cannot use
         files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
         run_ids[other] = champion.run_id if file else ""
-        names.append(
+        network_names.append(
             f"{champion.name} version {champion.version}" if file else f"the bundled network of {format_value(other)}"
         )
     _create_registered_model(models.PHOTO_MODEL, "Upscales photos: takes and returns image files in base64.")
@@ -110,7 +114,7 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
             _log_photo_model(files),
             mlflow.active_run().info.run_id,
             tags={CONTENT_TAG: content_hash},
-            description=f"Upscales photos with {', '.join(names)}.",
+            description=f"Upscales photos with {', '.join(network_names)}.",
         ),
     )
     client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, photo_version.version)

@@ -158,9 +158,9 @@ def _create(file: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     prefix = f"{file.name}.part-"
-    for old in file.parent.iterdir():
-        if old.name.startswith(prefix):  # a killed process left this folder: no other process has the lock
-            shutil.rmtree(old)
+    for path in file.parent.iterdir():
+        if path.name.startswith(prefix):  # a killed process left this folder, because only this process has the lock
+            shutil.rmtree(path)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name
         SqlAlchemyStore(make_sqlite_uri(part), _make_artifact_location())  # creates the file

@@ -68,12 +68,12 @@ def log_ridge(weights: np.ndarray, settings: Train) -> None:
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log the diagnostics of a network and its curve, and return the diagnostics; see `training.diagnostics`.
+    """Log and return the diagnostics of a network and of its learning curve; see `training.diagnostics`.
 
     Args:
         model: the network with its best weights.
         settings: the settings of train.
-        points: the points of its curves; [] for ridge.
+        points: the points of the learning curves; [] for ridge.
         train: the training split.
         validation: the validation split.
     """

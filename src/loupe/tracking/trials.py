@@ -39,7 +39,7 @@ def compute_key(settings: Settings, digest: str, code: str) -> str:
 def trial_run(
     settings: Settings, name: str, parent: str, tags: dict[str, str], continues: str | None
 ) -> Iterator[str]:
-    """Open the run of a trial as a child of the sweep's run, and close it as `step_run` does.
+    """Open the run of a trial as a child of the sweep's run, and close the trial's run as `step_run` does.
 
     Args:
         settings: the settings of train.
