@@ -43,6 +43,11 @@ def add_body(
     return unfold(x, p)
 
 
+def compute_blocks(settings: Perceptron, input_side: int) -> tuple[int, int]:
+    """Compute the side of the blocks of the input, and the receptive field; see `convolutional.compute_blocks`."""
+    return input_side if settings.patch == "whole" else int(settings.patch.split(":")[0]), settings.entry_convolutions
+
+
 def _add_dropout(x: Any, settings: Perceptron, number: int) -> Any:
     """Add dropout after hidden layer `number`, or before the last layer of a network without hidden layers."""
     if settings.keep_prob == 1 or (settings.dropout_layers == "first" and number):
