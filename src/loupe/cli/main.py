@@ -87,8 +87,7 @@ def run_step(step: str, words: list[str]) -> int:
     Returns:
         The exit status.
     """
-    for name, value in ENVIRONMENT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names can contain bytes that are not valid text
@@ -112,6 +111,12 @@ def run_step(step: str, words: list[str]) -> int:
                 importlib.import_module("loupe.tracking.runs").log_project_failure(text)
         return _fail(program, text, exit_status)
     return 0
+
+
+def set_environment() -> None:
+    """Set the environment variables of ENVIRONMENT_DEFAULTS, unless the user has set them."""
+    for name, value in ENVIRONMENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
 
 def _enter_callers_folder() -> None:
