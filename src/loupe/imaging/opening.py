@@ -17,6 +17,7 @@ EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE = 338, 339, 254
 PIXEL_TAGS = (BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, 266, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT)
 # Bits of SUBFILE_TYPE: a smaller version of another page, such as a thumbnail, and a transparency mask.
 NOT_A_PAGE = 1 | 4
+MAX_SKIPPED = 5000  # largest number of such images in a TIFF, because opening each of them takes time
 WEBP_COMPRESSION = 50001  # only libvips decodes this compression
 # The compressions that libvips decodes: none, CCITT, LZW, JPEG, deflate, PackBits and WebP. For others, libvips often
 # returns black pixels instead of an error.
@@ -141,6 +142,9 @@ def list_pages(image: Image.Image) -> Iterator[int]:
     """Seek to each page of a TIFF and yield its number. Thumbnails, pyramid levels and masks are not pages.
 
     If the file has no other pages, the first number is yielded.
+
+    Raises:
+        PhotoError: more than MAX_SKIPPED images are not pages.
     """
     number = found = 0
     try:
@@ -150,6 +154,8 @@ def list_pages(image: Image.Image) -> Iterator[int]:
                 found += 1
                 yield number
             number += 1
+            if number - found > MAX_SKIPPED:
+                raise PhotoError(f"must have at most {MAX_SKIPPED} thumbnails and masks, got more")
     except EOFError:
         if not found:
             image.seek(0)

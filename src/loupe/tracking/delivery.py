@@ -87,7 +87,7 @@ def end_run(run_id: str, status: str) -> None:
             _close_run(run_id, status)
             buffer.remove()
             return
-    except SERVER_ERRORS as error:
+    except Exception as error:
         if not is_unreachable_error(error):
             buffer.close()
             _close_run(run_id, "FAILED")
