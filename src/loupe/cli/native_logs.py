@@ -1,4 +1,4 @@
-"""Hides information, warnings and two harmless errors that TensorFlow writes to standard error.
+"""Hides messages of TensorFlow on standard error: information, warnings and two harmless errors.
 
 All other lines are shown. TensorFlow's environment variables do not hide these messages. A separate process filters
 the messages, because a thread could not show the last messages of a crashed process.
@@ -42,7 +42,9 @@ def _start_filter() -> None:
     except OSError:  # the system cannot start a process: the messages are not filtered
         os.close(writing)
     else:
-        os.dup2(writing, 2)  # sys.stderr is not filtered, because it writes to another descriptor; see `streams`
+        # The messages of native libraries go to descriptor 2. sys.stderr has another descriptor (see `streams`):
+        # the filter does not delay Python's own messages.
+        os.dup2(writing, 2)
         os.close(writing)
     os.close(reading)
 

@@ -66,12 +66,15 @@ class Settings(BaseModel):
         return {
             name: other
             for name, others in self._collect("DEPENDS").items()
-            for other, value in others.items()
-            if not _is_met(getattr(self, other), value)
+            for other, required in others.items()
+            if not _is_met(getattr(self, other), required)
         }
 
     def to_texts(self) -> dict[str, str]:
-        """Return the fields as texts for params of runs and for files: without secrets, `quiet` and unused fields."""
+        """Return the fields as texts, for params of runs and for files.
+
+        Secrets are masked; `quiet` and fields without effect are omitted.
+        """
         dropped = {"quiet", *self.list_unused_fields()}
         return {name: _to_text(value) for name, value in self if name not in dropped}
 
@@ -104,13 +107,13 @@ class DatasetSettings(Settings):
         if not is_true(given.get("smoke", False)):
             return given
         depends = cls._collect("DEPENDS")
-        # A field keeps its default if another given field may make it unused, such as `seconds` for `steps`.
-        sizes = {
+        # SMOKE does not set a field that a given field may make unused: with `seconds`, `steps` has no effect.
+        smoke_values = {
             name: value
             for name, value in cls._collect("SMOKE").items()
             if name in cls.model_fields and not depends.get(name, {}).keys() & given.keys()
         }
-        return sizes | given
+        return smoke_values | given
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:
@@ -122,11 +125,12 @@ def list_choices(annotation: Any) -> tuple[Any, ...]:
 
 def _to_text(value: Any) -> str:
     if isinstance(value, tuple) and value:
-        return ",".join(map(_to_text, value))  # masks each URL alone: the next URL may look like a secret's end
+        # Each URL is masked separately, because the pattern of a secret may also match the start of the next URL.
+        return ",".join(map(_to_text, value))
     return mask_secrets(format_value(value))
 
 
-def _is_met(found: Any, value: Any) -> bool:
-    if value is GIVEN:
-        return found is not None
-    return found in value if isinstance(value, frozenset) else bool(found == value)
+def _is_met(value: Any, required: Any) -> bool:
+    if required is GIVEN:
+        return value is not None
+    return value in required if isinstance(required, frozenset) else bool(value == required)

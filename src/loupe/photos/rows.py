@@ -55,7 +55,7 @@ class VisibleColours:
         """Compute rows of the pixels' dtype, (bottom - top, width, 1 or 3)."""
         if not self._alpha:
             return self._pixels[top:bottom]
-        step = 2**SPREAD_LEVELS
+        step = 2**SPREAD_LEVELS  # the rows begin at a multiple of `step`, so that equal rows get equal colours
         begin = max(0, top - 2 * step) // step * step
         part = self._pixels[begin : bottom + 2 * step]
         colour = part[..., :-1]

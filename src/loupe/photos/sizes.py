@@ -64,7 +64,7 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     """
     fitted = _fit(size, box, fit)
     scales = [large / small for large, small in zip(fitted.upscaled, size, strict=True)]
-    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:
+    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:  # rounded sizes can exceed the scale slightly
         error = LargerPhotoError if min(scales) < 1 else PhotoError
         raise error(
             f"size: must be 1 to {LARGEST_SCALE} times the photo's {_format_size(size)}, got {_format_size(box)}"

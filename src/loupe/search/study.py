@@ -1,7 +1,9 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
-The sweep's process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained
-exactly once. The item of a crashed worker is enqueued again, and its new trial continues from the checkpoint.
+The sweep's process enqueues one trial per item (see `items`), and a worker trains only a waiting trial that it has
+claimed. Each item is therefore trained exactly once. If a worker crashes, its item is enqueued again, and the new
+trial continues from the checkpoint.
+
 Optuna's own retries (RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not
 support them.
 """
@@ -35,7 +37,7 @@ from loupe.search.trial_attributes import (
 )
 
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner is ORPHANED
+CLAIM_TIMEOUT_S = 20.0  # after this time, the worker of a running trial without an owner counts as crashed
 MAX_WAITING = 64  # default of the maximum number of waiting trials
 MAX_REASON_LENGTH = 500
 
@@ -96,17 +98,17 @@ class SweepStudy:
                 unfinished trials from a database with each request. Nothing is enqueued while at least
                 `max_waiting / 2` trials wait.
         """
-        count = max_waiting - self.count_waiting()
-        if count <= max_waiting // 2:
+        free_places = max_waiting - self.count_waiting()
+        if free_places <= max_waiting // 2:
             return
         by_item = self._group_by_item()
-        for item, params in itertools.islice(self._items.iterate_missing(by_item), count):
-            attrs = {ITEM: item}
+        for item, params in itertools.islice(self._items.iterate_missing(by_item), free_places):
+            attributes = {ITEM: item}
             orphans = [trial for trial in by_item.get(item, []) if trial.user_attrs.get(FAILURE) == ORPHANED]
             if orphans:
-                attrs |= {RESUMED_RUN: orphans[-1].user_attrs[RUN]} if RUN in orphans[-1].user_attrs else {}
+                attributes |= {RESUMED_RUN: orphans[-1].user_attrs[RUN]} if RUN in orphans[-1].user_attrs else {}
                 params = params or orphans[-1].params
-            self.optuna_study.enqueue_trial(params, user_attrs=attrs)
+            self.optuna_study.enqueue_trial(params, user_attrs=attributes)
 
     def count_ended(self) -> int:
         """Return the number of items that are complete, pruned or given up."""
@@ -159,8 +161,8 @@ class SweepStudy:
                 self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
                 self._storage.set_trial_user_attr(trial_id, OWNER, owner)
             except optuna.exceptions.UpdateFinishedTrialError:
-                # The trial has ended: another worker finished it, or this worker needed more than CLAIM_TIMEOUT_S to
-                # claim it.
+                # The trial has ended: another worker has finished the trial, or this worker took longer than
+                # CLAIM_TIMEOUT_S to claim the trial.
                 continue
             # The sampler's seed depends only on the trial's number. Therefore every process chooses the same point.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
@@ -224,11 +226,11 @@ class SweepStudy:
         """
         complete = self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
-        values: dict[object, list[float]] = {}
+        losses_by_point: dict[object, list[float]] = {}
         losses = [self.sweep.to_loss(trial.value) for trial in complete]
         for point, loss in zip(points, losses, strict=True):
-            values.setdefault(point, []).append(loss)
-        ranks = {point: (-len(group), sum(group) / len(group)) for point, group in values.items()}
+            losses_by_point.setdefault(point, []).append(loss)
+        ranks = {point: (-len(group), sum(group) / len(group)) for point, group in losses_by_point.items()}
         keys = [(*ranks[point], loss) for point, loss in zip(points, losses, strict=True)]
         return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
 

@@ -165,6 +165,7 @@ class SweepFile(BaseModel):
         return condition is None or self._find_value(condition[0], params) == condition[1]
 
     def _find_value(self, field: str, params: Mapping[str, Any]) -> str | None:
+        """Return the value of a field at a point; None if the network and the optimizer do not have the field."""
         given = {parse_field(key): value for key, value in self.train.items() if parse_condition(key) is None}
         given |= {parse_field(key): value for key, value in params.items()}
         if field not in given:
@@ -238,7 +239,7 @@ class SweepFile(BaseModel):
     def describe_space(self, digest: str) -> str:
         """Return, as JSON, all settings that must be equal for all trials of a study.
 
-        The number of seeds or trials may change.
+        If the sweep is run again, the number of seeds or trials may differ.
 
         Args:
             digest: the digest of the dataset.

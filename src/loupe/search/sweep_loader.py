@@ -80,18 +80,18 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
-        # The fields of [train] that determine the duration get the values of a short test.
-        sizes = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
-        train = {key: value for key, value in train.items() if parse_field(key) not in sizes - searched}
+        # The fields that determine the duration are removed from [train], so that smoke=true sets short values.
+        durations = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
+        train = {key: value for key, value in train.items() if parse_field(key) not in durations - searched}
         train["smoke"] = True
     return given | {"study": study, "train": train}
 
 
 def _check_keys(sweep: SweepFile) -> None:
-    for place in (*(f"train.{key}" for key in sweep.train), *(f"search.{key}" for key in sweep.search)):
-        condition = parse_condition(place.partition(".")[2])
+    for table_key in (*(f"train.{key}" for key in sweep.train), *(f"search.{key}" for key in sweep.search)):
+        condition = parse_condition(table_key.partition(".")[2])
         if condition and not (condition[1] and (condition[0] in ("network", "optimizer") or _is_field(condition[0]))):
-            raise UsageError(f"{place}: the condition must be a network, an optimizer or field=value")
+            raise UsageError(f"{table_key}: the condition must be a network, an optimizer or field=value")
     for key, values in sweep.search.items():
         if isinstance(values, list) and (
             not values or len(set(map(format_value, sweep.list_choices(key)))) < len(values)

@@ -159,18 +159,17 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
         state, value = TrialState.COMPLETE, math.nan
         with context.stopwatch:  # this block can take long; the heartbeats of the run show that the worker is alive
             dataset = open_dataset(context.job)
-            pairs = (
-                dataset.load_pairs("train", settings.scale, settings.limit),
-                dataset.load_pairs("validation", settings.scale),
-            )
-            weights = ridge.load_or_fit(dataset, settings.scale)
-            start = training_runs.load_start(settings)
-            model = build_network(settings, pairs[0], dataset.settings["luminance"], weights, start)
+            train = dataset.load_pairs("train", settings.scale, settings.limit)
+            validation = dataset.load_pairs("validation", settings.scale)
+            ridge_weights = ridge.load_or_fit(dataset, settings.scale)
+            start_network = training_runs.load_start(settings)
+            model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, start_network)
         try:
             records.log_dataset(dataset, "training")
             with context.stopwatch:
-                points = _fit(context, model, pairs, checkpoint)
-                value = training_runs.log_diagnostics(model, settings, points, *pairs)[study.sweep.objective]
+                points = _fit(context, model, (train, validation), checkpoint)
+                metrics = training_runs.log_diagnostics(model, settings, points, train, validation)
+                value = metrics[study.sweep.objective]
             if study.is_among_best(value):
                 models.log_model(model, points)
         except optuna.TrialPruned:
@@ -230,7 +229,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
         log_point(earlier["step"], earlier["metrics"])
     try:
         progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
-    except LoupeError:  # the training diverged: keep its last checkpoint
+    except LoupeError:  # the loss is NaN or infinite: keep the last checkpoint
         periodic.save()
         raise
     records.log_metrics({"training_seconds": progress.seconds})
@@ -238,7 +237,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
-    """Report a point of the curve to the pruner, except for step 0, at which the network is not trained yet."""
+    """Report the point with this number on the curve to the pruner. At step 0, the network is not trained yet."""
     if step:
         trial.report(value, number)
 

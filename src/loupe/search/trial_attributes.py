@@ -1,4 +1,4 @@
-"""The user attributes of the trials of a sweep's study."""
+"""The user attributes of the trials of a sweep's study. The values are stored in studies and must not change."""
 
 ITEM = "item"  # the item that the trial trains
 RESUMED_RUN = "resume"  # the run of a crashed worker; the trial continues from the checkpoint of this run

@@ -1,4 +1,4 @@
-"""Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces crashed workers."""
+"""Runs the worker processes of a sweep: starts workers, distributes the trials, and replaces crashed workers."""
 
 import math
 import os
@@ -27,12 +27,13 @@ from loupe.search.trial_attributes import OWNER, RUN
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
-MAX_TRIALS_PER_WORKER = 25  # a worker exits after this many trials, because TensorFlow's memory grows with each trial
+MAX_TRIALS_PER_WORKER = 25  # a worker then exits, because the memory of TensorFlow grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
 SPARE_TRIALS = 8  # number of waiting trials in addition to two per worker
-MAX_CRASHES = 2 * MAX_ATTEMPTS  # a sweep fails after this many crashes in a row; an item causes at most MAX_ATTEMPTS
+# A sweep fails after this number of crashes in a row. One item causes at most MAX_ATTEMPTS crashes.
+MAX_CRASHES = 2 * MAX_ATTEMPTS
 
 WorkerFunction = Callable[[WorkerJob], int]
 
@@ -55,7 +56,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     """
     running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
     # `remaining` is the number of trials that may still start, infinite without a limit.
-    remaining, crashes, last_check, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
+    remaining, crashes, last_check, worker_seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
     gpus = group_gpus(study.sweep) if workers > 1 and not settings.scheduler else []
@@ -73,10 +74,10 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
                 running[executor.submit(run, replace(job, max_trials=share))] = share, time.monotonic()
                 remaining -= share
             if not running and not (may_start and open_trials):
-                return seconds
+                return worker_seconds
             for future in wait(running, POLL_INTERVAL_S, FIRST_COMPLETED).done:
                 share, started = running.pop(future)
-                seconds += time.monotonic() - started
+                worker_seconds += time.monotonic() - started
                 error = future.exception()
                 remaining += share - (0 if error else future.result())
                 crashes = crashes + 1 if error else 0

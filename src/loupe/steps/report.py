@@ -30,7 +30,7 @@ STORY_NETWORKS: dict[str, dict[str, str]] = {
     "tanh": {"activation": "tanh", "keep_prob": "1.0", "initializer": "gaussian"},
     "Xavier": {"activation": "tanh", "keep_prob": "1.0", "initializer": "xavier"},
 }
-STORY_SWEEP = "story"  # runs of this sweep take precedence over other runs
+STORY_SWEEP = "story"  # the image `story` shows runs of this sweep if they exist, otherwise other runs
 
 
 def run(settings: Report) -> Path:
@@ -38,7 +38,7 @@ def run(settings: Report) -> Path:
     from loupe.report import assembly, page, results
 
     table = _read_table(settings)
-    rows = assembly.select_dataset(table, settings.dataset)
+    rows = assembly.select_dataset(table, settings.dataset)  # the runs on the dataset of the report
     claims = _read_claims(settings, rows)
     out = Path(settings.out)
     images = _read_images(settings) if settings.from_ else _draw_images(settings, rows)
@@ -75,7 +75,9 @@ def _read_table(settings: Report) -> "pd.DataFrame":
         raise UsageError(
             "report: must have finished runs, got none in MLflow; first run: loupe sweep sweeps/activation.toml"
         )
-    with tempfile.TemporaryDirectory() as folder:  # the written and read table equals the table of a later `--from`
+    # A stored table can differ slightly, for example in types. The report uses the table as stored, so that a later
+    # `--from` writes the same report.
+    with tempfile.TemporaryDirectory() as folder:
         results.write(table, Path(folder) / TABLE_FILE)
         return results.read(Path(folder) / TABLE_FILE)
 
@@ -142,13 +144,13 @@ def _find_story_runs(rows: "pd.DataFrame") -> "dict[str, pd.Series]":
     """Find the best run with a model for each network of the image `story`."""
     from loupe.report import assembly
 
-    board = assembly.rank_runs(rows)
-    board = board[board["metrics.test/mae"].notna() & (board["settings.network"] == "perceptron")]
-    board = board.assign(other_sweep=board["sweep"] != STORY_SWEEP)
-    board = board.sort_values(["other_sweep", "metrics.val/best_mae", "run_id"])
+    ranking = assembly.rank_runs(rows)
+    ranking = ranking[ranking["metrics.test/mae"].notna() & (ranking["settings.network"] == "perceptron")]
+    ranking = ranking.assign(is_of_other_sweep=ranking["sweep"] != STORY_SWEEP)
+    ranking = ranking.sort_values(["is_of_other_sweep", "metrics.val/best_mae", "run_id"])
     runs = {}
     for name, values in STORY_NETWORKS.items():
-        matches = board
+        matches = ranking
         for field, value in values.items():
             column = f"settings.{field}"
             matches = matches[matches[column] == value] if column in matches else matches[:0]

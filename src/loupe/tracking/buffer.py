@@ -1,6 +1,6 @@
-"""Buffers the records of one run in an SQLite file until the tracking server has them.
+"""Buffers the records of one run (metrics, tags, files) in an SQLite file until the tracking server has the records.
 
-The file also keeps the records that the server has, except for replaced checkpoints. If the server loses the run,
+The file also keeps records that the server already has, except for replaced checkpoints. If the server loses the run,
 `loupe sync` can therefore upload the whole run again, also to another server.
 """
 
@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS records (
 )
 """
 LOCK_TIMEOUT_S = 60.0
-ATTEMPTS = 1000  # number of attempts to create the file, because another process may remove the empty folder
+ATTEMPTS = 1000  # maximum number of attempts to create the file: another process may remove the new, empty folder
 
 
 @dataclass(frozen=True)

@@ -81,13 +81,17 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
 
     Args:
         scale: the scale factor of the new network.
-        onnx: the file of the new network. The networks of other champions are downloaded to subfolders of its folder.
+        onnx: the file of the new network. The files of the other champions are downloaded to subfolders next to it.
         version: the model version of the new network.
 
     Returns:
         The URI of the version.
     """
-    files, names, run_ids = {scale: onnx}, [f"{version.name} version {version.version}"], {scale: version.run_id}
+    files, network_names, run_ids = (
+        {scale: onnx},
+        [f"{version.name} version {version.version}"],
+        {scale: version.run_id},
+    )
     for other in sorted(models.REGISTERED_NAMES.keys() - {scale, Fraction(1)}):
         champion, file = models.get_champion(other), None
         if champion:
@@ -97,12 +101,12 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
                 IsolatedOnnxUpscaler(file)  # raises UsageError for a file that `loupe-photo` cannot use
         files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
         run_ids[other] = champion.run_id if file else ""
-        names.append(
+        network_names.append(
             f"{champion.name} version {champion.version}" if file else f"the bundled network of {format_value(other)}"
         )
     _create_registered_model(models.PHOTO_MODEL, "Upscales photos: takes and returns image files in base64.")
     client, content = mlflow.MlflowClient(), [runs.find_commit(), *map(run_ids.get, sorted(run_ids))]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    content_hash = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
     def create() -> Any:
         logged = _log_photo_model(files)
@@ -110,12 +114,12 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
             models.PHOTO_MODEL,
             logged.model_uri,
             mlflow.active_run().info.run_id,
-            tags={CONTENT_TAG: key},
-            description=f"Upscales photos with {', '.join(names)}.",
+            tags={CONTENT_TAG: content_hash},
+            description=f"Upscales photos with {', '.join(network_names)}.",
             model_id=logged.model_id,  # a tracking server refuses the URI of a model without its id
         )
 
-    query = f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{key}'"
+    query = f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{content_hash}'"
     photo_version = _create_version_once(query, create)
     client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, photo_version.version)
     return f"models:/{models.PHOTO_MODEL}/{photo_version.version}"

@@ -1,6 +1,7 @@
 """Finds the networks that a model name stands for, in the same way for every step.
 
-MLflow and Keras are imported only for names that need them, so that `loupe upscale` works without them.
+Only some names need MLflow or Keras. Both are imported only for these names, so that `loupe upscale` works without
+MLflow and Keras.
 """
 
 import importlib.util

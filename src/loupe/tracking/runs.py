@@ -49,7 +49,6 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     is_nested = mlflow.active_run() is not None
     if not is_nested:
         open_store(settings.quiet)
-    name = mask_secrets(name)
     reopened_id = continues if continues and not is_joined else None
     if reopened_id:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened_id).info.experiment_id)

@@ -68,12 +68,12 @@ def log_ridge(weights: np.ndarray, settings: Train) -> None:
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log the diagnostics of a network and its curve, and return the diagnostics; see `training.diagnostics`.
+    """Log and return the diagnostics of a network and of its learning curve; see `training.diagnostics`.
 
     Args:
         model: the network with its best weights.
         settings: the settings of train.
-        points: the points of its curves; [] for ridge.
+        points: the points of the learning curves; [] for ridge.
         train: the training split.
         validation: the validation split.
     """
@@ -112,6 +112,7 @@ def log_result(
     summary = scoring.summarise(table)
     simplest, _ = get_references(settings.scale)
     comparison = summary["model"]["over"][simplest]
+    # The mae of several draws of random patches. The difference between draws is the noise of the study's scores.
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
         scoring.to_metrics(summary)
@@ -121,7 +122,7 @@ def log_result(
     records.log_table(table, "test.json")
     records.log_json(summary, "test-summary.json")
     if points:
-        on_validation = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
-        records.log_figure(figures.plot_learning_curves(points, on_validation.to_dict()), "curves.png")
+        baseline_maes = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
+        records.log_figure(figures.plot_learning_curves(points, baseline_maes.to_dict()), "curves.png")
     records.log_figure(figures.plot_predictions(upscaler, test), "predictions.png")
     return summary

@@ -48,7 +48,7 @@ class FilterUpscaler:
 
 
 def build_classical(scale: Fraction, luminance: str = "rec601") -> dict[str, UpscalingModel]:
-    """Return the baselines without weights by name: the filters, which are all equal at 1:1, or their replacements.
+    """Return the baselines without weights by name. At 1:1, all filters return the input; nlm is added.
 
     Args:
         scale: the scale factor.
