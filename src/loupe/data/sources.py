@@ -127,9 +127,11 @@ def _list_source(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhot
     path = Path(source)
     if path.is_dir():
         return _list_folder(path)
+    if path.is_file() and _is_image(path.name):
+        return iter([SourcePhoto(source, _split_path(path.name)[-1], "", str(path.resolve()))])
     if path.is_file():
         return _list_tar(str(path), str(path.resolve()))
-    raise UsageError(f"source: must be sample, caltech256, a tar or a folder that exists, got {source!r}")
+    raise UsageError(f"source: must be sample, caltech256, or an existing image, tar or folder, got {source!r}")
 
 
 def _list_sample() -> Iterator[SourcePhoto]:
