@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 from loupe import __version__
@@ -22,7 +23,7 @@ from loupe.cli.help import format_overview, format_step_help
 from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams
-from loupe.config import STEPS, list_fields, parse_settings
+from loupe.config import STEPS, explain_unknown_field, list_fields, parse_settings
 from loupe.errors import LoupeError, UsageError, describe_error, mask_error
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
@@ -96,6 +97,7 @@ def run_step(step: str, words: list[str]) -> int:
         if {"-h", "--help"} & set(words[: _find_separator(step, words)]):
             print(format_step_help(step, POSITIONAL.get(step), step in MULTIPLE), end="")
             return 0
+        _enter_callers_folder()
         settings = parse_settings(step, parse_arguments(step, words))
         with signals.raise_on_signals():
             importlib.import_module(f"loupe.steps.{step}").run(settings)
@@ -104,8 +106,32 @@ def run_step(step: str, words: list[str]) -> int:
     except signals.Terminated:
         return _fail(program, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
-        return _fail(program, *_describe_failure(error))
+        text, exit_status = _describe_failure(error)
+        if "MLFLOW_RUN_ID" in os.environ:  # the step has not started the run that `mlflow run` created
+            with suppress(ImportError):
+                importlib.import_module("loupe.tracking.runs").log_project_failure(text)
+        return _fail(program, text, exit_status)
     return 0
+
+
+def _enter_callers_folder() -> None:
+    """Under `mlflow run`, enter the folder in which the user called `mlflow run`.
+
+    MLflow starts the step in the folder of the project. The paths that the user gives, the results, and MLflow's
+    default store belong to the folder of the user.
+    """
+    if "MLFLOW_RUN_ID" not in os.environ or not os.path.exists("MLproject"):
+        return
+    import psutil
+
+    if "PYTHONPATH" in os.environ:  # the worker processes of the step inherit the variable
+        folders = os.environ["PYTHONPATH"].split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
+    for parent in psutil.Process().parents():  # MLflow is the first Python process; a shell can be in between
+        with suppress(psutil.Error, OSError):
+            if "python" in os.path.basename(parent.exe()):
+                os.chdir(parent.cwd())
+                return
 
 
 def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
@@ -133,7 +159,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     given, unknown = parser.parse_known_intermixed_args(normalized)
     if unknown:
         name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_")
-        raise UsageError(f"{name}: is not a field of {step}; `loupe {step} --help` lists the fields")
+        raise UsageError(explain_unknown_field(name, step))
     texts = vars(given)
     if positional and words[separator:]:
         texts[positional] = [*texts.get(positional, []), *words[separator + 1 :]]

@@ -132,4 +132,13 @@ def _describe_unknown_field(name: str, step: str, value: str) -> str:
 
         if elsewhere := find_field_owners(name):
             return f"{name}: is a field of {' and '.join(elsewhere)} only, got {value}"
-    return f"{name}: is not a field of {step}; `loupe {step} --help` lists the fields"
+    return explain_unknown_field(name, step)
+
+
+def explain_unknown_field(name: str, step: str) -> str:
+    """Return an error message with a similar field of the step, if one exists."""
+    import difflib
+
+    similar = difflib.get_close_matches(name, list_fields(step), 1)
+    hint = f"did you mean {similar[0]}?" if similar else f"`loupe {step} --help` lists the fields"
+    return f"{name}: is not a field of {step}; {hint}"

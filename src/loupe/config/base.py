@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from loupe.config.fields import Text, field, format_value, is_true
+from loupe.config.fields import Tags, Text, field, format_value, is_true
 from loupe.errors import UsageError, mask_secrets
 
 GIVEN = object()  # in DEPENDS, this object means any value except none
@@ -73,9 +73,9 @@ class Settings(BaseModel):
     def to_texts(self) -> dict[str, str]:
         """Return the fields as texts, for params of runs and for files.
 
-        Secrets are masked; `quiet` and fields without effect are omitted.
+        Secrets are masked. Fields without effect, `quiet`, and the name, tags and note of the run are omitted.
         """
-        dropped = {"quiet", *self.list_unused_fields()}
+        dropped = {*RunSettings.model_fields, *self.list_unused_fields()}
         return {name: _to_text(value) for name, value in self if name not in dropped}
 
     def select(self, names: Iterable[str]) -> dict[str, Any]:
@@ -83,7 +83,19 @@ class Settings(BaseModel):
         return {name: getattr(self, name) for name in names}
 
 
-class DatasetSettings(Settings):
+class RunSettings(Settings):
+    """The settings of a step that opens an MLflow run."""
+
+    run_name: Text = field(
+        None, "name of the run in MLflow; none: a name that describes the settings", rule="none or a name"
+    )
+    tags: Tags = field(
+        (), "tags of the run in MLflow", rule="none, or key=value, comma-separated, such as owner=ana,stage=draft"
+    )
+    note: Text = field(None, "description of the run in MLflow, as Markdown", rule="none or a text")
+
+
+class DatasetSettings(RunSettings):
     """The settings of a step that reads a prepared dataset. If the dataset does not exist, the step prepares it.
 
     A subclass may set this class attribute:

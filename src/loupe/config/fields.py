@@ -182,6 +182,13 @@ def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:
     return parse
 
 
+def _parse_tag(part: Any) -> str:
+    key, equals, _ = str(part).partition("=")
+    if not equals or not key or key.startswith(("loupe.", "mlflow.")):
+        raise ValueError
+    return str(part)
+
+
 def _parse_range(parse_number: Callable[[str], Any], lowest: int, highest: int) -> Callable[[Any], Any]:
     """Return a validator of two numbers from `lowest` to `highest`, the lower number first."""
     rule = f"must be two numbers from {lowest} to {highest}, the lower one first, such as {lowest},{highest}"
@@ -234,6 +241,14 @@ Hidden = Annotated[
 HostNames = Annotated[
     tuple[str, ...],
     BeforeValidator(_parse_list(_parse_host_name, "must be host names, comma-separated, or none", ("none",))),
+]
+Tags = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        _parse_list(
+            _parse_tag, "must be key=value, comma-separated; no key may start with loupe. or mlflow.", ("none",)
+        )
+    ),
 ]
 Patch = Annotated[str, BeforeValidator(_parse_patch)]
 Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)  # accepts "2" for 2

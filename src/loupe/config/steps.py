@@ -3,14 +3,14 @@
 from fractions import Fraction
 from typing import Literal
 
-from loupe.config.base import DatasetSettings, Settings
+from loupe.config.base import DatasetSettings, RunSettings, Settings
 from loupe.config.fields import Count, Scale, Seconds, Text, field
 from loupe.config.training import DATASET, THREADS
 
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
 
 
-class Register(Settings):
+class Register(RunSettings):
     """Register the model of a run; the model becomes champion if it is better than the current champion."""
 
     STEP = "register"
@@ -64,7 +64,7 @@ class Sweep(DatasetSettings):
     SMOKE = {"max_trials": 2}
 
 
-class Report(Settings):
+class Report(RunSettings):
     """Check the claims of the 2016 study (see the README) against the runs, and write a page with all results."""
 
     STEP = "report"

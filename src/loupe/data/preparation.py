@@ -90,7 +90,7 @@ def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
-        texts.pop(name, None)  # these fields select photos and crops, which are hashed below, or have no effect
+        texts.pop(name, None)  # these fields have no effect, or select photos and crops, which are hashed below
     has_random_inputs = settings.degrade != "none" or settings.shrink == "random"
     if not has_random_inputs and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
@@ -115,11 +115,11 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
     with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:
         photo_count = 0
         for result in results:
-            parts[result["number"]] = manifest.build_table(result["rows"], settings.degrade != "none")
-            checksums |= result["shards"]
-            thumbnails.append((result["hashes"], result["thumbnails"]))
-            sums = {kind: sums[kind] + result["sums"].get(kind, shards.PixelSums()) for kind in sums}
-            photo_count += result["photos"]
+            parts[result.number] = manifest.build_table(result.rows, settings.degrade != "none")
+            checksums |= result.checksums
+            thumbnails.append((result.hashes, result.thumbnails))
+            sums = {kind: sums[kind] + result.sums.get(kind, shards.PixelSums()) for kind in sums}
+            photo_count += result.photo_count
             bar.update(photo_count)
     ordered = _sort_parts(parts)
     if not sums["labels"].count:

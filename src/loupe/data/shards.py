@@ -32,18 +32,41 @@ from loupe.imaging.grey import OPENING_BYTES, GreyPhoto
 
 # Memory for the grey image and its copies while labels are cut, in bytes per pixel of the photo, by value of `crop`.
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
-COLOURS = 3
+COLOURS = 3  # bands of a label in colour
 CHUNK_BYTES = 2**18  # number of bytes per read of a file; fits into the cache of a core
-BLACK = np.zeros((SIDE, SIDE), np.float32)
+BLACK = np.zeros((SIDE, SIDE), np.float32)  # replaces an unusable photo; the search for near-duplicates ignores it
 # A worker reads a file up to this size immediately, and then waits for the memory to decode the photo. Before a
 # worker reads a larger file, the worker waits for the whole memory budget.
 LARGE_FILE_BYTES = 32 * 10**6
 MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, because a batch would fill the memory
 
 
+@dataclass(frozen=True)
+class ShardResult:
+    """The result of one task.
+
+    Args:
+        number: the number of the shards.
+        rows: the rows of the manifest.
+        checksums: the SHA-256 of each file by name.
+        sums: the sums of the pixels by kind of shard.
+        photo_count: the number of photos.
+        hashes: the content hashes of the photos, for `near_duplicates.find_groups`.
+        thumbnails: the thumbnails of the photos, for `near_duplicates.find_groups`.
+    """
+
+    number: int
+    rows: list[dict[str, Any]]
+    checksums: dict[str, str]
+    sums: dict[str, "PixelSums"]
+    photo_count: int
+    hashes: np.ndarray
+    thumbnails: np.ndarray
+
+
 def prepare_shard(
     number: int, photos: list[SourcePhoto], crop: str, location: str, texts: dict[str, str]
-) -> dict[str, Any]:
+) -> ShardResult:
     """Decode photos, cut labels, make the inputs, and write a shard of labels and a shard of inputs per scale factor.
 
     Args:
@@ -52,11 +75,6 @@ def prepare_shard(
         crop: as in `cut_labels`.
         location: the folder or URL of the dataset.
         texts: the settings of preprocess as text.
-
-    Returns:
-        A dict with the keys `number`; `rows`, the rows of the manifest; `shards`, the SHA-256 of each file by name;
-        `sums`, the `PixelSums` of each kind of shard; `photos`, the number of photos; `hashes` and
-        `thumbnails`, the arguments of `near_duplicates.find_groups`.
 
     Raises:
         LoupeError: a photo has changed since the listing, or this machine cannot read the photo.
@@ -81,15 +99,15 @@ def prepare_shard(
             with reservations.reserve() as reserve_bytes:
                 add_photo(photo, reserve_bytes)
         output.complete()
-    return {
-        "number": number,
-        "rows": rows,
-        "shards": {name_shard(kind, number): shard.sha256 for kind, shard in output.shards.items()},
-        "sums": {kind: shard.sum_pixels() for kind, shard in output.shards.items()},
-        "photos": len(photos),
-        "hashes": np.array(list(small), "S64"),
-        "thumbnails": normalise_thumbnails(np.stack(list(small.values()))),
-    }
+    return ShardResult(
+        number,
+        rows,
+        checksums={name_shard(kind, number): shard.sha256 for kind, shard in output.shards.items()},
+        sums={kind: shard.sum_pixels() for kind, shard in output.shards.items()},
+        photo_count=len(photos),
+        hashes=np.array(list(small), "S64"),
+        thumbnails=normalise_thumbnails(np.stack(list(small.values()))),
+    )
 
 
 def cut_photo(

@@ -19,7 +19,7 @@ HIGH_BIT_DEPTH = 0x40  # a bit of the third byte of the AV1 configuration
 BITS, EFFORT = 10, 3  # the effort of libvips that equals the default speed of Pillow
 # The sizes that libvips declares for the fields of the box iloc, and the resulting size of the entry of an item.
 LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
-COLOUR_BOX = struct.Struct(">I8sHHHB")
+COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer function, matrix and range
 
 
 def read_head(source: bytes | Path) -> bytes:
@@ -101,6 +101,7 @@ def _insert_colour_box(head: bytearray) -> bytes:
     for name, added in ((b"meta", growth), (b"iprp", growth), (b"ipco", len(box)), (b"ipma", 1)):
         position = head.index(name) - 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + added)
+    # The number of properties of the image, and the number of the new property.
     head[associations : associations + 1] = bytes([head[associations] + 1, property_count + 1])
     if head[locations : locations + 2] != LOCATION_SIZES:
         raise OSError("libvips writes another layout of AVIF files")

@@ -124,7 +124,7 @@ def _interpret(
         elif transfer in (PQ, HLG):
             losses.append("brightness above white (HDR)")
         chromaticities, decode = PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, _decode_srgb)
-        if not full_range:
+        if not full_range:  # with 8 bits, black is 16 and white is 235
             black = 16 * (white + 1) // 256
             levels = (levels * white - black) / (219 * (white + 1) // 256)
     elif b"sRGB" not in chunks:

@@ -52,15 +52,19 @@ def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
 
 
+def get_raw_mode(image: Image.Image) -> str:
+    """Return Pillow's name of the pixel format of an opened file, such as `L;4`; "" after the image is loaded."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""
+
+
 def scale_transparent_value(image: Image.Image) -> None:
     """Scale the transparent grey value of a 2-bit or 4-bit PNG to 8 bits, because Pillow also scales the pixels.
 
     Args:
         image: an opened image that is not loaded yet; changed in place.
     """
-    tiles: list[Any] = getattr(image, "tile", [])
-    raw_mode = str(tiles[0][3]) if tiles else ""  # the pixel format of the file, as Pillow names it
-    factor = {"L;2": 85, "L;4": 17}.get(raw_mode)
+    factor = {"L;2": 85, "L;4": 17}.get(get_raw_mode(image))
     if factor and isinstance(image.info.get("transparency"), int):
         image.info["transparency"] *= factor
 

@@ -55,7 +55,7 @@ def estimate_opening(path: Path) -> int:
     if head[:4] == b"RIFF":
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
     elif head[:4] == b"\x89PNG":  # opening a PNG decodes the pixels, because EXIF can follow the pixels
-        width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+        width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))  # in IHDR
         pixels, per_pixel, additional = width * height, 5, width * ROW_BYTES
     elif head[4:8] == b"ftyp":  # Pillow reads a whole AVIF file (two copies)
         copies = 2

@@ -8,11 +8,13 @@ from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.placement import Placement
 
-# Numbers of EXIF and TIFF tags. RASTER_TYPE is a GeoTIFF key; PIXEL_IS_POINT is a value of this key.
+# Numbers of tags. WIDTHS and HEIGHTS each contain a TIFF tag and an EXIF tag. RASTER_TYPE is a GeoTIFF key;
+# PIXEL_IS_POINT is a value of this key.
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 RELATED_WIDTH, RELATED_HEIGHT = 0x1001, 0x1002  # tags of the interoperability directory
-SUBJECTS, FOCAL_PLANE_RESOLUTIONS = (0x9214, 0xA214), (0xA20E, 0xA20F)
+SUBJECTS = 0x9214, 0xA214  # SubjectArea and SubjectLocation
+FOCAL_PLANE_RESOLUTIONS = 0xA20E, 0xA20F  # horizontal and vertical
 PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # OGC GeoTIFF 1.1
 RATIONAL_POLYNOMIAL, RASTER_TYPE, PIXEL_IS_POINT = 50844, 1025, 2
 GEO_PARAMETERS = 34736, 34737  # numbers and texts to which GEO_KEYS refers
@@ -25,8 +27,6 @@ STRUCTURE_TAGS = frozenset(
 )  # fmt: skip
 # Tags with the position of data that is not copied: strips, tiles, further directories and a thumbnail.
 POINTER_TAGS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
-
-
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value, by type
 ENTRY_BYTES = 12  # a tag in a directory: number, type, number of values, and the value or its position
 MAX_DIRECTORIES = 3  # the first directory, and the nested directories EXIF and GPS
@@ -69,15 +69,15 @@ def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
     start = 6 if content.startswith(b"Exif\0\0") else 0
     order = "<" if content[start : start + 2] == b"II" else ">"
     with suppress(struct.error):  # the content ends
-        directories = [struct.unpack_from(f"{order}I", content, start + 4)[0]]
+        directories = [struct.unpack_from(f"{order}I", content, start + 4)[0]]  # the positions of directories
         for directory in directories:
-            (count,) = struct.unpack_from(f"{order}H", content, start + directory)
-            for entry in range(start + directory + 2, start + directory + 2 + ENTRY_BYTES * count, ENTRY_BYTES):
-                tag, kind, number, value = struct.unpack_from(f"{order}HHII", content, entry)
-                length = TYPE_BYTES.get(kind, 0) * number
+            (tag_count,) = struct.unpack_from(f"{order}H", content, start + directory)
+            for entry in range(start + directory + 2, start + directory + 2 + ENTRY_BYTES * tag_count, ENTRY_BYTES):
+                tag, tag_type, value_count, position = struct.unpack_from(f"{order}HHII", content, entry)
+                length = TYPE_BYTES.get(tag_type, 0) * value_count
                 if tag in (EXIF_IFD, GPS_IFD) and len(directories) < MAX_DIRECTORIES:
-                    directories.append(value)
-                elif length > 4 and start + value + length > len(content):
+                    directories.append(position)
+                elif length > 4 and start + position + length > len(content):
                     changed[entry + 2 : entry + 4] = bytes(2)  # Pillow skips tags of the unknown type 0
                     names.append(f"EXIF tag {tag:#06x}")
     return bytes(changed), names
@@ -191,6 +191,7 @@ def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
             raise ValueError("GeoTIFF tags apply to the pixels before the rotation")
         (scale_x, scale_y), (left, top) = placement.scales, placement.margins
         keys = tuple(exif.get(GEO_KEYS, ()))
+        # After a header of four numbers, GEO_KEYS has four numbers per key: first the key, last the value of the key.
         entries = dict(zip(keys[4::4], keys[7::4], strict=False))
         # The key RASTER_TYPE defines whether an integer coordinate is the corner or the centre of a pixel.
         centre = 0.5 if entries.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0

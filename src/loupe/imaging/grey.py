@@ -22,6 +22,7 @@ from loupe.imaging.exif import ORIENTATION
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.luminance import blend_with_white, compute_luminance
 from loupe.imaging.pixels import make_upright
+from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 STRIP_PIXELS = 2**16  # maximum number of pixels per strip, which then fits into a core's cache; long rows are split
@@ -75,7 +76,7 @@ class GreyPhoto:
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
         self._grey: Image.Image | None = None  # all pixels as `rec601`, if `shrink` has converted them in one strip
-        is_rotated = self._orientation in (5, 6, 7, 8)
+        is_rotated = self._orientation in ROTATED
         self.width, self.height = image.size[::-1] if is_rotated else image.size
 
     def read(self, luminance: str | None, box: Box | None = None) -> np.ndarray:
@@ -133,11 +134,11 @@ class GreyPhoto:
     def _turn_back(self, box: Box) -> Box:
         """Convert a box of the upright photo to a box of the stored pixels; the inverse of `make_upright`."""
         left, top, right, bottom = box
-        if self._orientation in (3, 4, 7, 8):
+        if self._orientation in UPSIDE_DOWN:
             top, bottom = self.height - bottom, self.height - top
-        if self._orientation in (2, 3, 6, 7):
+        if self._orientation in MIRRORED:
             left, right = self.width - right, self.width - left
-        return (top, left, bottom, right) if self._orientation in (5, 6, 7, 8) else (left, top, right, bottom)
+        return (top, left, bottom, right) if self._orientation in ROTATED else (left, top, right, bottom)
 
 
 def _split(box: Box) -> Iterator[Box]:

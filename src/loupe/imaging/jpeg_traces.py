@@ -53,7 +53,7 @@ def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
 
 
 def _transform_blocks(pixels: np.ndarray) -> np.ndarray:
-    """Return the DCT coefficients of JPEG blocks without the mean, (blocks, 63).
+    """Return the DCT coefficients of JPEG blocks except the mean of each block, (blocks, 63).
 
     A cropped image may begin inside a JPEG block. The function chooses the offset of the blocks at which most
     coefficients are 0, because JPEG sets small coefficients to 0.
@@ -65,6 +65,7 @@ def _transform_blocks(pixels: np.ndarray) -> np.ndarray:
     windows = sliding_window_view(pixels, (WINDOW, WINDOW), axis=(0, 1))[np.ix_(rows, columns)]
     colours = windows.reshape(-1, pixels.shape[2], WINDOW, WINDOW).astype("float32")
     grey = np.tensordot(WEIGHTS, colours[:, :3], (0, 1)) if pixels.shape[2] > 2 else colours[:, 0]
+    # (windows, offsets, pixels)
     blocks = sliding_window_view(grey, (BLOCK, BLOCK), axis=(1, 2)).reshape(len(grey), BLOCK**2, BLOCK**2)
     coefficients = (blocks @ _build_transform())[..., 1:]
     offset = (np.abs(coefficients) < 0.5).sum(axis=(0, 2)).argmax()

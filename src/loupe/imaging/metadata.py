@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.exif import place_exif, read_exif
-from loupe.imaging.placement import Placement
+from loupe.imaging.placement import ROTATED, Placement
 from loupe.imaging.xmp import place_xmp, remove_links
 
 IPTC_RESOURCE, IPTC_TAG, PHOTOSHOP_TAG = 0x0404, 33723, 34377  # a number of a Photoshop resource, and of TIFF tags
@@ -73,9 +73,9 @@ def read_metadata(image: Image.Image, exif: Image.Exif, colours: Metadata, orien
         omitted=tuple(dict.fromkeys((*colours.omitted, *unreadable, *linked, *attached))),
     )
     # For a TIFF, Pillow returns the size after the rotation.
-    size = image.size[::-1] if image.format == "TIFF" and orientation in (5, 6, 7, 8) else image.size
+    size = image.size[::-1] if image.format == "TIFF" and orientation in ROTATED else image.size
     orientation = orientation if orientation in range(1, 9) else 1
-    upright = size[::-1] if orientation in (5, 6, 7, 8) else size
+    upright = size[::-1] if orientation in ROTATED else size
     turn = Placement(size, upright, upright, orientation)
     return metadata if turn.is_identity else place_metadata(metadata, turn)
 

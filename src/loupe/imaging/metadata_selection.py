@@ -85,7 +85,7 @@ def _move_to_exif(
 def _limit_segments(metadata: Metadata) -> Metadata:
     """Remove metadata that is too long for a segment of a JPEG.
 
-    If EXIF fits without the camera's maker note or the user comment, only this tag is removed.
+    If EXIF fits after one or two of the LARGE_TAGS are removed, the other tags are kept.
     """
     omitted, reason = [*metadata.omitted], f"too long for {SUFFIXES['JPEG'][0]}"
     exif, xmp, iptc, texts = metadata.exif, metadata.xmp, metadata.iptc, dict(metadata.texts)

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# EXIF orientations. First, width and height are exchanged for ROTATED. Then, left and right are exchanged for
+# MIRRORED, and top and bottom for UPSIDE_DOWN.
+ROTATED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 Size = tuple[int, int]  # width and height
 Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image's width and height
 
@@ -31,7 +34,7 @@ class Placement:
     @property
     def is_rotated(self) -> bool:
         """Whether width and height are exchanged."""
-        return self.orientation in (5, 6, 7, 8)
+        return self.orientation in ROTATED
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -49,9 +52,9 @@ class Placement:
         left, top, width, height = box
         if self.is_rotated:
             left, top, width, height = top, left, height, width
-        if self.orientation in (2, 3, 6, 7):
+        if self.orientation in MIRRORED:
             left = 1 - left - width
-        if self.orientation in (3, 4, 7, 8):
+        if self.orientation in UPSIDE_DOWN:
             top = 1 - top - height
         origin, lengths = (left, top), (width, height)
         starts = [

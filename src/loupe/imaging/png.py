@@ -40,6 +40,7 @@ def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]
         The parts of the file.
     """
     bits = 8 * stream.dtype.itemsize
+    # The last three numbers: compression by deflate, adaptive filters, no interlacing.
     header = struct.pack(">IIBBBBB", *stream.size, bits, COLOUR_TYPES[stream.bands], 0, 0, 0)
     yield SIGNATURE + _make_chunk(b"IHDR", header) + _encode_metadata(options)
     checksum, zlib_header = zlib.adler32(b""), ZLIB_HEADER

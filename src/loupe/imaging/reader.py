@@ -26,6 +26,7 @@ from loupe.imaging.pixels import (
     needs_vips,
     read_profile,
 )
+from loupe.imaging.placement import ROTATED
 
 FULL_SAMPLING = 0  # Pillow's number for 4:4:4: the colours have the full resolution
 
@@ -106,7 +107,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
         _validate_pixel_count(image.width * image.height * count)
-        is_rotated = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)

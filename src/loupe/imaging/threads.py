@@ -1,4 +1,4 @@
-"""Threads on all cores that this process may use."""
+"""Runs functions in threads, on all cores that this process may use."""
 
 import os
 from collections import deque
@@ -17,8 +17,8 @@ def count_cores() -> int:
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """Run tasks in one thread per core and yield the results in the order of the tasks.
 
-    At most two tasks per core (and one more) have started whose results the caller has not received yet. This limits
-    the memory that results take.
+    With n cores, at most 2 n + 1 tasks have started whose results the caller has not received. This limits the memory
+    of the results.
 
     Args:
         tasks: functions that spend their time in code that releases the GIL: numpy, Pillow, zlib, onnxruntime.

@@ -36,16 +36,16 @@ BYTE, LONG, UNDEFINED, LONG8 = 1, 4, 7, 16  # types of tags
 
 
 class Layout(NamedTuple):
-    """How a file stores offsets. All fields but the header and the type of offsets are numbers of bytes.
+    """How a file stores directories. Positions and sizes are in bytes.
 
     Args:
-        header: the header without the offset of the first directory.
+        header: the header of the file, in which the offset of the first directory is still 0.
         link: the position of this offset in the header.
-        count_bytes: the number of tags, with which a directory begins.
-        entry_bytes: one tag of a directory.
-        value_start: the position of the value, or of the offset of the value, in a tag.
-        offset_type: the type of the tag with the offsets of the strips.
-        offset_format: the same type for `struct`.
+        count_bytes: the size of the number of tags, with which a directory begins.
+        entry_bytes: the size of a tag in a directory.
+        value_start: the position in a tag of the value or its offset.
+        offset_type: the tag type of offsets.
+        offset_format: the format of offsets for `struct`.
     """
 
     header: bytes
@@ -57,8 +57,12 @@ class Layout(NamedTuple):
     offset_format: str
 
 
-TIFF = Layout(b"II*\0" + bytes(4), 4, 2, 12, 8, LONG, "L")
-BIG_TIFF = Layout(b"II+\0\x08" + bytes(11), 8, 8, 20, 12, LONG8, "Q")
+TIFF = Layout(
+    b"II*\0" + bytes(4), 4, count_bytes=2, entry_bytes=12, value_start=8, offset_type=LONG, offset_format="L"
+)
+BIG_TIFF = Layout(
+    b"II+\0\x08" + bytes(11), 8, count_bytes=8, entry_bytes=20, value_start=12, offset_type=LONG8, offset_format="Q"
+)
 
 
 def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> None:
@@ -67,7 +71,7 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
     Args:
         file: the file to write.
         pages: the pages; uint16 is written with 16 bits per sample.
-        count: the number of pages. If they could exceed 4 GB, the file is a BigTIFF.
+        count: the number of pages. If the uncompressed pages exceed MAX_BYTES, the file is a BigTIFF.
     """
     layout, link = TIFF, 0  # `link` is the position at which the offset of the next directory is written
     for page in pages:
@@ -135,7 +139,7 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 
 
 def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: Layout) -> bytes:
-    """Replace the offsets of the strips. Pillow assumes strips after the directory, but they precede it."""
+    """Replace the offsets of the strips: Pillow writes offsets for strips after the directory, not before."""
     entry = layout.count_bytes
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
         entry += layout.entry_bytes

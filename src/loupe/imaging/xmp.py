@@ -1,4 +1,4 @@
-"""Fits the XMP packet of a photo (ISO 16684-1) to the result: sizes, positions, and links to data in the file."""
+"""Updates sizes and positions in the XMP packet of a photo (ISO 16684-1), and removes links to other data."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +13,8 @@ ADOBE, GOOGLE = "http://ns.adobe.com/", "http://ns.google.com/photos/1.0/"
 STRUCTURES = (f"{ADOBE}xap/1.0/sType/", "http://ns.adobe.com/xmp/sType/", "http://ns.acdsee.com/sType/")
 AREAS, DIMENSIONS = ([f"{structure}{name}#" for structure in STRUCTURES] for name in ("Area", "Dimensions"))
 CONTAINER = f"{GOOGLE}container/"
-# Names in messages of the images in a Google container, by the property Semantic; the primary image is not removed.
+# A Google container lists the images in a file. These are their names in messages ("": no message), by the property
+# Semantic.
 SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}
 PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
 IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"

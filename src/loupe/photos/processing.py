@@ -28,7 +28,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import LargerPhotoError, Size
 
-RGBA_BYTES = 4  # bytes per pixel with 8 bits per sample; more means 16 bits
+RGBA_BYTES = 4  # bytes per pixel of RGBA with 8 bits per sample; only 16 bits per sample take more
 RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
 MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while another photo is transformed
 

@@ -10,7 +10,9 @@ support them.
 
 import heapq
 import itertools
+import json
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,6 +21,7 @@ import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from loupe.config.fields import quote_value
 from loupe.errors import UsageError, mask_secrets
 from loupe.search import sampling
 from loupe.search.items import SweepItems, TrialsByItem
@@ -26,6 +29,7 @@ from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import (
     FAILURE,
     ITEM,
+    LAST_VALUE,
     ORPHANED,
     OWNER,
     PARENT,
@@ -65,6 +69,10 @@ class SweepStudy:
             direction=sweep.study.direction,
             load_if_exists=True,
         )
+        if self.optuna_study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.optuna_study.set_metric_names([sweep.objective])
         self._study_id = storage.get_study_id_from_name(sweep.name)
         self._check_space(sweep.describe_space(digest))
         self._items = SweepItems(sweep, parent)
@@ -86,8 +94,8 @@ class SweepStudy:
             self.optuna_study.set_user_attr(SPACE_TAG, space)
         elif existing != space:
             raise UsageError(
-                f"study.name: {self.sweep.name!r} is a study with another search space (settings, search or "
-                "dataset); choose another name"
+                f"study.name: {self.sweep.name!r} is a study with another search space"
+                f"{_describe_difference(existing, space)}; choose another name"
             )
 
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
@@ -222,7 +230,8 @@ class SweepStudy:
         """Return the complete trials, best first.
 
         Trials of a grid are ranked by the number of complete seeds of their point, then by the mean value of the
-        point, then by their own value.
+        point, then by their own value. If a training did not improve a network, the best weights are the initial
+        weights. The values of such trials are equal, and the last points of their curves decide.
         """
         complete = self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
@@ -231,7 +240,8 @@ class SweepStudy:
         for point, loss in zip(points, losses, strict=True):
             losses_by_point.setdefault(point, []).append(loss)
         ranks = {point: (-len(group), sum(group) / len(group)) for point, group in losses_by_point.items()}
-        keys = [(*ranks[point], loss) for point, loss in zip(points, losses, strict=True)]
+        last = [self.sweep.to_loss(trial.user_attrs.get(LAST_VALUE)) for trial in complete]
+        keys = [(*ranks[point], *own) for point, *own in zip(points, losses, last, strict=True)]
         return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
 
     def find_best(self) -> FrozenTrial | None:
@@ -262,3 +272,17 @@ class SweepStudy:
         for trial in self._list_trials():
             by_item.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
         return by_item
+
+
+def _describe_difference(existing: str | None, space: str) -> str:
+    """Return which field differs first between two results of `SweepFile.describe_space`, with both values; or ""."""
+    try:
+        old, new = json.loads(existing or ""), json.loads(space)
+        for name, there, here in zip(("study", "train", "search"), old, new, strict=True):
+            for key in sorted(there.keys() | here.keys()):
+                if there.get(key) != here.get(key):
+                    values = (quote_value(str(table.get(key, "none"))) for table in (there, here))
+                    return " ({}.{}: {} in the study, {} in the sweep file)".format(name, key, *values)
+    except (ValueError, AttributeError):  # another program has changed the attribute of the study
+        pass
+    return ""

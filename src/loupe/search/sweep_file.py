@@ -91,8 +91,8 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
-    direction: Literal["minimize", "maximize"] = "minimize"
     metric: Literal["val/mae", "val/mse", "val/psnr"] = "val/mae"
+    direction: Literal["minimize", "maximize"] = "minimize"  # the default depends on the metric
     sampler: Literal["grid", "tpe", "random"] = "grid"
     pruner: Literal["none", "median", "hyperband"] = "none"
     repeats: int = Field(1, ge=1, le=1000)
@@ -100,6 +100,13 @@ class Study(BaseModel):
     trials: int = Field(100, ge=1, le=1_000_000)
     startup: int = Field(0, ge=0)
     keep: int = Field(3, ge=1, le=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_direction(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {"direction": "maximize" if given.get("metric") == "val/psnr" else "minimize"} | given
 
     @model_validator(mode="after")
     def _check_fields(self) -> "Study":

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from loupe.config.base import RunSettings
 from loupe.config.fields import format_value, quote_value
 from loupe.config.networks import NETWORKS
 from loupe.config.optimizers import OPTIMIZERS
@@ -93,6 +94,9 @@ def _check_keys(sweep: SweepFile) -> None:
         is_known = condition and (condition.field in ("network", "optimizer") or _is_field(condition.field))
         if condition and not (condition.value and is_known):
             raise UsageError(f"{table_key}: the condition must be a network, an optimizer or field=value")
+    for key in (*sweep.train, *sweep.search):
+        if parse_field(key) in RunSettings.__annotations__:
+            raise UsageError(f"{key}: must not be in a sweep file; `loupe sweep` sets it for the run of the sweep")
     for key, values in sweep.search.items():
         if isinstance(values, list) and (
             not values or len(set(map(format_value, sweep.list_choices(key)))) < len(values)

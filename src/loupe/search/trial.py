@@ -18,6 +18,7 @@ from optuna.trial import Trial, TrialState
 
 import loupe
 from loupe.config import parse_settings
+from loupe.config.fields import format_value
 from loupe.config.training import GradientTrain, Train
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
@@ -25,7 +26,7 @@ from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import SweepStudy
-from loupe.search.trial_attributes import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
+from loupe.search.trial_attributes import FAILED, LAST_VALUE, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
@@ -150,7 +151,8 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
 
     trial, study, settings = context.trial, context.study, context.settings
     checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
-    name = f"{study.sweep.name} {trial.number}: {describe(settings)}"
+    point = " ".join(f"{key}={format_value(value)}" for key, value in trial.params.items())
+    name = f"{point or describe(settings)} ({study.sweep.name} {trial.number})"
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
     tags |= {trials.CODE_TAG: hash_training_code()}
     continued = context.resumed_run if checkpoint else None
@@ -240,6 +242,7 @@ def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
     """Report the point with this number on the learning curve to the pruner."""
     if step:  # at step 0, the network is not trained yet
         trial.report(value, number)
+        trial.set_user_attr(LAST_VALUE, value)
 
 
 @cache

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_lines
 from loupe.config import parse_settings
-from loupe.config.base import DatasetSettings
+from loupe.config.base import DatasetSettings, RunSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Main
 
@@ -35,7 +35,7 @@ def run(settings: Main) -> None:
 
     get_format(Path(settings.out))
     validate_output_file("out", Path(settings.out))
-    shared = settings.select(DatasetSettings.model_fields)
+    shared = settings.select(DatasetSettings.model_fields.keys() - RunSettings.__annotations__)
     preprocess_settings = parse_settings("preprocess", {"source": settings.dataset} | shared)
     location = preparation.find_dataset(settings.data_dir, settings.dataset)
     if location is None:

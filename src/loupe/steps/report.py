@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
+from loupe.config.checkout import find_in_checkout
 from loupe.config.steps import Report
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_file
@@ -87,7 +88,7 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
     from loupe.report.assembly import ClaimRuns
     from loupe.search import arms, sweep_loader
 
-    files = sorted(file for file in Path(settings.sweeps).glob("*.toml") if file.is_file())
+    files = sorted(file for file in find_in_checkout(settings.sweeps).glob("*.toml") if file.is_file())
     if not files:
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
     claims = []
@@ -95,7 +96,8 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
         sweep = sweep_loader.load_sweep(file)
         if sweep.claims:
             table = arms.find_runs(sweep, rows)
-            claims += [ClaimRuns(file.as_posix(), claim, table) for claim in sweep.claims]
+            name = (Path(settings.sweeps) / file.name).as_posix()
+            claims += [ClaimRuns(name, claim, table) for claim in sweep.claims]
     return claims
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line
 from loupe.config import parse_settings
+from loupe.config.checkout import find_in_checkout
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError, UsageError, is_masked, mask_secrets
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from loupe.search.study import SweepStudy
     from loupe.search.sweep_file import SweepFile
     from loupe.search.worker_job import WorkerJob
+
+BEST_RUN_TAG = "loupe.best_run"
 
 
 def run(settings: Sweep) -> str | None:
@@ -31,7 +34,8 @@ def run(settings: Sweep) -> str | None:
     from loupe.tracking import records, runs, trials
 
     runs.tag_project_run()
-    sweep = load_sweep(settings.sweep, settings)
+    file = find_in_checkout(settings.sweep)
+    sweep = load_sweep(file, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
         print_line(_format_dashboard_command(location), settings.quiet)
@@ -47,7 +51,7 @@ def run(settings: Sweep) -> str | None:
     study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
-        records.log_text(Path(settings.sweep).read_text(encoding="utf-8"), Path(settings.sweep).name)
+        records.log_text(file.read_text(encoding="utf-8"), file.name)
         records.log_dataset(dataset, "training")
         study.parent = run_id
         _adopt_trials(sweep, dataset.digest, run_id)
@@ -106,13 +110,12 @@ def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
 
 
 def _adopt_trials(sweep: "SweepFile", digest: str, run_id: str) -> None:
-    """Move the trials of earlier, interrupted runs of the sweep to this run."""
+    """Move the trials of earlier runs of the sweep to this run, so that this run shows all trials of the study."""
     from loupe.search.study import SPACE_TAG
     from loupe.tracking import trials
 
     for other in trials.find_sweep_runs(sweep.name):
-        unfinished = other.info.run_id != run_id and other.info.status != "FINISHED"
-        if unfinished and other.data.tags.get(SPACE_TAG) == sweep.describe_space(digest):
+        if other.info.run_id != run_id and other.data.tags.get(SPACE_TAG) == sweep.describe_space(digest):
             trials.adopt_trials(other.info.run_id, run_id)
 
 
@@ -168,7 +171,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
         return None
     run_id = str(best.user_attrs[RUN])
     records.log_metrics({f"best/{study.sweep.objective}": float(best.value or 0)})
-    records.log_tags({"best_run": run_id, "best_trial": str(best.number)})
+    records.log_tags({BEST_RUN_TAG: run_id, "loupe.best_trial": str(best.number)})
     return run_id
 
 
@@ -214,7 +217,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
         if logged_models.find_model(run_id) is None:
             if run_id == best_run:  # this sweep reuses the result of another sweep, which has deleted the model
                 best_run = train.run(train_settings).run_id
-                records.log_tags({"best_run": best_run})
+                records.log_tags({BEST_RUN_TAG: best_run})
             continue
         if trials.SCORED_TAG in run.data.tags:
             continue

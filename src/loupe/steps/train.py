@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line, print_lines
 from loupe.config import parse_settings
+from loupe.config.base import RunSettings
 from loupe.config.fields import format_value
 from loupe.config.training import Train
 from loupe.errors import UsageError, mask_secrets
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from loupe.data.dataset import Dataset
 
 # Settings that may change when a run is resumed.
-CHANGEABLE_FIELDS = frozenset({"resume", "data_dir", "scheduler", "quiet"})
+CHANGEABLE_FIELDS = frozenset({"resume", "data_dir", "scheduler", *RunSettings.model_fields})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import mlflow
 import numpy as np
 
 from loupe.config.fields import CHAMPION
@@ -33,12 +34,21 @@ def fit_network(
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
 
+    # A resumed run has points up to the step at which it was interrupted, which can be after the checkpoint. Under
+    # `mlflow run`, a new run continues the interrupted run, and has no points.
+    run_id = str(mlflow.active_run().info.run_id)
+    logged_steps = dict(curves.load_curve(run_id, curves.METRIC)) if checkpoint else {}
+
+    def log_point(step: int, metrics: dict[str, float]) -> None:
+        if step not in logged_steps:
+            records.log_metrics(metrics, step)
+
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
-        records.log_metrics(point.metrics, point.step)
+        log_point(point.step, point.metrics)
         checkpoints.save_checkpoint(arrays, point.step)
 
-    for point in loop.load_points(checkpoint):  # so that a resumed run has complete curves
-        records.log_metrics(point["metrics"], point["step"])
+    for earlier in loop.load_points(checkpoint):
+        log_point(earlier["step"], earlier["metrics"])
     return loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
 
 

@@ -23,7 +23,7 @@ SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 CONTINUED_TAG = "loupe.continued_by"
-STATE_TAG = "trial.state"
+STATE_TAG = "loupe.state"
 SCORED_TAG = "loupe.scored"  # set after the test scores, tables and figures of a trial were logged
 CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most about this time of training
 

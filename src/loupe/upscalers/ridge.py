@@ -51,7 +51,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Load the ridge weights of a dataset's training split from its folder; fit and store missing weights.
+    """Load the ridge weights from the folder of a dataset; fit missing weights on the training split, and store them.
 
     Returns:
         The weights; see `fit` for the shape.

@@ -31,7 +31,7 @@ class UpscalingModel(Protocol):
 
 
 class SelfEnsemble:
-    """A model that upscales the 8 flips and rotations of an image, reverses them in the results, and averages.
+    """Upscales the 8 flips and rotations of an image with a model, turns the results back, and averages them.
 
     Errors that depend on the direction cancel out, but upscaling takes 8 times as long. Timofte et al. (2016, "Seven
     ways to improve example-based single image super resolution") call this enhanced prediction.
