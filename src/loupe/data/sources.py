@@ -19,7 +19,8 @@ from loupe.data.download import download
 from loupe.errors import UsageError
 from loupe.imaging.threads import count_cores
 
-# The sample contains only photographs: no diagrams, text or drawings, and one image of each stereo pair.
+# By package, the folder in the package and the files. The sample contains only photographs: no diagrams, text or
+# drawings, and one image of each stereo pair.
 SAMPLE = {
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
     "skimage": (
