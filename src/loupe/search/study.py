@@ -41,7 +41,7 @@ from loupe.search.trial_attributes import (
 )
 
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-CLAIM_TIMEOUT_S = 20.0  # after this time, the worker of a running trial without an owner counts as crashed
+CLAIM_TIMEOUT_S = 20.0  # a worker that does not finish its claim within this time counts as crashed
 MAX_WAITING = 64  # default of the maximum number of waiting trials
 MAX_REASON_LENGTH = 500
 
