@@ -233,12 +233,14 @@ def _find_database_error(error: BaseException | None) -> BaseException | None:
 
 
 def _was_raised_by_store(error: Exception) -> bool:
-    """Return whether the error was raised inside MLflow or its database libraries.
+    """Return whether the error was raised inside MLflow or its database libraries, or because of their results.
 
-    MLflow raises errors of any class if the database is damaged, or if the server is not an MLflow server.
+    MLflow raises errors of any class if the database is damaged, or if the server is not an MLflow server. Some wrong
+    answers become empty results, with which `loupe.tracking` fails: then its frame is the last frame of this package.
     """
-    frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = [name for name in frames if name.startswith("loupe.")][-1]
+    return last.startswith("loupe.tracking.") or any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)
 
 
 def _fail(program: str, text: str, status: int) -> int:
