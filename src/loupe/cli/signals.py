@@ -103,7 +103,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def is_signalled() -> bool:
-    """Return whether a signal is ending the step. If so, other threads skip work that would delay the end."""
+    """Return whether a signal is ending the step. Other threads ask this before work that would delay the end."""
     return bool(_received)
 
 

@@ -27,17 +27,17 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
     for name in ("stdout", "stderr"):
-        old = getattr(sys, name)
-        if isinstance(old, io.TextIOWrapper):
-            setattr(sys, name, _wrap(name, old))
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, _wrap(name, stream))
 
 
-def _wrap(name: str, old: io.TextIOWrapper) -> io.TextIOWrapper:
+def _wrap(name: str, stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _TolerantFile(os.dup(DESCRIPTORS[name]), "w", closefd=False)
     raw.title = {"stdout": "standard output"}.get(name, "")
     return _MaskingStream(
-        io.BufferedWriter(raw), old.encoding, "backslashreplace", line_buffering=old.line_buffering,
-        write_through=old.write_through,
+        io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
     )  # fmt: skip
 
 

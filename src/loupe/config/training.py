@@ -18,8 +18,7 @@ RECOMPOSE = (
 )
 DATASET = (
     "name or folder of a prepared dataset, or a source of photos, from which Loupe prepares a dataset with default "
-    "settings. "
-    "Sources: sample (bundled photos), caltech256, a folder, a tar file or a URL"
+    "settings. Sources: sample (bundled photos), caltech256, a folder, a tar file or a URL"
 )
 THREADS = "CPU threads for training; 0: one per core"
 

@@ -1,4 +1,4 @@
-"""Writes a GIF: binary transparency, and per frame only the pixels that differ from the previous frame."""
+"""Writes a GIF with binary transparency. A frame stores only the pixels that differ from the previous frame."""
 
 from collections.abc import Iterable
 from itertools import chain, pairwise

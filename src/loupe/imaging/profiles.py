@@ -34,6 +34,7 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None = None) 
     primaries = np.transpose(colours)
     primaries = adaptation @ primaries * np.linalg.solve(primaries, white)
     parameters = SRGB_CURVE if gamma is None else (gamma,)
+    # The curve type 0 has only an exponent; the curve type 3 has the parameters of SRGB_CURVE.
     curve = b"para\0\0\0\0" + struct.pack(">HH", 0 if gamma else 3, 0) + _encode_numbers(parameters)
     name = "RGB".encode("utf-16-be")
     # One text in US English; the characters begin at the byte 28 of the tag.
@@ -46,6 +47,7 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None = None) 
     for tag, value in tags.items():
         table += struct.pack(">4sII", tag, start + len(data), len(value))
         data += value + bytes(-len(value) % 4)
+    # Size, version, device class and colour spaces, creation time, signature.
     head = struct.pack(">I4xI12s12s4s28x", start + len(data), VERSION, b"mntrRGB XYZ ", DATE, b"acsp")
     return head + _encode_numbers(D50) + bytes(48) + table + data
 

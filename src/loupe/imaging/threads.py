@@ -1,4 +1,4 @@
-"""Threads on all cores that this process may use."""
+"""Runs functions in threads, on all cores that this process may use."""
 
 import os
 from collections import deque

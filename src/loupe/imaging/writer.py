@@ -60,8 +60,8 @@ class EncodeOptions:
     @property
     def avif_subsampling(self) -> str:
         """The subsampling of an AVIF."""
-        is_low = self.subsampled and (self.quality or DEFAULT_QUALITY["AVIF"]) < FULL_COLOUR_QUALITY
-        return "4:2:0" if is_low or self.low_memory else "4:4:4"
+        is_subsampled = self.subsampled and (self.quality or DEFAULT_QUALITY["AVIF"]) < FULL_COLOUR_QUALITY
+        return "4:2:0" if is_subsampled or self.low_memory else "4:4:4"
 
 
 def write_photo(
@@ -90,7 +90,7 @@ def write_photo(
     options = options or EncodeOptions()
     name = get_format(out)
     with write_atomically(out, options.overwrite) as partial:
-        omitted: dict[str, None] = {}
+        omitted: dict[str, None] = {}  # an ordered set of names
         fitted = (_fit_image(image, name, omitted) for image in images)
         if name == "GIF":
             write_gif(partial, fitted, count, 1 if count == 1 else loop or 0)
@@ -133,7 +133,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
             # writes to the descriptor, and raises no error if a full disk stores only a part of the data.
             target: Any = SimpleNamespace(write=opened.write)
             _make_image(stream, name).save(target, name, **_pillow_options(name, stream.metadata, options))
-        _write_nclx(file, name, stream.metadata)
+        _write_colour_space(file, name, stream.metadata)
 
 
 def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: int, options: EncodeOptions) -> None:
@@ -151,10 +151,10 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
         # Each frame replaces the previous frame, also where it is transparent.
         animation |= {"disposal": PngImagePlugin.Disposal.OP_BACKGROUND, "blend": PngImagePlugin.Blend.OP_SOURCE}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
-    _write_nclx(file, name, metadata)
+    _write_colour_space(file, name, metadata)
 
 
-def _write_nclx(file: Path, name: str, metadata: Metadata) -> None:
+def _write_colour_space(file: Path, name: str, metadata: Metadata) -> None:
     """Write the colour space to an AVIF, because Pillow always writes sRGB."""
     if name == "AVIF" and (chunk := metadata.colour_chunks.get(b"cICP")) and not metadata.icc:
         file.write_bytes(set_cicp(file.read_bytes(), chunk))

@@ -1,4 +1,4 @@
-"""Builds the Keras model of validated settings, and applies a Keras model as an upscaling model."""
+"""Builds the Keras model of validated settings, and gives Keras models the interface of upscaling models."""
 
 import functools
 import itertools
@@ -117,7 +117,7 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
 
 
 class KerasUpscaler:
-    """A Keras model as an upscaling model.
+    """Gives a Keras model the interface of upscaling models; see `UpscalingModel`.
 
     Args:
         model: a result of `build` or `build_ridge`, which may have been saved and loaded.

@@ -32,6 +32,7 @@ def add_body(
             ENTRY_FILTERS, 3, activation=settings.activation, **initializer(9 * x.shape[-1], ENTRY_FILTERS)
         )(pad(x, 1))
     x = fold(x, q)  # (n, h/q, w/q, q*q*channels)
+    # With `mirror`, the widths before the last width are repeated in reverse order.
     widths = [*settings.hidden, *(settings.hidden[-2::-1] if settings.mirror else ())]
     for number, width in enumerate(widths):
         x = keras.layers.Dense(width, activation=settings.activation, **initializer(x.shape[-1], width))(x)

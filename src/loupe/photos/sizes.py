@@ -96,13 +96,16 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
         return Fraction(1) if 1 in scales else None
     ordered = sorted(scales)
     reaching = (
-        scale for scale in ordered if all(a >= b for a, b in zip(scale_size(size, scale), result, strict=True))
+        scale
+        for scale in ordered
+        if all(large >= side for large, side in zip(scale_size(size, scale), result, strict=True))
     )
     return next(reaching, ordered[-1])
 
 
 def _fit(size: Size, box: Size, fit: str) -> FittedSize:
-    by_width, by_height = (scale_size(size, Fraction(side, own)) for side, own in zip(box, size, strict=True))
+    # The sizes with the aspect ratio of the photo and the width or the height of the box.
+    by_width, by_height = (scale_size(size, Fraction(large, side)) for large, side in zip(box, size, strict=True))
     if abs(by_width[1] - box[1]) <= 1 or abs(by_height[0] - box[0]) <= 1:
         return FittedSize(box, box)
     if fit == "exact":

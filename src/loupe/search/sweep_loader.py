@@ -91,7 +91,8 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
 def _check_keys(sweep: SweepFile) -> None:
     for table_key in (*(f"train.{key}" for key in sweep.train), *(f"search.{key}" for key in sweep.search)):
         condition = parse_condition(table_key.partition(".")[2])
-        if condition and not (condition[1] and (condition[0] in ("network", "optimizer") or _is_field(condition[0]))):
+        is_known = condition and (condition.field in ("network", "optimizer") or _is_field(condition.field))
+        if condition and not (condition.value and is_known):
             raise UsageError(f"{table_key}: the condition must be a network, an optimizer or field=value")
     for key in (*sweep.train, *sweep.search):
         if parse_field(key) in RunSettings.__annotations__:
@@ -138,13 +139,13 @@ def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
     """Return the table and the condition of the field that a message starts with, such as `search.sgd.`, or ""."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
-    names = (
+    prefixes = (
         f"{table}.{key.removesuffix(field)}"
         for table, keys in tables.items()
         for key in keys
         if parse_field(key) == field and sweep.is_active(key, params)
     )
-    return next(names, "")
+    return next(prefixes, "")
 
 
 def _is_field(name: str) -> bool:

@@ -110,16 +110,16 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 
     Raises:
         KeyboardInterrupt: the worker is interrupted. The trial stays open, and the sweep later enqueues a trial that
-            continues it.
+            continues the training.
     """
     sweep = study.sweep
     try:
         params, seed = suggest_params(sweep, trial), suggest_seed(sweep, trial)
         settings = sweep.create_settings(params, seed=seed, quiet=True, data_dir=job.data_dir, threads=job.threads)
         context = TrialContext(trial, study, job, settings)
-        existing = _find_result(context)
-        state, value = _reuse_result(context, existing) if existing else _train(context)
-        if not study.complete_trial(trial, state, value) and existing is None:
+        existing_run = _find_result(context)
+        state, value = _reuse_result(context, existing_run) if existing_run else _train(context)
+        if not study.complete_trial(trial, state, value) and existing_run is None:
             trials.discard_result(trial.user_attrs[RUN])
     except TrialLostError:
         return  # the result of the other worker counts
@@ -239,8 +239,8 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
-    """Report the point with this number on the curve to the pruner. At step 0, the network is not trained yet."""
-    if step:
+    """Report the point with this number on the learning curve to the pruner."""
+    if step:  # at step 0, the network is not trained yet
         trial.report(value, number)
         trial.set_user_attr(LAST_VALUE, value)
 

@@ -54,32 +54,33 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Raises:
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
-    running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
+    running: dict[Future[int], tuple[int, float]] = {}  # the maximum number of trials, and the start of each worker
     # `remaining` is the number of trials that may still start, infinite without a limit.
     remaining, crashes, last_check, worker_seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
     gpus = group_gpus(study.sweep) if workers > 1 and not settings.scheduler else []
-    with _open_executor(settings, workers, gpus) as (executor, run, count_cores), bar:
+    with _open_executor(settings, workers, gpus) as (executor, run_job, count_cores), bar:
         while True:
             workers = settings.workers or count_cores()
             if time.monotonic() - last_check > ORPHAN_CHECK_INTERVAL_S:
-                close = partial(retry_database, partial(_close_orphans, study))
-                server.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
+                close_orphans = partial(retry_database, partial(_close_orphans, study))
+                server.retry_while_unreachable(close_orphans, SERVER_TIMEOUT_S, settings.quiet)
                 last_check = time.monotonic()
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
             may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
-                share = int(min(MAX_TRIALS_PER_WORKER, -(-remaining // (workers - len(running)))))
-                running[executor.submit(run, replace(job, max_trials=share))] = share, time.monotonic()
-                remaining -= share
+                equal_share = -(-remaining // (workers - len(running)))  # rounded up
+                max_trials = int(min(MAX_TRIALS_PER_WORKER, equal_share))
+                running[executor.submit(run_job, replace(job, max_trials=max_trials))] = max_trials, time.monotonic()
+                remaining -= max_trials
             if not running and not (may_start and open_trials):
                 return worker_seconds
             for future in wait(running, POLL_INTERVAL_S, FIRST_COMPLETED).done:
-                share, started = running.pop(future)
+                max_trials, started = running.pop(future)
                 worker_seconds += time.monotonic() - started
                 error = future.exception()
-                remaining += share - (0 if error else future.result())
+                remaining += max_trials - (0 if error else future.result())
                 crashes = crashes + 1 if error else 0
                 if error:
                     print_lines(f"{title}: {error}", settings.quiet)
@@ -98,7 +99,7 @@ def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> in
 
 
 def _close_orphans(study: SweepStudy) -> None:
-    """Close the runs and trials of crashed workers.
+    """Close the runs and trials of crashed workers, and reopen the sweep's run if another process has closed it.
 
     Raises:
         LoupeError: another process continues the sweep.

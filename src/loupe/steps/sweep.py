@@ -43,7 +43,7 @@ def run(settings: Sweep) -> str | None:
     # This call fails if the scheduler does not answer. Therefore it comes before the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
-    points = len(sweep.group_arms()) if sweep.is_grid else total
+    points = len(sweep.group_arms()) if sweep.is_grid else total  # points that differ in tuned fields count once
     print_line(f"sweep {sweep.name}: {points} points, {total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)
     dataset = _open_dataset(settings, sweep)
@@ -68,7 +68,7 @@ def run(settings: Sweep) -> str | None:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open a database. Of a journal, only check the file, because opening can change the file, and return None."""
+    """Open a database. A journal is only checked, because opening can change the file: return None for a journal."""
     from loupe.search import study_storage
 
     if "://" in location:

@@ -157,14 +157,17 @@ class RunBuffer:
         return bool(last <= self._get_sent_number())
 
     def delete_old_checkpoints(self) -> None:
-        """Delete all checkpoints except for the newest. Only the thread that sends records may call this method."""
+        """Delete all checkpoints except for the newest.
+
+        Only the thread that sends the records may call this method, because a record must exist until it is sent.
+        """
         self._execute(
             "DELETE FROM records WHERE kind = 'checkpoint' AND number < "
             "(SELECT max(number) FROM records WHERE kind = 'checkpoint')"
         )
 
     def remove(self) -> None:
-        """Delete the file, and its folder if it is empty."""
+        """Delete the file. If the folder is then empty, delete the folder too."""
         self.file.unlink(missing_ok=True)
         self.close()
         with suppress(OSError):  # the folder is not empty

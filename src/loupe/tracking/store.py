@@ -20,6 +20,7 @@ from loupe.imaging.file_locks import lock_file
 from loupe.tracking.deadline import call_within
 from loupe.tracking.locations import get_sqlite_file, make_artifact_location, make_sqlite_uri
 
+# The schemes of tracking URIs.
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
 CHECK_TIMEOUT_S = 20.0  # a database must answer within this time

@@ -96,7 +96,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
                 max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES, figure_size=MAX_PREVIEW,
             )  # fmt: skip
             with visitors.serve(request.session_hash or "") as control:
-                answer = workers.upscale(photo, control, lambda part: context.run(progress, part, desc="upscaling"))
+                answer = workers.upscale(photo, control, lambda done: context.run(progress, done, desc="upscaling"))
         except ValueError as error:
             return _show_error(f"scale: {error}, got {scale}")
         except FileNotFoundError:
