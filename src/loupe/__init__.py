@@ -2,18 +2,13 @@
 
 The functions of this module run the steps in notebooks and scripts: `loupe.train(network="perceptron", steps=2000)`.
 Their arguments are the fields of the step; `loupe STEP --help` lists the fields. Values can be Python objects or the
-texts of the command line. A wrong name or value raises `loupe.errors.UsageError` before anything starts. Each function
-opens an MLflow run. If another run is already open, the new run is its child.
+texts of the command line. A wrong name or value raises `loupe.errors.UsageError` before anything starts. Each
+function opens an MLflow run. If another run is already open, the new run is its child.
 """
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from loupe.data.dataset import Dataset
-    from loupe.steps.register import Registration
-    from loupe.steps.train import Training
+from typing import Any
 
 __version__ = "0.2.0"
 
@@ -31,42 +26,52 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'loupe' has no attribute {name!r}")
 
 
-def prepare(**fields: Any) -> "Dataset":
-    """Prepare a dataset from photos, or open the dataset if it exists; the fields are those of `loupe preprocess`."""
-    dataset: Dataset = _run("preprocess", fields)
-    return dataset
+# The results have the type Any, because only the modules of the steps import their types.
 
 
-def train(**fields: Any) -> "Training":
-    """Train one network on a dataset, and score it; the fields are those of `loupe train`."""
-    training: Training = _run("train", fields)
-    return training
+def prepare(**fields: Any) -> Any:
+    """Prepare a dataset from photos, or open the dataset if it exists; the fields are those of `loupe preprocess`.
+
+    Returns:
+        A `loupe.data.dataset.Dataset`; its attribute `location` is a value of the field `dataset`.
+    """
+    return _run("preprocess", fields)
 
 
-def evaluate(**fields: Any) -> dict[str, Any]:
+def train(**fields: Any) -> Any:
+    """Train one network on a dataset, and score it; the fields are those of `loupe train`.
+
+    Returns:
+        A `loupe.steps.train.Training` with the attributes run_id, network, seconds, validation_mae and summary.
+    """
+    return _run("train", fields)
+
+
+def evaluate(**fields: Any) -> Any:
     """Score models and baselines; the fields are those of `loupe evaluate`.
 
     Returns:
-        The content of the file that `loupe evaluate --out scores.json` writes.
+        A dict: the content of the file that `loupe evaluate --out scores.json` writes.
     """
-    summary: dict[str, Any] = _run("evaluate", fields)
-    return summary
+    return _run("evaluate", fields)
 
 
-def register(**fields: Any) -> "Registration":
-    """Register the model of a run; the fields are those of `loupe register`."""
-    registration: Registration = _run("register", fields)
-    return registration
+def register(**fields: Any) -> Any:
+    """Register the model of a run; the fields are those of `loupe register`.
+
+    Returns:
+        A `loupe.steps.register.Registration` with the attributes name, version, is_champion and reason.
+    """
+    return _run("register", fields)
 
 
-def sweep(**fields: Any) -> str | None:
+def sweep(**fields: Any) -> Any:
     """Search hyperparameters with a sweep file; the fields are those of `loupe sweep`.
 
     Returns:
-        The id of the best trial's run; None if no trial has a value.
+        The id of the best trial's run as str; None if no trial has a value.
     """
-    run_id: str | None = _run("sweep", fields)
-    return run_id
+    return _run("sweep", fields)
 
 
 def _run(step: str, fields: dict[str, Any]) -> Any:
