@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -17,8 +17,8 @@ RECOMPOSE = (
     "study). gaussian: overlapping patches, averaged with Gaussian weights"
 )
 DATASET = (
-    "name or folder of a prepared dataset, or a source of photos, which Loupe prepares with default settings. "
-    "Sources: sample (bundled photos), caltech256, a folder, a tar file or a URL"
+    "name or folder of a prepared dataset, or a source of photos, from which Loupe prepares a dataset with default "
+    "settings. Sources: sample (bundled photos), caltech256, a folder, a tar file or a URL"
 )
 THREADS = "CPU threads for training; 0: one per core"
 
@@ -36,11 +36,11 @@ class Train(DatasetSettings):
     network: str = field(
         "convolutional",
         "the network to train; the section `fields with --network NAME` lists the fields of this network",
-        rule="convolutional, perceptron, ridge",
     )
     scale: Scale = field(
         Fraction(3, 2),
-        "scale factor: the side of a result divided by the side of the input. 1:1: the network restores its inputs",
+        "scale factor: the side of a result divided by the side of the input. 1:1: the network restores degraded "
+        "photos and does not change the size",
         rule="1:1, 3:2, 2:1 or 3:1",
     )
     limit: Count = field(
@@ -59,7 +59,18 @@ class Train(DatasetSettings):
 
 
 class GradientTrain(Train):
-    """Settings of a network that is trained by gradient descent."""
+    """Settings of a network that is trained by gradient descent.
+
+    A subclass sets these class attributes:
+        MODULE: the module with the functions `add_body` and `compute_blocks` of the network; see
+            `loupe.models.convolutional`. The module is imported when the network is built, because it imports Keras.
+        NAME_FIELDS: the fields in the names of runs.
+        USES_XLA: whether XLA makes a training step faster with TensorFlow on a CPU.
+    """
+
+    MODULE: ClassVar[str] = ""
+    NAME_FIELDS: ClassVar[tuple[str, ...]] = ("scale",)
+    USES_XLA: ClassVar[bool] = True
 
     skip: Literal["none", "ridge"] = field(
         "none",
@@ -114,7 +125,7 @@ class GradientTrain(Train):
     steps: int = field(3500, "number of training steps", ge=1, le=100_000_000)
     decay_rate: float = field(
         0.96,
-        "with schedule=exponential, factor by which the learning rate decays per `decay_steps` steps",
+        "with schedule=exponential, factor that multiplies the learning rate once per `decay_steps` steps",
         gt=0,
         le=1,
     )
@@ -126,7 +137,7 @@ class GradientTrain(Train):
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "with schedule=exponential, number of steps per decay by the factor `decay_rate`; default 1.5 % of `steps` "
+        "with schedule=exponential, number of steps per multiplication by `decay_rate`; default 1.5 % of `steps` "
         "(2016 study)",
         rule=">= 1",
     )
@@ -146,7 +157,7 @@ class GradientTrain(Train):
         le=10**9,
     )
     devices: Devices = field(
-        1, "number of GPUs of this machine that share each batch (JAX backend)", rule="all, or 1 to 1024"
+        1, "with KERAS_BACKEND=jax, number of GPUs that share each batch", rule="all, or 1 to 1024"
     )
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {

@@ -34,11 +34,11 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
         return pairs, f"{settings.split} of {dataset.folder.name}"
-    given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
-    given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    fields = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
+    fields |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
     if scale == 1:  # clean_share=1: the inputs are clean; `score_qualities` compresses them later
-        given |= {"degrade": "jpeg", "clean_share": 1}
-    return preparation.prepare_in_memory(parse_settings("preprocess", given | shared), scale), settings.photos
+        fields |= {"degrade": "jpeg", "clean_share": 1}
+    return preparation.prepare_in_memory(parse_settings("preprocess", fields | shared), scale), settings.photos
 
 
 def _validate_restoration(settings: Evaluate) -> None:

@@ -1,4 +1,4 @@
-"""Builds the Keras model of validated settings, and applies a Keras model as an upscaling model."""
+"""Builds the Keras model of validated settings, and gives Keras models the interface of upscaling models."""
 
 import functools
 import itertools
@@ -6,15 +6,13 @@ import json
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from importlib import import_module
 from typing import Any
 
 import keras
 import numpy as np
 
-from loupe.config.fields import get_block_sides
-from loupe.config.networks import Convolutional, Perceptron
 from loupe.config.training import GradientTrain
-from loupe.models import convolutional, perceptron
 from loupe.models.blocks import add_linear_branch, set_linear_weights
 from loupe.models.network_size import measure_network
 from loupe.upscalers.baselines import MARGIN, compute_filter_weights
@@ -31,15 +29,15 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
     """Build the network of the settings with its initial weights.
 
     Args:
-        settings: the settings of a perceptron or convolutional network.
+        settings: the settings of a network.
         input_side: side of the dataset's inputs in pixels. With patch=whole, a patch has this side.
         luminance: the luminance formula of the dataset.
         ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None means weights of 0.
 
     Returns:
         An uncompiled functional model that maps images, (n, h, w, 1), to results, (n, h p/q, w p/q, 1). Values are in
-        [-1, 1]. A conditioned model has a second input channel. The name of the model contains its geometry; see
-        `Geometry.name`.
+        [-1, 1]. A conditioned model has a second input channel; see `Geometry.condition`. The name of the model
+        contains its geometry; see `Geometry.name`.
     """
     scale = settings.scale
     geometry = compute_geometry(settings, input_side, luminance)
@@ -49,8 +47,9 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
     body_input, q = image, geometry.q
     if settings.pre_upscale != "none":
         body_input, q = add_linear_branch(luminance_plane, scale, "pre_upscale", trainable=False), geometry.p
-    add_body: Any = perceptron.add_body if isinstance(settings, Perceptron) else convolutional.add_body
-    large = add_body(body_input, settings, q, geometry.p, _make_initializer_factory(settings))
+    large = import_module(settings.MODULE).add_body(
+        body_input, settings, q, geometry.p, _make_initializer_factory(settings)
+    )
     if settings.skip == "ridge":
         large = large + add_linear_branch(luminance_plane, scale, "skip", trainable=True)
     model = keras.Model(image, large, name=geometry.name)
@@ -91,39 +90,34 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
         The number of layers whose weights were copied.
     """
     layers, sources = ([layer for layer in each.layers if layer.weights] for each in (model, other))
-    count = 0
+    copied_layers = 0
     for layer, source in zip(layers, sources, strict=False):
         values = source.get_weights()
         conditioned = Geometry.from_name(model.name).channels > Geometry.from_name(other.name).channels
-        if conditioned and not count:
+        if conditioned and not copied_layers:
             values[0] = np.pad(values[0], ((0, 0), (0, 0), (0, 1), (0, 0)))
         if [weights.shape for weights in layer.weights] == [value.shape for value in values]:
             layer.set_weights(values)
-            count += 1
-    return count
+            copied_layers += 1
+    return copied_layers
 
 
 def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -> Geometry:
     """Compute the geometry of the network that `build` builds from these arguments."""
     scale: Fraction = settings.scale
-    if isinstance(settings, Convolutional):
-        q = get_block_sides(scale)[0]
-        reach = convolutional.compute_reach(settings) * q  # in pixels of the image, from the edge of a block
-    else:
-        patch = getattr(settings, "patch", "whole")
-        q = input_side if patch == "whole" else int(patch.split(":")[0])
-        reach = getattr(settings, "entry_convolutions", 0)
+    q, reach = import_module(settings.MODULE).compute_blocks(settings, input_side)
     if settings.pre_upscale != "none":
         reach += MARGIN
     min_side = q
     if settings.skip == "ridge" or settings.pre_upscale != "none":
+        # A linear branch mirrors MARGIN pixels at the border, and reads MARGIN pixels around a block.
         min_side, reach = max(q, MARGIN), max(reach, MARGIN)
     condition = getattr(settings, "condition", "none")
     return Geometry(q, int(q * scale), -(-min_side // q) * q, -(-reach // q) * q, luminance, condition)
 
 
 class KerasUpscaler:
-    """A Keras model as an upscaling model.
+    """Gives a Keras model the interface of upscaling models; see `UpscalingModel`.
 
     Args:
         model: a result of `build` or `build_ridge`, which may have been saved and loaded.

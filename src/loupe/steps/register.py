@@ -74,7 +74,7 @@ def run(settings: Register) -> Registration:
     upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
     is_champion = champion is not None and champion.run_id == run_id
     with runs.step_run(settings, f"register {train_run.info.run_name}"), tempfile.TemporaryDirectory() as folder:
-        gate = compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
+        comparison = compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
         onnx = Path(folder) / Path(models.ONNX_FILE).name
         difference = export(model, upscaler.geometry, onnx)
         licence = _describe_licences(dataset.settings["source"])
@@ -86,22 +86,22 @@ def run(settings: Register) -> Registration:
             "onnx_difference": f"{difference:.1e}",
         }
         if not is_champion:
-            version_tags |= gate.tags
+            version_tags |= comparison.tags
         name = f"{train_run.info.run_name}, trained on {dataset.folder.name}"
         description = f"{name}. {_describe_input(upscaler.geometry)}. Data: {licence}."
         version = registration.register_model(run_id, scale, description, version_tags)
         # A run with smoke=true trains only for seconds. Its model must not replace a champion.
         may_replace = champion is None or train_settings["smoke"] != "true"
-        if gate.is_better and may_replace and not is_champion:
-            # set_champion is the last action: if the process is killed earlier, the same command repeats all actions.
+        if comparison.is_better and may_replace and not is_champion:
+            # set_champion is the last action. After a kill, the user repeats the command, which repeats all actions.
             if scale > 1:  # `loupe-photo` only upscales
                 records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
             registration.set_champion(scale, version.version)
-            is_champion, reason = True, gate.reason
+            is_champion, reason = True, comparison.reason
         else:
-            reason = "this model is already the champion" if is_champion else gate.reason
-        records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **gate.tags})
-        records.log_metrics(gate.metrics)
+            reason = "this model is already the champion" if is_champion else comparison.reason
+        records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **comparison.tags})
+        records.log_metrics(comparison.metrics)
     result = Registration(version.name, str(version.version), is_champion, reason)
     print_line(str(result), settings.quiet)
     return result

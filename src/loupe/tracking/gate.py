@@ -38,7 +38,7 @@ class GateResult:
 
     @property
     def is_better(self) -> bool:
-        """Whether the upper end of the interval is below 0; without an interval, whether the difference is."""
+        """Whether the upper end of the interval is below 0; without an interval, whether `difference` is below 0."""
         return (self.interval[1] if self.interval else self.difference) < 0
 
     @property
@@ -84,9 +84,10 @@ def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pair
         defender = KerasUpscaler(models.load_keras(models.ModelReference(name, uri)))
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
     # The rows of both methods are in the order of the images.
-    rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
-    difference, photos = rows["mae"].to_numpy() - other["mae"].to_numpy(), rows["photo"].to_numpy()
+    challenger_rows, defender_rows = (table[table["method"] == method] for method in ("challenger", "defender"))
+    difference = challenger_rows["mae"].to_numpy() - defender_rows["mae"].to_numpy()
+    photos = challenger_rows["photo"].to_numpy()
     low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()
-    maes, count = table.groupby("method")["mae"].mean(), len(set(photos))
-    interval = (low, high) if count >= MIN_PHOTOS else None
-    return GateResult(maes["challenger"], name, maes["defender"], float(difference.mean()), interval, count)
+    maes, photo_count = table.groupby("method")["mae"].mean(), len(set(photos))
+    interval = (low, high) if photo_count >= MIN_PHOTOS else None
+    return GateResult(maes["challenger"], name, maes["defender"], float(difference.mean()), interval, photo_count)

@@ -26,7 +26,7 @@ _RUN_ID: ContextVar[str | None] = ContextVar("run to log to", default=None)
 
 @contextmanager
 def log_to_run(run_id: str) -> Iterator[None]:
-    """Log to this run instead of the open run. A run that has ended keeps its status."""
+    """Log to another run than the open run until the block exits. A run that has ended keeps its status."""
     token = _RUN_ID.set(run_id)
     try:
         yield
@@ -52,7 +52,7 @@ def log_tags(tags: dict[str, str]) -> None:
 
 
 def log_model_tags(name: str, device: str) -> None:
-    """Log the name of a model or method, and the device that ran the ONNX network; "" for other models."""
+    """Log the name of a model or method, and the device that ran the ONNX network (`device` is "" without ONNX)."""
     log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
 
 
@@ -97,7 +97,7 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 
 def log_dataset(dataset: Dataset, context: str) -> None:
-    """Log a prepared dataset with its digest as an input of the run."""
+    """Log a prepared dataset with its digest as an input of the run. `context` names the use, such as `training`."""
     tags = {"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings}
     source = CodeDatasetSource(mask_values(tags))
     fields = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()

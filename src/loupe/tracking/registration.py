@@ -81,13 +81,17 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
 
     Args:
         scale: the scale factor of the new network.
-        onnx: the file of the new network. The networks of other champions are downloaded to subfolders of its folder.
+        onnx: the file of the new network. The files of the other champions are downloaded to subfolders next to it.
         version: the model version of the new network.
 
     Returns:
         The URI of the version.
     """
-    files, names, run_ids = {scale: onnx}, [f"{version.name} version {version.version}"], {scale: version.run_id}
+    files, network_names, run_ids = (
+        {scale: onnx},
+        [f"{version.name} version {version.version}"],
+        {scale: version.run_id},
+    )
     for other in sorted(models.REGISTERED_NAMES.keys() - {scale, Fraction(1)}):
         champion, file = models.get_champion(other), None
         if champion:
@@ -97,28 +101,32 @@ def register_photo_model(scale: Fraction, onnx: Path, version: Any) -> str:
                 IsolatedOnnxUpscaler(file)  # raises UsageError for a file that `loupe-photo` cannot use
         files[other] = file or bundled.find_file(bundled.DEFAULT_SIZE, other)
         run_ids[other] = champion.run_id if file else ""
-        names.append(
+        network_names.append(
             f"{champion.name} version {champion.version}" if file else f"the bundled network of {format_value(other)}"
         )
     _create_registered_model(models.PHOTO_MODEL, "Upscales photos: takes and returns image files in base64.")
     client, content = mlflow.MlflowClient(), [runs.find_commit(), *map(run_ids.get, sorted(run_ids))]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-    photo_version = _create_version_once(
-        f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{key}'",
-        lambda: client.create_model_version(
+    content_hash = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+    def create() -> Any:
+        logged = _log_photo_model(files)
+        return client.create_model_version(
             models.PHOTO_MODEL,
-            _log_photo_model(files),
+            logged.model_uri,
             mlflow.active_run().info.run_id,
-            tags={CONTENT_TAG: key},
-            description=f"Upscales photos with {', '.join(names)}.",
-        ),
-    )
+            tags={CONTENT_TAG: content_hash},
+            description=f"Upscales photos with {', '.join(network_names)}.",
+            model_id=logged.model_id,  # a tracking server refuses the URI of a model without its id
+        )
+
+    query = f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{content_hash}'"
+    photo_version = _create_version_once(query, create)
     client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, photo_version.version)
     return f"models:/{models.PHOTO_MODEL}/{photo_version.version}"
 
 
-def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
-    """Log the model `loupe-photo` to the open run; returns the URI of the model.
+def _log_photo_model(onnx: dict[Fraction, Path]) -> Any:
+    """Log the model `loupe-photo` to the open run; returns its `mlflow.models.model.ModelInfo`.
 
     Args:
         onnx: the ONNX file of each scale factor.
@@ -133,7 +141,7 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
         warnings.showwarning = lambda *_, **__: None
         from loupe.tracking import photo_model
 
-        logged = mlflow.pyfunc.log_model(
+        return mlflow.pyfunc.log_model(
             name="photo",
             python_model=photo_model.__file__,
             code_paths=[str(Path(loupe.__file__).parent)],
@@ -147,7 +155,6 @@ def _log_photo_model(onnx: dict[Fraction, Path]) -> str:
             metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
             tags=list_masked_tags(),
         )
-    return str(logged.model_uri)
 
 
 def _create_registered_model(name: str, description: str) -> None:

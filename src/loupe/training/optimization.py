@@ -8,21 +8,20 @@ from typing import Any
 import keras
 
 from loupe.config.base import Settings
-from loupe.config.networks import Convolutional
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # layers whose outputs are pixel values
-# A dropout layer has the seed SEED_FACTOR * seed + number of the layer. A network has fewer dropout layers.
+# A dropout layer has the seed SEED_FACTOR * seed + number of the layer. The seeds of two trainings differ, because a
+# network has fewer than SEED_FACTOR dropout layers.
 SEED_FACTOR = 1009
 
 
 def compile_model(model: keras.Model, settings: GradientTrain) -> None:
     """Compile the model with the optimizer, schedule and loss of the settings.
 
-    On a CPU, XLA halves the duration of a perceptron's training step. With TensorFlow, convolutional networks do not
-    use XLA, because TensorFlow's own convolutions (oneDNN) are faster.
+    On a CPU, XLA halves the duration of a perceptron's training step.
     """
     other_fields = Settings.model_fields.keys() | {"learning_rate"}
     optimizer_class = OPTIMIZERS[settings.optimizer]
@@ -31,7 +30,7 @@ def compile_model(model: keras.Model, settings: GradientTrain) -> None:
         learning_rate=build_learning_rate(settings), global_clipnorm=settings.clip_norm, **fields
     )
     optimizer.build(model.trainable_variables)
-    use_xla = keras.backend.backend() != "tensorflow" or not isinstance(settings, Convolutional)
+    use_xla = keras.backend.backend() != "tensorflow" or settings.USES_XLA
     model.compile(optimizer=optimizer, loss=LOSSES[settings.loss], jit_compile=use_xla)
 
 

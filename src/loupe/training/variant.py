@@ -35,6 +35,7 @@ def build_network(
         return builder.build_ridge(weights, settings.scale, luminance)
     assert isinstance(settings, GradientTrain)
     input_side = train.sides[0]
+    # Raises UsageError for inputs that are too large.
     batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
     model = builder.build(settings, input_side, luminance, weights)
     if start is not None and not builder.copy_matching_weights(model, start):
@@ -46,9 +47,5 @@ def describe(settings: Train) -> str:
     """Return a short name for lists of runs, such as `perceptron 10:15 2048,1024 tanh rmsprop`."""
     if not isinstance(settings, GradientTrain):
         return f"{settings.network} {format_value(settings.scale)}"
-    fields = {
-        "perceptron": ("patch", "hidden", "activation", "optimizer"),
-        "convolutional": ("scale", "filters", "layers", "optimizer"),
-    }[settings.network]
-    parts = [settings.network, *(format_value(getattr(settings, name)) for name in fields)]
+    parts = [settings.network, *(format_value(getattr(settings, name)) for name in settings.NAME_FIELDS)]
     return " ".join([*parts, *(["skip"] if settings.skip == "ridge" else [])])
