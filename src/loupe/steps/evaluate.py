@@ -55,12 +55,14 @@ def run(settings: Evaluate) -> dict[str, Any]:
         _draw_figures(settings, methods, names[settings.model], pairs)
         records.log_table(table, "scores.json")
         scores, text = _log_scores(settings, table, ["model", *others])
-        summary = {"model": loaded.name, "on": description, "protocol": settings.protocol, "images": len(pairs)}
-        summary |= scores
+        photos = scoring.count_photos(table)
+        summary = {"model": loaded.name, "on": description, "protocol": settings.protocol}
+        summary |= {"photos": photos, "images": len(pairs)} | scores
         records.log_json(_replace_nan(summary), "summary.json")
     if settings.out:
         _write_json(Path(settings.out), summary)
-    print_line(f"{loaded.name} on {description}, {len(pairs)} images ({settings.protocol})", settings.quiet)
+    counts = f"{len(pairs)} images of {scoring.format_photos(photos)}"
+    print_line(f"{loaded.name} on {description}, {counts} ({settings.protocol})", settings.quiet)
     print_lines(text, settings.quiet)
     return summary
 
@@ -168,7 +170,7 @@ def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) 
     psnr = qualities.compute_psnr(table)
     baseline = "lanczos" if "lanczos" in psnr else "input"
     below = qualities.find_qualities_below(baseline, psnr, networks)
-    text = qualities.format_psnr(psnr, baseline, below)
+    text = qualities.format_psnr(psnr, baseline, below, scoring.count_photos(table))
     records.log_text(text, "psnr.txt")
     records.log_figure(figures.plot_psnr(psnr), "psnr.png")
     return {"qualities": by_quality, f"below_{baseline}": below}, text
