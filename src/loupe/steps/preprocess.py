@@ -26,7 +26,7 @@ def run(settings: Preprocess) -> Dataset:
     photos = preparation.find_photos(settings)
     # This import takes seconds. The import follows find_photos, so that a wrong source is reported early. An import
     # in a second thread during the preparation saved no measurable time, and hung after 3 of about 250 signals.
-    from loupe.tracking import records, runs
+    from loupe.tracking import dataset_inputs, records, runs
 
     runs.open_store()
     start_time = time.perf_counter()
@@ -36,7 +36,7 @@ def run(settings: Preprocess) -> Dataset:
     seconds = time.perf_counter() - start_time
     with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
         counts = dataset.counts
-        records.log_dataset(dataset, "prepared")
+        dataset_inputs.log_dataset(dataset, "prepared")
         records.log_file(dataset.folder / MANIFEST)
         records.log_json(dataset.settings, "settings.json")
         statistics = {f"{kind}/{key}": n for kind, values in dataset.statistics.items() for key, n in values.items()}

@@ -222,8 +222,10 @@ def get_run(run_id: str, field: str) -> Any:
         raise UsageError(f"{field}: must be a run in {mlflow.get_tracking_uri()}, got {run_id!r}") from None
 
 
-def find_best_run(scale: str, smoke: bool) -> str:
-    """Return the id of the finished train run with the lowest mean absolute error on validation photos.
+def find_best_run(scale: str, smoke: bool) -> Any:
+    """Return the finished train run of the current experiment with the lowest validation mae.
+
+    Only runs on the dataset of the newest run are compared, because the errors depend on the photos.
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.
@@ -233,16 +235,20 @@ def find_best_run(scale: str, smoke: bool) -> str:
         UsageError: no run matches.
     """
     create_store()
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    by_name = mlflow.get_experiment_by_name(name)
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or (by_name and by_name.experiment_id)
     without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
-    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"
-    condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke}"
-    matches = search_runs(condition, 1, ["metrics.`val/best_mae` ASC"])
-    if not matches:
+    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train' and metrics.`val/best_mae` >= 0"
+    condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke} and tags.`loupe.digest` != ''"
+    newest = search_runs(condition, 1, experiment=experiment) if experiment else []
+    if not newest:
         raise UsageError(
-            f"run: must be a finished train run of scale {scale} in {mlflow.get_tracking_uri()}, got none; "
-            "`loupe train` creates such a run"
+            f"run: must be a finished train run of scale {scale} in the experiment {name!r} of "
+            f"{mlflow.get_tracking_uri()}, got none; `loupe train` creates such a run"
         )
-    return str(matches[0].info.run_id)
+    same_dataset = f" and tags.`loupe.digest` = '{newest[0].data.tags['loupe.digest']}'"
+    return search_runs(condition + same_dataset, 1, ["metrics.`val/best_mae` ASC"], experiment)[0]
 
 
 def _find_store() -> None:
