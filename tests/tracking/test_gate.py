@@ -13,6 +13,7 @@ from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.photos.networks import load_bundled
+from loupe.steps import register
 from loupe.tracking import gate, models
 from loupe.tracking.candidates import Candidate
 from loupe.upscalers.baselines import FilterUpscaler
@@ -123,3 +124,21 @@ def test_the_recorded_gate_dataset_is_used_until_another_one_is_given(dataset, r
     assert tags["loupe.gate_dataset"] == "mine-2f"
     monkeypatch.setattr(models, "get_registered_tags", lambda name: {})
     assert gate.open_gate(SETTINGS, candidate, "rec601")[0] is own
+
+
+@pytest.mark.parametrize(
+    ("better", "known", "smoke", "accepted", "reason"),
+    [(True, True, False, True, "95 % interval"), (False, True, False, False, "95 % interval"),
+     (True, True, True, False, "a model of a short test (--smoke) never becomes champion"),
+     (True, False, False, False, "unknown; `loupe register --scale 3:2 --version 4` makes it the champion")],
+)  # fmt: skip
+def test_a_better_model_becomes_champion_unless_it_is_of_a_short_test_or_unknown(
+    dataset, better, known, smoke, accepted, reason
+):
+    interval = [-0.002, -0.001] if better else [0.001, 0.002]
+    result = gate.GateResult(0.01, "small", 0.02, sum(interval) / 2, interval, PHOTOS, "photos-1f")
+    own, version = dataset if known else None, SimpleNamespace(version="4")
+    candidate = Candidate(models.ModelReference("challenger", "uri"), "challenger", SCALE, own, is_smoke=smoke)
+    found, is_accepted = register._judge(candidate, result, version, False)
+    assert is_accepted == accepted
+    assert reason in found

@@ -23,7 +23,7 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 
 DRAWS = 20
 CONFIDENCE = 0.95
-MIN_PHOTOS = 8  # with fewer photos, there is no interval, because its coverage would be far below CONFIDENCE
+MIN_PHOTOS = 8  # fewer photos have no interval, because its coverage would be below CONFIDENCE
 MIN_PATCH_SIDE = 8  # smallest side in pixels of the blocks that `score_patches` uses as patches
 
 

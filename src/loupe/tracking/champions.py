@@ -42,7 +42,7 @@ def find_previous_champion(scale: Fraction) -> Any:
     """Return the version that the champion of a scale factor replaced; None if it replaced the bundled network.
 
     Raises:
-        UsageError: there is no champion, its predecessor is unknown, or its predecessor was deleted.
+        UsageError: the champion is missing, or its predecessor is unknown or was deleted.
     """
     name, champion = models.REGISTERED_NAMES[scale], models.get_champion(scale)
     if champion is None:

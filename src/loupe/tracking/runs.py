@@ -235,20 +235,21 @@ def find_best_run(scale: str, smoke: bool) -> Any:
         UsageError: no run matches.
     """
     create_store()
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    by_name = mlflow.get_experiment_by_name(name)
-    experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or (by_name and by_name.experiment_id)
+    experiment_id, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{part}") for part in ("ID", "NAME"))
+    name = name or EXPERIMENT
+    experiment = mlflow.get_experiment(experiment_id) if experiment_id else mlflow.get_experiment_by_name(name)
     without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
     condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train' and metrics.`val/best_mae` >= 0"
     condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke} and tags.`loupe.digest` != ''"
-    newest = search_runs(condition, 1, experiment=experiment) if experiment else []
+    newest = search_runs(condition, 1, experiment=experiment.experiment_id) if experiment else []
     if not newest:
+        name = experiment.name if experiment else name
         raise UsageError(
             f"run: must be a finished train run of scale {scale} in the experiment {name!r} of "
             f"{mlflow.get_tracking_uri()}, got none; `loupe train` creates such a run"
         )
     same_dataset = f" and tags.`loupe.digest` = '{newest[0].data.tags['loupe.digest']}'"
-    return search_runs(condition + same_dataset, 1, ["metrics.`val/best_mae` ASC"], experiment)[0]
+    return search_runs(condition + same_dataset, 1, ["metrics.`val/best_mae` ASC"], experiment.experiment_id)[0]
 
 
 def _find_store() -> None:
