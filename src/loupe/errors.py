@@ -11,13 +11,14 @@ from urllib.parse import unquote
 
 LONGEST_DESCRIPTION = 300  # maximum number of characters of a described error
 MASK = "***"
-SHORTEST_PART = 3  # outside of a URL, a part of a secret is masked if it has at least this number of characters
+# A library's message may quote only a part of a secret. Parts with at least this number of characters are masked.
+SHORTEST_PART = 3
 
 # A password may contain `/`, `@` or `:`. Therefore everything up to the last `@` before a space is masked, even text
 # that is not a password, such as the path in `http://host:5000/a@b`.
 _PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s3a?|gc?s|oss)://)[^/?#:\s]+@")
-# In URLs with these schemes, the user name may be a token or the id of a key.
+# In URLs with these schemes, the user name may be a token or the id of a key, and is masked too.
 _ID_SCHEMES = re.compile(r"(?i)(.*\+)?(https?|s3a?|gc?s|oss)")
 _FIELD = re.compile(
     r"""(?ix)
@@ -53,11 +54,15 @@ _HEADER = re.compile(
     """
 )
 _BASIC = re.compile(r"(?i)(\bbasic\s+)([\w+/]{6,}={0,2})")  # the user and the password of an HTTP header, in base64
-_WORD = re.compile(r"(?i)basic|passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
+# Each match of the three patterns above contains one of these words.
+_SECRET_WORD = re.compile(r"(?i)basic|passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
 # The values of these environment variables are masked in errors, because servers and libraries may quote them.
-_VARIABLE = re.compile(r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$")
+_SECRET_VARIABLE = re.compile(
+    r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$"
+)
 # Minimum length of a variable's value that is masked, because a shorter value may be part of a normal word.
 SHORTEST_VALUE = 6
+# A password that contains a space. The URL itself shows where the password ends; a text that quotes the URL does not.
 _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
 
 
@@ -79,7 +84,7 @@ def mask_secrets(text: str, *urls: str) -> str:
         text = _TOKEN.sub(rf"\1{MASK}@", _PASSWORD.sub(_mask_password, text))
     if "=" in text:
         text = _FIELD.sub(_mask_field, text)
-    if _WORD.search(text):  # this search takes a tenth of the time of the three substitutions below
+    if _SECRET_WORD.search(text):  # this search takes a tenth of the time of the three substitutions below
         text = _HEADER.sub(_mask_field, _QUOTED.sub(rf"\1{MASK}\2", _BASIC.sub(_mask_basic, text)))
     return text
 
@@ -87,7 +92,7 @@ def mask_secrets(text: str, *urls: str) -> str:
 def mask_error(text: str, *urls: str) -> str:
     """Mask the secrets that `mask_secrets` finds, and the values of environment variables with secrets."""
     for name, value in os.environ.items():
-        if _VARIABLE.search(name) and len(value) >= SHORTEST_VALUE:
+        if _SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_VALUE:
             text = text.replace(value, MASK)
     if found := _PASSWORD_WITH_SPACE.search(os.environ.get("MLFLOW_TRACKING_URI", "")):
         text = text.replace(found[1], MASK)
@@ -95,7 +100,7 @@ def mask_error(text: str, *urls: str) -> str:
 
 
 def mask_values(value: Any) -> Any:
-    """Return a copy of a JSON value without the secrets in its texts."""
+    """Return a copy of a JSON value in which the secrets of all texts are masked."""
     if isinstance(value, str):
         return mask_secrets(value)
     if isinstance(value, dict):
@@ -104,14 +109,14 @@ def mask_values(value: Any) -> Any:
 
 
 def is_masked(url: str) -> bool:
-    """Return whether `mask_secrets` has replaced secrets of a URL. A URL without its secrets cannot be opened."""
+    """Return whether `mask_secrets` has replaced secrets of a URL. A masked URL cannot be opened."""
     return "://" in url and (f"{MASK}@" in url or f"={MASK}" in url)
 
 
 def _mask_password(found: re.Match[str]) -> str:
     scheme, separator, user, _ = found.groups()
-    has_user = "@" not in user and not _ID_SCHEMES.fullmatch(scheme or "")
-    return f"{scheme or ''}{separator}{f'{user}:' if has_user else ''}{MASK}@"
+    is_user_shown = "@" not in user and not _ID_SCHEMES.fullmatch(scheme or "")
+    return f"{scheme or ''}{separator}{f'{user}:' if is_user_shown else ''}{MASK}@"
 
 
 def _mask_field(found: re.Match[str]) -> str:
@@ -148,7 +153,7 @@ class UsageError(LoupeError):
 
 
 def describe_error(error: BaseException, *urls: str) -> str:
-    """Return the first line of a library's error message, or the class of the error if it has no message.
+    """Return the first line of a library's error message, or the class of an error without a message.
 
     Args:
         error: the error.

@@ -10,7 +10,7 @@ from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.data.degradation import draw_degradation, make_inputs
-from loupe.data.labels import BANDS, FILTERS, cut_labels, shrink_label, shrink_labels
+from loupe.data.labels import BATCHED_LABELS, FILTERS, cut_labels, shrink_label, shrink_labels
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.decoder import PhotoError
 
@@ -171,7 +171,7 @@ def test_box_by_two_is_the_mean_of_four_pixels():
     assert np.array_equal(shrink_label(label, Fraction(2), "box"), label[::2, ::2])
 
 
-@pytest.mark.parametrize("filters", [[name] * BANDS for name in FILTERS] + [list(FILTERS), ["lanczos"] * 2])
+@pytest.mark.parametrize("filters", [[name] * BATCHED_LABELS for name in FILTERS] + [list(FILTERS), ["lanczos"] * 2])
 def test_labels_shrunk_together_equal_single_labels(filters):
     labels = [noise(SIZE + number, SIZE)[number:] for number in range(len(filters))]
     colour = np.repeat(labels[0][..., None], 3, axis=2)

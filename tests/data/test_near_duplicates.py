@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from loupe.data.near_duplicates import SIDE, find_groups, normalise_thumbnails
+from loupe.data.near_duplicates import SIDE, _merge_groups, find_groups, normalise_thumbnails
 from loupe.data.preparation import prepare
 from loupe.data.sources import list_photos
 from loupe.imaging.grey import GreyPhoto
@@ -67,6 +67,20 @@ def test_groups_do_not_depend_on_the_order_and_are_found_among_many_photos():
     pairs = zip(names[:200], names[2000:2200], strict=True)
     assert groups == {name: min(pair) for pair in pairs for name in pair}
     assert find_groups(hashes[order], thumbnails[order]) == groups
+
+
+def test_groups_are_connected_through_pairs_of_several_merges():
+    """The result of several merges equals the components of all pairs together."""
+    rng = np.random.default_rng(0)
+    for count in (2, 9, 60):
+        smallest, groups = np.arange(count), {number: {number} for number in range(count)}
+        for _ in range(4):
+            pairs = rng.integers(count, size=(2, count // 3))
+            smallest = _merge_groups(smallest, pairs)
+            for first, second in pairs.T:
+                union = groups[first] | groups[second]
+                groups |= dict.fromkeys(union, union)
+        assert smallest.tolist() == [min(groups[number]) for number in range(count)]
 
 
 def test_a_large_photo_is_shrunk_like_a_small_one(real_crop, encode):

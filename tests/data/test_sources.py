@@ -57,6 +57,11 @@ def test_a_photo_has_the_hash_of_its_content(listed, photo_folder, crops):
         assert photo.sha256 == hashlib.sha256(crops[photo.path]).hexdigest()
 
 
+def test_an_image_file_is_a_source(listed, photo_folder, crops):
+    (photo,) = listed(photo_folder / "001.cat" / "001_0001.jpg")
+    assert (photo.path, photo.category, content(photo)) == ("001_0001.jpg", "", crops["001.cat/001_0001.jpg"])
+
+
 def test_photos_are_hashed_in_parallel(listed, photo_folder, monkeypatch):
     both, read = threading.Barrier(2, timeout=5), []
 

@@ -63,7 +63,7 @@ def test_a_photo_beyond_the_budget_is_refused_before_it_is_decoded(photo, monkey
     monkeypatch.setattr(reservations, "get_budget", lambda: 17 * 10**6)
     content = encode(photo.resize((1000, 900)), "PNG")
     with (
-        reservations.reserve() as require,
+        reservations.reserve() as reserve_bytes,
         pytest.raises(PhotoError, match=r"memory: must be at most 17 MB per photo, got 23 MB"),
     ):
-        grey.GreyPhoto(content, require)
+        grey.GreyPhoto(content, reserve_bytes)

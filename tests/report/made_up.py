@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from loupe.report.assembly import ClaimRuns, build_report, select_dataset
-from loupe.report.results import FACTS
+from loupe.report.results import RUN_COLUMNS
 from loupe.search import arms as sweep_arms
 from loupe.search import sweep_loader
 
@@ -39,7 +39,7 @@ def _make_row(settings: Any, metrics: set[str]) -> dict[str, Any]:
     run_id = hashlib.sha256(str(texts).encode()).hexdigest()[:32]
     rng = np.random.default_rng(int(run_id[:8], 16))
     mae = 0.03 + 0.01 * rng.random()
-    facts = dict.fromkeys(FACTS, "x") | {
+    facts = dict.fromkeys(RUN_COLUMNS, "x") | {
         "run_id": run_id,
         "name": f"{texts['network']} {run_id[:3]}",
         "kind": "trial",

@@ -15,15 +15,15 @@ def test_table_is_unchanged_after_writing_and_reading(table, tmp_path):
     results.write(shuffled, tmp_path / "again.parquet")
     again = results.read(tmp_path / "again.parquet")
     pd.testing.assert_frame_equal(again, table)
-    assert list(again.columns[: len(results.FACTS)]) == list(results.FACTS)
+    assert list(again.columns[: len(results.RUN_COLUMNS)]) == list(results.RUN_COLUMNS)
     assert [path.name for path in tmp_path.iterdir()] == ["again.parquet"]
 
 
 def test_missing_values_survive_writing_and_reading(tmp_path):
     rows = [
-        dict.fromkeys(results.FACTS, "a")
+        dict.fromkeys(results.RUN_COLUMNS, "a")
         | {"settings.hidden": "none", "curve.step": [0, 1], "curve.val/mae": [1, 2.5]},
-        dict.fromkeys(results.FACTS, "b") | {"sweep": None, "metrics.val/mae": 1, "curve.step": np.array([])},
+        dict.fromkeys(results.RUN_COLUMNS, "b") | {"sweep": None, "metrics.val/mae": 1, "curve.step": np.array([])},
     ]
     results.write(pd.DataFrame(rows), tmp_path / "runs.parquet")
     found = results.read(tmp_path / "runs.parquet")

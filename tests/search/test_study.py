@@ -21,7 +21,18 @@ from loupe.search import study as study_module
 from loupe.search.items import MAX_ATTEMPTS
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
-from loupe.search.trial_attributes import FAILED, FAILURE, ITEM, ORPHANED, OWNER, PARENT, REASON, RESUMED_RUN, RUN
+from loupe.search.trial_attributes import (
+    FAILED,
+    FAILURE,
+    ITEM,
+    LAST_VALUE,
+    ORPHANED,
+    OWNER,
+    PARENT,
+    REASON,
+    RESUMED_RUN,
+    RUN,
+)
 
 RECORD = b'{"op_code":0,"worker_id":"1"}\n'
 HERE = {"loupe.host": "here", "loupe.pid": "1"}
@@ -483,6 +494,14 @@ def test_trials_of_a_sampler_rank_by_value():
         study.optuna_study.enqueue_trial({"loss": loss, "layers": layers}, user_attrs={ITEM: "slot"})
     work(study, lambda chosen, seed: values[chosen["loss"], chosen["layers"]])
     assert [trial.value for trial in study.rank_trials()] == [0.1, 0.2, 0.2, 0.2]
+    assert study.optuna_study.metric_names == ["val/best_mae"]
+
+
+def test_untrained_best_weights_rank_by_the_last_points_of_their_curves():
+    study = in_memory(sweep_of({"sampler": "random", "trials": 4}, {"loss": ["mse", "mae"], "layers": [1, 2]}))
+    for last in (0.5, 0.3, 0.4):
+        study.optuna_study.add_trial(optuna.trial.create_trial(value=0.2, user_attrs={LAST_VALUE: last}))
+    assert [trial.user_attrs[LAST_VALUE] for trial in study.rank_trials()] == [0.3, 0.4, 0.5]
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -519,13 +538,17 @@ def test_table_has_a_row_per_trial_with_state_and_reason(journal):
 
 def test_study_with_the_same_name_and_another_space_is_refused(journal):
     work_of(journal, GRID)
-    others = [
-        sweep_of({"repeats": 2}, GRID.search | {"loss": ["mse"]}, GRID.train),
-        sweep_of({"repeats": 2}, GRID.search, GRID.train | {"steps": 3}),
-        sweep_of({"repeats": 2, "pruner": "median"}, GRID.search, GRID.train),
-    ]
-    for other in others:
-        with pytest.raises(UsageError, match=r"is a study with another search space .*another name"):
+    others = {
+        r"search\.loss: .* in the study, .*mse.* in": sweep_of(
+            {"repeats": 2}, GRID.search | {"loss": ["mse"]}, GRID.train
+        ),
+        r"train\.steps: .*'3' in": sweep_of({"repeats": 2}, GRID.search, GRID.train | {"steps": 3}),
+        r"study\.pruner: 'none' in the study, 'median' in": sweep_of(
+            {"repeats": 2, "pruner": "median"}, GRID.search, GRID.train
+        ),
+    }
+    for difference, other in others.items():
+        with pytest.raises(UsageError, match=rf"is a study with another search space \({difference} .*another name"):
             opened(journal, other)
     with pytest.raises(UsageError, match="another search space"):
         opened(journal, digest="other photos")

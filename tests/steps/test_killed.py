@@ -51,6 +51,9 @@ def test_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path
     loupe("train", "--resume", run.info.run_id, "--quiet", cwd=broken)
     ended, uninterrupted = open_store(broken).get_run(run.info.run_id), list_runs(complete)[0]
     assert ended.info.status == "FINISHED"
+    history = open_store(broken).get_metric_history(run.info.run_id, "val/mae")
+    assert len({point.step for point in history}) == len(history) > 2
+    assert "loupe.continues" not in ended.data.tags
     assert ended.data.metrics["val/best_mae"] == uninterrupted.data.metrics["val/best_mae"]
     for weight, expected in zip(load_weights(broken, ended), load_weights(complete, uninterrupted), strict=True):
         assert np.array_equal(weight, expected)

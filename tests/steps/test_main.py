@@ -152,7 +152,7 @@ def test_evaluate_links_its_scores_to_the_model_and_to_the_dataset(finished_main
     assert metrics["test/mae"].value == run.data.metrics["test/mae"]
     assert "test/lanczos/mae" not in metrics
     digests = set()
-    cases = {"photos": [[], ["--label_size", 60]], "classical": [["--protocol", "classical"]]}
+    cases = {"photos": [["--label_size", 90], ["--label_size", 60]], "classical": [["--protocol", "classical"]]}
     for prefix, given in [(prefix, given) for prefix, variants in cases.items() for given in variants]:
         loupe("evaluate", "--photos", photos, *given, cwd=finished_main)
         run, found, metrics = read_evaluation(finished_main)

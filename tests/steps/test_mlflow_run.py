@@ -95,7 +95,7 @@ def test_smoke_sweep_registers_a_version_and_logs_plots_within_90_seconds(clone,
     plots = open_store(tmp_path).list_artifacts(parent.info.run_id, "plots")
     assert {item.path for item in plots} == {f"plots/{name}.png" for name in PLOTS}
     version = open_store(tmp_path).get_model_version("loupe", "1")
-    assert version.run_id == parent.data.tags["best_run"]
+    assert version.run_id == parent.data.tags["loupe.best_run"]
     # Other tests run at the same time, so that the run time is up to twice that of a quiet machine.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 90
     assert seconds < 180

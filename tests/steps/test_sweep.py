@@ -154,7 +154,7 @@ def test_trial_runs_are_children_of_the_sweep_run_and_optuna_trials_link_to_them
     for number, trial in trials.items():
         assert trial.user_attrs["run"] == by_number[number].info.run_id
         assert trial.value == by_number[number].data.metrics["val/best_mae"]
-        assert by_number[number].data.tags["trial.state"] == "COMPLETE"
+        assert by_number[number].data.tags["loupe.state"] == "COMPLETE"
 
 
 def test_trial_runs_have_all_settings_and_complete_curves(smoke, dataset):
@@ -180,7 +180,7 @@ def test_sweep_run_has_the_table_of_trials_plots_sweep_file_and_best_run(smoke):
     assert {"smoke.toml", "trials.json"} <= set(list_files(smoke, parent))
     rows = read_trials(smoke, parent)
     assert [row["state"] for row in rows] == ["COMPLETE"] * 4
-    (best,) = (run for run in children if run.info.run_id == parent.data.tags["best_run"])
+    (best,) = (run for run in children if run.info.run_id == parent.data.tags["loupe.best_run"])
     assert best.data.metrics["val/best_mae"] == min(run.data.metrics["val/best_mae"] for run in children)
     assert {row["run"]: row["value"] for row in rows}[best.info.run_id] == min(row["value"] for row in rows)
     assert parent.data.metrics["best/val/best_mae"] == best.data.metrics["val/best_mae"]
@@ -191,7 +191,7 @@ def test_sweep_run_has_the_table_of_trials_plots_sweep_file_and_best_run(smoke):
 
 def test_only_the_best_trial_keeps_its_network_is_scored_on_test_and_registered(smoke):
     (parent,), children = find_runs(smoke, "sweep"), find_runs(smoke, "trial")
-    best = parent.data.tags["best_run"]  # smoke.toml has keep = 1
+    best = parent.data.tags["loupe.best_run"]  # smoke.toml has keep = 1
     assert list_networks(smoke) == [best]
     assert [run.info.run_id for run in children if "test/mae" in run.data.metrics] == [best]
     run = open_store(smoke).get_run(best)
@@ -210,7 +210,7 @@ def test_only_the_best_trial_keeps_its_network_is_scored_on_test_and_registered(
 
 def test_sweep_that_was_killed_while_it_scored_its_best_trial_scores_it_again(smoke, dataset):
     (parent,), client = find_runs(smoke, "sweep"), open_store(smoke)
-    best = client.get_run(parent.data.tags["best_run"])
+    best = client.get_run(parent.data.tags["loupe.best_run"])
     files = list_files(smoke, best)
     assert set(files) >= RESULT_FILES
     for file in RESULT_FILES:  # as after a kill: the test scores are logged, the files are not
@@ -303,7 +303,7 @@ def test_reused_best_trial_without_a_network_is_trained_again_and_registered(tmp
     file = write("both", 'activation = ["tanh", "relu"]', {"keep": 1})
     sweep(tmp_path, file)
     (parent,), trials = find_runs(tmp_path, "sweep"), find_runs(tmp_path, "trial")
-    best = parent.data.tags["best_run"]
+    best = parent.data.tags["loupe.best_run"]
     assert list_networks(tmp_path) == [best]
     open_store(tmp_path).set_terminated(parent.info.run_id, "KILLED")  # as after a kill during registration
     sweep(tmp_path, file)
@@ -314,7 +314,7 @@ def test_reused_best_trial_without_a_network_is_trained_again_and_registered(tmp
     file = write("one", f"activation = ['{activation}']")
     loupe("sweep", file, "--workers", 1, cwd=tmp_path, in_one_process=True)
     parent, (trained,) = find_runs(tmp_path, "sweep")[0], find_runs(tmp_path, "train")
-    assert parent.data.tags["best_run"] == trained.info.run_id
+    assert parent.data.tags["loupe.best_run"] == trained.info.run_id
     assert trained.data.params["activation"] == activation
     assert trained.data.metrics["val/best_mae"] == other.data.metrics["val/best_mae"]
     assert open_store(tmp_path).get_model_version("loupe", "1").run_id == trained.info.run_id
@@ -404,7 +404,7 @@ def test_pruned_trials_have_finished_runs_and_partial_curves(tmp_path, write):
     for trial in trials:
         run = runs[trial.user_attrs["run"]]
         assert run.info.status == "FINISHED"
-        assert run.data.tags["trial.state"] == trial.state.name
+        assert run.data.tags["loupe.state"] == trial.state.name
         points = [point.value for point in open_store(tmp_path).get_metric_history(run.info.run_id, "val/mae")]
         assert list(trial.intermediate_values.values()) == points[1:]  # without step 0
         assert len(points) == 11 or trial.state == TrialState.PRUNED
@@ -412,8 +412,8 @@ def test_pruned_trials_have_finished_runs_and_partial_curves(tmp_path, write):
     assert steps < 14 * 10
     (parent,) = find_runs(tmp_path, "sweep")
     assert parent.data.metrics["trials/pruned"] == states[TrialState.PRUNED]
-    best = runs[parent.data.tags["best_run"]]
-    assert best.data.tags["trial.state"] == "COMPLETE"
+    best = runs[parent.data.tags["loupe.best_run"]]
+    assert best.data.tags["loupe.state"] == "COMPLETE"
     ranked = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda trial: trial.value)
     assert set(list_networks(tmp_path)) == {trial.user_attrs["run"] for trial in ranked[:3]}
 
@@ -433,7 +433,7 @@ def test_diverging_trial_fails_and_the_sweep_fails_only_if_all_trials_do(tmp_pat
     assert re.search("the loss is (nan|inf).* lower learning_rate", reasons["sgd"])
     assert reasons["adam"] is None
     assert parent.info.status == "FINISHED"
-    assert parent.data.tags["best_run"] == trials["adam"].user_attrs["run"]
+    assert parent.data.tags["loupe.best_run"] == trials["adam"].user_attrs["run"]
 
     line = read_error(sweep(tmp_path, write("none", diverging + '["sgd"]', **more), status=1))
     assert "trials: all 1 failed" in line
@@ -575,6 +575,6 @@ def test_every_sweep_file_runs_a_tiny_trial(file, shared, dataset):
     name = f"{sweep_loader.load_sweep(file).name}-smoke"
     parent = find_runs(shared, "sweep")[0]
     assert (parent.data.tags["loupe.sweep"], parent.info.status) == (name, "FINISHED")
-    assert "best_run" in parent.data.tags
+    assert "loupe.best_run" in parent.data.tags
     trials = load_study(shared, name).trials
     assert sum(trial.state == TrialState.COMPLETE for trial in trials) == 1

@@ -18,6 +18,8 @@ import pytest
 from jobs import build_env
 
 from loupe.cli import signals
+from loupe.cli.main import run_step
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.tracking import checkpoints, curves, delivery, liveness, records, runs
 
@@ -215,3 +217,65 @@ def test_a_run_that_finishes_during_the_search_for_orphans_stays_finished(
     monkeypatch.setattr(liveness, "is_alive", ends)
     liveness.close_orphaned_runs()
     assert get_status(client, run) == "FINISHED"
+
+
+def test_a_failed_run_says_why_and_the_next_try_removes_the_reason(client: mlflow.MlflowClient) -> None:
+    settings = parse_settings("register", {"note": "My **note**", "tags": "owner=ana,stage=a=b", "run_name": "mine"})
+    with pytest.raises(ZeroDivisionError), runs.step_run(settings, "register x") as run:
+        1 / 0  # noqa: B018
+    found = client.get_run(run)
+    assert (found.info.status, found.info.run_name) == ("FAILED", "mine")
+    assert found.data.tags[runs.ERROR_TAG] == "ZeroDivisionError: division by zero"
+    assert found.data.tags[runs.NOTE_TAG] == "My **note**\n\nFailed: ZeroDivisionError: division by zero"
+    assert (found.data.tags["owner"], found.data.tags["stage"]) == ("ana", "a=b")
+    assert not found.data.params.keys() & {"note", "tags", "run_name"}
+    with pytest.raises(UsageError), runs.step_run(settings, "register x", continues=run):
+        raise UsageError("x: must be 1, got http://u:secret@host")
+    assert client.get_run(run).data.tags[runs.NOTE_TAG] == "My **note**\n\nFailed: x: must be 1, got http://***@host"
+    with runs.step_run(settings, "register x", continues=run):
+        pass
+    found = client.get_run(run)
+    assert found.info.status == "FINISHED"
+    assert runs.ERROR_TAG not in found.data.tags
+    assert found.data.tags[runs.NOTE_TAG] == "My **note**"
+    assert "loupe.continues" not in found.data.tags
+
+
+@pytest.mark.parametrize(("given", "expected"), [("my name", "my name"), ("bold-asp-123", "register x")])
+def test_a_joined_run_keeps_the_name_of_the_user(
+    given: str, expected: str, client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = client.create_run(client.create_experiment("e"), run_name=given)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", created.info.experiment_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", created.info.run_id)
+    with runs.step_run(parse_settings("register", {}), "register x"):
+        pass
+    assert client.get_run(created.info.run_id).info.run_name == expected
+
+
+def test_a_step_that_did_not_start_says_why_in_the_run_of_mlflow_run(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create_run(client)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run)
+    assert run_step("train", ["--activation", "swish"]) == 2
+    tags = client.get_run(run).data.tags
+    assert tags[runs.ERROR_TAG] == "activation: must be one of tanh, sigmoid, relu, got 'swish'"
+    assert tags[runs.NOTE_TAG] == f"Failed: {tags[runs.ERROR_TAG]}"
+
+
+def test_paths_under_mlflow_run_count_from_the_folder_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process is the first Python process above the step, as MLflow is under `mlflow run`."""
+    project, caller = tmp_path / "project", tmp_path / "caller"
+    project.mkdir()
+    caller.mkdir()
+    (project / "MLproject").touch()
+    monkeypatch.chdir(caller)
+    code = "from loupe.cli.main import run_step; import os; run_step('sync', ['--bogus']); print(os.getcwd())"
+    command = ["sh", "-c", f'{sys.executable} -c "{code}"; true']
+    for variables, folder in (({"MLFLOW_RUN_ID": "1"}, caller), ({}, project)):
+        env = build_env() | {"PYTHONPATH": os.pathsep.join(sys.path)} | variables
+        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == str(folder), done.stderr

@@ -51,7 +51,7 @@ def _format_field(name: str, info: Any) -> str:
         from loupe.config.optimizers import OPTIMIZERS
 
         rule = ", ".join(OPTIMIZERS)
-    if name == "categories":
+    if name == "categories":  # the default, (), means all categories
         default = "default all"
     choices = ", ".join(format_value(choice) for choice in list_choices(info.annotation))
     allowed = "; ".join(part for part in (rule or choices, _describe_bounds(info), default) if part)

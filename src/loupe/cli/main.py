@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 from loupe import __version__
@@ -22,16 +23,16 @@ from loupe.cli.help import format_overview, format_step_help
 from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams
-from loupe.config import STEPS, list_fields, parse_settings
+from loupe.config import STEPS, explain_unknown_field, list_fields, parse_settings
 from loupe.errors import LoupeError, UsageError, describe_error, mask_error
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
 MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
 # The texts that pydantic converts to booleans.
 BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
-# Defaults of environment variables, which silence libraries, make Arrow return memory to the system, and prevent
-# pydantic from searching all installed packages for plugins at every start.
-ENVIRONMENT = {
+# Environment variables that are set if the user has not set them. The variables silence libraries, make Arrow return
+# memory to the system, and prevent pydantic from searching all installed packages for plugins at every start.
+ENVIRONMENT_DEFAULTS = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -39,8 +40,8 @@ ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")
-LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")
+STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # the libraries that access the store of the runs
+LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")  # their errors are printed without a traceback
 
 
 def entry() -> NoReturn:
@@ -86,7 +87,7 @@ def run_step(step: str, words: list[str]) -> int:
     Returns:
         The exit status.
     """
-    for name, value in ENVIRONMENT.items():
+    for name, value in ENVIRONMENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -96,6 +97,7 @@ def run_step(step: str, words: list[str]) -> int:
         if {"-h", "--help"} & set(words[: _find_separator(step, words)]):
             print(format_step_help(step, POSITIONAL.get(step), step in MULTIPLE), end="")
             return 0
+        _enter_callers_folder()
         settings = parse_settings(step, parse_arguments(step, words))
         with signals.raise_on_signals():
             importlib.import_module(f"loupe.steps.{step}").run(settings)
@@ -104,8 +106,32 @@ def run_step(step: str, words: list[str]) -> int:
     except signals.Terminated:
         return _fail(program, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
-        return _fail(program, *_describe_failure(error))
+        text, exit_status = _describe_failure(error)
+        if "MLFLOW_RUN_ID" in os.environ:  # the step has not started the run that `mlflow run` created
+            with suppress(ImportError):
+                importlib.import_module("loupe.tracking.runs").log_project_failure(text)
+        return _fail(program, text, exit_status)
     return 0
+
+
+def _enter_callers_folder() -> None:
+    """Under `mlflow run`, enter the folder in which the user called `mlflow run`.
+
+    MLflow starts the step in the folder of the project. The paths that the user gives, the results, and MLflow's
+    default store belong to the folder of the user.
+    """
+    if "MLFLOW_RUN_ID" not in os.environ or not os.path.exists("MLproject"):
+        return
+    import psutil
+
+    if "PYTHONPATH" in os.environ:  # the worker processes of the step inherit the variable
+        folders = os.environ["PYTHONPATH"].split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
+    for parent in psutil.Process().parents():  # MLflow is the first Python process; a shell can be in between
+        with suppress(psutil.Error, OSError):
+            if "python" in os.path.basename(parent.exe()):
+                os.chdir(parent.cwd())
+                return
 
 
 def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
@@ -121,7 +147,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
         UsageError: a flag is unknown or has no value.
     """
     fields = list_fields(step)
-    end = _find_separator(step, words)
+    separator = _find_separator(step, words)
     parser = _Parser(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
     for name in fields:
         parser.add_argument(_make_flag(name), dest=name)
@@ -129,14 +155,14 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     if positional:
         parser.add_argument(positional, nargs="*" if step in MULTIPLE else "?")
     booleans = {_make_flag(name) for name, info in fields.items() if info.annotation is bool}
-    normalized = _normalize_flags(words[:end], booleans, positional is not None)
+    normalized = _normalize_flags(words[:separator], booleans, positional is not None)
     given, unknown = parser.parse_known_intermixed_args(normalized)
     if unknown:
         name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_")
-        raise UsageError(f"{name}: is not a field of {step}; `loupe {step} --help` lists the fields")
+        raise UsageError(explain_unknown_field(name, step))
     texts = vars(given)
-    if positional and words[end:]:
-        texts[positional] = [*texts.get(positional, []), *words[end + 1 :]]
+    if positional and words[separator:]:
+        texts[positional] = [*texts.get(positional, []), *words[separator + 1 :]]
     return texts
 
 
@@ -146,8 +172,8 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
     Args:
         words: the arguments.
         booleans: flags of boolean fields.
-        positional: whether the step takes positional arguments. If so, the word after a boolean flag is the value of
-            the flag only if BOOLEAN_TEXTS contains the word. Otherwise, the word is always the value of the flag.
+        positional: whether the step takes positional arguments. In such a step, the word after a boolean flag may be
+            a positional argument: the word is the value of the flag only if BOOLEAN_TEXTS contains the word.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -156,11 +182,11 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
             flag = flag.replace("_", "-")
             has_no_value = not following or following.startswith("--")
             has_no_value = has_no_value or (positional and following.lower() not in BOOLEAN_TEXTS)
-            positive = f"--{flag.removeprefix('--no-')}"
+            positive_flag = f"--{flag.removeprefix('--no-')}"
             if not equals and flag in booleans and has_no_value:
                 equals, value = "=", "true"
-            elif not equals and flag not in booleans and positive in booleans:
-                flag, equals, value = positive, "=", "false"
+            elif not equals and flag not in booleans and positive_flag in booleans:
+                flag, equals, value = positive_flag, "=", "false"
         normalized.append(f"{flag}{equals}{value}")
     return normalized
 
@@ -179,7 +205,8 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     missing = describe_missing_package(error)
     if missing or isinstance(error, UsageError):
         return missing or str(error), 2
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # in a file name
+    # The name of a file contains bytes that are not text.
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"path: must be Unicode text, got {error.object!r}", 1
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
@@ -198,7 +225,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
 def _find_database_error(error: BaseException | None) -> BaseException | None:
     """Return the error of the database itself, such as a full disk; None for other errors.
 
-    The errors of SQLAlchemy and MLflow are not printed, because they also contain the SQL statement.
+    The messages of SQLAlchemy and MLflow are not printed, because these messages also contain the SQL statement.
     """
     while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
         error = error.__cause__

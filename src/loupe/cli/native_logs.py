@@ -1,4 +1,4 @@
-"""Hides information, warnings and two harmless errors that TensorFlow writes to standard error.
+"""Hides messages of TensorFlow on standard error: information, warnings and two harmless errors.
 
 All other lines are shown. TensorFlow's environment variables do not hide these messages. A separate process filters
 the messages, because a thread could not show the last messages of a crashed process.
@@ -35,16 +35,18 @@ class _Trigger:
 
 
 def _start_filter() -> None:
-    reading, writing = os.pipe()
+    read_end, write_end = os.pipe()
     try:
         # In a new session, the filter does not receive Ctrl-C of the terminal and does not end before this process.
-        subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=reading, start_new_session=True)
+        subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=read_end, start_new_session=True)
     except OSError:  # the system cannot start a process: the messages are not filtered
-        os.close(writing)
+        os.close(write_end)
     else:
-        os.dup2(writing, 2)  # sys.stderr is not filtered, because it writes to another descriptor; see `streams`
-        os.close(writing)
-    os.close(reading)
+        # The messages of native libraries go to descriptor 2. sys.stderr has another descriptor (see `streams`):
+        # the filter does not delay Python's own messages.
+        os.dup2(write_end, 2)
+        os.close(write_end)
+    os.close(read_end)
 
 
 def _copy_lines() -> None:

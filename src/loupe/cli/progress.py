@@ -12,9 +12,8 @@ from loupe.errors import mask_error, mask_secrets
 # characters such as right-to-left overrides, lone surrogates (bytes of file names that are not text), and separators
 # of lines and paragraphs.
 CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-LONGEST_ERROR = (
-    600  # maximum number of characters of an error; the middle of a longer error, often a path, is omitted
-)
+# Maximum number of characters of an error. The middle of a longer error, often a path, is omitted.
+LONGEST_ERROR = 600
 
 
 def escape_control_characters(text: str) -> str:
@@ -82,11 +81,11 @@ class ProgressBar:
             TimeRemainingColumn,
         )
 
-        count = {"bytes": DownloadColumn, "percent": TaskProgressColumn}.get(unit, MofNCompleteColumn)()
+        value_column = {"bytes": DownloadColumn, "percent": TaskProgressColumn}.get(unit, MofNCompleteColumn)()
         self._progress = Progress(
             "{task.description}",
             BarColumn(),
-            count,
+            value_column,
             TimeRemainingColumn(),
             "{task.fields[note]}",
             console=Console(file=sys.stderr),
@@ -95,7 +94,7 @@ class ProgressBar:
         self._task = self._progress.add_task(text, total=total, note="")
 
     def update(self, value: float, note: str = "") -> None:
-        """Set the value and the note after the bar; an empty note keeps the previous note."""
+        """Set the value of the bar and the text after the bar (`note`); with "", the previous text stays."""
         if self._progress:
             self._note = note or self._note
             self._progress.update(self._task, completed=value, note=self._note)

@@ -2,7 +2,7 @@
 
 Python discards an exception that a signal raises in a destructor or a callback. A library may discard the exception
 in a bare `except`. In a test, one of 58 signals was lost during imports. Therefore, after a signal, a thread checks
-whether the main thread still handles the exception. If not, the thread sends the signal again.
+whether the main thread still handles the exception. If the exception is lost, the thread sends the signal again.
 """
 
 import _thread
@@ -17,8 +17,8 @@ from typing import Any
 
 SIGNAL_STATUS = 128  # if a signal ends a process, its exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
-# An exception counts as lost if it is missing in this many checks in a row. One check is not enough, because a
-# library may store an exception and raise the exception later.
+# An exception counts as lost if this number of checks in a row does not find the exception. One check is not enough,
+# because a library may store an exception and raise the exception later.
 CHECKS_UNTIL_LOST = 2
 
 _received: list[int] = []  # the signals that were received in the open block of `raise_on_signals`
@@ -59,12 +59,12 @@ def raise_on_signals() -> Iterator[None]:
             previous_hook(discarded)
 
     previous_hook, sys.unraisablehook = sys.unraisablehook, report_discarded
-    handled = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, handle) for number in handled}
+    numbers = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    previous_handlers = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in previous.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
         sys.unraisablehook = previous_hook
         first = _received[:1]
@@ -75,7 +75,7 @@ def raise_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stop_at_signal() -> Iterator[None]:
-    """Leave the block without an error when a signal arrives, for a step that runs until it is stopped."""
+    """Leave the block without an error when a signal arrives: the normal end of a step that serves requests."""
     try:
         yield
     except (KeyboardInterrupt, Terminated):
@@ -103,7 +103,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def is_signalled() -> bool:
-    """Return whether a signal is ending the step. If so, other threads skip work that would delay the end."""
+    """Return whether a signal is ending the step. Other threads ask this before work that would delay the end."""
     return bool(_received)
 
 
@@ -124,14 +124,14 @@ def _is_signal(error: BaseException | None) -> bool:
 
 def _repeat_lost_signal(number: int) -> None:
     """Send a signal again whenever the main thread has discarded the exception of the signal and continues."""
-    main, absent = threading.main_thread().ident or 0, 0
+    main_thread, failed_checks = threading.main_thread().ident or 0, 0
     while True:
         time.sleep(CHECK_INTERVAL_S)
         if not _received:
             return
-        current: Any = sys._current_exceptions().get(main)
-        current = current[1] if isinstance(current, tuple) else current  # Python 3.11 returns a tuple
-        absent = 0 if _deferring or _is_signal(current) else absent + 1
-        if absent >= CHECKS_UNTIL_LOST:
-            absent = 0
-            signal.pthread_kill(main, number)  # this call also interrupts a system call
+        current: Any = sys._current_exceptions().get(main_thread)
+        current = current[1] if isinstance(current, tuple) else current  # Python 3.11: (class, exception, traceback)
+        failed_checks = 0 if _deferring or _is_signal(current) else failed_checks + 1
+        if failed_checks >= CHECKS_UNTIL_LOST:
+            failed_checks = 0
+            signal.pthread_kill(main_thread, number)  # this call also interrupts a system call

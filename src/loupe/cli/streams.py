@@ -1,4 +1,4 @@
-"""The standard streams of a command. A step continues when its output is closed, for example by `| head`."""
+"""The standard streams of a command. A step continues if the program that reads its output ends, such as `head`."""
 
 import errno
 import io
@@ -17,27 +17,27 @@ def open_streams() -> None:
 
     The streams also mask secrets in tracebacks and in messages of libraries, which do not use `progress`.
 
-    After its first error, a stream discards its output. The error of a pipe whose reader has ended is not
-    reported. A closed stream becomes `/dev/null`. Otherwise, the next opened file would get the descriptor of the
-    stream, and libraries would write their messages to this file.
+    After the first error of a stream, the stream discards all output. The error of a pipe whose reader has ended is
+    not reported. A stream that is already closed becomes `/dev/null`: without this, the next opened file would get
+    the descriptor of the stream, and libraries would write their messages to this file.
     """
     for number in DESCRIPTORS.values():
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the new descriptor has the lowest free number, which is this number
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
     for name in ("stdout", "stderr"):
-        old = getattr(sys, name)
-        if isinstance(old, io.TextIOWrapper):
-            setattr(sys, name, _wrap(name, old))
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, _wrap(name, stream))
 
 
-def _wrap(name: str, old: io.TextIOWrapper) -> io.TextIOWrapper:
+def _wrap(name: str, stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _TolerantFile(os.dup(DESCRIPTORS[name]), "w", closefd=False)
     raw.title = {"stdout": "standard output"}.get(name, "")
     return _MaskingStream(
-        io.BufferedWriter(raw), old.encoding, "backslashreplace", line_buffering=old.line_buffering,
-        write_through=old.write_through,
+        io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
     )  # fmt: skip
 
 

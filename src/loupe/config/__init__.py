@@ -58,16 +58,16 @@ def parse_settings(step: str, given: dict[str, Any]) -> Any:
     Raises:
         SettingsError: a field is unknown, out of range, without effect, or in conflict with another field.
     """
-    settings = STEPS[step]
+    settings_class = STEPS[step]
     if step == "train":
         from loupe.config.networks import build_train_class
 
         for name in ("network", "optimizer"):
             if not isinstance(given.get(name, ""), str):
                 raise SettingsError(f"{name}: must be a name, got {quote_value(given[name])}")
-        settings = build_train_class(given.get("network", "convolutional"), given.get("optimizer"))
+        settings_class = build_train_class(given.get("network", "convolutional"), given.get("optimizer"))
     try:
-        return settings.model_validate(given)
+        return settings_class.model_validate(given)
     except ValidationError as error:
         raise SettingsError(_describe_error(error, step)) from None
 
@@ -97,7 +97,10 @@ def list_fields(step: str) -> dict[str, Any]:
 
 
 def _sort_fields(settings: type[Settings], without: type[Settings] | None = None) -> dict[str, Any]:
-    """Return the fields of a class: first the fields that it defines itself, last the fields that most steps have.
+    """Return the fields of a settings class in the order of the help.
+
+    The fields that the class itself defines are first; the fields of `DatasetSettings`, which most steps have, are
+    last.
 
     Args:
         settings: the class.
@@ -129,4 +132,13 @@ def _describe_unknown_field(name: str, step: str, value: str) -> str:
 
         if elsewhere := find_field_owners(name):
             return f"{name}: is a field of {' and '.join(elsewhere)} only, got {value}"
-    return f"{name}: is not a field of {step}; `loupe {step} --help` lists the fields"
+    return explain_unknown_field(name, step)
+
+
+def explain_unknown_field(name: str, step: str) -> str:
+    """Return an error message with a similar field of the step, if one exists."""
+    import difflib
+
+    similar = difflib.get_close_matches(name, list_fields(step), 1)
+    hint = f"did you mean {similar[0]}?" if similar else f"`loupe {step} --help` lists the fields"
+    return f"{name}: is not a field of {step}; {hint}"

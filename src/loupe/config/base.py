@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from loupe.config.fields import Text, field, format_value, is_true
+from loupe.config.fields import Tags, Text, field, format_value, is_true
 from loupe.errors import UsageError, mask_secrets
 
 GIVEN = object()  # in DEPENDS, this object means any value except none
@@ -66,13 +66,16 @@ class Settings(BaseModel):
         return {
             name: other
             for name, others in self._collect("DEPENDS").items()
-            for other, value in others.items()
-            if not _is_met(getattr(self, other), value)
+            for other, required in others.items()
+            if not _is_met(getattr(self, other), required)
         }
 
     def to_texts(self) -> dict[str, str]:
-        """Return the fields as texts for params of runs and for files: without secrets, `quiet` and unused fields."""
-        dropped = {"quiet", *self.list_unused_fields()}
+        """Return the fields as texts, for params of runs and for files.
+
+        Secrets are masked. Fields without effect, `quiet`, and the name, tags and note of the run are omitted.
+        """
+        dropped = {*RunSettings.model_fields, *self.list_unused_fields()}
         return {name: _to_text(value) for name, value in self if name not in dropped}
 
     def select(self, names: Iterable[str]) -> dict[str, Any]:
@@ -80,7 +83,19 @@ class Settings(BaseModel):
         return {name: getattr(self, name) for name in names}
 
 
-class DatasetSettings(Settings):
+class RunSettings(Settings):
+    """The settings of a step that opens an MLflow run."""
+
+    run_name: Text = field(
+        None, "name of the run in MLflow; none: a name that describes the settings", rule="none or a name"
+    )
+    tags: Tags = field(
+        (), "tags of the run in MLflow", rule="none, or key=value, comma-separated, such as owner=ana,stage=draft"
+    )
+    note: Text = field(None, "description of the run in MLflow, as Markdown", rule="none or a text")
+
+
+class DatasetSettings(RunSettings):
     """The settings of a step that reads a prepared dataset. If the dataset does not exist, the step prepares it.
 
     A subclass may set this class attribute:
@@ -104,13 +119,13 @@ class DatasetSettings(Settings):
         if not is_true(given.get("smoke", False)):
             return given
         depends = cls._collect("DEPENDS")
-        # A field keeps its default if another given field may make it unused, such as `seconds` for `steps`.
-        sizes = {
+        # SMOKE does not set a field that a given field may make unused: with `seconds`, `steps` has no effect.
+        smoke_values = {
             name: value
             for name, value in cls._collect("SMOKE").items()
             if name in cls.model_fields and not depends.get(name, {}).keys() & given.keys()
         }
-        return sizes | given
+        return smoke_values | given
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:
@@ -122,11 +137,12 @@ def list_choices(annotation: Any) -> tuple[Any, ...]:
 
 def _to_text(value: Any) -> str:
     if isinstance(value, tuple) and value:
-        return ",".join(map(_to_text, value))  # masks each URL alone: the next URL may look like a secret's end
+        # Each URL is masked separately, because the pattern of a secret may also match the start of the next URL.
+        return ",".join(map(_to_text, value))
     return mask_secrets(format_value(value))
 
 
-def _is_met(found: Any, value: Any) -> bool:
-    if value is GIVEN:
-        return found is not None
-    return found in value if isinstance(value, frozenset) else bool(found == value)
+def _is_met(value: Any, required: Any) -> bool:
+    if required is GIVEN:
+        return value is not None
+    return value in required if isinstance(required, frozenset) else bool(value == required)

@@ -27,7 +27,7 @@ LIMIT = "maximum number of photos; none: all photos"
 
 
 class LabelSettings(Settings):
-    """The settings that cut labels from photos, and downscale the labels to inputs."""
+    """The settings for cutting labels from photos, and for downscaling the labels to inputs."""
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
@@ -48,7 +48,7 @@ class LabelSettings(Settings):
     shrink: Filter = field(
         "lanczos",
         "antialiased filter that downscales a label to the input of the network. box: the mean of the label pixels "
-        "under each input pixel. random: a random filter per label",
+        "under each input pixel. random: one of these filters per label, at random",
     )
     recompress: Quality = field(
         None,
@@ -71,7 +71,7 @@ class Preprocess(DatasetSettings, LabelSettings):
     )
     categories: Categories = field(
         (),
-        "use only these categories; a category is a top-level folder of a source",
+        "use only photos of these categories; a category is a top-level folder of a source",
         rule="all, or names, comma-separated",
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
@@ -82,7 +82,9 @@ class Preprocess(DatasetSettings, LabelSettings):
         rule="ratios such as 3:2,2:1",
     )
     luminance: Luminance = field(
-        "rec601", "formula that converts colour to luminance; relative: Rec. 709 weights in linear light"
+        "rec601",
+        "formula that converts colour to luminance (brightness). rec601, rec709: the weighted sum of the channels in "
+        "this standard. relative: the weights of Rec. 709, applied to linear light",
     )
     degrade: Literal["none", "jpeg", "camera"] = field(
         "none",
@@ -90,13 +92,18 @@ class Preprocess(DatasetSettings, LabelSettings):
         "(4:2:0) at random. camera: noise, then compression as with jpeg",
     )
     jpeg_qualities: JpegQualities = field(
-        (20, 100), "lowest and highest JPEG quality of degraded inputs", rule="two numbers from 1 to 100"
+        (20, 100),
+        "with degrade=jpeg or camera, lowest and highest JPEG quality of the inputs",
+        rule="two numbers from 1 to 100",
     )
-    clean_share: float = field(0.15, "probability that an input is not compressed as JPEG", ge=0, le=1)
+    clean_share: float = field(
+        0.15, "with degrade=jpeg or camera, probability that an input is not compressed", ge=0, le=1
+    )
     double_share: float = field(
         0.2,
-        "probability that a compressed input is compressed a second time. The 8x8 blocks of the second compression "
-        "are shifted by a random distance relative to the blocks of the first compression",
+        "with degrade=jpeg or camera, probability that a compressed input is compressed a second time. The 8x8 "
+        "blocks of the second compression are shifted by a random distance relative to the blocks of the first "
+        "compression",
         ge=0,
         le=1,
     )

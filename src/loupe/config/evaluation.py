@@ -31,7 +31,7 @@ class Evaluate(DatasetSettings, LabelSettings):
         "pixels, as in most papers",
     )
     dataset: str = field("sample", DATASET)
-    split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
+    split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset to score")
     photos: Text = field(
         None,
         "folder or tar file of photos to use instead of `dataset`; the fields `crop`, `crops`, `label_size`, "
@@ -60,8 +60,8 @@ class Evaluate(DatasetSettings, LabelSettings):
     out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
     sheet: Text = field(
         None,
-        "image file that shows the most detailed parts of the labels, and the results of each model for the inputs "
-        "of these labels; with degrade=jpeg, the inputs have the lowest of the `qualities`",
+        "draw an image file that shows the most detailed parts of the labels, each next to the same part of every "
+        "model's result; with degrade=jpeg, for inputs of the lowest of the `qualities`",
         rule="none or a path",
     )
     SMOKE = {"limit": 6}

@@ -54,7 +54,8 @@ def format_value(value: Any) -> str:
 def quote_value(value: Any) -> str:
     """Return a refused value for an error message: in quotes and at most LONGEST_QUOTE characters long."""
     try:
-        text = mask_secrets(format_value(value))  # before the text is shortened: a part of a secret is not masked
+        # The text is masked before it is shortened, because `mask_secrets` may not find a shortened secret.
+        text = mask_secrets(format_value(value))
     except ValueError:  # Python does not convert integers of more than 4300 digits to text
         text = "a number of thousands of digits"
     return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")
@@ -84,6 +85,7 @@ def parse_scale(value: Any) -> Fraction:
     try:
         if not str(value).isascii():
             raise ValueError(rule)
+        # `x` makes exponents invalid: Fraction("1e999999999") would take minutes.
         scale = Fraction(str(value).strip()[:20].replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
@@ -95,8 +97,8 @@ def parse_scale(value: Any) -> Fraction:
 def get_block_sides(scale: Fraction) -> tuple[int, int]:
     """Return q and p, the sides of the smallest blocks of a scale factor p/q.
 
-    The sides are p and q in lowest terms, but at 1:1 both are 2: convolutions at the resolution of 2x2 blocks take a
-    quarter of the time.
+    The sides are the terms of the reduced fraction p/q. At 1:1, both sides are 2, because convolutions on 2x2 blocks
+    take a quarter of the time of convolutions on pixels.
     """
     return (2, 2) if scale == 1 else (scale.denominator, scale.numerator)
 
@@ -110,11 +112,11 @@ def _parse_size(value: Any) -> Any:
     return f"{int(match[1])}x{int(match[2])}"
 
 
-def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+def _parse_list(parse_part: Callable[[str], Any], rule: str, empty: tuple[str, ...] = ()) -> Callable[[Any], Any]:
     """Return a validator of comma-separated lists.
 
     Args:
-        read: parses one part of a list; raises ValueError or TypeError if the part is invalid.
+        parse_part: parses one part of a list; raises ValueError or TypeError if the part is invalid.
         rule: the message of the ValueError for an invalid list.
         empty: texts that mean an empty list. With (), an empty list is invalid.
     """
@@ -128,7 +130,7 @@ def _parse_list(read: Callable[[str], Any], rule: str, empty: tuple[str, ...] = 
         if not value and not empty:
             raise ValueError(rule)
         try:
-            parts = [read(part.strip() if isinstance(part, str) else part) for part in value]
+            parts = [parse_part(part.strip() if isinstance(part, str) else part) for part in value]
         except (ValueError, TypeError):
             raise ValueError(rule) from None
         if any(part == "" for part in parts):
@@ -180,10 +182,17 @@ def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:
     return parse
 
 
-def _parse_range(read: Callable[[str], Any], lowest: int, highest: int) -> Callable[[Any], Any]:
-    """Return a validator of two numbers, the lower number first."""
+def _parse_tag(part: Any) -> str:
+    key, equals, _ = str(part).partition("=")
+    if not equals or not key or key.startswith(("loupe.", "mlflow.")):
+        raise ValueError
+    return str(part)
+
+
+def _parse_range(parse_number: Callable[[str], Any], lowest: int, highest: int) -> Callable[[Any], Any]:
+    """Return a validator of two numbers from `lowest` to `highest`, the lower number first."""
     rule = f"must be two numbers from {lowest} to {highest}, the lower one first, such as {lowest},{highest}"
-    parse = _parse_list(lambda part: read(str(part)), rule)
+    parse = _parse_list(lambda part: parse_number(str(part)), rule)
 
     def parse_range(value: Any) -> tuple[Any, ...]:
         numbers = parse(value)
@@ -233,9 +242,17 @@ HostNames = Annotated[
     tuple[str, ...],
     BeforeValidator(_parse_list(_parse_host_name, "must be host names, comma-separated, or none", ("none",))),
 ]
+Tags = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        _parse_list(
+            _parse_tag, "must be key=value, comma-separated; no key may start with loupe. or mlflow.", ("none",)
+        )
+    ),
+]
 Patch = Annotated[str, BeforeValidator(_parse_patch)]
-Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)
-Unset = BeforeValidator(_none_if_empty)
+Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)  # accepts "2" for 2
+Unset = BeforeValidator(_none_if_empty)  # accepts "none" and "" for None
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
 Rate = Annotated[Annotated[float, Field(gt=0, le=1000)] | None, Unset]

@@ -11,8 +11,8 @@ from loupe.config.fields import Hidden, Number, Patch, field, format_value, get_
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
 
-# Default number of q x q blocks per side of a training crop. The network pads a crop with its mirrored border. In
-# smaller crops, this padding affects a larger share of the pixels.
+# Default number of q x q blocks per side of a training crop. The network extends a crop by mirroring the pixels at
+# its border. In smaller crops, the mirrored pixels affect a larger share of the result.
 CROP_BLOCKS = 32
 DEFAULT_PATCHES = {Fraction(1): "10:10", Fraction(3, 2): "10:15", Fraction(2): "8:16", Fraction(3): "6:18"}
 
@@ -25,7 +25,9 @@ class Convolutional(GradientTrain):
     layers: int = field(
         3, "number of residual layers; each is a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
     )
-    expansion: int = field(2, "channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
+    expansion: int = field(
+        2, "number of channels between the two convolutions of a residual layer, divided by `filters`", ge=1, le=16
+    )
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
         "size of a training crop: the side in pixels of the square that is cut from an input; default 64 for scales "
@@ -69,7 +71,9 @@ class Perceptron(GradientTrain):
         "for scale 1:1, 10:15 for 3:2, 8:16 for 2:1, 6:18 for 3:1",
         rule="input side:label side, or whole",
     )
-    hidden: Hidden = field((2048, 1024), "widths of the hidden layers", rule="widths, comma-separated, or none")
+    hidden: Hidden = field(
+        (2048, 1024), "widths of the hidden layers (units per layer)", rule="widths, comma-separated, or none"
+    )
     mirror: bool = field(
         True,
         "mirror the list of hidden layers, as the code of the 2016 study does: 2048,1024 becomes 2048,1024,2048",
@@ -99,8 +103,8 @@ class Perceptron(GradientTrain):
     def _validate_initial_weights(self) -> "Perceptron":
         """Refuse skip=ridge with sigmoid or ReLU as the last activation.
 
-        With skip=ridge, the weights of the last layer are initially 0. The result of this layer is added to the
-        result of ridge. Sigmoid is not 0 at 0: the untrained network would differ from ridge. ReLU has no gradient
+        With skip=ridge, the weights of the last layer are initially 0, and the result of this layer is added to the
+        result of ridge. Sigmoid of 0 is not 0: the untrained network would differ from ridge. ReLU has no gradient
         at 0: the last layer would not train.
         """
         if self.skip == "ridge" and self.output_activation == "same" and self.activation != "tanh":

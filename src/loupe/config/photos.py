@@ -144,7 +144,9 @@ class Upscale(PhotoSettings, NetworkFields):
     megapixels: Annotated[Annotated[float, Field(gt=0, le=10**5)] | None, Unset] = field(
         None, "number of pixels of the results, in millions, instead of a scale factor", rule="none, or up to 100000"
     )
-    skip_larger: bool = field(False, "skip photos that are larger than the requested size; without it, they fail")
+    skip_larger: bool = field(
+        False, "skip photos that are already larger than the requested size, instead of reporting them as failed"
+    )
 
     @model_validator(mode="after")
     def _validate_size_or_scale(self) -> "Upscale":
@@ -155,7 +157,7 @@ class Upscale(PhotoSettings, NetworkFields):
 
     @property
     def box(self) -> tuple[int, int] | None:
-        """The width and height into which results fit, or None."""
+        """The width and height in pixels into which results fit, or None."""
         if self.longest_side is not None:
             return self.longest_side, self.longest_side
         if self.size is None:
@@ -177,12 +179,12 @@ class Restore(PhotoSettings, NetworkFields):
     }
     method: Literal["network", "nlm"] = field(
         "network",
-        "network: a network of the scale factor 1:1 removes JPEG artefacts from the luminance; the chroma "
-        "(Cb and Cr) does not change. nlm: non-local means remove noise",
+        "method of the restoration. network: a network of the scale factor 1:1 removes JPEG artefacts from the "
+        "luminance; the chroma (Cb and Cr) does not change. nlm: non-local means remove noise",
     )
     model: str = field(
         "champion",
-        "a network of the scale factor 1:1: champion (the best registered network), bundled, a registry URI or run "
+        "network of the scale factor 1:1: champion (the best registered network), bundled, a registry URI or run "
         "URI of MLflow, a .keras file, or an .onnx file. Without a champion, champion means bundled",
     )
     mask: Text = field(

@@ -5,14 +5,14 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from loupe.config.base import DatasetSettings, Settings
+from loupe.config.base import DatasetSettings, RunSettings, Settings
 from loupe.config.fields import Count, Scale, Seconds, Text, field
 from loupe.config.training import DATASET, THREADS
 
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
 
 
-class Register(Settings):
+class Register(RunSettings):
     """Register a model; the model becomes champion if it is better than the current champion."""
 
     STEP = "register"
@@ -77,7 +77,7 @@ class Sweep(DatasetSettings):
     )
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
-    fresh: bool = field(False, "train every trial, even if a run in MLflow already has the result")
+    fresh: bool = field(False, "train every trial, even if an earlier run with the same settings and seed exists")
     champion: bool = field(
         True,
         "score the models of the best trials on the test split, and register the model of the best trial; the "
@@ -85,14 +85,15 @@ class Sweep(DatasetSettings):
     )
     scheduler: Text = field(
         None,
-        "address of a Dask scheduler, whose workers prepare the dataset and run the trials; none: this machine does",
+        "address of a Dask scheduler, whose workers prepare the dataset and run the trials; none: this machine "
+        "prepares the dataset and runs the trials",
         rule="none, or an address such as tcp://host:port",
     )
     dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
     SMOKE = {"max_trials": 2}
 
 
-class Report(Settings):
+class Report(RunSettings):
     """Check the claims of the 2016 study (see the README) against the runs, and write a page with all results."""
 
     STEP = "report"

@@ -17,8 +17,8 @@ RECOMPOSE = (
     "study). gaussian: overlapping patches, averaged with Gaussian weights"
 )
 DATASET = (
-    "name or folder of a prepared dataset, or a source of photos, which Loupe prepares with default settings. "
-    "Sources: sample (bundled photos), caltech256, a folder, a tar file or a URL"
+    "name or folder of a prepared dataset, or a source of photos, from which Loupe prepares a dataset with default "
+    "settings. Sources: sample (bundled photos), caltech256, a folder, a tar file or a URL"
 )
 THREADS = "CPU threads for training; 0: one per core"
 
@@ -40,7 +40,8 @@ class Train(DatasetSettings):
     )
     scale: Scale = field(
         Fraction(3, 2),
-        "scale factor: the side of a result divided by the side of the input. 1:1: the network restores its inputs",
+        "scale factor: the side of a result divided by the side of the input. 1:1: the network restores degraded "
+        "photos and does not change the size",
         rule="1:1, 3:2, 2:1 or 3:1",
     )
     limit: Count = field(
@@ -114,7 +115,7 @@ class GradientTrain(Train):
     steps: int = field(3500, "number of training steps", ge=1, le=100_000_000)
     decay_rate: float = field(
         0.96,
-        "with schedule=exponential, factor by which the learning rate decays per `decay_steps` steps",
+        "with schedule=exponential, factor that multiplies the learning rate once per `decay_steps` steps",
         gt=0,
         le=1,
     )
@@ -126,7 +127,7 @@ class GradientTrain(Train):
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "with schedule=exponential, number of steps per decay by the factor `decay_rate`; default 1.5 % of `steps` "
+        "with schedule=exponential, number of steps per multiplication by `decay_rate`; default 1.5 % of `steps` "
         "(2016 study)",
         rule=">= 1",
     )
@@ -146,7 +147,7 @@ class GradientTrain(Train):
         le=10**9,
     )
     devices: Devices = field(
-        1, "number of GPUs of this machine that share each batch (JAX backend)", rule="all, or 1 to 1024"
+        1, "with KERAS_BACKEND=jax, number of GPUs that share each batch", rule="all, or 1 to 1024"
     )
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {

@@ -64,7 +64,7 @@ class Dataset:
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 metadata = json.loads(file.schema_arrow.metadata[b"loupe"])
                 fault = find_fault(file, metadata)
-                # Threads are not used, because each thread would keep its own memory.
+                # Each thread of pyarrow would keep memory after the call.
                 self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
@@ -122,17 +122,17 @@ class Dataset:
             photos = rows.read_column("sha256")
             chosen = np.flatnonzero(np.isin(photos, np.unique(photos)[:limit]))
             rows, numbers = rows.select(chosen), numbers[chosen]
-        shard, row = (self._index[name].take(numbers).to_numpy() for name in ("shard", "row"))
-        shard_numbers, stacks = np.unique(shard, return_inverse=True)
+        shards, positions = (self._index[name].take(numbers).to_numpy() for name in ("shard", "row"))
+        shard_numbers, stack_numbers = np.unique(shards, return_inverse=True)
         names = [[name_shard(kind, number) for number in shard_numbers] for kind in (name_inputs(scale), "labels")]
         raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
-        last = np.zeros(len(shard_numbers), np.int64)
-        np.maximum.at(last, stacks, row)
+        last_positions = np.zeros(len(shard_numbers), np.int64)  # of the images that the pairs need from each shard
+        np.maximum.at(last_positions, stack_numbers, positions)
         inputs, labels = (
-            [self._open_shard(name, number) for name, number in zip(kind, last.tolist(), strict=True)]
+            [self._open_shard(name, number) for name, number in zip(kind, last_positions.tolist(), strict=True)]
             for kind in names
         )
-        index = np.stack([stacks, row], axis=1).astype(np.int32)
+        index = np.stack([stack_numbers, positions], axis=1).astype(np.int32)
         return Pairs(rows, (inputs, labels), index, scale, raise_if_damaged)
 
     def read_photos(self, splits: Sequence[str]) -> np.ndarray:

@@ -16,7 +16,7 @@ FILTERS = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
-BANDS = 4  # number of grey labels that Pillow resizes in one call
+BATCHED_LABELS = 4  # number of grey labels that Pillow resizes in one call
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def shrink_label(label: np.ndarray, scale: Fraction, shrink: str) -> np.ndarray:
 def shrink_labels(labels: list[np.ndarray], scale: Fraction, filters: list[str]) -> list[np.ndarray]:
     """Downscale each label with its own filter; see `shrink_label`.
 
-    BANDS grey labels with the same filter take half the time of single labels, because Pillow computes the weights of
-    the filter once per call. The results are equal.
+    A batch of BATCHED_LABELS grey labels with the same filter takes half the time of single labels, because Pillow
+    computes the weights of the filter once per call. The results are equal.
     """
-    if len(labels) != BANDS or any(label.ndim > 2 for label in labels) or len(set(filters)) > 1:
+    if len(labels) != BATCHED_LABELS or any(label.ndim > 2 for label in labels) or len(set(filters)) > 1:
         return [shrink_label(label, scale, shrink) for label, shrink in zip(labels, filters, strict=True)]
     image = Image.merge("CMYK", [Image.fromarray(label) for label in labels])  # Pillow multiplies RGBA by alpha
     return list(np.moveaxis(np.asarray(_shrink(image, scale, filters[0])), 2, 0))

@@ -19,9 +19,10 @@ MANIFEST = "manifest.parquet"
 SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # upper ends of the ranges of `_hash_fraction`
 SMALL_COLLECTION = 200  # with fewer photos, the shares of splits by hash can be far from the shares in SPLITS
 ROWS_PER_GROUP = 1 << 16  # number of rows per row group of the Parquet file
-DEGRADATION_COLUMNS = ["jpeg_quality", "noise"]  # only of datasets with degraded inputs
+QUALITY_COLUMN = "jpeg_quality"
+DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # only of datasets with degraded inputs
 INDEX_COLUMNS = ["split", "shard", "row"]  # columns that locate the images of each label
-PARTS_PER_WRITE = 256  # number of tables that are written to the manifest together
+TABLES_PER_WRITE = 256  # number of tables that are written to the manifest together
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Row:
     height: int | None = None
     x: int | None = None  # left edge of the label in the photo, after the photo was resized by the factor `shrunk`
     y: int | None = None  # top edge of the label
-    shrunk: float | None = None  # at most 1
+    shrunk: float | None = None  # the factor by which the photo was resized, at most 1
     split: str | None = None
     shard: int | None = None  # number of the shard that contains the label
     row: int | None = None  # index of the label in the shard
@@ -74,10 +75,10 @@ class ManifestRows(Sequence[dict[str, Any]]):
         """Return the JPEG quality of each input, 100 for no compression; None if the inputs are not degraded."""
         import pyarrow.parquet
 
-        if DEGRADATION_COLUMNS[0] not in pyarrow.parquet.read_schema(self._file).names:
+        if QUALITY_COLUMN not in pyarrow.parquet.read_schema(self._file).names:
             return None
-        found = self._read(DEGRADATION_COLUMNS[:1])[DEGRADATION_COLUMNS[0]]
-        qualities: np.ndarray = found.fill_null(MAX_QUALITY).to_numpy()
+        column = self._read([QUALITY_COLUMN])[QUALITY_COLUMN]
+        qualities: np.ndarray = column.fill_null(MAX_QUALITY).to_numpy()
         return qualities
 
     def read_column(self, name: str) -> np.ndarray:
@@ -94,17 +95,17 @@ class ManifestRows(Sequence[dict[str, Any]]):
         import pyarrow as pa
         import pyarrow.parquet
 
-        parts, start = [], 0
+        tables, start = [], 0
         with pyarrow.parquet.ParquetFile(self._file) as file:
-            parts.append(file.schema_arrow.empty_table().select(columns or file.schema_arrow.names))
+            tables.append(file.schema_arrow.empty_table().select(columns or file.schema_arrow.names))
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
                 first, last = np.searchsorted(self._numbers, [start, stop])
                 if first < last:
-                    table = file.read_row_group(group, columns, use_threads=False)
-                    parts.append(table.take(self._numbers[first:last] - start))
+                    row_group = file.read_row_group(group, columns, use_threads=False)
+                    tables.append(row_group.take(self._numbers[first:last] - start))
                 start = stop
-        return pa.concat_tables([part.replace_schema_metadata() for part in parts])
+        return pa.concat_tables([table.replace_schema_metadata() for table in tables])
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
@@ -125,38 +126,39 @@ def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
 
 
-def assign_splits(parts: list[Any], groups: dict[str, str]) -> Iterator[Any]:
+def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     """Fill the columns `group` and `split` of each table, for the rows that have a label.
 
     The split depends on the last 64 bits of the photo's content hash. Therefore new photos do not move other
     photos to another split, and copies of a photo are in the same split. The setting `limit` selects photos by the
     first bits of the hash, so that the selection does not depend on the split.
+
     Near-duplicates have the split of the photo whose content hash names their group. In a collection with fewer
     than SMALL_COLLECTION photos and groups, the rank of the hash decides the split, so that each split has its share.
     Then new photos can move other photos to another split.
 
     Args:
-        parts: the tables.
+        tables: the tables.
         groups: the result of `near_duplicates.find_groups`.
     """
     import pyarrow as pa
 
-    def list_keys(part: Any) -> list[str | None]:
+    def list_keys(table: Any) -> list[str | None]:
         """Return the hash that decides the split of each row, or None for a skipped photo."""
-        rows = zip(part["sha256"].to_pylist(), part["row"].to_pylist(), strict=True)
+        rows = zip(table["sha256"].to_pylist(), table["row"].to_pylist(), strict=True)
         return [None if row is None else groups.get(key, key) for key, row in rows]
 
     names = set(groups.values())
-    small = _rank_splits({key for part in parts for key in list_keys(part) if key})
-    for part in parts:
-        keys = list_keys(part)
+    small = _rank_splits({key for table in tables for key in list_keys(table) if key})
+    for table in tables:
+        keys = list_keys(table)
         columns = {
             "split": [key and (small.get(key) or _find_split(_hash_fraction(key))) for key in keys],
             "group": [key if key in names else None for key in keys],
         }
         for name, values in columns.items():
-            part = part.set_column(part.column_names.index(name), name, pa.array(values, pa.string()))
-        yield part
+            table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))
+        yield table
 
 
 def _hash_fraction(sha256: str) -> float:
@@ -181,44 +183,44 @@ def _rank_splits(hashes: set[str]) -> dict[str, str]:
     return dict(zip(sorted(hashes, key=lambda key: (_hash_fraction(key), key)), names, strict=False))
 
 
-def write_manifest(location: str, parts: list[Any], metadata: dict[str, Any]) -> None:
+def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -> None:
     """Write tables to the manifest in the given order.
 
     Args:
         location: the folder or URL of the dataset.
-        parts: the tables.
+        tables: the tables.
         metadata: digest, settings, statistics and checksums of the dataset. They are stored as JSON in the metadata
             of the file, with the numbers of photos and labels and the reasons for skipped photos.
     """
     import pyarrow as pa
     import pyarrow.parquet
 
-    metadata = metadata | {"counts": _count_labels(parts), "skip_reasons": _count_reasons(parts)}
-    schema = parts[0].schema.with_metadata({"loupe": json.dumps(metadata, sort_keys=True)})
-    remaining = iter(parts)
+    metadata = metadata | {"counts": _count_labels(tables), "skip_reasons": _count_reasons(tables)}
+    schema = tables[0].schema.with_metadata({"loupe": json.dumps(metadata, sort_keys=True)})
+    remaining = iter(tables)
     with storage.create_file(location, MANIFEST) as path, pyarrow.parquet.ParquetWriter(path, schema) as file:
-        while group := list(itertools.islice(remaining, PARTS_PER_WRITE)):
+        while group := list(itertools.islice(remaining, TABLES_PER_WRITE)):
             file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata), ROWS_PER_GROUP)
 
 
-def _count_labels(parts: list[Any]) -> dict[str, int]:
+def _count_labels(tables: list[Any]) -> dict[str, int]:
     """Return the numbers of used photos, near-duplicates, skipped photos, labels, and labels per split."""
     import pyarrow as pa
 
-    table = pa.concat_tables([part.select(["path", "sha256", "split", "group"]) for part in parts])
-    labels = table.filter(table["split"].is_valid())
+    rows = pa.concat_tables([table.select(["path", "sha256", "split", "group"]) for table in tables])
+    labels = rows.filter(rows["split"].is_valid())
     per_split = {count["values"]: count["counts"] for count in labels["split"].value_counts().to_pylist()}
     photos = labels.group_by(["path", "sha256", "group"]).aggregate([])
     return {
         "photos": len(photos),
         "near_duplicates": len(photos) - photos["group"].null_count,
         "near_duplicate_groups": len(photos["group"].drop_null().unique()),
-        "skipped": len(table) - len(labels),
+        "skipped": len(rows) - len(labels),
         "labels": len(labels),
     } | {f"{name}_labels": per_split.get(name, 0) for name in SPLITS}
 
 
-def _count_reasons(parts: list[Any]) -> dict[str, int]:
+def _count_reasons(tables: list[Any]) -> dict[str, int]:
     """Return the number of skipped photos per reason. A reason excludes the details after its first colon."""
-    reasons = (reason.split(":")[0] for part in parts for reason in part["reason"].drop_null().to_pylist())
+    reasons = (reason.split(":")[0] for table in tables for reason in table["reason"].drop_null().to_pylist())
     return dict(Counter(reasons))

@@ -55,39 +55,40 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
     indices = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))  # photos without contrast are not compared
     hashes, thumbnails = hashes[indices], thumbnails[chosen[indices]]
     features = _compute_features(thumbnails)
-    pairs = [np.zeros((2, 0), np.int64)]
+    smallest = np.arange(len(hashes))  # the smallest number in the group of each photo
     for grid in range(GRIDS):
         cells = features[:, :GRID_FEATURES] / CELL + np.random.default_rng(grid).random(GRID_FEATURES)
         multipliers = np.random.default_rng(grid).integers(2**63, size=GRID_FEATURES)
         keys = np.floor(cells).astype(np.int64) @ multipliers  # one number per cell, modulo 2**64
         order = np.lexsort((features[:, GRID_FEATURES + grid], keys))
         for distance in range(1, NEIGHBOURS + 1):
-            candidates = np.stack([order[:-distance], order[distance:]])
-            candidates = candidates[:, keys[candidates[0]] == keys[candidates[1]]]
-            for part in np.array_split(candidates, 1 + candidates.shape[1] // BATCH_SIZE, axis=1):
-                pairs.append(part[:, _are_similar(features, thumbnails, part)])
-    smallest = _find_smallest(len(hashes), np.concatenate(pairs, axis=1))
+            pairs = np.stack([order[:-distance], order[distance:]])
+            # Photos of the same group are not compared again. With 30,000 copies of 1,123 photos, this saves
+            # two thirds of the time.
+            pairs = pairs[:, (keys[pairs[0]] == keys[pairs[1]]) & (smallest[pairs[0]] != smallest[pairs[1]])]
+            parts = np.array_split(pairs, 1 + pairs.shape[1] // BATCH_SIZE, axis=1)
+            similar = np.concatenate([_are_similar(features, thumbnails, part) for part in parts])
+            smallest = _merge_groups(smallest, pairs[:, similar])
     duplicates = np.flatnonzero(smallest < np.arange(len(hashes)))  # without the first photo of each group
     photos = np.union1d(duplicates, smallest[duplicates])
     names = (hashes[numbers].astype(str).tolist() for numbers in (photos, smallest[photos]))
     return dict(zip(*names, strict=True))
 
 
-def _find_smallest(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Return the smallest number in the connected component of each of `count` nodes; pairs (2, n) are the edges.
+def _merge_groups(smallest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Merge the groups of both photos of each pair (2, n); return the smallest number in the group of each photo.
 
     scipy.sparse.csgraph is not used, because its import takes as long as the preparation of 200 photos.
     """
-    smallest = np.arange(count)
-    while True:
-        previous = smallest
-        lower = smallest[pairs].min(axis=0)
+    while pairs.size:
+        pairs = smallest[pairs]
+        lower, higher = pairs.min(axis=0), pairs.max(axis=0)
+        pairs = pairs[:, lower < higher]
         smallest = smallest.copy()
-        for ends in pairs:
-            np.minimum.at(smallest, smallest[ends], lower)
-        smallest = smallest[smallest]
-        if np.array_equal(smallest, previous):
-            return smallest
+        np.minimum.at(smallest, higher, lower)
+        while np.any(smallest != (smaller := smallest[smallest])):
+            smallest = smaller
+    return smallest
 
 
 def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
@@ -115,6 +116,7 @@ def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
 def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return for each column of pairs (2, n) whether the thumbnails are similar in one of the 8 symmetries."""
     first, second = pairs
+    # The distance of the features is a lower bound of the distance of the thumbnails, and is faster to compute.
     similar = ((features[first] - features[second]) ** 2).sum(axis=1) <= 2 * (1 - MIN_SIMILARITY)
     left, right = (_normalise(thumbnails[numbers[similar]]) for numbers in pairs)
     correlations = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]

@@ -48,8 +48,8 @@ class Patches:
         if side > pairs.sides[0]:
             raise UsageError(f"patch, crop: must be at most the inputs' side of {pairs.sides[0]}, got {side}")
         self._pairs = pairs
-        count, (small, large) = len(pairs), pairs.sides
-        self._arrays = pairs.copy_to_memory() if count * (small**2 + large**2) <= MEMORY_LIMIT_BYTES else None
+        pair_bytes = sum(side**2 for side in pairs.sides)
+        self._arrays = pairs.copy_to_memory() if len(pairs) * pair_bytes <= MEMORY_LIMIT_BYTES else None
         self._side = side
         self._stride = pairs.scale.denominator if crops == "aligned" else 1
         self._augment = augment
@@ -97,8 +97,8 @@ class Patches:
 
     def _draw_positions(self, pair_numbers: np.ndarray, rng: np.random.Generator) -> Positions:
         size, scale = len(pair_numbers), self._pairs.scale
-        count = (self._pairs.sides[0] - self._side) // self._stride + 1
-        corners = rng.integers(count, size=(size, 2)) * self._stride
+        positions_per_axis = (self._pairs.sides[0] - self._side) // self._stride + 1
+        corners = rng.integers(positions_per_axis, size=(size, 2)) * self._stride
         symmetries = rng.integers(8, size=size) if self._augment else np.zeros(size, int)
         return Positions(pair_numbers, corners, (corners * scale.numerator) // scale.denominator, symmetries)
 

@@ -36,7 +36,7 @@ MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # th
 MAX_SHARD_BYTES = 96 * 2**20  # size limit for the labels of a shard
 TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
 PIXELS_PER_BYTE = 2  # estimate for photo files; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
-MIN_TASKS = 64  # with many photos, about this many tasks or more, so that the cores finish at the same time
+MIN_TASKS = 64  # minimum number of tasks for many photos, so that all cores finish at about the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -90,7 +90,7 @@ def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
-        texts.pop(name, None)  # these fields select photos and crops, which are hashed below, or have no effect
+        texts.pop(name, None)  # these fields have no effect, or select photos and crops, which are hashed below
     has_random_inputs = settings.degrade != "none" or settings.shrink == "random"
     if not has_random_inputs and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
@@ -112,20 +112,19 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
     parts: dict[int, Any] = {}  # tables of manifest rows by shard number
     checksums: dict[str, str] = {}
     thumbnails: list[tuple[np.ndarray, np.ndarray]] = []  # content hashes and thumbnails of the photos of each shard
-    # Per kind of image: the number of values, their sum and the sum of their squares.
-    sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], np.zeros(3))
+    sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], shards.PixelSums())
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
     with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:
         photo_count = 0
         for result in results:
-            parts[result["number"]] = manifest.build_table(result["rows"], settings.degrade != "none")
-            checksums |= result["shards"]
-            thumbnails.append((result["hashes"], result["thumbnails"]))
-            sums = {kind: sums[kind] + result["sums"].get(kind, 0) for kind in sums}
-            photo_count += result["photos"]
+            parts[result.number] = manifest.build_table(result.rows, settings.degrade != "none")
+            checksums |= result.checksums
+            thumbnails.append((result.hashes, result.thumbnails))
+            sums = {kind: sums[kind] + result.sums.get(kind, shards.PixelSums()) for kind in sums}
+            photo_count += result.photo_count
             bar.update(photo_count)
     ordered = _sort_parts(parts)
-    if not sums["labels"][0]:
+    if not sums["labels"].count:
         reason = ordered[0]["reason"][0].as_py() if ordered else "none"
         raise UsageError(
             f"source: must contain a usable image, got {len(photos)} files; the first unusable file: {reason}"
@@ -134,7 +133,7 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
         "version": VERSION,
         "digest": digest,
         "settings": settings.to_texts(),
-        "statistics": {kind: _compute_statistics(total) for kind, total in sums.items()},
+        "statistics": {kind: total.compute_statistics() for kind, total in sums.items()},
         "shards": dict(sorted(checksums.items())),
     }
     groups = find_groups(*map(np.concatenate, zip(*thumbnails, strict=True)))
@@ -146,8 +145,10 @@ def _sort_parts(parts: dict[int, Any]) -> list[Any]:
     import pyarrow as pa
 
     ordered = [parts[number] for number in sorted(parts)]
+    # The tables are already in this order, except if the photos have different values of `crop`: a table contains
+    # only photos with the same value.
     ends = [tuple(part[name][at].as_py() for name in ("path", "sha256")) for part in ordered for at in (0, -1)]
-    if ends == sorted(ends):  # the tasks are sorted, except if the photos have different values of `crop`
+    if ends == sorted(ends):
         return ordered
     keys = [(name, "ascending") for name in ("path", "sha256", "shard", "row")]
     return [pa.concat_tables(ordered).sort_by(keys)]
@@ -169,17 +170,17 @@ def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto
     max_photos = max(MIN_PHOTOS_PER_SHARD[crop], -(-len(photos) // MIN_TASKS))
     max_labels = MAX_SHARD_BYTES // settings.label_size**2
     part: list[SourcePhoto] = []
-    labels = 0
+    label_count = 0
     for photo in photos:
         if rate is None:
-            count = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
+            new_labels = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
         else:
-            count = max(1, round(rate * PIXELS_PER_BYTE * (photo.size or 0) / 1e6))
-        if len(part) >= min_photos and (len(part) >= max_photos or labels + count > max_labels):
+            new_labels = max(1, round(rate * PIXELS_PER_BYTE * (photo.size or 0) / 1e6))
+        if len(part) >= min_photos and (len(part) >= max_photos or label_count + new_labels > max_labels):
             yield part
-            part, labels = [], 0
+            part, label_count = [], 0
         part.append(photo)
-        labels += count
+        label_count += new_labels
     if part:
         yield part
 
@@ -255,9 +256,3 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
             f"set data_dir to the folder that contains {name}"
         )
     return dataset
-
-
-def _compute_statistics(total: np.ndarray) -> dict[str, float]:
-    """Return mean and standard deviation, given the number of values, their sum and the sum of their squares."""
-    mean = total[1] / total[0]
-    return {"mean": round(float(mean), 6), "std": round(float(np.sqrt(total[2] / total[0] - mean**2)), 6)}

@@ -67,7 +67,7 @@ def reserve() -> Iterator[Callable[[int], None]]:
             units -= 1
             _semaphore.release()
 
-    def require(size: int) -> None:
+    def reserve_bytes(size: int) -> None:
         nonlocal units
         if size > budget:
             raise PhotoError(f"memory: must be at most {budget // 10**6} MB per photo, got {-(-size // 10**6)} MB")
@@ -82,7 +82,7 @@ def reserve() -> Iterator[Callable[[int], None]]:
         set_limit(resource.RLIMIT_DATA, read_data_bytes() + size + SPARE_BYTES)
 
     try:
-        yield require
+        yield reserve_bytes
     finally:
         set_limit(resource.RLIMIT_DATA, None)
         release()

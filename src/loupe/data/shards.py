@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from loupe.config import parse_settings
 from loupe.config.datasets import Preprocess
 from loupe.data import reservations, storage
 from loupe.data.degradation import Degradation, draw_degradation, make_inputs, to_grey
-from loupe.data.labels import BANDS, Label, cut_labels
+from loupe.data.labels import BATCHED_LABELS, Label, cut_labels
 from loupe.data.manifest import Row
 from loupe.data.near_duplicates import SIDE, normalise_thumbnails
 from loupe.data.sources import SourcePhoto
@@ -32,18 +32,41 @@ from loupe.imaging.grey import OPENING_BYTES, GreyPhoto
 
 # Memory for the grey image and its copies while labels are cut, in bytes per pixel of the photo, by value of `crop`.
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
-COLOURS = 3
+COLOURS = 3  # bands of a label in colour
 CHUNK_BYTES = 2**18  # number of bytes per read of a file; fits into the cache of a core
-BLACK = np.zeros((SIDE, SIDE), np.float32)
+BLACK = np.zeros((SIDE, SIDE), np.float32)  # replaces an unusable photo; the search for near-duplicates ignores it
 # A worker reads a file up to this size immediately, and then waits for the memory to decode the photo. Before a
 # worker reads a larger file, the worker waits for the whole memory budget.
 LARGE_FILE_BYTES = 32 * 10**6
-MAX_BATCHED_SIDE = 512  # larger labels do not wait for others, because they would fill the memory
+MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, because a batch would fill the memory
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """The result of one task.
+
+    Args:
+        number: the number of the shards.
+        rows: the rows of the manifest.
+        checksums: the SHA-256 of each file by name.
+        sums: the sums of the pixels by kind of shard.
+        photo_count: the number of photos.
+        hashes: the content hashes of the photos, for `near_duplicates.find_groups`.
+        thumbnails: the thumbnails of the photos, for `near_duplicates.find_groups`.
+    """
+
+    number: int
+    rows: list[dict[str, Any]]
+    checksums: dict[str, str]
+    sums: dict[str, "PixelSums"]
+    photo_count: int
+    hashes: np.ndarray
+    thumbnails: np.ndarray
 
 
 def prepare_shard(
     number: int, photos: list[SourcePhoto], crop: str, location: str, texts: dict[str, str]
-) -> dict[str, Any]:
+) -> ShardResult:
     """Decode photos, cut labels, make the inputs, and write a shard of labels and a shard of inputs per scale factor.
 
     Args:
@@ -52,11 +75,6 @@ def prepare_shard(
         crop: as in `cut_labels`.
         location: the folder or URL of the dataset.
         texts: the settings of preprocess as text.
-
-    Returns:
-        A dict with the keys `number`; `rows`, the rows of the manifest; `shards`, the SHA-256 of each file by name;
-        `sums`, the result of `Shard.sum_values` by kind of shard; `photos`, the number of photos; `hashes` and
-        `thumbnails`, the arguments of `near_duplicates.find_groups`.
 
     Raises:
         LoupeError: a photo has changed since the listing, or this machine cannot read the photo.
@@ -67,8 +85,8 @@ def prepare_shard(
     with ExitStack() as files:
         output = _Shards(files, location, number, settings)
 
-        def add_photo(photo: SourcePhoto, require: Callable[[int], None]) -> None:
-            row, labels, small[photo.sha256] = cut_photo(photo, crop, settings, require)
+        def add_photo(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> None:
+            row, labels, small[photo.sha256] = cut_photo(photo, crop, settings, reserve_bytes)
             if not labels:
                 rows.append(vars(row))
             for index, label in enumerate(labels):
@@ -78,22 +96,22 @@ def prepare_shard(
                 rows.append(vars(row) | position | degradation.columns)
 
         for photo in photos:
-            with reservations.reserve() as require:
-                add_photo(photo, require)
+            with reservations.reserve() as reserve_bytes:
+                add_photo(photo, reserve_bytes)
         output.complete()
-    return {
-        "number": number,
-        "rows": rows,
-        "shards": {name_shard(kind, number): shard.sha256 for kind, shard in output.shards.items()},
-        "sums": {kind: shard.sum_values() for kind, shard in output.shards.items()},
-        "photos": len(photos),
-        "hashes": np.array(list(small), "S64"),
-        "thumbnails": normalise_thumbnails(np.stack(list(small.values()))),
-    }
+    return ShardResult(
+        number,
+        rows,
+        checksums={name_shard(kind, number): shard.sha256 for kind, shard in output.shards.items()},
+        sums={kind: shard.sum_pixels() for kind, shard in output.shards.items()},
+        photo_count=len(photos),
+        hashes=np.array(list(small), "S64"),
+        thumbnails=normalise_thumbnails(np.stack(list(small.values()))),
+    )
 
 
 def cut_photo(
-    photo: SourcePhoto, crop: str, settings: Preprocess, require: Callable[[int], None]
+    photo: SourcePhoto, crop: str, settings: Preprocess, reserve_bytes: Callable[[int], None]
 ) -> tuple[Row, list[Label], np.ndarray]:
     """Cut the labels of one photo, and downscale the photo for `near_duplicates.normalise_thumbnails`.
 
@@ -103,7 +121,7 @@ def cut_photo(
         photo: the photo.
         crop: as in `cut_labels`.
         settings: the settings of preprocess.
-        require: reserves memory; see `reservations.reserve`.
+        reserve_bytes: reserves memory; see `reservations.reserve`.
 
     Returns:
         The row of the manifest, the labels, and the photo with SIDE x SIDE pixels. For an unusable photo, the row
@@ -117,7 +135,7 @@ def cut_photo(
         # Memory for the labels, in bytes per pixel of the photo.
         label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
         result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
-        image = GreyPhoto(_read_verified(photo, require), require, result_bytes)
+        image = GreyPhoto(_read_verified(photo, reserve_bytes), reserve_bytes, result_bytes)
         row = replace(row, width=image.width, height=image.height)
         small = image.shrink(SIDE)
         size = settings.label_size
@@ -135,11 +153,11 @@ def cut_photo(
         return replace(row, reason="memory: the photo needs more than the estimate for its size"), [], BLACK
 
 
-def _read_verified(photo: SourcePhoto, require: Callable[[int], None]) -> bytes:
+def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> bytes:
     """Return the bytes of a photo; raise LoupeError if the content hash has changed since the listing."""
     try:
         size = photo.size or 0
-        require(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
+        reserve_bytes(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
         content = photo.read_bytes()
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
@@ -162,6 +180,23 @@ def name_shard(kind: str, number: int) -> str:
     return f"{kind}-{number:05d}.npy"
 
 
+@dataclass(frozen=True)
+class PixelSums:
+    """The number of pixels, the sum of their values in [-1, 1], and the sum of the squares."""
+
+    count: int = 0
+    values: float = 0.0
+    squares: float = 0.0
+
+    def __add__(self, other: "PixelSums") -> "PixelSums":
+        return PixelSums(self.count + other.count, self.values + other.values, self.squares + other.squares)
+
+    def compute_statistics(self) -> dict[str, float]:
+        """Return the mean and the standard deviation of the values."""
+        mean = self.values / self.count
+        return {"mean": round(float(mean), 6), "std": round(float(np.sqrt(self.squares / self.count - mean**2)), 6)}
+
+
 class Shard:
     """A .npy file to which images, uint8 (side, side), are appended one after another.
 
@@ -179,7 +214,7 @@ class Shard:
         """Write an image. np.save is not used, because it ignores a full disk."""
         if not self.count:
             self._side = len(image)
-            self._write_header(1)
+            self._write_header(1)  # `complete` replaces the number of images
         self.count += 1
         self._stream.write(np.ascontiguousarray(image).data)
 
@@ -201,10 +236,12 @@ class Shard:
                 self._histogram += np.array(pixels.histogram())
         self.sha256 = digest.hexdigest()
 
-    def sum_values(self) -> np.ndarray:
-        """Return the number of pixels, the sum of their values in [-1, 1], and the sum of the squares."""
+    def sum_pixels(self) -> PixelSums:
+        """Return the sums of all images."""
         values = np.arange(256) / 127.5 - 1
-        return np.array([self._histogram.sum(), self._histogram @ values, self._histogram @ values**2])
+        return PixelSums(
+            int(self._histogram.sum()), float(self._histogram @ values), float(self._histogram @ values**2)
+        )
 
     def _write_header(self, count: int) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, self._side, self._side)}
@@ -223,7 +260,7 @@ class _Shards:
         """Append a label, and later its inputs; return its row in the shard."""
         self._append("labels", to_grey(pixels, self._settings.luminance))
         self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo in memory
-        if len(self._waiting) == BANDS or self._settings.label_size > MAX_BATCHED_SIDE:
+        if len(self._waiting) == BATCHED_LABELS or self._settings.label_size > MAX_BATCHED_SIDE:
             self._add_inputs()
         return self.shards["labels"].count - 1
 

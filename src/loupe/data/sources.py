@@ -19,7 +19,8 @@ from loupe.data.download import download
 from loupe.errors import UsageError
 from loupe.imaging.threads import count_cores
 
-# The sample contains only photographs: no diagrams, text or drawings, and one image of each stereo pair.
+# By package, the folder in the package and the files. The sample contains only photographs: no diagrams, text or
+# drawings, and one image of each stereo pair.
 SAMPLE = {
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
     "skimage": (
@@ -130,9 +131,11 @@ def _list_source(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhot
     path = Path(source)
     if path.is_dir():
         return _list_folder(path)
+    if path.is_file() and _is_image(path.name):
+        return iter([SourcePhoto(source, _split_path(path.name)[-1], "", str(path.resolve()))])
     if path.is_file():
         return _list_tar(str(path), str(path.resolve()))
-    raise UsageError(f"source: must be sample, caltech256, a tar or a folder that exists, got {source!r}")
+    raise UsageError(f"source: must be sample, caltech256, or an existing image, tar or folder, got {source!r}")
 
 
 def _list_sample() -> Iterator[SourcePhoto]:

@@ -16,7 +16,8 @@ from typing import IO, Any
 from loupe.errors import LoupeError, UsageError, describe_error, is_masked, mask_secrets
 from loupe.imaging.atomic import create_partial, publish, write_atomically
 
-# These options report an unreachable store within seconds. s3fs itself repeats requests after temporary errors.
+# With these options, an unreachable store is reported within seconds. Two attempts suffice, because s3fs itself
+# repeats requests after temporary errors.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
 READ_AHEAD_BYTES = 4 << 20  # bytes per request: one request reads several headers of a tar
 
@@ -95,7 +96,8 @@ def fetch_file(location: str, file: Path) -> bool:
 def create_file(location: str, name: str) -> Iterator[Path]:
     """Yield a temporary path. After the block, move the file to its name in the folder, or upload it to the URL.
 
-    The caller must flush the names of the folder with `publish`: flushing them per file would triple the waits.
+    After the last file, the caller must flush the folder with `publish`. A flush of the folder per file would triple
+    the time.
     """
     if not is_url(location):
         with create_partial(Path(location), Path.touch) as partial:
@@ -110,7 +112,7 @@ def create_file(location: str, name: str) -> Iterator[Path]:
 
 
 def list_files(url: str) -> dict[str, int]:
-    """Return the sizes in bytes of all files under a URL by relative path. If the URL is a file, its path is ""."""
+    """Return the sizes in bytes of all files under a URL by relative path. If the URL is a file, the path is ""."""
     with _open_filesystem(url, "source") as (filesystem, path):
         infos = filesystem.find(path, detail=True)
     top = path.rstrip("/")

@@ -108,8 +108,8 @@ def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
         content = photo.read_bytes()
     except OSError as error:
         raise PhotoError(f"cannot be read: {error.strerror or error}") from None
-    with reservations.reserve() as require:
-        luma = GreyPhoto(content, require).read("studio")
+    with reservations.reserve() as reserve_bytes:
+        luma = GreyPhoto(content, reserve_bytes).read("studio")
     height, width = (side // scale.numerator * scale.numerator for side in luma.shape)
     smallest = MIN_SIDE + 2 * compute_border(scale)
     if min(height, width) < smallest:

@@ -181,23 +181,21 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
         methods: upscaling models by their titles, in the order of the columns.
         pairs: the images. The SHEET_ROWS photos whose most detailed crops have the sharpest edges are plotted.
     """
-    rows = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
-    inputs, labels = next(rows.batches(SHEET_ROWS))
+    sample = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
+    inputs, labels = next(sample.batches(SHEET_ROWS))
     results = {name: upscale(method, inputs) for name, method in methods.items()}
-    figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), len(results) + 2, squeeze=False)
+    figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(sample)), layout="constrained")
+    grid = figure.subplots(len(sample), len(results) + 2, squeeze=False)
     for number, axes_row in enumerate(grid):
         label = labels[number, ..., 0]
-        crop = _find_detailed_crop(label)
-        y, x, side = (
-            int(part / pairs.scale) for part in (crop[0].start, crop[1].start, crop[0].stop - crop[0].start)
-        )
-        columns = {"input": inputs[number, y : y + side, x : x + side, 0]}
+        rows, columns = crop = _find_detailed_crop(label)
+        top, left, side = (int(value / pairs.scale) for value in (rows.start, columns.start, rows.stop - rows.start))
+        images_by_title = {"input": inputs[number, top : top + side, left : left + side, 0]}
         for name, images in results.items():
             image = images[number, ..., 0]
-            columns[_format_title(name, image, label)] = image[crop]
-        columns["label"] = label[crop]
-        for axes, (title, image) in zip(axes_row, columns.items(), strict=True):
+            images_by_title[_format_title(name, image, label)] = image[crop]
+        images_by_title["label"] = label[crop]
+        for axes, (title, image) in zip(axes_row, images_by_title.items(), strict=True):
             axes.imshow(image, **IMAGE_STYLE)
             axes.set_title(title, fontsize=8)
             axes.axis("off")

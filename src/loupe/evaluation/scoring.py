@@ -125,20 +125,22 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     methods = {name: rows.sort_values("image") for name, rows in methods.items()}
     photos = methods[next(iter(methods))]["photo"].to_numpy()
     columns = {(name, key): rows[key].to_numpy() for name, rows in methods.items() for key in metrics.SCORES}
-    pairs = [(name, other) for name in methods for other in ("input", "nearest", "lanczos") if other in methods]
-    columns |= {pair: columns[pair[0], "mae"] - columns[pair[1], "mae"] for pair in pairs}
-    intervals = dict(zip(columns, compute_intervals(np.stack([*columns.values()], axis=1), photos), strict=True))
+    baselines = [name for name in ("input", "nearest", "lanczos") if name in methods]
+    pairs = [(name, baseline) for name in methods for baseline in baselines]
+    columns |= {(name, baseline): columns[name, "mae"] - columns[baseline, "mae"] for name, baseline in pairs}
+    values = np.stack([*columns.values()], axis=1)
+    intervals = dict(zip(columns, compute_intervals(values, photos), strict=True))
     summary = {
         name: _compute_means(rows) | {"interval": {key: intervals[name, key] for key in metrics.SCORES}, "over": {}}
         for name, rows in methods.items()
     }
-    for name, other in pairs:
-        mae, difference = summary[name]["mae"], columns[name, other]
+    for name, baseline in pairs:
+        mae, difference = summary[name]["mae"], columns[name, baseline]
         by_photo = pd.Series(difference).groupby(photos).mean()
-        summary[name]["over"][other] = {
+        summary[name]["over"][baseline] = {
             "gain": float((mae - difference.mean()) / mae) if mae else float("inf"),
             "mae": float(difference.mean()),
-            "interval": intervals[name, other],
+            "interval": intervals[name, baseline],
             "baseline_wins": float((by_photo > 0).mean()),
         }
     return summary

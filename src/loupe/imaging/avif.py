@@ -12,12 +12,14 @@ import numpy as np
 
 from loupe.imaging.image_data import ImageStream
 
-HEAD_BYTES = 2**16  # libavif and libheif write the boxes of an image's properties first
+HEAD_BYTES = 2**16  # libavif and libheif write the properties of an image before its pixels
 UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of the primaries and of the transfer function (ITU-T H.273)
 BT601, FULL_RANGE = 6, 0x80  # the matrix and the range that libvips uses
 HIGH_BIT_DEPTH = 0x40  # a bit of the third byte of the AV1 configuration
 BITS, EFFORT = 10, 3  # the effort of libvips that equals the default speed of Pillow
-LOCATION_SIZES = b"\x44\x40"  # each location has 18 bytes: all positions and lengths have 4 bytes
+# The sizes that libvips declares for the fields of the box iloc, and the resulting size of the entry of an item.
+LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
+COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer function, matrix and range
 
 
 def read_head(source: bytes | Path) -> bytes:
@@ -27,7 +29,10 @@ def read_head(source: bytes | Path) -> bytes:
 
 
 def read_cicp(head: bytes) -> bytes:
-    """Return the colour space as the content of a PNG's cICP chunk; b"" for sRGB. The decoder applies the matrix."""
+    """Return the colour space as the content of a PNG's cICP chunk; b"" for sRGB.
+
+    The chunk contains the matrix 0 (RGB), because the decoder converts the pixels to RGB.
+    """
     fields = head.partition(b"colrnclx")[2][:4]
     if len(fields) < 4 or struct.unpack(">HH", fields) in (UNSPECIFIED, SRGB) or fields[0] or fields[2]:
         return b""
@@ -41,7 +46,7 @@ def has_deep_samples(source: bytes | Path) -> bool:
 
 
 def scale_to_16_bits(pixels: np.ndarray) -> np.ndarray:
-    """Scale the values of libvips, whose lowest bits are 0, so that white is 65535."""
+    """Scale the values that libvips decodes so that white is 65535: libvips sets the lowest bits to 0."""
     return pixels | pixels >> BITS
 
 
@@ -55,13 +60,13 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
     height, width, bands = pixels.shape
     image = pyvips.Image.new_from_memory(pixels.data, width, height, bands, "ushort")
     image = add_metadata(image.copy(interpretation="rgb16" if bands > 2 else "grey16"), metadata)
-    kept = pyvips.enums.ForeignKeep
+    keep = pyvips.enums.ForeignKeep
     options: dict[str, Any] = {
         "bitdepth": BITS,
         "effort": EFFORT,
         "subsample_mode": "off" if subsampling == "4:4:4" else "on",
         # Without EXIF, libvips would make tags of its own.
-        "keep": kept.ICC | kept.XMP | (kept.EXIF if metadata.exif is not None else kept.NONE),
+        "keep": keep.ICC | keep.XMP | (keep.EXIF if metadata.exif is not None else keep.NONE),
     }
     content = image.heifsave_buffer(compression="av1", Q=quality, **options)
     if not metadata.icc:
@@ -80,22 +85,28 @@ def set_cicp(content: bytes, chunk: bytes) -> bytes:
 
 
 def _insert_colour_box(head: bytearray) -> bytes:
-    """Add a `colr` box to the properties of the first image of a file that libvips wrote."""
-    box = struct.pack(">I8sHHHB", 19, b"colrnclx", *SRGB, BT601, FULL_RANGE)
+    """Add a `colr` box to the properties of the first image of a file that libvips wrote.
+
+    A box begins with its length and its name, 4 bytes each. The box ipco contains all properties, and the box ipma
+    contains the numbers of each image's properties. The box iloc contains the positions of the pixels in the file.
+    """
+    box = COLOUR_BOX.pack(COLOUR_BOX.size, b"colrnclx", *SRGB, BT601, FULL_RANGE)
     properties, locations = head.index(b"ipco") - 4, head.index(b"iloc") + 8
     (size,) = struct.unpack_from(">I", head, properties)
-    count, at = 0, properties + 8
-    while at < properties + size:
-        count, at = count + 1, at + int.from_bytes(head[at : at + 4], "big")
-    associations = head.index(b"ipma", at) + 14  # after flags, number of items, and number of the first item
-    for name, growth in ((b"meta", 20), (b"iprp", 20), (b"ipco", 19), (b"ipma", 1)):
-        place = head.index(name) - 4
-        struct.pack_into(">I", head, place, int.from_bytes(head[place : place + 4], "big") + growth)
-    head[associations : associations + 1] = bytes([head[associations] + 1, count + 1])
+    property_count, end = 0, properties + 8
+    while end < properties + size:
+        property_count, end = property_count + 1, end + int.from_bytes(head[end : end + 4], "big")
+    associations = head.index(b"ipma", end) + 14  # after flags, number of items, and number of the first item
+    growth = len(box) + 1  # ipma grows by the number of the property
+    for name, added in ((b"meta", growth), (b"iprp", growth), (b"ipco", len(box)), (b"ipma", 1)):
+        position = head.index(name) - 4
+        struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + added)
+    # The number of properties of the image, and the number of the new property.
+    head[associations : associations + 1] = bytes([head[associations] + 1, property_count + 1])
     if head[locations : locations + 2] != LOCATION_SIZES:
         raise OSError("libvips writes another layout of AVIF files")
     for item in range(int.from_bytes(head[locations + 2 : locations + 4], "big")):
-        place = locations + 4 + 18 * item + 4  # the position of the data in the file
-        struct.pack_into(">I", head, place, int.from_bytes(head[place : place + 4], "big") + 20)
-    head[at:at] = box
+        position = locations + 4 + LOCATION_BYTES * item + 4  # after the header of iloc and the number of the item
+        struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + growth)
+    head[end:end] = box
     return bytes(head)

@@ -34,7 +34,7 @@ ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 ENDING_TIMEOUT_S = 5.0  # maximum wait for the end of a process that has closed a connection
 CHECK_INTERVAL_S = 0.05
 READER = "loupe.imaging.reader_process:serve"  # the function that reads images for `isolated_reader`
-LENGTH = struct.Struct("<Q")
+LENGTH = struct.Struct("<Q")  # a message begins with the length of its JSON text
 
 
 class Connection:
@@ -122,12 +122,12 @@ class ChildProcess:
         self, function: str, options: dict[str, Any] | None = None, count: int = 1, shows_errors: bool = False
     ) -> None:
         pairs = [socket.socketpair() for _ in range(count)]
-        numbers = [child_end.fileno() for _, child_end in pairs]
+        descriptors = [child_end.fileno() for _, child_end in pairs]
         paths = json.dumps([*sys.path, str(Path(loupe.__file__).parents[1])])
         output = 2 if shows_errors else subprocess.DEVNULL
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", START, paths, function, json.dumps([numbers, options or {}])],
-            env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=numbers,
+            [sys.executable, "-I", "-S", "-c", START, paths, function, json.dumps([descriptors, options or {}])],
+            env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=descriptors,
         )  # fmt: skip
         for _, child_end in pairs:
             child_end.close()
@@ -135,12 +135,13 @@ class ChildProcess:
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def read_cpu_s(self) -> float:
-        """Return the CPU time that the child has taken so far; on other systems than Linux, the time of a clock."""
+        """Return the CPU time that the child has taken so far; without Linux, the time of a running clock."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:  # the system is not Linux, or the child has ended
             return time.monotonic()
-        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+        user_ticks, system_ticks = map(int, fields[11:13])  # utime and stime (proc_pid_stat)
+        return (user_ticks + system_ticks) / os.sysconf("SC_CLK_TCK")
 
     def stop_and_check_cpu_limit(self) -> bool:
         """Stop a child that has closed a connection, and return whether the child reached its limit of CPU time."""
@@ -164,8 +165,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    (module, _, name), (numbers, options) = sys.argv[2].partition(":"), json.loads(sys.argv[3])
-    connections = [Connection(socket.socket(fileno=number)) for number in numbers]
+    (module, _, name), (descriptors, options) = sys.argv[2].partition(":"), json.loads(sys.argv[3])
+    connections = [Connection(socket.socket(fileno=number)) for number in descriptors]
     with suppress(EOFError):  # the parent has closed the connection
         getattr(importlib.import_module(module), name)(connections, **options)
 

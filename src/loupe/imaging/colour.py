@@ -8,7 +8,7 @@ import numpy as np
 
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.profiles import SRGB, make_profile
+from loupe.imaging.profiles import SRGB, is_for_grey, make_profile
 
 UNPROFILED_FORMATS = frozenset(("BMP", "GIF"))  # results in these formats have no profile
 RGB_FORMATS = frozenset(("WEBP", "AVIF"))  # these formats store grey as RGB, or are decoded as RGB
@@ -27,7 +27,7 @@ PRIMARIES = {
     22: (*D65, 0.63, 0.34, 0.295, 0.605, 0.155, 0.077),
 }  # fmt: skip
 WHITE_NITS = 203  # the brightness of SDR white in HDR images (ITU-R BT.2408)
-SRGB_TRANSFER, PQ, HLG, UNSPECIFIED, FULL_RANGE = 13, 16, 18, 2, 1
+SRGB_TRANSFER, PQ, HLG, UNSPECIFIED, FULL_RANGE = 13, 16, 18, 2, 1  # codes in cICP (ITU-T H.273)
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
@@ -65,7 +65,7 @@ TRANSFERS: dict[int, Curve] = {
     8: _make_power(1),
     SRGB_TRANSFER: _decode_srgb,
     PQ: _decode_pq,
-    17: lambda values: values**2.6 * 52.37 / 48,
+    17: lambda values: values**2.6 * 52.37 / 48,  # SMPTE ST 428-1
     HLG: _decode_hlg,
 }
 
@@ -73,9 +73,9 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that a format can store.
 
-    PNG and AVIF store the chunks of `Metadata.colour_chunks`. For other formats, values are encoded with the transfer
-    function of sRGB, and a profile describes the primaries. Images in formats without a profile, and grey images in
-    formats of RGB images, are converted to sRGB.
+    PNG and AVIF store the chunks of `Metadata.colour_chunks`. For other formats, the values are encoded with the
+    transfer function of sRGB, and a profile describes the primaries. Some results cannot have the profile: those in
+    UNPROFILED_FORMATS, and grey images in RGB_FORMATS. These images are converted to sRGB.
 
     Args:
         stream: the image.
@@ -83,8 +83,9 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    is_nclx = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
-    if chunks and not (name == "PNG" or (name == "AVIF" and is_nclx)):
+    # The colour space of an AVIF has the same fields as cICP.
+    is_cicp_only = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
+    if chunks and not (name == "PNG" or (name == "AVIF" and is_cicp_only)):
         metadata = replace(metadata, colour_chunks={})
         if not metadata.icc:
             table, chromaticities, losses = _interpret(chunks, stream.dtype)
@@ -96,7 +97,7 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
             metadata = replace(metadata, omitted=(*metadata.omitted, *losses))
             if table is not None:
                 stream = replace(stream, strips=_apply_table(stream, table))
-    if metadata.icc and (name in UNPROFILED_FORMATS or (name in RGB_FORMATS and metadata.icc[16:20] == b"GRAY")):
+    if metadata.icc and (name in UNPROFILED_FORMATS or (name in RGB_FORMATS and is_for_grey(metadata.icc))):
         stream = replace(stream, strips=_convert_to_srgb(stream, metadata.icc))
         metadata = replace(metadata, icc=b"")
     return replace(stream, metadata=metadata)
@@ -105,10 +106,10 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
 def _interpret(
     chunks: dict[bytes, bytes], dtype: np.dtype
 ) -> tuple[np.ndarray | None, tuple[float, ...] | None, list[str]]:
-    """Interpret `Metadata.colour_chunks` for values of a type.
+    """Interpret `Metadata.colour_chunks` for values of the type `dtype`.
 
     Returns:
-        A table that encodes values with the transfer function of sRGB, or None if they have this encoding.
+        A table from the values of the image to values with the transfer function of sRGB; None if both are equal.
         The chromaticities, as in `profiles.SRGB`, or None for those of sRGB.
         The names of colour information that the result loses.
     """
@@ -123,18 +124,19 @@ def _interpret(
         elif transfer in (PQ, HLG):
             losses.append("brightness above white (HDR)")
         chromaticities, decode = PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, _decode_srgb)
-        if not full_range:
+        if not full_range:  # with 8 bits, black is 16 and white is 235
             black = 16 * (white + 1) // 256
             levels = (levels * white - black) / (219 * (white + 1) // 256)
     elif b"sRGB" not in chunks:
         gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big") / 1e5
-        if gamma and abs(gamma - 0.45455) > 0.01:  # 1 / 2.2 stands for sRGB
+        if gamma and abs(gamma - 0.45455) > 0.01:  # many sRGB files declare 1 / 2.2
             decode = _make_power(1 / gamma)
         if b"cHRM" in chunks:
             chromaticities = tuple(value / 1e5 for value in struct.unpack(">8I", chunks[b"cHRM"]))
     light = np.clip(decode(np.clip(levels, 0, 1)), 0, 1)
     encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     table = np.rint(encoded * white).astype(dtype)
+    # A chromaticity with y = 0 is invalid.
     is_srgb = np.allclose(chromaticities, SRGB, atol=0.002) or not all(chromaticities[1::2])
     return (
         None if (table == np.arange(white + 1)).all() else table,
@@ -152,12 +154,12 @@ def _apply_table(stream: ImageStream, table: np.ndarray) -> Iterator[np.ndarray]
 
 
 def _convert_to_srgb(stream: ImageStream, icc: bytes) -> Iterator[np.ndarray]:
-    """Convert strips to sRGB; grey stays grey."""
+    """Convert strips to sRGB. A grey strip stays grey: the result is the green band of the RGB values."""
     import pyvips
 
     bits, deep = 8 * stream.dtype.itemsize, "16" * (stream.dtype == np.uint16)
     colours = stream.bands - has_alpha(stream.bands)
-    profile_bands = 1 if icc[16:20] == b"GRAY" else 3
+    profile_bands = 1 if is_for_grey(icc) else 3
     interpretation = {1: f"{'grey' if deep else 'b-w'}{deep}", 3: f"{'rgb' if deep else 'srgb'}{deep}"}
     for strip in stream.strips:
         pixels = strip[..., :colours].repeat(profile_bands // colours, axis=2)

@@ -44,12 +44,12 @@ def to_pixels(image: Image.Image) -> np.ndarray:
     rows = PART_PIXELS // columns
     for top in range(0, height, rows):
         for left in range(0, width, columns):
-            box = (left, top, min(left + columns, width), min(top + rows, height))
-            part = np.asarray(image.crop(box))
+            right, bottom = min(left + columns, width), min(top + rows, height)
+            part = np.asarray(image.crop((left, top, right, bottom)))
             if pixels is None:
                 bands = 1 if part.ndim == 2 else part.shape[2]
                 pixels = np.empty((height, width, bands), part.dtype.newbyteorder("="))
-            pixels[top : box[3], left : box[2]] = part.reshape(box[3] - top, box[2] - left, -1)
+            pixels[top:bottom, left:right] = part.reshape(bottom - top, right - left, -1)
     assert pixels is not None  # every image has at least one pixel
     return pixels
 

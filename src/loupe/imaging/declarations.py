@@ -12,7 +12,9 @@ from PIL import Image, TiffImagePlugin
 from loupe.imaging.avif import read_cicp, read_head
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
 
+# Numbers of EXIF tags. ADOBE_INDEX is the value of INTEROPERABILITY_INDEX that means Adobe RGB.
 EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
+ADOBE_INDEX = "R03"
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # PNG chunks with the brightness of HDR images
 
@@ -47,10 +49,10 @@ def read_exif_profile(exif: Image.Exif) -> bytes:
         if EXIF_IFD not in exif:  # otherwise Pillow would add an empty directory
             return b""
         tags = exif.get_ifd(EXIF_IFD)
-        # Some cameras write 2 instead of an interoperability index.
+        # Instead of the interoperability index, some cameras write the colour space 2. The colour space 1 is sRGB.
         if tags.get(COLOUR_SPACE) == 2 or (
             tags.get(COLOUR_SPACE) != 1
-            and exif.get_ifd(INTEROPERABILITY_IFD).get(INTEROPERABILITY_INDEX, "").strip("\0 ") == "R03"
+            and exif.get_ifd(INTEROPERABILITY_IFD).get(INTEROPERABILITY_INDEX, "").strip("\0 ") == ADOBE_INDEX
         ):
             return make_profile(ADOBE_RGB, ADOBE_GAMMA)
     return b""
@@ -60,13 +62,13 @@ def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
     """Read cICP and the chunks of HDR_CHUNKS, which Pillow skips."""
     chunks = {}
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        file.seek(8)
+        file.seek(8)  # after the signature
         while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
             length = int.from_bytes(head[:4], "big")
             if head[4:] in {b"cICP", *HDR_CHUNKS} and length < 100:
                 chunks[head[4:]] = file.read(length)
                 length = 0
-            file.seek(length + 4, io.SEEK_CUR)
+            file.seek(length + 4, io.SEEK_CUR)  # the checksum has 4 bytes
     return {name: data for name, data in chunks.items() if name != b"cICP" or len(data) == 4}
 
 
@@ -76,9 +78,9 @@ def _read_tiff_tags(tags: Any) -> dict[bytes, bytes]:
     if PRIMARY_CHROMATICITIES in tags:
         values = [float(value) for value in (*tags.get(WHITE_POINT, (0.3127, 0.329)), *tags[PRIMARY_CHROMATICITIES])]
         chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 1e5) for value in values))
-    if table := tags.get(TRANSFER_FUNCTION):
+    if table := tags.get(TRANSFER_FUNCTION):  # a table for all bands, or three tables
         levels = len(table) // 3 if len(table) in (3 * 2**8, 3 * 2**16) else len(table)
-        middle = levels // 2
+        middle = levels // 2  # the exponent is computed for this level
         exponent = math.log(table[middle] / 65535) / math.log(middle / (levels - 1))
         chunks[b"gAMA"] = struct.pack(">I", round(1e5 / exponent))
     return chunks

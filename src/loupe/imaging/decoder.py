@@ -12,11 +12,10 @@ from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
 BITS_PER_SAMPLE = 258  # number of a TIFF tag
-UNSUPPORTED = re.compile(
-    "unsupported|not supported|cannot handle", re.IGNORECASE
-)  # errors of Pillow for intact files
-MAX_PIXELS = 178_956_970  # Pillow's own limit for the first image of a file
-# Pillow's limit for a decompressed profile or text of a PNG is 1 MB. A JPEG can contain profiles of up to 16 MB.
+# Pillow's errors for files that are intact, but not supported.
+UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
+MAX_PIXELS = 178_956_970  # Pillow checks this limit only for the first image of a file
+# Pillow's default limit for a profile or text of a PNG is 1 MB. The profile of a JPEG can have 16 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 
@@ -53,14 +52,19 @@ def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
 
 
+def get_raw_mode(image: Image.Image) -> str:
+    """Return Pillow's name of the pixel format of an opened file, such as `L;4`; "" after the image is loaded."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""
+
+
 def scale_transparent_value(image: Image.Image) -> None:
     """Scale the transparent grey value of a 2-bit or 4-bit PNG to 8 bits, because Pillow also scales the pixels.
 
     Args:
         image: an opened image that is not loaded yet; changed in place.
     """
-    tiles: list[Any] = getattr(image, "tile", [])
-    factor = {"L;2": 85, "L;4": 17}.get(str(tiles[0][3])) if tiles else None
+    factor = {"L;2": 85, "L;4": 17}.get(get_raw_mode(image))
     if factor and isinstance(image.info.get("transparency"), int):
         image.info["transparency"] *= factor
 

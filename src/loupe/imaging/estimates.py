@@ -8,8 +8,8 @@ from PIL import Image
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
 from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS, is_jpeg_xl
 
-# The next five constants are the largest numbers of bytes per pixel while an image is decoded: Pillow's image, its
-# conversion, and the result. DECODING_BYTES lists the common cases by Pillow's mode; special cases follow.
+# The next five constants are the maximum memory while an image is decoded, in bytes per pixel: Pillow's image, its
+# conversion, and the result. DECODING_BYTES contains the common cases by Pillow's mode; special cases follow.
 DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
 TRANSPARENT_BYTES = 13  # grey and colour images with one transparent value
 DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # images with 16 bits per sample, by the number of bands
@@ -34,8 +34,8 @@ WHOLE_BYTES = 8  # bytes per pixel while one image of another format is encoded:
 # Bytes per pixel while one WebP image is encoded, by `lossless` and `low_memory` of `EncodeOptions`.
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
 WEBP_ALPHA_BYTES = 42  # minimum for a lossy WebP with alpha, because the alpha is encoded without loss
-OPAQUE_PIXEL_BYTES = 1, 3, 6  # values of `get_pixel_bytes` for images without alpha
-FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional bytes per pixel of each frame
+OPAQUE_PIXEL_BYTES = 1, 3, 6  # the results of `get_pixel_bytes` for images without alpha
+FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional bytes per pixel of all frames together
 
 
 def estimate_opening(path: Path) -> int:
@@ -55,7 +55,7 @@ def estimate_opening(path: Path) -> int:
     if head[:4] == b"RIFF":
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
     elif head[:4] == b"\x89PNG":  # opening a PNG decodes the pixels, because EXIF can follow the pixels
-        width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+        width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))  # in IHDR
         pixels, per_pixel, additional = width * height, 5, width * ROW_BYTES
     elif head[4:8] == b"ftyp":  # Pillow reads a whole AVIF file (two copies)
         copies = 2

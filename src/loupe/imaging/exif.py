@@ -8,14 +8,17 @@ from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.placement import Placement
 
-# Numbers of EXIF and TIFF tags. RASTER_TYPE is a GeoTIFF key; PIXEL_IS_POINT is a value of this key.
+# Numbers of tags. WIDTHS and HEIGHTS each contain a TIFF tag and an EXIF tag. RASTER_TYPE is a GeoTIFF key;
+# PIXEL_IS_POINT is a value of this key.
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 RELATED_WIDTH, RELATED_HEIGHT = 0x1001, 0x1002  # tags of the interoperability directory
-SUBJECTS, FOCAL_PLANE_RESOLUTIONS = (0x9214, 0xA214), (0xA20E, 0xA20F)
+SUBJECTS = 0x9214, 0xA214  # SubjectArea and SubjectLocation
+FOCAL_PLANE_RESOLUTIONS = 0xA20E, 0xA20F  # horizontal and vertical
 PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # OGC GeoTIFF 1.1
 RATIONAL_POLYNOMIAL, RASTER_TYPE, PIXEL_IS_POINT = 50844, 1025, 2
-GEO_TAGS = frozenset((PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, 34736, 34737, RATIONAL_POLYNOMIAL))
+GEO_PARAMETERS = 34736, 34737  # numbers and texts to which GEO_KEYS refers
+GEO_TAGS = frozenset((PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, *GEO_PARAMETERS, RATIONAL_POLYNOMIAL))
 # TIFF tags that are not copied, for one of these reasons: the tag describes how the pixels are stored (TIFF 6.0),
 # `Metadata` has a field for the tag, or the tag contains Photoshop layers with the size of the original.
 STRUCTURE_TAGS = frozenset(
@@ -24,9 +27,8 @@ STRUCTURE_TAGS = frozenset(
 )  # fmt: skip
 # Tags with the position of data that is not copied: strips, tiles, further directories and a thumbnail.
 POINTER_TAGS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
-
-
-TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by the type of a tag
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value, by type
+ENTRY_BYTES = 12  # a tag in a directory: number, type, number of values, and the value or its position
 MAX_DIRECTORIES = 3  # the first directory, and the nested directories EXIF and GPS
 
 
@@ -47,7 +49,7 @@ def load_exif(content: bytes) -> Image.Exif:
     exif.load(content)
     directories = _get_directories(exif)
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        # Pillow also writes a directory to the first level if the same object has read it.
+        # If `exif` itself read the interoperability directory, Pillow would also write it to the first directory.
         copy = Image.Exif()
         copy.load(content)
         nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
@@ -58,7 +60,7 @@ def load_exif(content: bytes) -> Image.Exif:
 
 
 def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
-    """Disable EXIF tags whose data exceeds the content, because Pillow does not read the tags after such a tag.
+    """Disable EXIF tags whose values are truncated, because Pillow does not read the tags after such a tag.
 
     Returns:
         The changed content, and the names of the disabled tags.
@@ -67,16 +69,16 @@ def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
     start = 6 if content.startswith(b"Exif\0\0") else 0
     order = "<" if content[start : start + 2] == b"II" else ">"
     with suppress(struct.error):  # the content ends
-        directories = [struct.unpack_from(f"{order}I", content, start + 4)[0]]
+        directories = [struct.unpack_from(f"{order}I", content, start + 4)[0]]  # the positions of directories
         for directory in directories:
-            (count,) = struct.unpack_from(f"{order}H", content, start + directory)
-            for entry in range(start + directory + 2, start + directory + 2 + 12 * count, 12):
-                tag, kind, number, value = struct.unpack_from(f"{order}HHII", content, entry)
-                length = TYPE_BYTES.get(kind, 0) * number
+            (tag_count,) = struct.unpack_from(f"{order}H", content, start + directory)
+            for entry in range(start + directory + 2, start + directory + 2 + ENTRY_BYTES * tag_count, ENTRY_BYTES):
+                tag, tag_type, value_count, position = struct.unpack_from(f"{order}HHII", content, entry)
+                length = TYPE_BYTES.get(tag_type, 0) * value_count
                 if tag in (EXIF_IFD, GPS_IFD) and len(directories) < MAX_DIRECTORIES:
-                    directories.append(value)
-                elif length > 4 and start + value + length > len(content):
-                    changed[entry + 2 : entry + 4] = bytes(2)  # an unknown type, which Pillow skips
+                    directories.append(position)
+                elif length > 4 and start + position + length > len(content):
+                    changed[entry + 2 : entry + 4] = bytes(2)  # Pillow skips tags of the unknown type 0
                     names.append(f"EXIF tag {tag:#06x}")
     return bytes(changed), names
 
@@ -94,7 +96,7 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
         return None, [*image.info.get("truncated_tags", ())]
     if ORIENTATION in exif:
         exif[ORIENTATION] = 1
-    exif.bigtiff = False  # EXIF has offsets of 4 bytes in all other formats
+    exif.bigtiff = False  # only a BigTIFF has offsets of 8 bytes
     omitted = [*image.info.get("truncated_tags", ())]
     try:
         for tags in _get_directories(exif):
@@ -103,7 +105,7 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
     except Exception:  # damaged tags
         omitted += _remove_unreadable(exif)
         content = exif.tobytes()
-    return load_exif(content), omitted  # the copy does not need the open file
+    return load_exif(content), omitted  # unlike `exif`, the copy does not need the open file
 
 
 def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
@@ -129,7 +131,7 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
         resolutions = [float(nested[tag]) for tag in FOCAL_PLANE_RESOLUTIONS if tag in nested]
         ordered = resolutions[::-1] if placement.is_rotated and len(resolutions) == 2 else resolutions
         for tag, value, scale in zip(FOCAL_PLANE_RESOLUTIONS, ordered, placement.scales, strict=False):
-            nested[tag] = TiffImagePlugin.IFDRational(value * scale)  # a float would be written as double
+            nested[tag] = TiffImagePlugin.IFDRational(value * scale)  # Pillow would write a float as the type DOUBLE
     except (TypeError, ValueError, ArithmeticError):
         omitted.append("focal-plane resolution")
         for tag in FOCAL_PLANE_RESOLUTIONS:
@@ -154,8 +156,8 @@ def _use_raw_text(tags: Any) -> None:
 def _remove_unreadable(exif: Image.Exif) -> list[str]:
     """Remove tags that Pillow cannot write, from all directories; return their names."""
     removed = []
-    groups = {tag: exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
-    for group, tags in ((None, exif), *groups.items()):
+    directories = {tag: exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
+    for group, tags in ((None, exif), *directories.items()):
         for tag in list(tags):
             try:
                 value = tags[tag]
@@ -165,7 +167,7 @@ def _remove_unreadable(exif: Image.Exif) -> list[str]:
                     continue
                 _write_tag(group, tag, RawText(value) if isinstance(value, str) else value)
             except Exception:
-                try:  # a number as text
+                try:  # some programs write a number as text
                     number = float(value.strip("\0 "))
                     _write_tag(group, tag, number)
                     tags[tag] = number
@@ -176,6 +178,7 @@ def _remove_unreadable(exif: Image.Exif) -> list[str]:
 
 
 def _write_tag(group: int | None, tag: int, value: Any) -> None:
+    """Raise an exception if Pillow cannot write a tag of a nested directory (`group`), or of the first (None)."""
     directory = TiffImagePlugin.ImageFileDirectory_v2(group=group)
     directory[tag] = value
     directory.tobytes()
@@ -185,22 +188,23 @@ def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
     """Update the tags that map pixels to coordinates (OGC GeoTIFF 1.1, annex B); remove them for a rotated image."""
     try:
         if placement.orientation != 1:
-            raise ValueError("GeoTIFF describes the pixels as they are stored")
+            raise ValueError("GeoTIFF tags apply to the pixels before the rotation")
         (scale_x, scale_y), (left, top) = placement.scales, placement.margins
         keys = tuple(exif.get(GEO_KEYS, ()))
+        # After a header of four numbers, GEO_KEYS has four numbers per key: first the key, last the value of the key.
         entries = dict(zip(keys[4::4], keys[7::4], strict=False))
-        # Pixel coordinates are at the corner of a pixel, or at its centre.
+        # The key RASTER_TYPE defines whether an integer coordinate is the corner or the centre of a pixel.
         centre = 0.5 if entries.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
         shifts = centre * scale_x - centre - left, centre * scale_y - centre - top
         if PIXEL_SCALE in exif:
             x, y, *z = exif[PIXEL_SCALE]
             exif[PIXEL_SCALE] = x / scale_x, y / scale_y, *z
-        if TIE_POINTS in exif:
+        if TIE_POINTS in exif:  # six numbers per point; the first two are the position in pixels
             points = list(exif[TIE_POINTS])
             points[::6] = [value * scale_x + shifts[0] for value in points[::6]]
             points[1::6] = [value * scale_y + shifts[1] for value in points[1::6]]
             exif[TIE_POINTS] = tuple(points)
-        if TRANSFORMATION in exif:
+        if TRANSFORMATION in exif:  # a 4x4 matrix
             matrix = list(exif[TRANSFORMATION])
             for row in range(0, 16, 4):
                 matrix[row] /= scale_x

@@ -29,7 +29,7 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
             stream.close()
             yield False
             return
-        except OSError:
+        except OSError:  # a file system without locks
             break
         if _is_same_file(stream.fileno(), file):  # otherwise the previous owner of the lock has removed the file
             break

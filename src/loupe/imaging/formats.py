@@ -17,10 +17,11 @@ READ_SUFFIXES = SUFFIXES | {
 }  # fmt: skip
 READ_FORMATS = {suffix: name for name, suffixes in READ_SUFFIXES.items() for suffix in suffixes}
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# Formats that store transparency, and formats that store several frames or pages.
 ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # formats that support 16 bits per sample
 STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # large images are encoded strip by strip
-MAX_WHOLE_PIXELS = 60_000_000  # the streamed formats encode an image with at most this many pixels as a whole
+MAX_WHOLE_PIXELS = 60_000_000  # up to this number of pixels, the streamed formats also encode an image as a whole
 MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
 
 

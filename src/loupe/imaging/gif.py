@@ -1,4 +1,4 @@
-"""Writes a GIF: binary transparency, and per frame only the pixels that differ from the previous frame."""
+"""Writes a GIF with binary transparency. A frame stores only the pixels that differ from the previous frame."""
 
 from collections.abc import Iterable
 from itertools import chain, pairwise
@@ -21,7 +21,7 @@ MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
 MAX_COLOURS = 255  # the colours of a palette with a transparent entry
 SAMPLE_PIXELS = 2**16  # pixels per file from which a shared palette is computed
-MAX_BLOCK_BYTES = 255
+COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # a comment consists of blocks of this size (GIF89a, 24)
 
 
 def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) -> None:
@@ -69,7 +69,7 @@ def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) 
 
 
 def _fill(target: np.ndarray, strip: np.ndarray) -> None:
-    """Write pixels to `target`, uint8 (rows, width, 4), with the alpha 0 or 255; hidden pixels are 0."""
+    """Write pixels to `target`, uint8 (rows, width, 4), with the alpha 0 or 255; transparent pixels become black."""
     target[..., 3] = 255
     if has_alpha(strip.shape[2]):
         visible = strip[..., -1:] >= OPAQUE_ALPHA
@@ -85,16 +85,16 @@ def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
 
 
 def _find_shared_palette(frames: np.ndarray) -> list[int]:
-    """Choose the colours of all frames if a visible pixel becomes transparent; otherwise return [].
+    """Choose a palette for all frames if a visible pixel becomes transparent in the next frame; otherwise return [].
 
-    Such a frame replaces the previous frame as a whole. With its own palette, it would change pixels that stay the
-    same.
+    libvips writes such a next frame as a whole. With a palette of its own, the frame would change the colours of
+    pixels that stay the same.
 
     Args:
         frames: uint8, (frames, height, width, 4).
 
     Returns:
-        The colours as libvips packs them: signed 32-bit integers, from the lowest byte on red, green, blue and alpha.
+        The colours as libvips packs them into signed 32-bit integers: red in the lowest byte, green, blue, alpha.
     """
     if not any((before > after).any() for before, after in pairwise(frames[..., 3])):
         return []
@@ -108,10 +108,11 @@ def _find_shared_palette(frames: np.ndarray) -> list[int]:
 
 
 def _insert_comment(content: bytes, comment: bytes) -> bytes:
-    """Insert a comment (GIF89a, 24) before the first frame."""
+    """Insert a comment before the first frame."""
     if not comment:
         return content
-    end = 13 + (3 * 2 ** (1 + (content[10] & 7)) if content[10] & 0x80 else 0)  # the header, and the global palette
+    # The header has 13 bytes. Byte 10 contains a bit for a global palette, and the logarithm of its size.
+    end = 13 + (3 * 2 ** (1 + (content[10] & 7)) if content[10] & 0x80 else 0)
     blocks = (comment[at : at + MAX_BLOCK_BYTES] for at in range(0, len(comment), MAX_BLOCK_BYTES))
     encoded = b"".join(bytes([len(block)]) + block for block in blocks)
-    return content[:end] + b"\x21\xfe" + encoded + b"\0" + content[end:]
+    return content[:end] + COMMENT_START + encoded + b"\0" + content[end:]

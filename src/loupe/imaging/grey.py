@@ -22,10 +22,11 @@ from loupe.imaging.exif import ORIENTATION
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.luminance import blend_with_white, compute_luminance
 from loupe.imaging.pixels import make_upright
+from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 STRIP_PIXELS = 2**16  # maximum number of pixels per strip, which then fits into a core's cache; long rows are split
-SHRUNK_STRIP_PIXELS = 2**18  # the same for `shrink`; photos up to this size are not copied
+SHRUNK_STRIP_PIXELS = 2**18  # as STRIP_PIXELS, for `shrink`: a photo up to this size is one strip, and is not copied
 OPENING_BYTES = 16 * 10**6  # memory to open a file, without copies of the file
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel of Pillow's image, by mode
 COLOUR_BYTES = 4  # bytes per pixel of Pillow's image in any other mode
@@ -33,7 +34,7 @@ COLOUR_BYTES = 4  # bytes per pixel of Pillow's image in any other mode
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 0, "WEBP": 16, "AVIF": 24}
 OTHER_DECODER_BYTES = 36  # DECODER_BYTES of all other formats; the decoder of JPEG 2000 takes the most
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
-LINES = 8  # number of rows that a decoder keeps, for example the previous row of a PNG
+KEPT_ROWS = 8  # number of rows that a decoder keeps, for example the previous row of a PNG
 COEFFICIENT_BYTES = 2  # bytes per pixel and band for the coefficients of a JPEG with several scans
 
 
@@ -44,7 +45,7 @@ class GreyPhoto:
 
     Args:
         content: the bytes of a file.
-        require: a function that is called with the number of bytes that decoding takes, before the memory is
+        reserve_bytes: a function that is called with the number of bytes that decoding takes, before the memory is
             allocated. The function raises PhotoError if the number is too large.
         result_bytes: the number of bytes per pixel that the caller needs for the grey image and its copies.
 
@@ -55,8 +56,8 @@ class GreyPhoto:
         PhotoError: the file is not an image, is damaged or too large, or the range of its values is unknown.
     """
 
-    def __init__(self, content: bytes, require: Callable[[int], None], result_bytes: int = 2) -> None:
-        require(_estimate_opening(content, result_bytes))
+    def __init__(self, content: bytes, reserve_bytes: Callable[[int], None], result_bytes: int = 2) -> None:
+        reserve_bytes(_estimate_opening(content, result_bytes))
         with translate_errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(content))
@@ -65,7 +66,7 @@ class GreyPhoto:
             if image.format in ("JPEG", "MPO"):
                 validate_scans(content)
             scale_transparent_value(image)
-            require(_estimate_decoding(image, content, result_bytes))
+            reserve_bytes(_estimate_decoding(image, content, result_bytes))
             image.load()
             self._has_12_bits = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(
                 BITS_PER_SAMPLE
@@ -75,7 +76,7 @@ class GreyPhoto:
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
         self._grey: Image.Image | None = None  # all pixels as `rec601`, if `shrink` has converted them in one strip
-        is_rotated = self._orientation in (5, 6, 7, 8)
+        is_rotated = self._orientation in ROTATED
         self.width, self.height = image.size[::-1] if is_rotated else image.size
 
     def read(self, luminance: str | None, box: Box | None = None) -> np.ndarray:
@@ -113,7 +114,7 @@ class GreyPhoto:
             float32, (side, side), from 0 to 255, in the stored orientation.
         """
         width, height = self._image.size
-        # Each pixel of `reduced` is the mean of this many columns and rows.
+        # Each pixel of `reduced` is the mean of `columns` x `rows` pixels.
         columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))
         reduced = Image.new("L", (-(-width // columns), -(-height // rows)))
         strip_rows = max(1, SHRUNK_STRIP_PIXELS // (width * rows)) * rows
@@ -133,11 +134,11 @@ class GreyPhoto:
     def _turn_back(self, box: Box) -> Box:
         """Convert a box of the upright photo to a box of the stored pixels; the inverse of `make_upright`."""
         left, top, right, bottom = box
-        if self._orientation in (3, 4, 7, 8):
+        if self._orientation in UPSIDE_DOWN:
             top, bottom = self.height - bottom, self.height - top
-        if self._orientation in (2, 3, 6, 7):
+        if self._orientation in MIRRORED:
             left, right = self.width - right, self.width - left
-        return (top, left, bottom, right) if self._orientation in (5, 6, 7, 8) else (left, top, right, bottom)
+        return (top, left, bottom, right) if self._orientation in ROTATED else (left, top, right, bottom)
 
 
 def _split(box: Box) -> Iterator[Box]:
@@ -151,7 +152,7 @@ def _split(box: Box) -> Iterator[Box]:
 
 
 def _estimate_opening(content: bytes, result_bytes: int) -> int:
-    """Estimate the memory that opening a file takes. For WebP, Pillow allocates two frames and copies the file."""
+    """Estimate the memory that opening a file takes. When Pillow opens a WebP, it also allocates two frames."""
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return OPENING_BYTES + 2 * len(content)
     pixels = read_webp_pixels(content[:32])
@@ -176,5 +177,5 @@ def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) ->
         has_strips = TILE_OFFSETS not in image.tag_v2
         pixels_per_strip = image.width * rows if has_strips else pixels
         return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + 2 * pixels_per_strip * pixel_bytes
-    lines = LINES * image.width * len(image.getbands())
-    return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + lines
+    kept_bytes = KEPT_ROWS * image.width * len(image.getbands())
+    return OPENING_BYTES + 2 * len(content) + pixels * per_pixel + kept_bytes

@@ -21,15 +21,15 @@ from loupe.imaging.memory import MemoryBudget
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.reader import Photo, read_photo
 
-# This process decodes JPEG and PNG files within these limits. This saves the 60 ms to start a child process.
+# JPEG and PNG files within these limits are decoded without a child process, which takes 60 ms to start.
 MAX_DIRECT_PIXELS = 50_000_000
 MAX_DIRECT_BYTES = 16_000_000  # reading a file that consists of small chunks takes about 1 s per megabyte
-MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # limit for the pixels times the scans of a JPEG: about 5 s of decoding
+MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # limit for pixels times scans of a JPEG: about 5 s of decoding
 
 
 @contextmanager
 def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[IsolatedReader]]":
-    """Yield readers for several threads. The first uses `process`; other readers start a process on first use."""
+    """Yield one reader per thread. The first uses `process`; each other reader starts a process on first use."""
     readers = [IsolatedReader(process), *(IsolatedReader() for _ in range(count - 1))]
     try:
         yield readers
@@ -45,20 +45,20 @@ def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: 
         reader: reads the file.
         path: the file.
         memory: how many bytes reading may take.
-        copies: how often the caller copies the pixels.
+        copies: how many copies of the pixels the caller makes; `memory` also limits their size.
 
     Raises:
         PhotoError: as in `IsolatedReader.open`, or reading takes more than `memory` bytes.
     """
     opening_bytes = estimate_opening(path)
-    with MemoryBudget(memory).reserve() as require:
-        require(opening_bytes, "the file")
+    with MemoryBudget(memory).reserve() as reserve_bytes:
+        reserve_bytes(opening_bytes, "the file")
         photo = reader.open(path, opening_bytes, strip=True)
         try:
             width, height = photo.size
             pixels = width * height * photo.pixel_bytes
             needed = max(photo.decoding_bytes, (1 + copies) * pixels)
-            require(needed, f"an image of {width}x{height} pixels")
+            reserve_bytes(needed, f"an image of {width}x{height} pixels")
             return next(photo.images)
         finally:
             reader.close()
@@ -69,12 +69,12 @@ class IsolatedReader:
 
     Args:
         process: a running `ChildProcess(READER)`; None to start a process on first use.
-        isolates: False to read all files in this process, which must then limit its own memory and time.
+        isolates: False to read all files in the calling process. The caller must then limit memory and time.
     """
 
     def __init__(self, process: ChildProcess | None = None, isolates: bool = True) -> None:
         self._process, self._isolates = process, isolates
-        self._is_open = False  # True while a file is open and its images were not requested yet
+        self._is_open = False  # True while the child has an open file whose images were not requested yet
 
     def stop(self) -> None:
         """End the child process."""
@@ -88,9 +88,9 @@ class IsolatedReader:
             process.process.kill()
 
     def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
-        """Open an image file; its images are decoded on demand, until `close` is called.
+        """Open an image file. Its images are decoded on demand, until `close` is called.
 
-        A JPEG or PNG is decoded in this process if its header shows that decoding takes little memory and time.
+        A JPEG or PNG is decoded without the child process if its header shows that this takes little memory and time.
 
         Args:
             path: the file.
@@ -106,13 +106,13 @@ class IsolatedReader:
         if self._process is None or self._process.process.poll() is not None:
             self._process = ChildProcess(READER)
         self._send({"path": str(path.absolute()), "strip": strip, "opening_bytes": memory})
-        facts, _ = self._receive()
+        fields, _ = self._receive()
         self._is_open = True
-        facts |= {"size": tuple(facts["size"]), "page_sizes": tuple(map(tuple, facts["page_sizes"]))}
-        return Photo(images=self._read_images(), **facts)
+        fields |= {"size": tuple(fields["size"]), "page_sizes": tuple(map(tuple, fields["page_sizes"]))}
+        return Photo(images=self._read_images(), **fields)
 
     def close(self) -> None:
-        """Close the opened file, whether it is decoded or not, and free the memory."""
+        """Close the opened file and free its memory, whether its images were read or not."""
         if self._is_open and self._process is not None:
             self._is_open = False
             with suppress(PhotoError):  # the process has ended
@@ -141,37 +141,37 @@ class IsolatedReader:
     def _receive(self) -> tuple[dict[str, Any], list[bytearray]]:
         assert self._process is not None
         try:
-            facts, parts = self._process.connections[0].receive()
+            fields, parts = self._process.connections[0].receive()
         except EOFError:
             raise self._describe_end() from None
-        if "error" in facts:
-            raise PhotoError(facts["error"])
-        return facts, parts
+        if "error" in fields:
+            raise PhotoError(fields["error"])
+        return fields, parts
 
     def _describe_end(self) -> PhotoError:
-        """Return the error for a child process that has ended. The next file starts a new process."""
+        """Return the error for a child process that has ended. `open` starts a new process for the next file."""
         assert self._process is not None
         process, self._process = self._process, None
         is_too_slow = process.stop_and_check_cpu_limit()
         return PhotoError("takes too long to decode" if is_too_slow else "damaged: the decoder crashed")
 
 
-def _make_image(facts: dict[str, Any], parts: list[bytearray]) -> ImageData:
+def _make_image(fields: dict[str, Any], parts: list[bytearray]) -> ImageData:
     """Convert an answer of `reader_process` to an image."""
     pixels, exif, icc, xmp, iptc, *chunks = parts
     metadata = Metadata(
         exif=load_exif(bytes(exif)) if exif else None,
         icc=bytes(icc),
         xmp=bytes(xmp),
-        dpi=tuple(facts["dpi"]) if facts["dpi"] else None,
-        texts=facts["texts"],
-        colour_chunks={name.encode(): bytes(chunk) for name, chunk in zip(facts["chunks"], chunks, strict=True)},
-        duration_ms=facts["duration_ms"],
+        dpi=tuple(fields["dpi"]) if fields["dpi"] else None,
+        texts=fields["texts"],
+        colour_chunks={name.encode(): bytes(chunk) for name, chunk in zip(fields["chunks"], chunks, strict=True)},
+        duration_ms=fields["duration_ms"],
         iptc=bytes(iptc),
-        omitted=tuple(facts["omitted"]),
+        omitted=tuple(fields["omitted"]),
     )
-    upright = np.frombuffer(pixels, facts["dtype"]).reshape(facts["shape"])
-    return ImageData(upright, metadata, facts["jpeg_quality"])
+    upright = np.frombuffer(pixels, fields["dtype"]).reshape(fields["shape"])
+    return ImageData(upright, metadata, fields["jpeg_quality"])
 
 
 def _is_direct(path: Path) -> bool:

@@ -31,7 +31,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
 
     errors: list[BaseException] = []
     source = pyvips.SourceCustom()
-    parts = encode_png(replace(stream, dtype=np.dtype("uint8")), 0, {})
+    parts = encode_png(replace(stream, dtype=np.dtype("uint8")), compress_level=0, options={})
     source.on_read(_make_reader(parts, errors))
     try:
         image = pyvips.Image.new_from_source(source, "", access="sequential", unlimited=True)
@@ -44,7 +44,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
 
 
 def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callable[[int], bytes]:
-    """Return a read function for libvips that adds exceptions to `errors` and then returns no more data."""
+    """Return a read function for libvips. It adds exceptions to `errors`, because libvips does not pass them on."""
     rest = memoryview(b"")
 
     def read(length: int) -> bytes:
@@ -75,6 +75,6 @@ def add_metadata(image: Any, metadata: Metadata) -> Any:
     for field, data in blobs.items():
         if data:
             image.set_type(pyvips.GValue.blob_type, field, data)
-    if metadata.dpi:
+    if metadata.dpi:  # libvips counts pixels per millimetre
         image = image.copy(xres=metadata.dpi[0] / 25.4, yres=metadata.dpi[1] / 25.4)
     return image

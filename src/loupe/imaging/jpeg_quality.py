@@ -22,12 +22,13 @@ def read_jpeg_quality(image: Image.Image) -> int | None:
     table is closest to the table of the file. The distance is the sum of the absolute differences of the logarithms.
     """
     tables: dict[int, Any] = getattr(image, "quantization", None) or {}
+    # The table with the lowest number is for luminance.
     table = np.maximum(np.array(tables[min(tables)]) if tables else 0, 1)
     if table.size != LUMINANCE_TABLE.size:
         return None
     percents = compute_table_percent(np.arange(1, MAX_QUALITY + 1))[:, None]
-    known = np.clip((LUMINANCE_TABLE * percents + 50) // 100, 1, 255)
-    return int(np.abs(np.log(known) - np.log(table)).sum(axis=1).argmin()) + 1
+    libjpeg_tables = np.clip((LUMINANCE_TABLE * percents + 50) // 100, 1, 255)
+    return int(np.abs(np.log(libjpeg_tables) - np.log(table)).sum(axis=1).argmin()) + 1
 
 
 def compute_table_percent(quality: Any) -> Any:

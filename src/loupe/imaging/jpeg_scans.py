@@ -7,9 +7,9 @@ from pathlib import Path
 from loupe.imaging.decoder import PhotoError
 
 MAX_SCANS = 100  # the limit of libtiff; encoders write at most about 20 scans
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-# Markers of ITU-T T.81, B.1.1. The expression skips the bytes that follow 0xFF inside a scan: 0x00, and the restart
-# markers 0xD0 to 0xD7.
+START_OF_SCAN, END_OF_IMAGE, TEMPORARY = 0xDA, 0xD9, 0x01  # markers (ITU-T T.81, B.1.1)
+# 0xFF and the marker. The expression does not match 0x00 and the restart markers 0xD0 to 0xD7, which can follow 0xFF
+# inside a scan.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
@@ -30,14 +30,14 @@ def count_scans(source: bytes | Path) -> int:
 
 
 def _count_scans(content: bytes | mmap.mmap) -> int:
-    count, position = 0, 2
+    count, position = 0, 2  # a JPEG begins with a marker of 2 bytes
     while count <= MAX_SCANS and (found := MARKER.search(content, position)):
-        kind = found[1][0]
-        if kind == END_OF_IMAGE:
+        marker = found[1][0]
+        if marker == END_OF_IMAGE:
             break
         position = found.end()
-        if kind == START_OF_SCAN:
+        if marker == START_OF_SCAN:
             count += 1
-        if kind != 0x01:  # a segment follows every other marker; the segment begins with its own length
+        if marker != TEMPORARY:  # after every other marker, a segment follows, which begins with its own length
             position += int.from_bytes(content[position : position + 2], "big")
     return count

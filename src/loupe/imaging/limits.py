@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-STATUS = Path("/proc/self/status")  # this file exists only on Linux
+STATUS = Path("/proc/self/status")  # the status of this process; exists only on Linux
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of these parameters of glibc's mallopt
 
 _lock = threading.Lock()
@@ -16,11 +16,13 @@ _active = 0  # number of threads in blocks of `limit_process`
 
 @contextmanager
 def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
-    """Limit this process until the block exits. The system kills the process at the limit of the CPU time.
+    """Limit this process until the block exits.
+
+    Beyond the memory limit, allocations fail. At the limit of the CPU time, the system kills the process.
 
     Args:
         data_bytes: the limit for the memory of the process, which all threads share.
-        cpu_s: the CPU time for each thread that is in a block of this function.
+        cpu_s: the CPU time per thread that is in a block of this function.
     """
     global _active
     with _lock:
@@ -54,22 +56,20 @@ def _get_original(kind: int) -> tuple[int, int]:
 
 
 def read_data_bytes() -> int:
-    """Return the number of bytes that RLIMIT_DATA limits, plus the stack; 0 on other systems than Linux.
+    """Return the bytes of memory that RLIMIT_DATA limits, plus the stack; 0 on other systems than Linux.
 
-    /proc/self/status would take four times as long, which is 2 % of the preparation of a small photo.
+    Reading STATUS would take four times as long, which is 2 % of the preparation of a small photo.
     """
     try:
         with open("/proc/self/statm", "rb", buffering=0) as stream:
-            return int(stream.read().split()[5]) * resource.getpagesize()
+            data_pages = int(stream.read().split()[5])  # the field `data` (proc_pid_statm)
+            return data_pages * resource.getpagesize()
     except FileNotFoundError:
         return 0
 
 
 def read_status_bytes(name: str) -> int:
-    """Return a number of bytes from the status of this process, such as `VmHWM`.
-
-    On other systems than Linux, the result is 0.
-    """
+    """Return a number of bytes from STATUS, such as `VmHWM`, the maximum memory so far; 0 if the file is missing."""
     lines = STATUS.read_text(encoding="utf-8", errors="replace").splitlines() if STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
@@ -81,5 +81,5 @@ def return_freed_blocks(block_bytes: int) -> None:
     with suppress(OSError, AttributeError):  # the C library is not glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, block_bytes)
-        # Otherwise glibc returns 128 kB and more: page faults would take 10 % of the preparation of small photos.
+        # By default, glibc returns 128 kB and more, and page faults take 10 % of the preparation of small photos.
         libc.mallopt(M_TRIM_THRESHOLD, block_bytes)

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+# Weights of red, green and blue.
 STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times REC_601
 REC_601 = np.array([0.299, 0.587, 0.114], "float32")
 REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")

@@ -36,28 +36,28 @@ class MemoryBudget:
 
         Yields:
             A function of the number of bytes and of their purpose, which the error message contains. A call replaces
-            the number of the previous call, and waits until other threads have released enough bytes. The function
-            raises PhotoError if the number exceeds the budget. The caller ensures that only one thread at a time
-            increases its number. Otherwise, two waiting threads could each keep the bytes that the other needs.
+            the reservation of the previous call, and waits until other threads have released enough bytes. The
+            function raises PhotoError if the number exceeds the budget. The caller must ensure that only one thread
+            at a time increases its reservation. Otherwise, two threads could each wait for the bytes of the other.
         """
         reserved = 0
 
-        def require(count: int, purpose: str) -> None:
+        def reserve_bytes(size: int, purpose: str) -> None:
             nonlocal reserved
-            if count > self.total:
-                needed = -(-count // MEGABYTE)
+            if size > self.total:
+                needed = -(-size // MEGABYTE)
                 got = f"got {self.total // MEGABYTE} MB; --memory {needed} allows it"
                 raise PhotoError(f"memory: must be at least {needed} MB for {purpose}, {got}")
             with self._changed:
-                self._changed.wait_for(lambda: count <= reserved or self._used - reserved + count <= self.total)
-                self._used += count - reserved
-                reserved = count
+                self._changed.wait_for(lambda: size <= reserved or self._used - reserved + size <= self.total)
+                self._used += size - reserved
+                reserved = size
                 self._changed.notify_all()
 
         try:
-            yield require
+            yield reserve_bytes
         finally:
-            require(0, "")
+            reserve_bytes(0, "")
 
 
 def get_default_budget() -> int:

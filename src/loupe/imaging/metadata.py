@@ -8,10 +8,11 @@ from typing import Any
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.exif import place_exif, read_exif
-from loupe.imaging.placement import Placement
+from loupe.imaging.placement import ROTATED, Placement
 from loupe.imaging.xmp import place_xmp, remove_links
 
-IPTC_RESOURCE, IPTC_TAG, PHOTOSHOP_TAG = 0x0404, 33723, 34377
+IPTC_RESOURCE, IPTC_TAG, PHOTOSHOP_TAG = 0x0404, 33723, 34377  # a number of a Photoshop resource, and of TIFF tags
+IPTC_START = b"\x1c"  # the first byte of an IPTC record
 RESOURCE_MARK = b"8BIM\x04\x04"  # the start of a Photoshop resource that contains IPTC fields
 XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # the name that precedes XMP in a JPEG
 RAW_PROFILE = "Raw profile type "  # the keywords of PNG texts with metadata in ImageMagick's encoding
@@ -50,7 +51,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, colours: Metadata, orien
     Args:
         image: the opened image, positioned at a frame or page.
         exif: the tags of the image; changed in place.
-        colours: the colour space of the decoded pixels.
+        colours: the fields `icc`, `colour_chunks`, `duration_ms` and `omitted` of the decoded image.
         orientation: the EXIF orientation of the file.
     """
     dpi = image.info.get("dpi")
@@ -58,6 +59,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, colours: Metadata, orien
     texts = _read_texts(image)
     raw = _take_raw_profiles(texts)
     xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
+    # A gain map is stored as a further image. One message is enough.
     attached = [name for name in _list_attachments(image) if name != "further images" or "gain map" not in linked]
     metadata = Metadata(
         exif=tags,
@@ -70,9 +72,10 @@ def read_metadata(image: Image.Image, exif: Image.Exif, colours: Metadata, orien
         iptc=_read_iptc(image) or raw.get("iptc", b""),
         omitted=tuple(dict.fromkeys((*colours.omitted, *unreadable, *linked, *attached))),
     )
-    size = image.size[::-1] if image.format == "TIFF" and orientation in (5, 6, 7, 8) else image.size
+    # For a TIFF, Pillow returns the size after the rotation.
+    size = image.size[::-1] if image.format == "TIFF" and orientation in ROTATED else image.size
     orientation = orientation if orientation in range(1, 9) else 1
-    upright = size[::-1] if orientation in (5, 6, 7, 8) else size
+    upright = size[::-1] if orientation in ROTATED else size
     turn = Placement(size, upright, upright, orientation)
     return metadata if turn.is_identity else place_metadata(metadata, turn)
 
@@ -105,7 +108,8 @@ def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
     for keyword in [name for name in texts if name.startswith(RAW_PROFILE)]:
         kind = keyword.removeprefix(RAW_PROFILE).lower()
         with suppress(ValueError):
-            content = bytes.fromhex("".join(texts[keyword].split("\n")[3:]))
+            lines = texts[keyword].split("\n")[3:]  # the first lines contain the kind and the length
+            content = bytes.fromhex("".join(lines))
             if kind == "app1":
                 kind = "exif" if content.startswith(b"Exif") else "xmp"
             if kind in ("iptc", "8bim"):
@@ -122,7 +126,7 @@ def make_iptc_resource(iptc: bytes) -> bytes:
 
 
 def _list_attachments(image: Image.Image) -> list[str]:
-    """Return names of data that a file contains in addition to the image, and that is not read."""
+    """Return names of the data that a file contains in addition to the image. This data is not read."""
     names = []
     for marker, content in getattr(image, "applist", ()):
         if marker == "APP2" and content.startswith(b"urn:iso:std:iso:ts:21496"):
@@ -143,7 +147,7 @@ def _read_iptc(image: Image.Image) -> bytes:
     if image.format != "TIFF":
         return bytes(image.info.get("photoshop", {}).get(IPTC_RESOURCE, b""))
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    # The type is often LONG, and Pillow returns only one number.
+    # If the tag has the type LONG, as in many files, `tag_v2` contains a number instead of the bytes.
     content = getattr(image.tag_v2, "_tagdata", {}).get(IPTC_TAG, b"")
     resources = image.tag_v2.get(PHOTOSHOP_TAG, b"")
     return _find_iptc(content) or _find_iptc(resources if isinstance(resources, bytes) else b"")
@@ -151,7 +155,7 @@ def _read_iptc(image: Image.Image) -> bytes:
 
 def _find_iptc(content: bytes) -> bytes:
     """Return IPTC fields, which may be in a Photoshop resource."""
-    if content[:1] == b"\x1c":
+    if content.startswith(IPTC_START):
         return content
     _, mark, resource = content.partition(RESOURCE_MARK)
     if not mark or not resource:

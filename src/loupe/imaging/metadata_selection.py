@@ -10,6 +10,7 @@ from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
 MAX_SEGMENT_BYTES = 65_533  # the largest segment of a JPEG
 PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # the name that precedes Photoshop resources in a JPEG
+# Numbers of EXIF tags. INCHES is a value of RESOLUTION_UNIT.
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
 # EXIF tags that can be too long for a segment of a JPEG.
 LARGE_TAGS = {MAKER_NOTE: "the camera's maker note", USER_COMMENT: "user comment"}
@@ -60,7 +61,7 @@ def fit_metadata(metadata: Metadata, name: str) -> Metadata:
 def _move_to_exif(
     exif: Image.Exif | None, texts: dict[str, str], dpi: tuple[float, float] | None
 ) -> tuple[Image.Exif | None, dict[str, str]]:
-    """Add texts as the user comment, and the resolution.
+    """Add texts to the EXIF tags as the user comment, and add the resolution.
 
     Returns:
         The tags, and the texts that were not added because the tags already have a user comment.
@@ -70,9 +71,9 @@ def _move_to_exif(
         exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, INCHES
     if texts:
         nested = exif.get_ifd(EXIF_IFD)
-        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):
+        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # the first 8 bytes are the encoding
             return exif, texts
-        # Image generators write the text `parameters` without its keyword.
+        # Image generators write the text `parameters` to user comments first, and without the keyword.
         lines = [text if keyword == "parameters" else f"{keyword}: {text}" for keyword, text in texts.items()]
         content = "\n".join(sorted(lines, key=lambda line: line != texts.get("parameters")))
         code = b"ASCII\0\0\0" if content.isascii() else b"UNICODE\0"
@@ -84,7 +85,7 @@ def _move_to_exif(
 def _limit_segments(metadata: Metadata) -> Metadata:
     """Remove metadata that is too long for a segment of a JPEG.
 
-    If EXIF fits without the camera's maker note or the user comment, only this tag is removed.
+    If EXIF fits after one or two of the LARGE_TAGS are removed, the other tags are kept.
     """
     omitted, reason = [*metadata.omitted], f"too long for {SUFFIXES['JPEG'][0]}"
     exif, xmp, iptc, texts = metadata.exif, metadata.xmp, metadata.iptc, dict(metadata.texts)

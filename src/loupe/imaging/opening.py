@@ -12,17 +12,19 @@ from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError
 from loupe.imaging.formats import READ_SUFFIXES, is_heif, is_jpeg_xl
 
 COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANES, TILE_WIDTH = 259, 262, 277, 284, 322  # numbers of TIFF tags
-EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE = 338, 339, 254
-# The tags that describe the pixels; 266 is the order of bits.
-PIXEL_TAGS = (BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, 266, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT)
+EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE, BIT_ORDER = 338, 339, 254, 266
+# The tags that describe the pixels.
+PIXEL_TAGS = (
+    BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, BIT_ORDER, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT
+)  # fmt: skip
 # Bits of SUBFILE_TYPE: a smaller version of another page, such as a thumbnail, and a transparency mask.
 NOT_A_PAGE = 1 | 4
 WEBP_COMPRESSION = 50001  # only libvips decodes this compression
-# The compressions that libvips decodes: none, CCITT, LZW, JPEG, deflate, PackBits and WebP. For others, libvips often
-# returns black pixels instead of an error.
+# The compressions that libvips decodes: none, CCITT, LZW, JPEG, deflate, PackBits and WebP. For other compressions,
+# libvips often returns black pixels instead of an error.
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
 WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
-VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # grey, RGB, palette, CMYK, YCbCr
+VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # 1 to 6: grey, RGB, palette, CMYK, YCbCr
 PNG_PREFIX = b"\x89PNG"
 JPEG_PREFIX = b"\xff\xd8\xff"
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # values of SAMPLE_FORMAT
@@ -35,7 +37,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         self._is_unknown = False
         try:
             super()._setup()
-        except (KeyError, SyntaxError):  # an unknown compression or pixel format
+        except (KeyError, SyntaxError):  # Pillow does not know the compression or the pixel format
             tags = {tag: self.tag_v2.pop(tag) for tag in PIXEL_TAGS if tag in self.tag_v2}
             super()._setup()  # reads the size, the resolution and the profile
             self.tag_v2.update(tags)
@@ -88,16 +90,16 @@ def open_image(source: bytes | Path) -> Image.Image:
     if head[:4] in TiffImagePlugin.PREFIXES:
         return TiffImage(_to_file(source))
     Image.preinit()
-    # The sort puts formats first for which Pillow does not load all plugins.
+    # Pillow loads all its plugins before it tries a format whose plugin is not loaded; these formats come last.
     formats = sorted(READ_SUFFIXES.keys() - {"HEIF", "JXL"}, key=lambda name: (name not in Image.OPEN, name))
     try:
         return Image.open(_to_file(source), formats=formats)
     except Image.UnidentifiedImageError:
         if head.startswith(JPEG_PREFIX):
-            JpegImagePlugin.JpegImageFile(_to_file(source))  # raises an error with the reason, such as 12 bits
+            JpegImagePlugin.JpegImageFile(_to_file(source))  # raises the error that Image.open hides, such as 12 bits
         if head.startswith(PNG_PREFIX) and (content := _remove_png_profile(source)):
             image = Image.open(io.BytesIO(content), formats=["PNG"])
-            image.info["icc_profile"] = None  # as for other damaged profiles
+            image.info["icc_profile"] = None  # the reader reports a profile that it cannot use
             return image
         if not _load_plugin(head):
             raise PhotoError(f"not an image of a supported format: {', '.join(READ_SUFFIXES)}") from None
@@ -109,6 +111,7 @@ def _remove_png_profile(source: bytes | Path) -> bytes:
     content = source if isinstance(source, bytes) else source.read_bytes()
     start = content.partition(b"IDAT")[0].find(b"iCCP") - 4
     length = int.from_bytes(content[start : start + 4], "big")
+    # Besides its content, a chunk has 12 bytes: length, name and checksum.
     return content[:start] + content[start + 12 + length :] if start > 0 else b""
 
 
@@ -138,19 +141,19 @@ def _to_file(source: bytes | Path) -> io.BytesIO | Path:
 
 
 def list_pages(image: Image.Image) -> Iterator[int]:
-    """Seek to each page of a TIFF and yield its number. Thumbnails, pyramid levels and masks are not pages.
+    """Seek to each page of a TIFF and yield the number of the page.
 
-    If the file has no other pages, the first number is yielded.
+    Thumbnails, pyramid levels and masks are skipped. A file that contains nothing else has one page, number 0.
     """
-    number = found = 0
+    number = page_count = 0
     try:
         while True:
             image.seek(number)
             if not image.tag_v2.get(SUBFILE_TYPE, 0) & NOT_A_PAGE:  # type: ignore[attr-defined]
-                found += 1
+                page_count += 1
                 yield number
             number += 1
     except EOFError:
-        if not found:
+        if not page_count:
             image.seek(0)
             yield 0

@@ -9,9 +9,10 @@ from PIL import Image, ImageCms
 
 from loupe.imaging.avif import scale_to_16_bits
 from loupe.imaging.conversion import to_pixels
-from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, to_8_bit_mode
+from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, get_raw_mode, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
-from loupe.imaging.profiles import make_srgb_profile, open_profile
+from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
+from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
 
 # The number of colour bands of libvips' interpretations. Further bands contain alpha or masks; masks are not read.
 COLOUR_BANDS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3, "scrgb": 3, "lab": 3, "labs": 3, "cmyk": 4}
@@ -25,9 +26,8 @@ def needs_vips(image: Image.Image) -> bool:
     """
     if isinstance(image, TiffImage):
         return image.needs_vips()
-    tiles: list[Any] = getattr(image, "tile", [])
     animated = getattr(image, "n_frames", 1) > 1
-    is_deep = image.format == "PNG" and len(image.getbands()) > 1 and bool(tiles) and ";16" in str(tiles[0][3])
+    is_deep = image.format == "PNG" and len(image.getbands()) > 1 and ";16" in get_raw_mode(image)
     return is_deep and not animated
 
 
@@ -48,7 +48,7 @@ def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
     Returns:
         The pixels and their profile.
     """
-    if icc[16:20] != b"GRAY" or pixels.shape[2] < 3:
+    if not is_for_grey(icc) or pixels.shape[2] < 3:
         return pixels, icc
     if (pixels[..., :1] == pixels[..., 1:3]).all():
         return np.ascontiguousarray(pixels[..., 2:]), icc
@@ -78,8 +78,8 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     try:
         image = _open_by_vips(source, file)
         if image.format == "float" and image.interpretation != "lab":
-            statistics = _open_by_vips(source, file).stats()
-            low, high = statistics(0, 0)[0], statistics(1, 0)[0]
+            statistics = _open_by_vips(source, file).stats()  # row 0 is for all bands
+            low, high = (statistics(column, 0)[0] for column in (0, 1))
             if not 0 <= low <= high <= 1:
                 raise PhotoError(f"floats must be from 0 to 1, got {low:g} to {high:g}")
             image = (image * 65535).rint().cast("ushort")
@@ -159,11 +159,11 @@ def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]
 
 def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Flip and rotate pixels, (height, width, bands), by an EXIF orientation (1..8); other values have no effect."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in ROTATED:
         pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
+    if orientation in MIRRORED:
         pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
+    if orientation in UPSIDE_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# EXIF orientations. First, width and height are exchanged for ROTATED. Then, left and right are exchanged for
+# MIRRORED, and top and bottom for UPSIDE_DOWN.
+ROTATED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 Size = tuple[int, int]  # width and height
 Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image's width and height
 
@@ -12,7 +15,7 @@ class Placement:
     """The geometry of a result.
 
     Args:
-        size: the size of the image.
+        size: the size of the image before the rotation.
         scaled_size: the size of the result before the crop, which removes equal margins on opposite sides.
         result_size: the size of the result.
         orientation: the EXIF orientation, 1 to 8, by which the image is rotated or flipped.
@@ -31,7 +34,7 @@ class Placement:
     @property
     def is_rotated(self) -> bool:
         """Whether width and height are exchanged."""
-        return self.orientation in (5, 6, 7, 8)
+        return self.orientation in ROTATED
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -49,22 +52,22 @@ class Placement:
         left, top, width, height = box
         if self.is_rotated:
             left, top, width, height = top, left, height, width
-        if self.orientation in (2, 3, 6, 7):
+        if self.orientation in MIRRORED:
             left = 1 - left - width
-        if self.orientation in (3, 4, 7, 8):
+        if self.orientation in UPSIDE_DOWN:
             top = 1 - top - height
-        starts, sides = (left, top), (width, height)
-        begins = [
-            (start * scaled - margin) / side
-            for start, scaled, margin, side in zip(
-                starts, self.scaled_size, self.margins, self.result_size, strict=True
+        origin, lengths = (left, top), (width, height)
+        starts = [
+            (value * scaled - margin) / side
+            for value, scaled, margin, side in zip(
+                origin, self.scaled_size, self.margins, self.result_size, strict=True
             )
         ]
         ends = [
-            begin + length * scaled / side
-            for begin, length, scaled, side in zip(begins, sides, self.scaled_size, self.result_size, strict=True)
+            start + length * scaled / side
+            for start, length, scaled, side in zip(starts, lengths, self.scaled_size, self.result_size, strict=True)
         ]
-        (left, top), (right, bottom) = ([min(max(value, 0), 1) for value in values] for values in (begins, ends))
+        (left, top), (right, bottom) = ([min(max(value, 0), 1) for value in values] for values in (starts, ends))
         return left, top, right - left, bottom - top
 
     def place_pixels(self, left: float, top: float, width: float = 0, height: float = 0) -> list[int]:

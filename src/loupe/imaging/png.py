@@ -25,7 +25,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types by the number of bands
 UP = 2  # the PNG filter that subtracts the byte above from each byte; suits upscaled photos, which are smooth
 ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # the header of RFC 1950, and an empty last block of RFC 1951
-Encoded = tuple[np.ndarray, bytes]
+Encoded = tuple[np.ndarray, bytes]  # filtered rows, and the compressed rows
 
 
 def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]) -> Iterator[bytes]:
@@ -40,6 +40,7 @@ def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]
         The parts of the file.
     """
     bits = 8 * stream.dtype.itemsize
+    # The last three numbers: compression by deflate, adaptive filters, no interlacing.
     header = struct.pack(">IIBBBBB", *stream.size, bits, COLOUR_TYPES[stream.bands], 0, 0, 0)
     yield SIGNATURE + _make_chunk(b"IHDR", header) + _encode_metadata(options)
     checksum, zlib_header = zlib.adler32(b""), ZLIB_HEADER

@@ -11,9 +11,12 @@ SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 ADOBE_RGB = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 563 / 256
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # parameters g, a, b, c, d of the curve type 3
-D50 = np.array([0.9642, 1, 0.8249])
+D50 = np.array([0.9642, 1, 0.8249])  # XYZ of the white of every profile
+# From XYZ to the cone responses in which the white is adapted (ICC.1:2022, annex E).
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-CREATION_TIME = slice(24, 36)  # the bytes of the creation time in the header of a profile (7.2.10)
+HEAD_BYTES, ENTRY_BYTES = 132, 12  # the header with the number of tags, and the entry per tag in the table of tags
+COLOUR_SPACE, CREATION_TIME = slice(16, 20), slice(24, 36)  # fields of the header of a profile (7.2)
+VERSION = 0x04300000  # 4.3
 DATE = struct.pack(">6H", 2016, 1, 1, 0, 0, 0)  # a fixed time, so that equal photos give identical files
 CLASSES = ("scnr", "mntr", "prtr", "spac")  # device classes of the profiles that describe the colours of an image
 BANDS = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}  # Pillow's mode by the colour space of a profile
@@ -31,20 +34,21 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None = None) 
     primaries = np.transpose(colours)
     primaries = adaptation @ primaries * np.linalg.solve(primaries, white)
     parameters = SRGB_CURVE if gamma is None else (gamma,)
+    # The curve type 0 has only an exponent; the curve type 3 has the parameters of SRGB_CURVE.
     curve = b"para\0\0\0\0" + struct.pack(">HH", 0 if gamma else 3, 0) + _encode_numbers(parameters)
     name = "RGB".encode("utf-16-be")
+    # One text in US English; the characters begin at the byte 28 of the tag.
     text = b"mluc\0\0\0\0" + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(name), 28) + name
     tags = {b"desc": text, b"cprt": text, b"wtpt": _encode_xyz(D50)}
     tags[b"chad"] = b"sf32\0\0\0\0" + _encode_numbers(adaptation.ravel())
     tags |= {tag: _encode_xyz(column) for tag, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries.T, strict=True)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
-    table, data = struct.pack(">I", len(tags)), b""
+    table, data, start = struct.pack(">I", len(tags)), b"", HEAD_BYTES + ENTRY_BYTES * len(tags)
     for tag, value in tags.items():
-        table += struct.pack(">4sII", tag, 132 + 12 * len(tags) + len(data), len(value))
+        table += struct.pack(">4sII", tag, start + len(data), len(value))
         data += value + bytes(-len(value) % 4)
-    head = struct.pack(
-        ">I4xI12s12s4s28x", 132 + 12 * len(tags) + len(data), 0x04300000, b"mntrRGB XYZ ", DATE, b"acsp"
-    )
+    # Size, version, device class and colour spaces, creation time, signature.
+    head = struct.pack(">I4xI12s12s4s28x", start + len(data), VERSION, b"mntrRGB XYZ ", DATE, b"acsp")
     return head + _encode_numbers(D50) + bytes(48) + table + data
 
 
@@ -60,13 +64,18 @@ def open_profile(icc: bytes, *spaces: str) -> ImageCms.ImageCmsProfile | None:
         profile = ImageCms.getOpenProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
         if space in spaces and profile.profile.device_class in CLASSES:
-            # This call fails if the profile lacks a tag.
+            # buildTransform fails if the profile lacks a tag that a conversion needs.
             srgb, flags = ImageCms.createProfile("sRGB"), ImageCms.Flags.NOOPTIMIZE
             ImageCms.buildTransform(profile, srgb, BANDS[space], "RGB", flags=flags)
             return profile
     except (OSError, ImageCms.PyCMSError):
         pass
     return None
+
+
+def is_for_grey(icc: bytes) -> bool:
+    """Return whether a profile is for grey images; False for b""."""
+    return icc[COLOUR_SPACE] == b"GRAY"
 
 
 def _encode_numbers(values: np.ndarray | tuple[float, ...]) -> bytes:

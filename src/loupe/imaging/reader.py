@@ -26,8 +26,9 @@ from loupe.imaging.pixels import (
     needs_vips,
     read_profile,
 )
+from loupe.imaging.placement import ROTATED
 
-FULL_SAMPLING = 0  # Pillow's number of 4:4:4, in which colours have the full resolution
+FULL_SAMPLING = 0  # Pillow's number for 4:4:4: the colours have the full resolution
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
-        # This call must precede getexif, which may decode a PNG to find EXIF after the pixels. A decoded image does
-        # not show the bit depth of the file.
-        deep = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
+        # `needs_vips` must be called before getexif: getexif may decode a PNG to find EXIF after the pixels, and a
+        # decoded image does not show the bit depth of the file.
+        by_vips = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
         scale_transparent_value(image)
         use_raw_exif(image)
         if isinstance(image.info.get("exif"), bytes):
@@ -106,17 +107,17 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
         _validate_pixel_count(image.width * image.height * count)
-        is_rotated = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
         lossless = image.format == "WEBP" and _is_lossless(source)
-        images = _read_images(_OpenFile(image, source, strip), range(first, count), deep)
+        images = _read_images(_OpenFile(image, source, strip), range(first, count), by_vips)
         photo = Photo(image.format or "", count - first, size, loop, images, lossless)
-        decoding_bytes = estimate_decoding(image, deep, _count_bytes(source))
+        decoding_bytes = estimate_decoding(image, by_vips, _count_bytes(source))
         return replace(
             photo,
             decoding_bytes=decoding_bytes,
-            pixel_bytes=get_pixel_bytes(image, deep),
+            pixel_bytes=get_pixel_bytes(image, by_vips),
             subsampled=_is_subsampled(image, lossless),
         )
 
@@ -146,11 +147,11 @@ def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
         for number in list_pages(surveyed):
             _validate_not_empty(surveyed)
             _validate_pixel_count(surveyed.width * surveyed.height)
-            deep = needs_vips(surveyed)
+            by_vips = needs_vips(surveyed)
             numbers.append(number)
             sizes.append(surveyed.size)  # upright, unlike the size of other formats
-            decoding_bytes = max(decoding_bytes, estimate_decoding(surveyed, deep, 0))
-            pixel_bytes = max(pixel_bytes, get_pixel_bytes(surveyed, deep))
+            decoding_bytes = max(decoding_bytes, estimate_decoding(surveyed, by_vips, 0))
+            pixel_bytes = max(pixel_bytes, get_pixel_bytes(surveyed, by_vips))
     images = _read_images(_OpenFile(image, source, strip), numbers, needs_vips(image))
     return Photo("TIFF", len(sizes), sizes[0], None, images, False, tuple(sizes), decoding_bytes, pixel_bytes)
 
@@ -185,53 +186,53 @@ def _is_subsampled(image: Image.Image, lossless: bool) -> bool:
     return image.format in ("AVIF", "HEIF") or (image.format == "WEBP" and not lossless)
 
 
-def _read_images(file: _OpenFile, numbers: Sequence[int], deep: bool) -> Iterator[ImageData]:
+def _read_images(file: _OpenFile, numbers: Sequence[int], by_vips: bool) -> Iterator[ImageData]:
     with file.image as image:
         size = image.size
         for number in numbers:
             with translate_errors():
                 if number:
                     image.seek(number)
-                    deep = needs_vips(image)
+                    by_vips = needs_vips(image)
                 if image.format != "TIFF" and image.size != size:
                     raise PhotoError(f"damaged: frame {number + 1} must have {size[0]}x{size[1]} pixels")
                 # A variable for the frame would keep its pixels in memory while the next frame is decoded.
-                yield _decode(file, deep, number == numbers[-1])
+                yield _decode(file, by_vips, number == numbers[-1])
 
 
-def _decode(file: _OpenFile, deep: bool, is_last: bool) -> ImageData:
+def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     image = file.image
     exif, icc = image.getexif(), read_profile(image)
-    unsuitable = "icc_profile" in image.info and not icc
+    is_unsuitable = "icc_profile" in image.info and not icc
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
-    if deep:
+    if by_vips:
         pixels, icc = decode_by_vips(image, file.source, icc)
         orientation = 1 if image.format == "AVIF" else orientation  # libvips rotates an AVIF
     else:
         image.load()
-        orientation = exif.get(ORIENTATION, 1)  # loading rotates a TIFF and resets the tag
+        orientation = exif.get(ORIENTATION, 1)  # loading a TIFF rotates the pixels and resets the tag
         pixels, icc = decode_by_pillow(image, icc)
-    pixels, matched = match_profile(pixels, icc)
-    data = _read_colours(file, matched, exif)
-    if unsuitable or matched != icc:
-        data = replace(data, omitted=(*data.omitted, "colour profile (damaged or unsuitable)"))
+    pixels, matched_icc = match_profile(pixels, icc)
+    metadata = _read_colours(file, matched_icc, exif)
+    if is_unsuitable or matched_icc != icc:
+        metadata = replace(metadata, omitted=(*metadata.omitted, "colour profile (damaged or unsuitable)"))
     if not file.strip:
-        data = read_metadata(image, exif, data, stored_orientation)
+        metadata = read_metadata(image, exif, metadata, stored_orientation)
     if is_last:
         image.close()  # frees Pillow's copy of the pixels
         vars(image).pop("_decoder", None)  # the decoder of a WebP or AVIF keeps several frames
-    return ImageData(make_upright(pixels, orientation), data, read_jpeg_quality(image))
+    return ImageData(make_upright(pixels, orientation), metadata, read_jpeg_quality(image))
 
 
 def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
-    """Return the colour space and the display time of an image, and names of what is not used."""
+    """Return the colour space, the display time, and the names of colour information that is not used."""
     image = file.image
     omitted = []
     chunks = read_colour_chunks(image, file.source)
     if HDR_CHUNKS & chunks.keys():
         omitted.append("HDR mastering data")
         chunks = {name: chunk for name, chunk in chunks.items() if name not in HDR_CHUNKS}
-    if icc:
+    if icc:  # only cICP has priority over a profile (PNG, third edition)
         chunks = {name: chunk for name, chunk in chunks.items() if name == b"cICP"}
     elif not chunks:
         icc = read_exif_profile(exif)

@@ -1,8 +1,9 @@
 """Decodes images in the child process of `isolated_reader`.
 
-There are three requests: the path of a file opens the file; "decode" and "close" refer to the opened file. The answer
-to a path contains the fields of `Photo` without the images. The answer to "decode" is one message per image, then an
-empty message. The process does not answer "close". If a request fails, the answer is the reason.
+The parent process sends three kinds of requests. A dictionary with the path of a file opens the file; the answer
+contains the fields of `Photo` without the images. The request "decode" requests the images of the opened file; the
+answer is one message per image, then an empty message. The request "close" closes the opened file, and has no answer.
+If a request fails, the answer is the reason.
 """
 
 from dataclasses import fields
@@ -18,10 +19,10 @@ from loupe.imaging.image_data import ImageData
 from loupe.imaging.limits import limit_process, read_data_bytes, return_freed_blocks
 from loupe.imaging.reader import Photo, read_photo
 
-# These limits are for the CPU time, because the elapsed time depends on the load of the machine. The slowest
-# photos take 0.1 s per megapixel.
+# Limits of the CPU time per image. The elapsed time would depend on the load of the machine. The slowest photos take
+# 0.1 s per megapixel.
 BASE_LIMIT_S, LIMIT_S_PER_MEGAPIXEL = 10, 0.2
-LARGE_BLOCK_BYTES = 2**18
+LARGE_BLOCK_BYTES = 2**18  # as in `return_freed_blocks`
 MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times as much memory
 
 
@@ -65,16 +66,16 @@ def _send_images(connection: Connection, photo: Photo, own_bytes: int) -> None:
 def _send_image(connection: Connection, image: ImageData) -> None:
     metadata = image.metadata
     exif = b"" if metadata.exif is None else metadata.exif.tobytes()
-    others = (
+    other_bytes = (
         len(metadata.icc)
         + len(metadata.xmp)
         + len(metadata.iptc)
         + sum(len(text) for text in metadata.texts.values())
     )
-    for name, size, limit in (("EXIF", len(exif), MAX_EXIF_BYTES), ("metadata", others, MAX_METADATA_BYTES)):
+    for name, size, limit in (("EXIF", len(exif), MAX_EXIF_BYTES), ("metadata", other_bytes, MAX_METADATA_BYTES)):
         if size > limit:
             raise PhotoError(f"{name}: must have at most {limit:,} bytes, got {size:,}")
-    facts = {
+    image_fields = {
         "shape": image.pixels.shape,
         "dtype": image.pixels.dtype.name,
         "dpi": metadata.dpi,
@@ -85,4 +86,5 @@ def _send_image(connection: Connection, image: ImageData) -> None:
         "jpeg_quality": image.jpeg_quality,
     }
     pixels = image.pixels.reshape(-1).view(np.uint8)
-    connection.send(facts, pixels, exif, metadata.icc, metadata.xmp, metadata.iptc, *metadata.colour_chunks.values())
+    chunks = metadata.colour_chunks.values()
+    connection.send(image_fields, pixels, exif, metadata.icc, metadata.xmp, metadata.iptc, *chunks)

@@ -1,4 +1,4 @@
-"""Threads on all cores that this process may use."""
+"""Runs functions in threads, on all cores that this process may use."""
 
 import os
 from collections import deque
@@ -10,14 +10,15 @@ Result = TypeVar("Result")
 
 
 def count_cores() -> int:
-    """Return the number of cores that this process may use; in a container, the machine can have more cores."""
+    """Return the number of cores that this process may use, which can be less than the cores of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """Run tasks in one thread per core and yield the results in the order of the tasks.
 
-    Only two to three tasks per core are started before the caller requests their results.
+    With n cores, at most 2 n + 1 tasks have started whose results the caller has not received. This limits the memory
+    of the results.
 
     Args:
         tasks: functions that spend their time in code that releases the GIL: numpy, Pillow, zlib, onnxruntime.
@@ -33,8 +34,8 @@ def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
         while waiting:
             yield waiting.popleft().result()
     except GeneratorExit:
-        # The garbage collector can close this generator in a thread that holds a lock of `threading`. To wait for the
-        # threads would then block forever. They end when the executor is deleted.
+        # The garbage collector can close this generator in a thread that holds a lock of `threading`. If this block
+        # waited for the worker threads, it could block forever. The worker threads end when the executor is deleted.
         for future in waiting:
             future.cancel()
         raise

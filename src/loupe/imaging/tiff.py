@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import TiffImagePlugin
@@ -33,7 +33,36 @@ GREY, RGB = 1, 2  # values of PHOTOMETRIC
 INCHES, STRAIGHT_ALPHA = 2, 2  # values of RESOLUTION_UNIT and EXTRA_SAMPLES
 DEFLATE, HORIZONTAL_PREDICTOR = 8, 2  # values of COMPRESSION and PREDICTOR
 BYTE, LONG, UNDEFINED, LONG8 = 1, 4, 7, 16  # types of tags
-HEADERS = {False: b"II*\0" + bytes(4), True: b"II+\0\x08" + bytes(11)}  # the key is True for a BigTIFF
+
+
+class Layout(NamedTuple):
+    """How a file stores directories. Positions and sizes are in bytes.
+
+    Args:
+        header: the header of the file, in which the offset of the first directory is still 0.
+        link: the position of this offset in the header.
+        count_bytes: the size of the number of tags, with which a directory begins.
+        entry_bytes: the size of a tag in a directory.
+        value_start: the position in a tag of the value or its offset.
+        offset_type: the tag type of offsets.
+        offset_format: the format of offsets for `struct`.
+    """
+
+    header: bytes
+    link: int
+    count_bytes: int
+    entry_bytes: int
+    value_start: int
+    offset_type: int
+    offset_format: str
+
+
+TIFF = Layout(
+    b"II*\0" + bytes(4), 4, count_bytes=2, entry_bytes=12, value_start=8, offset_type=LONG, offset_format="L"
+)
+BIG_TIFF = Layout(
+    b"II+\0\x08" + bytes(11), 8, count_bytes=8, entry_bytes=20, value_start=12, offset_type=LONG8, offset_format="Q"
+)
 
 
 def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> None:
@@ -42,15 +71,15 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
     Args:
         file: the file to write.
         pages: the pages; uint16 is written with 16 bits per sample.
-        count: the number of pages. If they could exceed 4 GB, the file is a BigTIFF.
+        count: the number of pages. If the uncompressed pages exceed MAX_BYTES, the file is a BigTIFF.
     """
-    link, is_big = 0, False  # `link` is the position at which the offset of the next directory is written
+    layout, link = TIFF, 0  # `link` is the position at which the offset of the next directory is written
     for page in pages:
         row_bytes = page.size[0] * page.bands * page.dtype.itemsize
         if not link:
-            is_big = row_bytes * page.size[1] * count > MAX_BYTES
-            link = 8 if is_big else 4
-            file.write(HEADERS[is_big])
+            layout = BIG_TIFF if row_bytes * page.size[1] * count > MAX_BYTES else TIFF
+            link = layout.link
+            file.write(layout.header)
         strip_rows = min(page.size[1], max(1, STRIP_BYTES // row_bytes))
         offsets, lengths = [], []
         strips = _regroup(page.strips, strip_rows)
@@ -59,19 +88,19 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
             lengths.append(file.write(deflated))
         file.write(bytes(file.tell() % 2))  # directories start at even offsets
         position = file.tell()
-        tags = _make_page_tags(page, strip_rows, lengths, is_big)
-        file.write(_set_offsets(tags.tobytes(position), position, offsets, is_big))
+        tags = _make_page_tags(page, strip_rows, lengths, layout)
+        file.write(_set_offsets(tags.tobytes(position), position, offsets, layout))
         file.seek(link)
-        file.write(struct.pack("<Q" if is_big else "<L", position))
-        link = position + (8 + 20 * len(tags) if is_big else 2 + 12 * len(tags))
+        file.write(struct.pack(f"<{layout.offset_format}", position))
+        link = position + layout.count_bytes + layout.entry_bytes * len(tags)
         file.seek(0, os.SEEK_END)
 
 
 def _make_page_tags(
-    page: ImageStream, strip_rows: int, lengths: list[int], is_big: bool
+    page: ImageStream, strip_rows: int, lengths: list[int], layout: Layout
 ) -> TiffImagePlugin.ImageFileDirectory_v2:
     """Make all tags of a page; the offsets of the strips are 0."""
-    tags = _make_metadata_tags(page.metadata, is_big)
+    tags = _make_metadata_tags(page.metadata, layout)
     tags[WIDTH], tags[HEIGHT] = page.size
     tags[BITS_PER_SAMPLE] = (8 * page.dtype.itemsize,) * page.bands
     tags[COMPRESSION], tags[PREDICTOR] = DEFLATE, HORIZONTAL_PREDICTOR
@@ -85,7 +114,7 @@ def _make_page_tags(
         tags[ICC_PROFILE] = page.metadata.icc
         tags.tagtype[ICC_PROFILE] = UNDEFINED
     tags[STRIP_OFFSETS], tags[STRIP_BYTE_COUNTS] = (0,) * len(lengths), tuple(lengths)
-    tags.tagtype[STRIP_OFFSETS] = LONG8 if is_big else LONG
+    tags.tagtype[STRIP_OFFSETS] = layout.offset_type
     return tags
 
 
@@ -109,21 +138,21 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
     return deflate.compress(differences.data) + deflate.flush()
 
 
-def _set_offsets(directory: bytes, position: int, offsets: list[int], is_big: bool) -> bytes:
-    """Replace the offsets of the strips. Pillow assumes strips after the directory, but they precede it."""
-    entry, entry_bytes, value_start, offset_format = (8, 20, 12, "<Q") if is_big else (2, 12, 8, "<L")
+def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: Layout) -> bytes:
+    """Replace the offsets of the strips: Pillow writes offsets for strips after the directory, not before."""
+    entry = layout.count_bytes
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
-        entry += entry_bytes
-    start = entry + value_start
-    if len(offsets) > 1:
-        start = struct.unpack_from(offset_format, directory, start)[0] - position
-    encoded = struct.pack(f"<{len(offsets)}{offset_format[1]}", *offsets)
+        entry += layout.entry_bytes
+    start = entry + layout.value_start
+    if len(offsets) > 1:  # the tag contains the offset of its values
+        start = struct.unpack_from(f"<{layout.offset_format}", directory, start)[0] - position
+    encoded = struct.pack(f"<{len(offsets)}{layout.offset_format}", *offsets)
     return directory[:start] + encoded + directory[start + len(encoded) :]
 
 
-def _make_metadata_tags(metadata: Metadata, is_big: bool) -> TiffImagePlugin.ImageFileDirectory_v2:
+def _make_metadata_tags(metadata: Metadata, layout: Layout) -> TiffImagePlugin.ImageFileDirectory_v2:
     """Make the tags for all metadata except resolution and colour profile."""
-    tags = TiffImagePlugin.ImageFileDirectory_v2(HEADERS[is_big])
+    tags = TiffImagePlugin.ImageFileDirectory_v2(layout.header)
     if metadata.exif is not None:
         for tag, value in metadata.exif.items():
             if tag not in {EXIF_IFD, GPS_IFD, *STRUCTURE_TAGS}:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from loupe.imaging.atomic import write_atomically
 from loupe.imaging.avif import set_cicp, write_10_bits
@@ -28,6 +28,7 @@ FULL_COLOUR_QUALITY = 90  # an AVIF with at least this quality has the colours i
 # Methods of the WebP encoder that take less memory than the default method, 4. For an image of noise, method 2 takes
 # 9 bytes per pixel instead of 29. Without loss, method 0 takes 24 bytes per pixel instead of 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
+APP13 = b"\xff\xed"  # the marker of the JPEG segment that contains Photoshop resources
 RUN_LENGTH = 3  # number of zlib's strategy Z_RLE; six photos were 2 to 10 % smaller than with the default strategy
 
 
@@ -59,8 +60,8 @@ class EncodeOptions:
     @property
     def avif_subsampling(self) -> str:
         """The subsampling of an AVIF."""
-        is_low = self.subsampled and (self.quality or DEFAULT_QUALITY["AVIF"]) < FULL_COLOUR_QUALITY
-        return "4:2:0" if is_low or self.low_memory else "4:4:4"
+        is_subsampled = self.subsampled and (self.quality or DEFAULT_QUALITY["AVIF"]) < FULL_COLOUR_QUALITY
+        return "4:2:0" if is_subsampled or self.low_memory else "4:4:4"
 
 
 def write_photo(
@@ -132,7 +133,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
             # writes to the descriptor, and raises no error if a full disk stores only a part of the data.
             target: Any = SimpleNamespace(write=opened.write)
             _make_image(stream, name).save(target, name, **_pillow_options(name, stream.metadata, options))
-        _write_nclx(file, name, stream.metadata)
+        _write_colour_space(file, name, stream.metadata)
 
 
 def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: int, options: EncodeOptions) -> None:
@@ -147,12 +148,13 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
     assert metadata is not None
     animation = _pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
     if name == "PNG":
-        animation |= {"disposal": 1, "blend": 0}
+        # Each frame replaces the previous frame, also where it is transparent.
+        animation |= {"disposal": PngImagePlugin.Disposal.OP_BACKGROUND, "blend": PngImagePlugin.Blend.OP_SOURCE}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
-    _write_nclx(file, name, metadata)
+    _write_colour_space(file, name, metadata)
 
 
-def _write_nclx(file: Path, name: str, metadata: Metadata) -> None:
+def _write_colour_space(file: Path, name: str, metadata: Metadata) -> None:
     """Write the colour space to an AVIF, because Pillow always writes sRGB."""
     if name == "AVIF" and (chunk := metadata.colour_chunks.get(b"cICP")) and not metadata.icc:
         file.write_bytes(set_cicp(file.read_bytes(), chunk))
@@ -189,10 +191,10 @@ def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> d
         if name == "WEBP" and encoding.low_memory:
             options["method"] = LOW_MEMORY_METHOD
     if name == "JPEG":
-        options["subsampling"] = 0
+        options["subsampling"] = "4:4:4"
         if metadata.iptc:
             resource = PHOTOSHOP_NAME + make_iptc_resource(metadata.iptc)
-            options["extra"] = b"\xff\xed" + (len(resource) + 2).to_bytes(2, "big") + resource
+            options["extra"] = APP13 + (len(resource) + 2).to_bytes(2, "big") + resource
     if name == "AVIF":
         options["subsampling"] = encoding.avif_subsampling
     if comment and name == "JPEG":

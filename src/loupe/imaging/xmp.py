@@ -1,4 +1,4 @@
-"""Updates an XMP packet (ISO 16684-1): positions, sizes, and links to data that results do not contain."""
+"""Updates sizes and positions in the XMP packet of a photo (ISO 16684-1), and removes links to other data."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,15 +8,18 @@ from typing import Any
 from loupe.imaging.placement import Box, Placement
 
 MAX_PACKET_BYTES = 2**22  # a parsed packet takes up to 20 times as much memory
+# Namespaces of XMP properties, and the common starts of namespaces.
 ADOBE, GOOGLE = "http://ns.adobe.com/", "http://ns.google.com/photos/1.0/"
 STRUCTURES = (f"{ADOBE}xap/1.0/sType/", "http://ns.adobe.com/xmp/sType/", "http://ns.acdsee.com/sType/")
 AREAS, DIMENSIONS = ([f"{structure}{name}#" for structure in STRUCTURES] for name in ("Area", "Dimensions"))
 CONTAINER = f"{GOOGLE}container/"
-SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}  # of the items of a container
+# A Google container lists the images in a file. These are their names in messages ("": no message), by the property
+# Semantic.
+SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}
 PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
 IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"
-# XMP properties that link to further images or data in the file: namespace, pattern of the property's name ("": all
-# properties), and the name of the data in messages ("": no message).
+# XMP properties that link to further images or data in the file. Each entry has the namespace, a pattern of the
+# property's name ("": all properties), and the name of the data in messages ("": no message).
 LINKS = (
     (f"{ADOBE}hdr-gain-map/1.0/", "", "gain map"),
     ("http://ns.apple.com/HDRGainMap/1.0/", "", "gain map"),
@@ -31,24 +34,30 @@ LINKS = (
     (f"{ADOBE}xap/1.0/", "Thumbnails$", ""),  # Loupe makes no thumbnails
     ("http://purl.org/dc/terms/", "provenance$", "content credentials"),
 )
+# A packet without these bytes has no links, and is not parsed. Most packets contain the namespace xap/1.0. Therefore
+# the pattern contains the property of this namespace.
 LINK_PATTERN = re.compile("|".join(re.escape(namespace) for namespace, _, _ in LINKS if "xap/" not in namespace)
                        .encode() + rb"|:Thumbnails")  # fmt: skip
+# A packet without these bytes has no positions, and is not parsed.
 POSITION_PATTERN = re.compile(
     rb"sType/Area#|sType/Dimensions#|photo/1\.2/t/Region#|photos/1\.0/panorama/|:rb[XY]\b|:SubjectArea|"
     rb":SubjectLocation|:FocalPlane[XY]Resolution"
 )
+# Per axis: the size of the full panorama, the offset of the photo in the panorama, the offset of the largest
+# rectangle without empty corners in the photo, and the size of the photo.
 PANORAMA_NAMES = (
     ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "CroppedAreaImageWidthPixels"),
     ("FullPanoHeightPixels", "CroppedAreaTopPixels", "LargestValidInteriorRectTop", "CroppedAreaImageHeightPixels"),
 )  # fmt: skip
+# Properties with the width (axis 0) and the height (axis 1) of the image.
 SIZES = (("exif:PixelXDimension|tiff:ImageWidth", 0), ("exif:PixelYDimension|tiff:ImageLength", 1))
 XMLNS = "http://www.w3.org/2000/xmlns/"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-Fields = dict[str, Any]
+Fields = dict[str, Any]  # XML nodes by the name of the property; the value of a node is the value of the property
 
 
 def remove_links(packet: bytes) -> tuple[bytes, list[str]]:
-    """Set orientation 1 (upright), and remove links to further data; return the packet, and names of the data."""
+    """Remove links to further data, and set the orientation 1 (upright); return the packet, and names of the data."""
     packet = re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
     return _edit(packet, _remove_links) if LINK_PATTERN.search(packet) else (packet, [])
 
@@ -78,20 +87,20 @@ def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, lis
 
 
 def _remove_links(document: Any) -> list[str]:
-    items = [
+    semantics = [
         element.getAttributeNS(f"{CONTAINER}item/", "Semantic") for element in document.getElementsByTagName("*")
     ]
-    found = dict.fromkeys(SEMANTICS.get(semantic, semantic) for semantic in items)
+    names = dict.fromkeys(SEMANTICS.get(semantic, semantic) for semantic in semantics)
     for element in document.getElementsByTagName("*"):
         for node in (*element.attributes.values(), element):
-            for namespace, local, name in LINKS:
-                declares = node.namespaceURI == XMLNS and not local and (node.nodeValue or "").startswith(namespace)
-                is_link = (node.namespaceURI or "").startswith(namespace) and re.match(local, node.localName or "")
+            for namespace, pattern, name in LINKS:
+                declares = node.namespaceURI == XMLNS and not pattern and (node.nodeValue or "").startswith(namespace)
+                is_link = (node.namespaceURI or "").startswith(namespace) and re.match(pattern, node.localName or "")
                 if is_link or declares:
-                    found[name] = None
+                    names[name] = None
                     _remove(node)
                     break
-    return [name for name in found if name]
+    return [name for name in names if name]
 
 
 def _remove(node: Any) -> None:
@@ -103,6 +112,7 @@ def _remove(node: Any) -> None:
 
 
 def _place(document: Any, placement: Placement) -> list[str]:
+    """Update all positions in a packet; return names of properties that were removed."""
     omitted: list[str] = []
     for element in document.getElementsByTagName("*"):
         if element.namespaceURI == EXIF and element.localName in ("SubjectArea", "SubjectLocation"):
@@ -140,8 +150,9 @@ def _place_area(element: Any, fields: Fields, placement: Placement) -> None:
     pixels = "unit" in fields and fields["unit"].nodeValue == "pixel"
     x, y, width, height, diameter = _read_numbers(fields, "x", "y", "w", "h", "d")
     left, top, width, height = _place_box((x - width / 2, y - height / 2, width, height), placement, pixels)
-    sides = (1, 1) if pixels else (min(placement.size), min(placement.result_size))
-    diameter *= placement.scales[0] * sides[0] / sides[1]
+    # A diameter without the unit pixel is a fraction of the shorter side.
+    side, result_side = (1, 1) if pixels else (min(placement.size), min(placement.result_size))
+    diameter *= placement.scales[0] * side / result_side
     values = {"x": left + width / 2, "y": top + height / 2, "w": width, "h": height, "d": diameter}
     _write_numbers(fields, values, pixels)
 
@@ -171,7 +182,7 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
     if not {"rbX", "rbY"} <= {*fields}:
         return
     owner, units = element, fields
-    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:  # the unit of a polygon
+    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:  # the unit of a polygon's point
         owner = owner.parentNode
         units = _read_fields(owner, IPTC)
     pixels = "rbUnit" in units and units["rbUnit"].nodeValue == "pixel"
@@ -182,7 +193,7 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
-    """Scale the sizes of a panorama (Google Photo Sphere); remove them for a rotated image."""
+    """Update the sizes of a panorama (Google Photo Sphere); remove all its properties for a rotated image."""
     if placement.orientation != 1:
         for node in fields.values():
             _remove(node if node.nodeType == node.ATTRIBUTE_NODE else node.parentNode)
@@ -190,8 +201,8 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
     for names, scale, margin, side in zip(
         PANORAMA_NAMES, placement.scales, placement.margins, placement.result_size, strict=True
     ):
-        full, left, begin, width = (scale * value + 0.5 for value in _read_numbers(fields, *names))
-        values = int(full), int(left + margin), int(begin - margin), int(width)
+        full, offset, inner, size = (scale * value + 0.5 for value in _read_numbers(fields, *names))
+        values = int(full), int(offset + margin), int(inner - margin), int(size)
         _write_numbers(fields, dict(zip(names, values, strict=True)) | {names[-1]: side}, pixels=True)
     return []
 
@@ -207,13 +218,14 @@ def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _place_subject(element: Any, placement: Placement) -> None:
-    """Place a point, circle or rectangle as in EXIF."""
+    """Place SubjectArea or SubjectLocation, which have the same values as the EXIF tags."""
     texts = [item.firstChild for item in element.getElementsByTagNameNS(RDF, "li") if item.firstChild]
     placed = placement.place_subject([float(text.nodeValue) for text in texts])
     for text, value in zip(texts, placed, strict=True):
         text.nodeValue = str(value)
 
 
+# Functions that place the properties of an element, by the namespace of the properties.
 PLACERS: dict[str, Callable[[Any, Fields, Placement], list[str] | None]] = {
     **dict.fromkeys(AREAS, _place_area),
     **dict.fromkeys(DIMENSIONS, _place_dimensions),

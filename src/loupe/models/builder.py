@@ -1,4 +1,4 @@
-"""Builds the Keras model of validated settings, and applies a Keras model as an upscaling model."""
+"""Builds the Keras model of validated settings, and gives Keras models the interface of upscaling models."""
 
 import functools
 import itertools
@@ -38,8 +38,8 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
 
     Returns:
         An uncompiled functional model that maps images, (n, h, w, 1), to results, (n, h p/q, w p/q, 1). Values are in
-        [-1, 1]. A conditioned model has a second input channel. The name of the model contains its geometry; see
-        `Geometry.name`.
+        [-1, 1]. A conditioned model has a second input channel; see `Geometry.condition`. The name of the model
+        contains its geometry; see `Geometry.name`.
     """
     scale = settings.scale
     geometry = compute_geometry(settings, input_side, luminance)
@@ -91,16 +91,16 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
         The number of layers whose weights were copied.
     """
     layers, sources = ([layer for layer in each.layers if layer.weights] for each in (model, other))
-    count = 0
+    copied_layers = 0
     for layer, source in zip(layers, sources, strict=False):
         values = source.get_weights()
         conditioned = Geometry.from_name(model.name).channels > Geometry.from_name(other.name).channels
-        if conditioned and not count:
+        if conditioned and not copied_layers:
             values[0] = np.pad(values[0], ((0, 0), (0, 0), (0, 1), (0, 0)))
         if [weights.shape for weights in layer.weights] == [value.shape for value in values]:
             layer.set_weights(values)
-            count += 1
-    return count
+            copied_layers += 1
+    return copied_layers
 
 
 def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -> Geometry:
@@ -108,7 +108,7 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
     scale: Fraction = settings.scale
     if isinstance(settings, Convolutional):
         q = get_block_sides(scale)[0]
-        reach = convolutional.compute_reach(settings) * q  # in pixels of the image, from the edge of a block
+        reach = convolutional.compute_reach(settings) * q  # pixels around a block
     else:
         patch = getattr(settings, "patch", "whole")
         q = input_side if patch == "whole" else int(patch.split(":")[0])
@@ -117,13 +117,14 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
         reach += MARGIN
     min_side = q
     if settings.skip == "ridge" or settings.pre_upscale != "none":
+        # A linear branch mirrors MARGIN pixels at the border, and reads MARGIN pixels around a block.
         min_side, reach = max(q, MARGIN), max(reach, MARGIN)
     condition = getattr(settings, "condition", "none")
     return Geometry(q, int(q * scale), -(-min_side // q) * q, -(-reach // q) * q, luminance, condition)
 
 
 class KerasUpscaler:
-    """A Keras model as an upscaling model.
+    """Gives a Keras model the interface of upscaling models; see `UpscalingModel`.
 
     Args:
         model: a result of `build` or `build_ridge`, which may have been saved and loaded.

@@ -1,4 +1,4 @@
-"""Loads untrusted .keras files. Only the parts of a network are accepted, and no code from a file runs."""
+"""Loads untrusted .keras files. Only networks that Loupe can have built are accepted; no code from a file runs."""
 
 import json
 import zipfile

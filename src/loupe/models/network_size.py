@@ -65,10 +65,11 @@ def measure_network(model: Any, side: int) -> NetworkSize:
             raise ValueError(f"layers: must be of the classes {', '.join(LAYERS)}, got {str(kind)[:80]!r}")
         _validate_config(config)
         inputs = [shapes[name] for name in _list_inputs(layer)]
-        count = {"InputLayer": 0, "Add": 2, "Concatenate": 2}.get(kind, 1)
-        if len(inputs) != count:
-            raise ValueError(f"inputs of a layer {kind}: must be {count}, got {len(inputs)}")
+        input_count = {"InputLayer": 0, "Add": 2, "Concatenate": 2}.get(kind, 1)
+        if len(inputs) != input_count:
+            raise ValueError(f"inputs of a layer {kind}: must be {input_count}, got {len(inputs)}")
         shape = LAYERS[kind](size, config, inputs or [(side, side, image_shapes[0][3])])
+        # Keras allocates weights for the channels that this entry declares.
         declared = (layer.get("build_config") or {}).get("input_shape")
         if declared is not None and kind in ("Conv2D", "Dense") and declared[-1] != inputs[0][2]:
             raise ValueError(f"input_shape: must have {inputs[0][2]} channels, got {str(declared[-1])[:80]}")

@@ -33,9 +33,9 @@ class DenoiseTransform:
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
         """Estimate how many bytes the denoising takes."""
-        noise = 0 if self.noise is not None else math.prod(min(side, NOISE_SIDE) for side in size) * NOISE_BYTES
+        noise_pixels = 0 if self.noise is not None else math.prod(min(side, NOISE_SIDE) for side in size)
         rows = min(max(16, STRIP_PIXELS // size[0]) + 4 * MARGIN, size[1])
-        return noise + rows * size[0] * (STRIP_BYTES + 2 * pixel_bytes)
+        return noise_pixels * NOISE_BYTES + rows * size[0] * (STRIP_BYTES + 2 * pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
         """Denoise an image; its rows are computed on demand."""

@@ -96,14 +96,14 @@ def process_photos(
     options = ProcessingOptions(
         transform,
         encoding,
-        settings.strip_metadata,
-        settings.overwrite,
-        settings.resume,
-        getattr(settings, "skip_larger", False),
-        settings.in_place,
-        settings.keep_times,
-        memory,
-        readers,
+        strip=settings.strip_metadata,
+        overwrite=settings.overwrite,
+        resume=settings.resume,
+        skip_larger=getattr(settings, "skip_larger", False),
+        in_place=settings.in_place,
+        keep_times=settings.keep_times,
+        memory=memory,
+        readers=readers,
     )
     order = {job: number for number, job in enumerate(found.jobs)}
     with (

@@ -39,7 +39,7 @@ class PhotoList:
 
 def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
     """List the photos of the inputs. Each photo is also the file for its result."""
-    found = find_photos(inputs, Path(os.devnull, "none"))
+    found = find_photos(inputs, Path(os.devnull, "none"))  # no photo can be in this folder
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
         if job.photo.is_symlink():
@@ -140,6 +140,7 @@ class _Search:
         self._results, self._suffix, self._addition = out.resolve(), suffix, addition
         self._names: set[str] = set()
         existing = next(folder for folder in (self._results, *self._results.parents) if folder.exists())
+        # If the file system ignores case, the folder also exists with exchanged capitals and small letters.
         self._ignores_case = os.path.exists(str(existing).swapcase())
 
     def add_folder(self, folder: Path, target: Path) -> None:
@@ -185,7 +186,8 @@ class _Search:
 
     def _make_unique(self, out: Path) -> Path:
         suffix = self._suffix or choose_suffix(out.suffix)
-        # If the format changes, the name keeps the photo's extension. Then it does not depend on other photos.
+        # If the format changes, the name keeps the photo's extension. Otherwise, `a.png` and `a.tif` would have the
+        # same result, `a.jpg`.
         is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[suffix.lower()]
         stem, end = (out.stem, out.suffix) if is_same else (out.name, suffix)
         first = out.with_name(f"{stem}{self._addition}{end}")

@@ -28,7 +28,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import LargerPhotoError, Size
 
-RGBA_BYTES = 4  # bytes per pixel with 8 bits per sample; more means 16 bits
+RGBA_BYTES = 4  # bytes per pixel of RGBA with 8 bits per sample; only 16 bits per sample take more
 RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
 MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while another photo is transformed
 
@@ -146,7 +146,7 @@ class _Processor:
     ) -> None:
         self._options, self._report = options, report_progress
         self._budget = MemoryBudget(options.memory)
-        self._opening = threading.Lock()
+        self._opening = threading.Lock()  # only one thread at a time increases its reservation
         self._stopped = threading.Event()
         self._readers, self._idle_readers = readers, queue.SimpleQueue[IsolatedReader]()
         for reader in readers:
@@ -190,9 +190,9 @@ class _Processor:
         opening_bytes = estimate_opening(job.photo)
         reader = self._idle_readers.get()
         try:
-            with self._budget.reserve() as require:
+            with self._budget.reserve() as reserve_bytes:
                 with self._opening:
-                    require(opening_bytes, "the file")
+                    reserve_bytes(opening_bytes, "the file")
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
                     validate_suffix(job.photo, photo.format)
                     encoding = replace(
@@ -207,7 +207,7 @@ class _Processor:
                     if needed > self._budget.total:
                         encoding = replace(encoding, low_memory=True)
                         needed, purpose = self._estimate_memory(photo, job.out, encoding)
-                    require(needed, purpose)
+                    reserve_bytes(needed, purpose)
                 return self._write_result(job, photo, encoding)
         finally:
             reader.close()
@@ -248,7 +248,9 @@ class _Processor:
         )
         first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
-        if photo.loop is not None:  # a second estimate would change pixels that stay the same
+        if (
+            photo.loop is not None
+        ):  # frames assume the same quality; otherwise, pixels that stay the same would change
             images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
         results = map(self._options.transform, images)
         streams = (

@@ -55,7 +55,7 @@ class VisibleColours:
         """Compute rows of the pixels' dtype, (bottom - top, width, 1 or 3)."""
         if not self._alpha:
             return self._pixels[top:bottom]
-        step = 2**SPREAD_LEVELS
+        step = 2**SPREAD_LEVELS  # the rows begin at a multiple of `step`, so that equal rows get equal colours
         begin = max(0, top - 2 * step) // step * step
         part = self._pixels[begin : bottom + 2 * step]
         colour = part[..., :-1]
@@ -132,34 +132,34 @@ class ChromaRows:
 
 
 class UpscaledRows:
-    """Rows upscaled by a network; `below` is the source."""
+    """The rows of `source`, upscaled by a network."""
 
-    def __init__(self, below: Rows, model: UpscalingModel) -> None:
-        self._below, self._model = below, model
+    def __init__(self, source: Rows, model: UpscalingModel) -> None:
+        self._source, self._model = source, model
         scale = model.geometry.scale
-        self.size = int(below.size[0] * scale + 0.5), int(below.size[1] * scale + 0.5)
-        exact = (side * float(scale) for side in below.extent)
+        self.size = int(source.size[0] * scale + 0.5), int(source.size[1] * scale + 0.5)
+        exact = (side * float(scale) for side in source.extent)
         width, height = (min(side, rounded) for side, rounded in zip(exact, self.size, strict=True))
         self.extent = width, height
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         """Compute rows; see `Rows`."""
-        return upscale_rows(self._model, self._below, self._below.size[1], range(top, bottom))
+        return upscale_rows(self._model, self._source, self._source.size[1], range(top, bottom))
 
 
 class ResizedRows:
-    """Rows resized by Lanczos; `below` is the source."""
+    """The rows of `source`, resized by Lanczos."""
 
-    def __init__(self, below: Rows, size: tuple[int, int]) -> None:
-        self._below, self.size = below, size
+    def __init__(self, source: Rows, size: tuple[int, int]) -> None:
+        self._source, self.size = source, size
         self.extent = float(size[0]), float(size[1])
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         """Compute rows; see `Rows`."""
-        step = self._below.extent[1] / self.size[1]
-        begin, end = _source_rows(top, bottom, step, self._below.size[1])
-        image = Image.fromarray(self._below(begin, end))
-        box = (0, top * step - begin, self._below.extent[0], min(bottom * step - begin, image.height))
+        step = self._source.extent[1] / self.size[1]
+        begin, end = _source_rows(top, bottom, step, self._source.size[1])
+        image = Image.fromarray(self._source(begin, end))
+        box = (0, top * step - begin, self._source.extent[0], min(bottom * step - begin, image.height))
         return np.asarray(image.resize((self.size[0], bottom - top), Image.Resampling.LANCZOS, box=box))
 
 

@@ -64,7 +64,7 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     """
     fitted = _fit(size, box, fit)
     scales = [large / small for large, small in zip(fitted.upscaled, size, strict=True)]
-    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:
+    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:  # rounded sizes can exceed the scale slightly
         error = LargerPhotoError if min(scales) < 1 else PhotoError
         raise error(
             f"size: must be 1 to {LARGEST_SCALE} times the photo's {_format_size(size)}, got {_format_size(box)}"
@@ -96,13 +96,16 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
         return Fraction(1) if 1 in scales else None
     ordered = sorted(scales)
     reaching = (
-        scale for scale in ordered if all(a >= b for a, b in zip(scale_size(size, scale), result, strict=True))
+        scale
+        for scale in ordered
+        if all(large >= side for large, side in zip(scale_size(size, scale), result, strict=True))
     )
     return next(reaching, ordered[-1])
 
 
 def _fit(size: Size, box: Size, fit: str) -> FittedSize:
-    by_width, by_height = (scale_size(size, Fraction(side, own)) for side, own in zip(box, size, strict=True))
+    # The sizes with the aspect ratio of the photo and the width or the height of the box.
+    by_width, by_height = (scale_size(size, Fraction(large, side)) for large, side in zip(box, size, strict=True))
     if abs(by_width[1] - box[1]) <= 1 or abs(by_height[0] - box[0]) <= 1:
         return FittedSize(box, box)
     if fit == "exact":

@@ -69,8 +69,8 @@ def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], loaded: Lo
     geometry, thread_count = loaded.model.geometry, count_cores()
     rows = _choose_strip_rows(upscaled, size[1], geometry, thread_count)
     strips = -(-upscaled[1] // rows)
-    computed = min(rows + 2 * math.ceil((geometry.halo + geometry.q) * upscaled[1] / size[1]), upscaled[1])
-    work_bytes = min(thread_count, strips) * (computed * upscaled[0] * WORK_BYTES + loaded.layer_bytes)
+    computed_rows = min(rows + 2 * math.ceil((geometry.halo + geometry.q) * upscaled[1] / size[1]), upscaled[1])
+    work_bytes = min(thread_count, strips) * (computed_rows * upscaled[0] * WORK_BYTES + loaded.layer_bytes)
     waiting_bytes = min(3 * thread_count + 1, strips) * rows * upscaled[0] * WAITING_COPIES * pixel_bytes
     return work_bytes + waiting_bytes
 

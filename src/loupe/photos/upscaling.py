@@ -82,11 +82,11 @@ class UpscaleTransform:
         return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Upscale an image; raises PhotoError if `jpeg_quality` is set and the network does not adapt to it."""
+        """Upscale an image; raises PhotoError if `jpeg_quality` is set, but the network does not adapt to it."""
         if self.jpeg_quality is None:
             return upscale_image(image, self.target, self.networks)
         stream = upscale_image(replace(image, jpeg_quality=self.jpeg_quality), self.target, self.networks)
         if stream.assumed_quality is None:
-            rule = "must be auto for a network that does not adapt to it"
+            rule = "must be auto for a network that does not adapt to the quality"
             raise PhotoError(f"jpeg_quality: {rule}, got {self.jpeg_quality}")
         return stream

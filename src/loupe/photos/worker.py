@@ -41,7 +41,7 @@ NICENESS = 5  # the process for large photos has a lower priority than the proce
 # encoders of WebP and AVIF.
 MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1", "Encoding of color planes failed"
 LEAST_AVIF_BYTES = 26  # the encoder of AVIF fails or crashes with less memory per pixel of the result
-RECYCLED_SHARE = 0.5  # a process that has used this share of its memory ends after the answer, to free the memory
+RESTART_SHARE = 0.5  # a process that has used this share of its memory ends after the answer, to free the memory
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,14 @@ def serve_requests(
         os.nice(NICENESS)
     set_limit(resource.RLIMIT_DATA, read_data_bytes() + max_bytes)
     connection.send({"ready": device, "fallbacks": fallbacks})
-    started_bytes = read_status_bytes("VmHWM")
+    start_bytes = read_status_bytes("VmHWM")
     last = False
     while not last:
         request, _ = connection.receive()
         answer = answer_request(
-            PhotoRequest(**request), networks, max_bytes, lambda part: connection.send({"progress": part})
+            PhotoRequest(**request), networks, max_bytes, lambda fraction: connection.send({"progress": fraction})
         )
-        last = read_status_bytes("VmHWM") - started_bytes > RECYCLED_SHARE * max_bytes
+        last = read_status_bytes("VmHWM") - start_bytes > RESTART_SHARE * max_bytes
         connection.send(asdict(answer) | {"last": last})
 
 

@@ -17,7 +17,7 @@ from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
 LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # each process's share of the memory budget; the rest is for the server itself
 MAX_SMALL_BYTES = 4_000_000  # size limit for the file of a small photo
-# A photo that takes longer and more CPU time is not small. On a busy machine, the time alone does not show this.
+# Limit for both the elapsed time and the CPU time of a small photo. On a busy machine, only the elapsed time is long.
 SMALL_TIMEOUT_S = 3.0
 MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
@@ -39,7 +39,7 @@ class Control:
 
     Args:
         timeout_s: the time for the request, from the creation of this object; None for no limit.
-        cancelled: set when nobody waits for the result.
+        cancelled: set when the client no longer waits for the result.
     """
 
     timeout_s: float | None = None
@@ -178,7 +178,8 @@ class _Worker:
     ) -> PhotoAnswer | None:
         """Upscale a photo; returns None if the process ended.
 
-        The work ends when it has taken `timeout_s` and this CPU time, both without the start of the process.
+        The request fails when its elapsed time and its CPU time both reach `timeout_s`. The time to start the process
+        is not included.
         """
 
         def check() -> None:

@@ -15,8 +15,8 @@ from loupe.report.formatting import DASH, format_number
 from loupe.report.study_numbers import find_study_run, make_study_table
 from loupe.report.verdicts import check_claim, format_budget, select_runs
 
-LEADERBOARD_ROWS, LEADER_CURVES = 20, 6
-# Metrics of claims for which the report describes the trend of the validation mae.
+LEADERBOARD_ROWS, LEADER_CURVES = 20, 6  # numbers of runs in the table and in the chart of the best runs
+# If a claim is about one of these metrics, the report describes the trend of the validation mae.
 CURVE_METRICS = ("val/best_mae", "val/best_mse", "val/best_psnr", "val/lowest_mae", "val/gain")
 SCORES = {"mae": "mae", "psnr": "PSNR, dB", "ssim": "SSIM", "mse": "mse"}
 
@@ -65,19 +65,21 @@ def build_report(
     Raises:
         UsageError: Two claims have the same number.
     """
-    board = rank_runs(rows)
+    ranking = rank_runs(rows)
     dataset = str(rows["dataset"].iloc[0])
     best, study_run = find_best_run(rows), find_study_run(table, dataset)
     return ReportContents(
         dataset=dataset,
         run_count=len(rows),
         claims=_check_claims(claims),
-        leaderboard=_make_leaderboard(board.head(LEADERBOARD_ROWS)),
+        leaderboard=_make_leaderboard(ranking.head(LEADERBOARD_ROWS)),
         best_network=_describe_run(best) + _describe_photos(best),
         test_scores=_make_test_table(best),
         study_numbers=make_study_table(table, best, study_run),
         study_network=_describe_run(study_run),
-        leader_chart=charts.draw_leaders(board.drop_duplicates("name").head(LEADER_CURVES), _read_baselines(board)),
+        leader_chart=charts.draw_leaders(
+            ranking.drop_duplicates("name").head(LEADER_CURVES), _read_baselines(ranking)
+        ),
         comparison=images.get("comparison"),
         story=images.get("story"),
     )
@@ -96,8 +98,8 @@ def rank_runs(rows: pd.DataFrame) -> pd.DataFrame:
 
 def find_best_run(rows: pd.DataFrame) -> Any:
     """Find the run with test scores that has the lowest validation mae; None if no run has test scores."""
-    board = rank_runs(rows)
-    scored = board[board["metrics.test/mae"].notna()] if "metrics.test/mae" in board else board[:0]
+    ranking = rank_runs(rows)
+    scored = ranking[ranking["metrics.test/mae"].notna()] if "metrics.test/mae" in ranking else ranking[:0]
     return scored.iloc[0] if len(scored) else None
 
 
@@ -118,10 +120,10 @@ def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
     return tuple(results.values())
 
 
-def _make_leaderboard(board: pd.DataFrame) -> Table:
+def _make_leaderboard(ranking: pd.DataFrame) -> Table:
     header = ("rank", "network", "seed", "sweep", "budget", "validation mae", "test mae", "run")
     rows = []
-    for rank, (_, run) in enumerate(board.iterrows(), 1):
+    for rank, (_, run) in enumerate(ranking.iterrows(), 1):
         scores = (format_number(run.get(f"metrics.{name}")) for name in ("val/best_mae", "test/mae"))
         texts = [DASH if pd.isna(value) else str(value) for value in (run.get("settings.seed"), run["sweep"])]
         rows.append(
@@ -151,12 +153,10 @@ def _make_test_table(best: pd.Series | None) -> Table:
     return Table(header, tuple(rows))
 
 
-def _read_baselines(board: pd.DataFrame) -> dict[str, float]:
-    """Read the mean validation mae of the baselines that every trial logs."""
+def _read_baselines(runs: pd.DataFrame) -> dict[str, float]:
+    """Return the validation mae of nearest and lanczos, which every training logs, as means over the runs."""
     columns = {name: f"metrics.val/{name}/mae" for name in ("nearest", "lanczos")}
-    return {
-        name: float(board[key].mean()) for name, key in columns.items() if key in board and board[key].notna().any()
-    }
+    return {name: float(runs[key].mean()) for name, key in columns.items() if key in runs and runs[key].notna().any()}
 
 
 def _describe_photos(best: pd.Series | None) -> str:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,14 @@ from loupe.report.verdicts import ClaimVerdict
 STEPS, CURVE = "curve.step", "curve.val/mae"
 GRID_SIZE = 65  # number of points of resampled curves; every fourth point is a point of a curve with 16 evaluations
 # A difference is steady if its value at the end, divided by its value at half of the budget, is in this range.
-STEADY_RATIO = (0.75, 1.33)
+MIN_STEADY_RATIO, MAX_STEADY_RATIO = 0.75, 1.33
+
+
+class _Curves(NamedTuple):
+    """Resampled learning curves: GRID_SIZE positions in steps or seconds, and the values, (runs, GRID_SIZE)."""
+
+    positions: np.ndarray
+    values: np.ndarray
 
 
 def encode_png(figure: Figure) -> bytes:
@@ -42,9 +49,10 @@ def draw_trend(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> Repor
         return None
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    for name, (budget, values) in curves.items():
-        (line,) = axes.plot(budget, values.mean(axis=0), label=name)
-        axes.fill_between(budget, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2, lw=0)
+    for name, (positions, values) in curves.items():
+        (line,) = axes.plot(positions, values.mean(axis=0), label=name)
+        low, high = values.min(axis=0), values.max(axis=0)
+        axes.fill_between(positions, low, high, color=line.get_color(), alpha=0.2, lw=0)
     _format_axes(axes, "seconds of one core" if _is_in_seconds(pd.concat(runs.values())) else "step")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     groups = f"seeds and {verdict.claim.worst_over}" if verdict.claim.worst_over else "seeds"
@@ -60,7 +68,7 @@ def describe_trends(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> 
                          for name in (comparison.name, comparison.other))  # fmt: skip
         if first is None or second is None:
             continue
-        differences = first[1].mean(axis=0) - second[1].mean(axis=0)
+        differences = first.values.mean(axis=0) - second.values.mean(axis=0)
         half, end = float(differences[GRID_SIZE // 2]), float(differences[-1])
         numbers = f"{format_number(half, 3)} at half of the budget, {format_number(end, 3)} at the end"
         sentences.append(f"{format_comparison(comparison)}: {numbers}. {_describe_change(half, end)}")
@@ -76,7 +84,7 @@ def draw_leaders(rows: pd.DataFrame, baselines: Mapping[str, float]) -> ReportIm
             axes.plot(row[STEPS][1:], row[CURVE][1:], label=row["name"], marker=".", markersize=4)
     if not axes.lines:
         return None
-    for index, (name, value) in enumerate(baselines.items()):
+    for index, (name, value) in enumerate(baselines.items()):  # the first colours are those of the curves
         axes.axhline(value, label=name, linestyle=":", color=f"C{7 + index}")
     _format_axes(axes, "step")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
@@ -94,9 +102,9 @@ def _format_axes(axes: Any, label: str) -> None:
 
 
 def _describe_change(half: float, end: float) -> str:
-    if half * end <= 0 or abs(end) < STEADY_RATIO[0] * abs(half):
+    if half * end <= 0 or abs(end) < MIN_STEADY_RATIO * abs(half):
         return "The difference shrinks, so a longer training may change the verdict."
-    return "The difference grows." if abs(end) > STEADY_RATIO[1] * abs(half) else "The difference is steady."
+    return "The difference grows." if abs(end) > MAX_STEADY_RATIO * abs(half) else "The difference is steady."
 
 
 def _has_curve(row: pd.Series) -> bool:
@@ -108,22 +116,19 @@ def _is_in_seconds(rows: pd.DataFrame) -> bool:
     return "settings.seconds" in rows and bool((rows["settings.seconds"].fillna("none") != "none").all())
 
 
-def _resample_curves(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
-    """Resample the learning curves of an arm, without their first points.
+def _resample_curves(rows: pd.DataFrame) -> _Curves | None:
+    """Resample the learning curves of an arm, without their first points; return None if no run has a curve.
 
-    Runs with the same budget in seconds have different numbers of steps. Therefore the positions of points are
-    fractions of the steps of a run.
-
-    Returns:
-        The positions in steps or seconds, (GRID_SIZE,), and the values, (runs, GRID_SIZE); None without curves.
+    Runs with the same budget in seconds have different numbers of steps. Therefore a point is positioned by its
+    fraction of all steps of the run.
     """
     rows = rows[[_has_curve(row) for _, row in rows.iterrows()]]
     if rows.empty:
         return None
-    share = np.linspace(0, 1, GRID_SIZE)
+    fractions = np.linspace(0, 1, GRID_SIZE)
     values = []
     for steps, curve in zip(rows[STEPS], rows[CURVE], strict=True):
-        position = np.asarray(steps, dtype=float) / steps[-1]
-        values.append(np.where(share < position[1], np.nan, np.interp(share, position, curve)))
+        positions = np.asarray(steps, dtype=float) / steps[-1]
+        values.append(np.where(fractions < positions[1], np.nan, np.interp(fractions, positions, curve)))
     length = float(rows["settings.seconds"].iloc[0]) if _is_in_seconds(rows) else max(rows[STEPS].str[-1])
-    return share * length, np.array(values)
+    return _Curves(fractions * length, np.array(values))

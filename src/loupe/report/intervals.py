@@ -63,7 +63,10 @@ class Region:
         return min(mean - self.low, self.high - mean)
 
     def count_missing_seeds(self, estimate: Estimate) -> int | None:
-        """Return how many more seeds decide the claim if mean and deviation stay the same; None for over 1000."""
+        """Return the number of further seeds that decide the claim if the mean and the deviation stay the same.
+
+        None means more than MAX_MISSING_SEEDS.
+        """
         counts = np.arange(estimate.seeds + 1, estimate.seeds + MAX_MISSING_SEEDS + 1)
         margin = abs(self.compute_margin(estimate.mean))
         enough = np.flatnonzero(_compute_half_width(estimate.deviation, counts) < margin)
@@ -78,6 +81,6 @@ ABOVE_ZERO = Region(low=math.nextafter(0, 1))
 def _compute_half_width(deviation: float, seeds: int | np.ndarray) -> np.ndarray:
     """Compute half the width of Student's interval, t_{n-1} s / sqrt(n).
 
-    SciPy's t.interval is not used with a scale, because it returns NaN for a deviation of 0.
+    SciPy's t.interval is not used with a scale, because the result is NaN for a deviation of 0.
     """
     return t.interval(CONFIDENCE, seeds - 1)[1] * deviation / np.sqrt(seeds)

@@ -1,4 +1,4 @@
-"""Writes the table of runs to a Parquet file and reads it. A report can be made from the file without MLflow."""
+"""Writes the table of runs to a Parquet file and reads the file, so that a report can be made without MLflow."""
 
 import errno
 from pathlib import Path
@@ -10,7 +10,8 @@ import pandas as pd
 from loupe.errors import UsageError
 from loupe.imaging.atomic import write_atomically
 
-FACTS = ("run_id", "name", "kind", "sweep", "state", "started", "dataset", "digest", "code", "commit")
+# The columns that every table has. All other columns have one of the prefixes SETTING, METRIC and CURVE.
+RUN_COLUMNS = ("run_id", "name", "kind", "sweep", "state", "started", "dataset", "digest", "code", "commit")
 RULE = "must be a results.parquet of a report"
 SETTING, METRIC, CURVE, STEP = "settings.", "metrics.", "curve.", "curve.step"
 
@@ -19,18 +20,18 @@ def write(table: pd.DataFrame, path: Path) -> None:
     """Write the table. Runs are sorted by their start, and columns by their names.
 
     Args:
-        table: One row per run, with the columns FACTS, settings.<field> (texts), metrics.<name> (numbers),
+        table: One row per run, with the columns RUN_COLUMNS, settings.<field> (texts), metrics.<name> (numbers),
             curve.step (lists of int) and curve.<name> (lists of numbers); None or NaN for missing values.
         path: Path of the Parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet
 
-    others = set(table.columns) - set(FACTS)
+    others = set(table.columns) - set(RUN_COLUMNS)
     names = sorted(others, key=lambda name: ((SETTING, METRIC, CURVE).index(_get_prefix(name)), name))
     rows = table.sort_values(["started", "run_id"])
     fields, columns = [], []
-    for name in (*FACTS, *names):
+    for name in (*RUN_COLUMNS, *names):
         column_type = {SETTING: pa.string(), METRIC: pa.float64(), CURVE: pa.list_(pa.float64())}.get(
             _get_prefix(name), pa.string()
         )
@@ -58,13 +59,13 @@ def read(path: Path) -> pd.DataFrame:
         raise UsageError(f"from: {RULE}, got {str(path)!r}: {error.strerror or 'not a Parquet file'}") from None
     except pa.ArrowException:
         raise UsageError(f"from: {RULE}, got {str(path)!r}: not a Parquet file") from None
-    missing = [name for name in FACTS if name not in table.column_names]
+    missing = [name for name in RUN_COLUMNS if name not in table.column_names]
     if missing:
         raise UsageError(f"from: {RULE}, got {str(path)!r}: the column {missing[0]} is missing")
-    wrong = next((field.name for field in table.schema if not _has_type(field)), None)
-    if wrong is not None or len(set(table.column_names)) < len(table.column_names):
+    wrong_column = next((field.name for field in table.schema if not _has_type(field)), None)
+    if wrong_column is not None or len(set(table.column_names)) < len(table.column_names):
         raise UsageError(
-            f"from: {RULE}, got {str(path)!r}: the column {wrong or 'names'} must have the format of a report"
+            f"from: {RULE}, got {str(path)!r}: the column {wrong_column or 'names'} must have the format of a report"
         )
     columns = {}
     for name in table.column_names:
@@ -83,7 +84,7 @@ def _has_type(field: Any) -> bool:
             if prefix == METRIC
             else type_name.startswith("list<") and type_name.endswith(f": {item}>")
         )
-    return type_name == "string" and (prefix == SETTING or field.name in FACTS)
+    return type_name == "string" and (prefix == SETTING or field.name in RUN_COLUMNS)
 
 
 def _get_prefix(name: str) -> str:

@@ -74,8 +74,8 @@ def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
 
     The result is None without such a run.
 
-    The photos of the study were compressed twice with JPEG quality 75. Therefore runs on another dataset than the
-    dataset of the report, which should be prepared with `recompress=75`, take precedence.
+    The photos of the study were compressed twice with JPEG quality 75. A user can prepare a second dataset with
+    `recompress=75`. Therefore runs on another dataset take precedence over runs on the dataset of the report.
 
     Args:
         table: All runs.

@@ -1,4 +1,4 @@
-"""Checks whether a claim holds, does not hold, is undecided or was not run, by the runs of its sweep."""
+"""Checks a claim against the runs of its sweep: the claim holds, does not hold, is undecided or was not run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +60,7 @@ class ClaimVerdict:
 
     @property
     def missing_seeds(self) -> int | None:
-        """Additional seeds that decide an undecided claim if its statistics stay the same; None if over 1000."""
+        """The number of further seeds that decide the claim; see `Region.count_missing_seeds`. 0 if decided."""
         if self.outcome != UNDECIDED:
             return 0
         undecided = [comparison for comparison in self.comparisons if comparison.outcome == UNDECIDED]
@@ -108,7 +108,8 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
         for (name, other), difference in differences.items():
             difference = difference.dropna()
             if len(difference) < MIN_SEEDS:
-                return ClaimVerdict(claim, NOT_RUN, budget, reason=_explain(claim, values, other, len(difference)))
+                reason = _explain_missing_seeds(claim, values, other, len(difference))
+                return ClaimVerdict(claim, NOT_RUN, budget, reason=reason)
             comparisons.append(Comparison(name, other, estimate_mean(difference.to_numpy()), _make_region(claim)))
         means += [
             ArmMean(name, estimate_mean(value.to_numpy()), _format_learning_rates(runs.get(name)))
@@ -149,7 +150,7 @@ def format_arm(arm: dict[str, str]) -> str:
 def format_budget(runs: pd.DataFrame) -> str:
     """Format the training budget of runs, such as `20 s of one core` or `400 steps`; different budgets as a list."""
     seconds, steps = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in ("seconds", "steps"))
-    budgets = set()
+    budgets = set()  # the first two values of each item are a sort key: budgets in seconds, then budgets in steps
     for second, step in zip(seconds, steps, strict=True):
         if not pd.isna(second) and second != "none":
             budgets.add((0, float(second), f"{float(second):g} s of one core"))
@@ -232,7 +233,7 @@ def _format_learning_rates(runs: pd.DataFrame | None) -> str:
     return ", ".join(_list_values(runs, "settings.learning_rate"))
 
 
-def _explain(claim: Claim, values: dict[str, pd.Series], other: str, seeds: int) -> str:
+def _explain_missing_seeds(claim: Claim, values: dict[str, pd.Series], other: str, seeds: int) -> str:
     """Explain why the arms of a comparison do not have enough seeds."""
     empty = [name for name, value in values.items() if not len(value)]
     if empty:

@@ -1,10 +1,10 @@
-"""Finds, in a table of runs, the runs that trained the points of a grid, also runs of other sweeps."""
+"""Finds the runs that trained the points of a grid in a table of runs. The runs may come from other sweeps."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -12,6 +12,14 @@ from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import format_value
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
+
+
+class _Candidate(NamedTuple):
+    """A point of an arm with its runs, one per seed, and the loss of the run with the first seed."""
+
+    loss: float
+    params: Params
+    runs: pd.DataFrame
 
 
 def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
@@ -57,11 +65,11 @@ def _select_points(
         if runs is not None:
             by_seed = runs.drop_duplicates("settings.seed").set_index("settings.seed", drop=False)
             value = sign * by_seed.loc[first, metric] if first in by_seed.index else math.nan
-            candidates.append((math.inf if math.isnan(value) else value, params, by_seed))
+            candidates.append(_Candidate(math.inf if math.isnan(value) else value, params, by_seed))
     if sweep.study.tune:
-        tuned = [candidate for candidate in candidates if first in candidate[2].index]
-        candidates = [min(tuned, key=lambda candidate: candidate[0])] if tuned else []
-    yield from ((params, runs) for _, params, runs in candidates)
+        with_first_seed = [candidate for candidate in candidates if first in candidate.runs.index]
+        candidates = [min(with_first_seed, key=lambda candidate: candidate.loss)] if with_first_seed else []
+    yield from ((candidate.params, candidate.runs) for candidate in candidates)
 
 
 def _make_run_key(row: pd.Series) -> str:
@@ -76,7 +84,7 @@ def _make_run_key(row: pd.Series) -> str:
 
 @cache
 def _make_key(texts: frozenset[tuple[str, str]]) -> str:
-    """Return the key of a run's settings; a field that was added after the run has its default value."""
+    """Return the key of a run's settings. A field that Loupe did not have at the time of the run gets its default."""
     try:
         return _join_settings(parse_settings("train", dict(texts)).to_texts())
     except SettingsError:  # the run has a field or value that no longer exists

@@ -1,4 +1,4 @@
-"""The items of a sweep, and which of them have ended.
+"""The items of a sweep: lists the items that are still to be trained, and detects items that have ended.
 
 An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses.
 """
@@ -13,8 +13,8 @@ from loupe.search import sampling
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.trial_attributes import FAILED, FAILURE, ORPHANED, PARENT
 
-MAX_ATTEMPTS = 3  # an item is given up if this many of its workers crash in one run of the sweep
-TrialsByItem = dict[str, list[FrozenTrial]]
+MAX_ATTEMPTS = 3  # an item is given up if this number of its workers crash in one run of the sweep
+TrialsByItem = dict[str, list[FrozenTrial]]  # the trials of each item; a retry is a new trial of the same item
 
 
 class SweepItems:
@@ -32,7 +32,7 @@ class SweepItems:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def iterate_missing(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield the items that have not ended and have no waiting or running trial, with their fixed parameters."""
+        """Yield the items that have not ended and have no open trial, each with its fixed parameters."""
         for item, params in self._iterate(by_item):
             trials = by_item.get(item, [])
             if all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials):
@@ -59,16 +59,16 @@ class SweepItems:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the best point of an arm at the first seed; None if a trial is open or no trial has a value."""
-        trials = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
-        if not all(map(self.has_ended, trials)):
+        """Return the best point of an arm with the first seed; None if a trial is open or no trial has a value."""
+        trials_of_points = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
+        if not all(map(self.has_ended, trials_of_points)):
             return None
         losses = [
             min(
-                (self._sweep.to_loss(trial.value) for trial in found if trial.state == TrialState.COMPLETE),
+                (self._sweep.to_loss(trial.value) for trial in trials if trial.state == TrialState.COMPLETE),
                 default=math.inf,
             )
-            for found in trials
+            for trials in trials_of_points
         ]
         return None if math.isinf(min(losses)) else arm[losses.index(min(losses))]
 

@@ -39,4 +39,4 @@ def plot_study(study: optuna.Study, params: Sequence[str]) -> dict[str, Figure]:
         if common:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=common)
-    return {name: np.ravel(found)[0].figure for name, found in axes.items()}
+    return {name: np.ravel(plot)[0].figure for name, plot in axes.items()}  # a plot is one Axes or an array of Axes

@@ -51,7 +51,7 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
 def create_pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
     """Return the pruner of a sweep. The pruner counts points of the learning curve, not training steps."""
     if sweep.study.pruner == "median":
-        # A trial can be pruned from point 2 of its curve on, after 4 other trials are complete.
+        # A trial can be pruned at point 2 of its learning curve or later, if 4 other trials are complete.
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     if sweep.study.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=2, max_resource=CURVE_POINTS, reduction_factor=3)

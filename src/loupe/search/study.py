@@ -1,14 +1,18 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
-The sweep's process enqueues a trial per item, and workers claim waiting trials only. Each item is therefore trained
-exactly once. The item of a crashed worker is enqueued again, and its new trial continues from the checkpoint.
+The sweep's process enqueues one trial per item (see `items`), and a worker trains only a waiting trial that it has
+claimed. Each item is therefore trained exactly once. If a worker crashes, its item is enqueued again, and the new
+trial continues from the checkpoint.
+
 Optuna's own retries (RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not
 support them.
 """
 
 import heapq
 import itertools
+import json
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -17,6 +21,7 @@ import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from loupe.config.fields import quote_value
 from loupe.errors import UsageError, mask_secrets
 from loupe.search import sampling
 from loupe.search.items import SweepItems, TrialsByItem
@@ -24,6 +29,7 @@ from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import (
     FAILURE,
     ITEM,
+    LAST_VALUE,
     ORPHANED,
     OWNER,
     PARENT,
@@ -35,7 +41,7 @@ from loupe.search.trial_attributes import (
 )
 
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-CLAIM_TIMEOUT_S = 20.0  # after this time, a running trial without an owner is ORPHANED
+CLAIM_TIMEOUT_S = 20.0  # a worker that does not finish its claim within this time counts as crashed
 MAX_WAITING = 64  # default of the maximum number of waiting trials
 MAX_REASON_LENGTH = 500
 
@@ -63,6 +69,10 @@ class SweepStudy:
             direction=sweep.study.direction,
             load_if_exists=True,
         )
+        if self.optuna_study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.optuna_study.set_metric_names([sweep.objective])
         self._study_id = storage.get_study_id_from_name(sweep.name)
         self._check_space(sweep.describe_space(digest))
         self._items = SweepItems(sweep, parent)
@@ -84,8 +94,8 @@ class SweepStudy:
             self.optuna_study.set_user_attr(SPACE_TAG, space)
         elif existing != space:
             raise UsageError(
-                f"study.name: {self.sweep.name!r} is a study with another search space (settings, search or "
-                "dataset); choose another name"
+                f"study.name: {self.sweep.name!r} is a study with another search space"
+                f"{_describe_difference(existing, space)}; choose another name"
             )
 
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
@@ -96,17 +106,17 @@ class SweepStudy:
                 unfinished trials from a database with each request. Nothing is enqueued while at least
                 `max_waiting / 2` trials wait.
         """
-        count = max_waiting - self.count_waiting()
-        if count <= max_waiting // 2:
+        free_places = max_waiting - self.count_waiting()
+        if free_places <= max_waiting // 2:
             return
         by_item = self._group_by_item()
-        for item, params in itertools.islice(self._items.iterate_missing(by_item), count):
-            attrs = {ITEM: item}
+        for item, params in itertools.islice(self._items.iterate_missing(by_item), free_places):
+            attributes = {ITEM: item}
             orphans = [trial for trial in by_item.get(item, []) if trial.user_attrs.get(FAILURE) == ORPHANED]
             if orphans:
-                attrs |= {RESUMED_RUN: orphans[-1].user_attrs[RUN]} if RUN in orphans[-1].user_attrs else {}
+                attributes |= {RESUMED_RUN: orphans[-1].user_attrs[RUN]} if RUN in orphans[-1].user_attrs else {}
                 params = params or orphans[-1].params
-            self.optuna_study.enqueue_trial(params, user_attrs=attrs)
+            self.optuna_study.enqueue_trial(params, user_attrs=attributes)
 
     def count_ended(self) -> int:
         """Return the number of items that are complete, pruned or given up."""
@@ -159,8 +169,8 @@ class SweepStudy:
                 self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
                 self._storage.set_trial_user_attr(trial_id, OWNER, owner)
             except optuna.exceptions.UpdateFinishedTrialError:
-                # The trial has ended: another worker finished it, or this worker needed more than CLAIM_TIMEOUT_S to
-                # claim it.
+                # The trial has ended: another worker has finished the trial, or this worker took longer than
+                # CLAIM_TIMEOUT_S to claim the trial.
                 continue
             # The sampler's seed depends only on the trial's number. Therefore every process chooses the same point.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
@@ -220,16 +230,18 @@ class SweepStudy:
         """Return the complete trials, best first.
 
         Trials of a grid are ranked by the number of complete seeds of their point, then by the mean value of the
-        point, then by their own value.
+        point, then by their own value. If a training did not improve a network, the best weights are the initial
+        weights. The values of such trials are equal, and the last points of their curves decide.
         """
         complete = self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
-        values: dict[object, list[float]] = {}
+        losses_by_point: dict[object, list[float]] = {}
         losses = [self.sweep.to_loss(trial.value) for trial in complete]
         for point, loss in zip(points, losses, strict=True):
-            values.setdefault(point, []).append(loss)
-        ranks = {point: (-len(group), sum(group) / len(group)) for point, group in values.items()}
-        keys = [(*ranks[point], loss) for point, loss in zip(points, losses, strict=True)]
+            losses_by_point.setdefault(point, []).append(loss)
+        ranks = {point: (-len(group), sum(group) / len(group)) for point, group in losses_by_point.items()}
+        last = [self.sweep.to_loss(trial.user_attrs.get(LAST_VALUE)) for trial in complete]
+        keys = [(*ranks[point], *own) for point, *own in zip(points, losses, last, strict=True)]
         return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
 
     def find_best(self) -> FrozenTrial | None:
@@ -260,3 +272,17 @@ class SweepStudy:
         for trial in self._list_trials():
             by_item.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
         return by_item
+
+
+def _describe_difference(existing: str | None, space: str) -> str:
+    """Return which field differs first between two results of `SweepFile.describe_space`, with both values; or ""."""
+    try:
+        old, new = json.loads(existing or ""), json.loads(space)
+        for name, there, here in zip(("study", "train", "search"), old, new, strict=True):
+            for key in sorted(there.keys() | here.keys()):
+                if there.get(key) != here.get(key):
+                    values = (quote_value(str(table.get(key, "none"))) for table in (there, here))
+                    return " ({}.{}: {} in the study, {} in the sweep file)".format(name, key, *values)
+    except (ValueError, AttributeError):  # another program has changed the attribute of the study
+        pass
+    return ""

@@ -22,7 +22,7 @@ RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database; a restart t
 RETRY_INTERVAL_S = 1.0
 JOURNAL_START = b'{"op_code":0,"worker_id":"'  # a journal starts with a record that creates a study
 MAX_FIRST_LINE_BYTES = 65536
-MAX_NAME_BYTES = 200  # Optuna appends up to 48 bytes to the name of a journal for its lock
+MAX_NAME_BYTES = 200  # the name of Optuna's lock file is the name of the journal and up to 48 bytes
 T = TypeVar("T")
 
 
@@ -61,12 +61,12 @@ def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T
         work: the function; it must be idempotent.
         timeout: seconds until the exception of the database is raised.
     """
-    until = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return work()
         except (StorageInternalError, OperationalError):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_INTERVAL_S)
 
@@ -87,9 +87,9 @@ def check_journal(file: Path) -> None:
     is_other = file.exists() and not file.is_dir() and not file.is_file()  # a FIFO would block the reader
     if file.is_file():
         with file.open("rb") as stream:
-            first = stream.readline(MAX_FIRST_LINE_BYTES)
-        is_other = not JOURNAL_START.startswith(first[: len(JOURNAL_START)]) or (
-            first.endswith(b"\n") and not _is_record(first)
+            first_line = stream.readline(MAX_FIRST_LINE_BYTES)
+        is_other = not JOURNAL_START.startswith(first_line[: len(JOURNAL_START)]) or (
+            first_line.endswith(b"\n") and not _is_record(first_line)
         )
     if is_other:
         raise UsageError(f"storage: must be an Optuna journal, a new file or a database URL, got {str(file)!r}")
@@ -111,7 +111,10 @@ def repair_journal(journal: Path) -> None:
 
 
 def _find_end(journal: Path) -> int:
-    """Return the position after the last record of a journal. At most one complete line, not a record, may follow."""
+    """Return the position after the last record of a journal.
+
+    After this position, the journal may contain one complete line that is not a record, and an incomplete line.
+    """
     end, unreadable = 0, 0
     with journal.open("rb") as stream:
         for number, line in enumerate(stream, 1):

@@ -8,7 +8,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -28,6 +28,13 @@ MAX_RANDOM_POINTS = 400  # the number of random points to check before a sampler
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
 FiniteNumber = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+
+
+class Condition(NamedTuple):
+    """The condition of a key: the field and the value that the field must have."""
+
+    field: str
+    value: str
 
 
 class Range(BaseModel):
@@ -84,8 +91,8 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
-    direction: Literal["minimize", "maximize"] = "minimize"
     metric: Literal["val/mae", "val/mse", "val/psnr"] = "val/mae"
+    direction: Literal["minimize", "maximize"] = "minimize"  # the default depends on the metric
     sampler: Literal["grid", "tpe", "random"] = "grid"
     pruner: Literal["none", "median", "hyperband"] = "none"
     repeats: int = Field(1, ge=1, le=1000)
@@ -93,6 +100,13 @@ class Study(BaseModel):
     trials: int = Field(100, ge=1, le=1_000_000)
     startup: int = Field(0, ge=0)
     keep: int = Field(3, ge=1, le=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_direction(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {"direction": "maximize" if given.get("metric") == "val/psnr" else "minimize"} | given
 
     @model_validator(mode="after")
     def _check_fields(self) -> "Study":
@@ -148,7 +162,7 @@ class SweepFile(BaseModel):
 
         def depth(key: str) -> int:
             condition = parse_condition(key)
-            return 0 if condition is None else 1 if condition[0] in ("network", "optimizer") else 2
+            return 0 if condition is None else 1 if condition.field in ("network", "optimizer") else 2
 
         return sorted(self.search, key=depth)
 
@@ -162,9 +176,10 @@ class SweepFile(BaseModel):
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
         """Return whether the condition of a key holds for the parameters that are already chosen."""
         condition = parse_condition(key)
-        return condition is None or self._find_value(condition[0], params) == condition[1]
+        return condition is None or self._find_value(condition.field, params) == condition.value
 
     def _find_value(self, field: str, params: Mapping[str, Any]) -> str | None:
+        """Return the value of a field at a point; None if the network and the optimizer do not have the field."""
         given = {parse_field(key): value for key, value in self.train.items() if parse_condition(key) is None}
         given |= {parse_field(key): value for key, value in params.items()}
         if field not in given:
@@ -238,7 +253,7 @@ class SweepFile(BaseModel):
     def describe_space(self, digest: str) -> str:
         """Return, as JSON, all settings that must be equal for all trials of a study.
 
-        The number of seeds or trials may change.
+        If the sweep is run again, the number of seeds or trials may differ.
 
         Args:
             digest: the digest of the dataset.
@@ -248,17 +263,17 @@ class SweepFile(BaseModel):
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)
 
 
-def parse_condition(key: str) -> tuple[str, str] | None:
-    """Return the field and the value that a key depends on; None for a key without a condition."""
+def parse_condition(key: str) -> Condition | None:
+    """Return the condition of a key; None for a key without a condition."""
     condition, dot, _ = key.rpartition(".")
     if not dot:
         return None
     if condition in OPTIMIZERS:
-        return "optimizer", condition
+        return Condition("optimizer", condition)
     if condition in NETWORKS:
-        return "network", condition
+        return Condition("network", condition)
     field, _, value = condition.partition("=")
-    return field, value
+    return Condition(field, value)
 
 
 def parse_field(key: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from loupe.config.base import RunSettings
 from loupe.config.fields import format_value, quote_value
 from loupe.config.networks import NETWORKS
 from loupe.config.optimizers import OPTIMIZERS
@@ -80,18 +81,22 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
-        # The fields of [train] that determine the duration get the values of a short test.
-        sizes = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
-        train = {key: value for key, value in train.items() if parse_field(key) not in sizes - searched}
+        # The fields that determine the duration are removed from [train], so that smoke=true sets short values.
+        durations = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
+        train = {key: value for key, value in train.items() if parse_field(key) not in durations - searched}
         train["smoke"] = True
     return given | {"study": study, "train": train}
 
 
 def _check_keys(sweep: SweepFile) -> None:
-    for place in (*(f"train.{key}" for key in sweep.train), *(f"search.{key}" for key in sweep.search)):
-        condition = parse_condition(place.partition(".")[2])
-        if condition and not (condition[1] and (condition[0] in ("network", "optimizer") or _is_field(condition[0]))):
-            raise UsageError(f"{place}: the condition must be a network, an optimizer or field=value")
+    for table_key in (*(f"train.{key}" for key in sweep.train), *(f"search.{key}" for key in sweep.search)):
+        condition = parse_condition(table_key.partition(".")[2])
+        is_known = condition and (condition.field in ("network", "optimizer") or _is_field(condition.field))
+        if condition and not (condition.value and is_known):
+            raise UsageError(f"{table_key}: the condition must be a network, an optimizer or field=value")
+    for key in (*sweep.train, *sweep.search):
+        if parse_field(key) in RunSettings.__annotations__:
+            raise UsageError(f"{key}: must not be in a sweep file; `loupe sweep` sets it for the run of the sweep")
     for key, values in sweep.search.items():
         if isinstance(values, list) and (
             not values or len(set(map(format_value, sweep.list_choices(key)))) < len(values)
@@ -134,13 +139,13 @@ def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
     """Return the table and the condition of the field that a message starts with, such as `search.sgd.`, or ""."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
-    names = (
+    prefixes = (
         f"{table}.{key.removesuffix(field)}"
         for table, keys in tables.items()
         for key in keys
         if parse_field(key) == field and sweep.is_active(key, params)
     )
-    return next(names, "")
+    return next(prefixes, "")
 
 
 def _is_field(name: str) -> bool:

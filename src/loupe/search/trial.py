@@ -18,6 +18,7 @@ from optuna.trial import Trial, TrialState
 
 import loupe
 from loupe.config import parse_settings
+from loupe.config.fields import format_value
 from loupe.config.training import GradientTrain, Train
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
@@ -25,7 +26,7 @@ from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import SweepStudy
-from loupe.search.trial_attributes import FAILED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
+from loupe.search.trial_attributes import FAILED, LAST_VALUE, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, dataset_inputs, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
@@ -109,16 +110,16 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 
     Raises:
         KeyboardInterrupt: the worker is interrupted. The trial stays open, and the sweep later enqueues a trial that
-            continues it.
+            continues the training.
     """
     sweep = study.sweep
     try:
         params, seed = suggest_params(sweep, trial), suggest_seed(sweep, trial)
         settings = sweep.create_settings(params, seed=seed, quiet=True, data_dir=job.data_dir, threads=job.threads)
         context = TrialContext(trial, study, job, settings)
-        existing = _find_result(context)
-        state, value = _reuse_result(context, existing) if existing else _train(context)
-        if not study.complete_trial(trial, state, value) and existing is None:
+        existing_run = _find_result(context)
+        state, value = _reuse_result(context, existing_run) if existing_run else _train(context)
+        if not study.complete_trial(trial, state, value) and existing_run is None:
             trials.discard_result(trial.user_attrs[RUN])
     except TrialLostError:
         return  # the result of the other worker counts
@@ -150,7 +151,8 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
 
     trial, study, settings = context.trial, context.study, context.settings
     checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
-    name = f"{study.sweep.name} {trial.number}: {describe(settings)}"
+    point = " ".join(f"{key}={format_value(value)}" for key, value in trial.params.items())
+    name = f"{point or describe(settings)} ({study.sweep.name} {trial.number})"
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
     tags |= {trials.CODE_TAG: hash_training_code()}
     continued = context.resumed_run if checkpoint else None
@@ -159,18 +161,17 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
         state, value = TrialState.COMPLETE, math.nan
         with context.stopwatch:  # this block can take long; the heartbeats of the run show that the worker is alive
             dataset = open_dataset(context.job)
-            pairs = (
-                dataset.load_pairs("train", settings.scale, settings.limit),
-                dataset.load_pairs("validation", settings.scale),
-            )
-            weights = ridge.load_or_fit(dataset, settings.scale)
-            start = training_runs.load_start(settings)
-            model = build_network(settings, pairs[0], dataset.settings["luminance"], weights, start)
+            train = dataset.load_pairs("train", settings.scale, settings.limit)
+            validation = dataset.load_pairs("validation", settings.scale)
+            ridge_weights = ridge.load_or_fit(dataset, settings.scale)
+            start_network = training_runs.load_start(settings)
+            model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, start_network)
         try:
             dataset_inputs.log_dataset(dataset, "training", "validation")
             with context.stopwatch:
-                points = _fit(context, model, pairs, checkpoint)
-                value = training_runs.log_diagnostics(model, settings, points, *pairs)[study.sweep.objective]
+                points = _fit(context, model, (train, validation), checkpoint)
+                metrics = training_runs.log_diagnostics(model, settings, points, train, validation)
+                value = metrics[study.sweep.objective]
             if study.is_among_best(value):
                 models.log_model(model, points)
         except optuna.TrialPruned:
@@ -230,7 +231,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
         log_point(earlier["step"], earlier["metrics"])
     try:
         progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
-    except LoupeError:  # the training diverged: keep its last checkpoint
+    except LoupeError:  # the loss is NaN or infinite: keep the last checkpoint
         periodic.save()
         raise
     records.log_metrics({"training_seconds": progress.seconds})
@@ -238,9 +239,10 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
-    """Report a point of the curve to the pruner, except for step 0, at which the network is not trained yet."""
-    if step:
+    """Report the point with this number on the learning curve to the pruner."""
+    if step:  # at step 0, the network is not trained yet
         trial.report(value, number)
+        trial.set_user_attr(LAST_VALUE, value)
 
 
 @cache

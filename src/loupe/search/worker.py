@@ -40,9 +40,10 @@ def main(parent_pid: int) -> None:
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
-    open_dataset(job)  # precedes the first claim, because the heartbeats of a run must start soon after the claim
+    # Opening can take long. It comes before the first claim, because heartbeats must start soon after a claim.
+    open_dataset(job)
     trial_count, last_active = 0, time.monotonic()
-    while trial_count < job.max_trials and not _is_over(job.deadline) and liveness.is_running(job.parent):
+    while trial_count < job.max_trials and not _has_passed(job.deadline) and liveness.is_running(job.parent):
         trial = retry_database(lambda: study.claim_trial(liveness.make_process_tags()))
         if trial is not None:
             run_trial(trial, study, job)
@@ -57,7 +58,7 @@ def main(parent_pid: int) -> None:
     print(trial_count)
 
 
-def _is_over(deadline: float | None) -> bool:
+def _has_passed(deadline: float | None) -> bool:
     return deadline is not None and time.time() >= deadline
 
 

@@ -24,8 +24,7 @@ class WorkerJob:
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
         digest: the digest of the dataset.
-        source: the settings dataset, smoke and seed. A machine that cannot read the dataset prepares it with
-            these settings.
+        source: the settings dataset, smoke and seed, with which a machine prepares a dataset that it cannot read.
         data_dir: the folder for prepared datasets.
         threads: CPU threads per trial; 0 means one per core.
         max_trials: maximum number of trials that the worker runs.

@@ -1,4 +1,4 @@
-"""Runs the worker processes of a sweep: starts them, shares the trials among them, and replaces crashed workers."""
+"""Runs the worker processes of a sweep: starts workers, distributes the trials, and replaces crashed workers."""
 
 import math
 import os
@@ -27,12 +27,13 @@ from loupe.search.trial_attributes import OWNER, RUN
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
-MAX_TRIALS_PER_WORKER = 25  # a worker exits after this many trials, because TensorFlow's memory grows with each trial
+MAX_TRIALS_PER_WORKER = 25  # a worker then exits, because the memory of TensorFlow grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
 SPARE_TRIALS = 8  # number of waiting trials in addition to two per worker
-MAX_CRASHES = 2 * MAX_ATTEMPTS  # a sweep fails after this many crashes in a row; an item causes at most MAX_ATTEMPTS
+# A sweep fails after this number of crashes in a row. One item causes at most MAX_ATTEMPTS crashes.
+MAX_CRASHES = 2 * MAX_ATTEMPTS
 
 WorkerFunction = Callable[[WorkerJob], int]
 
@@ -53,32 +54,33 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Raises:
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
-    running: dict[Future[int], tuple[int, float]] = {}  # the number of trials and the start time of each worker
+    running: dict[Future[int], tuple[int, float]] = {}  # the maximum number of trials, and the start of each worker
     # `remaining` is the number of trials that may still start, infinite without a limit.
-    remaining, crashes, last_check, seconds = job.max_trials or math.inf, 0, 0.0, 0.0
+    remaining, crashes, last_check, worker_seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
     gpus = group_gpus(study.sweep) if workers > 1 and not settings.scheduler else []
-    with _open_executor(settings, workers, gpus) as (executor, run, count_cores), bar:
+    with _open_executor(settings, workers, gpus) as (executor, run_job, count_cores), bar:
         while True:
             workers = settings.workers or count_cores()
             if time.monotonic() - last_check > ORPHAN_CHECK_INTERVAL_S:
-                close = partial(retry_database, partial(_close_orphans, study))
-                server.retry_while_unreachable(close, SERVER_TIMEOUT_S, settings.quiet)
+                close_orphans = partial(retry_database, partial(_close_orphans, study))
+                server.retry_while_unreachable(close_orphans, SERVER_TIMEOUT_S, settings.quiet)
                 last_check = time.monotonic()
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
             may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
-                share = int(min(MAX_TRIALS_PER_WORKER, -(-remaining // (workers - len(running)))))
-                running[executor.submit(run, replace(job, max_trials=share))] = share, time.monotonic()
-                remaining -= share
+                equal_share = -(-remaining // (workers - len(running)))  # rounded up
+                max_trials = int(min(MAX_TRIALS_PER_WORKER, equal_share))
+                running[executor.submit(run_job, replace(job, max_trials=max_trials))] = max_trials, time.monotonic()
+                remaining -= max_trials
             if not running and not (may_start and open_trials):
-                return seconds
+                return worker_seconds
             for future in wait(running, POLL_INTERVAL_S, FIRST_COMPLETED).done:
-                share, started = running.pop(future)
-                seconds += time.monotonic() - started
+                max_trials, started = running.pop(future)
+                worker_seconds += time.monotonic() - started
                 error = future.exception()
-                remaining += share - (0 if error else future.result())
+                remaining += max_trials - (0 if error else future.result())
                 crashes = crashes + 1 if error else 0
                 if error:
                     print_lines(f"{title}: {error}", settings.quiet)
@@ -97,7 +99,7 @@ def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> in
 
 
 def _close_orphans(study: SweepStudy) -> None:
-    """Close the runs and trials of crashed workers.
+    """Close the runs and trials of crashed workers, and reopen the sweep's run if another process has closed it.
 
     Raises:
         LoupeError: another process continues the sweep.

@@ -66,8 +66,8 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     )
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
-    # An open page never closes its connection. At the end of the step, the server waits a second and then closes the
-    # connections. The log omits the errors that this causes.
+    # The connection of an open page stays open until the browser closes the page. At the end of the step, the server
+    # waits a second and then closes all connections. The filter hides the errors of these closed connections.
     server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1))
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     return server
@@ -76,16 +76,16 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
 @contextmanager
 def _use_temporary_folder(folder: str) -> Iterator[None]:
     """Write the temporary files of this process, and the uploads of visitors, to a folder while the block runs."""
-    previous, variable = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
+    previous, previous_variable = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
     tempfile.tempdir, os.environ["GRADIO_TEMP_DIR"] = folder, f"{folder}/uploads"
     try:
         yield
     finally:
         tempfile.tempdir = previous
-        if variable is None:
+        if previous_variable is None:
             del os.environ["GRADIO_TEMP_DIR"]
         else:
-            os.environ["GRADIO_TEMP_DIR"] = variable
+            os.environ["GRADIO_TEMP_DIR"] = previous_variable
 
 
 @contextmanager

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")  # methods that a sheet shows elsewhere or not at all
+# Methods without a column in a sheet. `model` has its name as the title of its column.
+OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
 # Prefixes of the metrics by split. The step `train` uses the same prefixes.
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
@@ -36,15 +37,15 @@ def run(settings: Evaluate) -> dict[str, Any]:
     from loupe.evaluation import protocols, scoring
     from loupe.tracking import dataset_inputs, records, runs
 
-    names = choose_names(settings)
+    short_names = choose_names(settings)
     _validate_files(settings)
     runs.tag_project_run()
-    loaded = _load(settings, settings.model, settings.ensemble)
+    loaded = _load_model(settings, settings.model, settings.ensemble)
     scale = loaded.model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
         got = format_value(settings.scale)
         raise UsageError(f"scale: must be {format_value(scale)} for {loaded.name}, got {got}")
-    others = _load_others(settings, scale, names)
+    others = _load_others(settings, scale, short_names)
     images = protocols.open_images(settings, scale, loaded.model.geometry.luminance)
     pairs, description = images.pairs, images.description
     ridge = _load_ridge(loaded.run_id, settings, scale)
@@ -57,7 +58,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         table = protocols.score_images(settings, methods, pairs)
         photos = scoring.count_photos(table)
         dataset_inputs.log_images(images, photos)
-        _draw_figures(settings, methods, names[settings.model], pairs)
+        _draw_figures(settings, methods, short_names[settings.model], pairs)
         records.log_table(table, "scores.json")
         scores, text = _log_scores(settings, table, [*networks], images.link(loaded.model_id))
         summary = {"model": loaded.name, "on": description, "protocol": settings.protocol}
@@ -72,11 +73,14 @@ def run(settings: Evaluate) -> dict[str, Any]:
 
 
 def choose_names(settings: Evaluate) -> dict[str, str]:
-    """Choose a short name per network for tables: the last part of its path if that is unique, otherwise the path.
+    """Choose short names of networks for tables: the last parts of the paths if they differ, otherwise the paths.
 
     Args:
         settings: the fields `model` and `beside` are used. Baselines in `beside` are omitted, because every table
             contains all baselines.
+
+    Returns:
+        The short name of each network, by the name in `model` or `beside`.
 
     Raises:
         UsageError: two networks have the same name, or a network has the name of a baseline or the name `model`.
@@ -89,6 +93,7 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
     for short_names in ([name if ":/" in name else Path(name).stem for name in names], names):
         metric_names = [to_metric_name(name) for name in short_names]
         reserved = {"model", "input", "nlm", *baselines}
+        # metric_names[0] may be reserved, because the metrics of `model` have the name "model".
         if len(set(metric_names)) == len(names) and not reserved & set(metric_names[1:]):
             return dict(zip(names, short_names, strict=True))
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
@@ -106,8 +111,13 @@ def _validate_files(settings: Evaluate) -> None:
         raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
 
 
-def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None) -> "LoadedModel":
-    """Load a model by its name. A model with several scale factors gets `scale`, or the scale of the settings."""
+def _load_model(
+    settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None
+) -> "LoadedModel":
+    """Load a model by its name.
+
+    Of a model with several scale factors, load the network for `scale`; None means the scale of the settings.
+    """
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(
@@ -117,29 +127,29 @@ def _load(settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction
     return networks.get(networks.scales[0] if len(networks.scales) == 1 else scale or settings.scale)
 
 
-def _load_others(settings: Evaluate, scale: Fraction, names: dict[str, str]) -> dict[str, "LoadedModel"]:
+def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "LoadedModel"]:
     """Load the networks of `beside`, and return the networks by their short names."""
     models = {}
     for name in settings.beside:
-        if name not in names:  # a baseline, which every table of a scale above 1:1 contains
+        if name not in short_names:  # a baseline, which every table of a scale above 1:1 contains
             if scale == 1:
                 raise UsageError(f"beside: must be models of scale 1:1, got {name}")
             continue
-        loaded = _load(settings, name, scale=scale)
+        loaded = _load_model(settings, name, scale=scale)
         own_scale = loaded.model.geometry.scale
         if own_scale != scale:
             raise UsageError(
                 f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of "
                 f"{format_value(own_scale)}"
             )
-        models[names[name]] = loaded
+        models[short_names[name]] = loaded
     return models
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
     """Load the ridge weights of the model's run. If the run has no ridge weights, fit ridge on the bundled photos.
 
-    The bundled photos have no degraded inputs. Therefore the result at 1:1 is then None.
+    At 1:1, ridge is fitted on degraded inputs. The bundled photos have none: the result is None.
     """
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
@@ -159,8 +169,8 @@ def _log_scores(
 ) -> tuple[dict[str, Any], str]:
     """Log the scores of a table as metrics. Return the scores for the summary, and as text.
 
-    With degrade=jpeg, the PSNR over the quality is also logged as text and as a figure, and the networks are compared
-    with lanczos, or at 1:1 with the input.
+    With degrade=jpeg, the PSNR for each JPEG quality is also logged as text and as a figure. The networks are then
+    compared with lanczos, or at 1:1 with the input.
 
     Args:
         settings: the settings of evaluate.
@@ -186,11 +196,11 @@ def _log_scores(
         log(scores, f"{prefix}/q{quality}")
     psnr = qualities.compute_psnr(table)
     baseline = "lanczos" if "lanczos" in psnr else "input"
-    below = qualities.find_qualities_below(baseline, psnr, networks)
-    text = qualities.format_psnr(psnr, baseline, below, scoring.count_photos(table))
+    worse_qualities = qualities.find_qualities_below(baseline, psnr, networks)
+    text = qualities.format_psnr(psnr, baseline, worse_qualities, scoring.count_photos(table))
     records.log_text(text, "psnr.txt")
     records.log_figure(figures.plot_psnr(psnr), "psnr.png")
-    return {"qualities": by_quality, f"below_{baseline}": below}, text
+    return {"qualities": by_quality, f"below_{baseline}": worse_qualities}, text
 
 
 def _draw_figures(
@@ -203,7 +213,7 @@ def _draw_figures(
     Args:
         settings: the settings of evaluate.
         methods: the upscaling models by name.
-        name: the name of the model in the sheet. The model is the last column.
+        name: the title of the model's column in the sheet, which is the last column.
         pairs: the images.
     """
     from loupe.data.pairs import Pairs
@@ -230,7 +240,7 @@ def _choose_prefix(settings: Evaluate) -> str:
 
 
 def _replace_nan(value: Any) -> Any:
-    """Replace NaN and infinite numbers with None, because JSON supports neither; ssim of tiny images is NaN."""
+    """Replace NaN and infinite numbers with None, because JSON supports neither. The SSIM of tiny images is NaN."""
     if isinstance(value, dict):
         return {key: _replace_nan(part) for key, part in value.items()}
     if isinstance(value, list):

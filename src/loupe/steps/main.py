@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_lines
 from loupe.config import parse_settings
-from loupe.config.base import DatasetSettings
+from loupe.config.base import DatasetSettings, RunSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Main
 
@@ -35,8 +35,7 @@ def run(settings: Main) -> None:
 
     get_format(Path(settings.out))
     validate_output_file("out", Path(settings.out))
-    shared = settings.select(DatasetSettings.model_fields)
-    quiet = shared | {"quiet": True}
+    shared = settings.select(DatasetSettings.model_fields.keys() - RunSettings.__annotations__)
     preprocess_settings = parse_settings("preprocess", {"source": settings.dataset} | shared)
     location = preparation.find_dataset(settings.data_dir, settings.dataset)
     if location is None:
@@ -46,12 +45,12 @@ def run(settings: Main) -> None:
         train_fields = {"dataset": location, "threads": settings.threads} | shared
         trainings = [train.run(parse_settings("train", variant | train_fields)) for variant in VARIANTS]
         best = min(trainings, key=lambda training: training.validation_mae)
-        model = {"model": f"runs:/{best.run_id}/model", "dataset": location}
-        summary = evaluate.run(parse_settings("evaluate", model | quiet))
+        evaluate_fields = shared | {"model": f"runs:/{best.run_id}/model", "dataset": location, "quiet": True}
+        summary = evaluate.run(parse_settings("evaluate", evaluate_fields))
         register_fields = {"run": best.run_id, "quiet": True} | settings.select(["data_dir", "smoke"])
         registration = register.run(parse_settings("register", register_fields))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
-        # The main job trains the ridge of the baselines as a variant, so that its row would appear twice.
+        # The networks that this step trained are added with `*`. They include the evaluated model and ridge.
         scores = {name: means for name, means in summary["scores"].items() if name not in ("model", "ridge")}
         scores |= {f"{training.network} *": training.summary["model"] for training in trainings}
         records.log_json(scores, "table.json")

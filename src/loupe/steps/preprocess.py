@@ -11,7 +11,7 @@ from loupe.data.storage import make_absolute
 from loupe.imaging.atomic import remove_leftovers, write_atomically
 
 FIGURE_PHOTOS = 300  # maximum number of photos that the figures show or summarise
-FIGURES = {  # the function in evaluation.figures that draws each file
+FIGURES = {  # each file, and the function in evaluation.figures that draws the file
     "pairs.png": "plot_pairs",
     "spread-values.png": "plot_value_distribution",
     "spread-images.png": "plot_image_statistics",
@@ -24,8 +24,9 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data.sources import name_sources
 
     photos = preparation.find_photos(settings)
-    # This import takes seconds. The import follows find_photos, so that a wrong source is reported early. An import
-    # in a second thread during the preparation saved no measurable time, and hung after 3 of about 250 signals.
+    # This import takes seconds. It comes after find_photos, so that an error in `source` is reported immediately.
+    # An import in a second thread during the preparation saved no measurable time, and hung after 3 of about 250
+    # signals.
     from loupe.tracking import dataset_inputs, records, runs
 
     runs.open_store()
@@ -39,22 +40,25 @@ def run(settings: Preprocess) -> Dataset:
         dataset_inputs.log_dataset(dataset, "prepared")
         records.log_file(dataset.folder / MANIFEST)
         records.log_json(dataset.settings, "settings.json")
-        statistics = {f"{kind}/{key}": n for kind, values in dataset.statistics.items() for key, n in values.items()}
+        statistics = {
+            f"{group}/{name}": value for group, values in dataset.statistics.items() for name, value in values.items()
+        }
         records.log_metrics({**counts, **statistics, "preparing_seconds": seconds})
         for figure in figures:
             records.log_file(figure)
         records.log_tags({"loupe.folder": make_absolute(dataset.location)})
-    skipped = "".join(f", {count} {kind}" for kind, count in sorted(dataset.skip_reasons.items()))
+    skip_reasons = "".join(f", {count} {reason}" for reason, count in sorted(dataset.skip_reasons.items()))
     print_line(
         f"{dataset.location}: {counts['photos']} photos ({counts['near_duplicates']} near-duplicates in "
-        f"{counts['near_duplicate_groups']} groups), {counts['labels']} labels, {counts['skipped']} skipped{skipped}",
+        f"{counts['near_duplicate_groups']} groups), {counts['labels']} labels, {counts['skipped']} skipped"
+        f"{skip_reasons}",
         settings.quiet,
     )
     return dataset
 
 
 def _draw_figures(dataset: Dataset) -> list[Path]:
-    """Draw the figures of a dataset that do not exist in its folder, and return the files of all figures."""
+    """Draw the figures of a dataset, unless its folder already contains all figures. Return the files."""
     files = [dataset.folder / name for name in FIGURES]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_line
+from loupe.config.checkout import find_in_checkout
 from loupe.config.steps import Report
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_file
@@ -30,7 +31,7 @@ STORY_NETWORKS: dict[str, dict[str, str]] = {
     "tanh": {"activation": "tanh", "keep_prob": "1.0", "initializer": "gaussian"},
     "Xavier": {"activation": "tanh", "keep_prob": "1.0", "initializer": "xavier"},
 }
-STORY_SWEEP = "story"  # runs of this sweep take precedence over other runs
+STORY_SWEEP = "story"  # the image `story` shows runs of this sweep if they exist, otherwise other runs
 
 
 def run(settings: Report) -> Path:
@@ -38,7 +39,7 @@ def run(settings: Report) -> Path:
     from loupe.report import assembly, page, results
 
     table = _read_table(settings)
-    rows = assembly.select_dataset(table, settings.dataset)
+    rows = assembly.select_dataset(table, settings.dataset)  # the runs on the dataset of the report
     claims = _read_claims(settings, rows)
     out = Path(settings.out)
     images = _read_images(settings) if settings.from_ else _draw_images(settings, rows)
@@ -75,7 +76,9 @@ def _read_table(settings: Report) -> "pd.DataFrame":
         raise UsageError(
             "report: must have finished runs, got none in MLflow; first run: loupe sweep sweeps/activation.toml"
         )
-    with tempfile.TemporaryDirectory() as folder:  # the written and read table equals the table of a later `--from`
+    # A stored table can differ slightly, for example in types. The report uses the table as stored, so that a later
+    # `--from` writes the same report.
+    with tempfile.TemporaryDirectory() as folder:
         results.write(table, Path(folder) / TABLE_FILE)
         return results.read(Path(folder) / TABLE_FILE)
 
@@ -85,7 +88,7 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
     from loupe.report.assembly import ClaimRuns
     from loupe.search import arms, sweep_loader
 
-    files = sorted(file for file in Path(settings.sweeps).glob("*.toml") if file.is_file())
+    files = sorted(file for file in find_in_checkout(settings.sweeps).glob("*.toml") if file.is_file())
     if not files:
         raise UsageError(f"sweeps: must be a folder with sweep files, got {settings.sweeps!r}")
     claims = []
@@ -93,7 +96,8 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
         sweep = sweep_loader.load_sweep(file)
         if sweep.claims:
             table = arms.find_runs(sweep, rows)
-            claims += [ClaimRuns(file.as_posix(), claim, table) for claim in sweep.claims]
+            name = (Path(settings.sweeps) / file.name).as_posix()
+            claims += [ClaimRuns(name, claim, table) for claim in sweep.claims]
     return claims
 
 
@@ -142,13 +146,13 @@ def _find_story_runs(rows: "pd.DataFrame") -> "dict[str, pd.Series]":
     """Find the best run with a model for each network of the image `story`."""
     from loupe.report import assembly
 
-    board = assembly.rank_runs(rows)
-    board = board[board["metrics.test/mae"].notna() & (board["settings.network"] == "perceptron")]
-    board = board.assign(other_sweep=board["sweep"] != STORY_SWEEP)
-    board = board.sort_values(["other_sweep", "metrics.val/best_mae", "run_id"])
+    ranking = assembly.rank_runs(rows)
+    ranking = ranking[ranking["metrics.test/mae"].notna() & (ranking["settings.network"] == "perceptron")]
+    ranking = ranking.assign(is_of_other_sweep=ranking["sweep"] != STORY_SWEEP)
+    ranking = ranking.sort_values(["is_of_other_sweep", "metrics.val/best_mae", "run_id"])
     runs = {}
     for name, values in STORY_NETWORKS.items():
-        matches = board
+        matches = ranking
         for field, value in values.items():
             column = f"settings.{field}"
             matches = matches[matches[column] == value] if column in matches else matches[:0]

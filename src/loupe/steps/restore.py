@@ -42,7 +42,7 @@ def run(settings: Restore) -> list[Path]:
         if settings.dry_run:
             return []
         with photo_runs.photo_run(settings):
-            networks = _find_networks(settings)
+            networks = _load_network(settings)
             if networks is None:
                 strength = DENOISING_STRENGTH
                 restore: Transform = DenoiseTransform(settings.noise)
@@ -73,7 +73,7 @@ def _read_mask(settings: Restore, reader: "IsolatedReader") -> "np.ndarray | Non
     return read_mask(Path(settings.mask), settings.feather, read)
 
 
-def _find_networks(settings: Restore) -> "Networks | None":
+def _load_network(settings: Restore) -> "Networks | None":
     """Load the network of the scale factor 1:1. Return None for non-local means."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line
 from loupe.config import parse_settings
+from loupe.config.checkout import find_in_checkout
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError, UsageError, is_masked, mask_secrets
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from loupe.search.study import SweepStudy
     from loupe.search.sweep_file import SweepFile
     from loupe.search.worker_job import WorkerJob
+
+BEST_RUN_TAG = "loupe.best_run"
 
 
 def run(settings: Sweep) -> str | None:
@@ -31,40 +34,41 @@ def run(settings: Sweep) -> str | None:
     from loupe.tracking import dataset_inputs, records, runs, trials
 
     runs.tag_project_run()
-    sweep = load_sweep(settings.sweep, settings)
+    file = find_in_checkout(settings.sweep)
+    sweep = load_sweep(file, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
     if settings.dashboard:
         print_line(_format_dashboard_command(location), settings.quiet)
         return None
-    # Precedes the calls that write files, because it fails if the scheduler does not answer.
+    # This call fails if the scheduler does not answer. Therefore it comes before the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
-    points = len(sweep.group_arms()) if sweep.is_grid else total
+    points = len(sweep.group_arms()) if sweep.is_grid else total  # points that differ in tuned fields count once
     print_line(f"sweep {sweep.name}: {points} points, {total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)
     dataset = _open_dataset(settings, sweep)
     _refuse_running_sweep(sweep.name)
-    study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, "")
+    study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
-        records.log_text(Path(settings.sweep).read_text(encoding="utf-8"), Path(settings.sweep).name)
+        records.log_text(file.read_text(encoding="utf-8"), file.name)
         dataset_inputs.log_dataset(dataset, "training", "validation")
         study.parent = run_id
         _adopt_trials(sweep, dataset.digest, run_id)
         started = time.monotonic()
         job = _create_job(settings, study, location, dataset)
         worker_seconds = worker_pool.run_workers(settings, study, job, workers)
-        best = _log_study(study, time.monotonic() - started, worker_seconds)
+        best_run = _log_study(study, time.monotonic() - started, worker_seconds)
         _check_failures(study)
-        best_runs = _delete_other_models(study)
-        if best and settings.champion:
-            best = _register_best(settings, best_runs, dataset, best)
-    _print_summary(settings, study, best, location)
-    return best
+        kept_runs = _delete_other_models(study)
+        if best_run and settings.champion:
+            best_run = _register_best(settings, kept_runs, dataset, best_run)
+    _print_summary(settings, study, best_run, location)
+    return best_run
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open a database. A journal is only checked, because opening can change the file; return None for a journal."""
+    """Open a database. A journal is only checked, because opening can change the file: return None for a journal."""
     from loupe.search import study_storage
 
     if "://" in location:
@@ -96,23 +100,22 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
     from loupe.data import preparation
 
     shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
-    source = _list_source_settings(settings, sweep)
-    return preparation.open_or_prepare(parse_settings("train", source | shared), source["dataset"])
+    dataset_fields = _list_dataset_fields(settings, sweep)
+    return preparation.open_or_prepare(parse_settings("train", dataset_fields | shared), dataset_fields["dataset"])
 
 
-def _list_source_settings(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the settings of train with which a worker prepares a dataset that it cannot read."""
+def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
+    """Return fields of train that prepare the dataset, in this step or in a worker without access to the files."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 
 def _adopt_trials(sweep: "SweepFile", digest: str, run_id: str) -> None:
-    """Move the trials of earlier, interrupted runs of the sweep to this run."""
+    """Move the trials of earlier runs of the sweep to this run, so that this run shows all trials of the study."""
     from loupe.search.study import SPACE_TAG
     from loupe.tracking import trials
 
     for other in trials.find_sweep_runs(sweep.name):
-        unfinished = other.info.run_id != run_id and other.info.status != "FINISHED"
-        if unfinished and other.data.tags.get(SPACE_TAG) == sweep.describe_space(digest):
+        if other.info.run_id != run_id and other.data.tags.get(SPACE_TAG) == sweep.describe_space(digest):
             trials.adopt_trials(other.info.run_id, run_id)
 
 
@@ -130,7 +133,7 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
         parent=study.parent,
         dataset=storage.make_absolute(dataset.location),
         digest=dataset.digest,
-        source=_list_source_settings(settings, study.sweep),
+        source=_list_dataset_fields(settings, study.sweep),
         data_dir=settings.data_dir,
         threads=settings.threads,
         max_trials=settings.max_trials or 0,
@@ -145,8 +148,8 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
     Args:
         study: the study.
         seconds: the duration of the sweep.
-        worker_seconds: the run time of all workers together. The share that is not spent in trials is logged as
-            `overhead`.
+        worker_seconds: the sum of the run times of all workers. The share of this time outside of trials is logged
+            as `overhead`.
 
     Returns:
         The id of the best trial's run, or None.
@@ -168,7 +171,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
         return None
     run_id = str(best.user_attrs[RUN])
     records.log_metrics({f"best/{study.sweep.objective}": float(best.value or 0)})
-    records.log_tags({"best_run": run_id, "best_trial": str(best.number)})
+    records.log_tags({BEST_RUN_TAG: run_id, "loupe.best_trial": str(best.number)})
     return run_id
 
 
@@ -183,38 +186,38 @@ def _check_failures(study: "SweepStudy") -> None:
 
 
 def _delete_other_models(study: "SweepStudy") -> list[str]:
-    """Delete the models of all trials except the best `keep` trials, and return the run ids of the best trials."""
+    """Delete the models of all trials except for the best `keep` trials; return the run ids of these best trials."""
     from loupe.search.trial_attributes import RUN
     from loupe.tracking import logged_models, trials
 
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
-    best_runs = run_ids[: study.sweep.study.keep]
+    kept_runs = run_ids[: study.sweep.study.keep]
     for run in trials.find_trials(study.parent):
-        if run.info.run_id not in best_runs:
+        if run.info.run_id not in kept_runs:
             logged_models.delete_models(run.info.run_id)
-    return best_runs
+    return kept_runs
 
 
-def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", best: str) -> str:
-    """Score the networks of the best runs on the test split, and register the network of the run `best`.
+def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", best_run: str) -> str:
+    """Score the kept networks on the test split, and register the network of the best run.
 
     Returns:
-        The id of the registered run: `best`, or a new run if the network of `best` was deleted and is trained again.
+        The id of the registered run: the best run, or a new run if the network was deleted and is trained again.
     """
     from loupe.steps import register, train
     from loupe.tracking import curves, logged_models, models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
 
-    for run_id in best_runs:
+    for run_id in kept_runs:
         run = runs.get_run(run_id, "run")
         texts = runs.read_settings(run, "data_dir", "dataset")
         unmasked = {"data_dir": settings.data_dir, "dataset": dataset.location}  # a masked URL cannot be opened
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         train_settings = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
-            if run_id == best:  # the result comes from another sweep, which has deleted the model
-                best = train.run(train_settings).run_id
-                records.log_tags({"best_run": best})
+            if run_id == best_run:  # this sweep reuses the result of another sweep, which has deleted the model
+                best_run = train.run(train_settings).run_id
+                records.log_tags({BEST_RUN_TAG: best_run})
             continue
         if trials.SCORED_TAG in run.data.tags:
             continue
@@ -227,17 +230,17 @@ def _register_best(settings: Sweep, best_runs: list[str], dataset: "Dataset", be
             training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
     shared = settings.select(["smoke", "data_dir"])
-    if is_masked(mask_secrets(dataset.location)):
+    if is_masked(mask_secrets(dataset.location)):  # the run contains only the masked URL of the dataset
         shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     try:
-        registered = register.run(parse_settings("register", {"run": best, "quiet": True} | shared))
+        registered = register.run(parse_settings("register", {"run": best_run, "quiet": True} | shared))
         print_line(str(registered), settings.quiet)
     except UsageError as error:  # the results of the sweep are complete, for example on a dataset for another task
         print_line(f"the best network is not registered: {error}", settings.quiet)
-    return best
+    return best_run
 
 
-def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, location: str) -> None:
+def _print_summary(settings: Sweep, study: "SweepStudy", best_run: str | None, location: str) -> None:
     from loupe.search.trial_attributes import REUSED
 
     table = study.to_frame()
@@ -247,7 +250,7 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best: str | None, locat
     trial = study.find_best()
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
-        print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best}: {fields}", settings.quiet)
+        print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best_run}: {fields}", settings.quiet)
     print_line(
         f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line, print_lines
 from loupe.config import parse_settings
+from loupe.config.base import RunSettings
 from loupe.config.fields import format_value
 from loupe.config.training import Train
 from loupe.errors import UsageError, mask_secrets
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from loupe.data.dataset import Dataset
 
 # Settings that may change when a run is resumed.
-CHANGEABLE_FIELDS = frozenset({"resume", "data_dir", "scheduler", "quiet"})
+CHANGEABLE_FIELDS = frozenset({"resume", "data_dir", "scheduler", *RunSettings.model_fields})
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Training:
 
 
 def run(settings: Train) -> Training:
-    """Train a network, and log its best weights, their scores, and the scores of the baselines.
+    """Train a network, and log the best weights, the scores of the network, and the scores of the baselines.
 
     The best weights have the lowest validation mae of all points of the learning curve.
 
@@ -65,19 +66,19 @@ def run(settings: Train) -> Training:
     validation = dataset.load_pairs("validation", settings.scale)
     dataset.load_pairs("test", settings.scale)  # raises UsageError for an empty split, before the training starts
     start_time = time.perf_counter()
-    weights = ridge.load_or_fit(dataset, settings.scale)
-    start = training_runs.load_start(settings)
-    model = build_network(settings, train, dataset.settings["luminance"], weights, start)
+    ridge_weights = ridge.load_or_fit(dataset, settings.scale)
+    start_network = training_runs.load_start(settings)
+    model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, start_network)
     building_seconds = time.perf_counter() - start_time
     with runs.step_run(settings, describe(settings), settings.resume) as run_id:
         dataset_inputs.log_dataset(dataset, "training", "validation", "test")
-        training_runs.log_ridge(weights, settings)
+        training_runs.log_ridge(ridge_weights, settings)
         fit = training_runs.fit_network(model, settings, train, validation, checkpoint)
         seconds = fit.seconds or building_seconds
         diagnostics = training_runs.log_diagnostics(model, settings, fit.points, train, validation)
         mae = diagnostics["val/best_mae"]
         records.log_metrics({"training_seconds": seconds})
-        summary = training_runs.log_result(model, settings, dataset, weights, fit.points)
+        summary = training_runs.log_result(model, settings, dataset, ridge_weights, fit.points)
         models.log_model(model, fit.points)
         print_lines(scoring.format_scores(summary), settings.quiet)
     text = f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {mae:.4f}"
@@ -103,18 +104,18 @@ def load_resumed_settings(settings: Train) -> Train:
         raise UsageError(f"resume: must be a run that was interrupted, got {run_id}, which has finished")
     if run.info.status == "RUNNING" and liveness.is_alive(run.data.tags):
         raise UsageError(f"resume: must be a run that has ended, got {run_id}, which is still running")
-    old = runs.read_settings(run)
+    stored = runs.read_settings(run)
     given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
     if not given.keys() & {"data_dir", "dataset"}:
         for name in ("dataset", "data_dir"):
-            storage.refuse_masked_url(old.get(name, ""), name)
+            storage.refuse_masked_url(stored.get(name, ""), name)
     for name in sorted(given.keys() - CHANGEABLE_FIELDS):
         default = type(settings).model_fields[name].default
-        if mask_secrets(given[name]) == old.get(name):
-            old[name] = given[name]  # the given URL may contain a password, which the run does not store
+        if mask_secrets(given[name]) == stored.get(name):
+            stored[name] = given[name]  # the given URL may contain a password, which the run does not store
         elif given[name] != format_value(default):
-            raise UsageError(f"{name}: must be {old.get(name)} as in run {run_id}, got {given[name]}")
-    fixed = {name: value for name, value in old.items() if name not in CHANGEABLE_FIELDS}
+            raise UsageError(f"{name}: must be {stored.get(name)} as in run {run_id}, got {given[name]}")
+    fixed = {name: value for name, value in stored.items() if name not in CHANGEABLE_FIELDS}
     return parse_settings("train", fixed | {name: given[name] for name in CHANGEABLE_FIELDS & given.keys()})
 
 

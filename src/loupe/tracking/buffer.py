@@ -1,6 +1,6 @@
-"""Buffers the records of one run in an SQLite file until the tracking server has them.
+"""Buffers the records of one run (metrics, tags, files) in an SQLite file until the tracking server has the records.
 
-The file also keeps the records that the server has, except for replaced checkpoints. If the server loses the run,
+The file also keeps records that the server already has, except for replaced checkpoints. If the server loses the run,
 `loupe sync` can therefore upload the whole run again, also to another server.
 """
 
@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS records (
 )
 """
 LOCK_TIMEOUT_S = 60.0
-ATTEMPTS = 1000  # number of attempts to create the file, because another process may remove the empty folder
+ATTEMPTS = 1000  # maximum number of attempts to create the file: another process may remove the new, empty folder
 
 
 @dataclass(frozen=True)
@@ -157,14 +157,17 @@ class RunBuffer:
         return bool(last <= self._get_sent_number())
 
     def delete_old_checkpoints(self) -> None:
-        """Delete all checkpoints except for the newest. Only the thread that sends records may call this method."""
+        """Delete all checkpoints except for the newest.
+
+        Only the thread that sends the records may call this method, because a record must exist until it is sent.
+        """
         self._execute(
             "DELETE FROM records WHERE kind = 'checkpoint' AND number < "
             "(SELECT max(number) FROM records WHERE kind = 'checkpoint')"
         )
 
     def remove(self) -> None:
-        """Delete the file, and its folder if it is empty."""
+        """Delete the file. If the folder is then empty, delete the folder too."""
         self.file.unlink(missing_ok=True)
         self.close()
         with suppress(OSError):  # the folder is not empty

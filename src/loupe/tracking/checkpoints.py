@@ -1,4 +1,4 @@
-"""Saves checkpoints of trainings as artifacts of their runs, and loads them."""
+"""Saves the checkpoints of a training as artifacts of the run, and loads the last checkpoint of a run."""
 
 import tempfile
 from pathlib import Path

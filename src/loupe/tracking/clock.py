@@ -15,7 +15,7 @@ from loupe.tracking import server, store
 from loupe.tracking.locations import get_sqlite_file
 
 MAX_AGE_S = 60.0  # time between two readings of the store's clock; in between, this machine measures the time
-# The last reading of each store: this machine's time and the store's time.
+# The last reading of each store's clock, by tracking URI: `time.monotonic()` of the reading, and the store's time.
 _READINGS: dict[str, tuple[float, float]] = {}
 
 
@@ -40,7 +40,7 @@ def _read(uri: str) -> float:
         with suppress(requests.exceptions.SSLError):
             if date := server.send_probe().headers.get("Date"):
                 return parsedate_to_datetime(date).timestamp()
-        return time.time()
+        return time.time()  # the server sends no date, or has a certificate that only MLflow accepts
     file = get_sqlite_file(uri)
     if file is not None:
         with tempfile.TemporaryFile(dir=file.parent) as new_file:

@@ -12,5 +12,5 @@ def mask_tags(tags: dict[str, str]) -> dict[str, str]:
 
 
 def list_masked_tags() -> dict[str, str]:
-    """Return masked copies of MLflow's tags that contain secrets. A run with these tags has no unmasked tags."""
+    """Return masked copies of MLflow's tags that contain secrets. MLflow keeps tags that a run already has."""
     return mask_tags(resolve_tags())

@@ -1,4 +1,7 @@
-"""Learning curves of runs. MLflow stores curves as metrics. A tag has a copy of one curve, which searches return."""
+"""Learning curves of runs, which MLflow stores as metrics.
+
+A tag contains a copy of one curve, because a search for runs returns tags, but only the last point of each metric.
+"""
 
 import json
 from contextlib import suppress

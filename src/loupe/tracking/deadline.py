@@ -1,4 +1,4 @@
-"""Limits the time of a call. The timeout of a socket does not limit slow answers and name lookups."""
+"""Limits the time of a call. The timeout of a socket limits neither name lookups nor answers that arrive slowly."""
 
 import queue
 import threading

@@ -1,12 +1,11 @@
-"""Sends records to the tracking server, and buffers them while the server is unreachable.
+"""Sends the records of runs (metrics, tags, files) to the tracking server, or buffers the records for a later upload.
 
-While a run is open, logging never waits for the server: records go to a file (see `buffer`), and a thread sends them.
-If a run ends while the server is unreachable, a later step or `loupe sync` uploads the run. A store that is not
-a server gets each record directly.
+While a run is open, logging never waits for the server: each record goes to a file (see `buffer`), and a thread sends
+the records of the file. If a run ends while the server is unreachable, a later step or `loupe sync` uploads the run.
+A store that is not a server gets each record directly.
 """
 # MLflow's own retries do not suffice: while the server is unreachable, one call blocks for 247 s. MLflow's
-# asynchronous logging does not suffice either: it drops records after 247 s, and does not support artifacts, datasets
-# and models.
+# asynchronous logging drops records after 247 s, and does not support artifacts, datasets and models.
 
 import threading
 import time
@@ -36,7 +35,7 @@ from loupe.tracking.server import (
 )
 from loupe.tracking.store import create_store
 
-PAUSES_S = (1.0, 30.0)  # the first and the longest pause between attempts to send
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # the pause between two attempts to send doubles each time
 SERVER_ERRORS = (MlflowException, requests.RequestException)
 # The fields of the description of a run; see `_describe_run`.
 DESCRIPTION_TYPES = {
@@ -97,7 +96,7 @@ def end_run(run_id: str, status: str) -> None:
         buffer.append("remove checkpoint", {})
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
-        mlflow.end_run(status)  # closes the run in this process
+        mlflow.end_run(status)  # the request fails, but MLflow's client then has no open run
     message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
@@ -107,7 +106,7 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    # After the end of the run, because a run that is killed earlier needs the checkpoint.
+    # The checkpoint is removed after the end of the run, because a run that is killed earlier needs the checkpoint.
     if status == "FINISHED":
         log_record(run_id, "remove checkpoint", {})
 
@@ -123,23 +122,23 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     Raises:
         LoupeError: the server is unreachable.
     """
-    count = 0
+    uploaded = 0
     for file in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             with lock_buffer(file, wait=False) as is_locked:
-                count += is_locked and _upload_buffered_run(file, quiet)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:  # a handler got a body of another form
+                uploaded += is_locked and _upload_buffered_run(file, quiet)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # a record has an unexpected form
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         except OSError:
             if file.exists():  # otherwise another process has uploaded the run
                 raise
     with suppress(OSError):  # the folder is not empty
         folder.rmdir()
-    return count
+    return uploaded
 
 
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
-    """Upload a run, delete the file, and return True; if the process of the run is alive, only return False."""
+    """Upload a run, delete its file, and return True. If the process of the run is alive, only return False."""
     buffer = RunBuffer(file)
     description, unsent = buffer.description, buffer.list_unsent()
     for name, kind in DESCRIPTION_TYPES.items():
@@ -235,9 +234,9 @@ class RunUploader:
             if self.buffer.is_sent():
                 pause = 0.0
                 continue
-            if not pause and not is_reachable():
+            if not pause and not is_reachable():  # print the line once until all records are sent
                 print_line(f"{describe_unreachable_server()}; buffered in {self.buffer.file}", self.quiet)
-            pause = min(PAUSES_S[1], max(PAUSES_S[0], 2 * pause))
+            pause = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause))
             self._closing.wait(pause)
             self._wake.set()
 

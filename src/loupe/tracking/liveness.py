@@ -1,4 +1,4 @@
-"""Detects open runs whose process has died, and closes them."""
+"""Detects open runs whose process has died, and closes these runs."""
 
 import os
 import socket
@@ -20,8 +20,8 @@ HEARTBEAT_INTERVAL_S = 30.0
 # After this time without a heartbeat, a process on another machine or in another container counts as dead.
 HEARTBEAT_TIMEOUT_S = 180.0
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent when the run ends
-# `mlflow run` may install packages for this time before the step starts and tags the run. This limit is for processes
-# in containers, because a container does not show whether `mlflow run` is still running outside.
+# `mlflow run` creates a run and may install packages for this time before the step starts and tags the run. The limit
+# applies only in a container, because a container hides whether the process of `mlflow run` is alive outside.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the namespace of a Linux host, from which all processes are visible
 
@@ -68,7 +68,8 @@ def send_heartbeat(run_id: str) -> None:
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Whether the process that opened a run is alive.
 
-    A process in another container or on another machine counts as alive if its last heartbeat is recent.
+    A process in the namespace of this process is identified by its id and its start time. A process in another
+    container or on another machine counts as alive if its last heartbeat is recent.
 
     Args:
         tags: the tags of the run.
@@ -98,8 +99,8 @@ def close_orphaned_runs() -> None:
     for run in search_runs("attributes.status = 'RUNNING'"):
         tags, started = run.data.tags, run.info.start_time / 1000
         if "loupe.host" in tags:
-            alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)
-        else:
+            alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)  # the start counts as the first heartbeat
+        else:  # another program has created the run
             alive = tags.get("mlflow.source.type") != "PROJECT" or _may_be_tagged(run.info.run_id, started)
         if not alive:
             mark_killed(run.info.run_id)  # checks the status again: the run may have ended since the search
@@ -107,7 +108,7 @@ def close_orphaned_runs() -> None:
 
 def _may_be_tagged(run_id: str, started: float) -> bool:
     """Whether the step of a run that `mlflow run` created may still start and tag the run."""
-    if get_sqlite_file(mlflow.get_tracking_uri()) is None:
+    if get_sqlite_file(mlflow.get_tracking_uri()) is None:  # `mlflow run` may run on another machine
         return True
     for process in psutil.process_iter():
         try:
@@ -142,4 +143,5 @@ def _read_start(pid: str) -> str | None:
     except OSError:
         return None
     state, *fields = text.rpartition(")")[2].split()  # the name of the command, before ")", can contain spaces
-    return None if state in "ZX" else fields[18]
+    is_dead = state in "ZX"  # zombie or dead
+    return None if is_dead else fields[18]  # starttime in `man proc_pid_stat`

@@ -35,4 +35,5 @@ def make_artifact_location(folder: Path) -> str:
 
 
 def _is_plain(path: Path) -> bool:
+    """Return whether the path is the same in a URI."""
     return quote(os.fsencode(path)) == str(path)

@@ -92,7 +92,7 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
 
 
 def log_model_metrics(points: list[dict[str, Any]]) -> None:
-    """Link the final metrics of the run to its last logged model and to its dataset.
+    """Link the final metrics of the run to the last logged model and to the dataset of the run.
 
     Args:
         points: the points of the learning curve; each has a step and metrics, including val/mae; [] without a curve.

@@ -100,12 +100,14 @@ class PhotoModel(PythonModel):
         """Upscale a photo, add the file of the result to the results of the request, and return the file."""
         number = len(served.results) + 1
         folder = served.folder / str(number)
-        limits = MAX_RESULT_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
         try:
             folder.mkdir()
             photo = folder / "photo"
             photo.write_bytes(_decode(text))
-            request = PhotoRequest(str(photo), str(folder), str(scale), suffix, *limits)
+            request = PhotoRequest(
+                str(photo), str(folder), str(scale), suffix,
+                max_pixels=MAX_RESULT_PIXELS, max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES,
+            )  # fmt: skip
             answer = self._workers.upscale(request, served.control)
         except StoppedError as error:
             raise RefusedError(f"photo {number}: {error}", DEADLINE_EXCEEDED) from None
@@ -133,8 +135,8 @@ def make_signature() -> Any:
 def _decode(text: Any) -> bytes:
     if not isinstance(text, str):
         raise PhotoError(f"must be an image file in base64, got {type(text).__name__}")
-    if len(text) > MAX_FILE_BYTES * 4 / 3 + 4:
-        raise PhotoError(f"must have at most {MAX_FILE_BYTES / 1e6:.0f} MB, got {len(text) * 0.75 / 1e6:.0f} MB")
+    if len(text) > MAX_FILE_BYTES * 4 / 3 + 4:  # base64 encodes 3 bytes as 4 characters
+        raise PhotoError(f"must have at most {MAX_FILE_BYTES / 1e6:.0f} MB, got {len(text) * 3 / 4 / 1e6:.0f} MB")
     try:
         content = base64.b64decode(text.partition("base64,")[2] or text, validate=True)
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""Sends each kind of record to MLflow; every handler is idempotent."""
+"""Sends each kind of record to MLflow. Every handler is idempotent, because a record may be sent twice."""
 
 import json
 import time
@@ -16,8 +16,8 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-# The model is logged at a step that has no metrics. MLflow would copy the metrics of another step to the model, but
-# without a link to the dataset.
+# A model is logged at this step, which has no metrics. At any other step, MLflow would copy the metrics of the step
+# to the model without a link to the dataset. `_send_model_metrics` links the metrics instead.
 NO_STEP = -1
 
 
@@ -79,7 +79,7 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     assert file is not None
     delete_models(run_id)  # also deletes incomplete models of a killed process
     model = keras_file.load(file)
-    images, large = (
+    input_schema, output_schema = (
         mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, channels))])
         for channels in (model.inputs[0].shape[-1], 1)
     )
@@ -89,7 +89,7 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
         flavor=mlflow.keras,
         run_id=run_id,
         model=model,
-        signature=mlflow.models.ModelSignature(images, large),
+        signature=mlflow.models.ModelSignature(input_schema, output_schema),
         pip_requirements=[f"{name}=={version(name)}" for name in ("keras", "tensorflow", "numpy")],
         metadata=body,
         tags=list_masked_tags(),

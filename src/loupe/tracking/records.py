@@ -22,7 +22,7 @@ _RUN_ID: ContextVar[str | None] = ContextVar("run to log to", default=None)
 
 @contextmanager
 def log_to_run(run_id: str) -> Iterator[None]:
-    """Log to this run instead of the open run. A run that has ended keeps its status."""
+    """Log to another run than the open run until the block exits. A run that has ended keeps its status."""
     token = _RUN_ID.set(run_id)
     try:
         yield
@@ -57,7 +57,7 @@ def log_tags(tags: dict[str, str]) -> None:
 
 
 def log_model_tags(name: str, device: str) -> None:
-    """Log the name of a model or method, and the device that ran the ONNX network; "" for other models."""
+    """Log the name of a model or method, and the device that ran the ONNX network (`device` is "" without ONNX)."""
     log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
 
 

@@ -1,6 +1,7 @@
 """Finds the networks that a model name stands for, in the same way for every step.
 
-MLflow and Keras are imported only for names that need them, so that `loupe upscale` works without them.
+Only some names need MLflow or Keras. Both are imported only for these names, so that `loupe upscale` works without
+MLflow and Keras.
 """
 
 import importlib.util
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
-SCALES = [scale for scale in bundled.list_scales(bundled.DEFAULT_SIZE) if scale > 1]
+SCALES = [scale for scale in bundled.list_scales(bundled.DEFAULT_SIZE) if scale > 1]  # the scale factors of upscaling
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 # Maximum time to find and download a model. After this time, the bundled network replaces a champion.
 LOOKUP_TIMEOUT_S = 5.0
@@ -85,19 +86,19 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 
 
 def _find_networks(name: str, options: ResolveOptions) -> Networks:
-    networks = partial(Networks, ensemble=options.ensemble, device=options.device)
+    make_networks = partial(Networks, ensemble=options.ensemble, device=options.device)
     if name in (BUNDLED, *BUNDLED_SIZES):
         size = bundled.DEFAULT_SIZE if name == BUNDLED else name
-        load_size = partial(load_bundled, size, threads=options.threads, device=options.device)
-        return networks(bundled.list_scales(size), load_size)
+        load_network = partial(load_bundled, size, threads=options.threads, device=options.device)
+        return make_networks(bundled.list_scales(size), load_network)
     if name == CHAMPION:
-        return networks([Fraction(1), *SCALES], ChampionLoader(options).load)
+        return make_networks([Fraction(1), *SCALES], ChampionLoader(options).load)
     if name in FILTERS:
-        return networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)))
+        return make_networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)))
     if name == RIDGE:
-        return networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir))
+        return make_networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir))
     loaded = (_load_from_mlflow if name.startswith(REGISTRY_SCHEMES) else _load_file)(name, options)
-    return networks([loaded.model.geometry.scale], lambda _: loaded)
+    return make_networks([loaded.model.geometry.scale], lambda _: loaded)
 
 
 def has_store() -> bool:

@@ -2,22 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
 from mlflow.exceptions import MlflowException
 
 import loupe
 from loupe.cli.signals import defer_signals
-from loupe.config.base import Settings
+from loupe.config.base import RunSettings, Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
-from loupe.errors import UsageError, mask_secrets
+from loupe.errors import LoupeError, UsageError, describe_error, mask_secrets
 from loupe.tracking import delivery, liveness, server
 from loupe.tracking.context_tags import list_masked_tags, mask_tags
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
@@ -25,6 +25,10 @@ from loupe.tracking.store import check_store, create_store, search_runs, set_exp
 
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
+ERROR_TAG = "loupe.error"  # why the run failed
+FAILED_NOTE = "Failed:"  # start of the last paragraph of a failed run's note
+NAME_TAG, NOTE_TAG = "mlflow.runName", "mlflow.note.content"
+RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow gives a run without a name such a name
 
 
 @contextmanager
@@ -38,27 +42,28 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
     Args:
         settings: the settings of the step. The tag `loupe.settings` stores all settings. Params that `mlflow run` has
             logged keep their values.
-        name: the name of the run that MLflow shows.
+        name: the name of the run that MLflow shows, unless the user has chosen a name.
         continues: the id of a run to continue, or None. This run is opened again. Under `mlflow run`, the step
             instead joins the run that `mlflow run` created, and tags that run with the id.
 
     Yields:
         The run's id.
     """
-    is_joined, name = "MLFLOW_RUN_ID" in os.environ, mask_secrets(name)
-    is_nested = mlflow.active_run() is not None
+    is_joined, is_nested = "MLFLOW_RUN_ID" in os.environ, mlflow.active_run() is not None
     if not is_nested:
         open_store(settings.quiet)
-    name = mask_secrets(name)
     reopened_id = continues if continues and not is_joined else None
+    tags = build_tags(settings, settings.STEP)
     if reopened_id:
         mlflow.set_experiment(experiment_id=mlflow.get_run(reopened_id).info.experiment_id)
-    tags = build_tags(settings, settings.STEP) | ({"loupe.continues": continues} if continues else {})
+    elif continues:
+        tags["loupe.continues"] = continues
+    name = mask_secrets(_choose_name(settings, name, reopened_id or os.environ.get("MLFLOW_RUN_ID")))
     start = partial(
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
-        mlflow.set_tag("mlflow.runName", name)  # start_run does not rename a joined run
+        mlflow.set_tag(NAME_TAG, name)  # start_run does not rename a joined run
         yield run_id
 
 
@@ -68,7 +73,24 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
     tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts)}
     tags |= liveness.make_process_tags()
     tags |= {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
+    if isinstance(settings, RunSettings):
+        tags |= {key: mask_secrets(text) for key, _, text in (tag.partition("=") for tag in settings.tags)}
+        tags |= {NOTE_TAG: mask_secrets(settings.note)} if settings.note else {}
     return tags | list_masked_tags()
+
+
+def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
+    """Return the name of a run: the setting `run_name`, the name that the user gave to `mlflow run`, or `name`.
+
+    Args:
+        settings: the settings of the step.
+        name: the name that describes the settings.
+        existing: the id of the run that the step joins or reopens; None for a new run.
+    """
+    if isinstance(settings, RunSettings) and settings.run_name:
+        return settings.run_name
+    given = mlflow.get_run(existing).info.run_name if existing else None
+    return name if given is None or RANDOM_NAME.fullmatch(given) else given
 
 
 @contextmanager
@@ -88,14 +110,15 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
     Raises:
         LoupeError: see `delivery.end_run`.
     """
-    status, run_id = "FAILED", None
+    status, run_id, tags = "FAILED", None, dict[str, str]()
     try:
         with defer_signals():
             run_id = str(start().info.run_id)
             data = mlflow.get_run(run_id).data
+            tags = _remove_failure_tags(run_id, data.tags)
             mlflow.log_params({name: text for name, text in params.items() if name not in data.params})
             # `mlflow run` logs the URL of the project, which may contain a password.
-            mlflow.set_tags(mask_tags(data.tags))
+            mlflow.set_tags(mask_tags(tags))
             delivery.start_buffering(run_id, quiet)
         with liveness.heartbeats(run_id):
             yield run_id
@@ -103,9 +126,35 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
+    except Exception as error:
+        if run_id is not None:
+            with suppress(Exception):  # the step reports its own error, also if the store has failed
+                delivery.log_record(run_id, "tags", _make_failure_tags(tags, _explain(error)))
+        raise
     finally:
         if run_id is not None:
             delivery.end_run(run_id, status)
+
+
+def _make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:
+    """Return the tags that say why a run failed, given the other tags of the run. MLflow shows the note."""
+    note = f"{tags.get(NOTE_TAG, '')}\n\n{FAILED_NOTE} {text}".strip()
+    return {ERROR_TAG: mask_secrets(text), NOTE_TAG: mask_secrets(note)}
+
+
+def _remove_failure_tags(run_id: str, tags: dict[str, str]) -> dict[str, str]:
+    """Remove the tags that `_make_failure_tags` returned for an earlier try, and return the other tags."""
+    if ERROR_TAG not in tags:
+        return tags
+    before, found, after = tags.get(NOTE_TAG, "").rpartition(FAILED_NOTE)
+    note = (before if found else after).strip()
+    mlflow.MlflowClient().delete_tag(run_id, ERROR_TAG)
+    mlflow.MlflowClient().set_tag(run_id, NOTE_TAG, note)
+    return {key: text for key, text in tags.items() if key != ERROR_TAG} | {NOTE_TAG: note}
+
+
+def _explain(error: Exception) -> str:
+    return str(error) if isinstance(error, LoupeError) else f"{type(error).__name__}: {describe_error(error)}"
 
 
 def open_store(quiet: bool = True) -> None:
@@ -116,10 +165,8 @@ def open_store(quiet: bool = True) -> None:
     """
     check_store()
     server.wait_until_reachable()
-    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen the store and the experiment
-        _find_store()
     create_store()
-    if "MLFLOW_EXPERIMENT_ID" in os.environ:
+    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen the experiment
         tag_project_run()
     else:
         set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
@@ -144,7 +191,6 @@ def locate_run(run_id: str) -> tuple[str, str]:
 
 def get_store_folder() -> Path:
     """Return the folder of an SQLite store; for other stores, the current folder."""
-    _find_store()
     file = get_sqlite_file(mlflow.get_tracking_uri())
     return file.resolve().parent if file else Path.cwd()
 
@@ -155,9 +201,20 @@ def tag_project_run() -> None:
     If this process dies, another process can detect and close the orphaned run.
     """
     if "MLFLOW_RUN_ID" in os.environ:
-        _find_store()
-        for key, value in liveness.make_process_tags().items():
-            mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
+        _set_project_tags(liveness.make_process_tags())
+
+
+def log_project_failure(text: str) -> None:
+    """Log to the run that `mlflow run` created why the step did not start, if the store answers."""
+    with suppress(Exception), server.limit_requests(server.PROBE_TIMEOUT_S):
+        check_store(server.PROBE_TIMEOUT_S)
+        server.check_reachable()
+        _set_project_tags(_make_failure_tags({}, text))
+
+
+def _set_project_tags(tags: dict[str, str]) -> None:
+    for key, value in tags.items():
+        mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
 
 
 def read_settings(run: Any, *required: str) -> dict[str, str]:
@@ -250,22 +307,3 @@ def find_best_run(scale: str, smoke: bool) -> Any:
         )
     same_dataset = f" and tags.`loupe.digest` = '{newest[0].data.tags['loupe.digest']}'"
     return search_runs(condition + same_dataset, 1, ["metrics.`val/best_mae` ASC"], experiment.experiment_id)[0]
-
-
-def _find_store() -> None:
-    """Find the store of an `mlflow run` whose project is a git URI.
-
-    The store is in the working folder of the command `mlflow run`. The step runs in another folder, in which the
-    default path of the store does not exist.
-    """
-    file = get_sqlite_file(mlflow.get_tracking_uri())
-    if file is None or file.is_absolute() or file.exists():
-        return
-    for parent in psutil.Process().parents():
-        try:
-            candidate = Path(parent.cwd()) / file
-        except psutil.Error:
-            continue
-        if candidate.exists():
-            mlflow.set_tracking_uri(make_sqlite_uri(candidate))
-            return

@@ -48,13 +48,13 @@ async def discard_body(receive: "Receive") -> None:
 
 
 async def _receive_parts(receive: "Receive") -> AsyncIterator[bytes]:
-    more = True
-    while more:
+    has_more = True
+    while has_more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         yield message.get("body", b"")
-        more = message.get("more_body", False)
+        has_more = message.get("more_body", False)
 
 
 def get_separators(content_type: str) -> bytes:
@@ -88,7 +88,7 @@ def shorten_error(status: int, content: bytes) -> bytes:
 
 
 def make_error(status: int, line: str) -> bytes:
-    """Make the content of an error as MLflow's server does."""
+    """Make the content of an error response in the format of MLflow's server."""
     code = ERROR_CODES.get(status, "TEMPORARILY_UNAVAILABLE" if status == 503 else "INVALID_PARAMETER_VALUE")
     return json.dumps({"error_code": code, "message": line[:LONGEST_DESCRIPTION]}).encode()
 
@@ -100,7 +100,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
     else:
         parts, size = _encode_predictions(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    if status not in (200, 400):  # the rest of the request's body, which may be endless, is not read
+    if status not in (200, 400):  # the rest of the request's body was not read, because it may be endless
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for part in parts:
@@ -111,7 +111,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
 def _encode_predictions(files: list[Path]) -> tuple[Iterator[bytes], int]:
     """Return the parts of MLflow's response with these files in base64, and the size of the response in bytes."""
     size = len(json.dumps({"predictions": [""] * len(files)}))
-    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)
+    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)  # base64: 4 characters per 3 bytes, rounded up
 
     def generate() -> Iterator[bytes]:
         yield b'{"predictions": ['

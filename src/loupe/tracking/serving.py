@@ -1,4 +1,4 @@
-"""Guards the route of MLflow's scoring server that upscales photos.
+"""Guards `/invocations`, the route at which MLflow's scoring server upscales photos.
 
 MLflow's server reads bodies of any size, continues to work after its timeout, and answers some malformed
 requests with status 500 and a traceback. The server has no hooks. Therefore `guard_server` replaces the class of
@@ -40,9 +40,10 @@ ROUTE = "/invocations"
 MAX_SMALL_BODY_BYTES = 1_000_000
 # The maximum numbers of bodies in memory. The bodies of further requests are not read yet.
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48
-# A body must arrive within this time, or with this rate. Otherwise few slow clients would block all large bodies.
+# A body must arrive within this time, or with this rate. Without this limit, three slow clients would block all large
+# bodies.
 BODY_TIMEOUT_S, MIN_BODY_RATE = 10.0, 300_000  # bytes per second
-MARGIN_S = 5.0  # the guard's time limit for the work is shorter than MLflow's timeout by this time
+MARGIN_S = 5.0  # the guard's time limit for the work is MLflow's timeout minus this time
 GRACE_S = 2.0  # after the guard's time limit, the app has this time to return the error
 SEND_TIMEOUT_S = 300.0  # maximum time to send a result, which a client may read slowly
 
@@ -104,7 +105,7 @@ class RequestGuard:
 
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
         self._app, self._timeout_s = app, timeout_s
-        self._small, self._large = asyncio.Semaphore(MAX_SMALL_BODIES), asyncio.Semaphore(MAX_LARGE_BODIES)
+        self._small_bodies, self._large_bodies = map(asyncio.Semaphore, (MAX_SMALL_BODIES, MAX_LARGE_BODIES))
         # MLflow parses one large body at a time, because parsing takes several times the memory of the body.
         self._parsing = asyncio.Semaphore(1)
         self._has_threads = False
@@ -114,7 +115,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # the default number, cores + 4, can be too small
+        if not self._has_threads:  # the default number of threads, cores + 4, can be too small
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
@@ -150,27 +151,27 @@ class RequestGuard:
         size = int(headers.get(b"content-length", MAX_BODY_BYTES))
         if size > MAX_BODY_BYTES:
             raise HttpError(413, f"body: must have at most {MAX_BODY_BYTES / 1e6:g} MB, got {size / 1e6:.1f}")
-        small = size <= MAX_SMALL_BODY_BYTES
-        async with self._small if small else self._large:
+        is_small = size <= MAX_SMALL_BODY_BYTES
+        async with self._small_bodies if is_small else self._large_bodies:
             request = _current.get()
             assert request is not None
             body = await _read_body(receive, request.control.get_remaining_s())
             validate_body(body, separators)
-            if small:
+            if is_small:
                 return await self._call_app(scope, receive, body)
             async with self._parsing:
                 return await self._call_app(scope, receive, body)
 
     async def _call_app(self, scope: "Scope", receive: "Receive", body: bytes) -> tuple[int, bytes]:
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        sent: list[Message] = []
+        response: list[Message] = []
         del body  # otherwise MLflow could not free the body
 
         async def receive_body() -> "Message":
             return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]
 
         async def record(message: "Message") -> None:
-            sent.append(message)
+            response.append(message)
 
         async with _watch_client(receive):
             try:
@@ -178,8 +179,8 @@ class RequestGuard:
             except Exception as error:  # MLflow raises exceptions of any class for unexpected inputs
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 return 400, make_error(400, f"input: must be a table of photos, got other data: {reason}")
-        content = b"".join(message.get("body", b"") for message in sent)
-        status: int = sent[0]["status"]
+        content = b"".join(message.get("body", b"") for message in response)
+        status: int = response[0]["status"]
         return status, content if status == 200 else shorten_error(status, content)
 
 

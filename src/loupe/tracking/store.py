@@ -20,6 +20,7 @@ from loupe.imaging.file_locks import lock_file
 from loupe.tracking.deadline import call_within
 from loupe.tracking.locations import get_sqlite_file, make_artifact_location, make_sqlite_uri
 
+# The schemes of tracking URIs.
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
 CHECK_TIMEOUT_S = 20.0  # a database must answer within this time
@@ -149,6 +150,7 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
 def set_experiment(name: str) -> None:
     """Choose the experiment of the next runs; create the experiment if it is missing."""
     location, client = _make_artifact_location(), mlflow.MlflowClient()
+    # MLflow's default location is a plain path, which MLflow decodes wrongly; see `make_artifact_location`.
     if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
         with suppress(MlflowException):  # the experiment exists
             client.create_experiment(name, location)
@@ -167,9 +169,9 @@ def _create(file: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     prefix = f"{file.name}.part-"
-    for old in file.parent.iterdir():
-        if old.name.startswith(prefix):  # a killed process left this folder: no other process has the lock
-            shutil.rmtree(old)
+    for path in file.parent.iterdir():
+        if path.name.startswith(prefix):  # a killed process left this folder, because only this process has the lock
+            shutil.rmtree(path)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name
         SqlAlchemyStore(make_sqlite_uri(part), _make_artifact_location())  # creates the file

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import mlflow
 import numpy as np
 
 from loupe.config.fields import CHAMPION
@@ -33,12 +34,21 @@ def fit_network(
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
 
+    # A resumed run has points up to the step at which it was interrupted, which can be after the checkpoint. Under
+    # `mlflow run`, a new run continues the interrupted run, and has no points.
+    run_id = str(mlflow.active_run().info.run_id)
+    logged_steps = dict(curves.load_curve(run_id, curves.METRIC)) if checkpoint else {}
+
+    def log_point(step: int, metrics: dict[str, float]) -> None:
+        if step not in logged_steps:
+            records.log_metrics(metrics, step)
+
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
-        records.log_metrics(point.metrics, point.step)
+        log_point(point.step, point.metrics)
         checkpoints.save_checkpoint(arrays, point.step)
 
-    for point in loop.load_points(checkpoint):  # so that a resumed run has complete curves
-        records.log_metrics(point["metrics"], point["step"])
+    for earlier in loop.load_points(checkpoint):
+        log_point(earlier["step"], earlier["metrics"])
     return loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
 
 
@@ -68,12 +78,12 @@ def log_ridge(weights: np.ndarray, settings: Train) -> None:
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log the diagnostics of a network and its curve, and return the diagnostics; see `training.diagnostics`.
+    """Log and return the diagnostics of a network and of its learning curve; see `training.diagnostics`.
 
     Args:
         model: the network with its best weights.
         settings: the settings of train.
-        points: the points of its curves; [] for ridge.
+        points: the points of the learning curves; [] for ridge.
         train: the training split.
         validation: the validation split.
     """
@@ -112,6 +122,7 @@ def log_result(
     summary = scoring.summarise(table)
     simplest, _ = get_references(settings.scale)
     comparison = summary["model"]["over"][simplest]
+    # The mae of several draws of random patches. The difference between draws is the noise of the study's scores.
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
         scoring.to_metrics(summary)
@@ -121,7 +132,7 @@ def log_result(
     records.log_table(table, "test.json")
     records.log_json(summary, "test-summary.json")
     if points:
-        on_validation = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
-        records.log_figure(figures.plot_learning_curves(points, on_validation.to_dict()), "curves.png")
+        baseline_maes = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
+        records.log_figure(figures.plot_learning_curves(points, baseline_maes.to_dict()), "curves.png")
     records.log_figure(figures.plot_predictions(upscaler, test), "predictions.png")
     return summary

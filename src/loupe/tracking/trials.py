@@ -23,7 +23,7 @@ SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 CONTINUED_TAG = "loupe.continued_by"
-STATE_TAG = "trial.state"
+STATE_TAG = "loupe.state"
 SCORED_TAG = "loupe.scored"  # set after the test scores, tables and figures of a trial were logged
 CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most about this time of training
 
@@ -39,7 +39,7 @@ def compute_key(settings: Settings, digest: str, code: str) -> str:
 def trial_run(
     settings: Settings, name: str, parent: str, tags: dict[str, str], continues: str | None
 ) -> Iterator[str]:
-    """Open the run of a trial as a child of the sweep's run, and close it as `step_run` does.
+    """Open the run of a trial as a child of the sweep's run, and close the trial's run as `step_run` does.
 
     Args:
         settings: the settings of train.
@@ -116,7 +116,7 @@ def adopt_trials(old: str, new: str) -> None:
 
 
 def reopen_sweep_run(run_id: str) -> None:
-    """Set the status of a sweep's run to RUNNING, if another process closed the run of this suspended process.
+    """Set the status of a sweep's run to RUNNING if another process closed the run while this process was suspended.
 
     Raises:
         LoupeError: another run continues the sweep.

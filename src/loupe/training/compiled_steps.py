@@ -55,6 +55,7 @@ class CompiledSteps:
         devices = _choose_devices(settings.devices, size)
         mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
         self._first_device = devices[0]
+        # The placements of arrays: a copy on each device, or a part of each batch on each device.
         self._replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         self._by_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
         self._images = self._load_images(devices[0])
@@ -73,7 +74,7 @@ class CompiledSteps:
                 call. The function may raise an exception to end the training.
         """
         state = self._read_state()
-        last_call: tuple[int, int, Any] | None = None
+        last_call: tuple[int, int, Any] | None = None  # the first step, the number of steps and the losses
         step, start_time = steps.start, time.perf_counter()
         with ThreadPoolExecutor(CUTTING_THREADS) as pool:
             while step < steps.stop or last_call:
@@ -103,7 +104,7 @@ class CompiledSteps:
         return now
 
     def _run_call(self, state: State, images: Any, batches: Any, first: Any, count: Any) -> tuple[State, Any]:
-        """Run `count` steps. One compiled program runs any number of steps up to `_max_steps`."""
+        """Run `count` steps from step `first`. One compiled program runs any number of steps up to `_max_steps`."""
 
         def run_step(index: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
             (trainable, others, optimizer), losses = carry
@@ -137,16 +138,17 @@ class CompiledSteps:
         labels. The last array contains the strengths of artefacts. Each array has a row per step.
         """
         positions = [self._patches.draw_positions(step, self._size) for step in steps]
-        parts: list[tuple[np.ndarray, ...]]
+        per_step: list[tuple[np.ndarray, ...]]
         if self._images is None:
-            parts = list(pool.map(self._patches.cut, positions))
+            per_step = list(pool.map(self._patches.cut, positions))
         else:
-            parts = [(at.pair_numbers, at.input_corners, at.label_corners, at.symmetries) for at in positions]
-        found = self._patches.pairs.strengths
-        strengths = np.zeros(len(self._patches.pairs), "float32") if found is None else found
-        parts = [(*part, strengths[each.pair_numbers]) for part, each in zip(parts, positions, strict=True)]
+            per_step = [(at.pair_numbers, at.input_corners, at.label_corners, at.symmetries) for at in positions]
+        strengths = self._patches.pairs.strengths
+        if strengths is None:
+            strengths = np.zeros(len(self._patches.pairs), "float32")
+        per_step = [(*arrays, strengths[at.pair_numbers]) for arrays, at in zip(per_step, positions, strict=True)]
         batches = []
-        for values in zip(*parts, strict=True):
+        for values in zip(*per_step, strict=True):
             integers = np.uint8 if self._images is None else np.int32
             dtype = integers if values[0].dtype.kind in "iu" else np.float32
             batches.append(np.zeros((self._max_steps, *values[0].shape), dtype))

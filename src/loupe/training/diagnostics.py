@@ -41,7 +41,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
             and in the names below.
         val/gain: nearest's mae divided by the network's mae.
         val/nearest_wins: share of photos on which nearest has a lower mae than the network. If several images are cut
-            from a photo, more than half of these images count.
+            from a photo, nearest must have a lower mae on more than half of these images.
         val/gap: validation mae minus training mae, minus this difference for Lanczos. The difference for Lanczos
             depends only on the photos of the splits.
         val/dark_lost: share of dark pixels that became bright, see `metrics.lost_dark_share`.
@@ -52,7 +52,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
     simplest, best = get_references(validation.scale)
     names = {simplest, best, pre_upscale} - {"none"}
-    baselines = {name: other for name, other in build_classical(validation.scale).items() if name in names}
+    baselines = {name: baseline for name, baseline in build_classical(validation.scale).items() if name in names}
     batches: dict[str, list[np.ndarray]] = {}
     for inputs, labels in validation.batches(BATCH_SIZE):
         large = upscale(model, inputs, choose_recompose(settings))
@@ -60,7 +60,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         values = metrics.scores(large, labels, ("mae", "mse", "psnr")) | {
             "dark": metrics.lost_dark_share(large, labels), "border": border, "inside": inside,
             "energy": metrics.gradient_energy(large), "label energy": metrics.gradient_energy(labels),
-        } | {name: metrics.mae(upscale(other, inputs), labels) for name, other in baselines.items()}  # fmt: skip
+        } | {name: metrics.mae(upscale(each, inputs), labels) for name, each in baselines.items()}  # fmt: skip
         for name, value in values.items():
             batches.setdefault(name, []).append(value)
     images = {name: np.concatenate(values) for name, values in batches.items()}
@@ -118,8 +118,8 @@ def compute_win_share(wins: np.ndarray, pairs: Pairs) -> float:
     return float((np.bincount(index, weights=wins) / np.bincount(index, minlength=len(names)) > 0.5).mean())
 
 
-def _divide(value: float, other: float) -> float:
-    return value / other if other else np.nan
+def _divide(value: float, divisor: float) -> float:
+    return value / divisor if divisor else np.nan
 
 
 def _compare_with_baseline(model: UpscalingModel, baseline: UpscalingModel, settings: Train, train: Pairs) -> float:

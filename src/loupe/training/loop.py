@@ -29,7 +29,7 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 
 CURVE_TRAIN_IMAGES = 32  # number of training images that are scored at each point of the learning curve
 
-Checkpoint = dict[str, np.ndarray]
+Checkpoint = dict[str, np.ndarray]  # the result of `TrainingState.to_checkpoint`
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from loupe.config.training import GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # layers whose outputs are pixel values
-# A dropout layer has the seed SEED_FACTOR * seed + number of the layer. A network has fewer dropout layers.
+# A dropout layer has the seed SEED_FACTOR * seed + number of the layer. The seeds of two trainings differ, because a
+# network has fewer than SEED_FACTOR dropout layers.
 SEED_FACTOR = 1009
 
 

@@ -35,6 +35,7 @@ def build_network(
         return builder.build_ridge(weights, settings.scale, luminance)
     assert isinstance(settings, GradientTrain)
     input_side = train.sides[0]
+    # Raises UsageError for inputs that are too large.
     batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
     model = builder.build(settings, input_side, luminance, weights)
     if start is not None and not builder.copy_matching_weights(model, start):

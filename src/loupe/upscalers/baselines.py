@@ -48,7 +48,7 @@ class FilterUpscaler:
 
 
 def build_classical(scale: Fraction, luminance: str = "rec601") -> dict[str, UpscalingModel]:
-    """Return the baselines without weights by name: the filters, which are all equal at 1:1, or their replacements.
+    """Return the baselines without weights by name. At 1:1, all filters return the input; nlm is added.
 
     Args:
         scale: the scale factor.
@@ -65,7 +65,7 @@ def get_references(scale: Fraction) -> tuple[str, str]:
 
 
 def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
-    """Compute the weights of a filter for one block from the filter's responses to single white pixels.
+    """Compute the weights of a filter for one block from the filter's responses to impulse white pixels.
 
     Args:
         name: a key of FILTERS.
@@ -84,8 +84,8 @@ def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
     weights = np.zeros((window, window, p, p), "float32")
     for y in range(window):
         for x in range(window):
-            single = np.zeros((1, side, side, 1), "float32")
-            single[0, start - MARGIN + y, start - MARGIN + x] = 1
+            impulse = np.zeros((1, side, side, 1), "float32")
+            impulse[0, start - MARGIN + y, start - MARGIN + x] = 1
             at = start * p // q
-            weights[y, x] = baseline(single)[0, at : at + p, at : at + p, 0]
+            weights[y, x] = baseline(impulse)[0, at : at + p, at : at + p, 0]
     return weights.reshape(window * window, p * p)

@@ -23,11 +23,19 @@ DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but doe
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # wire types of Protocol Buffers
 # The fields that each kind of message may have. The comments name the fields of onnx.proto that are refused.
 MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))  # refused: training_info, functions
+SET_FIELDS = frozenset((1, 2))
 GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))  # refused: quantization_annotation, sparse_initializer
 NODE_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7))
 ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))  # refused: graphs, sparse tensors, types, references
 TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # refused: segments, texts, external data
-Fields = dict[int, list[int | memoryview]]
+# Numbers of the fields of a model, a set of operators, a graph, a node, an attribute and a tensor.
+GRAPH, OPERATOR_SETS = 7, 8
+SET_DOMAIN = 1
+NODES, INITIALIZERS = 1, 5
+OPERATOR, ATTRIBUTES, NODE_DOMAIN = 4, 5, 7
+ATTRIBUTE_TENSOR = 5
+SHAPE, TYPE, FLOATS, INT32_VALUES, INT64_VALUES, NAME, RAW_DATA, DATA_LOCATION = 1, 2, 4, 5, 7, 8, 9, 14
+Fields = dict[int, list[int | memoryview]]  # the values of each field of a message, by the number of the field
 
 
 def validate_network(file: Path) -> None:
@@ -41,54 +49,56 @@ def validate_network(file: Path) -> None:
         if size > MAX_FILE_BYTES:
             raise ValueError(f"must have at most {MAX_FILE_BYTES} bytes, got {size}")
         model = _parse(memoryview(file.read_bytes()), MODEL_FIELDS)
-        for domain in _parse_all(model.get(8, []), frozenset((1, 2))):
-            if _read_text(domain, 1) not in DOMAINS:
-                raise ValueError(f"must use only ONNX's own operators, got operators of {_read_text(domain, 1)!r}")
-        _validate_graph(_parse(_merge(model.get(7, [])), GRAPH_FIELDS))
+        for operators in _parse_all(model.get(OPERATOR_SETS, []), SET_FIELDS):
+            domain = _read_text(operators, SET_DOMAIN)
+            if domain not in DOMAINS:
+                raise ValueError(f"must use only ONNX's own operators, got operators of {domain!r}")
+        _validate_graph(_parse(_merge(model.get(GRAPH, [])), GRAPH_FIELDS))
     except (ValueError, OSError) as error:
         raise UsageError(f"model: {str(file)!r} is not an ONNX network: {error}") from None
 
 
 def _validate_graph(graph: Fields) -> None:
-    nodes = graph.get(1, [])
+    nodes = graph.get(NODES, [])
     if not 0 < len(nodes) <= MAX_NODES:
         raise ValueError(f"must have 1 to {MAX_NODES} nodes, got {len(nodes)}")
     for node in _parse_all(nodes, NODE_FIELDS):
-        operator, domain = _read_text(node, 4), _read_text(node, 7)
+        operator, domain = _read_text(node, OPERATOR), _read_text(node, NODE_DOMAIN)
         if operator not in OPERATORS or domain:
             name = f"{domain}.{operator}" if domain else operator
             raise ValueError(f"must contain only operators that Loupe exports, got {name[:80]!r}")
-        for attribute in _parse_all(node.get(5, []), ATTRIBUTE_FIELDS):
-            if 5 in attribute:
-                _validate_tensor(_parse(_merge(attribute[5]), TENSOR_FIELDS))
-    for tensor in _parse_all(graph.get(5, []), TENSOR_FIELDS):
+        for attribute in _parse_all(node.get(ATTRIBUTES, []), ATTRIBUTE_FIELDS):
+            if ATTRIBUTE_TENSOR in attribute:
+                _validate_tensor(_parse(_merge(attribute[ATTRIBUTE_TENSOR]), TENSOR_FIELDS))
+    for tensor in _parse_all(graph.get(INITIALIZERS, []), TENSOR_FIELDS):
         _validate_tensor(tensor)
 
 
 def _validate_tensor(tensor: Fields) -> None:
     """Check that the number of bytes of a tensor matches the type and the shape of the tensor."""
-    kind = tensor.get(2, [0])[-1]
+    kind = tensor.get(TYPE, [0])[-1]
     item_bytes = ITEM_BYTES.get(kind) if isinstance(kind, int) else None
-    if item_bytes is None or tensor.get(14, [0])[-1] != 0:
+    if item_bytes is None or tensor.get(DATA_LOCATION, [0])[-1] != 0:
         raise ValueError(f"must contain only tensors of float, float16, int32, int64 or bool, got type {kind}")
-    shape = _read_integers(tensor.get(1, []))
+    shape = _read_integers(tensor.get(SHAPE, []))
     count = 1
     for side in shape:
         count *= side
         if side > MAX_FILE_BYTES or count > MAX_FILE_BYTES or len(shape) > MAX_RANK:
             raise ValueError(f"must contain only tensors that fit in the file, got shape {tuple(shape[:MAX_RANK])}")
-    size = sum(len(_get_bytes(part)) for part in tensor.get(9, []))
-    if 9 not in tensor:
-        size = item_bytes * sum(_count_values(number, tensor.get(number, [])) for number in (4, 5, 7))
+    size = sum(len(_get_bytes(part)) for part in tensor.get(RAW_DATA, []))
+    if RAW_DATA not in tensor:
+        numbers = (FLOATS, INT32_VALUES, INT64_VALUES)
+        size = item_bytes * sum(_count_values(number, tensor.get(number, [])) for number in numbers)
     if size != count * item_bytes:
         raise ValueError(
-            f"must contain {count * item_bytes} bytes in the tensor {_read_text(tensor, 8)[:80]!r}, got {size}"
+            f"must contain {count * item_bytes} bytes in the tensor {_read_text(tensor, NAME)[:80]!r}, got {size}"
         )
 
 
 def _count_values(number: int, parts: list[int | memoryview]) -> int:
-    """Return the number of values of a repeated field: floats (4), int32 (5) or int64 (7), packed or not."""
-    if number == 4:
+    """Return the number of values of FLOATS, INT32_VALUES or INT64_VALUES, whether they are packed or not."""
+    if number == FLOATS:
         return sum(len(part) // 4 if isinstance(part, memoryview) else 1 for part in parts)
     return len(_read_integers(parts))
 

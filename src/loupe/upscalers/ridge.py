@@ -15,7 +15,7 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01  # default weight of the squared coefficients
-FIT_IMAGES = 2048  # maximum number of images; their millions of blocks suffice for the 81 to 100 columns of X
+FIT_IMAGES = 2048  # maximum number of images: millions of blocks, for 81 to 100 weights per pixel of the result
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
@@ -51,7 +51,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Load the ridge weights of a dataset's training split from its folder; fit and store missing weights.
+    """Load the ridge weights from the folder of a dataset; fit missing weights on the training split, and store them.
 
     Returns:
         The weights; see `fit` for the shape.

@@ -31,7 +31,7 @@ class UpscalingModel(Protocol):
 
 
 class SelfEnsemble:
-    """A model that upscales the 8 flips and rotations of an image, reverses them in the results, and averages.
+    """Upscales the 8 flips and rotations of an image with a model, turns the results back, and averages them.
 
     Errors that depend on the direction cancel out, but upscaling takes 8 times as long. Timofte et al. (2016, "Seven
     ways to improve example-based single image super resolution") call this enhanced prediction.
@@ -171,8 +171,8 @@ def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right
     margins = ((0, 0), (down, rows - height - down), (right, columns - width - right), (0, 0))
     large = _upscale_tiles(model, np.pad(images, margins, mode="symmetric"), tile)
     top, left = (int(shift * geometry.scale) for shift in (down, right))
-    bottom, end = (-int(-side * geometry.scale // 1) for side in (height, width))  # rounded up
-    return large[:, top : top + bottom, left : left + end]
+    rows, columns = (-int(-side * geometry.scale // 1) for side in (height, width))  # rounded up
+    return large[:, top : top + rows, left : left + columns]
 
 
 def compute_largest_input(geometry: Geometry) -> int:
@@ -197,12 +197,10 @@ def _upscale_tiles(model: UpscalingModel, images: np.ndarray, tile: int) -> np.n
     for y, from_y, to_y in _list_spans(height, core, geometry):
         for x, from_x, to_x in _list_spans(width, core, geometry):
             part = model(images[:, from_y:to_y, from_x:to_x])
-            at_y, at_x, side = int(y * scale), int(x * scale), int(core * scale)
-            inner_y, inner_x = int((y - from_y) * scale), int((x - from_x) * scale)
-            part = part[:, inner_y : inner_y + side, inner_x : inner_x + side]
-            large[:, at_y : at_y + side, at_x : at_x + side] = part[
-                :, : large.shape[1] - at_y, : large.shape[2] - at_x
-            ]
+            top, left, side = int(y * scale), int(x * scale), int(core * scale)
+            halo_rows, halo_columns = int((y - from_y) * scale), int((x - from_x) * scale)
+            part = part[:, halo_rows : halo_rows + side, halo_columns : halo_columns + side]
+            large[:, top : top + side, left : left + side] = part[:, : large.shape[1] - top, : large.shape[2] - left]
     return large
 
 

@@ -52,7 +52,7 @@ class Visitors:
 
     @contextmanager
     def serve(self, session: str) -> Iterator[Control]:
-        """Yield the control of the work for a visitor."""
+        """Yield a control that ends the work for a visitor after TIMEOUT_S, or when `cancel_session` is called."""
         control = Control(TIMEOUT_S)
         with self._lock:
             self._controls.setdefault(session, set()).add(control)
@@ -91,10 +91,12 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         context = contextvars.copy_context()
         try:
             target = str(parse_scale(scale))
-            limits = MAX_PHOTO_PIXELS, MAX_RESULT_PIXELS, MAX_PAGES
-            photo = PhotoRequest(file, tempfile.mkdtemp(dir=folder), target, "", *limits, figure_size=MAX_PREVIEW)
+            photo = PhotoRequest(
+                file, tempfile.mkdtemp(dir=folder), target, max_pixels=MAX_PHOTO_PIXELS,
+                max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES, figure_size=MAX_PREVIEW,
+            )  # fmt: skip
             with visitors.serve(request.session_hash or "") as control:
-                answer = workers.upscale(photo, control, lambda part: context.run(progress, part, desc="upscaling"))
+                answer = workers.upscale(photo, control, lambda done: context.run(progress, done, desc="upscaling"))
         except ValueError as error:
             return _show_error(f"scale: {error}, got {scale}")
         except FileNotFoundError:

@@ -57,7 +57,7 @@ class OwnHosts:
 
 @dataclass
 class DemoGuard:
-    """ASGI middleware around the app of Gradio.
+    """ASGI middleware around the app of Gradio: refuses requests, or passes them to the app with a time limit.
 
     Args:
         app: the app.
@@ -111,13 +111,13 @@ class DemoGuard:
     def _check_body(self, scope: "Scope") -> tuple[int, str] | None:
         """Return the status and the reason of a refusal if the body is too large."""
         size = _get_size(scope)
-        upload = scope["path"].startswith(UPLOAD_ROUTE)
-        limit = MAX_FILE_BYTES + MAX_FORM_BYTES if upload else MAX_BODY_BYTES
+        is_upload = scope["path"].startswith(UPLOAD_ROUTE)
+        limit = MAX_FILE_BYTES + MAX_FORM_BYTES if is_upload else MAX_BODY_BYTES
         if _get_headers(scope, b"transfer-encoding"):
             return 411, "body: must have a Content-Length"
         if size > limit:
             return 413, f"body: must have at most {limit / 1e6:.1f} MB, got {size / 1e6:.1f}"
-        if upload and scope["method"] == "POST" and not make_room(self.folder, self._uploading_bytes + size):
+        if is_upload and scope["method"] == "POST" and not make_room(self.folder, self._uploading_bytes + size):
             return 503, "server: has too many uploaded photos, try again in some minutes"
         return None
 

@@ -29,11 +29,11 @@ def make_room(folder: Path, more_bytes: int) -> bool:
         with suppress(OSError):  # the file was removed in the meantime
             if path.is_file():
                 files.append((path.stat().st_mtime, path.stat().st_size, path))
-    files.sort(reverse=True)
-    free_bytes, newest = MAX_BYTES - sum(size for _, size, _ in files), time.time() - MIN_LIFETIME_S
+    files.sort(reverse=True)  # the oldest file is last
+    free_bytes, deletable_before = MAX_BYTES - sum(size for _, size, _ in files), time.time() - MIN_LIFETIME_S
     while files and (free_bytes < more_bytes or len(files) >= MAX_FILES):
         changed, size, path = files.pop()
-        if changed > newest:
+        if changed > deletable_before:
             return False
         path.unlink(missing_ok=True)
         free_bytes += size
