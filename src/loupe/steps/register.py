@@ -85,7 +85,7 @@ def _register(settings: Register) -> Registration:
         description = f"{candidate.name}, trained on {trained_on}. {_describe_input(upscaler.geometry)}. "
         description += f"Data: {licence}."
         version = registration.register_model(candidate.reference, candidate.scale, description, version_tags)
-        is_champion = champion is not None and champion.version == version.version
+        is_champion = champion is not None and str(champion.version) == str(version.version)
         if not is_champion:
             registration.tag_version(version, result.tags)
         if settings.gate or (result.interval and not candidate.is_smoke):

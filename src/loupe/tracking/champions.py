@@ -66,7 +66,7 @@ def promote(scale: Fraction, version: Any, evidence: str) -> str:
         The URI of the version of `loupe-photo`; "" at 1:1.
     """
     client, previous = mlflow.MlflowClient(), models.get_champion(scale)
-    if previous is None or previous.version != version.version:
+    if previous is None or str(previous.version) != str(version.version):
         client.set_model_version_tag(
             version.name, version.version, REPLACED_TAG, str(previous.version) if previous else ""
         )
