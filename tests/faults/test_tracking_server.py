@@ -101,6 +101,8 @@ def test_a_server_that_is_unreachable_for_some_time_gets_all_records_afterwards(
             with services.mlflow_server(tmp_path / "server", port):
                 assert process.wait(300) == 0, printed.read_text()
                 check_complete(url, run_id, steps)
+                registered = loupe("register", "--run", run_id, cwd=place, MLFLOW_TRACKING_URI=url).stdout
+                assert "models:/loupe/1: champion: " in registered
     assert not (place / "unsent-runs").exists()
 
 

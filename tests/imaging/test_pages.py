@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loupe.imaging import opening
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.page_sizes import list_page_sizes
@@ -29,6 +30,16 @@ def test_sizes_of_all_images_are_listed_up_to_a_limit(name, sizes):
     with pytest.raises(PhotoError, match="must have at most 2 frames or pages, got more"):
         list_page_sizes(content, 2)
     assert list_page_sizes(encode_pages("BMP", (5, 3)), 1) == [(5, 3)]
+
+
+def test_the_thumbnails_of_a_tiff_are_limited(monkeypatch):
+    monkeypatch.setattr(opening, "MAX_SKIPPED", 3)
+    images, stream = [Image.new("L", (2, 1))] * 4, io.BytesIO()
+    images[0].save(stream, "TIFF", save_all=True, append_images=images[1:], tiffinfo={opening.SUBFILE_TYPE: 1})
+    with pytest.raises(PhotoError, match="must have at most 3 thumbnails and masks, got more"):
+        list_page_sizes(stream.getvalue(), 9)
+    monkeypatch.setattr(opening, "MAX_SKIPPED", 4)
+    assert list_page_sizes(stream.getvalue(), 9) == [(2, 1)]
 
 
 class CountingFile(io.BytesIO):

@@ -22,6 +22,7 @@ def race(monkeypatch: pytest.MonkeyPatch, register: Callable[[], object]) -> tup
 
     def create_later(client: mlflow.MlflowClient, *args: object, **given: object) -> object:
         monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", create)
+        assert given["model_id"], "a tracking server refuses a model without its id"
         results.append(register())
         return create(client, *args, **given)
 
@@ -51,7 +52,8 @@ def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_mode
     client = mlflow.MlflowClient()
     client.create_registered_model("loupe")
     networks = [client.create_model_version("loupe", "file:/network", other) for other in (run_id, run_id[::-1])]
-    monkeypatch.setattr(champions, "_log_photo_model", lambda champions: "file:/photo")
+    logged = client.create_logged_model("0", "photo", run_id)
+    monkeypatch.setattr(champions, "_log_photo_model", lambda champions: logged)
 
     def register(network: int = 0) -> str:
         return champions.register_photo_model(Fraction(3, 2), networks[network])

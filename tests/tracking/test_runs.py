@@ -21,6 +21,7 @@ from loupe.cli import signals
 from loupe.cli.main import run_step
 from loupe.config import parse_settings
 from loupe.errors import UsageError
+from loupe.steps import sync
 from loupe.tracking import checkpoints, curves, delivery, liveness, records, runs
 
 
@@ -203,6 +204,24 @@ def test_the_checkpoint_of_a_run_is_removed_after_the_run_has_finished(
         assert checkpoints.load_checkpoint(run_id)["weights"].shape == (3,)
     assert (get_status(client, run_id) == "FINISHED") == (killed_by != "_close_run")
     mlflow.end_run()
+
+
+def test_an_answer_of_another_form_fails_the_run_in_one_line(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def step(_: object) -> None:
+        with runs.open_run(mlflow.start_run, {}, quiet=True) as run_id:
+            started.append(run_id)
+            records.log_tags({"a": "b"})
+
+    started: list[str] = []
+    monkeypatch.setattr(delivery, "is_server", lambda: True)
+    monkeypatch.setitem(delivery.RECORD_HANDLERS, "tags", lambda *_: len(None))  # type: ignore[arg-type]
+    monkeypatch.setattr(sync, "run", step)
+    assert run_step("sync", []) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("loupe ")]
+    assert line.startswith("loupe sync: error: tracking: the store cannot be used: TypeError: ")
+    assert get_status(client, started[0]) == "FAILED"
 
 
 def test_a_run_that_finishes_during_the_search_for_orphans_stays_finished(

@@ -19,6 +19,7 @@ PIXEL_TAGS = (
 )  # fmt: skip
 # Bits of SUBFILE_TYPE: a smaller version of another page, such as a thumbnail, and a transparency mask.
 NOT_A_PAGE = 1 | 4
+MAX_SKIPPED = 5000  # largest number of such images in a TIFF, because opening each of them takes time
 WEBP_COMPRESSION = 50001  # only libvips decodes this compression
 # The compressions that libvips decodes: none, CCITT, LZW, JPEG, deflate, PackBits and WebP. For other compressions,
 # libvips often returns black pixels instead of an error.
@@ -144,6 +145,9 @@ def list_pages(image: Image.Image) -> Iterator[int]:
     """Seek to each page of a TIFF and yield the number of the page.
 
     Thumbnails, pyramid levels and masks are skipped. A file that contains nothing else has one page, number 0.
+
+    Raises:
+        PhotoError: the file contains more than MAX_SKIPPED of them.
     """
     number = page_count = 0
     try:
@@ -153,6 +157,8 @@ def list_pages(image: Image.Image) -> Iterator[int]:
                 page_count += 1
                 yield number
             number += 1
+            if number - page_count > MAX_SKIPPED:
+                raise PhotoError(f"must have at most {MAX_SKIPPED} thumbnails and masks, got more")
     except EOFError:
         if not page_count:
             image.seek(0)

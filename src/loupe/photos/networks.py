@@ -103,7 +103,7 @@ class Networks:
         return ", ".join(dict.fromkeys(loaded.device for loaded in self._used.values() if loaded.device))
 
     def _prepare(self, loaded: LoadedModel) -> LoadedModel:
-        """Add the device and the self-ensemble, and report a device that does not run the network."""
+        """Add the device and the self-ensemble, and report if the network does not run on the requested device."""
         device = getattr(loaded.model, "device", "")
         fallback = getattr(loaded.model, "fallback", "")
         if not device and self._device not in ("auto", CPU):

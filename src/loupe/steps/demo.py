@@ -55,6 +55,7 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     import uvicorn
     from fastapi import FastAPI
 
+    from loupe.web.connections import LimitedProtocol
     from loupe.web.demo import MAX_QUEUED, STYLE, THEME, Visitors, build_page
     from loupe.web.guard import MAX_FILE_BYTES, DemoGuard, OwnHosts
 
@@ -68,7 +69,9 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
     # The connection of an open page stays open until the browser closes the page. At the end of the step, the server
     # waits a second and then closes all connections. The filter hides the errors of these closed connections.
-    server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(guard, http=LimitedProtocol, backlog=100, log_level="warning", timeout_graceful_shutdown=1)
+    )
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     return server
 

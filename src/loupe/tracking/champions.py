@@ -116,22 +116,25 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
     ]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
     client, query = mlflow.MlflowClient(), f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{key}'"
-    photo_version = registration.create_version_once(
-        lambda: client.search_model_versions(query),
-        lambda: client.create_model_version(
+
+    def create() -> Any:
+        logged = _log_photo_model(champions)
+        return client.create_model_version(
             models.PHOTO_MODEL,
-            _log_photo_model(champions),
+            logged.model_uri,
             mlflow.active_run().info.run_id,
             tags={CONTENT_TAG: key},
             description=f"Upscales photos with {', '.join(names)}.",
-        ),
-    )
+            model_id=logged.model_id,  # a tracking server refuses the URI of a model without its id
+        )
+
+    photo_version = registration.create_version_once(lambda: client.search_model_versions(query), create)
     client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, photo_version.version)
     return f"models:/{models.PHOTO_MODEL}/{photo_version.version}"
 
 
-def _log_photo_model(champions: dict[Fraction, Any]) -> str:
-    """Log the model `loupe-photo` to the open run; returns the URI of the model.
+def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
+    """Log the model `loupe-photo` to the open run; returns its `mlflow.models.model.ModelInfo`.
 
     Args:
         champions: the champion of each scale factor, or None for the bundled network.
@@ -147,7 +150,7 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> str:
         from loupe.tracking import photo_model
 
         files = {scale: _find_onnx(scale, champion, Path(folder)) for scale, champion in champions.items()}
-        logged = mlflow.pyfunc.log_model(
+        return mlflow.pyfunc.log_model(
             name="photo",
             python_model=photo_model.__file__,
             code_paths=[str(Path(loupe.__file__).parent)],
@@ -161,7 +164,6 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> str:
             metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
             tags=list_masked_tags(),
         )
-    return str(logged.model_uri)
 
 
 def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:

@@ -86,7 +86,7 @@ def end_run(run_id: str, status: str) -> None:
             _close_run(run_id, status)
             buffer.remove()
             return
-    except SERVER_ERRORS as error:
+    except Exception as error:
         if not is_unreachable_error(error):
             buffer.close()
             _close_run(run_id, "FAILED")
@@ -204,7 +204,12 @@ class RunUploader:
     def finish(self, seconds: float) -> bool:
         """Wait at most `seconds` until all records are sent; stop the thread; return whether all records are sent."""
         deadline = time.monotonic() + seconds
-        while not self.buffer.is_sent() and time.monotonic() < deadline:
+        # After another error than a rejection by the server, the thread cannot continue with the next record.
+        while (
+            not self.buffer.is_sent()
+            and time.monotonic() < deadline
+            and isinstance(self._error, (*SERVER_ERRORS, type(None)))
+        ):
             self._wake.set()
             time.sleep(0.05)
         is_sent = self.buffer.is_sent()
