@@ -23,6 +23,8 @@ class LoadedModel:
         name: the name that messages show.
         model: the upscaling model.
         run_id: the MLflow run that trained the model; None if unknown.
+        model_id: the logged model of MLflow; None if the model is not from MLflow.
+        evidence: for a champion, the comparison with the previous champion, in one sentence.
         device: the device that runs the network; "" if the model is not an ONNX network.
         layer_bytes: the memory that the layers take at most while a thread upscales a strip of a photo.
     """
@@ -30,6 +32,8 @@ class LoadedModel:
     name: str
     model: UpscalingModel
     run_id: str | None = None
+    model_id: str | None = None
+    evidence: str = ""
     device: str = ""
     layer_bytes: int = LAYER_BYTES
 
@@ -89,6 +93,12 @@ class Networks:
     def used_names(self) -> str:
         """The names of the networks used so far, comma-separated; "" if none was used, as at the scale factor 1."""
         return ", ".join(dict.fromkeys(self._used[scale].name for scale in sorted(self._used)))
+
+    @property
+    def used_evidence(self) -> list[str]:
+        """One sentence per champion that was used so far: its name, and the comparison with its predecessor."""
+        used = (self._used[scale] for scale in sorted(self._used))
+        return [f"{loaded.name}: {loaded.evidence}" for loaded in used if loaded.evidence]
 
     @property
     def used_devices(self) -> str:
