@@ -47,10 +47,11 @@ def format_step_help(step: str, positional: str | None, multiple: bool) -> str:
 def _format_field(name: str, info: Any) -> str:
     rule = (info.json_schema_extra or {}).get("rule", "")
     default = "" if info.default_factory or info.default is None else f"default {format_value(info.default)}"
-    if name == "optimizer":
+    if name in ("network", "optimizer"):
+        from loupe.config.networks import NETWORKS
         from loupe.config.optimizers import OPTIMIZERS
 
-        rule = ", ".join(OPTIMIZERS)
+        rule = ", ".join(NETWORKS if name == "network" else OPTIMIZERS)
     if name == "categories":  # the default, (), means all categories
         default = "default all"
     choices = ", ".join(format_value(choice) for choice in list_choices(info.annotation))

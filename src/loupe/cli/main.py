@@ -88,8 +88,7 @@ def run_step(step: str, words: list[str]) -> int:
     Returns:
         The exit status.
     """
-    for name, value in ENVIRONMENT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names can contain bytes that are not valid text
@@ -108,24 +107,30 @@ def run_step(step: str, words: list[str]) -> int:
         return _fail(program, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
         text, exit_status = _describe_failure(error)
-        if "MLFLOW_RUN_ID" in os.environ:  # the step has not started the run that `mlflow run` created
+        if "MLFLOW_RUN_ID" in os.environ:  # MLflow removes the variable when the step starts the run
             with suppress(ImportError):
                 importlib.import_module("loupe.tracking.runs").log_project_failure(text)
         return _fail(program, text, exit_status)
     return 0
 
 
-def _enter_callers_folder() -> None:
-    """Under `mlflow run`, enter the folder in which the user called `mlflow run`.
+def set_environment() -> None:
+    """Set the environment variables of ENVIRONMENT_DEFAULTS, unless the user has set them."""
+    for name, value in ENVIRONMENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
-    MLflow starts the step in the folder of the project. The paths that the user gives, the results, and MLflow's
-    default store belong to the folder of the user.
+
+def _enter_callers_folder() -> None:
+    """Under `mlflow run`, change to the folder in which the user called `mlflow run`.
+
+    MLflow starts the step in the folder of the project. The user expects relative paths, results and MLflow's default
+    store in the folder of the call.
     """
     if "MLFLOW_RUN_ID" not in os.environ or not os.path.exists("MLproject"):
         return
     import psutil
 
-    if "PYTHONPATH" in os.environ:  # the worker processes of the step inherit the variable
+    if "PYTHONPATH" in os.environ:  # worker processes inherit the variable; relative paths would become wrong
         folders = os.environ["PYTHONPATH"].split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
     for parent in psutil.Process().parents():  # MLflow is the first Python process; a shell can be in between

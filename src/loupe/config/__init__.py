@@ -136,7 +136,7 @@ def _describe_unknown_field(name: str, step: str, value: str) -> str:
 
 
 def explain_unknown_field(name: str, step: str) -> str:
-    """Return an error message with a similar field of the step, if one exists."""
+    """Return the error message for an unknown field, with a similar field of the step if a similar field exists."""
     import difflib
 
     similar = difflib.get_close_matches(name, list_fields(step), 1)

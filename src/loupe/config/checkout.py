@@ -1,4 +1,4 @@
-"""Finds files of the checkout that are not part of the package, such as the sweep files."""
+"""Finds files that are in the git checkout of Loupe, but not in the package, such as the sweep files."""
 
 from pathlib import Path
 
@@ -6,10 +6,12 @@ import loupe
 
 
 def find_in_checkout(path: str) -> Path:
-    """Return a path. If nothing exists there, return the same path in the checkout of the running code, if it exists.
+    """Return an existing path relative to the current folder, or else relative to the checkout of the running code.
+
+    If neither path exists, return the path relative to the current folder.
 
     Args:
-        path: such as `sweeps/smoke.toml`, relative to the current folder or to the checkout.
+        path: a relative path such as `sweeps/smoke.toml`, or an absolute path.
     """
     in_checkout = Path(loupe.__file__).parents[2] / path
     return in_checkout if not Path(path).exists() and in_checkout.exists() else Path(path)

@@ -66,7 +66,7 @@ class Preprocess(DatasetSettings, LabelSettings):
     source: Sources = field(
         ("sample",),
         "sources of photos: sample (photos that scikit-learn and scikit-image bundle), caltech256 (downloads "
-        "1.2 GB), folders, tar files, or URLs such as s3://bucket/prefix",
+        "1.2 GB), folders, tar files, images, or URLs such as s3://bucket/prefix",
         rule="one or more, comma-separated",
     )
     categories: Categories = field(

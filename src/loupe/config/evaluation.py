@@ -34,9 +34,9 @@ class Evaluate(DatasetSettings, LabelSettings):
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset to score")
     photos: Text = field(
         None,
-        "folder or tar file of photos to use instead of `dataset`; the fields `crop`, `crops`, `label_size`, "
-        "`shrink` and `recompress` apply only to these photos. none: `dataset`, or the bundled "
-        "photos if protocol=classical",
+        "folder or tar file of photos, or one image, to use instead of `dataset`; the fields `crop`, `crops`, "
+        "`label_size`, `shrink` and `recompress` apply only to these photos. none: `dataset`, or the bundled photos "
+        "if protocol=classical",
         rule="none or a path",
     )
     luminance: Annotated[Luminance | None, Unset] = field(

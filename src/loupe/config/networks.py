@@ -20,6 +20,9 @@ DEFAULT_PATCHES = {Fraction(1): "10:10", Fraction(3, 2): "10:15", Fraction(2): "
 class Convolutional(GradientTrain):
     """A convolutional network that maps q x q blocks of the input to p x p blocks; the scale factor is p/q."""
 
+    MODULE = "loupe.models.convolutional"
+    NAME_FIELDS = ("scale", "filters", "layers", "optimizer")
+    USES_XLA = False  # TensorFlow's own convolutions (oneDNN) are faster
     network: Literal["convolutional"] = field("convolutional", "the network to train")
     filters: int = field(32, "number of channels of the input and output of a residual layer", ge=1, le=1024)
     layers: int = field(
@@ -63,6 +66,8 @@ class Convolutional(GradientTrain):
 class Perceptron(GradientTrain):
     """The networks of the 2016 study: dense layers that map a patch of the input to a patch of the label."""
 
+    MODULE = "loupe.models.perceptron"
+    NAME_FIELDS = ("patch", "hidden", "activation", "optimizer")
     network: Literal["perceptron"] = field("perceptron", "the network to train")
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -36,7 +36,6 @@ class Train(DatasetSettings):
     network: str = field(
         "convolutional",
         "the network to train; the section `fields with --network NAME` lists the fields of this network",
-        rule="convolutional, perceptron, ridge",
     )
     scale: Scale = field(
         Fraction(3, 2),
@@ -60,7 +59,18 @@ class Train(DatasetSettings):
 
 
 class GradientTrain(Train):
-    """Settings of a network that is trained by gradient descent."""
+    """Settings of a network that is trained by gradient descent.
+
+    A subclass sets these class attributes:
+        MODULE: the module with the functions `add_body` and `compute_blocks` of the network; see
+            `loupe.models.convolutional`. The module is imported when the network is built, because it imports Keras.
+        NAME_FIELDS: the fields in the names of runs.
+        USES_XLA: whether XLA makes a training step faster with TensorFlow on a CPU.
+    """
+
+    MODULE: ClassVar[str] = ""
+    NAME_FIELDS: ClassVar[tuple[str, ...]] = ("scale",)
+    USES_XLA: ClassVar[bool] = True
 
     skip: Literal["none", "ridge"] = field(
         "none",

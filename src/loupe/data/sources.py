@@ -96,8 +96,8 @@ def list_photos(
     size = max(1, min(MAX_PHOTOS_PER_TASK, len(photos) // MIN_HASH_TASKS))
     chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
     # For URLs, there are more threads than cores, because threads mostly wait for the network.
-    threads_count = None if any(storage.is_url(photo.file) for photo in photos) else count_cores()
-    with ThreadPoolExecutor(threads_count) as threads:
+    thread_count = None if any(storage.is_url(photo.file) for photo in photos) else count_cores()
+    with ThreadPoolExecutor(thread_count) as threads:
         photos = [photo for hashed in threads.map(_hash_photos, chunks) for photo in hashed]
     if limit is not None:
         photos = sorted(photos, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
@@ -113,8 +113,11 @@ def name_sources(sources: tuple[str, ...]) -> str:
 
 
 def find_bundled_photo() -> Path:
-    """Return the path of a bundled colour photo for examples: the cat Chelsea, 451x300 pixels."""
-    return _find_package_folder("skimage") / SAMPLE["skimage"][0] / "chelsea.png"
+    """Return the path of a bundled colour photo for examples: a cup of coffee, 600x400 pixels.
+
+    The photo is in the test split of the sample. Therefore no network that was trained on the sample has seen it.
+    """
+    return _find_package_folder("skimage") / SAMPLE["skimage"][0] / "coffee.png"
 
 
 def _list_source(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhoto]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from loupe.imaging.declarations import CHUNK_UNIT
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.profiles import SRGB, is_for_grey, make_profile
@@ -128,11 +129,11 @@ def _interpret(
             black = 16 * (white + 1) // 256
             levels = (levels * white - black) / (219 * (white + 1) // 256)
     elif b"sRGB" not in chunks:
-        gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big") / 1e5
+        gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big") / CHUNK_UNIT
         if gamma and abs(gamma - 0.45455) > 0.01:  # many sRGB files declare 1 / 2.2
             decode = _make_power(1 / gamma)
         if b"cHRM" in chunks:
-            chromaticities = tuple(value / 1e5 for value in struct.unpack(">8I", chunks[b"cHRM"]))
+            chromaticities = tuple(value / CHUNK_UNIT for value in struct.unpack(">8I", chunks[b"cHRM"]))
     light = np.clip(decode(np.clip(levels, 0, 1)), 0, 1)
     encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     table = np.rint(encoded * white).astype(dtype)

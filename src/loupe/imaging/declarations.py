@@ -16,6 +16,7 @@ from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
 EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
 ADOBE_INDEX = "R03"
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
+CHUNK_UNIT = 1e5  # the chunks gAMA and cHRM contain numbers multiplied by this number
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # PNG chunks with the brightness of HDR images
 
 
@@ -35,9 +36,9 @@ def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, 
         with suppress(ArithmeticError, TypeError, ValueError, struct.error):
             chunks = _read_tiff_tags(image.tag_v2)
     if "gamma" in info:
-        chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * 1e5))
+        chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * CHUNK_UNIT))
     if len(info.get("chromaticity", ())) == 8:
-        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 1e5) for value in info["chromaticity"]))
+        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * CHUNK_UNIT) for value in info["chromaticity"]))
     if "srgb" in info:
         chunks[b"sRGB"] = bytes([info["srgb"]])
     return chunks
@@ -77,10 +78,10 @@ def _read_tiff_tags(tags: Any) -> dict[bytes, bytes]:
     chunks = {}
     if PRIMARY_CHROMATICITIES in tags:
         values = [float(value) for value in (*tags.get(WHITE_POINT, (0.3127, 0.329)), *tags[PRIMARY_CHROMATICITIES])]
-        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * 1e5) for value in values))
+        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * CHUNK_UNIT) for value in values))
     if table := tags.get(TRANSFER_FUNCTION):  # a table for all bands, or three tables
         levels = len(table) // 3 if len(table) in (3 * 2**8, 3 * 2**16) else len(table)
         middle = levels // 2  # the exponent is computed for this level
         exponent = math.log(table[middle] / 65535) / math.log(middle / (levels - 1))
-        chunks[b"gAMA"] = struct.pack(">I", round(1e5 / exponent))
+        chunks[b"gAMA"] = struct.pack(">I", round(CHUNK_UNIT / exponent))
     return chunks

@@ -90,7 +90,7 @@ def write_photo(
     options = options or EncodeOptions()
     name = get_format(out)
     with write_atomically(out, options.overwrite) as partial:
-        omitted: dict[str, None] = {}
+        omitted: dict[str, None] = {}  # an ordered set of names
         fitted = (_fit_image(image, name, omitted) for image in images)
         if name == "GIF":
             write_gif(partial, fitted, count, 1 if count == 1 else loop or 0)

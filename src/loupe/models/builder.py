@@ -6,15 +6,13 @@ import json
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from importlib import import_module
 from typing import Any
 
 import keras
 import numpy as np
 
-from loupe.config.fields import get_block_sides
-from loupe.config.networks import Convolutional, Perceptron
 from loupe.config.training import GradientTrain
-from loupe.models import convolutional, perceptron
 from loupe.models.blocks import add_linear_branch, set_linear_weights
 from loupe.models.network_size import measure_network
 from loupe.upscalers.baselines import MARGIN, compute_filter_weights
@@ -31,7 +29,7 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
     """Build the network of the settings with its initial weights.
 
     Args:
-        settings: the settings of a perceptron or convolutional network.
+        settings: the settings of a network.
         input_side: side of the dataset's inputs in pixels. With patch=whole, a patch has this side.
         luminance: the luminance formula of the dataset.
         ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None means weights of 0.
@@ -49,8 +47,9 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
     body_input, q = image, geometry.q
     if settings.pre_upscale != "none":
         body_input, q = add_linear_branch(luminance_plane, scale, "pre_upscale", trainable=False), geometry.p
-    add_body: Any = perceptron.add_body if isinstance(settings, Perceptron) else convolutional.add_body
-    large = add_body(body_input, settings, q, geometry.p, _make_initializer_factory(settings))
+    large = import_module(settings.MODULE).add_body(
+        body_input, settings, q, geometry.p, _make_initializer_factory(settings)
+    )
     if settings.skip == "ridge":
         large = large + add_linear_branch(luminance_plane, scale, "skip", trainable=True)
     model = keras.Model(image, large, name=geometry.name)
@@ -106,13 +105,7 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
 def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -> Geometry:
     """Compute the geometry of the network that `build` builds from these arguments."""
     scale: Fraction = settings.scale
-    if isinstance(settings, Convolutional):
-        q = get_block_sides(scale)[0]
-        reach = convolutional.compute_reach(settings) * q  # pixels around a block
-    else:
-        patch = getattr(settings, "patch", "whole")
-        q = input_side if patch == "whole" else int(patch.split(":")[0])
-        reach = getattr(settings, "entry_convolutions", 0)
+    q, reach = import_module(settings.MODULE).compute_blocks(settings, input_side)
     if settings.pre_upscale != "none":
         reach += MARGIN
     min_side = q

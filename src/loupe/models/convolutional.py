@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from loupe.config.fields import get_block_sides
 from loupe.config.networks import Convolutional
 from loupe.models.blocks import fold, pad, unfold
 
@@ -53,6 +54,16 @@ def _fold_channels(image: Any, q: int) -> Any:
     return keras.ops.concatenate([fold(luminance, q), mean], axis=-1)  # (n, h/q, w/q, q*q + 1)
 
 
-def compute_reach(settings: Convolutional) -> int:
-    """Return the number of neighbouring blocks on each side that the result of a block depends on."""
-    return settings.layers + 1
+def compute_blocks(settings: Convolutional, input_side: int) -> tuple[int, int]:
+    """Compute the side of the blocks of the input, and the receptive field around a block.
+
+    Args:
+        settings: the settings of the network.
+        input_side: side of the dataset's inputs in pixels.
+
+    Returns:
+        The side q of a block, and the number of pixels on each side of a block that the result of the block depends
+        on. Both are in pixels of the input.
+    """
+    q = get_block_sides(settings.scale)[0]
+    return q, (settings.layers + 1) * q

@@ -32,6 +32,7 @@ def add_body(
             ENTRY_FILTERS, 3, activation=settings.activation, **initializer(9 * x.shape[-1], ENTRY_FILTERS)
         )(pad(x, 1))
     x = fold(x, q)  # (n, h/q, w/q, q*q*channels)
+    # With `mirror`, the widths before the last width are repeated in reverse order.
     widths = [*settings.hidden, *(settings.hidden[-2::-1] if settings.mirror else ())]
     for number, width in enumerate(widths):
         x = keras.layers.Dense(width, activation=settings.activation, **initializer(x.shape[-1], width))(x)
@@ -41,6 +42,11 @@ def add_body(
     activation = settings.activation if settings.output_activation == "same" else None
     x = keras.layers.Dense(p * p, activation=activation, name="blocks", **initializer(x.shape[-1], p * p))(x)
     return unfold(x, p)
+
+
+def compute_blocks(settings: Perceptron, input_side: int) -> tuple[int, int]:
+    """Compute the side of the blocks of the input, and the receptive field; see `convolutional.compute_blocks`."""
+    return input_side if settings.patch == "whole" else int(settings.patch.split(":")[0]), settings.entry_convolutions
 
 
 def _add_dropout(x: Any, settings: Perceptron, number: int) -> Any:

@@ -47,6 +47,7 @@ def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
         elif job.photo.suffix.lower() not in FORMATS:
             found.failures.append((job.photo, f"{job.photo.suffix} files can only be read, not replaced"))
         else:
+            # Several paths can name the same file.
             jobs.setdefault(_identify(job.photo), PhotoJob(job.photo, job.photo))
     return PhotoList([*jobs.values()], found.failures, found.others)
 

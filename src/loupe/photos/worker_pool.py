@@ -145,7 +145,7 @@ class _Worker:
 
     @contextmanager
     def use(self, control: Control) -> Iterator[None]:
-        """Wait until no other thread uses the process."""
+        """Wait until no other thread uses the process, and reserve the process until the block exits."""
         while not self._lock.acquire(timeout=POLL_INTERVAL_S):
             control.check()
         try:

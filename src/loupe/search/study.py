@@ -231,7 +231,7 @@ class SweepStudy:
 
         Trials of a grid are ranked by the number of complete seeds of their point, then by the mean value of the
         point, then by their own value. If a training did not improve a network, the best weights are the initial
-        weights. The values of such trials are equal, and the last points of their curves decide.
+        weights. The values of such trials are equal. Therefore the value at the last point of the curve decides.
         """
         complete = self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
@@ -275,13 +275,13 @@ class SweepStudy:
 
 
 def _describe_difference(existing: str | None, space: str) -> str:
-    """Return which field differs first between two results of `SweepFile.describe_space`, with both values; or ""."""
+    """Return the first difference of two results of `SweepFile.describe_space`: a field with both values, or ""."""
     try:
         old, new = json.loads(existing or ""), json.loads(space)
-        for name, there, here in zip(("study", "train", "search"), old, new, strict=True):
-            for key in sorted(there.keys() | here.keys()):
-                if there.get(key) != here.get(key):
-                    values = (quote_value(str(table.get(key, "none"))) for table in (there, here))
+        for name, old_table, new_table in zip(("study", "train", "search"), old, new, strict=True):
+            for key in sorted(old_table.keys() | new_table.keys()):
+                if old_table.get(key) != new_table.get(key):
+                    values = (quote_value(str(table.get(key, "none"))) for table in (old_table, new_table))
                     return " ({}.{}: {} in the study, {} in the sweep file)".format(name, key, *values)
     except (ValueError, AttributeError):  # another program has changed the attribute of the study
         pass

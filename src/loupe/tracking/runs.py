@@ -26,9 +26,9 @@ from loupe.tracking.store import check_store, create_store, search_runs, set_exp
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
 ERROR_TAG = "loupe.error"  # why the run failed
-FAILED_NOTE = "Failed:"  # start of the last paragraph of a failed run's note
+FAILED_NOTE = "Failed:"  # the last paragraph of a failed run's note starts with this word
 NAME_TAG, NOTE_TAG = "mlflow.runName", "mlflow.note.content"
-RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow gives a run without a name such a name
+RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's name for a run without a name, such as funny-owl-12
 
 
 @contextmanager
@@ -89,8 +89,8 @@ def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
     """
     if isinstance(settings, RunSettings) and settings.run_name:
         return settings.run_name
-    given = mlflow.get_run(existing).info.run_name if existing else None
-    return name if given is None or RANDOM_NAME.fullmatch(given) else given
+    existing_name = mlflow.get_run(existing).info.run_name if existing else None
+    return name if existing_name is None or RANDOM_NAME.fullmatch(existing_name) else existing_name
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
         raise
     except Exception as error:
         if run_id is not None:
-            with suppress(Exception):  # the step reports its own error, also if the store has failed
+            with suppress(Exception):  # an error of the store must not replace the error of the step
                 delivery.log_record(run_id, "tags", _make_failure_tags(tags, _explain(error)))
         raise
     finally:
@@ -137,7 +137,12 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
 
 
 def _make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:
-    """Return the tags that say why a run failed, given the other tags of the run. MLflow shows the note."""
+    """Return the tags that state why a run failed. The reason is appended to the note of the run, which MLflow shows.
+
+    Args:
+        tags: the other tags of the run.
+        text: the reason.
+    """
     note = f"{tags.get(NOTE_TAG, '')}\n\n{FAILED_NOTE} {text}".strip()
     return {ERROR_TAG: mask_secrets(text), NOTE_TAG: mask_secrets(note)}
 
@@ -279,8 +284,10 @@ def get_run(run_id: str, field: str) -> Any:
         raise UsageError(f"{field}: must be a run in {mlflow.get_tracking_uri()}, got {run_id!r}") from None
 
 
-def find_best_run(scale: str, smoke: bool) -> str:
-    """Return the id of the finished train run with the lowest mean absolute error on validation photos.
+def find_best_run(scale: str, smoke: bool) -> Any:
+    """Return the finished train run of the current experiment with the lowest validation mae.
+
+    Only runs on the dataset of the newest run are compared, because the errors depend on the photos.
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.
@@ -290,13 +297,18 @@ def find_best_run(scale: str, smoke: bool) -> str:
         UsageError: no run matches.
     """
     create_store()
+    experiment_id, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{part}") for part in ("ID", "NAME"))
+    name = name or EXPERIMENT
+    experiment = mlflow.get_experiment(experiment_id) if experiment_id else mlflow.get_experiment_by_name(name)
     without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
-    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"
-    condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke}"
-    matches = search_runs(condition, 1, ["metrics.`val/best_mae` ASC"])
-    if not matches:
+    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train' and metrics.`val/best_mae` >= 0"
+    condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke} and tags.`loupe.digest` != ''"
+    newest = search_runs(condition, 1, experiment=experiment.experiment_id) if experiment else []
+    if not newest:
+        name = experiment.name if experiment else name
         raise UsageError(
-            f"run: must be a finished train run of scale {scale} in {mlflow.get_tracking_uri()}, got none; "
-            "`loupe train` creates such a run"
+            f"run: must be a finished train run of scale {scale} in the experiment {name!r} of "
+            f"{mlflow.get_tracking_uri()}, got none; `loupe train` creates such a run"
         )
-    return str(matches[0].info.run_id)
+    same_dataset = f" and tags.`loupe.digest` = '{newest[0].data.tags['loupe.digest']}'"
+    return search_runs(condition + same_dataset, 1, ["metrics.`val/best_mae` ASC"], experiment.experiment_id)[0]

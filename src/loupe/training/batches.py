@@ -4,7 +4,6 @@ import time
 
 import keras
 
-from loupe.config.networks import Convolutional
 from loupe.config.training import GradientTrain
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
@@ -32,8 +31,9 @@ def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side:
     Returns:
         The side in pixels and the number of inputs.
     """
-    if isinstance(settings, Convolutional):
-        return settings.crop, settings.batch_size
+    crop: int | None = getattr(settings, "crop", None)
+    if crop is not None:
+        return crop, settings.batch_size
     blocks = max(1, min(BLOCKS_PER_SIDE, input_side // geometry.q)) if geometry.halo else 1
     return geometry.q * blocks, max(1, settings.batch_size // blocks**2)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from loupe.config.networks import Perceptron
 from loupe.config.training import GradientTrain, Train
 from loupe.data.pairs import Pairs
 from loupe.evaluation import metrics
@@ -23,7 +22,7 @@ SATURATION_POINTS = 2  # a curve saturates after this many consecutive points wi
 
 def choose_recompose(settings: Train) -> str:
     """Return how `upscale` combines the blocks of the network; only perceptrons have the setting `recompose`."""
-    return settings.recompose if isinstance(settings, Perceptron) else "concatenate"
+    return getattr(settings, "recompose", "concatenate")
 
 
 def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, validation: Pairs) -> dict[str, float]:

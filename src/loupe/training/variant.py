@@ -47,9 +47,5 @@ def describe(settings: Train) -> str:
     """Return a short name for lists of runs, such as `perceptron 10:15 2048,1024 tanh rmsprop`."""
     if not isinstance(settings, GradientTrain):
         return f"{settings.network} {format_value(settings.scale)}"
-    fields = {
-        "perceptron": ("patch", "hidden", "activation", "optimizer"),
-        "convolutional": ("scale", "filters", "layers", "optimizer"),
-    }[settings.network]
-    parts = [settings.network, *(format_value(getattr(settings, name)) for name in fields)]
+    parts = [settings.network, *(format_value(getattr(settings, name)) for name in settings.NAME_FIELDS)]
     return " ".join([*parts, *(["skip"] if settings.skip == "ridge" else [])])
