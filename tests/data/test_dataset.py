@@ -1,6 +1,7 @@
 """Splits depend on content hashes, and a dataset verifies its files before it uses them."""
 
 import hashlib
+import math
 import os
 import resource
 import shutil
@@ -18,10 +19,11 @@ from hypothesis import strategies as st
 from loupe.config import parse_settings
 from loupe.data import dataset as data
 from loupe.data.dataset import Dataset
-from loupe.data.manifest import MANIFEST, assign_splits, build_table
+from loupe.data.manifest import MANIFEST, SMALL_COLLECTION, assign_splits, build_table
 from loupe.data.pairs import Pairs
 from loupe.data.preparation import prepare
 from loupe.data.shards import hash_file, name_inputs, name_shard
+from loupe.data.sources import find_bundled_photo, list_photos
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.conversion import to_floats
 
@@ -59,8 +61,8 @@ def test_splits_of_a_limited_collection_have_the_stated_shares():
 @settings(max_examples=30)
 @given(more=st.integers(1, 500))
 def test_added_photos_do_not_move_others_to_another_split(more):
-    before = splits_of(map(sha256, range(100)))
-    after = splits_of(map(sha256, range(100 + more)))
+    before = splits_of(map(sha256, range(SMALL_COLLECTION)))
+    after = splits_of(map(sha256, range(SMALL_COLLECTION + more)))
     assert {key: after[key] for key in before} == before
 
 
@@ -76,15 +78,25 @@ def test_copies_of_a_photo_are_in_the_same_split(photos):
 
 
 @settings(max_examples=50)
-@given(st.sets(st.integers(), min_size=3, max_size=12))
-def test_three_photos_fill_all_three_splits(photos):
-    assert set(splits_of(map(sha256, photos)).values()) == set(SHARES)
+@given(st.sets(st.integers(), min_size=3, max_size=SMALL_COLLECTION - 1))
+def test_each_split_of_a_small_collection_has_its_share(photos):
+    counts = Counter(splits_of(map(sha256, photos)).values())
+    assert counts["validation"] == counts["test"] == math.ceil(len(photos) / 8)
+    assert counts["train"] >= counts["test"]
 
 
-def test_an_empty_split_receives_the_photo_with_the_nearest_hash():
-    at = {f"{'0' * 48}{int(place * 2**64):016x}": place for place in (0.1, 0.3, 0.7, 0.74)}
+def test_the_photos_of_a_small_collection_are_split_by_the_rank_of_the_hash():
+    at = {f"{'0' * 48}{int(place * 2**64):016x}": place for place in (0.74, 0.1, 0.7, 0.3)}
     found = {at[key]: split for key, split in splits_of(at).items()}
-    assert found == {0.1: "train", 0.3: "train", 0.7: "test", 0.74: "validation"}
+    assert found == {0.1: "train", 0.3: "train", 0.7: "validation", 0.74: "test"}
+
+
+def test_the_sample_has_several_test_photos_and_its_example_is_one_of_them():
+    photos = list_photos(("sample",), (), None, "data", True)
+    splits = splits_of(photo.sha256 for photo in photos)
+    test = [photo.file for photo in photos if splits[photo.sha256] == "test"]
+    assert len(test) == 3
+    assert str(find_bundled_photo()) in test
 
 
 def test_skipped_photos_have_no_split():

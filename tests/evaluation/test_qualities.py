@@ -83,7 +83,7 @@ def test_the_text_has_a_row_per_quality_and_says_which_networks_are_below_lanczo
     psnr = qualities.compute_psnr(table)
     below = qualities.find_qualities_below("lanczos", psnr, ["model", "lanczos"])
     assert below == {"model": [75, 20], "lanczos": []}
-    header, columns, *rows, first, second = qualities.format_psnr(psnr, "lanczos", below).split("\n")
+    header, columns, *rows, first, second = qualities.format_psnr(psnr, "lanczos", below, 2).split("\n")
     assert "100: not compressed" in header
     assert columns.split() == ["quality", "model", "nearest", "lanczos"]
     assert [row.split()[0] for row in rows] == ["100", "75", "20"]

@@ -8,9 +8,13 @@ from jobs import loupe
 
 @pytest.fixture(scope="session")
 def finished_main(tmp_path_factory):
-    """A folder in which `loupe main --smoke true` has run; tests may add runs but not delete them."""
+    """A folder in which `loupe main --smoke true` has run, and its model was made champion by hand.
+
+    Tests may add runs but not delete them.
+    """
     folder = tmp_path_factory.mktemp("main")
     done = loupe("main", "--smoke", "true", cwd=folder)
+    loupe("register", "--version", "1", cwd=folder)
     (folder / "printed.txt").write_text(done.stdout)
     (folder / "errors.txt").write_text(done.stderr)
     return folder

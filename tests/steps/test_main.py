@@ -1,6 +1,7 @@
 """The main job with --smoke: its runs and models, and steps that use them."""
 
 import json
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -37,7 +38,11 @@ def test_main_prints_scores_and_the_next_commands(finished_main):
     assert "/keras/" not in (finished_main / "errors.txt").read_text(), "a warning of Keras"
     table = printed.split("trained here")[1]
     assert table.count("\nridge") == 1, "the ridge is a baseline and a trained variant, but one row"
-    assert Image.open(finished_main / "upscaled.png").size == (677, 450)  # 451x300 by 3:2
+    assert "means over the images of 2 photos" in table
+    (decision,) = [line for line in printed.splitlines() if line.startswith("not champion: ")]
+    assert "models:/loupe/1" in decision
+    assert "of the bundled network small of 3:2 on 2 photos of sample-" in decision
+    assert Image.open(finished_main / "upscaled.png").size == (900, 600)  # 600x400 by 3:2
 
 
 def test_train_run_has_settings_dataset_curves_scores_and_images(finished_main):
@@ -45,9 +50,16 @@ def test_train_run_has_settings_dataset_curves_scores_and_images(finished_main):
     run = next(run for run in list_runs(finished_main) if run.data.params.get("network") == "convolutional")
     assert run.data.params["filters"] == "8"
     assert run.data.params["skip"] == "ridge"
-    dataset = run.inputs.dataset_inputs[0].dataset
+    inputs = {tag.value: found.dataset for found in run.inputs.dataset_inputs for tag in found.tags}
+    assert inputs.keys() == {"training", "validation", "test"}
+    dataset = inputs["training"]
     assert dataset.digest == run.data.tags["loupe.digest"]
     assert dataset.name.endswith(dataset.digest)
+    assert inputs["test"].digest == f"{dataset.digest}-test"
+    assert {"photos": 12, "test_labels": 2, "label_side": 90, "input_side_3:2": 60}.items() <= json.loads(
+        dataset.profile
+    ).items()
+    assert "[-1, 60, 60]" in dataset.schema
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/mae")]
     assert steps == list(range(13))  # 12 steps, one point each, and the one before the first
     names = {"train/mse", "train/mae", "train/psnr", "val/psnr", "learning_rate", "patches_per_second", "loss"}
@@ -77,9 +89,11 @@ def test_registered_version_has_geometry_scores_and_an_onnx_file(finished_main):
         version.tags.keys()
     )
     assert "scikit-image" in version.description
-    assert version.tags["gate"] == "weak"  # one validation photo
-    files = open_store(finished_main).list_artifacts(version.run_id, "onnx")
+    assert version.tags["gate"].startswith("sample-")
+    model_id = re.search(r"m-[0-9a-f]{32}", version.source)[0]
+    files = open_store(finished_main).list_logged_model_artifacts(model_id, "onnx")
     assert [item.path for item in files] == ["onnx/model.onnx"]
+    assert "loupe.gate_dataset" not in open_store(finished_main).get_registered_model("loupe").tags  # 2 photos
 
 
 def test_champion_loads_without_loupe(finished_main):
@@ -113,10 +127,40 @@ def test_evaluate_writes_the_scores_of_the_model_and_all_baselines(finished_main
     loupe("evaluate", "--smoke", "true", "--out", "scores.json", cwd=finished_main)
     summary = json.loads((finished_main / "scores.json").read_text())
     assert summary["scores"].keys() == {"model", *BASELINES}
-    assert summary["images"] == 1
+    assert (summary["photos"], summary["images"]) == (2, 2)
     for scores in summary["scores"].values():
-        assert scores.keys() >= {"mae", "psnr", "ssim", "mse", "interval", "over"}
-    assert summary["scores"]["model"]["mae"] < summary["scores"]["lanczos"]["mae"]
+        assert scores.keys() >= {"photos", "mae", "psnr", "psnr_of_mse", "ssim", "mse", "interval", "over"}
+        assert scores["interval"]["mae"] is None  # fewer than 8 photos
+    assert summary["scores"]["model"]["mae"] < summary["scores"]["bicubic"]["mae"]
+
+
+def read_evaluation(folder):
+    """Return the newest run of evaluate, its dataset input, and the metrics of the evaluated model by name."""
+    client = open_store(folder)
+    newest = next(run for run in list_runs(folder) if run.data.tags.get("loupe.step") == "evaluate")
+    run = client.get_run(newest.info.run_id)  # a search returns runs without their model inputs
+    ((dataset,), (model,)) = run.inputs.dataset_inputs, run.inputs.model_inputs
+    metrics = client.get_logged_model(model.model_id).metrics
+    return run, dataset, {metric.key: metric for metric in metrics if metric.run_id == run.info.run_id}
+
+
+def test_evaluate_links_its_scores_to_the_model_and_to_the_dataset(finished_main, photos):
+    loupe("evaluate", "--smoke", "true", cwd=finished_main)
+    run, found, metrics = read_evaluation(finished_main)
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "test")]
+    assert found.dataset.digest == run.data.tags["loupe.digest"] == metrics["test/mae"].dataset_digest
+    assert metrics["test/mae"].value == run.data.metrics["test/mae"]
+    assert "test/lanczos/mae" not in metrics
+    digests = set()
+    cases = {"photos": [["--label_size", 90], ["--label_size", 60]], "classical": [["--protocol", "classical"]]}
+    for prefix, given in [(prefix, given) for prefix, variants in cases.items() for given in variants]:
+        loupe("evaluate", "--photos", photos, *given, cwd=finished_main)
+        run, found, metrics = read_evaluation(finished_main)
+        assert found.dataset.digest == run.data.tags["loupe.digest"]
+        assert found.dataset.name == metrics[f"{prefix}/mae"].dataset_name
+        assert json.loads(found.dataset.profile)["photos"] == 3
+        digests.add(found.dataset.digest)
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize(

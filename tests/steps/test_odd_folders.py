@@ -97,6 +97,7 @@ def test_all_steps_write_all_their_files_in_their_folder(name, tmp_path):
         loupe("sweep", "s.toml", "--dataset", dataset, "--workers", 1, "--quiet", cwd=folder, in_one_process=True)
     loupe("train", "--smoke", "--network", "ridge", "--dataset", dataset, "--quiet", cwd=folder)
     loupe("register", "--smoke", "--quiet", cwd=folder)
+    loupe("register", "--version", 1, "--quiet", cwd=folder)
     loupe("evaluate", "--model", "models:/loupe@champion", "--dataset", dataset, "--out", "e.json", cwd=folder)
     loupe("upscale", "s.png", "--model", "champion", "--quiet", cwd=folder)
     names = {"data", "e.json", "mlflow.db", "mlruns", "optuna.journal", "s.png", "s.toml", "upscaled"}

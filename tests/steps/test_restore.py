@@ -1,7 +1,6 @@
 """Networks of the scale factor 1:1 in the steps: train, evaluate, register, restore; `upscale` refuses them."""
 
 import os
-from fractions import Fraction
 from pathlib import Path
 
 import mlflow
@@ -15,7 +14,6 @@ from loupe.errors import UsageError
 from loupe.models import builder
 from loupe.models.onnx_export import export
 from loupe.steps import evaluate, preprocess, register, restore, train, upscale
-from loupe.tracking import registration
 
 GIVEN = {"scale": "1:1", "condition": "jpeg", "filters": 8, "layers": 1, "crop": 16}
 
@@ -96,8 +94,10 @@ def test_the_champion_of_the_scale_factor_restores(folder, capsys):
     assert trained.summary.keys() == {"model", "input", "nlm", "ridge"}
     result = register.run(parse_settings("register", shared | {"run": trained.run_id}))
     assert result.name == "loupe-1x"
-    assert " of input on 1 validation photo" in result.reason
-    registration.set_champion(Fraction(1), result.version)
+    assert " of the bundled network small of 1:1 on 1 photo of " in result.reason
+    register.run(parse_settings("register", {"scale": "1:1", "version": result.version, "quiet": True}))
     (photo, *_) = sorted(Path("photos").rglob("*.jpg"))
     restored(inputs=str(photo), out="clean.jpg", method="network")
-    assert "by models:/loupe-1x@champion (version 1)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "by models:/loupe-1x@champion (version 1)" in printed
+    assert "models:/loupe-1x@champion (version 1): made champion by `loupe register --version`" in printed

@@ -201,8 +201,10 @@ def test_only_the_best_trial_keeps_its_network_is_scored_on_test_and_registered(
         run.data.metrics[name] for name in ("val/best_mae", "test/mae")
     ]
     assert len(linked) == len(model.metrics)
-    version = open_store(smoke).get_model_version_by_alias("loupe", "champion")
-    assert (int(version.version), version.run_id) == (1, best)
+    (version,) = open_store(smoke).search_model_versions("name = 'loupe'")
+    assert version.run_id == best
+    assert "of the bundled network small of 3:2" in version.tags["why"]
+    assert not open_store(smoke).get_registered_model("loupe").aliases
     assert not [run for run in children if list_files(smoke, run, "checkpoint")]
 
 

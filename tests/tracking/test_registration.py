@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 
 import mlflow
 import pytest
 
-from loupe.tracking import models, registration
+from loupe.tracking import champions, models, registration
 
 
 def list_versions(name: str) -> list[tuple[int, str]]:
@@ -37,9 +36,10 @@ def test_a_run_that_is_registered_twice_at_the_same_time_has_one_version(
 ) -> None:
     logged = mlflow.MlflowClient().create_logged_model("0", "model", run_id)
     mlflow.MlflowClient().finalize_logged_model(logged.model_id, "READY")
+    reference = models.ModelReference.of_logged_model(logged.model_id, "model")
 
     def register() -> str:
-        return str(registration.register_model(run_id, Fraction(3, 2), "a network", {"q": "2"}).version)
+        return str(registration.register_model(reference, Fraction(3, 2), "a network", {"q": "2"}).version)
 
     assert race(monkeypatch, register) == ("1", "1")
     assert list_versions("loupe") == [(1, run_id)]
@@ -53,10 +53,10 @@ def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_mode
     client.create_registered_model("loupe")
     networks = [client.create_model_version("loupe", "file:/network", other) for other in (run_id, run_id[::-1])]
     logged = client.create_logged_model("0", "photo", run_id)
-    monkeypatch.setattr(registration, "_log_photo_model", lambda files: logged)
+    monkeypatch.setattr(champions, "_log_photo_model", lambda champions: logged)
 
     def register(network: int = 0) -> str:
-        return registration.register_photo_model(Fraction(3, 2), Path("model.onnx"), networks[network])
+        return champions.register_photo_model(Fraction(3, 2), networks[network])
 
     with mlflow.start_run():
         assert race(monkeypatch, register) == ("models:/loupe-photo/1",) * 2

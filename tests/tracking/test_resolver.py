@@ -16,16 +16,17 @@ from loupe.config.fields import BUNDLED_SIZES
 from loupe.data import preparation
 from loupe.errors import UsageError
 from loupe.steps import demo, evaluate, register, train, upscale
-from loupe.tracking import training_runs
+from loupe.tracking import models, runs, training_runs
 from loupe.upscalers import bundled
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 CHAMPION_URI = "models:/loupe@champion"
 RUN_URI = "runs:/{run_id}/model"
+MODEL_URI = "models:/{model_id}"  # a compiled model that was logged with `mlflow.keras.log_model`, without a run
 ACCEPTED = [
     "champion", "bundled", *BUNDLED_SIZES, "nearest", "bilinear", "bicubic", "lanczos", "ridge",
-    "network.onnx", "network.keras", RUN_URI, CHAMPION_URI,
+    "network.onnx", "network.keras", RUN_URI, CHAMPION_URI, MODEL_URI,
 ]  # fmt: skip
 REFUSED = {
     "": "must be champion, bundled, tiny",
@@ -45,7 +46,10 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Returns a folder with a champion, model files and the files of REFUSED, and the id of the champion's run."""
+    """Returns a folder with a champion, model files and the files of REFUSED.
+
+    Also returns the id of the champion's run, and the id of a logged model without a run.
+    """
     folder = tmp_path_factory.mktemp("store")
     before, cwd = mlflow.get_tracking_uri(), Path.cwd()
     os.chdir(folder)
@@ -54,6 +58,7 @@ def trained(tmp_path_factory):
         smoke = {"smoke": True, "quiet": True}
         run_id = train.run(parse_settings("train", {"network": "ridge"} | smoke)).run_id
         register.run(parse_settings("register", {"run": run_id} | smoke))
+        register.run(parse_settings("register", {"version": 1, "quiet": True}))
         keras = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/model/data/model.keras", dst_path=str(folder))
         shutil.copyfile(keras, folder / "network.keras")
         shutil.copyfile(bundled.find_file("tiny", Fraction(3, 2)), folder / "network.onnx")
@@ -61,18 +66,22 @@ def trained(tmp_path_factory):
             Path(name).mkdir()
         for name in ("text.txt", "text.onnx", "text.keras"):
             Path(name).write_text("not a model")
-        yield folder, run_id
+        network = models.load_keras(models.ModelReference("network", str(folder / "network.keras")))
+        network.compile("adam", "mae")
+        network.fit(*(np.zeros((1, side, side, 1)) for side in (8, 12)), verbose=0)
+        model_id = mlflow.keras.log_model(network, name="mine", pip_requirements=["keras"]).model_id
+        yield folder, run_id, model_id
     finally:
         os.chdir(cwd)
         mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture
-def run_id(trained, monkeypatch):
-    """The run of the champion, with its folder as the current one."""
-    folder, run_id = trained
+def names(trained, monkeypatch):
+    """The names in RUN_URI and MODEL_URI, with the folder of the champion as the current one."""
+    folder, run_id, model_id = trained
     enter(folder, folder / "data", monkeypatch)
-    return run_id
+    return {"run_id": run_id, "model_id": model_id}
 
 
 def enter(folder, data, monkeypatch):
@@ -110,12 +119,12 @@ def use_model(name, data_dir="data"):
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_every_step_accepts_the_name(name, run_id):
-    assert set(use_model(name.format(run_id=run_id)).values()) == {None}
+def test_every_step_accepts_the_name(name, names):
+    assert set(use_model(name.format(**names)).values()) == {None}
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_every_step_refuses_the_name_with_the_same_line(name, run_id):
+def test_every_step_refuses_the_name_with_the_same_line(name, names):
     errors = set(use_model(name).values())
     assert len(errors) == 1, errors
     error = str(errors.pop())
@@ -136,14 +145,93 @@ def test_without_a_store_the_champion_is_the_bundled_network(name, accepted, tra
         assert errors == {f"model: {name} needs MLFLOW_TRACKING_URI, or mlflow.db in the current folder"}
 
 
-@pytest.mark.parametrize("name", ["champion", "network.keras", RUN_URI, CHAMPION_URI])
-def test_training_can_start_from_every_keras_model(name, run_id):
-    model = training_runs.load_start(parse_settings("train", {"start": name.format(run_id=run_id)}))
+@pytest.mark.parametrize("name", ["champion", "network.keras", RUN_URI, CHAMPION_URI, MODEL_URI])
+def test_training_can_start_from_every_keras_model(name, names):
+    model = training_runs.load_start(parse_settings("train", {"start": name.format(**names)}))
     assert model.name == "loupe.q2.p3.side4.halo4.rec601"
 
 
 @pytest.mark.parametrize("name", ["tiny", "ridge", "network.onnx", *(name for name in REFUSED if name)])
-def test_training_refuses_to_start_from_anything_else(name, run_id):
+def test_training_refuses_to_start_from_anything_else(name, names):
     with pytest.raises(UsageError, match=r"^start: .*") as caught:
         training_runs.load_start(parse_settings("train", {"start": name}))
     assert name in str(caught.value)
+
+
+def registered(capsys, **given):
+    """Run `register`; returns the line that it prints."""
+    register.run(parse_settings("register", given))
+    return capsys.readouterr().out.strip()
+
+
+def get_aliases():
+    """Return the champion of `loupe`, and the networks in the champion of `loupe-photo`."""
+    client = mlflow.MlflowClient()
+    photo = client.get_model_version_by_alias("loupe-photo", "champion")
+    champion = models.get_champion(Fraction(3, 2))
+    return champion and str(champion.version), photo.description
+
+
+def test_a_model_that_was_registered_by_hand_becomes_champion_only_by_hand_and_is_rolled_back(trained, names, capsys):
+    upscale_settings = parse_settings("upscale", {"inputs": "photo.png", "out": "large.png", "overwrite": True})
+    printed = registered(capsys, run=MODEL_URI.format(**names))
+    assert printed.startswith("models:/loupe/2: not champion: mae 0.0")
+    assert "of loupe version 1 on 3 photos of sample-" in printed
+    assert get_aliases()[0] == "1"
+    assert registered(capsys, version=2).startswith("models:/loupe/2: champion: made champion by")
+    version, networks = get_aliases()
+    assert version == "2"
+    assert "loupe version 2" in networks
+    upscale.run(upscale_settings)
+    assert (
+        "models:/loupe@champion (version 2): made champion by `loupe register --version`" in capsys.readouterr().out
+    )
+    assert registered(capsys, rollback=True).startswith("models:/loupe/1: champion: rolled back")
+    version, networks = get_aliases()
+    assert version == "1"
+    assert "loupe version 1" in networks
+    assert (
+        registered(capsys, rollback=True)
+        == "models:/loupe: no champion: rolled back; upscale uses the bundled network"
+    )
+    version, networks = get_aliases()
+    assert version is None
+    assert "the bundled network of 3:2" in networks
+    with pytest.raises(UsageError, match="rollback: must not be used without a champion, and loupe has none"):
+        registered(capsys, rollback=True)
+    with pytest.raises(UsageError, match="version: must be a version of loupe, got 7"):
+        registered(capsys, version=7)
+    # The alias in MLflow's web interface, of a version without an ONNX file.
+    mine = mlflow.register_model(MODEL_URI.format(**names), "loupe")
+    mlflow.MlflowClient().set_registered_model_alias("loupe", "champion", mine.version)
+    with pytest.raises(
+        UsageError, match="rollback: must follow a promotion by `loupe register`, got loupe version 3"
+    ):
+        registered(capsys, rollback=True)
+    upscale.run(upscale_settings)
+    assert "(version 3): not compared with another model by `loupe register`" in capsys.readouterr().out
+    mlflow.MlflowClient().delete_logged_model(mine.source.removeprefix("models:/"))
+    upscale.run(upscale_settings)
+    streams = capsys.readouterr()
+    assert "by the bundled network small of 3:2 (the champion cannot be used)" in streams.out
+    assert "the model was deleted; the bundled network is used" in streams.err
+
+
+def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experiment(names, monkeypatch):
+    client = mlflow.MlflowClient()
+
+    def log(experiment, digest, mae, smoke="false"):
+        tags = {"loupe.step": "train", "loupe.scale": "3:1", "loupe.smoke": smoke, "loupe.digest": digest}
+        run_id = client.create_run(experiment, tags=tags).info.run_id
+        client.log_metric(run_id, "val/best_mae", mae)
+        client.set_terminated(run_id)
+        return run_id
+
+    mine, other = (client.create_experiment(name) for name in ("mine", "other"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    with pytest.raises(UsageError, match="run: must be a finished train run of scale 3:1 in the experiment 'mine'"):
+        runs.find_best_run("3:1", smoke=False)
+    best = [log(mine, "easy photos", 0.01), log(mine, "photos", 0.03), log(mine, "photos", 0.05)][1]
+    log(other, "photos", 0.02)
+    log(mine, "photos", 0.001, smoke="true")
+    assert runs.find_best_run("3:1", smoke=False).info.run_id == best

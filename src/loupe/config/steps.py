@@ -3,6 +3,8 @@
 from fractions import Fraction
 from typing import Literal
 
+from pydantic import model_validator
+
 from loupe.config.base import DatasetSettings, RunSettings, Settings
 from loupe.config.fields import Count, Scale, Seconds, Text, field
 from loupe.config.training import DATASET, THREADS
@@ -11,14 +13,41 @@ UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking 
 
 
 class Register(RunSettings):
-    """Register the model of a run; the model becomes champion if it is better than the current champion."""
+    """Register a model; the model becomes champion if it is better than the current champion."""
 
     STEP = "register"
-    run: str = field("best", "id of a train run or of a trial; best: the train run with the lowest validation mae")
-    scale: Scale = field(Fraction(3, 2), "with run=best, the network's scale factor", rule="1:1, 3:2, 2:1 or 3:1")
-    smoke: bool = field(False, "with run=best, include the runs of short tests (--smoke)")
-    data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the validation images")
-    DEPENDS = {"scale": {"run": "best"}}
+    run: str = field(
+        "best",
+        "the model: the id of a train run or of a trial, or a registry or run URI of MLflow. best: of the train runs "
+        "in the current experiment, on the dataset of the newest run, the run with the lowest validation mae",
+    )
+    scale: Scale = field(
+        Fraction(3, 2), "with run=best, `rollback` or `version`, the scale factor", rule="1:1, 3:2, 2:1 or 3:1"
+    )
+    gate: Text = field(
+        None,
+        "dataset or source of photos on which this model and all later models of the scale factor are compared with "
+        "the champion. none: the gate dataset of the registered model; the first model with at least 8 test photos "
+        "sets it to its own dataset",
+        rule="none, a dataset or a source",
+    )
+    rollback: bool = field(
+        False, "make the previous champion of the scale factor the champion again; loupe-photo follows"
+    )
+    version: Count = field(
+        None,
+        "make this version the champion of the scale factor without a comparison; loupe-photo follows",
+        rule="none or >= 1",
+    )
+    smoke: bool = field(False, "with run=best, include the runs of short tests, which never become champion")
+    data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the images to compare")
+    DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
+
+    @model_validator(mode="after")
+    def _validate_run(self) -> "Register":
+        if self.run != "best" and (self.rollback or self.version):
+            raise ValueError(f"run: must be best with rollback or version, got {self.run}")
+        return self
 
 
 class Sweep(DatasetSettings):

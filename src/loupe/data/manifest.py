@@ -1,5 +1,6 @@
 """Reads and writes the manifest of a dataset (a Parquet file with one row per label), and assigns the splits."""
 
+import bisect
 import itertools
 import json
 from collections import Counter
@@ -15,7 +16,8 @@ from loupe.data import storage
 from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
-SPLITS = {"train": (0.0, 0.75), "validation": (0.75, 0.875), "test": (0.875, 1.0)}  # ranges of `_hash_fraction`
+SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # upper ends of the ranges of `_hash_fraction`
+SMALL_COLLECTION = 200  # with fewer photos, the shares of splits by hash can be far from the shares in SPLITS
 ROWS_PER_GROUP = 1 << 16  # number of rows per row group of the Parquet file
 QUALITY_COLUMN = "jpeg_quality"
 DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # only of datasets with degraded inputs
@@ -131,8 +133,9 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     photos to another split, and copies of a photo are in the same split. The setting `limit` selects photos by the
     first bits of the hash, so that the selection does not depend on the split.
 
-    Near-duplicates have the split of the photo whose content hash names their group. An empty split receives one
-    photo or group from a split that has several photos or groups: the photo or group with the nearest hash.
+    Near-duplicates have the split of the photo whose content hash names their group. In a collection with fewer
+    than SMALL_COLLECTION photos and groups, the rank of the hash decides the split, so that each split has its share.
+    Then new photos can move other photos to another split.
 
     Args:
         tables: the tables.
@@ -145,13 +148,12 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
         rows = zip(table["sha256"].to_pylist(), table["row"].to_pylist(), strict=True)
         return [None if row is None else groups.get(key, key) for key, row in rows]
 
-    names, splits = set(groups.values()), dict[str, str]()
-    if {_find_split(_hash_fraction(key)) for table in tables for key in list_keys(table) if key} != SPLITS.keys():
-        splits = _fill_empty_splits({key for table in tables for key in list_keys(table) if key})
+    names = set(groups.values())
+    small = _rank_splits({key for table in tables for key in list_keys(table) if key})
     for table in tables:
         keys = list_keys(table)
         columns = {
-            "split": [key and (splits.get(key) or _find_split(_hash_fraction(key))) for key in keys],
+            "split": [key and (small.get(key) or _find_split(_hash_fraction(key))) for key in keys],
             "group": [key if key in names else None for key in keys],
         }
         for name, values in columns.items():
@@ -165,20 +167,20 @@ def _hash_fraction(sha256: str) -> float:
 
 
 def _find_split(fraction: float) -> str:
-    return next(name for name, (low, high) in SPLITS.items() if low <= fraction < high)
+    return [*SPLITS][bisect.bisect_right([*SPLITS.values()], fraction)]
 
 
-def _fill_empty_splits(hashes: set[str]) -> dict[str, str]:
-    """Return the split of each content hash; no split is empty if there are at least three hashes."""
-    fractions = {key: _hash_fraction(key) for key in hashes}
-    splits = {key: _find_split(fraction) for key, fraction in fractions.items()}
-    for name, (low, high) in SPLITS.items():
-        if name not in splits.values():
-            counts = Counter(splits.values())
-            keys = [key for key in splits if counts[splits[key]] > 1]
-            if keys:
-                splits[min(keys, key=lambda key: (max(low - fractions[key], fractions[key] - high), key))] = name
-    return splits
+def _rank_splits(hashes: set[str]) -> dict[str, str]:
+    """Return the split of each content hash of a small collection by the rank of the hash; {} for a large collection.
+
+    No split is empty if there are at least three hashes.
+    """
+    count = len(hashes)
+    if count >= SMALL_COLLECTION:
+        return {}
+    size = -(-count // 8)  # of the validation split and of the test split
+    names = ["train"] * max(1, count - 2 * size) + ["validation"] * size + ["test"] * size
+    return dict(zip(sorted(hashes, key=lambda key: (_hash_fraction(key), key)), names, strict=False))
 
 
 def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -> None:

@@ -128,7 +128,7 @@ class Pairs:
 
     def with_strengths(self, wanted: bool) -> "Pairs":
         """Return the pairs with strengths if `wanted`, else without. Strengths of clean inputs are 0."""
-        pairs = self._select(np.arange(len(self)))
+        pairs = self.select(np.arange(len(self)))
         if not wanted:
             pairs.strengths = None
         elif pairs.strengths is None:
@@ -145,12 +145,12 @@ class Pairs:
 
     def subsample(self, limit: int) -> "Pairs":
         """Return up to `limit` evenly spaced pairs, in their order."""
-        return self._select(np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int)))
+        return self.select(np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int)))
 
     def first_per_photo(self) -> "Pairs":
         """Return the first pair of each photo."""
         photos = self.read_column("sha256")
-        return self._select(np.sort(np.unique(photos, return_index=True)[1]))
+        return self.select(np.sort(np.unique(photos, return_index=True)[1]))
 
     def read_column(self, name: str) -> np.ndarray:
         """Return a column of the rows as text; for a row without this column, return the number of the row."""
@@ -158,7 +158,8 @@ class Pairs:
             return self.rows.read_column(name)
         return np.array([str(row.get(name, number)) for number, row in enumerate(self.rows)])
 
-    def _select(self, numbers: np.ndarray) -> "Pairs":
+    def select(self, numbers: np.ndarray) -> "Pairs":
+        """Return the pairs with these numbers, (n,), in this order."""
         if isinstance(self.rows, ManifestRows):
             rows: Sequence[dict[str, Any]] = self.rows.select(numbers)
         else:

@@ -96,6 +96,8 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
         texts.pop("seed")
     if settings.degrade == "none":
         texts.pop("degrade")  # datasets that were prepared before this field existed keep their digest
+    if len(photos) < manifest.SMALL_COLLECTION:  # larger datasets keep the digest that they had before this rule
+        texts["splits"] = "rank"
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
     # The next lines hash json.dumps([VERSION, texts, [[path, sha256, crop], ...]]) without this text in memory.
     digest = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())

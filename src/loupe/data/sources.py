@@ -113,8 +113,11 @@ def name_sources(sources: tuple[str, ...]) -> str:
 
 
 def find_bundled_photo() -> Path:
-    """Return the path of a bundled colour photo for examples: the cat Chelsea, 451x300 pixels."""
-    return _find_package_folder("skimage") / SAMPLE["skimage"][0] / "chelsea.png"
+    """Return the path of a bundled colour photo for examples: a cup of coffee, 600x400 pixels.
+
+    The photo is in the test split of the sample. Therefore no network that was trained on the sample has seen it.
+    """
+    return _find_package_folder("skimage") / SAMPLE["skimage"][0] / "coffee.png"
 
 
 def _list_source(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhoto]:

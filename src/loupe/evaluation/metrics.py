@@ -20,7 +20,12 @@ def mae(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def psnr(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Compute the peak signal-to-noise ratio of each image in dB, (n,): 10 log10(peak^2 / mse) with peak 2."""
-    return 10 * np.log10(PEAK**2 / np.maximum(mse(images, labels), MIN_MSE))
+    return convert_to_psnr(mse(images, labels))
+
+
+def convert_to_psnr(mean_squared_error: np.ndarray) -> np.ndarray:
+    """Convert mean squared errors to peak signal-to-noise ratios in dB."""
+    return 10 * np.log10(PEAK**2 / np.maximum(mean_squared_error, MIN_MSE))
 
 
 def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,22 +1,60 @@
 """Opens the images that the settings of `evaluate` select, and scores methods on the images by the protocol."""
 
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import pandas as pd
 
 from loupe.config import parse_settings
 from loupe.config.evaluation import Evaluate
+from loupe.config.fields import format_value
 from loupe.data import preparation, whole_photos
+from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
+from loupe.data.sources import name_sources
 from loupe.data.whole_photos import WholePhotos
 from loupe.errors import UsageError
 from loupe.evaluation import qualities, scoring
 from loupe.upscalers.tiling import UpscalingModel
 
+# Fields of preprocess that do not change the images of given photos.
+UNHASHED_FIELDS = frozenset({"source", "data_dir", "scheduler", "smoke", "limit", "categories"})
+CONTEXTS = {"train": "training", "validation": "validation", "test": "test", "all": "all"}  # by split
 
-def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pairs | WholePhotos, str]:
-    """Return the images that the settings select, and their short description.
+
+@dataclass(frozen=True)
+class Images:
+    """The images that the settings of evaluate select.
+
+    Args:
+        pairs: the inputs with their labels.
+        description: a short description.
+        dataset: the prepared dataset; None for photos.
+        context: the use of the images, such as `test`.
+        name: the name of the dataset, or of the source of the photos.
+        digest: the digest of the dataset, or a hash of the photos and of the settings that cut the images.
+        source: for photos, the source and these settings.
+    """
+
+    pairs: Pairs | WholePhotos
+    description: str
+    name: str
+    digest: str
+    dataset: Dataset | None = None
+    context: str = "test"
+    source: dict[str, str] = field(default_factory=dict)
+
+    def link(self, model_id: str | None) -> dict[str, str]:
+        """Return the link of scores to a logged model and to the images; {} without a logged model."""
+        names = {"dataset_name": self.name, "dataset_digest": self.digest}
+        return {"model_id": model_id} | names if model_id else {}
+
+
+def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
+    """Open the images that the settings select.
 
     Args:
         settings: the settings of evaluate.
@@ -29,16 +67,25 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> tuple[Pa
     if settings.protocol == "classical":
         source = settings.photos or "sample"
         photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
-        return WholePhotos(photos, scale, settings.quiet), source
+        return _describe_photos(WholePhotos(photos, scale, settings.quiet), source, {"protocol": "classical"})
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
-        return pairs, f"{settings.split} of {dataset.folder.name}"
-    fields = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
-    fields |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+        description = f"{settings.split} of {dataset.folder.name}"
+        return Images(pairs, description, dataset.folder.name, dataset.digest, dataset, CONTEXTS[settings.split])
+    given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
+    given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
     if scale == 1:  # clean_share=1: the inputs are clean; `score_qualities` compresses them later
-        fields |= {"degrade": "jpeg", "clean_share": 1}
-    return preparation.prepare_in_memory(parse_settings("preprocess", fields | shared), scale), settings.photos
+        given |= {"degrade": "jpeg", "clean_share": 1}
+    label_settings = parse_settings("preprocess", given | shared)
+    texts = {name: text for name, text in label_settings.to_texts().items() if name not in UNHASHED_FIELDS}
+    return _describe_photos(preparation.prepare_in_memory(label_settings, scale), settings.photos, texts)
+
+
+def _describe_photos(pairs: Pairs | WholePhotos, source: str, settings: dict[str, str]) -> Images:
+    content = [settings, format_value(pairs.scale), [[row["path"], row["sha256"]] for row in pairs.rows]]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return Images(pairs, source, name_sources((source,)), digest, source={"photos": source} | settings)
 
 
 def _validate_restoration(settings: Evaluate) -> None:

@@ -41,9 +41,10 @@ def find_qualities_below(baseline: str, psnr: pd.DataFrame, names: Iterable[str]
     return {name: psnr.index[psnr[name] < psnr[baseline]].tolist() for name in names}
 
 
-def format_psnr(psnr: pd.DataFrame, baseline: str, below: dict[str, list[int]]) -> str:
-    """Format the results of `compute_psnr` and `find_qualities_below` as text."""
-    lines = [f"PSNR in dB by JPEG quality of the inputs ({MAX_QUALITY}: not compressed)"]
+def format_psnr(psnr: pd.DataFrame, baseline: str, below: dict[str, list[int]], photos: int) -> str:
+    """Format the results of `compute_psnr` and `find_qualities_below` as text, with the number of photos."""
+    count = scoring.format_photos(photos)
+    lines = [f"PSNR in dB on {count} by JPEG quality of the inputs ({MAX_QUALITY}: not compressed)"]
     lines += psnr.rename_axis(index=None, columns="quality").to_string(float_format="{:.2f}".format).split("\n")
     for name, found in below.items():
         where = f"below {baseline} at quality {', '.join(map(str, found))}"

@@ -21,9 +21,9 @@ from loupe.upscalers.baselines import build_classical
 from loupe.upscalers.ridge import RidgeUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-RESAMPLES = 2000  # number of bootstrap samples
 DRAWS = 20
-INTERVAL_PERCENTILES = 2.5, 97.5  # the ends of a 95 % interval
+CONFIDENCE = 0.95
+MIN_PHOTOS = 8  # fewer photos have no interval, because its coverage would be below CONFIDENCE
 MIN_PATCH_SIDE = 8  # smallest side in pixels of the blocks that `score_patches` uses as patches
 
 
@@ -82,7 +82,8 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     the scale factor.
 
     Returns:
-        Columns draw, method, mae, psnr, ssim, mse: one row per draw and method, with means over the patches.
+        Columns draw, method, photos (their number), mae, psnr, ssim, mse: one row per draw and method, with means
+        over the patches.
     """
     first = next(iter(methods.values())).geometry
     side = first.q if first.q >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
@@ -92,7 +93,8 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
         inputs, labels = patches.draw_from_each(draw)
         for name, method in methods.items():
             scores = metrics.scores(upscale(method, inputs), labels)
-            rows.append({"draw": draw, "method": name} | {key: value.mean() for key, value in scores.items()})
+            means = {key: value.mean() for key, value in scores.items()}
+            rows.append({"draw": draw, "method": name, "photos": len(labels)} | means)
     return pd.DataFrame(rows)
 
 
@@ -103,11 +105,12 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         table: the result of `score` or `score_patches`.
 
     Returns:
-        A dictionary per method with its mean mae, psnr, ssim and mse. For a table of `score_patches`, each dictionary
-        also contains `spread`, the standard deviation of each score over draws. For a table of `score`, each
-        dictionary also contains:
+        A dictionary per method with `photos`, the number of photos, its mean mae, psnr, ssim and mse, and
+        `psnr_of_mse`, the PSNR of the mean mse. A few nearly perfect images cannot raise `psnr_of_mse` much. For a
+        table of `score_patches`, each dictionary also contains `spread`, the standard deviation of each score over
+        draws. For a table of `score`, each dictionary also contains:
 
-        interval: the 95 % bootstrap interval of each mean, [low, high].
+        interval: the 95 % interval of each mean, [low, high]; None with fewer than MIN_PHOTOS photos.
         over: comparisons with nearest and lanczos, or at 1:1 with the input. `gain` is the mae of the baseline
             divided by the mae of the method. `mae` is the mae of the method minus the mae of the baseline, and
             `interval` is the interval of this difference. `baseline_wins` is the share of photos on which the
@@ -126,7 +129,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     pairs = [(name, baseline) for name in methods for baseline in baselines]
     columns |= {(name, baseline): columns[name, "mae"] - columns[baseline, "mae"] for name, baseline in pairs}
     values = np.stack([*columns.values()], axis=1)
-    intervals = dict(zip(columns, bootstrap_intervals(values, photos).tolist(), strict=True))
+    intervals = dict(zip(columns, compute_intervals(values, photos), strict=True))
     summary = {
         name: _compute_means(rows) | {"interval": {key: intervals[name, key] for key in metrics.SCORES}, "over": {}}
         for name, rows in methods.items()
@@ -144,29 +147,42 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _compute_means(rows: pd.DataFrame) -> dict[str, Any]:
-    return {key: float(rows[key].mean()) for key in metrics.SCORES}
+    means = {key: float(rows[key].mean()) for key in metrics.SCORES}
+    psnr_of_mse = float(metrics.convert_to_psnr(np.array(means["mse"])))
+    return {"photos": count_photos(rows)} | means | {"psnr_of_mse": psnr_of_mse}
 
 
-def bootstrap_intervals(values: np.ndarray, photos: np.ndarray) -> np.ndarray:
-    """Compute 95 % bootstrap intervals of means. The samples consist of photos, with all images of each photo.
+def count_photos(table: pd.DataFrame) -> int:
+    """Return the number of photos of a table of scores; several images can be cut from a photo."""
+    return int(table["photo"].nunique() if "photo" in table else table["photos"].iloc[0])
+
+
+def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float] | None]:
+    """Compute 95 % intervals of means with Student's t; the images of a photo are one observation.
+
+    The standard error is the jackknife's (Efron and Stein 1981): it compares the mean with the means without one
+    photo. Percentile bootstrap intervals are too narrow for a few photos.
 
     Args:
         values: (n, k), one row per image; the mean of each column gets an interval.
         photos: (n,), the photo of each image.
 
     Returns:
-        (k, 2), the low and high ends.
+        The low and high ends per column; None with fewer than MIN_PHOTOS photos.
     """
+    from scipy.stats import t
+
     names, index = np.unique(photos, return_inverse=True)
-    sums = np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, index, values)
-    counts = np.bincount(index)
-    rng = np.random.default_rng(0)
-    means = []
-    for _ in range(RESAMPLES):
-        draws = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        means.append(draws @ sums / (draws @ counts))
-    return np.percentile(means, INTERVAL_PERCENTILES, axis=0).T
+    n = len(names)
+    if n < MIN_PHOTOS:
+        return [None] * values.shape[1]
+    means = values.mean(axis=0)
+    residuals = np.zeros((n, values.shape[1]))  # per photo: the sum of the deviations of its images
+    np.add.at(residuals, index, values - means)
+    changes = residuals / (len(values) - np.bincount(index))[:, None]  # of the mean if one photo is left out
+    errors = np.sqrt((n - 1) / n * np.square(changes).sum(axis=0))
+    half_widths = t.ppf((1 + CONFIDENCE) / 2, n - 1) * errors
+    return np.stack([means - half_widths, means + half_widths], axis=1).tolist()
 
 
 def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:
@@ -177,23 +193,34 @@ def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] 
         seconds: training times by method; None omits the column.
     """
     width = max(16, 1 + max(map(len, summary)))
-    simplest = next(iter(next(iter(summary.values())).get("over", {})), "nearest")
-    header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'ssim':>9}{f'gain over {simplest}':>20}"
+    first = next(iter(summary.values()))
+    simplest = next(iter(first.get("over", {})), "nearest")
+    header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'psnr of mse':>13}{'ssim':>9}{f'gain over {simplest}':>20}"
     lines = [header + (f"{'training':>12}" if seconds else "")]
     for name, means in sorted(summary.items(), key=lambda item: -item[1]["mae"]):
         gain = means.get("over", {}).get(simplest, {}).get("gain")
-        line = f"{name:<{width}}{means['mae']:>9.4f}{means['psnr']:>9.2f}{means['ssim']:>9.4f}"
-        line += f"{gain:>19.2f}x" if gain is not None else f"{'':>20}"
+        line = f"{name:<{width}}{means['mae']:>9.4f}{means['psnr']:>9.2f}{means['psnr_of_mse']:>13.2f}"
+        line += f"{means['ssim']:>9.4f}" + (f"{gain:>19.2f}x" if gain is not None else f"{'':>20}")
         if seconds:
             line += f"{seconds[name]:>10.1f} s" if name in seconds else f"{'-':>12}"
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, f"means over the images of {format_photos(first['photos'])}"])
+
+
+def format_photos(count: int) -> str:
+    """Return the number of photos as text, such as `1 photo` or `3 photos`."""
+    return f"{count} photo{'' if count == 1 else 's'}"
 
 
 def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
-    """Convert a summary to MLflow metrics: `test/mae` for the method `model`, `test/lanczos/mae` for `lanczos`."""
+    """Convert a summary to MLflow metrics: `test/mae` for the method `model`, `test/lanczos/mae` for `lanczos`.
+
+    The metric `test/photo_count` is the number of photos.
+    """
     prefixes = {name: split if name == "model" else f"{split}/{to_metric_name(name)}" for name in summary}
-    return {f"{prefixes[name]}/{key}": means[key] for name, means in summary.items() for key in metrics.SCORES}
+    keys = (*metrics.SCORES, "psnr_of_mse")
+    count = {f"{split}/photo_count": next(iter(summary.values()))["photos"]}
+    return count | {f"{prefixes[name]}/{key}": means[key] for name, means in summary.items() for key in keys}
 
 
 def to_metric_name(name: str) -> str:

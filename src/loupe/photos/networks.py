@@ -6,7 +6,9 @@ from fractions import Fraction
 
 from loupe.cli.progress import print_error_once
 from loupe.upscalers import bundled
+from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.onnx import CPU, OnnxUpscaler
+from loupe.upscalers.overshoot import LimitedOvershoot
 from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
 
 LAYER_BYTES = 32_000_000  # memory per thread for the layers of a network up to the size of `base`
@@ -21,6 +23,8 @@ class LoadedModel:
         name: the name that messages show.
         model: the upscaling model.
         run_id: the MLflow run that trained the model; None if unknown.
+        model_id: the logged model of MLflow; None if the model is not from MLflow.
+        evidence: for a champion, the comparison with the previous champion, in one sentence.
         device: the device that runs the network; "" if the model is not an ONNX network.
         layer_bytes: the memory that the layers take at most while a thread upscales a strip of a photo.
     """
@@ -28,6 +32,8 @@ class LoadedModel:
     name: str
     model: UpscalingModel
     run_id: str | None = None
+    model_id: str | None = None
+    evidence: str = ""
     device: str = ""
     layer_bytes: int = LAYER_BYTES
 
@@ -57,13 +63,14 @@ class Networks:
         self._used: dict[Fraction, LoadedModel] = {}
 
     def __call__(self, scale: Fraction) -> UpscalingModel:
-        """Return the network of a scale factor and count it as used.
+        """Return the network of a scale factor with limited overshoot, and count the network as used.
 
         Raises:
             UsageError: the network cannot be loaded.
         """
         self._used[scale] = loaded = self.get(scale)
-        return loaded.model
+        is_filter = isinstance(loaded.model, FilterUpscaler)
+        return loaded.model if is_filter or scale == 1 else LimitedOvershoot(loaded.model)
 
     def get(self, scale: Fraction) -> LoadedModel:
         """Return the network of a scale factor without counting it as used.
@@ -86,6 +93,12 @@ class Networks:
     def used_names(self) -> str:
         """The names of the networks used so far, comma-separated; "" if none was used, as at the scale factor 1."""
         return ", ".join(dict.fromkeys(self._used[scale].name for scale in sorted(self._used)))
+
+    @property
+    def used_evidence(self) -> list[str]:
+        """One sentence per champion that was used so far: its name, and the comparison with its predecessor."""
+        used = (self._used[scale] for scale in sorted(self._used))
+        return [f"{loaded.name}: {loaded.evidence}" for loaded in used if loaded.evidence]
 
     @property
     def used_devices(self) -> str:

@@ -73,7 +73,7 @@ def build_report(
         run_count=len(rows),
         claims=_check_claims(claims),
         leaderboard=_make_leaderboard(ranking.head(LEADERBOARD_ROWS)),
-        best_network=_describe_run(best),
+        best_network=_describe_run(best) + _describe_photos(best),
         test_scores=_make_test_table(best),
         study_numbers=make_study_table(table, best, study_run),
         study_network=_describe_run(study_run),
@@ -157,6 +157,12 @@ def _read_baselines(runs: pd.DataFrame) -> dict[str, float]:
     """Return the validation mae of nearest and lanczos, which every training logs, as means over the runs."""
     columns = {name: f"metrics.val/{name}/mae" for name in ("nearest", "lanczos")}
     return {name: float(runs[key].mean()) for name, key in columns.items() if key in runs and runs[key].notna().any()}
+
+
+def _describe_photos(best: pd.Series | None) -> str:
+    """Return the number of test photos as text; runs of earlier versions have no such metric."""
+    count = math.nan if best is None else float(best.get("metrics.test/photo_count", math.nan))
+    return "" if math.isnan(count) else f", tested on {count:.0f} photo{'' if count == 1 else 's'}"
 
 
 def _describe_run(run: pd.Series | None) -> str:

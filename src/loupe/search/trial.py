@@ -28,7 +28,7 @@ from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import FAILED, LAST_VALUE, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
-from loupe.tracking import curves, models, records, training_runs, trials
+from loupe.tracking import curves, dataset_inputs, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
 
 # The trained weights depend only on the settings, the dataset and the code in these files and folders.
@@ -172,7 +172,7 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
             start_network = training_runs.load_start(settings)
             model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, start_network)
         try:
-            records.log_dataset(dataset, "training")
+            dataset_inputs.log_dataset(dataset, "training", "validation")
             with context.stopwatch:
                 points = _fit(context, model, (train, validation), checkpoint)
                 metrics = training_runs.log_diagnostics(model, settings, points, train, validation)

@@ -35,7 +35,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         The summary that `out` contains.
     """
     from loupe.evaluation import protocols, scoring
-    from loupe.tracking import records, runs
+    from loupe.tracking import dataset_inputs, records, runs
 
     short_names = choose_names(settings)
     _validate_files(settings)
@@ -46,22 +46,28 @@ def run(settings: Evaluate) -> dict[str, Any]:
         got = format_value(settings.scale)
         raise UsageError(f"scale: must be {format_value(scale)} for {loaded.name}, got {got}")
     others = _load_others(settings, scale, short_names)
-    pairs, description = protocols.open_images(settings, scale, loaded.model.geometry.luminance)
+    images = protocols.open_images(settings, scale, loaded.model.geometry.luminance)
+    pairs, description = images.pairs, images.description
     ridge = _load_ridge(loaded.run_id, settings, scale)
     baselines = scoring.build_baselines(pairs, ridge, loaded.model.geometry.luminance)
-    methods = {"model": loaded.model, **baselines, **others}
+    networks = {"model": loaded, **others}
+    methods = {"model": loaded.model, **baselines, **{name: other.model for name, other in others.items()}}
     with runs.step_run(settings, f"evaluate {loaded.name} on {description}"):
         records.log_model_tags(loaded.name, loaded.device)
+        records.log_model_inputs(network.model_id for network in networks.values())
         table = protocols.score_images(settings, methods, pairs)
+        photos = scoring.count_photos(table)
+        dataset_inputs.log_images(images, photos)
         _draw_figures(settings, methods, short_names[settings.model], pairs)
         records.log_table(table, "scores.json")
-        scores, text = _log_scores(settings, table, ["model", *others])
-        summary = {"model": loaded.name, "on": description, "protocol": settings.protocol, "images": len(pairs)}
-        summary |= scores
+        scores, text = _log_scores(settings, table, [*networks], images.link(loaded.model_id))
+        summary = {"model": loaded.name, "on": description, "protocol": settings.protocol}
+        summary |= {"photos": photos, "images": len(pairs)} | scores
         records.log_json(_replace_nan(summary), "summary.json")
     if settings.out:
         _write_json(Path(settings.out), summary)
-    print_line(f"{loaded.name} on {description}, {len(pairs)} images ({settings.protocol})", settings.quiet)
+    counts = f"{len(pairs)} images of {scoring.format_photos(photos)}"
+    print_line(f"{loaded.name} on {description}, {counts} ({settings.protocol})", settings.quiet)
     print_lines(text, settings.quiet)
     return summary
 
@@ -121,7 +127,7 @@ def _load_model(
     return networks.get(networks.scales[0] if len(networks.scales) == 1 else scale or settings.scale)
 
 
-def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "UpscalingModel"]:
+def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "LoadedModel"]:
     """Load the networks of `beside`, and return the networks by their short names."""
     models = {}
     for name in settings.beside:
@@ -136,7 +142,7 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
                 f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of "
                 f"{format_value(own_scale)}"
             )
-        models[short_names[name]] = loaded.model
+        models[short_names[name]] = loaded
     return models
 
 
@@ -158,27 +164,40 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
     return ridge.load_or_fit(open_or_prepare(settings, "sample"), scale)
 
 
-def _log_scores(settings: Evaluate, table: "pd.DataFrame", networks: list[str]) -> tuple[dict[str, Any], str]:
+def _log_scores(
+    settings: Evaluate, table: "pd.DataFrame", networks: list[str], link: dict[str, str]
+) -> tuple[dict[str, Any], str]:
     """Log the scores of a table as metrics. Return the scores for the summary, and as text.
 
     With degrade=jpeg, the PSNR for each JPEG quality is also logged as text and as a figure. The networks are then
     compared with lanczos, or at 1:1 with the input.
+
+    Args:
+        settings: the settings of evaluate.
+        table: the table of scores.
+        networks: the names of the networks in the table.
+        link: the link of the scores of `model` to its logged model and to the dataset; see `records.log_metrics`.
     """
     from loupe.evaluation import figures, qualities, scoring
     from loupe.tracking import records
 
+    def log(scores: dict[str, Any], prefix: str) -> None:
+        metrics, own = (scoring.to_metrics(part, prefix) for part in (scores, {"model": scores["model"]}))
+        records.log_metrics(own, link=link)
+        records.log_metrics({name: value for name, value in metrics.items() if name not in own})
+
     prefix = _choose_prefix(settings)
     if settings.degrade == "none":
         scores = scoring.summarise(table)
-        records.log_metrics(scoring.to_metrics(scores, prefix))
+        log(scores, prefix)
         return {"scores": scores}, scoring.format_scores(scores)
     by_quality = qualities.summarise_qualities(table)
     for quality, scores in by_quality.items():
-        records.log_metrics(scoring.to_metrics(scores, f"{prefix}/q{quality}"))
+        log(scores, f"{prefix}/q{quality}")
     psnr = qualities.compute_psnr(table)
     baseline = "lanczos" if "lanczos" in psnr else "input"
     worse_qualities = qualities.find_qualities_below(baseline, psnr, networks)
-    text = qualities.format_psnr(psnr, baseline, worse_qualities)
+    text = qualities.format_psnr(psnr, baseline, worse_qualities, scoring.count_photos(table))
     records.log_text(text, "psnr.txt")
     records.log_figure(figures.plot_psnr(psnr), "psnr.png")
     return {"qualities": by_quality, f"below_{baseline}": worse_qualities}, text

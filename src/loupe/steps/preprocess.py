@@ -27,7 +27,7 @@ def run(settings: Preprocess) -> Dataset:
     # This import takes seconds. It comes after find_photos, so that an error in `source` is reported immediately.
     # An import in a second thread during the preparation saved no measurable time, and hung after 3 of about 250
     # signals.
-    from loupe.tracking import records, runs
+    from loupe.tracking import dataset_inputs, records, runs
 
     runs.open_store()
     start_time = time.perf_counter()
@@ -37,7 +37,7 @@ def run(settings: Preprocess) -> Dataset:
     seconds = time.perf_counter() - start_time
     with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
         counts = dataset.counts
-        records.log_dataset(dataset, "prepared")
+        dataset_inputs.log_dataset(dataset, "prepared")
         records.log_file(dataset.folder / MANIFEST)
         records.log_json(dataset.settings, "settings.json")
         statistics = {

@@ -1,18 +1,17 @@
-"""Registers the model of a run and makes it champion if it is better than the current champion."""
+"""Registers a model and makes it champion if it is better than the current champion, or moves the champion back."""
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line
-from loupe.config import parse_settings
-from loupe.config.base import DatasetSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Register
-from loupe.errors import UsageError
 
 if TYPE_CHECKING:
+    from loupe.tracking.candidates import Candidate
+    from loupe.tracking.gate import GateResult
     from loupe.upscalers.geometry import Geometry
 
 LICENCES = {
@@ -27,7 +26,7 @@ class Registration:
 
     Args:
         name: the name of the registered model.
-        version: the number of the version.
+        version: the number of the version; "" if the registered model has no champion now.
         is_champion: whether the version is the champion now.
         reason: the result of the comparison with the previous champion.
     """
@@ -38,73 +37,102 @@ class Registration:
     reason: str
 
     def __str__(self) -> str:
-        return f"models:/{self.name}/{self.version}: {self.status}: {self.reason}"
+        return f"models:/{self.name}{'/' if self.version else ''}{self.version}: {self.status}: {self.reason}"
 
     @property
     def status(self) -> str:
-        """`champion` or `not champion`."""
-        return "champion" if self.is_champion else "not champion"
+        """`champion`, `not champion`, or `no champion` if the registered model has none now."""
+        return "champion" if self.is_champion else "not champion" if self.version else "no champion"
 
 
 def run(settings: Register) -> Registration:
-    """Register a run's model with its ONNX file, and make it champion if it is better than the current champion.
+    """Register a model with its ONNX file, and make it champion if it is better than the current champion.
+
+    With `rollback` or `version`, make an earlier version the champion instead.
 
     Raises:
-        UsageError: the run is not a finished training, or its dataset no longer exists or has changed.
+        UsageError: the run is not a finished training, its dataset no longer exists or has changed, or the model was
+            trained for another task than the gate dataset.
     """
-    from loupe.data import preparation
-    from loupe.models.builder import KerasUpscaler
-    from loupe.models.onnx_export import export
-    from loupe.tracking import models, records, registration, runs
-    from loupe.tracking.gate import compare_with_champion
+    from loupe.tracking import runs
 
     runs.tag_project_run()
-    run_id = (
-        runs.find_best_run(format_value(settings.scale), settings.smoke) if settings.run == "best" else settings.run
-    )
-    train_run = runs.get_run(run_id, "run")
-    tags = train_run.data.tags
-    if tags.get("loupe.step") not in ("train", "trial") or train_run.info.status != "FINISHED":
-        raise UsageError(f"run: must be the id of a finished train run or trial, got {run_id!r}")
-    train_settings = runs.read_settings(train_run, "scale", "dataset", "smoke")
-    scale = parse_settings("train", {"scale": train_settings["scale"]}).scale
-    shared = DatasetSettings(**settings.select(["data_dir", "smoke", "quiet"]))
-    dataset = preparation.reopen(shared, *runs.read_dataset(train_run), train_settings["dataset"])
-    model = models.load_keras(models.ModelReference.of_run(run_id))
-    upscaler, champion = KerasUpscaler(model), models.get_champion(scale)
-    is_champion = champion is not None and champion.run_id == run_id
-    with runs.step_run(settings, f"register {train_run.info.run_name}"), tempfile.TemporaryDirectory() as folder:
-        comparison = compare_with_champion(upscaler, champion, dataset.load_pairs("validation", scale))
-        onnx = Path(folder) / Path(models.ONNX_FILE).name
-        difference = export(model, upscaler.geometry, onnx)
-        licence = _describe_licences(dataset.settings["source"])
-        version_tags = models.make_geometry_tags(upscaler.geometry) | {
-            "digest": dataset.digest,
-            "commit": tags.get("loupe.commit", ""),
-            "data_licence": licence,
-            "onnx": registration.log_onnx(onnx, run_id),
-            "onnx_difference": f"{difference:.1e}",
-        }
-        if not is_champion:
-            version_tags |= comparison.tags
-        name = f"{train_run.info.run_name}, trained on {dataset.folder.name}"
-        description = f"{name}. {_describe_input(upscaler.geometry)}. Data: {licence}."
-        version = registration.register_model(run_id, scale, description, version_tags)
-        # A run with smoke=true trains only for seconds. Its model must not replace a champion.
-        may_replace = champion is None or train_settings["smoke"] != "true"
-        if comparison.is_better and may_replace and not is_champion:
-            # set_champion is the last action. After a kill, the user repeats the command, which repeats all actions.
-            if scale > 1:  # `loupe-photo` only upscales
-                records.log_tags({"loupe.photo": registration.register_photo_model(scale, onnx, version)})
-            registration.set_champion(scale, version.version)
-            is_champion, reason = True, comparison.reason
-        else:
-            reason = "this model is already the champion" if is_champion else comparison.reason
-        records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **comparison.tags})
-        records.log_metrics(comparison.metrics)
-    result = Registration(version.name, str(version.version), is_champion, reason)
+    result = _move_champion(settings) if settings.rollback or settings.version else _register(settings)
     print_line(str(result), settings.quiet)
     return result
+
+
+def _register(settings: Register) -> Registration:
+    from loupe.models.builder import KerasUpscaler
+    from loupe.tracking import champions, gate, models, records, registration, runs
+    from loupe.tracking.candidates import find_candidate
+
+    candidate = find_candidate(settings)
+    model = models.load_keras(candidate.reference)
+    upscaler, champion = KerasUpscaler(model), models.get_champion(candidate.scale)
+    dataset, gate_tags = gate.open_gate(settings, candidate, upscaler.geometry.luminance)
+    with runs.step_run(settings, f"register {candidate.name}"), tempfile.TemporaryDirectory() as folder:
+        result = gate.compare_with_champion(upscaler, candidate, champion, dataset, settings)
+        _, difference = registration.export_onnx(model, candidate.reference, Path(folder) / "model.onnx")
+        licence = _describe_licences(candidate.dataset.settings["source"] if candidate.dataset else "unknown")
+        version_tags = models.make_geometry_tags(upscaler.geometry) | {
+            "digest": candidate.dataset.digest if candidate.dataset else "",
+            "commit": candidate.commit,
+            "data_licence": licence,
+            "onnx_difference": f"{difference:.1e}",
+        }
+        trained_on = candidate.dataset.folder.name if candidate.dataset else "unknown photos"
+        description = f"{candidate.name}, trained on {trained_on}. {_describe_input(upscaler.geometry)}. "
+        description += f"Data: {licence}."
+        version = registration.register_model(candidate.reference, candidate.scale, description, version_tags)
+        is_champion = champion is not None and str(champion.version) == str(version.version)
+        if not is_champion:
+            registration.tag_version(version, result.tags)
+        if settings.gate or (result.interval and not candidate.is_smoke):
+            gate.record_gate(candidate.scale, gate_tags)
+        reason, is_accepted = _judge(candidate, result, version, is_champion)
+        if is_accepted:
+            photo = champions.promote(candidate.scale, version, result.reason)
+            records.log_tags({"loupe.photo": photo})
+        records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **result.tags})
+        records.log_metrics(result.metrics)
+    return Registration(version.name, str(version.version), is_champion or is_accepted, reason)
+
+
+def _judge(candidate: "Candidate", result: "GateResult", version: Any, is_champion: bool) -> tuple[str, bool]:
+    """Return the reason for the decision in one sentence, and whether the version becomes champion."""
+    if is_champion:
+        return "this model is already the champion", False
+    if not result.is_better:
+        return result.reason, False
+    if candidate.is_smoke:
+        return f"{result.reason}; a model of a short test (--smoke) never becomes champion", False
+    if candidate.dataset is None:
+        command = f"loupe register --scale {format_value(candidate.scale)} --version {version.version}"
+        return f"{result.reason}; its training photos are unknown; `{command}` makes it the champion", False
+    return result.reason, True
+
+
+def _move_champion(settings: Register) -> Registration:
+    """Make the previous champion, or a given version, the champion; `loupe-photo` follows."""
+    from loupe.tracking import champions, models, records, runs
+
+    scale, name = settings.scale, models.REGISTERED_NAMES[settings.scale]
+    if settings.rollback:
+        version = champions.find_previous_champion(scale)
+    else:
+        version = champions.get_version(scale, str(settings.version))
+    with runs.step_run(settings, f"register {name} {'rollback' if settings.rollback else settings.version}"):
+        if settings.rollback:
+            photo, reason = champions.move_champion(scale, version), "rolled back"
+        else:
+            reason = "made champion by `loupe register --version`"
+            photo = champions.promote(scale, version, reason)
+        number = str(version.version) if version else ""
+        records.log_tags({"loupe.photo": photo, "loupe.version": f"models:/{name}/{number}"})
+    if version is None:
+        return Registration(name, number, False, f"{reason}; upscale uses the bundled network")
+    return Registration(name, number, True, f"{reason}; {version.tags.get(models.EVIDENCE_TAG, models.NO_EVIDENCE)}")
 
 
 def _describe_input(geometry: "Geometry") -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loupe.cli.progress import print_line
 from loupe.config.photos import Restore
 from loupe.errors import UsageError
 from loupe.photos import files
@@ -52,6 +53,8 @@ def run(settings: Restore) -> list[Path]:
             outcomes = files.process_photos(settings, photos, transform, readers)
             method, devices = (networks.used_names, networks.used_devices) if networks else (NON_LOCAL_MEANS, "")
             photo_runs.log_outcomes(settings, outcomes, method, devices)
+            for evidence in networks.used_evidence if networks else ():
+                print_line(evidence, settings.quiet)
             return files.report_outcomes(settings, photos, outcomes, method)
 
 

@@ -31,7 +31,7 @@ def run(settings: Sweep) -> str | None:
     from loupe.search import worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
-    from loupe.tracking import records, runs, trials
+    from loupe.tracking import dataset_inputs, records, runs, trials
 
     runs.tag_project_run()
     file = find_in_checkout(settings.sweep)
@@ -52,7 +52,7 @@ def run(settings: Sweep) -> str | None:
     with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
         records.log_text(file.read_text(encoding="utf-8"), file.name)
-        records.log_dataset(dataset, "training")
+        dataset_inputs.log_dataset(dataset, "training", "validation")
         study.parent = run_id
         _adopt_trials(sweep, dataset.digest, run_id)
         started = time.monotonic()
@@ -237,8 +237,11 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     shared = settings.select(["smoke", "data_dir"])
     if is_masked(mask_secrets(dataset.location)):  # the run contains only the masked URL of the dataset
         shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
-    registered = register.run(parse_settings("register", {"run": best_run, "quiet": True} | shared))
-    print_line(str(registered), settings.quiet)
+    try:
+        registered = register.run(parse_settings("register", {"run": best_run, "quiet": True} | shared))
+        print_line(str(registered), settings.quiet)
+    except UsageError as error:  # the results of the sweep are complete, for example on a dataset for another task
+        print_line(f"the best network is not registered: {error}", settings.quiet)
     return best_run
 
 

@@ -57,7 +57,7 @@ def run(settings: Train) -> Training:
     if settings.threads:  # TensorFlow reads this variable when it is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
-    from loupe.tracking import models, records, training_runs
+    from loupe.tracking import dataset_inputs, models, records, training_runs
     from loupe.training.variant import build_network, describe
     from loupe.upscalers import ridge
 
@@ -71,7 +71,7 @@ def run(settings: Train) -> Training:
     model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, start_network)
     building_seconds = time.perf_counter() - start_time
     with runs.step_run(settings, describe(settings), settings.resume) as run_id:
-        records.log_dataset(dataset, "training")
+        dataset_inputs.log_dataset(dataset, "training", "validation", "test")
         training_runs.log_ridge(ridge_weights, settings)
         fit = training_runs.fit_network(model, settings, train, validation, checkpoint)
         seconds = fit.seconds or building_seconds

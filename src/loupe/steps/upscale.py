@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from loupe.cli.progress import print_line
 from loupe.config.photos import Upscale
 from loupe.photos import files
 
@@ -31,4 +32,6 @@ def run(settings: Upscale) -> list[Path]:
             transform = UpscaleTransform(target, networks, settings.quality_override)
             outcomes = files.process_photos(settings, photos, transform, readers)
             photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.used_devices)
+            for evidence in networks.used_evidence:
+                print_line(evidence, settings.quiet)
             return files.report_outcomes(settings, photos, outcomes, networks.used_names)

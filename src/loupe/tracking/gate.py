@@ -1,54 +1,81 @@
-"""Compares a model with the champion on the same images."""
+"""Compares a new model with the champion on the gate dataset of their registered model.
 
+The gate dataset is the first dataset with enough photos of which a model was registered. The tags of the registered
+model record it, so that all later models are compared on the same images.
+"""
+
+import os
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
+import mlflow
+import numpy as np
+
+from loupe.cli.progress import print_error
+from loupe.config.fields import CHAMPION
+from loupe.config.steps import Register
+from loupe.data import preparation, storage
+from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
+from loupe.errors import UsageError, mask_secrets
 from loupe.evaluation import scoring
 from loupe.models.builder import KerasUpscaler
-from loupe.tracking import models
-from loupe.upscalers.baselines import build_classical, get_references
+from loupe.photos.networks import load_bundled
+from loupe.tracking import models, runs
+from loupe.tracking.candidates import Candidate, make_dataset_settings, open_training_dataset
+from loupe.upscalers import bundled
+from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel
 
-MIN_PHOTOS = 30  # a bootstrap interval over fewer photos is unreliable
+MAX_PHOTOS = 1000  # the comparison uses at most this many photos: those with the smallest content hashes
+SELECTED_ON = ("train", "validation")  # the splits whose photos influence a model
+TAGS = {name: f"loupe.gate_{name}" for name in ("dataset", "digest", "source")}  # of the registered model
+# The fields of preprocess that must be the same for the dataset of the new model and for the gate dataset.
+TASK_FIELDS = (
+    "luminance", "shrink", "recompress", "degrade", "jpeg_qualities", "clean_share", "double_share", "noise_levels",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class GateResult:
     """The comparison of a new model (the challenger) with the champion (the defender).
 
-    Both models are scored on the validation photos of the challenger. Without a champion, the defender
-    is nearest, or at 1:1 the input.
-
     Args:
         mae: the mean absolute error of the challenger.
         defender: the name of the defender.
         defender_mae: the mean absolute error of the defender.
         difference: the challenger's mae minus the defender's mae, as a mean over all images.
-        interval: the 95 % bootstrap interval of the difference; None for fewer than MIN_PHOTOS photos.
+        interval: the 95 % interval of the difference; None for fewer than `scoring.MIN_PHOTOS` photos.
         photos: the number of photos.
+        dataset: the name of the gate dataset.
     """
 
     mae: float
     defender: str
     defender_mae: float
     difference: float
-    interval: tuple[float, float] | None
+    interval: list[float] | None
     photos: int
+    dataset: str
 
     @property
     def is_better(self) -> bool:
-        """Whether the upper end of the interval is below 0; without an interval, whether `difference` is below 0."""
-        return (self.interval[1] if self.interval else self.difference) < 0
+        """Whether the interval is below 0; without an interval, the challenger is not better."""
+        return self.interval is not None and self.interval[1] < 0
 
     @property
     def reason(self) -> str:
         """The comparison in one sentence."""
-        text = (
-            f"mae {self.mae:.5f} against {self.defender_mae:.5f} of {self.defender} on {self.photos} validation "
-            f"photo{'' if self.photos == 1 else 's'}, difference {self.difference:+.5f}"
+        interval = (
+            f"95 % interval {self.interval[0]:+.5f} to {self.interval[1]:+.5f}"
+            if self.interval
+            else f"no interval with fewer than {scoring.MIN_PHOTOS} photos"
         )
-        return text + (f", 95 % interval {self.interval[0]:+.5f} to {self.interval[1]:+.5f}" if self.interval else "")
+        return (
+            f"mae {self.mae:.5f} against {self.defender_mae:.5f} of {self.defender} on "
+            f"{scoring.format_photos(self.photos)} of {self.dataset}, difference {self.difference:+.5f}, {interval}"
+        )
 
     @property
     def tags(self) -> dict[str, str]:
@@ -57,37 +84,126 @@ class GateResult:
             "mae": f"{self.mae:.6f}",
             "defender": self.defender,
             "defender_mae": f"{self.defender_mae:.6f}",
-            "gate": "interval" if self.interval else "weak",
+            "gate": self.dataset,
             "why": self.reason,
         }
 
     @property
     def metrics(self) -> dict[str, float]:
         """The comparison as metrics of a run."""
-        return {"gate/mae": self.mae, "gate/defender_mae": self.defender_mae, "gate/difference": self.difference}
+        return {
+            "gate/mae": self.mae,
+            "gate/defender_mae": self.defender_mae,
+            "gate/difference": self.difference,
+            "gate/photos": self.photos,
+        }
 
 
-def compare_with_champion(challenger: UpscalingModel, champion: Any, pairs: Pairs) -> GateResult:
-    """Score a challenger and the champion on the same images. See `GateResult` for the defender.
+def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
+    """Open the gate dataset for a new model: of `settings.gate`, or the recorded one, or the dataset of the model.
+
+    Args:
+        settings: the settings of register.
+        candidate: the new model.
+        luminance: the luminance formula of the new model.
+
+    Returns:
+        The dataset, and the tags that record it.
+
+    Raises:
+        UsageError: the gate dataset does not exist or has changed, or the new model was trained for another task.
+    """
+    name, shared = models.REGISTERED_NAMES[candidate.scale], make_dataset_settings(settings)
+    recorded = models.get_registered_tags(name)
+    source = settings.gate or recorded.get(TAGS["source"]) or candidate.source or "sample"
+    try:
+        if settings.gate is None and TAGS["source"] in recorded:
+            dataset = preparation.reopen(shared, recorded[TAGS["dataset"]], recorded[TAGS["digest"]], source)
+        elif settings.gate is None and candidate.dataset is not None:
+            dataset = candidate.dataset
+        else:
+            dataset = preparation.open_or_prepare(shared, source)
+    except UsageError as error:
+        raise UsageError(str(error).replace("dataset:", "gate:", 1)) from None
+    task = candidate.dataset.settings if candidate.dataset else dataset.settings | {"luminance": luminance}
+    for field in TASK_FIELDS:
+        wanted, got = (texts.get(field, "none") for texts in (dataset.settings, task))
+        if wanted != got:
+            rule = f"must be {wanted}, as in the gate dataset {dataset.folder.name} of {name}"
+            raise UsageError(f"{field}: {rule}, got {got}; --gate selects another gate dataset")
+    source = storage.make_absolute(source) if os.path.exists(source) else source
+    values = {"dataset": dataset.folder.name, "digest": dataset.digest, "source": mask_secrets(source)}
+    return dataset, {TAGS[key]: value for key, value in values.items()}
+
+
+def record_gate(scale: Fraction, tags: dict[str, str]) -> None:
+    """Record the gate dataset in the tags of the registered model."""
+    for key, value in tags.items():
+        mlflow.MlflowClient().set_registered_model_tag(models.REGISTERED_NAMES[scale], key, value)
+
+
+def compare_with_champion(
+    challenger: UpscalingModel, candidate: Candidate, champion: Any, gate: Dataset, settings: Register
+) -> GateResult:
+    """Score a new model and the champion on photos of the gate dataset that neither model was selected on.
+
+    Without a champion, the defender is the bundled network of the scale factor, or Lanczos if there is none.
 
     Args:
         challenger: the upscaler of the new model.
+        candidate: the new model.
         champion: the model version of the champion, or None.
-        pairs: the validation split of the challenger's dataset.
+        gate: the gate dataset.
+        settings: the settings of register.
     """
-    defender: UpscalingModel
-    if champion is None:
-        name, _ = get_references(pairs.scale)
-        defender = build_classical(pairs.scale)[name]
-    else:
-        name, uri = f"{champion.name} version {champion.version}", f"models:/{champion.name}/{champion.version}"
-        defender = KerasUpscaler(models.load_keras(models.ModelReference(name, uri)))
+    defender, name = _load_defender(champion, candidate.scale)
+    datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
+    pairs = _select_unseen(gate, datasets, candidate.scale)
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
     # The rows of both methods are in the order of the images.
-    challenger_rows, defender_rows = (table[table["method"] == method] for method in ("challenger", "defender"))
-    difference = challenger_rows["mae"].to_numpy() - defender_rows["mae"].to_numpy()
-    photos = challenger_rows["photo"].to_numpy()
-    low, high = scoring.bootstrap_intervals(difference[:, None], photos)[0].tolist()
-    maes, photo_count = table.groupby("method")["mae"].mean(), len(set(photos))
-    interval = (low, high) if photo_count >= MIN_PHOTOS else None
-    return GateResult(maes["challenger"], name, maes["defender"], float(difference.mean()), interval, photo_count)
+    rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
+    difference = rows["mae"].to_numpy() - other["mae"].to_numpy()
+    (interval,) = scoring.compute_intervals(difference[:, None], rows["photo"].to_numpy())
+    maes, count = table.groupby("method")["mae"].mean(), scoring.count_photos(table)
+    return GateResult(
+        maes["challenger"], name, maes["defender"], float(difference.mean()), interval, count, gate.folder.name
+    )
+
+
+def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]:
+    """Load the champion or, without a usable champion, its replacement. Returns the model and its name."""
+    if champion is not None:
+        try:
+            reference = models.ModelReference.of_version(champion)
+            return KerasUpscaler(models.load_keras(reference)), reference.name
+        except UsageError as error:
+            print_error(f"{error}; the new model is compared with the bundled network")
+    if scale in bundled.list_scales(bundled.DEFAULT_SIZE):
+        loaded = load_bundled(bundled.DEFAULT_SIZE, scale, threads=0)
+        return loaded.model, loaded.name
+    return FilterUpscaler("lanczos", scale), "lanczos"
+
+
+def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
+    """Open the dataset that the champion was trained on; return None if it is unknown or does not exist."""
+    try:
+        run = runs.get_run(champion.run_id or "", CHAMPION)
+        return open_training_dataset(run, settings)
+    except UsageError:
+        return None
+
+
+def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fraction) -> Pairs:
+    """Return the images of the gate dataset without the photos in the train and validation splits of the datasets.
+
+    A model whose dataset is unknown can have been trained on the gate dataset.
+    """
+    seen = np.concatenate([(dataset or gate).read_photos(SELECTED_ON) for dataset in datasets])
+    pairs = gate.load_pairs("all", scale)
+    photos = pairs.read_column("sha256")
+    unseen = np.setdiff1d(photos, seen)[:MAX_PHOTOS]
+    if not len(unseen):
+        raise UsageError(
+            f"gate: must contain a photo that neither model was trained on, got none in {gate.folder.name}"
+        )
+    return pairs.select(np.flatnonzero(np.isin(photos, unseen)))

@@ -1,7 +1,8 @@
 """Logs models to MLflow, finds them by name, and loads them."""
 
+import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
 KERAS_FILE = "data/model.keras"  # the path at which MLflow saves a Keras model
-ONNX_FILE = "onnx/model.onnx"
+ONNX_FILE = "onnx/model.onnx"  # the path of the ONNX file in the artifacts of a registered model
+EVIDENCE_TAG = "loupe.evidence"  # of a model version that became champion: the comparison in one sentence
+NO_EVIDENCE = "not compared with another model by `loupe register`"
+MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")  # the id of a logged model in the source of a model version
 PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files with networks of all scale factors
 REGISTERED_NAMES = {
     Fraction(1): "loupe-1x",
@@ -35,16 +39,39 @@ class ModelReference:
         name: the name that messages show.
         uri: a URI of MLflow or the path of a `.keras` file.
         run_id: the run that trained the model; None if unknown.
+        model_id: the logged model; None for a file.
+        evidence: for a champion, the comparison with the previous champion, in one sentence.
     """
 
     name: str
     uri: str
     run_id: str | None = None
+    model_id: str | None = None
+    evidence: str = ""
 
     @classmethod
     def of_run(cls, run_id: str, name: str | None = None) -> "ModelReference":
         """Create a reference to the model that a run logged."""
         return cls(name or run_id, f"runs:/{run_id}/model", run_id)
+
+    @classmethod
+    def of_logged_model(cls, model_id: str, name: str, evidence: str = "") -> "ModelReference":
+        """Create a reference to a logged model. A user may have logged the model without Loupe, or without a run."""
+        try:
+            model = mlflow.MlflowClient().get_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UsageError(f"model: {name} cannot be loaded: the model was deleted") from None
+        return cls(name, model.artifact_location, model.source_run_id, model_id, evidence)
+
+    @classmethod
+    def of_version(cls, version: Any, name: str = "", evidence: str = "") -> "ModelReference":
+        """Create a reference to a model version. MLflow stores the id of its logged model only in the source."""
+        name, found = name or f"{version.name} version {version.version}", MODEL_ID.search(version.source)
+        if found is None:
+            return cls(name, version.source, version.run_id, evidence=evidence)
+        return cls.of_logged_model(found[0], name, evidence)
 
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
@@ -107,7 +134,7 @@ def find_model(name: str) -> ModelReference:
     """Find a model by a URI of MLflow or a file name.
 
     Args:
-        name: `models:/…`, `runs:/<id>/model`, or a file.
+        name: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/MODEL_ID`, `runs:/RUN_ID/NAME`, or a file.
 
     Raises:
         UsageError: the model does not exist.
@@ -115,8 +142,13 @@ def find_model(name: str) -> ModelReference:
     if name.startswith(("runs:/", "models:/")):
         create_store()
         try:
-            run_id = mlflow.models.get_model_info(name).run_id
-            return ModelReference(f"{mlflow.get_run(run_id).info.run_name} ({name})", name, run_id)
+            info = mlflow.models.get_model_info(name)
+            if info.model_id is None:
+                return ModelReference(name, name, info.run_id)
+            found = ModelReference.of_logged_model(info.model_id, name)
+            if found.run_id is None:
+                return found
+            return replace(found, name=f"{mlflow.get_run(found.run_id).info.run_name} ({name})")
         except Exception as error:  # a damaged MLmodel causes exceptions of any class
             raise UsageError(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
     if Path(name).is_file():
@@ -130,7 +162,7 @@ def find_champion(scale: Fraction) -> ModelReference | None:
     if version is None:
         return None
     name = f"models:/{version.name}@{CHAMPION} (version {version.version})"
-    return ModelReference(name, version.source, version.run_id)
+    return ModelReference.of_version(version, name, version.tags.get(EVIDENCE_TAG, NO_EVIDENCE))
 
 
 def get_champion(scale: Fraction) -> Any:
@@ -149,6 +181,16 @@ def get_champion(scale: Fraction) -> Any:
         return None
 
 
+def get_registered_tags(name: str) -> dict[str, str]:
+    """Return the tags of a registered model; {} if it does not exist."""
+    try:
+        return dict(mlflow.MlflowClient().get_registered_model(name).tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
 def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None:
     """Download an artifact of a run to a folder; return None if the run does not have this artifact."""
     if run_id is None:
@@ -158,6 +200,16 @@ def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None
     if name not in [artifact.path for artifact in artifacts]:
         return None
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder))
+
+
+def download_onnx(reference: ModelReference, folder: str) -> Path | None:
+    """Download the ONNX file of a model to a folder; return None if the model has no such file."""
+    if reference.model_id is None:
+        return None
+    artifacts = mlflow.MlflowClient().list_logged_model_artifacts(reference.model_id, str(Path(ONNX_FILE).parent))
+    if ONNX_FILE not in [artifact.path for artifact in artifacts]:
+        return None
+    return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{ONNX_FILE}", dst_path=folder))
 
 
 def download_keras_file(reference: ModelReference, folder: str) -> Path:

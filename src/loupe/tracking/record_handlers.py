@@ -9,7 +9,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
 from loupe.tracking.context_tags import list_masked_tags
@@ -27,7 +27,9 @@ def now() -> int:
 
 
 def _send_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    metrics = [Metric(name, value, body["time"], body["step"]) for name, value in body["values"].items()]
+    link = body.get("link") or {}
+    link = link | {"run_id": run_id} if link else {}
+    metrics = [Metric(name, value, body["time"], body["step"], **link) for name, value in body["values"].items()]
     mlflow.MlflowClient().log_batch(run_id, metrics=metrics)
 
 
@@ -56,9 +58,13 @@ def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    fields = {name: body.get(name) for name in ("name", "digest", "source_type", "source")}
+    fields = {name: body.get(name) for name in ("name", "digest", "source_type", "source", "schema", "profile")}
     context = InputTag(MLFLOW_DATASET_CONTEXT, body["context"])
     mlflow.MlflowClient().log_inputs(run_id, [DatasetInput(Dataset(**fields), [context])])
+
+
+def _send_model_input(run_id: str, body: dict[str, Any], _: Path | None) -> None:
+    mlflow.MlflowClient().log_inputs(run_id, models=[LoggedModelInput(body["model_id"])])
 
 
 def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
@@ -95,7 +101,12 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
     """Link metrics of the run to its model: the value at the best step, or a single value at step 0."""
     client, model = mlflow.MlflowClient(), find_model(run_id)
     run = client.get_run(run_id)
-    dataset = run.inputs.dataset_inputs[0].dataset
+    dataset = next(
+        found.dataset
+        for found in run.inputs.dataset_inputs
+        for tag in found.tags
+        if (tag.key, tag.value) == (MLFLOW_DATASET_CONTEXT, "training")
+    )
     linked_names = {metric.key for metric in model.metrics or ()}
     metrics = []
     for name in run.data.metrics:
@@ -141,6 +152,7 @@ RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] =
     "file": _send_file,
     "table": _send_table,
     "input": _send_input,
+    "model input": _send_model_input,
     "model": _send_model,
     "model metrics": _send_model_metrics,
     "checkpoint": _send_checkpoint,

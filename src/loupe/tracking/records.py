@@ -1,22 +1,18 @@
-"""Logs metrics, tags, files, images, tables and the dataset of a step to its run."""
+"""Logs metrics, tags, files, images and tables of a step to its run."""
 
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
 
-from loupe.data.dataset import Dataset
-from loupe.data.manifest import MANIFEST
-from loupe.data.storage import make_absolute
 from loupe.errors import mask_secrets, mask_values
 from loupe.tracking import delivery
 from loupe.tracking.record_handlers import now
@@ -39,11 +35,20 @@ def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> Non
     delivery.log_record(_RUN_ID.get() or str(mlflow.active_run().info.run_id), kind, body, file)
 
 
-def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log metrics; omit values that are NaN or infinite, such as the SSIM of tiny images."""
+def log_metrics(
+    metrics: Mapping[str, float], step: int | None = None, link: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Log metrics; omit values that are NaN or infinite, such as the SSIM of tiny images.
+
+    Args:
+        metrics: the metrics.
+        step: the training step; None for metrics of the whole run.
+        link: the `model_id`, `dataset_name` and `dataset_digest` of the logged model that the metrics describe, and
+            of its dataset; {} without a model.
+    """
     values = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if values:
-        log_record("metrics", {"values": values, "step": step or 0, "time": now()})
+        log_record("metrics", {"values": values, "step": step or 0, "time": now(), "link": dict(link)})
 
 
 def log_tags(tags: dict[str, str]) -> None:
@@ -54,6 +59,12 @@ def log_tags(tags: dict[str, str]) -> None:
 def log_model_tags(name: str, device: str) -> None:
     """Log the name of a model or method, and the device that ran the ONNX network (`device` is "" without ONNX)."""
     log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
+
+
+def log_model_inputs(model_ids: Iterable[str | None]) -> None:
+    """Log logged models as inputs of the run; None is a model that is not a logged model."""
+    for model_id in filter(None, model_ids):
+        log_record("model input", {"model_id": model_id})
 
 
 def log_file(file: Path, folder: str | None = None) -> None:
@@ -94,16 +105,6 @@ def log_array(array: np.ndarray, name: str) -> None:
         np.save(stream, array)
         file.write_bytes(stream.getvalue())
         log_file(file, folder)
-
-
-def log_dataset(dataset: Dataset, context: str) -> None:
-    """Log a prepared dataset with its digest as an input of the run. `context` names the use, such as `training`."""
-    tags = {"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings}
-    source = CodeDatasetSource(mask_values(tags))
-    fields = MetaDataset(source, name=dataset.folder.name, digest=dataset.digest).to_dict()
-    body = {name: fields[name] for name in ("name", "digest", "source_type", "source")}
-    log_record("input", body | {"context": context})
-    log_record("tags", {"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from loupe.tracking.locations import get_sqlite_file
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FILTERS, FilterUpscaler
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
+from loupe.upscalers.tiling import UpscalingModel
 
 if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
@@ -134,6 +135,9 @@ class ChampionLoader:
             except StoreError as error:
                 print_error(f"{error}; the bundled networks are used")
                 self._reason, self._is_usable = "the store cannot be used", False
+            except (UsageError, ModuleNotFoundError) as error:  # deleted, not a network of Loupe, or Keras is missing
+                print_error(f"{error}; the bundled network is used")
+                self._reason = "the champion cannot be used"
         loaded = load_bundled(bundled.DEFAULT_SIZE, scale, self._options.threads, self._options.device)
         return replace(loaded, name=f"{loaded.name} ({self._reason})")
 
@@ -185,7 +189,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
         reference = find()
         if reference is None:
             return None
-        file = None if options.keras else models.download_artifact(reference.run_id, models.ONNX_FILE, folder)
+        file = None if options.keras else models.download_onnx(reference, folder)
         return reference, file or models.download_keras_file(reference, folder)
 
     # Errors of the cleanup are ignored, because a download that took too long may still write to the folder.
@@ -209,8 +213,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             return None
         reference, file = download_result
         if file.suffix == ".onnx":
-            network = IsolatedOnnxUpscaler(file, options.threads, options.device)
-            return LoadedModel(reference.name, network, reference.run_id)
+            return _describe(reference, IsolatedOnnxUpscaler(file, options.threads, options.device))
         return _load_keras(replace(reference, uri=str(file)))
 
 
@@ -218,4 +221,8 @@ def _load_keras(reference: "ModelReference") -> LoadedModel:
     from loupe.models.builder import KerasUpscaler
     from loupe.tracking import models
 
-    return LoadedModel(reference.name, KerasUpscaler(models.load_keras(reference)), reference.run_id)
+    return _describe(reference, KerasUpscaler(models.load_keras(reference)))
+
+
+def _describe(reference: "ModelReference", model: UpscalingModel) -> LoadedModel:
+    return LoadedModel(reference.name, model, reference.run_id, reference.model_id, reference.evidence)

@@ -284,8 +284,10 @@ def get_run(run_id: str, field: str) -> Any:
         raise UsageError(f"{field}: must be a run in {mlflow.get_tracking_uri()}, got {run_id!r}") from None
 
 
-def find_best_run(scale: str, smoke: bool) -> str:
-    """Return the id of the finished train run with the lowest mean absolute error on validation photos.
+def find_best_run(scale: str, smoke: bool) -> Any:
+    """Return the finished train run of the current experiment with the lowest validation mae.
+
+    Only runs on the dataset of the newest run are compared, because the errors depend on the photos.
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.
@@ -295,13 +297,18 @@ def find_best_run(scale: str, smoke: bool) -> str:
         UsageError: no run matches.
     """
     create_store()
+    experiment_id, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{part}") for part in ("ID", "NAME"))
+    name = name or EXPERIMENT
+    experiment = mlflow.get_experiment(experiment_id) if experiment_id else mlflow.get_experiment_by_name(name)
     without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
-    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train'"
-    condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke}"
-    matches = search_runs(condition, 1, ["metrics.`val/best_mae` ASC"])
-    if not matches:
+    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train' and metrics.`val/best_mae` >= 0"
+    condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke} and tags.`loupe.digest` != ''"
+    newest = search_runs(condition, 1, experiment=experiment.experiment_id) if experiment else []
+    if not newest:
+        name = experiment.name if experiment else name
         raise UsageError(
-            f"run: must be a finished train run of scale {scale} in {mlflow.get_tracking_uri()}, got none; "
-            "`loupe train` creates such a run"
+            f"run: must be a finished train run of scale {scale} in the experiment {name!r} of "
+            f"{mlflow.get_tracking_uri()}, got none; `loupe train` creates such a run"
         )
-    return str(matches[0].info.run_id)
+    same_dataset = f" and tags.`loupe.digest` = '{newest[0].data.tags['loupe.digest']}'"
+    return search_runs(condition + same_dataset, 1, ["metrics.`val/best_mae` ASC"], experiment.experiment_id)[0]

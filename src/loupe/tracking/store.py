@@ -95,14 +95,24 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
         raise LoupeError(describe_failure(error)) from None
 
 
-def search_runs(condition: str, limit: int = 100_000, order_by: list[str] | None = None) -> list[Any]:
-    """Return runs of all experiments that meet a condition in MLflow's search syntax, by default newest first."""
+def search_runs(
+    condition: str, limit: int = 100_000, order_by: list[str] | None = None, experiment: str | None = None
+) -> list[Any]:
+    """Return runs that meet a condition in MLflow's search syntax, by default newest first.
+
+    Args:
+        condition: the condition.
+        limit: the maximum number of runs.
+        order_by: the order in MLflow's search syntax.
+        experiment: the id of the experiment; None searches all experiments.
+    """
     return list(
         mlflow.search_runs(
+            experiment_ids=[experiment] if experiment else None,
             filter_string=condition,
             max_results=limit,
             order_by=order_by,
-            search_all_experiments=True,
+            search_all_experiments=experiment is None,
             output_format="list",
         )
     )

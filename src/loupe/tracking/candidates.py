@@ -1,0 +1,99 @@
+"""Finds the model that `register` compares with the champion."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import mlflow
+
+from loupe.config.base import DatasetSettings
+from loupe.config.fields import format_value
+from loupe.config.steps import Register
+from loupe.data import preparation
+from loupe.data.dataset import Dataset
+from loupe.errors import UsageError
+from loupe.tracking import logged_models, models, runs
+
+URI_SCHEMES = ("models:/", "runs:/")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to register.
+
+    Args:
+        reference: the logged model.
+        name: the name of the run that trained the model.
+        scale: the scale factor.
+        dataset: the dataset that the model was trained on; None if unknown.
+        source: the name, folder or source of this dataset; None if unknown.
+        is_smoke: whether a short test (smoke=true) trained the model.
+        commit: the commit of the code that trained the model; "" if unknown.
+    """
+
+    reference: models.ModelReference
+    name: str
+    scale: Fraction
+    dataset: Dataset | None = None
+    source: str | None = None
+    is_smoke: bool = False
+    commit: str = ""
+
+
+def find_candidate(settings: Register) -> Candidate:
+    """Find the model that the settings select.
+
+    Raises:
+        UsageError: the run is not a finished training and has no model, the model does not exist, or the dataset of
+            the training no longer exists or has changed.
+    """
+    if settings.run.startswith(URI_SCHEMES):
+        reference = models.find_model(settings.run)
+        model = logged_models.find_model(reference.run_id) if reference.run_id else None
+        if model is None or model.model_id != reference.model_id:
+            return _describe_foreign_model(reference)
+        run = runs.get_run(model.source_run_id, "run")
+    elif settings.run == "best":
+        run = runs.find_best_run(format_value(settings.scale), settings.smoke)
+    else:
+        run = runs.get_run(settings.run, "run")
+    model, tags = logged_models.find_model(run.info.run_id), run.data.tags
+    if model is None:
+        raise UsageError(f"run: must be a finished train run or trial with a model, got {run.info.run_id!r}")
+    reference = models.ModelReference.of_logged_model(model.model_id, str(run.info.run_name))
+    if "loupe.step" not in tags:
+        return _describe_foreign_model(reference)
+    if tags["loupe.step"] not in ("train", "trial") or run.info.status != "FINISHED":
+        raise UsageError(f"run: must be the id of a finished train run or trial, got {run.info.run_id!r}")
+    texts = runs.read_settings(run, "scale", "dataset", "smoke")
+    return Candidate(
+        reference,
+        reference.name,
+        Fraction(texts["scale"].replace(":", "/")),
+        open_training_dataset(run, settings),
+        texts["dataset"],
+        is_smoke=settings.smoke or texts["smoke"] == "true",
+        commit=tags.get("loupe.commit", ""),
+    )
+
+
+def open_training_dataset(run: Any, settings: Register) -> Dataset:
+    """Open the dataset of a train run; raise UsageError if it no longer exists or has changed."""
+    source = runs.read_settings(run, "dataset")["dataset"]
+    return preparation.reopen(make_dataset_settings(settings), *runs.read_dataset(run), source)
+
+
+def make_dataset_settings(settings: Register) -> DatasetSettings:
+    """Return the settings that open the datasets of `register`."""
+    return DatasetSettings(**settings.select(["data_dir", "smoke", "quiet"]))
+
+
+def _describe_foreign_model(reference: models.ModelReference) -> Candidate:
+    """Describe a model that a user logged with MLflow: its scale factor is in its name."""
+    if reference.model_id is None:
+        raise UsageError(f"run: must be a logged model of MLflow, got {reference.name}")
+    from loupe.models.builder import KerasUpscaler
+
+    model = models.load_keras(reference)
+    logged = mlflow.get_logged_model(reference.model_id)
+    return Candidate(reference, str(logged.name), KerasUpscaler(model).geometry.scale)

@@ -1,0 +1,178 @@
+"""Moves the alias `champion` of a registered model together with the alias of `loupe-photo`.
+
+`loupe-photo` upscales image files with the champions of all scale factors.
+"""
+
+import hashlib
+import json
+import tempfile
+import warnings
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+import loupe
+from loupe.cli.signals import defer_signals
+from loupe.config.fields import CHAMPION, format_value
+from loupe.errors import UsageError
+from loupe.tracking import models, registration, runs
+from loupe.tracking.context_tags import list_masked_tags
+from loupe.upscalers import bundled
+from loupe.upscalers.isolated import IsolatedOnnxUpscaler
+
+CONTENT_TAG = "loupe.content"  # a hash of the code and the networks of a version of `loupe-photo`
+REPLACED_TAG = "loupe.replaced"  # of a version that became champion: the previous champion; "" for none
+
+
+def get_version(scale: Fraction, number: str) -> Any:
+    """Return a version of the registered model of a scale factor; raise UsageError if it does not exist."""
+    name = models.REGISTERED_NAMES[scale]
+    try:
+        return mlflow.MlflowClient().get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UsageError(f"version: must be a version of {name}, got {number}") from None
+
+
+def find_previous_champion(scale: Fraction) -> Any:
+    """Return the version that the champion of a scale factor replaced; None if it replaced the bundled network.
+
+    Raises:
+        UsageError: the champion is missing, or its predecessor is unknown or was deleted.
+    """
+    name, champion = models.REGISTERED_NAMES[scale], models.get_champion(scale)
+    if champion is None:
+        raise UsageError(f"rollback: must not be used without a champion, and {name} has none")
+    if REPLACED_TAG not in champion.tags:
+        reason = f"{name} version {champion.version}, whose alias was set without `loupe register`"
+        raise UsageError(f"rollback: must follow a promotion by `loupe register`, got {reason}; see --version")
+    number = champion.tags[REPLACED_TAG]
+    return get_version(scale, number) if number else None
+
+
+def promote(scale: Fraction, version: Any, evidence: str) -> str:
+    """Make a version the champion of its scale factor and of `loupe-photo`, and record the previous champion.
+
+    Args:
+        scale: the scale factor.
+        version: the model version.
+        evidence: the reason in one sentence.
+
+    Returns:
+        The URI of the version of `loupe-photo`; "" at 1:1.
+    """
+    client, previous = mlflow.MlflowClient(), models.get_champion(scale)
+    if previous is None or str(previous.version) != str(version.version):
+        client.set_model_version_tag(
+            version.name, version.version, REPLACED_TAG, str(previous.version) if previous else ""
+        )
+    client.set_model_version_tag(version.name, version.version, models.EVIDENCE_TAG, evidence)
+    return move_champion(scale, version)
+
+
+@defer_signals()
+def move_champion(scale: Fraction, version: Any) -> str:
+    """Move the alias of a scale factor to a version, or delete the alias; `loupe-photo` follows. See `promote`."""
+    uri = register_photo_model(scale, version) if scale > 1 else ""  # `loupe-photo` only upscales
+    # The alias moves last: if the process is killed earlier, the same command repeats all actions.
+    client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
+    if version is None:
+        client.delete_registered_model_alias(name, CHAMPION)
+    else:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+    return uri
+
+
+def register_photo_model(scale: Fraction, version: Any) -> str:
+    """Register a version of `loupe-photo` with a new champion for one scale factor.
+
+    This version becomes the champion of `loupe-photo`. It contains the ONNX file of the champion of each scale
+    factor, or the bundled network without a champion. There is one version per commit and set of networks, even if
+    two processes register the same set at the same time.
+
+    Args:
+        scale: the scale factor of the new champion.
+        version: the model version of the new champion; None: the scale factor has no champion.
+
+    Returns:
+        The URI of the version.
+    """
+    scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
+    champions = {other: version if other == scale else models.get_champion(other) for other in scales}
+    names = [
+        f"{found.name} version {found.version}" if found else f"the bundled network of {format_value(other)}"
+        for other, found in champions.items()
+    ]
+    registration.create_registered_model(
+        models.PHOTO_MODEL, "Upscales photos: takes and returns image files in base64."
+    )
+    content = [
+        runs.find_commit(),
+        *(f"{found.name}/{found.version}" if found else "" for found in champions.values()),
+    ]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    client, query = mlflow.MlflowClient(), f"name = '{models.PHOTO_MODEL}' and tags.`{CONTENT_TAG}` = '{key}'"
+
+    def create() -> Any:
+        logged = _log_photo_model(champions)
+        return client.create_model_version(
+            models.PHOTO_MODEL,
+            logged.model_uri,
+            mlflow.active_run().info.run_id,
+            tags={CONTENT_TAG: key},
+            description=f"Upscales photos with {', '.join(names)}.",
+            model_id=logged.model_id,  # a tracking server refuses the URI of a model without its id
+        )
+
+    photo_version = registration.create_version_once(lambda: client.search_model_versions(query), create)
+    client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, photo_version.version)
+    return f"models:/{models.PHOTO_MODEL}/{photo_version.version}"
+
+
+def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
+    """Log the model `loupe-photo` to the open run; returns its `mlflow.models.model.ModelInfo`.
+
+    Args:
+        champions: the champion of each scale factor, or None for the bundled network.
+    """
+    from importlib.metadata import version
+
+    import onnxruntime
+
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        # MLflow warns about missing type hints and examples, although a signature replaces them. MLflow also resets
+        # the filters of warnings. Therefore a filter cannot hide this warning.
+        warnings.showwarning = lambda *_, **__: None
+        from loupe.tracking import photo_model
+
+        files = {scale: _find_onnx(scale, champion, Path(folder)) for scale, champion in champions.items()}
+        return mlflow.pyfunc.log_model(
+            name="photo",
+            python_model=photo_model.__file__,
+            code_paths=[str(Path(loupe.__file__).parent)],
+            artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in files.items()},
+            signature=photo_model.make_signature(),
+            pip_requirements=[
+                # Not `version("onnxruntime")`: the installed package may be onnxruntime-gpu.
+                f"onnxruntime=={onnxruntime.__version__}",
+                *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
+            ],
+            metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
+            tags=list_masked_tags(),
+        )
+
+
+def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
+    """Return the ONNX file of a champion, or of the bundled network if the champion is None."""
+    if champion is None:
+        return bundled.find_file(bundled.DEFAULT_SIZE, scale)
+    reference = models.ModelReference.of_version(champion)
+    file = models.download_onnx(reference, str(folder / champion.name))
+    if file is None:  # the champion was registered without Loupe
+        file, _ = registration.export_onnx(models.load_keras(reference), reference, folder / f"{champion.name}.onnx")
+    IsolatedOnnxUpscaler(file)  # raises UsageError for a file that `loupe-photo` cannot use
+    return file

@@ -1,0 +1,74 @@
+"""Logs the images that a step uses as dataset inputs of its run, with schema, profile and context."""
+
+import json
+from typing import Any
+
+import numpy as np
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.schema import TensorDatasetSchema
+from mlflow.types import Schema, TensorSpec
+
+from loupe.config.fields import format_value
+from loupe.data.dataset import Dataset
+from loupe.data.manifest import MANIFEST
+from loupe.data.storage import make_absolute
+from loupe.errors import mask_values
+from loupe.evaluation.protocols import Images
+from loupe.tracking.records import log_record, log_tags
+
+
+def log_dataset(dataset: Dataset, *contexts: str) -> None:
+    """Log a prepared dataset with its digest as inputs of the run, one per context.
+
+    MLflow stores one context per name and digest. Therefore only the first input has the digest of the dataset. The
+    digests of the others end in the context, as in `0123456789ab-test`.
+    """
+    side = int(dataset.settings["label_size"])
+    sides = {format_value(scale): side * scale.denominator // scale.numerator for scale in dataset.scales}
+    source = {"manifest": make_absolute(f"{dataset.location}/{MANIFEST}"), **dataset.settings}
+    profile = dataset.counts | {"label_side": side} | {f"input_side_{scale}": size for scale, size in sides.items()}
+    for number, context in enumerate(contexts):
+        digest = f"{dataset.digest}-{context}" if number else dataset.digest
+        body = _describe(dataset.folder.name, digest, source)
+        log_record("input", body | _describe_images(sides, side, profile) | {"context": context})
+    log_tags({"loupe.dataset": dataset.folder.name, "loupe.digest": dataset.digest})
+
+
+def log_images(images: Images, photos: int) -> None:
+    """Log the images that `evaluate` scores as an input of the run.
+
+    Args:
+        images: the images.
+        photos: the number of photos.
+    """
+    if images.dataset is not None:
+        log_dataset(images.dataset, images.context)
+        return
+    input_side, label_side = getattr(images.pairs, "sides", (-1, -1))  # whole photos have different sizes
+    profile = {"photos": photos, "labels": len(images.pairs), "label_side": label_side, "input_side": input_side}
+    sides = {format_value(images.pairs.scale): input_side}
+    body = _describe(images.name, images.digest, images.source)
+    log_record("input", body | _describe_images(sides, label_side, profile) | {"context": images.context})
+    log_tags({"loupe.dataset": images.name, "loupe.digest": images.digest})
+
+
+def _describe(name: str, digest: str, source: dict[str, str]) -> dict[str, Any]:
+    fields = MetaDataset(CodeDatasetSource(mask_values(source)), name=name, digest=digest).to_dict()
+    return {name: fields[name] for name in ("name", "digest", "source_type", "source")}
+
+
+def _describe_images(input_sides: dict[str, int], label_side: int, profile: dict[str, int]) -> dict[str, str]:
+    """Return schema and profile of grey images as JSON; -1 is the side of images of different sizes.
+
+    Args:
+        input_sides: the side of the inputs of each scale factor.
+        label_side: the side of the labels.
+        profile: numbers and sizes of the images; see `Dataset.counts`.
+    """
+    inputs, labels = (
+        Schema([TensorSpec(np.dtype("uint8"), (-1, side, side), name) for name, side in sides.items()])
+        for sides in ({f"inputs {scale}": side for scale, side in input_sides.items()}, {"labels": label_side})
+    )
+    schema = TensorDatasetSchema(inputs, labels).to_dict()
+    return {"schema": json.dumps(schema), "profile": json.dumps({"num_rows": profile["labels"]} | profile)}
