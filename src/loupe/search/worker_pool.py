@@ -94,7 +94,7 @@ def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> in
     """Enqueue missing trials, show the progress, and return the number of trials that wait or run."""
     study.enqueue_missing(max_waiting)
     best = study.find_best()
-    bar.update(study.count_ended(), f"best {study.sweep.study.metric} {best.value:.5f}" if best else "")
+    bar.update(study.count_ended(), f"best {study.sweep.study.metric} {best.values[0]:.5f}" if best else "")
     return study.count_open()
 
 
