@@ -185,7 +185,7 @@ def test_sweep_run_has_the_table_of_trials_plots_sweep_file_and_best_run(smoke):
     assert {row["run"]: row["value"] for row in rows}[best.info.run_id] == min(row["value"] for row in rows)
     assert parent.data.metrics["best/val/best_mae"] == best.data.metrics["val/best_mae"]
     printed = (smoke / "printed.txt").read_text()
-    for word in ("4 points, 4 trials", "4 complete; 0 reused", best.info.run_id, "optuna-dashboard", "mlflow ui"):
+    for word in ("4 arms, 4 trials", "4 complete; 0 reused", best.info.run_id, "optuna-dashboard", "mlflow ui"):
         assert word in printed
 
 

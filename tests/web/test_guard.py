@@ -163,7 +163,7 @@ def test_a_slow_body_is_refused(path, guarded, monkeypatch):
         await receive()
 
     guarded.app = wait
-    monkeypatch.setattr(guard, "UPLOAD_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(guard, "BODY_TIMEOUT_S", 0.01)
     assert send(guarded, ("host", "localhost"), path=path, method="POST")[0] == 408
 
 

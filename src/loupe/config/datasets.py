@@ -40,15 +40,15 @@ class LabelSettings(Settings):
     crops: int = field(6, "with crop=random, number of labels per photo", ge=1, le=1000)
     crops_per_megapixel: Rate = field(
         None,
-        "with crop=random, number of labels per million pixels of a photo, but at least 1 per photo. none: `crops` "
-        "labels per photo",
+        "with crop=random, number of labels per million pixels of a photo, but at least 1 per photo. none: the "
+        "field `crops` sets the number",
         rule="none, or above 0 and at most 1000",
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field(
         "lanczos",
         "antialiased filter that downscales a label to the input of the network. box: the mean of the label pixels "
-        "under each input pixel. random: one of these filters per label, at random",
+        "under each input pixel. random: for each label, lanczos, bicubic, box or hamming at random",
     )
     recompress: Quality = field(
         None,

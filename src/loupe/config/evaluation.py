@@ -61,7 +61,7 @@ class Evaluate(DatasetSettings, LabelSettings):
     sheet: Text = field(
         None,
         "draw an image file that shows the most detailed parts of the labels, each next to the same part of every "
-        "model's result; with degrade=jpeg, for inputs of the lowest of the `qualities`",
+        "model's result. With degrade=jpeg, the results are those for the lowest of the `qualities`",
         rule="none or a path",
     )
     SMOKE = {"limit": 6}

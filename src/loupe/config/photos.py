@@ -134,8 +134,8 @@ class Upscale(PhotoSettings, NetworkFields):
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "result if the photo and `size` have different aspect ratios. inside: the largest result within `size`. "
-        "cover: the smallest result that covers `size`, cropped to the centre. exact: an error",
+        "what the result is if the photo and `size` have different aspect ratios. inside: the largest result within "
+        "`size`. cover: the smallest result that covers `size`, cropped to the centre. exact: an error",
     )
     longest_side: Annotated[Annotated[int, Field(ge=1, le=10**6)] | None, Unset] = field(
         None, "width or height of the results in pixels, whichever is larger, instead of a scale factor",
@@ -182,7 +182,7 @@ class Restore(PhotoSettings, NetworkFields):
     method: Literal["network", "nlm"] = field(
         "network",
         "method of the restoration. network: a network of the scale factor 1:1 removes JPEG artefacts from the "
-        "luminance; the chroma (Cb and Cr) does not change. nlm: non-local means remove noise",
+        "luminance; the chroma (Cb and Cr) does not change. nlm: the filter non-local means removes noise",
     )
     model: str = field(
         "champion",

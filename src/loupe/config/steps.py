@@ -10,37 +10,38 @@ from loupe.config.fields import Count, Scale, Seconds, Text, field
 from loupe.config.training import DATASET, THREADS
 
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
+PHOTO_MODEL_CHANGES = "also changes loupe-photo, the registered model that upscales image files"
 
 
 class Register(RunSettings):
-    """Register a model; the model becomes champion if it is better than the current champion."""
+    """Register a model; if it is better than the champion (the default model of upscale), it becomes champion."""
 
     STEP = "register"
     run: str = field(
         "best",
-        "the model: the id of a train run or of a trial, or a registry or run URI of MLflow. best: of the train runs "
-        "in the current experiment, on the dataset of the newest run, the run with the lowest validation mae",
+        "the model: the id of a train run or of a trial, or a registry or run URI of MLflow. best: the run with the "
+        "lowest validation mae among the train runs of the current experiment that use the dataset of the newest run",
     )
     scale: Scale = field(
         Fraction(3, 2), "with run=best, `rollback` or `version`, the scale factor", rule="1:1, 3:2, 2:1 or 3:1"
     )
     gate: Text = field(
         None,
-        "dataset or source of photos on which this model and all later models of the scale factor are compared with "
-        "the champion. none: the gate dataset of the registered model; the first model with at least 8 test photos "
-        "sets it to its own dataset",
+        "gate dataset: the dataset or source of photos on which this model and all later models of the scale factor "
+        "are compared with the champion. none: the present gate dataset. The first model with at least 8 test photos "
+        "makes its own dataset the gate dataset",
         rule="none, a dataset or a source",
     )
     rollback: bool = field(
-        False, "make the previous champion of the scale factor the champion again; loupe-photo follows"
+        False, f"make the previous champion of the scale factor the champion again; {PHOTO_MODEL_CHANGES}"
     )
     version: Count = field(
         None,
-        "make this version the champion of the scale factor without a comparison; loupe-photo follows",
+        f"make this version the champion of the scale factor without a comparison; {PHOTO_MODEL_CHANGES}",
         rule="none or >= 1",
     )
     smoke: bool = field(False, "with run=best, include the runs of short tests, which never become champion")
-    data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the images to compare")
+    data_dir: str = field("data", "folder or URL of the prepared datasets, which contain the compared images")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
 
     @model_validator(mode="after")

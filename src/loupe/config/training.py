@@ -91,9 +91,9 @@ class GradientTrain(Train):
         "aligned",
         "where training crops may start. A crop is a part of an input, together with the same part "
         "of the label (the high-resolution image); the crops of a perceptron are its patches. aligned: only "
-        "positions that are whole pixels in the input and in the label. any: all positions of the input (2016 "
-        "study). With scale 3:2, odd positions of the input are between two label pixels; the crop of the label is "
-        "then shifted by half a pixel",
+        "positions of the input that correspond to a whole pixel of the label. With scale 3:2, these are the even "
+        "positions: position 2 corresponds to position 3 of the label, position 1 to position 1.5. any: all "
+        "positions (2016 study); at the other positions, the crop of the label is shifted by half a pixel",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -131,8 +131,8 @@ class GradientTrain(Train):
     )
     seconds: Seconds = field(
         None,
-        "duration of the training, instead of `steps`, in CPU seconds (the sum of all cores). Loupe measures some "
-        "steps at the start, and computes how many steps fit into this time",
+        "duration of the training, instead of `steps`, in CPU seconds (the sum of all cores). Loupe measures "
+        "the first steps, and computes how many steps fit into this time",
         rule="none or > 0",
     )
     decay_steps: Count = field(
@@ -151,8 +151,8 @@ class GradientTrain(Train):
     )
     patience: int = field(
         0,
-        "the training stops after this number of points of the learning curve without a lower validation mae; 0: the "
-        "training does not stop early",
+        "number of points of the learning curve without a lower validation mae, after which the training stops; 0: "
+        "the training does not stop early",
         ge=0,
         le=10**9,
     )

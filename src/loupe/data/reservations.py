@@ -43,7 +43,7 @@ def create_memory_locks(context: Any) -> tuple[Any, Any]:
 
 
 def use_memory_locks(semaphore: Any, waiting_lock: Any) -> None:
-    """Let this process reserve memory, and return the memory of photos to the system after use."""
+    """Make `reserve` wait for free memory in this process, and give freed blocks back to the system immediately."""
     global _semaphore, _waiting_lock
     _semaphore, _waiting_lock = semaphore, waiting_lock
     return_freed_blocks(LARGE_BLOCK_BYTES)

@@ -13,7 +13,7 @@ from loupe.imaging.profiles import SRGB, is_for_grey, make_profile
 
 UNPROFILED_FORMATS = frozenset(("BMP", "GIF"))  # results in these formats have no profile
 RGB_FORMATS = frozenset(("WEBP", "AVIF"))  # these formats store grey as RGB, or are decoded as RGB
-# Chromaticities by the code of the primaries (ITU-T H.273, table 2), as in `profiles.SRGB`.
+# Chromaticities (x and y of white, red, green and blue) by the code of the primaries (ITU-T H.273, table 2).
 D65, ILLUMINANT_C = (0.3127, 0.329), (0.31, 0.316)
 PRIMARIES = {
     1: SRGB,
@@ -93,7 +93,7 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
             if chromaticities and stream.bands > 2:
                 try:
                     metadata = replace(metadata, icc=make_profile(chromaticities))
-                except (ArithmeticError, ValueError, struct.error):  # for example, all colours are the same
+                except (ArithmeticError, ValueError, struct.error):  # for example, red and green are the same
                     losses.append("colour space cHRM (damaged)")
             metadata = replace(metadata, omitted=(*metadata.omitted, *losses))
             if table is not None:
@@ -111,7 +111,7 @@ def _interpret(
 
     Returns:
         A table from the values of the image to values with the transfer function of sRGB; None if both are equal.
-        The chromaticities, as in `profiles.SRGB`, or None for those of sRGB.
+        The chromaticities in the order of PRIMARIES; None if they are those of sRGB.
         The names of colour information that the result loses.
     """
     white, losses = np.iinfo(dtype).max, []
@@ -158,14 +158,13 @@ def _convert_to_srgb(stream: ImageStream, icc: bytes) -> Iterator[np.ndarray]:
     """Convert strips to sRGB. A grey strip stays grey: the result is the green band of the RGB values."""
     import pyvips
 
-    bits, deep = 8 * stream.dtype.itemsize, "16" * (stream.dtype == np.uint16)
     colours = stream.bands - has_alpha(stream.bands)
     profile_bands = 1 if is_for_grey(icc) else 3
-    interpretation = {1: f"{'grey' if deep else 'b-w'}{deep}", 3: f"{'rgb' if deep else 'srgb'}{deep}"}
+    interpretation = {1: "grey16", 3: "rgb16"} if stream.dtype == np.uint16 else {1: "b-w", 3: "srgb"}
     for strip in stream.strips:
         pixels = strip[..., :colours].repeat(profile_bands // colours, axis=2)
         image = pyvips.Image.new_from_array(pixels, interpretation=interpretation[profile_bands])
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
-        image = image.icc_transform("srgb", embedded=True, intent="relative", depth=bits)
+        image = image.icc_transform("srgb", embedded=True, intent="relative", depth=8 * stream.dtype.itemsize)
         converted = image.numpy()[..., 1 : 1 + colours] if colours == 1 else image.numpy()
         yield np.concatenate([converted, strip[..., colours:]], axis=2)

@@ -11,11 +11,12 @@ from loupe.imaging.exif import place_exif, read_exif
 from loupe.imaging.placement import ROTATED, Placement
 from loupe.imaging.xmp import place_xmp, remove_links
 
-IPTC_RESOURCE, IPTC_TAG, PHOTOSHOP_TAG = 0x0404, 33723, 34377  # a number of a Photoshop resource, and of TIFF tags
+IPTC_RESOURCE = 0x0404  # number of the Photoshop resource with IPTC fields
+IPTC_TAG, PHOTOSHOP_TAG = 33723, 34377  # numbers of TIFF tags
 IPTC_START = b"\x1c"  # the first byte of an IPTC record
 RESOURCE_MARK = b"8BIM\x04\x04"  # the start of a Photoshop resource that contains IPTC fields
 XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # the name that precedes XMP in a JPEG
-RAW_PROFILE = "Raw profile type "  # the keywords of PNG texts with metadata in ImageMagick's encoding
+RAW_PROFILE = "Raw profile type "  # the start of the keywords of PNG texts with metadata in ImageMagick's encoding
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Metadata:
     omitted: tuple[str, ...] = ()
 
 
-def read_metadata(image: Image.Image, exif: Image.Exif, colours: Metadata, orientation: int) -> Metadata:
+def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orientation: int) -> Metadata:
     """Collect the metadata of an opened image.
 
     Args:
         image: the opened image, positioned at a frame or page.
         exif: the tags of the image; changed in place.
-        colours: the fields `icc`, `colour_chunks`, `duration_ms` and `omitted` of the decoded image.
+        decoded: metadata from the decoder: only `icc`, `colour_chunks`, `duration_ms` and `omitted`.
         orientation: the EXIF orientation of the file.
     """
     dpi = image.info.get("dpi")
@@ -59,18 +60,18 @@ def read_metadata(image: Image.Image, exif: Image.Exif, colours: Metadata, orien
     texts = _read_texts(image)
     raw = _take_raw_profiles(texts)
     xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
-    # A gain map is stored as a further image. One message is enough.
+    # `linked` are names of data that XMP linked to. A gain map is also a further image, but is reported only once.
     attached = [name for name in _list_attachments(image) if name != "further images" or "gain map" not in linked]
     metadata = Metadata(
         exif=tags,
-        icc=colours.icc,
+        icc=decoded.icc,
         xmp=xmp,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
         texts=texts,
-        colour_chunks=colours.colour_chunks,
-        duration_ms=colours.duration_ms,
+        colour_chunks=decoded.colour_chunks,
+        duration_ms=decoded.duration_ms,
         iptc=_read_iptc(image) or raw.get("iptc", b""),
-        omitted=tuple(dict.fromkeys((*colours.omitted, *unreadable, *linked, *attached))),
+        omitted=tuple(dict.fromkeys((*decoded.omitted, *unreadable, *linked, *attached))),
     )
     # For a TIFF, Pillow returns the size after the rotation.
     size = image.size[::-1] if image.format == "TIFF" and orientation in ROTATED else image.size

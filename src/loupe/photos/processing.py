@@ -248,9 +248,8 @@ class _Processor:
         )
         first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
-        if (
-            photo.loop is not None
-        ):  # frames assume the same quality; otherwise, pixels that stay the same would change
+        # With different qualities per frame of an animation, pixels that stay the same would change.
+        if photo.loop is not None:
             images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
         results = map(self._options.transform, images)
         streams = (

@@ -39,7 +39,7 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
 
     Args:
         pixels: as in `ImageData`.
-        size: the size of the result. Lanczos resizes the network's result to `size.upscaled`.
+        size: Lanczos resizes the network's result to `size.upscaled`. The result is then cropped to `size.cropped`.
         model: the network; None to keep the pixels.
 
     Yields:
@@ -82,7 +82,8 @@ class _StripUpscaler:
         self._size, self._bands, self._dtype = size, pixels.shape[2], pixels.dtype
         self._formula = model.geometry.luminance
         self._colours = VisibleColours(pixels)
-        self._chroma, self._alpha = ChromaRows(self._colours), VisibleColours(pixels[..., -1:])
+        self._chroma = ChromaRows(self._colours)
+        self._alpha = VisibleColours(pixels[..., -1:])  # the last band as a grey image, used only if it is alpha
         self._luminance: Rows = UpscaledRows(LuminanceRows(self._colours, self._formula), model)
         step = 1 / float(model.geometry.scale)
         self._steps = step, step
@@ -128,9 +129,9 @@ def _solve_green(
 ) -> np.ndarray:
     """Compute green from the luminance and the differences of the other colours to green.
 
-    Green is computed in steps for relative luminance, which has no closed form. Each step adds the missing luminance
-    to all three colours, which at least halves the error. Grey pixels are exact after one step. The caller clips the
-    colours.
+    For relative luminance, the equation for green has no closed-form solution. Green is then computed in steps. Each
+    step adds the missing luminance to all three colours, which at least halves the error. Grey pixels are exact after
+    one step. The caller clips the colours.
 
     Args:
         grey: the luminance, float32 (height, width), 0 to `white`.

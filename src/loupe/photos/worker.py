@@ -37,7 +37,7 @@ from loupe.upscalers.onnx import OnnxUpscaler
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # a photo is small if its result does not exceed these limits
 LOW_MEMORY_PIXELS = 20_000_000  # a result with more pixels is encoded with a method that takes less memory
 NICENESS = 5  # the process for large photos has a lower priority than the process for small photos
-# The errors of libraries that cannot allocate memory contain one of these texts. The last two texts are of the
+# The errors of libraries that cannot allocate memory contain one of these texts. The last two texts come from the
 # encoders of WebP and AVIF.
 MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1", "Encoding of color planes failed"
 LEAST_AVIF_BYTES = 26  # the encoder of AVIF fails or crashes with less memory per pixel of the result

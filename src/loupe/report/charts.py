@@ -14,7 +14,7 @@ from loupe.report.formatting import format_comparison, format_number
 from loupe.report.verdicts import ClaimVerdict
 
 STEPS, CURVE = "curve.step", "curve.val/mae"
-GRID_SIZE = 65  # number of points of resampled curves; every fourth point is a point of a curve with 16 evaluations
+GRID_SIZE = 65  # points of a resampled curve: 4 * 16 + 1, which keeps the points of a curve with 16 evaluations
 # A difference is steady if its value at the end, divided by its value at half of the budget, is in this range.
 MIN_STEADY_RATIO, MAX_STEADY_RATIO = 0.75, 1.33
 
@@ -37,6 +37,8 @@ def encode_png(figure: Figure) -> bytes:
 def draw_trend(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> ReportImage | None:
     """Draw the mean validation mae of each arm over the budget, with the range over seeds as a band.
 
+    The arms are the settings that a claim compares; see docs/sweeps.md.
+
     Args:
         verdict: Verdict of the claim.
         runs: Rows of each arm, by the arm's name.
@@ -55,7 +57,8 @@ def draw_trend(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> Repor
         axes.fill_between(positions, low, high, color=line.get_color(), alpha=0.2, lw=0)
     _format_axes(axes, "seconds of one core" if _is_in_seconds(pd.concat(runs.values())) else "step")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
-    groups = f"seeds and {verdict.claim.worst_over}" if verdict.claim.worst_over else "seeds"
+    other_field = verdict.claim.worst_over
+    groups = f"seeds and {other_field}" if other_field else "seeds"
     caption = f"Validation mae over the budget: mean and range over {groups}."
     return ReportImage(f"claim-{verdict.claim.number}", encode_png(figure), caption)
 

@@ -20,7 +20,7 @@ ROWS = (
     ),
     (
         "«R2»",
-        "The loss is the mean squared error; the printed scores are mean absolute errors.",
+        "An error, not R2: the loss is the mean squared error, and the printed scores are mean absolute errors.",
         "mse {mse}, mae {mae} on whole images",
         "mse {mse}, mae {mae} on whole images",
     ),
@@ -33,7 +33,8 @@ ROWS = (
     ),
     (
         "0.092 against nearest's 0.120",
-        "Scores on one random image: a gain of 1.30. The study also printed 0.108 against 0.126, a gain of 1.17.",
+        "Scores on one random image: the error of nearest is 1.30 times as large (gain 1.30). The study also printed "
+        "0.108 against 0.126, a gain of 1.17.",
         "gain {gain} over nearest on all test photos; nearest wins on {wins} % of them",
         "gain {gain} over nearest on all test photos; nearest wins on {wins} % of them",
     ),
@@ -58,13 +59,13 @@ def make_study_table(table: pd.DataFrame, best: pd.Series | None, study_run: pd.
 
     Args:
         table: All runs.
-        best: The run with the report's test scores, or None.
+        best: The best run, whose test scores the table shows; None if no run has test scores.
         study_run: The result of `find_study_run`.
     """
     pre_upscaled = _find_best(table, "metrics.val/input_mae", _has_value(table, "settings.pre_upscale"))
     rows = [
-        (name, meaning, _fill(by_study, study_run, None), _fill(by_loupe, best, pre_upscaled))
-        for name, meaning, by_study, by_loupe in ROWS
+        (number, meaning, _fill(with_protocol, study_run, None), _fill(with_images, best, pre_upscaled))
+        for number, meaning, with_protocol, with_images in ROWS
     ]
     return Table(HEADER, tuple(rows))
 
@@ -74,8 +75,8 @@ def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
 
     The result is None without such a run.
 
-    The photos of the study were compressed twice with JPEG quality 75. A user can prepare a second dataset with
-    `recompress=75`. Therefore runs on another dataset take precedence over runs on the dataset of the report.
+    The study compressed its photos twice with JPEG quality 75. Runs on another dataset than the report's take
+    precedence, because that dataset was probably prepared with `recompress=75`.
 
     Args:
         table: All runs.
@@ -96,7 +97,7 @@ def _fill(text: str, run: pd.Series | None, pre_upscaled: pd.Series | None) -> s
 
     Args:
         text: Text with field names in braces.
-        run: The run with the test scores, or None.
+        run: The run whose test scores are inserted, or None.
         pre_upscaled: The best run with upscaled input (`pre_upscale`), or None.
     """
 

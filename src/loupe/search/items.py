@@ -22,7 +22,7 @@ class SweepItems:
 
     Args:
         sweep: the sweep file.
-        parent: the id of the sweep's run. An item that failed in this run is given up in this run.
+        parent: the id of the sweep's run. This run does not retry an item that failed in this run.
     """
 
     def __init__(self, sweep: SweepFile, parent: str) -> None:

@@ -1,8 +1,8 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
-The sweep's process enqueues one trial per item (see `items`), and a worker trains only a waiting trial that it has
-claimed. Each item is therefore trained exactly once. If a worker crashes, its item is enqueued again, and the new
-trial continues from the checkpoint.
+The sweep's process enqueues one trial per item (see `items`). A worker claims a waiting trial before the training.
+Therefore each item is trained exactly once. If a worker crashes, its item is enqueued again, and the new trial
+continues from the checkpoint.
 
 Optuna's own retries (RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not
 support them.
@@ -181,8 +181,8 @@ class SweepStudy:
         """End a trial as complete with a value per objective, or as pruned.
 
         Returns:
-            False if the trial has already ended: the sweep counted its worker as crashed and failed the trial as
-            ORPHANED.
+            True, or False if the trial had already ended, because the sweep counted its worker as crashed and failed
+            the trial as ORPHANED.
         """
         try:
             self.optuna_study.tell(trial, values if state == TrialState.COMPLETE else None, state)

@@ -13,7 +13,7 @@ import threading
 import time
 
 SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if the cleanup is not complete
-# A worker exits after this time without waiting and running trials: starting a worker costs less than an idle worker.
+# A worker exits if no trial waits or runs for this time, because starting a worker costs less than an idle worker.
 IDLE_TIMEOUT_S = 1.5
 POLL_INTERVAL_S = 0.3
 

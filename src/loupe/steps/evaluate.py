@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-# Methods without a column in a sheet. `model` has its name as the title of its column.
+# Methods that a sheet omits. The last column shows `model` under the model's own name.
 OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
 # Prefixes of the metrics by split. The step `train` uses the same prefixes.
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
@@ -149,7 +149,7 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
     """Load the ridge weights of the model's run. If the run has no ridge weights, fit ridge on the bundled photos.
 
-    At 1:1, ridge is fitted on degraded inputs. The bundled photos have none: the result is None.
+    At 1:1, the result is then None, because the bundled photos have no degraded inputs to fit ridge on.
     """
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models

@@ -1,4 +1,4 @@
-"""Registers a model and makes it champion if it is better than the current champion, or moves the champion back."""
+"""Registers a model and makes it champion if it is better than the champion, or makes an earlier version champion."""
 
 import tempfile
 from dataclasses import dataclass
@@ -85,23 +85,23 @@ def _register(settings: Register) -> Registration:
         description = f"{candidate.name}, trained on {trained_on}. {_describe_input(upscaler.geometry)}. "
         description += f"Data: {licence}."
         version = registration.register_model(candidate.reference, candidate.scale, description, version_tags)
-        is_champion = champion is not None and str(champion.version) == str(version.version)
-        if not is_champion:
+        was_champion = champion is not None and str(champion.version) == str(version.version)
+        if not was_champion:
             registration.tag_version(version, result.tags)
         if settings.gate or (result.interval and not candidate.is_smoke):
             gate.record_gate(candidate.scale, gate_tags)
-        reason, is_accepted = _judge(candidate, result, version, is_champion)
+        reason, is_accepted = _judge(candidate, result, version, was_champion)
         if is_accepted:
-            photo = champions.promote(candidate.scale, version, result.reason)
-            records.log_tags({"loupe.photo": photo})
+            photo_uri = champions.promote(candidate.scale, version, result.reason)
+            records.log_tags({"loupe.photo": photo_uri})
         records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **result.tags})
         records.log_metrics(result.metrics)
-    return Registration(version.name, str(version.version), is_champion or is_accepted, reason)
+    return Registration(version.name, str(version.version), was_champion or is_accepted, reason)
 
 
-def _judge(candidate: "Candidate", result: "GateResult", version: Any, is_champion: bool) -> tuple[str, bool]:
+def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champion: bool) -> tuple[str, bool]:
     """Return the reason for the decision in one sentence, and whether the version becomes champion."""
-    if is_champion:
+    if was_champion:
         return "this model is already the champion", False
     if not result.is_better:
         return result.reason, False
@@ -114,7 +114,7 @@ def _judge(candidate: "Candidate", result: "GateResult", version: Any, is_champi
 
 
 def _move_champion(settings: Register) -> Registration:
-    """Make the previous champion, or a given version, the champion; `loupe-photo` follows."""
+    """Make the previous champion, or a given version, the champion; also update `loupe-photo`."""
     from loupe.tracking import champions, models, records, runs
 
     scale, name = settings.scale, models.REGISTERED_NAMES[settings.scale]
@@ -124,12 +124,12 @@ def _move_champion(settings: Register) -> Registration:
         version = champions.get_version(scale, str(settings.version))
     with runs.step_run(settings, f"register {name} {'rollback' if settings.rollback else settings.version}"):
         if settings.rollback:
-            photo, reason = champions.move_champion(scale, version), "rolled back"
+            photo_uri, reason = champions.move_champion(scale, version), "rolled back"
         else:
             reason = "made champion by `loupe register --version`"
-            photo = champions.promote(scale, version, reason)
+            photo_uri = champions.promote(scale, version, reason)
         number = str(version.version) if version else ""
-        records.log_tags({"loupe.photo": photo, "loupe.version": f"models:/{name}/{number}"})
+        records.log_tags({"loupe.photo": photo_uri, "loupe.version": f"models:/{name}/{number}"})
     if version is None:
         return Registration(name, number, False, f"{reason}; upscale uses the bundled network")
     return Registration(name, number, True, f"{reason}; {version.tags.get(models.EVIDENCE_TAG, models.NO_EVIDENCE)}")

@@ -43,8 +43,9 @@ def run(settings: Sweep) -> str | None:
     # This call fails if the scheduler does not answer. Therefore it comes before the calls that write files.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
-    points = len(sweep.group_arms()) if sweep.is_grid else total  # points that differ in tuned fields count once
-    print_line(f"sweep {sweep.name}: {points} points, {total} trials, {workers} workers", settings.quiet)
+    # An arm contains the points of the grid that differ only in tuned fields.
+    arms = f"{len(sweep.group_arms())} arms, " if sweep.is_grid else ""
+    print_line(f"sweep {sweep.name}: {arms}{total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)
     dataset = _open_dataset(settings, sweep)
     _refuse_running_sweep(sweep.name)
@@ -68,7 +69,11 @@ def run(settings: Sweep) -> str | None:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open a database. A journal is only checked, because opening can change the file: return None for a journal."""
+    """Open the storage if it is a database. A journal is only checked, because opening it can change the file.
+
+    Returns:
+        The database; None for a journal, which `_open_journal` opens later.
+    """
     from loupe.search import study_storage
 
     if "://" in location:
@@ -105,7 +110,7 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
 
 def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return fields of train that prepare the dataset, in this step or in a worker without access to the files."""
+    """Return the fields with which this step, or a worker that cannot read the files, prepares the dataset."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 
@@ -240,7 +245,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     try:
         registered = register.run(parse_settings("register", {"run": best_run, "quiet": True} | shared))
         print_line(str(registered), settings.quiet)
-    except UsageError as error:  # the results of the sweep are complete, for example on a dataset for another task
+    except UsageError as error:  # for example, the dataset is for another task; the sweep itself is complete
         print_line(f"the best network is not registered: {error}", settings.quiet)
     return best_run
 

@@ -44,7 +44,7 @@ def find_candidate(settings: Register) -> Candidate:
     """Find the model that the settings select.
 
     Raises:
-        UsageError: the run is not a finished training and has no model, the model does not exist, or the dataset of
+        UsageError: the run is not a finished training or has no model, the model does not exist, or the dataset of
             the training no longer exists or has changed.
     """
     if settings.run.startswith(URI_SCHEMES):

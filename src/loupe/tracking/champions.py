@@ -24,7 +24,7 @@ from loupe.upscalers import bundled
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
 CONTENT_TAG = "loupe.content"  # a hash of the code and the networks of a version of `loupe-photo`
-REPLACED_TAG = "loupe.replaced"  # of a version that became champion: the previous champion; "" for none
+REPLACED_TAG = "loupe.replaced"  # tag of a version that became champion: the previous champion; "" without one
 
 
 def get_version(scale: Fraction, number: str) -> Any:
@@ -76,7 +76,11 @@ def promote(scale: Fraction, version: Any, evidence: str) -> str:
 
 @defer_signals()
 def move_champion(scale: Fraction, version: Any) -> str:
-    """Move the alias of a scale factor to a version, or delete the alias; `loupe-photo` follows. See `promote`."""
+    """Move the alias of a scale factor to a version (None: delete the alias), and update `loupe-photo`.
+
+    Returns:
+        As `promote`.
+    """
     uri = register_photo_model(scale, version) if scale > 1 else ""  # `loupe-photo` only upscales
     # The alias moves last: if the process is killed earlier, the same command repeats all actions.
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
@@ -90,9 +94,9 @@ def move_champion(scale: Fraction, version: Any) -> str:
 def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor.
 
-    This version becomes the champion of `loupe-photo`. It contains the ONNX file of the champion of each scale
-    factor, or the bundled network without a champion. There is one version per commit and set of networks, even if
-    two processes register the same set at the same time.
+    This version becomes the champion of `loupe-photo`. It contains one ONNX file per scale factor: the champion or,
+    without a champion, the bundled network. There is one version per commit and set of networks, even if two
+    processes register the same set at the same time.
 
     Args:
         scale: the scale factor of the new champion.
@@ -134,7 +138,7 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
 
 
 def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
-    """Log the model `loupe-photo` to the open run; returns its `mlflow.models.model.ModelInfo`.
+    """Log the model `loupe-photo` to the open run, and return its `mlflow.models.model.ModelInfo`.
 
     Args:
         champions: the champion of each scale factor, or None for the bundled network.

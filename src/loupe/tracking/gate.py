@@ -1,7 +1,7 @@
-"""Compares a new model with the champion on the gate dataset of their registered model.
+"""Compares a new model with the champion of its scale factor, on the gate dataset of the scale factor.
 
-The gate dataset is the first dataset with enough photos of which a model was registered. The tags of the registered
-model record it, so that all later models are compared on the same images.
+The first model whose dataset has enough photos makes this dataset the gate dataset. The tags of the registered model
+record the gate dataset, so that all later models are compared on the same images.
 """
 
 import os
@@ -30,7 +30,7 @@ from loupe.upscalers.tiling import UpscalingModel
 
 MAX_PHOTOS = 1000  # the comparison uses at most this many photos: those with the smallest content hashes
 SELECTED_ON = ("train", "validation")  # the splits whose photos influence a model
-TAGS = {name: f"loupe.gate_{name}" for name in ("dataset", "digest", "source")}  # of the registered model
+TAGS = {name: f"loupe.gate_{name}" for name in ("dataset", "digest", "source")}  # record the gate dataset
 # The fields of preprocess that must be the same for the dataset of the new model and for the gate dataset.
 TASK_FIELDS = (
     "luminance", "shrink", "recompress", "degrade", "jpeg_qualities", "clean_share", "double_share", "noise_levels",
@@ -100,7 +100,7 @@ class GateResult:
 
 
 def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
-    """Open the gate dataset for a new model: of `settings.gate`, or the recorded one, or the dataset of the model.
+    """Open the gate dataset: the dataset of `settings.gate`, else the recorded one, else that of the new model.
 
     Args:
         settings: the settings of register.
@@ -171,7 +171,7 @@ def compare_with_champion(
 
 
 def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]:
-    """Load the champion or, without a usable champion, its replacement. Returns the model and its name."""
+    """Load the defender and return it with its name. A champion that cannot be loaded counts as missing."""
     if champion is not None:
         try:
             reference = models.ModelReference.of_version(champion)
@@ -196,7 +196,8 @@ def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
 def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fraction) -> Pairs:
     """Return the images of the gate dataset without the photos in the train and validation splits of the datasets.
 
-    A model whose dataset is unknown can have been trained on the gate dataset.
+    A model whose dataset is unknown (None) may have been trained on the gate dataset. Therefore the splits of the
+    gate dataset replace the unknown splits.
     """
     seen = np.concatenate([(dataset or gate).read_photos(SELECTED_ON) for dataset in datasets])
     pairs = gate.load_pairs("all", scale)

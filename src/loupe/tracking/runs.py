@@ -210,7 +210,7 @@ def tag_project_run() -> None:
 
 
 def log_project_failure(text: str) -> None:
-    """Log to the run that `mlflow run` created why the step did not start, if the store answers."""
+    """Log why the step did not start to the run of `mlflow run`. Do nothing if the store does not answer."""
     with suppress(Exception), server.limit_requests(server.PROBE_TIMEOUT_S):
         check_store(server.PROBE_TIMEOUT_S)
         server.check_reachable()

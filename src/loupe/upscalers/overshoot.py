@@ -1,8 +1,9 @@
 """Limits the overshoot of networks at the edges of text and line art.
 
-Networks learn from photos, in which thin lines lost contrast when a camera took them. At drawn lines next to flat
-areas, this restored contrast is wrong: grey text becomes black. Photos hardly change: at 3:2, 0.007 % of the pixels
-of kodak24. The PSNR of `small` decreases by 0.01 dB, almost only because of thin wires before a white sky.
+A camera reduces the contrast of thin lines. Networks learn from photos to increase the contrast again, and would
+therefore turn grey text into black text. The limit applies only next to flat areas, and hardly changes photos: on
+kodak24 at 3:2, 0.007 % of the pixels. The PSNR of `small` decreases by 0.01 dB, almost only because of thin wires
+before a white sky.
 """
 
 from dataclasses import replace
@@ -13,7 +14,8 @@ import numpy as np
 
 from loupe.upscalers.tiling import UpscalingModel
 
-RANGE_RADIUS, FLAT_RADIUS = 2, 5  # of the windows around a pixel: for the limits, and for the search of flat areas
+RANGE_RADIUS = 2  # of the window around a pixel whose lowest and highest value determine the limits of the pixel
+FLAT_RADIUS = 5  # of the window around a pixel in which a flat area is searched
 OVERSHOOT = np.float32(0.15)  # maximum overshoot as a share of the range of the window; Lanczos reaches this share
 LEVEL = np.float32(2 / 255)  # a grey level of 8 bits
 MIN_EXCESS = np.float32(1.5) * LEVEL  # smaller changes are hardly visible

@@ -13,8 +13,8 @@ MAX_CONNECTIONS = 200  # with the files of the server, fewer than a process may 
 class LimitedProtocol(H11Protocol):
     """A connection. If there are too many, a new connection closes the oldest one that does not serve a request.
 
-    uvicorn waits forever for the end of a request's headers: a thousand slow clients would block all others. If all
-    connections serve requests, the oldest of them is closed.
+    If all connections serve requests, the new connection closes the oldest of them. Without this limit, a thousand
+    slow clients would block all others, because uvicorn waits forever for the end of a request's headers.
     """
 
     opened_at = 0.0

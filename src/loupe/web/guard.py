@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 100 * 2**20  # size limit for an uploaded file
 MAX_FORM_BYTES = 10_000  # size limit for the rest of the multipart form that contains the uploaded file
 MAX_BODY_BYTES = 100_000  # size limit for the body of every other request
-UPLOAD_TIMEOUT_S = 300.0  # time limit for every request with a body
+BODY_TIMEOUT_S = 300.0  # time limit for every request with a body
 UPLOAD_ROUTE = "/gradio_api/upload"
 STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads such a stream until the result arrives
 
@@ -89,10 +89,10 @@ class DemoGuard:
         elif scope["method"] == "POST":
             try:
                 with self._count_upload(_get_size(scope) if path.startswith(UPLOAD_ROUTE) else 0):
-                    async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+                    async with asyncio.timeout(BODY_TIMEOUT_S):
                         await self.app(scope, receive, send)
             except TimeoutError:
-                await _refuse(408, f"body: must arrive within {UPLOAD_TIMEOUT_S:g} s", send)
+                await _refuse(408, f"body: must arrive within {BODY_TIMEOUT_S:g} s", send)
         else:
             await self.app(scope, receive, send)
 

@@ -18,7 +18,7 @@ def delete_old_files(folder: Path, before: float) -> None:
 
 
 def make_room(folder: Path, more_bytes: int) -> bool:
-    """Delete the oldest files until a new file fits; returns False if the remaining files are too new to delete.
+    """Delete the oldest files until a new file fits; return False if the remaining files are too new to delete.
 
     Args:
         folder: the folder.
