@@ -125,3 +125,11 @@ def test_the_run_of_a_step_without_a_reader_is_finished(step, redirection, tmp_p
     done = run_in_shell(redirection, tmp_path, code)
     assert done.returncode == 0, done.stderr
     assert {run.info.status for run in list_runs(tmp_path)} == {"FINISHED"}
+
+
+def test_names_are_utf8_in_every_locale(tmp_path):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "loupe", "upscale", "fehlt-ü😀.png".encode()]
+    done = subprocess.run(command, cwd=tmp_path, env=build_env(**ascii_only), capture_output=True)
+    assert done.returncode == 2
+    assert rb"fehlt-\xfc\U0001f600.png" in done.stderr or "fehlt-ü😀.png".encode() in done.stderr

@@ -78,7 +78,7 @@ def condition(settings: type[Settings], name: str) -> dict[str, Any]:
     depends: dict[str, Any] = {}
     for base in reversed(settings.__mro__):
         depends |= vars(base).get("DEPENDS", {})
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"size": "1920x1080"} if name == "skip_larger" else {}
     for other, value in depends.get(name, {}).items():
         one = min(value) if isinstance(value, frozenset) else value
         text = "1920x1080" if other == "size" else "somewhere"

@@ -19,6 +19,7 @@ from loupe.errors import UsageError
 from loupe.search import sampling, study_storage
 from loupe.search import study as study_module
 from loupe.search.items import MAX_ATTEMPTS
+from loupe.search.plots import plot_study
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import (
@@ -495,6 +496,28 @@ def test_trials_of_a_sampler_rank_by_value():
     work(study, lambda chosen, seed: values[chosen["loss"], chosen["layers"]])
     assert [trial.value for trial in study.rank_trials()] == [0.1, 0.2, 0.2, 0.2]
     assert study.optuna_study.metric_names == ["val/best_mae"]
+
+
+def test_two_objectives_keep_the_pareto_front():
+    sweep = sweep_of(
+        {"sampler": "nsga2", "metric": ["val/psnr", "weights"], "trials": 5}, {"layers": {"low": 1, "high": 9}}
+    )
+    study = in_memory(sweep)
+    assert study.optuna_study.metric_names == ["val/best_psnr", "weights"]
+    study.enqueue_missing()
+    values = [[30.0, 50.0], [29.0, 60.0], [28.0, 40.0], [31.0, 90.0], [27.0, 45.0]]
+    for pair in values:
+        trial = study.claim_trial(HERE)
+        assert 1 <= sampling.suggest_params(sweep, trial)["layers"] <= 9
+        assert study.complete_trial(trial, TrialState.COMPLETE, pair)
+    front = study.rank_trials()
+    assert [trial.values for trial in front] == [[31.0, 90.0], [30.0, 50.0], [28.0, 40.0]]
+    assert {trial.number for trial in front} == {trial.number for trial in study.optuna_study.best_trials}
+    assert study.find_best().values == [31.0, 90.0]
+    assert study.to_frame()[["value", "weights"]].to_numpy().tolist() == values
+    assert study.count_ended() == 5
+    plots = plot_study(study.optuna_study, ["layers"], sweep.objectives)
+    assert {"front", "history", "importances"} <= plots.keys()
 
 
 def test_untrained_best_weights_rank_by_the_last_points_of_their_curves():

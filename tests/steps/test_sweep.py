@@ -558,6 +558,28 @@ def test_killed_trial_resumes_from_its_checkpoint_with_identical_results(tmp_pat
     assert not list_files(tmp_path, ended, "checkpoint")
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("killed sweep")
+def test_killed_sweep_with_two_objectives_ends_with_the_front_of_its_study(tmp_path, write):
+    study = {"metric": ["val/mae", "weights"], "sampler": "nsga2", "trials": 6}
+    file = write("front", "mirror = [true, false]\nlearning_rate = {low = 1e-5, high = 1e-2, log = true}\n", study)
+    process = start_sweep(tmp_path, file, "--workers", 1, in_one_process=True)
+    wait_for(process, lambda: len(find_runs(tmp_path, "trial", "FINISHED")) >= 2)
+    process.kill()
+    sweep(tmp_path, file)
+    study, (parent, _) = load_study(tmp_path, "front"), find_runs(tmp_path, "sweep")
+    assert Counter(trial.state for trial in study.trials)[TrialState.COMPLETE] == 6
+    front = {trial.user_attrs["run"]: trial.values for trial in study.best_trials}
+    assert set(list_networks(tmp_path)) == front.keys()
+    for run in find_runs(tmp_path, "trial", "FINISHED"):
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        if run.info.run_id in front:
+            assert [run.data.metrics["val/best_mae"], run.data.metrics["weights"]] == front[run.info.run_id]
+    assert "plots/front.png" in list_files(tmp_path, parent, "plots")
+    best = open_store(tmp_path).get_run(parent.data.tags["loupe.best_run"])
+    assert best.data.metrics["val/best_mae"] == min(mae for mae, _ in front.values())
+
+
 # Every sweep file.
 
 

@@ -209,6 +209,8 @@ def test_results_fit_a_longest_side_or_a_number_of_pixels(real, tmp_path):
     for flag in ("--scale=2", "--megapixels=1"):
         refused = loupe("upscale", "in", "--longest-side=120", flag, *flags, cwd=tmp_path, status=2)
         assert "longest_side: must not be used with" in refused.stderr
+    refused = loupe("upscale", "in", "--skip-larger", *flags, cwd=tmp_path, status=2)
+    assert "skip_larger: must be used with size, longest_side or megapixels, got none of them" in refused.stderr
 
 
 def test_photos_are_replaced_in_place_with_their_permissions_and_times(real, tmp_path):

@@ -22,7 +22,7 @@ from loupe.cli.extras import describe_missing_package
 from loupe.cli.help import format_overview, format_step_help
 from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
-from loupe.cli.streams import open_streams
+from loupe.cli.streams import open_streams, use_utf8
 from loupe.config import STEPS, explain_unknown_field, list_fields, parse_settings
 from loupe.errors import LoupeError, UsageError, describe_error, mask_error
 
@@ -46,6 +46,7 @@ LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")  # their errors a
 
 def entry() -> NoReturn:
     """Run the command `loupe`, and exit with the returned status."""
+    use_utf8()
     # By default, garbage collection takes 1.7 s of the 4.4 s of CPU time that Keras and MLflow need for their import
     # and the exit. The next two statements avoid most collections.
     gc.set_threshold(100_000, 50, 50)

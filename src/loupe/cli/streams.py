@@ -12,6 +12,16 @@ from loupe.errors import mask_secrets
 DESCRIPTORS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
+def use_utf8() -> None:
+    """Restart this process in Python's UTF-8 mode if the locale has another encoding.
+
+    SQLite, Arrow and MLflow encode file names as UTF-8. In another locale, they would fail or use other folders.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # for child processes
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def open_streams() -> None:
     """Replace standard output and standard error by streams that mask secrets, and whose errors do not end the step.
 

@@ -153,6 +153,8 @@ class Upscale(PhotoSettings, NetworkFields):
         sizes = [name for name in ("size", "longest_side", "megapixels", "scale") if getattr(self, name) is not None]
         if len(sizes) > 1:
             raise ValueError(f"{sizes[0]}: must not be used with {sizes[1]}, got both")
+        if self.skip_larger and sizes in ([], ["scale"]):
+            raise ValueError("skip_larger: must be used with size, longest_side or megapixels, got none of them")
         return self
 
     @property

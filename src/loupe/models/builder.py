@@ -116,6 +116,15 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
     return Geometry(q, int(q * scale), -(-min_side // q) * q, -(-reach // q) * q, luminance, condition)
 
 
+def measure_costs(model: keras.Model) -> dict[str, float]:
+    """Return the number of weights, and of multiply-adds per pixel of the result (macs_per_pixel), of a network."""
+    geometry = Geometry.from_name(model.name)
+    side = compute_largest_input(geometry)
+    size = measure_network(json.loads(model.to_json()), side)
+    pixels = (side * geometry.p / geometry.q) ** 2
+    return {"weights": float(size.weights), "macs_per_pixel": size.products / pixels}
+
+
 class KerasUpscaler:
     """Gives a Keras model the interface of upscaling models; see `UpscalingModel`.
 

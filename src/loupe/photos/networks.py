@@ -6,7 +6,9 @@ from fractions import Fraction
 
 from loupe.cli.progress import print_error_once
 from loupe.upscalers import bundled
+from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.onnx import CPU, OnnxUpscaler
+from loupe.upscalers.overshoot import LimitedOvershoot
 from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
 
 LAYER_BYTES = 32_000_000  # memory per thread for the layers of a network up to the size of `base`
@@ -61,13 +63,14 @@ class Networks:
         self._used: dict[Fraction, LoadedModel] = {}
 
     def __call__(self, scale: Fraction) -> UpscalingModel:
-        """Return the network of a scale factor and count it as used.
+        """Return the network of a scale factor with limited overshoot, and count the network as used.
 
         Raises:
             UsageError: the network cannot be loaded.
         """
         self._used[scale] = loaded = self.get(scale)
-        return loaded.model
+        is_filter = isinstance(loaded.model, FilterUpscaler)
+        return loaded.model if is_filter or scale == 1 else LimitedOvershoot(loaded.model)
 
     def get(self, scale: Fraction) -> LoadedModel:
         """Return the network of a scale factor without counting it as used.

@@ -65,7 +65,7 @@ class SweepItems:
             return None
         losses = [
             min(
-                (self._sweep.to_loss(trial.value) for trial in trials if trial.state == TrialState.COMPLETE),
+                (self._sweep.get_loss(trial) for trial in trials if trial.state == TrialState.COMPLETE),
                 default=math.inf,
             )
             for trials in trials_of_points

@@ -11,12 +11,14 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 
-def plot_study(study: optuna.Study, params: Sequence[str]) -> dict[str, Figure]:
-    """Plot the history, slices, parallel coordinates and parameter importances of a study.
+def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[str]) -> dict[str, Figure]:
+    """Plot the history, slices, parallel coordinates and parameter importances of a study, and its Pareto front.
 
     Args:
         study: the study.
         params: the parameters to plot. A parameter with fewer than two completed trials is omitted.
+        objectives: the names of the objectives. With two objectives, `front` shows the values of all trials; the
+            other figures show the first objective.
 
     Returns:
         Figures by name; empty with fewer than two completed trials. `importances` shows the parameters that all
@@ -33,10 +35,13 @@ def plot_study(study: optuna.Study, params: Sequence[str]) -> dict[str, Figure]:
     axes: dict[str, Any] = {}
     with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
         warnings.simplefilter("ignore")  # Optuna warns that its plots are experimental
-        axes["history"] = plots.plot_optimization_history(study)
-        axes["slice"] = plots.plot_slice(study, params=plotted)
-        axes["parallel"] = plots.plot_parallel_coordinate(study, params=plotted)
+        target: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": objectives[0]}
+        axes["history"] = plots.plot_optimization_history(study, **target)
+        axes["slice"] = plots.plot_slice(study, params=plotted, **target)
+        axes["parallel"] = plots.plot_parallel_coordinate(study, params=plotted, **target)
+        if len(objectives) > 1:
+            axes["front"] = plots.plot_pareto_front(study)
         if common:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=common)
+            axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=common, **target)
     return {name: np.ravel(plot)[0].figure for name, plot in axes.items()}  # a plot is one Axes or an array of Axes

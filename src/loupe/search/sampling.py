@@ -6,6 +6,8 @@ from optuna.trial import Trial
 from loupe.search.sweep_file import Params, Range, SweepFile
 
 CURVE_POINTS = 17  # number of points of a learning curve with the default eval_every, including step 0
+# NSGA-II: the trials are divided into this number of generations, each with at most MAX_POPULATION trials.
+GENERATIONS, MAX_POPULATION = 5, 50
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
@@ -45,6 +47,9 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
     seed = (sweep.seeds[0] * 100_003 + number) % 2**32  # differs for each trial and for each seed of the sweep
     if sweep.study.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
+    if sweep.study.sampler == "nsga2":
+        population = min(MAX_POPULATION, max(2, sweep.study.trials // GENERATIONS))
+        return optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

@@ -66,13 +66,13 @@ class SweepStudy:
             sampler=sampling.create_sampler(sweep, 0),
             pruner=sampling.create_pruner(sweep),
             study_name=sweep.name,
-            direction=sweep.study.direction,
+            directions=sweep.directions,
             load_if_exists=True,
         )
         if self.optuna_study.metric_names is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self.optuna_study.set_metric_names([sweep.objective])
+                self.optuna_study.set_metric_names(sweep.objectives)
         self._study_id = storage.get_study_id_from_name(sweep.name)
         self._check_space(sweep.describe_space(digest))
         self._items = SweepItems(sweep, parent)
@@ -143,7 +143,7 @@ class SweepStudy:
             row = {
                 "number": trial.number,
                 "state": "ORPHANED" if is_orphan else trial.state.name,
-                "value": trial.value,
+                **dict(zip(("value", self.sweep.study.cost), trial.values or (None, None), strict=False)),
                 "seconds": trial.duration.total_seconds() if trial.duration else None,
                 RUN: trial.user_attrs.get(RUN),
                 REUSED: bool(trial.user_attrs.get(REUSED)),
@@ -177,15 +177,15 @@ class SweepStudy:
             return Trial(self.optuna_study, trial_id)
         return None
 
-    def complete_trial(self, trial: Trial, state: TrialState, value: float | None) -> bool:
-        """End a trial as complete with a value, or as pruned.
+    def complete_trial(self, trial: Trial, state: TrialState, values: list[float] | None) -> bool:
+        """End a trial as complete with a value per objective, or as pruned.
 
         Returns:
             False if the trial has already ended: the sweep counted its worker as crashed and failed the trial as
             ORPHANED.
         """
         try:
-            self.optuna_study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+            self.optuna_study.tell(trial, values if state == TrialState.COMPLETE else None, state)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             if not self._storage.get_trial(self._find_id(trial)).state.is_finished():
                 raise
@@ -227,16 +227,16 @@ class SweepStudy:
         return orphans
 
     def rank_trials(self) -> list[FrozenTrial]:
-        """Return the complete trials, best first.
+        """Return the complete trials, best first. With two objectives, return only the trials of the Pareto front.
 
         Trials of a grid are ranked by the number of complete seeds of their point, then by the mean value of the
         point, then by their own value. If a training did not improve a network, the best weights are the initial
         weights. The values of such trials are equal. Therefore the value at the last point of the curve decides.
         """
-        complete = self._list_trials(TrialState.COMPLETE)
+        complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_trials(TrialState.COMPLETE)
         points = list(map(self._find_point, complete))
         losses_by_point: dict[object, list[float]] = {}
-        losses = [self.sweep.to_loss(trial.value) for trial in complete]
+        losses = [self.sweep.get_loss(trial) for trial in complete]
         for point, loss in zip(points, losses, strict=True):
             losses_by_point.setdefault(point, []).append(loss)
         ranks = {point: (-len(group), sum(group) / len(group)) for point, group in losses_by_point.items()}
@@ -249,9 +249,11 @@ class SweepStudy:
         return next(iter(self.rank_trials()), None)
 
     def is_among_best(self, value: float) -> bool:
-        """Return whether a trial with this value would be among the `keep` best trials so far."""
+        """Return whether a trial with this value could be one of the `keep` best trials, or of the Pareto front."""
+        if self.sweep.has_front:
+            return True
         keep = self.sweep.study.keep
-        losses = (self.sweep.to_loss(trial.value) for trial in self._list_trials(TrialState.COMPLETE))
+        losses = map(self.sweep.get_loss, self._list_trials(TrialState.COMPLETE))
         best = heapq.nsmallest(keep, losses)
         return len(best) < keep or self.sweep.to_loss(value) <= best[-1]
 

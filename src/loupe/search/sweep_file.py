@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
+from optuna.trial import FrozenTrial
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from loupe.config import parse_settings
@@ -92,8 +93,9 @@ class Study(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
     metric: Literal["val/mae", "val/mse", "val/psnr"] = "val/mae"
+    cost: Literal["none", "macs_per_pixel", "weights"] = "none"
     direction: Literal["minimize", "maximize"] = "minimize"  # the default depends on the metric
-    sampler: Literal["grid", "tpe", "random"] = "grid"
+    sampler: Literal["grid", "tpe", "nsga2", "random"] = "grid"
     pruner: Literal["none", "median", "hyperband"] = "none"
     repeats: int = Field(1, ge=1, le=1000)
     tune: tuple[str, ...] = ()
@@ -106,6 +108,9 @@ class Study(BaseModel):
     def _set_direction(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        metric = given.get("metric")
+        if isinstance(metric, list) and len(metric) == 2:  # two objectives: a score and the cost of the network
+            given = given | dict(zip(("metric", "cost"), metric, strict=True))
         return {"direction": "maximize" if given.get("metric") == "val/psnr" else "minimize"} | given
 
     @model_validator(mode="after")
@@ -113,6 +118,10 @@ class Study(BaseModel):
         if (self.direction == "maximize") != (self.metric == "val/psnr"):
             direction = "maximize" if self.metric == "val/psnr" else "minimize"
             raise ValueError(f"direction: must be {direction} for {self.metric}, got {self.direction}")
+        if self.cost != "none" and self.pruner != "none":
+            raise ValueError(f"pruner: must be none with two objectives, got {self.pruner}")
+        if self.sampler == "nsga2" and self.cost == "none":
+            raise ValueError("sampler: nsga2 needs two objectives, such as metric = ['val/mae', 'macs_per_pixel']")
         unused = {"trials", "startup"} if self.sampler == "grid" else {"repeats", "tune"}
         for name in sorted(unused & self.model_fields_set):
             raise ValueError(f"{name}: has no effect with sampler={self.sampler}")
@@ -144,6 +153,21 @@ class SweepFile(BaseModel):
         return self.study.metric.replace("val/", "val/best_")
 
     @property
+    def objectives(self) -> list[str]:
+        """The metrics whose values Optuna gets: `objective` and, in a sweep with two objectives, the cost."""
+        return [self.objective] if self.study.cost == "none" else [self.objective, self.study.cost]
+
+    @property
+    def directions(self) -> Sequence[str]:
+        """The direction of each objective."""
+        return [self.study.direction, "minimize"][: len(self.objectives)]
+
+    @property
+    def has_front(self) -> bool:
+        """Whether the sweep has two objectives. Its best trials are the Pareto front."""
+        return self.study.cost != "none"
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds that each point is trained with."""
         first = int(self.train.get("seed", 0))
@@ -152,6 +176,10 @@ class SweepFile(BaseModel):
     def to_loss(self, value: float | None) -> float:
         """Return a value of the objective, negated if higher values are better; None counts as 0."""
         return (1 if self.study.direction == "minimize" else -1) * float(value or 0)
+
+    def get_loss(self, trial: FrozenTrial) -> float:
+        """Return `to_loss` of the first objective of a complete trial."""
+        return self.to_loss(trial.values[0])
 
     def to_json(self) -> dict[str, Any]:
         """Return the file as JSON that `SweepFile.model_validate` reads."""
@@ -258,7 +286,9 @@ class SweepFile(BaseModel):
         Args:
             digest: the digest of the dataset.
         """
-        study = self.study.model_dump(include={"direction", "metric", "sampler", "pruner", "tune"}, mode="json")
+        study = self.study.model_dump(
+            include={"direction", "metric", "cost", "sampler", "pruner", "tune"}, mode="json"
+        )
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)
 

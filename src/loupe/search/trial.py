@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import itertools
-import math
 import socket
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import SweepStudy
+from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import FAILED, LAST_VALUE, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, dataset_inputs, models, records, training_runs, trials
@@ -135,18 +135,23 @@ def _find_result(context: TrialContext) -> Any:
     return ended if ended or context.job.fresh else trials.find_finished_run(context.key)
 
 
-def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, float | None]:
-    """Report the points of a finished run to Optuna, and return the state and the value of the trial."""
+def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, list[float] | None]:
+    """Report the points of a finished run to Optuna, and return the state and the values of the trial."""
     trial, sweep = context.trial, context.study.sweep
     trial.set_user_attr(RUN, run.info.run_id)
     trial.set_user_attr(REUSED, run.data.tags.get("mlflow.parentRunId") != context.job.parent)
     for number, (step, value) in enumerate(curves.load_curve(run.info.run_id, sweep.study.metric)):
-        _report_point(trial, number, step, value)
-    return TrialState[run.data.tags[trials.STATE_TAG]], run.data.metrics.get(sweep.objective)
+        _report_point(context, number, step, value)
+    state = TrialState[run.data.tags[trials.STATE_TAG]]
+    return state, _choose_values(sweep, run.data.metrics) if state == TrialState.COMPLETE else None
 
 
-def _train(context: TrialContext) -> tuple[TrialState, float | None]:
-    """Train the network in a new run, and return the state and the value of the trial (None for a pruned trial)."""
+def _choose_values(sweep: SweepFile, metrics: dict[str, float]) -> list[float]:
+    return [metrics[name] for name in sweep.objectives]
+
+
+def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
+    """Train the network in a new run, and return the state and the values of the trial (None for a pruned trial)."""
     from loupe.upscalers import ridge
 
     trial, study, settings = context.trial, context.study, context.settings
@@ -158,7 +163,7 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
     continued = context.resumed_run if checkpoint else None
     with trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id, _convert_study_errors():
         trial.set_user_attr(RUN, run_id)
-        state, value = TrialState.COMPLETE, math.nan
+        state, values = TrialState.COMPLETE, None
         with context.stopwatch:  # this block can take long; the heartbeats of the run show that the worker is alive
             dataset = open_dataset(context.job)
             train = dataset.load_pairs("train", settings.scale, settings.limit)
@@ -171,14 +176,14 @@ def _train(context: TrialContext) -> tuple[TrialState, float | None]:
             with context.stopwatch:
                 points = _fit(context, model, (train, validation), checkpoint)
                 metrics = training_runs.log_diagnostics(model, settings, points, train, validation)
-                value = metrics[study.sweep.objective]
-            if study.is_among_best(value):
+                values = _choose_values(study.sweep, metrics)
+            if study.is_among_best(values[0]):
                 models.log_model(model, points)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
         trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)  # raises an error if the trial has already ended
         records.log_tags({trials.STATE_TAG: state.name})
-    return state, value if state == TrialState.COMPLETE else None
+    return state, values
 
 
 @contextmanager
@@ -218,13 +223,13 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
     def log_point(step: int, metrics: dict[str, float]) -> None:
         records.log_metrics(metrics, step)
-        _report_point(trial, next(numbers), step, metrics[context.study.sweep.study.metric])
+        _report_point(context, next(numbers), step, metrics[context.study.sweep.study.metric])
 
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         with context.stopwatch.pause():
             log_point(point.step, point.metrics)
             periodic.save_if_due(arrays, point.step)
-            if trial.should_prune():
+            if not context.study.sweep.has_front and trial.should_prune():
                 raise optuna.TrialPruned
 
     for earlier in loop.load_points(checkpoint):
@@ -238,11 +243,15 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
     return progress.points
 
 
-def _report_point(trial: Trial, number: int, step: int, value: float) -> None:
-    """Report the point with this number on the learning curve to the pruner."""
-    if step:  # at step 0, the network is not trained yet
-        trial.report(value, number)
-        trial.set_user_attr(LAST_VALUE, value)
+def _report_point(context: TrialContext, number: int, step: int, value: float) -> None:
+    """Report a point of the curve to the pruner, except for step 0, at which the network is not trained yet.
+
+    Optuna has no pruners for two objectives.
+    """
+    if step:
+        context.trial.set_user_attr(LAST_VALUE, value)
+        if not context.study.sweep.has_front:
+            context.trial.report(value, number)
 
 
 @cache

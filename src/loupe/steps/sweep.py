@@ -1,5 +1,6 @@
 """Runs a sweep: plans the trials of a sweep file, trains them in workers, and registers the best network."""
 
+import math
 import shlex
 import time
 from pathlib import Path
@@ -137,7 +138,7 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
         data_dir=settings.data_dir,
         threads=settings.threads,
         max_trials=settings.max_trials or 0,
-        deadline=time.time() + settings.timeout if settings.timeout else None,
+        timeout=settings.timeout or math.inf,
         fresh=settings.fresh,
     )
 
@@ -164,13 +165,15 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
     records.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
     overhead = {"overhead": 1 - study.sum_work_seconds() / worker_seconds} if worker_seconds else {}
     records.log_metrics({"sweep_seconds": seconds} | overhead)
-    for name, figure in plots.plot_study(study.optuna_study, study.sweep.order_keys()).items():
+    for name, figure in plots.plot_study(
+        study.optuna_study, study.sweep.order_keys(), study.sweep.objectives
+    ).items():
         records.log_figure(figure, f"plots/{name}.png")
     best = study.find_best()
     if best is None:
         return None
     run_id = str(best.user_attrs[RUN])
-    records.log_metrics({f"best/{study.sweep.objective}": float(best.value or 0)})
+    records.log_metrics({f"best/{study.sweep.objective}": float(best.values[0])})
     records.log_tags({BEST_RUN_TAG: run_id, "loupe.best_trial": str(best.number)})
     return run_id
 
@@ -186,12 +189,15 @@ def _check_failures(study: "SweepStudy") -> None:
 
 
 def _delete_other_models(study: "SweepStudy") -> list[str]:
-    """Delete the models of all trials except for the best `keep` trials; return the run ids of these best trials."""
+    """Delete the models of all trials except for the best trials; return the run ids of the best trials.
+
+    The best trials are the first `keep` trials or, with two objectives, the Pareto front.
+    """
     from loupe.search.trial_attributes import RUN
     from loupe.tracking import logged_models, trials
 
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
-    kept_runs = run_ids[: study.sweep.study.keep]
+    kept_runs = run_ids if study.sweep.has_front else run_ids[: study.sweep.study.keep]
     for run in trials.find_trials(study.parent):
         if run.info.run_id not in kept_runs:
             logged_models.delete_models(run.info.run_id)
@@ -250,7 +256,9 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best_run: str | None, l
     trial = study.find_best()
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
-        print_line(f"best: {study.sweep.study.metric} {trial.value:.5f}, run {best_run}: {fields}", settings.quiet)
+        print_line(
+            f"best: {study.sweep.study.metric} {trial.values[0]:.5f}, run {best_run}: {fields}", settings.quiet
+        )
     print_line(
         f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
     )

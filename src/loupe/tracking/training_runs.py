@@ -12,7 +12,7 @@ from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import figures, scoring
-from loupe.models.builder import KerasUpscaler
+from loupe.models.builder import KerasUpscaler, measure_costs
 from loupe.tracking import checkpoints, curves, models, records
 from loupe.training import diagnostics, loop
 from loupe.upscalers.baselines import get_references
@@ -88,7 +88,7 @@ def log_diagnostics(
         validation: the validation split.
     """
     upscaler = KerasUpscaler(model)
-    metrics = diagnostics.diagnose_network(upscaler, settings, train, validation)
+    metrics = diagnostics.diagnose_network(upscaler, settings, train, validation) | measure_costs(model)
     if points:
         metrics |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
         curves.log_curve_tag(points)

@@ -1,0 +1,110 @@
+"""Limits the overshoot of networks at the edges of text and line art.
+
+Networks learn from photos, in which thin lines lost contrast when a camera took them. At drawn lines next to flat
+areas, this restored contrast is wrong: grey text becomes black. Photos hardly change: at 3:2, 0.007 % of the pixels
+of kodak24. The PSNR of `small` decreases by 0.01 dB, almost only because of thin wires before a white sky.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from loupe.upscalers.tiling import UpscalingModel
+
+RANGE_RADIUS, FLAT_RADIUS = 2, 5  # of the windows around a pixel: for the limits, and for the search of flat areas
+OVERSHOOT = np.float32(0.15)  # maximum overshoot as a share of the range of the window; Lanczos reaches this share
+LEVEL = np.float32(2 / 255)  # a grey level of 8 bits
+MIN_EXCESS = np.float32(1.5) * LEVEL  # smaller changes are hardly visible
+# An image is drawn if at least FLAT_SHARE of the window has exactly the lightest or the darkest value, and if
+# EQUAL_SHARE of the pixels within NEAR_RANGE of one of these values have exactly this value. Noise and ringing of
+# photos cause other values.
+FLAT_SHARE, EQUAL_SHARE, NEAR_RANGE = 0.2, 0.8, np.float32(0.02)
+CHUNK = 4096  # number of windows that are examined in one batch
+
+
+class LimitedOvershoot:
+    """A model whose overshoot next to flat areas of an image is limited.
+
+    Args:
+        model: the upscaling model.
+    """
+
+    def __init__(self, model: UpscalingModel) -> None:
+        geometry = model.geometry
+        halo = -(-max(geometry.halo, FLAT_RADIUS) // geometry.q) * geometry.q
+        self.geometry = replace(geometry, halo=halo)  # so that results do not depend on the tiles
+        self._model = model
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Upscale images; see `UpscalingModel`."""
+        large = self._model(images)
+        if not large.flags.writeable or np.may_share_memory(large, images):
+            large = large.copy()
+        for image, result in zip(images[..., 0], large[..., 0], strict=True):
+            _limit(image, result, self.geometry.scale)
+        return large
+
+
+def _limit(image: np.ndarray, large: np.ndarray, scale: Fraction) -> None:
+    """Limit the overshoot of one upscaled image, which is changed in place."""
+    padded = np.pad(image, FLAT_RADIUS, mode="edge")
+    low, high = _compute_extreme(padded, np.minimum), _compute_extreme(padded, np.maximum)
+    overshoot = OVERSHOOT * (high - low) + MIN_EXCESS
+    low -= overshoot
+    high += overshoot
+    columns = _find_source(np.arange(large.shape[1]), scale)
+    wide_low, wide_high = low[:, columns], high[:, columns]
+    p, q = scale.numerator, scale.denominator
+    exceeding = np.empty(large.shape, bool)
+    for row in range(p):  # contiguous rows are compared twice as fast as single pixels in blocks of p x p
+        part, source = large[row::p], _find_source(row, scale)
+        exceeding[row::p] = (part < wide_low[source::q]) | (part > wide_high[source::q])
+    y, x = np.divmod(np.flatnonzero(exceeding), large.shape[1])  # np.nonzero takes several times as long
+    sources = _find_source(y, scale), _find_source(x, scale)
+    affected = np.zeros(image.shape, bool)
+    affected[sources] = True
+    affected[affected] = _is_drawn(padded, *np.nonzero(affected))
+    chosen = affected[sources]
+    y, x = y[chosen], x[chosen]
+    sources = _find_source(y, scale), _find_source(x, scale)
+    large[y, x] = np.clip(large[y, x], low[sources], high[sources])
+
+
+def _find_source(position: Any, scale: Fraction) -> Any:
+    """Return the row or column of the image that contains the centre of a row or column of the result."""
+    return (2 * position + 1) * scale.denominator // (2 * scale.numerator)
+
+
+def _compute_extreme(padded: np.ndarray, choose: np.ufunc) -> np.ndarray:
+    """Compute the smallest or largest value in the window of RANGE_RADIUS around each pixel."""
+    margin = FLAT_RADIUS - RANGE_RADIUS
+    padded = padded[margin:-margin, margin:-margin]
+    pairs = choose(padded[1:], padded[:-1])
+    rows = choose(choose(pairs[:-3], pairs[2:-1]), padded[4:])
+    pairs = choose(rows[:, 1:], rows[:, :-1])
+    extreme: np.ndarray = choose(choose(pairs[:, :-3], pairs[:, 2:-1]), rows[:, 4:])
+    return extreme
+
+
+def _is_drawn(padded: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return for each pixel whether the image is drawn in the window of FLAT_RADIUS around the pixel, bool (n,)."""
+    side, stride = 2 * FLAT_RADIUS + 1, padded.shape[1]
+    offsets = (np.arange(side)[:, None] * stride + np.arange(side)).reshape(-1, 1)
+    starts, values = rows * stride + columns, padded.ravel()
+    result = np.zeros(len(rows), bool)
+    for start in range(0, len(rows), CHUNK):
+        window = values[offsets + starts[start : start + CHUNK]]  # (side * side, n)
+        low, high = window.min(axis=0), window.max(axis=0)
+        counts = np.stack([_count(window == low), _count(window == high)])
+        flat = np.flatnonzero(counts.max(axis=0) >= FLAT_SHARE * side**2)  # in photos, only few windows remain
+        window, low, high, near = window[:, flat], low[flat], high[flat], NEAR_RANGE * (high - low)[flat] + LEVEL / 2
+        close = np.stack([_count(window <= low + near), _count(window >= high - near)])
+        result[start + flat] = (counts[:, flat] >= EQUAL_SHARE * close).any(axis=0)
+    return result
+
+
+def _count(mask: np.ndarray) -> np.ndarray:
+    """Count the True values of each column, up to 255."""
+    return np.add.reduce(mask.view(np.uint8), axis=0, dtype=np.uint8)
