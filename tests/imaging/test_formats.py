@@ -843,6 +843,24 @@ def test_opaque_alpha_is_removed_for_formats_without_alpha(photo, tmp_path, mode
 def test_a_result_too_large_for_a_jpeg_is_an_error():
     with pytest.raises(PhotoError, match="at most 65500, got 65520x10"):
         validate_output(Path("x.jpg"), (65_520, 10), 1, 3)
+    with pytest.raises(PhotoError, match="at most 32768, got 10x32769"):  # libavif does not read such an image
+        validate_output(Path("x.avif"), (10, 32_769), 1, 3)
+
+
+def test_a_png_stores_long_display_times_in_seconds_and_keeps_black_frames(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "black")]
+    frames[0].save(tmp_path / "in.webp", save_all=True, append_images=frames[1:], duration=[70_123, 50])
+    found = read_photo(tmp_path / "in.webp")
+    images = map(UpscaleTransform(Target(Fraction(2)), NETWORKS), found.images)
+    assert write_photo(tmp_path / "out.png", images, found.count, found.loop) == []
+    with Image.open(tmp_path / "out.png") as image:
+        durations = []
+        for number in range(image.n_frames):
+            image.seek(number)
+            image.load()
+            durations.append(image.info["duration"])
+        assert durations == [70_000, 50]
+        assert image.convert("RGB").getextrema() == ((0, 0),) * 3
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp", ".avif", ".gif"])

@@ -20,7 +20,7 @@ from loupe.imaging.metadata import make_iptc_resource
 from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES
 from loupe.imaging.pixels import make_upright
 from loupe.imaging.placement import Placement
-from loupe.imaging.profiles import make_srgb_profile
+from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile, make_srgb_profile
 from loupe.imaging.reader import read_photo
 from loupe.imaging.writer import write_photo
 from loupe.imaging.xmp import place_xmp, remove_links
@@ -298,6 +298,28 @@ def test_a_damaged_or_unsuitable_profile_is_left_out_and_named(image, tmp_path):
         ]
     image.convert("CMYK").save(tmp_path / "small.jpg", icc_profile=srgb)
     assert "colour profile (damaged or unsuitable)" in upscale(tmp_path / "small.jpg", tmp_path / "large.jpg")[1]
+
+
+def test_the_profile_of_a_bmp_is_kept_and_a_linked_profile_is_named(image, tmp_path):
+    icc = make_profile(ADOBE_RGB, ADOBE_GAMMA)
+    for kind, profile, expected in ((b"DEBM", icc, icc), (b"KNIL", b"c:\\p.icc\0", None), (b" niW", b"", None)):
+        pixels = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGR")
+        header = struct.pack("<IiiHHIIiiII16s4s36x12xIIIxxxx", 124, *SIZE, 1, 24, 0, len(pixels), 2835, 2835, 0, 0,
+                             bytes(16), kind, 4, 124 + len(pixels), len(profile))  # fmt: skip
+        content = header + pixels + profile
+        (tmp_path / "small.bmp").write_bytes(b"BM" + struct.pack("<III", 14 + len(content), 0, 138) + content)
+        large, omitted = upscale(tmp_path / "small.bmp", tmp_path / "large.png")
+        assert large.info.get("icc_profile") == expected
+        assert ("colour profile (damaged or unsuitable)" in omitted) == (kind == b"KNIL")
+
+
+def test_data_after_a_jpeg_are_named(image, tmp_path):
+    image.save(tmp_path / "small.jpg")
+    content = (tmp_path / "small.jpg").read_bytes()
+    for tail, names in ((b"", []), (bytes(90), []), (b"\0\0\0\x18ftypmp42", ["data after"])):
+        (tmp_path / "small.jpg").write_bytes(content + tail)
+        omitted = upscale(tmp_path / "small.jpg", tmp_path / "large.jpg")[1]
+        assert [name[:10] for name in omitted] == names
 
 
 def test_exif_that_declares_adobe_rgb_becomes_a_profile(image, tmp_path):

@@ -48,6 +48,24 @@ def test_equal_names_get_numbers(tree):
     ]  # fmt: skip
 
 
+def test_the_name_of_a_result_does_not_depend_on_photos_with_two_extensions(tmp_path):
+    names = ("photo.jpg", "photo.png", "photo.png.jpg", "photo.png.jpg.jpg", "photo.jpg.jpg", "photo.heic.jpg")
+    expected = {
+        None: (*names[:-1], "photo.heic.jpg.jpg"),
+        ".jpg": ("photo.jpg", "photo.png.jpg", "photo.png.jpg.jpg", "photo.png.jpg.jpg.jpg", "photo.jpg.jpg"),
+    }
+    for name in names:
+        (tmp_path / name).touch()
+    for suffix, results in expected.items():
+        for name, result in zip(names, results, strict=False):
+            alone = find_photos([str(tmp_path / name)], tmp_path / "out", suffix).jobs
+            assert [job.out.name for job in alone] == [result]
+        together = {
+            job.photo.name: job.out.name for job in find_photos([str(tmp_path)], tmp_path / "out", suffix).jobs
+        }
+        assert together | dict(zip(names, results, strict=False)) == together
+
+
 @pytest.mark.parametrize("suffix", [None, ".jpg", ".webp"])
 def test_names_of_results_do_not_depend_on_other_photos(tree, suffix):
     """Otherwise `--resume` would skip a new photo when a folder grew."""

@@ -17,6 +17,8 @@ EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0
 ADOBE_INDEX = "R03"
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
 CHUNK_UNIT = 1e5  # the chunks gAMA and cHRM contain numbers multiplied by this number
+BMP_HEADER_START, BMP_V5_BYTES = 14, 124
+MAX_PROFILE_BYTES = 2**24
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # PNG chunks with the brightness of HDR images
 
 
@@ -57,6 +59,19 @@ def read_exif_profile(exif: Image.Exif) -> bytes:
         ):
             return make_profile(ADOBE_RGB, ADOBE_GAMMA)
     return b""
+
+
+def read_bmp_profile(source: bytes | Path) -> bytes | None:
+    """Return the profile of a BMP, which Pillow skips; b"" if the profile is another file, None without a profile."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(BMP_HEADER_START + BMP_V5_BYTES)
+        if len(head) < BMP_HEADER_START + BMP_V5_BYTES or head[BMP_HEADER_START] < BMP_V5_BYTES:
+            return None
+        kind = head[70:74]
+        offset, length = struct.unpack_from("<II", head, 126)
+        file.seek(BMP_HEADER_START + offset)
+        profile = file.read(min(length, MAX_PROFILE_BYTES))
+    return {b"DEBM": profile, b"KNIL": b""}.get(kind)  # PROFILE_EMBEDDED and PROFILE_LINKED, in reverse byte order
 
 
 def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:

@@ -17,8 +17,8 @@ CODEC_BYTES = {
     "WEBP": 20,
     "AVIF": 28,
     "GIF": 22,
-    "HEIF": 28,
-    "JPEG2000": 40,
+    "HEIF": 20,
+    "JPEG2000": 32,
 }  # formats whose decoders keep several copies of a frame
 OTHER_BYTES = 24  # all other images
 ROW_BYTES = 20  # bytes per pixel of a row: decoders keep two rows of up to 8 bytes per pixel; the rest is a reserve

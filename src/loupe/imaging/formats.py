@@ -22,7 +22,8 @@ ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF")
 DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # formats that support 16 bits per sample
 STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # large images are encoded strip by strip
 MAX_WHOLE_PIXELS = 60_000_000  # up to this number of pixels, the streamed formats also encode an image as a whole
-MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535, "GIF": 65_535}
+# libavif writes larger AVIF images than it reads.
+MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535}
 
 
 def get_format(out: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, JpegImagePlugin
 
 from loupe.imaging.avif import has_deep_samples
-from loupe.imaging.declarations import HDR_CHUNKS, read_colour_chunks, read_exif_profile
+from loupe.imaging.declarations import HDR_CHUNKS, read_bmp_profile, read_colour_chunks, read_exif_profile
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.exif import ORIENTATION, disable_truncated_tags
@@ -28,6 +28,14 @@ from loupe.imaging.pixels import (
 )
 from loupe.imaging.placement import ROTATED
 
+END_OF_IMAGE, PADDING, TAIL_BYTES = b"\xff\xd9", b"\0\xff\r\n ", 2**16  # of a JPEG
+# Names of data after the image that its metadata link to.
+LINKED_DATA = {
+    "further images",
+    "gain map",
+    "depth map",
+    *(f"embedded {kind}" for kind in ("video", "image", "audio")),
+}
 FULL_SAMPLING = 0  # Pillow's number for 4:4:4: the colours have the full resolution
 
 
@@ -94,6 +102,8 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
+        if image.format == "BMP" and (profile := read_bmp_profile(source)) is not None:
+            image.info["icc_profile"] = profile
         # `needs_vips` must be called before getexif: getexif may decode a PNG to find EXIF after the pixels, and a
         # decoded image does not show the bit depth of the file.
         by_vips = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
@@ -179,6 +189,15 @@ def _is_lossless(source: bytes | Path) -> bool:
     return False
 
 
+def _has_data_after_image(source: bytes | Path) -> bool:
+    """Return whether a JPEG does not end with the end marker and padding, as with a video or a camera's own data."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        file.seek(max(0, _count_bytes(source) - TAIL_BYTES))
+        tail = file.read()
+    end = tail.rfind(END_OF_IMAGE)
+    return end < 0 or bool(tail[end + len(END_OF_IMAGE) :].strip(PADDING))
+
+
 def _is_subsampled(image: Image.Image, lossless: bool) -> bool:
     """Return whether a file stores the colours with a lower resolution, which an AVIF or HEIF does not report."""
     if image.format == "JPEG":
@@ -218,6 +237,8 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
         metadata = replace(metadata, omitted=(*metadata.omitted, "colour profile (damaged or unsuitable)"))
     if not file.strip:
         metadata = read_metadata(image, exif, metadata, stored_orientation)
+        if image.format == "JPEG" and not LINKED_DATA & {*metadata.omitted} and _has_data_after_image(file.source):
+            metadata = replace(metadata, omitted=(*metadata.omitted, "data after the image, such as a video"))
     if is_last:
         image.close()  # frees Pillow's copy of the pixels
         vars(image).pop("_decoder", None)  # the decoder of a WebP or AVIF keeps several frames

@@ -29,6 +29,7 @@ FULL_COLOUR_QUALITY = 90  # an AVIF with at least this quality has the colours i
 # 9 bytes per pixel instead of 29. Without loss, method 0 takes 24 bytes per pixel instead of 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 APP13 = b"\xff\xed"  # the marker of the JPEG segment that contains Photoshop resources
+MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times only in whole seconds
 RUN_LENGTH = 3  # number of zlib's strategy Z_RLE; six photos were 2 to 10 % smaller than with the default strategy
 
 
@@ -141,15 +142,18 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
     metadata: Metadata | None = None
     for frame in frames:
         metadata = metadata or frame.metadata
-        durations_ms.append(round(frame.metadata.duration_ms))
+        duration_ms = round(frame.metadata.duration_ms)
+        is_long = name == "PNG" and duration_ms > MAX_PNG_DURATION_MS
+        durations_ms.append(round(duration_ms, -3) if is_long else duration_ms)
         images.append(_make_image(frame, name))
         if images[-1].size != images[0].size:
             raise PhotoError(f"has pages of different sizes, which {name} cannot store; use .tif")
     assert metadata is not None
     animation = _pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
     if name == "PNG":
-        # Each frame replaces the previous frame, also where it is transparent.
-        animation |= {"disposal": PngImagePlugin.Disposal.OP_BACKGROUND, "blend": PngImagePlugin.Blend.OP_SOURCE}
+        # Each frame replaces the previous frame, also where it is transparent. With OP_BACKGROUND, Pillow would omit
+        # black frames.
+        animation |= {"disposal": PngImagePlugin.Disposal.OP_NONE, "blend": PngImagePlugin.Blend.OP_SOURCE}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
     _write_colour_space(file, name, metadata)
 

@@ -186,18 +186,27 @@ class _Search:
             self.found.others.append(path)
 
     def _make_unique(self, out: Path) -> Path:
-        suffix = self._suffix or choose_suffix(out.suffix)
-        # If the format changes, the name keeps the photo's extension. Otherwise, `a.png` and `a.tif` would have the
-        # same result, `a.jpg`.
-        is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[suffix.lower()]
-        stem, end = (out.stem, out.suffix) if is_same else (out.name, suffix)
-        first = out.with_name(f"{stem}{self._addition}{end}")
+        named = self._name_result(out)
+        first = named.with_name(f"{named.stem}{self._addition}{named.suffix}")
         name, number = first, 2
         while self._fold(name) in self._names:
             name = first.with_name(f"{first.stem}-{number}{first.suffix}")
             number += 1
         self._names.add(self._fold(name))
         return name
+
+    def _name_result(self, out: Path) -> Path:
+        """Return a name that does not depend on other photos.
+
+        If the format changes, the name keeps the photo's extension: the result of photo.png is photo.png.jpg. The
+        result of a photo that has this name itself is photo.png.jpg.jpg.
+        """
+        suffix = self._suffix or choose_suffix(out.suffix)
+        inner = out.with_name(out.stem)
+        is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[suffix.lower()]
+        if is_same and not (inner.suffix.lower() in READ_FORMATS and self._name_result(inner) == out):
+            return out
+        return out.with_name(out.name + suffix)
 
     def _fold(self, name: Path) -> str:
         return str(name).casefold() if self._ignores_case else str(name)

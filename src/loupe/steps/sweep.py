@@ -1,5 +1,6 @@
 """Runs a sweep: plans the trials of a sweep file, trains them in workers, and registers the best network."""
 
+import math
 import shlex
 import time
 from pathlib import Path
@@ -138,7 +139,7 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
         data_dir=settings.data_dir,
         threads=settings.threads,
         max_trials=settings.max_trials or 0,
-        deadline=time.time() + settings.timeout if settings.timeout else None,
+        timeout=settings.timeout or math.inf,
         fresh=settings.fresh,
     )
 
