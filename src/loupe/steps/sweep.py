@@ -64,6 +64,7 @@ def run(settings: Sweep) -> str | None:
         kept_runs = _delete_other_models(study)
         if best_run and settings.champion:
             best_run = _register_best(settings, kept_runs, dataset, best_run)
+        runs.log_note(settings, _describe_study(study))
     _print_summary(settings, study, best_run, location)
     return best_run
 
@@ -262,6 +263,19 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best_run: str | None, l
     print_line(
         f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
     )
+
+
+def _describe_study(study: "SweepStudy") -> str:
+    from loupe.search.trial_attributes import RUN
+
+    names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
+    text = f"Sweep {study.sweep.name}: {study.count_ended()} trials. Each trial is named after its values of {names}."
+    best = study.find_best()
+    if best is None:
+        return text
+    values = ", ".join(f"{name}={value}" for name, value in best.params.items())
+    score = f"{study.sweep.study.metric} {best.values[0]:.5f}"
+    return f"{text} Best trial: {score} with {values}, run {best.user_attrs[RUN]}."
 
 
 def _format_dashboard_command(location: str) -> str:
