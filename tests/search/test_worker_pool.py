@@ -1,5 +1,6 @@
 """Worker processes: their error messages and shutdown."""
 
+import math
 import os
 import signal
 import subprocess
@@ -41,7 +42,7 @@ def job(tmp_path):
         sweep=SWEEP, storage=str(journal), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment_id="0",
         parent="none", dataset="/nowhere/photos-0123456789ab", digest="0123456789ab",
         source={"dataset": "/nowhere/photos", "smoke": False, "seed": 0}, data_dir="data", threads=1,
-        max_trials=1, deadline=None, fresh=False,
+        max_trials=1, timeout=math.inf, fresh=False,
     )  # fmt: skip
 
 
@@ -86,7 +87,10 @@ def test_error_of_a_worker_contains_the_end_of_its_stderr(job, tmp_path, monkeyp
 
 
 def test_sweep_prints_the_error_of_each_crashed_worker(job, monkeypatch, capsys):
+    timeouts = []
+
     def run(job):
+        timeouts.append(job.timeout)
         raise RuntimeError("a worker exited with status 1: out of memory\n  Traceback\n  out of memory")
 
     @contextmanager
@@ -100,8 +104,9 @@ def test_sweep_prints_the_error_of_each_crashed_worker(job, monkeypatch, capsys)
     settings = SimpleNamespace(workers=1, quiet=False)
     study = SimpleNamespace(sweep=SimpleNamespace(name="made-up", count_trials=lambda: 1))
     with pytest.raises(LoupeError) as caught:
-        worker_pool.run_workers(settings, study, job, 1)
+        worker_pool.run_workers(settings, study, replace(job, timeout=60.0), 1)
     assert str(caught.value).endswith("the last error: a worker exited with status 1: out of memory")
+    assert 60 >= timeouts[0] > timeouts[-1] > 0  # a worker gets the remaining time, because its clock may be wrong
     shown = "sweep made-up: a worker exited with status 1: out of memory\n  Traceback\n  out of memory\n"
     assert capsys.readouterr().out == shown * worker_pool.MAX_CRASHES
 

@@ -151,6 +151,8 @@ def test_trial_runs_are_children_of_the_sweep_run_and_optuna_trials_link_to_them
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     by_number = {int(run.data.tags["loupe.trial"]): run for run in children}
     assert by_number.keys() == trials.keys() == set(range(4))
+    assert "4 trials" in parent.data.tags["mlflow.note.content"]
+    assert by_number[0].info.run_name == f"{' '.join(map(str, list(trials[0].params.values())[:-1]))} (smoke 0)"
     for number, trial in trials.items():
         assert trial.user_attrs["run"] == by_number[number].info.run_id
         assert trial.value == by_number[number].data.metrics["val/best_mae"]

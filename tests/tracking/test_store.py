@@ -12,7 +12,7 @@ import pytest
 from jobs import build_env
 
 from loupe.errors import UsageError
-from loupe.tracking import models, run_table, runs, store, trials
+from loupe.tracking import champions, models, run_table, runs, store, trials
 
 # One process imports MLflow. Its forks open stores as steps do: a try does not start Python.
 TRIES = """
@@ -116,6 +116,7 @@ def test_files_of_a_killed_process_are_removed_and_an_empty_store_is_created(new
         lambda: runs.find_best_run("3:2", smoke=False),
         lambda: models.find_model("runs:/none/model"),
         lambda: models.get_champion(Fraction(3, 2)),
+        lambda: champions.get_version(Fraction(3, 2), "1"),
         lambda: trials.find_sweep_runs("none"),
         run_table.load_run_table,
     ],

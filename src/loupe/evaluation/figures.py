@@ -16,14 +16,16 @@ from loupe.data.pairs import Pairs
 from loupe.data.whole_photos import WholePhotos
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import write_atomically
-from loupe.imaging.conversion import to_floats
+from loupe.imaging.conversion import from_floats, to_floats
 from loupe.imaging.jpeg_quality import MAX_QUALITY
+from loupe.upscalers.baselines import build_classical, get_references
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
 IMAGE_STYLE = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 PREDICTION_ROWS = 6
 DPI = 120
 TITLE_WIDTH = 22  # maximum number of characters per line of a title
+RENDERED_ROWS = 3
 SHEET_ROWS = 4
 SHEET_CANDIDATES = 500  # number of photos from which the rows of a sheet are selected
 
@@ -144,6 +146,20 @@ def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
             axes.set_title(title if number == 0 else "", fontsize=9)
             axes.axis("off")
     return figure
+
+
+def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
+    """Return the detailed crops of a few images as one small image, uint8: input, prediction and label per row.
+
+    The inputs are upscaled by the simplest baseline.
+    """
+    simplest, _ = get_references(pairs.scale)
+    rows = []
+    for inputs, labels in pairs.subsample(RENDERED_ROWS).batches(1):
+        crop = _find_detailed_crop(labels[0, ..., 0])
+        columns = [upscale(build_classical(pairs.scale)[simplest], inputs), upscale(model, inputs), labels]
+        rows.append(np.concatenate([image[0, ..., 0][crop] for image in columns], axis=1))
+    return from_floats(np.concatenate(rows))
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:

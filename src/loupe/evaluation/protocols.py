@@ -47,7 +47,7 @@ class Images:
     context: str = "test"
     source: dict[str, str] = field(default_factory=dict)
 
-    def link(self, model_id: str | None) -> dict[str, str]:
+    def link_metrics(self, model_id: str | None) -> dict[str, str]:
         """Return the link of scores to a logged model and to the images; {} without a logged model."""
         names = {"dataset_name": self.name, "dataset_digest": self.digest}
         return {"model_id": model_id} | names if model_id else {}

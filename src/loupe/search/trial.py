@@ -156,8 +156,7 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
 
     trial, study, settings = context.trial, context.study, context.settings
     checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
-    point = " ".join(f"{key}={format_value(value)}" for key, value in trial.params.items())
-    name = f"{point or describe(settings)} ({study.sweep.name} {trial.number})"
+    name = f"{_name_point(study.sweep, trial.params) or describe(settings)} ({study.sweep.name} {trial.number})"
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
     tags |= {trials.CODE_TAG: hash_training_code()}
     continued = context.resumed_run if checkpoint else None
@@ -184,6 +183,13 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
         trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)  # raises an error if the trial has already ended
         records.log_tags({trials.STATE_TAG: state.name})
     return state, values
+
+
+def _name_point(sweep: SweepFile, params: dict[str, Any]) -> str:
+    """Return the values of a point; the seed only if the sweep has several seeds."""
+    values = [params[key] for key in sweep.order_keys() if key in params]
+    texts = [f"{value:.3g}" if isinstance(value, float) else format_value(value) for value in values]
+    return " ".join([*texts, *([f"seed {params['seed']}"] if "seed" in params and sweep.study.repeats > 1 else [])])
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def main(parent_pid: int) -> None:
 
     watcher = ParentWatcher(parent_pid)
     job = WorkerJob(**json.load(sys.stdin))
+    deadline = time.monotonic() + job.timeout
     if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create a journal
         raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
     from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so the check comes first
@@ -43,7 +44,7 @@ def main(parent_pid: int) -> None:
     # Opening can take long. It comes before the first claim, because heartbeats must start soon after a claim.
     open_dataset(job)
     trial_count, last_active = 0, time.monotonic()
-    while trial_count < job.max_trials and not _has_passed(job.deadline) and liveness.is_running(job.parent):
+    while trial_count < job.max_trials and time.monotonic() < deadline and liveness.is_running(job.parent):
         trial = retry_database(lambda: study.claim_trial(liveness.make_process_tags()))
         if trial is not None:
             run_trial(trial, study, job)
@@ -56,10 +57,6 @@ def main(parent_pid: int) -> None:
             time.sleep(POLL_INTERVAL_S)
     watcher.stop()
     print(trial_count)
-
-
-def _has_passed(deadline: float | None) -> bool:
-    return deadline is not None and time.time() >= deadline
 
 
 class ParentWatcher:

@@ -28,7 +28,7 @@ class WorkerJob:
         data_dir: the folder for prepared datasets.
         threads: CPU threads per trial; 0 means one per core.
         max_trials: maximum number of trials that the worker runs.
-        deadline: Unix time after which no trial starts, or None.
+        timeout: no trial starts after this many seconds; infinite without a limit.
         fresh: also train trials whose results are in the store.
     """
 
@@ -43,7 +43,7 @@ class WorkerJob:
     data_dir: str = field(repr=False)
     threads: int
     max_trials: int
-    deadline: float | None
+    timeout: float
     fresh: bool
 
 

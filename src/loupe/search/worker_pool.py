@@ -57,6 +57,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     running: dict[Future[int], tuple[int, float]] = {}  # the maximum number of trials, and the start of each worker
     # `remaining` is the number of trials that may still start, infinite without a limit.
     remaining, crashes, last_check, worker_seconds = job.max_trials or math.inf, 0, 0.0, 0.0
+    deadline = time.monotonic() + job.timeout
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
     gpus = group_gpus(study.sweep) if workers > 1 and not settings.scheduler else []
@@ -68,11 +69,13 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
                 server.retry_while_unreachable(close_orphans, SERVER_TIMEOUT_S, settings.quiet)
                 last_check = time.monotonic()
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
-            may_start = remaining > 0 and (job.deadline is None or time.time() < job.deadline)
+            may_start = remaining > 0 and time.monotonic() < deadline
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
                 equal_share = -(-remaining // (workers - len(running)))  # rounded up
                 max_trials = int(min(MAX_TRIALS_PER_WORKER, equal_share))
-                running[executor.submit(run_job, replace(job, max_trials=max_trials))] = max_trials, time.monotonic()
+                now = time.monotonic()  # not the time of day: the clock of another machine can differ by minutes
+                share = replace(job, max_trials=max_trials, timeout=deadline - now)
+                running[executor.submit(run_job, share)] = max_trials, now
                 remaining -= max_trials
             if not running and not (may_start and open_trials):
                 return worker_seconds

@@ -60,7 +60,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         dataset_inputs.log_images(images, photos)
         _draw_figures(settings, methods, short_names[settings.model], pairs)
         records.log_table(table, "scores.json")
-        scores, text = _log_scores(settings, table, [*networks], images.link(loaded.model_id))
+        scores, text = _log_scores(settings, table, [*networks], images.link_metrics(loaded.model_id))
         summary = {"model": loaded.name, "on": description, "protocol": settings.protocol}
         summary |= {"photos": photos, "images": len(pairs)} | scores
         records.log_json(_replace_nan(summary), "summary.json")

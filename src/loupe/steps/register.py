@@ -74,7 +74,7 @@ def _register(settings: Register) -> Registration:
     with runs.step_run(settings, f"register {candidate.name}"), tempfile.TemporaryDirectory() as folder:
         result = gate.compare_with_champion(upscaler, candidate, champion, dataset, settings)
         _, difference = registration.export_onnx(model, candidate.reference, Path(folder) / "model.onnx")
-        licence = _describe_licences(candidate.dataset.settings["source"] if candidate.dataset else "unknown")
+        licence = _describe_licences(candidate.dataset.settings["source"]) if candidate.dataset else "unknown"
         version_tags = models.make_geometry_tags(upscaler.geometry) | {
             "digest": candidate.dataset.digest if candidate.dataset else "",
             "commit": candidate.commit,
@@ -125,14 +125,15 @@ def _move_champion(settings: Register) -> Registration:
     with runs.step_run(settings, f"register {name} {'rollback' if settings.rollback else settings.version}"):
         if settings.rollback:
             photo_uri, reason = champions.move_champion(scale, version), "rolled back"
+            evidence = version.tags.get(models.EVIDENCE_TAG, "") if version else "upscale uses the bundled network"
+            reason += f"; {evidence}" if evidence else ""
         else:
             reason = "made champion by `loupe register --version`"
+            reason += f"; {version.tags['why']}" if "why" in version.tags else ""
             photo_uri = champions.promote(scale, version, reason)
         number = str(version.version) if version else ""
         records.log_tags({"loupe.photo": photo_uri, "loupe.version": f"models:/{name}/{number}"})
-    if version is None:
-        return Registration(name, number, False, f"{reason}; upscale uses the bundled network")
-    return Registration(name, number, True, f"{reason}; {version.tags.get(models.EVIDENCE_TAG, models.NO_EVIDENCE)}")
+    return Registration(name, number, version is not None, reason)
 
 
 def _describe_input(geometry: "Geometry") -> str:

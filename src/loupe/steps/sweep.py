@@ -1,5 +1,6 @@
 """Runs a sweep: plans the trials of a sweep file, trains them in workers, and registers the best network."""
 
+import math
 import shlex
 import time
 from pathlib import Path
@@ -64,6 +65,7 @@ def run(settings: Sweep) -> str | None:
         kept_runs = _delete_other_models(study)
         if best_run and settings.champion:
             best_run = _register_best(settings, kept_runs, dataset, best_run)
+        runs.log_note(settings, _describe_study(study))
     _print_summary(settings, study, best_run, location)
     return best_run
 
@@ -142,7 +144,7 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
         data_dir=settings.data_dir,
         threads=settings.threads,
         max_trials=settings.max_trials or 0,
-        deadline=time.time() + settings.timeout if settings.timeout else None,
+        timeout=settings.timeout or math.inf,
         fresh=settings.fresh,
     )
 
@@ -266,6 +268,19 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best_run: str | None, l
     print_line(
         f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
     )
+
+
+def _describe_study(study: "SweepStudy") -> str:
+    from loupe.search.trial_attributes import RUN
+
+    names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
+    text = f"Sweep {study.sweep.name}: {study.count_ended()} trials. Each trial is named after its values of {names}."
+    best = study.find_best()
+    if best is None:
+        return text
+    values = ", ".join(f"{name}={value}" for name, value in best.params.items())
+    score = f"{study.sweep.study.metric} {best.values[0]:.5f}"
+    return f"{text} Best trial: {score} with {values}, run {best.user_attrs[RUN]}."
 
 
 def _format_dashboard_command(location: str) -> str:

@@ -20,6 +20,7 @@ from loupe.config.fields import CHAMPION, format_value
 from loupe.errors import UsageError
 from loupe.tracking import models, registration, runs
 from loupe.tracking.context_tags import list_masked_tags
+from loupe.tracking.store import create_store
 from loupe.upscalers import bundled
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
@@ -30,6 +31,7 @@ REPLACED_TAG = "loupe.replaced"  # tag of a version that became champion: the pr
 def get_version(scale: Fraction, number: str) -> Any:
     """Return a version of the registered model of a scale factor; raise UsageError if it does not exist."""
     name = models.REGISTERED_NAMES[scale]
+    create_store()
     try:
         return mlflow.MlflowClient().get_model_version(name, number)
     except MlflowException as error:

@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
+from PIL import Image
 
 from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
@@ -43,6 +44,16 @@ def _send_params(run_id: str, body: dict[str, Any], _: Path | None) -> None:
 
 def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     mlflow.MlflowClient().log_artifact(run_id, str(file), body["folder"])
+
+
+def _send_image(run_id: str, body: dict[str, Any], file: Path | None) -> None:
+    """Upload an image of one step. MLflow's web interface shows the images of a key with a slider for the step."""
+    client, fields = mlflow.MlflowClient(), {name: body[name] for name in ("key", "step", "timestamp")}
+    prefix = "images/{key}+step+{step}+timestamp+{timestamp}+".format(**fields)  # MLflow adds a random suffix
+    if not any(item.path.startswith(prefix) for item in client.list_artifacts(run_id, "images")):
+        assert file is not None
+        with Image.open(file) as image:
+            client.log_image(run_id, image, **fields, synchronous=True)
 
 
 def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
@@ -150,6 +161,7 @@ RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] =
     "tags": _send_tags,
     "params": _send_params,
     "file": _send_file,
+    "image": _send_image,
     "table": _send_table,
     "input": _send_input,
     "model input": _send_model_input,

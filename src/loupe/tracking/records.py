@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from PIL import Image
 
 from loupe.errors import mask_secrets, mask_values
 from loupe.tracking import delivery
@@ -77,6 +78,15 @@ def log_figure(figure: Any, name: str) -> None:
     with _temporary_file(name) as (file, folder):
         figure.savefig(file)
         log_file(file, folder)
+
+
+def log_image(image: np.ndarray, key: str, step: int) -> None:
+    """Log an image, uint8 (height, width), of a training step. Images with the same key form a series."""
+    with _temporary_file("image.png") as (file, _):
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "PNG")
+        file.write_bytes(stream.getvalue())
+        log_record("image", {"key": key, "step": step, "timestamp": now()}, file)
 
 
 def log_json(value: Any, name: str) -> None:

@@ -79,6 +79,12 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
     return tags | list_masked_tags()
 
 
+def log_note(settings: RunSettings, text: str) -> None:
+    """Describe the open run in MLflow by a text, unless the user has given a note."""
+    if not settings.note:
+        delivery.log_record(str(mlflow.active_run().info.run_id), "tags", {NOTE_TAG: mask_secrets(text)})
+
+
 def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
     """Return the name of a run: the setting `run_name`, the name that the user gave to `mlflow run`, or `name`.
 

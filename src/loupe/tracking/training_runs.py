@@ -45,6 +45,8 @@ def fit_network(
 
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         log_point(point.step, point.metrics)
+        if point.step not in logged_steps:
+            records.log_image(figures.render_predictions(KerasUpscaler(model), validation), "predictions", point.step)
         checkpoints.save_checkpoint(arrays, point.step)
 
     for earlier in loop.load_points(checkpoint):
