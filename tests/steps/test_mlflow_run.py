@@ -107,7 +107,9 @@ def test_bad_usage_under_mlflow_run_fails_the_run(clone, tmp_path):
     done = subprocess.run(command, cwd=clone, env=more, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     assert "activation: must be one of tanh, sigmoid, relu, got 'swish'" in done.stderr
-    assert [found.info.status for found in list_runs(tmp_path)] == ["FAILED"]
+    (failed,) = list_runs(tmp_path)
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["loupe.error"] == "activation: must be one of tanh, sigmoid, relu, got 'swish'"
 
 
 def test_train_runs_from_a_git_address_in_a_uv_environment_and_logs_to_the_store_of_the_caller(clone, tmp_path):
@@ -125,11 +127,17 @@ def test_train_runs_from_a_git_address_in_a_uv_environment_and_logs_to_the_store
                 time.sleep(0.1)
         address = f"git://127.0.0.1:{port}/loupe"
         run("mlflow", "run", address, "-e", "train", "--env-manager", "uv", "-P", "smoke=true", cwd=tmp_path)
-        run("mlflow", "run", address, "-e", "upscale", "--env-manager", "uv", "-P", "model=lanczos", cwd=tmp_path)
+        Image.new("RGB", (16, 10), "red").save(tmp_path / "photo.png")
+        run("mlflow", "run", address, "-e", "upscale", "--env-manager", "uv", "--run-name", "mine", "-P", "scale=2",
+            "-P", "model=lanczos", "-P", "inputs=photo.png", "-P", "out=big.png", cwd=tmp_path)  # fmt: skip
     finally:
         os.killpg(daemon.pid, 15)
     upscaled, trained = list_runs(tmp_path)
     assert (upscaled.info.status, trained.info.status) == ("FINISHED", "FINISHED")
+    assert upscaled.info.run_name == "mine"
+    assert trained.info.run_name.startswith("convolutional 3:2 8")
+    assert Image.open(tmp_path / "big.png").size == (32, 20)
+    assert (tmp_path / "data").is_dir()
     assert trained.data.params["filters"] == "8"
 
 
