@@ -102,7 +102,9 @@ def test_a_server_that_is_unreachable_for_some_time_gets_all_records_afterwards(
                 assert process.wait(300) == 0, printed.read_text()
                 check_complete(url, run_id, steps)
                 registered = loupe("register", "--run", run_id, cwd=place, MLFLOW_TRACKING_URI=url).stdout
-                assert "models:/loupe/1: champion: " in registered
+                assert "models:/loupe/1: not champion: " in registered  # a short training
+                promoted = loupe("register", "--version", 1, cwd=place, MLFLOW_TRACKING_URI=url).stdout
+                assert "models:/loupe/1: champion: " in promoted
     assert not (place / "unsent-runs").exists()
 
 
