@@ -126,7 +126,7 @@ class Dataset:
         shard_numbers, stack_numbers = np.unique(shards, return_inverse=True)
         names = [[name_shard(kind, number) for number in shard_numbers] for kind in (name_inputs(scale), "labels")]
         raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
-        last_positions = np.zeros(len(shard_numbers), np.int64)  # of the images that the pairs need from each shard
+        last_positions = np.zeros(len(shard_numbers), np.int64)  # the last position in each shard that is needed
         np.maximum.at(last_positions, stack_numbers, positions)
         inputs, labels = (
             [self._open_shard(name, number) for name, number in zip(kind, last_positions.tolist(), strict=True)]

@@ -178,7 +178,7 @@ def _rank_splits(hashes: set[str]) -> dict[str, str]:
     count = len(hashes)
     if count >= SMALL_COLLECTION:
         return {}
-    size = -(-count // 8)  # of the validation split and of the test split
+    size = -(-count // 8)  # size of the validation split, and of the test split
     names = ["train"] * max(1, count - 2 * size) + ["validation"] * size + ["test"] * size
     return dict(zip(sorted(hashes, key=lambda key: (_hash_fraction(key), key)), names, strict=False))
 

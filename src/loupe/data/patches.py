@@ -34,9 +34,9 @@ class Patches:
     Args:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
-        crops: the positions of crops. `aligned`: only positions that are whole pixels in the input and in the label.
-            `any`: all positions of the input; the position in the label is rounded down (2016 study). With scale 3:2,
-            rounding shifts the crop of the label by half a pixel at odd positions.
+        crops: the positions of crops. `aligned`: only positions of the input that correspond to a whole pixel of the
+            label. `any`: all positions of the input; the position in the label is rounded down (2016 study). With
+            scale 3:2, rounding shifts the crop of the label by half a pixel at odd positions.
         augment: flip and rotate each crop at random.
         seed: determines the random numbers, together with the step.
 

@@ -23,7 +23,7 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 
 DRAWS = 20
 CONFIDENCE = 0.95
-MIN_PHOTOS = 8  # fewer photos have no interval, because its coverage would be below CONFIDENCE
+MIN_PHOTOS = 8  # with fewer photos, the coverage of an interval would be below CONFIDENCE
 MIN_PATCH_SIDE = 8  # smallest side in pixels of the blocks that `score_patches` uses as patches
 
 
@@ -105,10 +105,10 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         table: the result of `score` or `score_patches`.
 
     Returns:
-        A dictionary per method with `photos`, the number of photos, its mean mae, psnr, ssim and mse, and
-        `psnr_of_mse`, the PSNR of the mean mse. A few nearly perfect images cannot raise `psnr_of_mse` much. For a
-        table of `score_patches`, each dictionary also contains `spread`, the standard deviation of each score over
-        draws. For a table of `score`, each dictionary also contains:
+        A dictionary per method with the number of photos (`photos`), the mean mae, psnr, ssim and mse, and the PSNR
+        of the mean mse (`psnr_of_mse`), which a few nearly perfect images cannot raise much. For a table of
+        `score_patches`, each dictionary also contains `spread`, the standard deviation of each score over draws. For
+        a table of `score`, each dictionary also contains:
 
         interval: the 95 % interval of each mean, [low, high]; None with fewer than MIN_PHOTOS photos.
         over: comparisons with nearest and lanczos, or at 1:1 with the input. `gain` is the mae of the baseline
@@ -160,8 +160,8 @@ def count_photos(table: pd.DataFrame) -> int:
 def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float] | None]:
     """Compute 95 % intervals of means with Student's t; the images of a photo are one observation.
 
-    The standard error is the jackknife's (Efron and Stein 1981): it compares the mean with the means without one
-    photo. Percentile bootstrap intervals are too narrow for a few photos.
+    The standard error is the jackknife's (Efron and Stein 1981): for each photo, it compares the mean with the mean
+    of all other photos. Percentile bootstrap intervals are too narrow for a few photos.
 
     Args:
         values: (n, k), one row per image; the mean of each column gets an interval.
@@ -179,7 +179,7 @@ def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float
     means = values.mean(axis=0)
     residuals = np.zeros((n, values.shape[1]))  # per photo: the sum of the deviations of its images
     np.add.at(residuals, index, values - means)
-    changes = residuals / (len(values) - np.bincount(index))[:, None]  # of the mean if one photo is left out
+    changes = residuals / (len(values) - np.bincount(index))[:, None]  # changes of the mean if one photo is left out
     errors = np.sqrt((n - 1) / n * np.square(changes).sum(axis=0))
     half_widths = t.ppf((1 + CONFIDENCE) / 2, n - 1) * errors
     return np.stack([means - half_widths, means + half_widths], axis=1).tolist()

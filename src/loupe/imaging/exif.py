@@ -165,11 +165,11 @@ def _remove_unreadable(exif: Image.Exif) -> list[str]:
                     if not exif.get_ifd(tag):
                         raise ValueError("an empty directory")
                     continue
-                _write_tag(group, tag, RawText(value) if isinstance(value, str) else value)
+                _validate_tag(group, tag, RawText(value) if isinstance(value, str) else value)
             except Exception:
                 try:  # some programs write a number as text
                     number = float(value.strip("\0 "))
-                    _write_tag(group, tag, number)
+                    _validate_tag(group, tag, number)
                     tags[tag] = number
                 except Exception:
                     del tags[tag]
@@ -177,7 +177,7 @@ def _remove_unreadable(exif: Image.Exif) -> list[str]:
     return removed
 
 
-def _write_tag(group: int | None, tag: int, value: Any) -> None:
+def _validate_tag(group: int | None, tag: int, value: Any) -> None:
     """Raise an exception if Pillow cannot write a tag of a nested directory (`group`), or of the first (None)."""
     directory = TiffImagePlugin.ImageFileDirectory_v2(group=group)
     directory[tag] = value

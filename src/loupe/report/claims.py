@@ -26,7 +26,7 @@ Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
 
 
 class Claim(BaseModel):
-    """A claim about an arm, or about the difference between arms; docs/sweeps.md explains the fields."""
+    """A claim about an arm (a choice of field values), or about the difference between arms; see docs/sweeps.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

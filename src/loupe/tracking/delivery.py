@@ -239,7 +239,7 @@ class RunUploader:
             if self.buffer.is_sent():
                 pause = 0.0
                 continue
-            if not pause and not is_reachable():  # print the line once until all records are sent
+            if not pause and not is_reachable():  # print the line only once until all records are sent
                 print_line(f"{describe_unreachable_server()}; buffered in {self.buffer.file}", self.quiet)
             pause = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause))
             self._closing.wait(pause)

@@ -19,7 +19,7 @@ from loupe.upscalers.geometry import Geometry
 
 KERAS_FILE = "data/model.keras"  # the path at which MLflow saves a Keras model
 ONNX_FILE = "onnx/model.onnx"  # the path of the ONNX file in the artifacts of a registered model
-EVIDENCE_TAG = "loupe.evidence"  # of a model version that became champion: the comparison in one sentence
+EVIDENCE_TAG = "loupe.evidence"  # tag of a version that became champion: the comparison in one sentence
 NO_EVIDENCE = "not compared with another model by `loupe register`"
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")  # the id of a logged model in the source of a model version
 PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files with networks of all scale factors
@@ -67,7 +67,7 @@ class ModelReference:
 
     @classmethod
     def of_version(cls, version: Any, name: str = "", evidence: str = "") -> "ModelReference":
-        """Create a reference to a model version. MLflow stores the id of its logged model only in the source."""
+        """Create a reference to a model version. Only `version.source` contains the id of the logged model."""
         name, found = name or f"{version.name} version {version.version}", MODEL_ID.search(version.source)
         if found is None:
             return cls(name, version.source, version.run_id, evidence=evidence)

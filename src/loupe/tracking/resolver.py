@@ -175,7 +175,7 @@ def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
 
 
 def _load_from_store(find: Callable[[], "ModelReference | None"], options: ResolveOptions) -> LoadedModel | None:
-    """Find a model, download its file, and load it; returns None if `find` returns None.
+    """Find a model, download its file, and load it; return None if `find` returns None.
 
     Raises:
         StoreError: the store or the download failed or took too long.

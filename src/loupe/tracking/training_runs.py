@@ -34,8 +34,8 @@ def fit_network(
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
 
-    # A resumed run already has its points up to the interruption, also points after the checkpoint. These points are
-    # not logged again. Under `mlflow run`, a new run continues the interrupted run, and does not have the points yet.
+    # A resumed run already has its points up to the interruption, including points after the checkpoint. These points
+    # are not logged again. Under `mlflow run`, a new run continues the interrupted run, and does not have them yet.
     run_id = str(mlflow.active_run().info.run_id)
     logged_steps = dict(curves.load_curve(run_id, curves.METRIC)) if checkpoint else {}
 

@@ -48,7 +48,7 @@ class FilterUpscaler:
 
 
 def build_classical(scale: Fraction, luminance: str = "rec601") -> dict[str, UpscalingModel]:
-    """Return the baselines without weights by name. At 1:1, all filters return the input; nlm is added.
+    """Return the baselines without weights by name. At 1:1, these are the input, which all filters return, and nlm.
 
     Args:
         scale: the scale factor.
@@ -65,7 +65,7 @@ def get_references(scale: Fraction) -> tuple[str, str]:
 
 
 def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
-    """Compute the weights of a filter for one block from the filter's responses to impulse white pixels.
+    """Compute the weights of a filter for one block from its results for images with a single white pixel.
 
     Args:
         name: a key of FILTERS.

@@ -1,4 +1,4 @@
-"""Ridge regression, which predicts a block of the large image from the input block and the pixels around it."""
+"""Ridge regression, which predicts a block of the result from the input block and the pixels around it."""
 
 import io
 from fractions import Fraction
@@ -15,7 +15,7 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01  # default weight of the squared coefficients
-FIT_IMAGES = 2048  # maximum number of images: millions of blocks, for 81 to 100 weights per pixel of the result
+FIT_IMAGES = 2048  # maximum number of images; their millions of blocks suffice for 81 to 100 weights per pixel
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:

@@ -144,8 +144,8 @@ def upscale_rows(
 def _list_shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
-    The shifts are multiples of a step: the largest divisor of q, up to q/2, that is a whole number of pixels in the
-    result.
+    The shifts are multiples of a step. The step is the largest divisor of q that is at most q/2 and corresponds to a
+    whole number of pixels in the result.
     """
     if geometry.q == get_block_sides(geometry.scale)[0]:
         return [0]
