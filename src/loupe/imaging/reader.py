@@ -28,8 +28,9 @@ from loupe.imaging.pixels import (
 )
 from loupe.imaging.placement import ROTATED
 
-END_OF_IMAGE, PADDING, TAIL_BYTES = b"\xff\xd9", b"\0\xff\r\n ", 2**16  # of a JPEG
-# Names of data after the image that its metadata link to.
+# The end of a JPEG: the end marker, bytes that may follow, and the number of bytes in which the marker is searched.
+END_OF_IMAGE, PADDING, TAIL_BYTES = b"\xff\xd9", b"\0\xff\r\n ", 2**16
+# Names of data after the image to which the metadata of the image link.
 LINKED_DATA = {
     "further images",
     "gain map",

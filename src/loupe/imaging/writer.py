@@ -151,8 +151,8 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
     assert metadata is not None
     animation = _pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
     if name == "PNG":
-        # Each frame replaces the previous frame, also where it is transparent. With OP_BACKGROUND, Pillow would omit
-        # black frames.
+        # Each frame replaces the previous frame, even where the new frame is transparent. With OP_BACKGROUND, Pillow
+        # would omit black frames.
         animation |= {"disposal": PngImagePlugin.Disposal.OP_NONE, "blend": PngImagePlugin.Blend.OP_SOURCE}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
     _write_colour_space(file, name, metadata)
