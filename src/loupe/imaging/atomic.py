@@ -162,7 +162,7 @@ def _rename_new(partial: Path, final: Path) -> None:
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel. Processes on one kernel see each other's locks, also from containers."""
+    """Return an id of the running kernel. Processes on one kernel see each other's locks, even from containers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:

@@ -172,6 +172,6 @@ def main() -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent has ended, which closes the standard input. This also works while an image is decoded."""
+    """Exit when the parent has ended, which closes the standard input. This works even while an image is decoded."""
     os.read(0, 1)
     os._exit(0)
