@@ -353,7 +353,7 @@ def test_register_refuses_a_network_with_code(hostile_store):
     client = make_train_run(hostile_store, run_id, "FINISHED")
     versions = len(client.search_model_versions("name = 'loupe'"))
     error = run_step(hostile_store[0], "register", "--run", run_id)
-    assert re.search(rf"loupe register: error: model: {run_id} cannot be loaded: .*[Ll]ambda", error)
+    assert re.search(rf"loupe register: error: model: .* \({run_id}\) cannot be loaded: .*[Ll]ambda", error)
     assert len(client.search_model_versions("name = 'loupe'")) == versions
 
 
