@@ -64,6 +64,6 @@ def test_scheduler_failure_ends_the_wait_for_trials(tmp_path):
 def test_scheduler_without_loupe_is_refused(tmp_path):
     with (
         services.dask_scheduler(tmp_path / "scheduler", program=("-c", WITHOUT_LOUPE)) as address,
-        pytest.raises(UsageError, match=rf"scheduler: must have Loupe installed, .* got '{address}' without Loupe"),
+        pytest.raises(UsageError, match=rf"scheduler: must have Loupe installed on .* got '{address}' without Loupe"),
     ):
         prepare(settings(tmp_path, address))
