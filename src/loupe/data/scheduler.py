@@ -36,7 +36,8 @@ def connect(address: str) -> Iterator[Any]:
             client.run_on_scheduler(pkgutil.resolve_name, "loupe:__version__")
         except ImportError:
             raise UsageError(
-                f"scheduler: must have Loupe installed on its machine and on all workers, got {address!r} without Loupe"
+                "scheduler: must have Loupe installed on its machine and on all workers, "
+                f"got {address!r} without Loupe"
             ) from None
         try:
             yield client
