@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import loupe
-from loupe.search.trial import TRAINING_CODE, hash_training_code
+from loupe.search.training_code import TRAINING_CODE, hash_training_code
 
 PACKAGE = Path(loupe.__file__).parent
 CODE = '''"""A module."""

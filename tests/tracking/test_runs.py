@@ -22,7 +22,7 @@ from loupe.cli.main import run_step
 from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.steps import sync
-from loupe.tracking import checkpoints, curves, delivery, liveness, records, runs
+from loupe.tracking import checkpoints, curves, delivery, liveness, records, run_notes, runs
 
 
 @pytest.fixture
@@ -244,19 +244,22 @@ def test_a_failed_run_says_why_and_the_next_try_removes_the_reason(client: mlflo
         1 / 0  # noqa: B018
     found = client.get_run(run)
     assert (found.info.status, found.info.run_name) == ("FAILED", "mine")
-    assert found.data.tags[runs.ERROR_TAG] == "ZeroDivisionError: division by zero"
-    assert found.data.tags[runs.NOTE_TAG] == "My **note**\n\nFailed: ZeroDivisionError: division by zero"
+    assert found.data.tags[run_notes.ERROR_TAG] == "ZeroDivisionError: division by zero"
+    assert found.data.tags[run_notes.NOTE_TAG] == "My **note**\n\nFailed: ZeroDivisionError: division by zero"
     assert (found.data.tags["owner"], found.data.tags["stage"]) == ("ana", "a=b")
     assert not found.data.params.keys() & {"note", "tags", "run_name"}
     with pytest.raises(UsageError), runs.step_run(settings, "register x", continues=run):
         raise UsageError("x: must be 1, got http://u:secret@host")
-    assert client.get_run(run).data.tags[runs.NOTE_TAG] == "My **note**\n\nFailed: x: must be 1, got http://***@host"
+    assert (
+        client.get_run(run).data.tags[run_notes.NOTE_TAG]
+        == "My **note**\n\nFailed: x: must be 1, got http://***@host"
+    )
     with runs.step_run(settings, "register x", continues=run):
         pass
     found = client.get_run(run)
     assert found.info.status == "FINISHED"
-    assert runs.ERROR_TAG not in found.data.tags
-    assert found.data.tags[runs.NOTE_TAG] == "My **note**"
+    assert run_notes.ERROR_TAG not in found.data.tags
+    assert found.data.tags[run_notes.NOTE_TAG] == "My **note**"
     assert "loupe.continues" not in found.data.tags
 
 
@@ -279,8 +282,8 @@ def test_a_step_that_did_not_start_says_why_in_the_run_of_mlflow_run(
     monkeypatch.setenv("MLFLOW_RUN_ID", run)
     assert run_step("train", ["--activation", "swish"]) == 2
     tags = client.get_run(run).data.tags
-    assert tags[runs.ERROR_TAG] == "activation: must be one of tanh, sigmoid, relu, got 'swish'"
-    assert tags[runs.NOTE_TAG] == f"Failed: {tags[runs.ERROR_TAG]}"
+    assert tags[run_notes.ERROR_TAG] == "activation: must be one of tanh, sigmoid, relu, got 'swish'"
+    assert tags[run_notes.NOTE_TAG] == f"Failed: {tags[run_notes.ERROR_TAG]}"
 
 
 def test_paths_under_mlflow_run_count_from_the_folder_of_the_caller(

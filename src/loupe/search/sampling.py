@@ -3,7 +3,8 @@
 import optuna
 from optuna.trial import Trial
 
-from loupe.search.sweep_file import Params, Range, SweepFile
+from loupe.search.sweep_file import Params, SweepFile
+from loupe.search.values import Range
 
 CURVE_POINTS = 17  # number of points of a learning curve with the default eval_every, including step 0
 # NSGA-II: the trials are divided into this number of generations, each with at most MAX_POPULATION trials.

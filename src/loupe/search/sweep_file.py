@@ -5,21 +5,21 @@ A key of [train] or [search] may have a condition before a dot. `sgd.momentum` a
 """
 
 import json
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loupe.config import parse_settings
-from loupe.config.fields import format_value, quote_value
+from loupe.config.fields import format_value
 from loupe.config.networks import NETWORKS, build_train_class
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import Train
 from loupe.errors import mask_values
 from loupe.report.claims import Claim
+from loupe.search.values import Range, Values
 
 Params = dict[str, Any]  # a value per key of [search]: one point of the search space
 MAX_KEYS = 200  # maximum number of keys of a table, several times the number of fields
@@ -28,63 +28,12 @@ MAX_RANDOM_POINTS = 400  # the number of random points to check before a sampler
 # the network.
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
-FiniteNumber = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
-
 
 class Condition(NamedTuple):
     """The condition of a key: the field and the value that the field must have."""
 
     field: str
     value: str
-
-
-class Range(BaseModel):
-    """An interval from which a sampler draws numbers, including both ends."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    low: FiniteNumber
-    high: FiniteNumber
-    log: bool = False
-    step: FiniteNumber | None = Field(None, gt=0)
-
-    @model_validator(mode="after")
-    def _check_bounds(self) -> "Range":
-        if not self.low < self.high or (self.log and (self.low <= 0 or self.step is not None)):
-            raise ValueError(
-                "low must be less than high; with log=true, low must be above 0 and step is not allowed; got "
-                f"low={self.low}, high={self.high}, log={format_value(self.log)}, step={format_value(self.step)}"
-            )
-        return self
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether the range contains integers only."""
-        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
-
-    def draw(self, rng: random.Random) -> int | float:
-        """Draw the lower end, the upper end, or a random number between both ends, each with probability 1/3.
-
-        A sampler is not used, because a check of the search space must cover the ends.
-        """
-        if self.step is not None:
-            between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
-        elif self.log:
-            between = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        else:
-            between = rng.uniform(self.low, self.high)
-        between = min(max(between, self.low), self.high)  # rounding may exceed the ends
-        return rng.choice([self.low, self.high, int(between) if self.is_integer else between])
-
-
-def _check_values(given: Any) -> Any:
-    if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
-        raise ValueError('a key with a dot must be in quotes, such as "sgd.momentum"')
-    if not isinstance(given, (dict, list, Range)):
-        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {quote_value(given)}")
-    return given
-
-
-Values = Annotated[Range | list[Any], BeforeValidator(_check_values)]
 
 
 class Study(BaseModel):

@@ -15,7 +15,8 @@ from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.steps import Sweep
 from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
-from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Range, SweepFile, parse_condition, parse_field
+from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile, parse_condition, parse_field
+from loupe.search.values import Range
 
 MAX_FILE_BYTES = 2**20
 MAX_GRID_POINTS = 100_000

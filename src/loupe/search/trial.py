@@ -1,7 +1,5 @@
 """Runs one trial: reuses a result of the store or trains the network, and reports the value to MLflow and Optuna."""
 
-import ast
-import hashlib
 import itertools
 import socket
 import time
@@ -15,7 +13,6 @@ from typing import Any, Self
 import optuna
 from optuna.trial import Trial, TrialState
 
-import loupe
 from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.config.training import GradientTrain, Train
@@ -26,24 +23,11 @@ from loupe.errors import LoupeError, UsageError
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
+from loupe.search.training_code import hash_training_code
 from loupe.search.trial_attributes import FAILED, LAST_VALUE, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, dataset_inputs, models, records, training_runs, trials
 from loupe.training.variant import build_network, describe
-
-# The trained weights depend only on the settings, the dataset and the code in these files and folders.
-TRAINING_CODE = (
-    "data/dataset.py",
-    "data/pairs.py",
-    "data/patches.py",
-    "evaluation/metrics.py",
-    "models",
-    "training",
-    "upscalers/baselines.py",
-    "upscalers/geometry.py",
-    "upscalers/ridge.py",
-    "upscalers/tiling.py",
-)
 
 
 class Stopwatch:
@@ -258,30 +242,6 @@ def _report_point(context: TrialContext, number: int, step: int, value: float) -
         context.trial.set_user_attr(LAST_VALUE, value)
         if not context.study.sweep.has_front:
             context.trial.report(value, number)
-
-
-@cache
-def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
-    """Return a hash of the training code without comments and docstrings. A sweep reuses only results of equal code.
-
-    Args:
-        package: the folder of the package.
-    """
-    code = hashlib.sha256()
-    for name in TRAINING_CODE:
-        path = package / name
-        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            code.update(strip_prose(file.read_text(encoding="utf-8")).encode())
-    return code.hexdigest()[:12]
-
-
-def strip_prose(source: str) -> str:
-    """Return Python source without comments and docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
 
 
 def open_dataset(job: WorkerJob) -> Dataset:

@@ -32,7 +32,7 @@ def run(settings: Sweep) -> str | None:
     from loupe.search import worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
-    from loupe.tracking import dataset_inputs, records, runs, trials
+    from loupe.tracking import dataset_inputs, records, run_notes, runs, trials
 
     runs.tag_project_run()
     file = find_in_checkout(settings.sweep)
@@ -65,7 +65,7 @@ def run(settings: Sweep) -> str | None:
         kept_runs = _delete_other_models(study)
         if best_run and settings.champion:
             best_run = _register_best(settings, kept_runs, dataset, best_run)
-        runs.log_note(settings, _describe_study(study))
+        run_notes.log_note(settings, _describe_study(study))
     _print_summary(settings, study, best_run, location)
     return best_run
 

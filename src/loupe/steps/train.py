@@ -57,7 +57,7 @@ def run(settings: Train) -> Training:
     if settings.threads:  # TensorFlow reads this variable when it is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
-    from loupe.tracking import dataset_inputs, models, records, training_runs
+    from loupe.tracking import dataset_inputs, models, records, run_notes, training_runs
     from loupe.training.variant import build_network, describe
     from loupe.upscalers import ridge
 
@@ -80,7 +80,7 @@ def run(settings: Train) -> Training:
         records.log_metrics({"training_seconds": seconds})
         summary = training_runs.log_result(model, settings, dataset, ridge_weights, fit.points)
         models.log_model(model, fit.points)
-        runs.log_note(settings, _describe_result(settings, dataset, summary))
+        run_notes.log_note(settings, _describe_result(settings, dataset, summary))
         print_lines(scoring.format_scores(summary), settings.quiet)
     text = f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {mae:.4f}"
     print_line(text, settings.quiet)

@@ -17,17 +17,15 @@ import loupe
 from loupe.cli.signals import defer_signals
 from loupe.config.base import RunSettings, Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
-from loupe.errors import LoupeError, UsageError, describe_error, mask_secrets
-from loupe.tracking import delivery, liveness, server
+from loupe.errors import UsageError, mask_secrets
+from loupe.tracking import delivery, liveness, run_notes, server
 from loupe.tracking.context_tags import list_masked_tags, mask_tags
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
 from loupe.tracking.store import check_store, create_store, search_runs, set_experiment
 
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
-ERROR_TAG = "loupe.error"  # why the run failed
-FAILED_NOTE = "Failed:"  # the last paragraph of a failed run's note starts with this word
-NAME_TAG, NOTE_TAG = "mlflow.runName", "mlflow.note.content"
+NAME_TAG = "mlflow.runName"
 RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's name for a run without a name, such as funny-owl-12
 
 
@@ -75,14 +73,8 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
     tags |= {f"loupe.{field}": texts[field] for field in ("scale", "smoke") if field in texts}
     if isinstance(settings, RunSettings):
         tags |= {key: mask_secrets(text) for key, _, text in (tag.partition("=") for tag in settings.tags)}
-        tags |= {NOTE_TAG: mask_secrets(settings.note)} if settings.note else {}
+        tags |= {run_notes.NOTE_TAG: mask_secrets(settings.note)} if settings.note else {}
     return tags | list_masked_tags()
-
-
-def log_note(settings: RunSettings, text: str) -> None:
-    """Describe the open run in MLflow by a text, unless the user has given a note."""
-    if not settings.note:
-        delivery.log_record(str(mlflow.active_run().info.run_id), "tags", {NOTE_TAG: mask_secrets(text)})
 
 
 def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
@@ -121,7 +113,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
         with defer_signals():
             run_id = str(start().info.run_id)
             data = mlflow.get_run(run_id).data
-            tags = _remove_failure_tags(run_id, data.tags)
+            tags = run_notes.remove_failure_tags(run_id, data.tags)
             mlflow.log_params({name: text for name, text in params.items() if name not in data.params})
             # `mlflow run` logs the URL of the project, which may contain a password.
             mlflow.set_tags(mask_tags(tags))
@@ -135,37 +127,11 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
     except Exception as error:
         if run_id is not None:
             with suppress(Exception):  # an error of the store must not replace the error of the step
-                delivery.log_record(run_id, "tags", _make_failure_tags(tags, _explain(error)))
+                delivery.log_record(run_id, "tags", run_notes.make_failure_tags(tags, run_notes.explain(error)))
         raise
     finally:
         if run_id is not None:
             delivery.end_run(run_id, status)
-
-
-def _make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:
-    """Return the tags that state why a run failed. The reason is appended to the note of the run, which MLflow shows.
-
-    Args:
-        tags: the other tags of the run.
-        text: the reason.
-    """
-    note = f"{tags.get(NOTE_TAG, '')}\n\n{FAILED_NOTE} {text}".strip()
-    return {ERROR_TAG: mask_secrets(text), NOTE_TAG: mask_secrets(note)}
-
-
-def _remove_failure_tags(run_id: str, tags: dict[str, str]) -> dict[str, str]:
-    """Remove the tags that `_make_failure_tags` returned for an earlier try, and return the other tags."""
-    if ERROR_TAG not in tags:
-        return tags
-    before, found, after = tags.get(NOTE_TAG, "").rpartition(FAILED_NOTE)
-    note = (before if found else after).strip()
-    mlflow.MlflowClient().delete_tag(run_id, ERROR_TAG)
-    mlflow.MlflowClient().set_tag(run_id, NOTE_TAG, note)
-    return {key: text for key, text in tags.items() if key != ERROR_TAG} | {NOTE_TAG: note}
-
-
-def _explain(error: Exception) -> str:
-    return str(error) if isinstance(error, LoupeError) else f"{type(error).__name__}: {describe_error(error)}"
 
 
 def open_store(quiet: bool = True) -> None:
@@ -220,7 +186,7 @@ def log_project_failure(text: str) -> None:
     with suppress(Exception), server.limit_requests(server.PROBE_TIMEOUT_S):
         check_store(server.PROBE_TIMEOUT_S)
         server.check_reachable()
-        _set_project_tags(_make_failure_tags({}, text))
+        _set_project_tags(run_notes.make_failure_tags({}, text))
 
 
 def _set_project_tags(tags: dict[str, str]) -> None:

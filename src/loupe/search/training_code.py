@@ -1,0 +1,46 @@
+"""Hashes the code that determines trained weights, so that a sweep reuses only results of equal code."""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import loupe
+
+# The trained weights depend only on the settings, the dataset and the code in these files and folders.
+TRAINING_CODE = (
+    "data/dataset.py",
+    "data/pairs.py",
+    "data/patches.py",
+    "evaluation/metrics.py",
+    "models",
+    "training",
+    "upscalers/baselines.py",
+    "upscalers/geometry.py",
+    "upscalers/ridge.py",
+    "upscalers/tiling.py",
+)
+
+
+@cache
+def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
+    """Return a hash of the training code without comments and docstrings. A sweep reuses only results of equal code.
+
+    Args:
+        package: the folder of the package.
+    """
+    code = hashlib.sha256()
+    for name in TRAINING_CODE:
+        path = package / name
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            code.update(strip_prose(file.read_text(encoding="utf-8")).encode())
+    return code.hexdigest()[:12]
+
+
+def strip_prose(source: str) -> str:
+    """Return Python source without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

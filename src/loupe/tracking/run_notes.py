@@ -1,0 +1,44 @@
+"""Writes the notes of runs, which MLflow shows as their descriptions: what a run did, or why it failed."""
+
+import mlflow
+
+from loupe.config.base import RunSettings
+from loupe.errors import LoupeError, describe_error, mask_secrets
+from loupe.tracking import delivery
+
+ERROR_TAG = "loupe.error"  # why the run failed
+NOTE_TAG = "mlflow.note.content"
+FAILED_NOTE = "Failed:"  # the last paragraph of a failed run's note starts with this word
+
+
+def log_note(settings: RunSettings, text: str) -> None:
+    """Describe the open run in MLflow by a text, unless the user has given a note."""
+    if not settings.note:
+        delivery.log_record(str(mlflow.active_run().info.run_id), "tags", {NOTE_TAG: mask_secrets(text)})
+
+
+def make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:
+    """Return the tags that state why a run failed. The reason is appended to the note of the run, which MLflow shows.
+
+    Args:
+        tags: the other tags of the run.
+        text: the reason.
+    """
+    note = f"{tags.get(NOTE_TAG, '')}\n\n{FAILED_NOTE} {text}".strip()
+    return {ERROR_TAG: mask_secrets(text), NOTE_TAG: mask_secrets(note)}
+
+
+def remove_failure_tags(run_id: str, tags: dict[str, str]) -> dict[str, str]:
+    """Remove the tags that `make_failure_tags` returned for an earlier try, and return the other tags."""
+    if ERROR_TAG not in tags:
+        return tags
+    before, found, after = tags.get(NOTE_TAG, "").rpartition(FAILED_NOTE)
+    note = (before if found else after).strip()
+    mlflow.MlflowClient().delete_tag(run_id, ERROR_TAG)
+    mlflow.MlflowClient().set_tag(run_id, NOTE_TAG, note)
+    return {key: text for key, text in tags.items() if key != ERROR_TAG} | {NOTE_TAG: note}
+
+
+def explain(error: Exception) -> str:
+    """Return an error message in one line, without secrets."""
+    return str(error) if isinstance(error, LoupeError) else f"{type(error).__name__}: {describe_error(error)}"
