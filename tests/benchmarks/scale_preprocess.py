@@ -1,11 +1,11 @@
 """Measures `loupe preprocess` on growing numbers of photos: run time, memory, and the same work in a bare loop.
 
-    python tests/benchmarks/scale_preprocess.py --photos caltech256-subset.tar --sizes 1000,10000,30000
+    python tests/benchmarks/scale_preprocess.py --photos caltech256-subset.tar --sizes 1123,3000,30000
 
 The program repeats the photos of the tar. It shifts each copy by a different number of pixels and encodes it again,
-so that all contents differ, and writes them as tars to --folder. For each size it runs `loupe preprocess` (without
-start-up) and the bare loop --rounds times in turn, and prints the medians. The bare loop runs twice: it saves its
-images, or drops them.
+so that all contents differ, and writes them as tars to --folder. For each size it runs the preparation of `loupe
+preprocess` and the bare loop --rounds times in turn, and prints the medians. Both list the photos and start new
+processes, and the times include that. The bare loop runs twice: it saves its images, or drops them.
 """
 
 import argparse
@@ -33,7 +33,6 @@ from jobs import build_env
 from loupe.config import parse_settings
 from loupe.data import preparation
 from loupe.data.labels import cut_labels, shrink_label
-from loupe.data.sources import list_photos
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import GreyPhoto
 
@@ -95,7 +94,7 @@ def process_chunk(chunk):
 
 
 def run_bare_loop(file, saves=True):
-    """Return the number of labels and the run time in s of PROCESSES, without their start and the listing."""
+    """Return the number of labels and the run time in s, with the listing and the start of PROCESSES."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         return run_processes(file, folder if saves else None)
 
@@ -103,12 +102,11 @@ def run_bare_loop(file, saves=True):
 def run_processes(file, folder):
     """Run the bare loop with a folder for its images, or None."""
     settings = parse_settings("preprocess", {"source": str(file)})
+    started = time.perf_counter()
     with tarfile.open(file) as tar:
         ranges = [(member.offset_data, member.size) for member in tar if member.isreg()]
     chunks = [(str(file), ranges[start : start + CHUNK], settings, folder) for start in range(0, len(ranges), CHUNK)]
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        pool.map(process_chunk, [(str(file), ranges[:2], settings, None)] * PROCESSES, 1)
-        started = time.perf_counter()
         labels = sum(pool.imap_unordered(process_chunk, chunks, 1))
         return labels, time.perf_counter() - started
 
@@ -136,21 +134,17 @@ def measure_memory(file):
 
 
 def prepare_tar(file):
-    """Prepare the photos of a tar; returns counts, the run time and the time of the listing in s."""
+    """Prepare the photos of a tar; returns the counts of the dataset and the run time in s."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         given = {"source": str(file), "data_dir": folder, "quiet": True}
         settings = parse_settings("preprocess", given)
         started = time.perf_counter()
-        found = list_photos(settings.source, (), None, folder, True)
-        listed = time.perf_counter() - started
-        dataset = preparation.prepare(settings, found)
-        seconds = time.perf_counter() - started
-        counts = dataset.counts
-        return counts, seconds, listed
+        dataset = preparation.prepare(settings)
+        return dataset.counts, time.perf_counter() - started
 
 
 def measure_loupe(file, queue):
-    """Counts, seconds and the seconds of listing, after a small dataset has started the worker processes."""
+    """Put the result of `prepare_tar` into a queue, after a small dataset has imported all modules."""
     prepare_tar(write_tar(file, file.with_name("photos-256.tar"), 256))
     queue.put(prepare_tar(file))
 
@@ -176,17 +170,15 @@ def measure(given, folder, size, rounds):
         dropping.append(run_bare_loop(file, saves=False))
     counts = runs[0][0]
     assert {labels for labels, _ in loops} == {counts["labels"]}
-    seconds, listed = (statistics.median(run[at] for run in runs) for at in (1, 2))
+    seconds = statistics.median(seconds for _, seconds in runs)
     client, worker = measure_memory(file)
     loop, dropped = (statistics.median(seconds for _, seconds in each) for each in (loops, dropping))
     return {
         "photos": size,
         "seconds": seconds,
-        "listing": listed,
         "photos/s": size / seconds,
         "bare photos/s": size / loop,
         "ratio": seconds / loop,
-        "without listing": (seconds - listed) / loop,
         "without saving": seconds / dropped,
         "client MB": client,
         "worker MB": worker,
@@ -210,7 +202,7 @@ def print_table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--sizes", default="1000,10000,30000")
+    parser.add_argument("--sizes", default="1123,3000,30000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     given = parser.parse_args()

@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import ExitStack
+from functools import cached_property
 
 import mlflow
 import optuna
@@ -52,6 +53,11 @@ class Cluster:
         self.tracking = stack.enter_context(services.mlflow_server(folder / "mlflow", host=own.address))
         self.scheduler = stack.enter_context(services.dask_scheduler(folder / "scheduler", own.address))
         self.alive = []
+
+    @cached_property
+    def study(self):
+        """The study of the sweep. Each load of a study opens more connections to the database, which are limited."""
+        return optuna.load_study(study_name="many-machines", storage=self.storage)
 
     def join(self):
         """Start a Dask worker on another host; returns its process."""
@@ -158,11 +164,11 @@ def test_sweep_has_the_same_results_although_machines_fail_and_others_join(clust
     assert step.wait(TIMEOUT_S) == 0, printed.read_text()
     assert not services.is_alive(killed)
 
-    study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
-    trials = {state: [trial for trial in study.trials if trial.state.name == state] for state in ("COMPLETE", "FAIL")}
+    finished = cluster.study.trials
+    trials = {state: [trial for trial in finished if trial.state.name == state] for state in ("COMPLETE", "FAIL")}
     assert len(trials["COMPLETE"]) == 6
     assert {trial.user_attrs[RUN] for trial in trials["FAIL"]} == {first_run, second_run}
-    assert len(study.trials) == 8
+    assert len(finished) == 8
     runs = Counter(run.info.status for run in list_trial_runs(client))
     assert runs == {"FINISHED": 6, "KILLED": 2}
 
@@ -195,8 +201,7 @@ def suspend_trial(cluster, step, workers):
 
 def find_open_runs(cluster):
     """Map the id of each process that trains a trial to the id of the trial's run."""
-    study = optuna.load_study(study_name="many-machines", storage=cluster.storage)
-    trials = study.get_trials(states=[optuna.trial.TrialState.RUNNING])
+    trials = cluster.study.get_trials(states=[optuna.trial.TrialState.RUNNING])
     return {int(trial.user_attrs[OWNER]["loupe.pid"]): trial.user_attrs[RUN] for trial in trials
             if {OWNER, RUN} <= trial.user_attrs.keys()}  # fmt: skip
 
