@@ -62,7 +62,7 @@ def test_train_run_has_settings_dataset_curves_scores_and_images(finished_main):
     assert "[-1, 60, 60]" in dataset.schema
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/mae")]
     assert steps == list(range(13))  # 12 steps, one point each, and the one before the first
-    names = {"train/mse", "train/mae", "train/psnr", "val/psnr", "learning_rate", "patches_per_second", "loss"}
+    names = {"train/mse", "train/mae", "train/psnr", "val/psnr", "train/learning_rate", "patches_per_second", "loss"}
     names |= {f"test/{score}" for score in ("mae", "psnr", "ssim")}
     names |= {f"test/{name}/{score}" for name in BASELINES for score in ("mae", "psnr", "ssim")}
     assert names <= run.data.metrics.keys()

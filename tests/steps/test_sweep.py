@@ -152,11 +152,15 @@ def test_trial_runs_are_children_of_the_sweep_run_and_optuna_trials_link_to_them
     by_number = {int(run.data.tags["loupe.trial"]): run for run in children}
     assert by_number.keys() == trials.keys() == set(range(4))
     assert "4 trials" in parent.data.tags["mlflow.note.content"]
-    assert by_number[0].info.run_name == f"{' '.join(map(str, list(trials[0].params.values())[:-1]))} (smoke 0)"
+    assert by_number[0].info.run_name == f"0 {' '.join(map(str, list(trials[0].params.values())[:-1]))} (smoke)"
     for number, trial in trials.items():
         assert trial.user_attrs["run"] == by_number[number].info.run_id
         assert trial.value == by_number[number].data.metrics["val/best_mae"]
         assert by_number[number].data.tags["loupe.state"] == "COMPLETE"
+        is_best = by_number[number].info.run_id == parent.data.tags["loupe.best_run"]
+        note = "Mean absolute error on the test photos" if is_best else f"Trial {number} of the sweep smoke: skip="
+        assert note in by_number[number].data.tags["mlflow.note.content"]
+        assert bool(list_files(smoke, by_number[number], "images")) == is_best
 
 
 def test_trial_runs_have_all_settings_and_complete_curves(smoke, dataset):
@@ -170,7 +174,7 @@ def test_trial_runs_have_all_settings_and_complete_curves(smoke, dataset):
             {name: texts[name] for name in texts.keys() - machine_fields}
         ) == 1
     for run in find_runs(smoke, "trial"):
-        for name in ("val/mae", "val/psnr", "train/mae", "loss", "learning_rate"):
+        for name in ("val/mae", "val/psnr", "train/mae", "loss", "train/learning_rate"):
             steps = [point.step for point in open_store(smoke).get_metric_history(run.info.run_id, name)]
             assert sorted(steps) == [0, 8, 16, 24], name
         assert run.data.tags["loupe.digest"] == dataset.name.rpartition("-")[2]
@@ -228,7 +232,7 @@ def test_sweep_that_was_killed_while_it_scored_its_best_trial_scores_it_again(sm
 
 
 @pytest.mark.slow(120)
-@pytest.mark.parametrize("records", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("records", [1, 3, 7, 9])
 def test_sweep_that_is_killed_at_any_record_of_the_scores_completes_them(tmp_path, write, records):
     file = write("scored", 'activation = ["tanh"]')
     patch = KILL_AT_RECORD.format(records)

@@ -215,7 +215,7 @@ def test_every_point_has_the_documented_metrics(photos: dict[str, Pairs]) -> Non
     named = {f"{split}/{score}" for split in ("train", "val") for score in ("mse", "mae", "psnr")}
     for point in run.points:
         more = {"patches_per_second", "train/patch_loss"} if point.step else set()
-        assert point.metrics.keys() == named | {"learning_rate", "loss"} | more
+        assert point.metrics.keys() == named | {"train/learning_rate", "loss"} | more
         assert all(math.isfinite(value) for value in point.metrics.values())
     assert run.points[0].metrics["loss"] == run.points[0].metrics["train/mae"]
     assert run.points[1].metrics["loss"] == run.points[1].metrics["train/patch_loss"]
@@ -237,7 +237,7 @@ def test_the_learning_rate_follows_the_schedule(
     given = CONVOLUTIONAL | {"steps": 8, "eval_every": 1, "learning_rate": 0.003} | schedule
     run = Run(photos, given)
     for point in run.points:
-        assert point.metrics["learning_rate"] == pytest.approx(0.003 * rate_at(point.step), abs=1e-8)
+        assert point.metrics["train/learning_rate"] == pytest.approx(0.003 * rate_at(point.step), abs=1e-8)
     assert run.steps == list(range(9))
 
 

@@ -19,14 +19,14 @@ from loupe.config.training import GradientTrain, Train
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
-from loupe.errors import LoupeError, UsageError
+from loupe.errors import LoupeError, UsageError, mask_secrets
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
 from loupe.search.training_code import hash_training_code
 from loupe.search.trial_attributes import FAILED, LAST_VALUE, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
-from loupe.tracking import curves, dataset_inputs, models, records, training_runs, trials
+from loupe.tracking import curves, dataset_inputs, models, records, run_notes, training_runs, trials
 from loupe.training.variant import build_network, describe
 
 
@@ -140,9 +140,12 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
 
     trial, study, settings = context.trial, context.study, context.settings
     checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
-    name = f"{_name_point(study.sweep, trial.params) or describe(settings)} ({study.sweep.name} {trial.number})"
+    # MLflow's table of runs shows about 14 characters of a name: the number comes first, because it is unique.
+    name = f"{trial.number} {_name_point(study.sweep, trial.params) or describe(settings)} ({study.sweep.name})"
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
-    tags |= {trials.CODE_TAG: hash_training_code()}
+    values_text = ", ".join(f"{name}={value}" for name, value in trial.params.items())
+    note = f"Trial {trial.number} of the sweep {study.sweep.name}: {values_text}."
+    tags |= {trials.CODE_TAG: hash_training_code(), run_notes.NOTE_TAG: mask_secrets(note)}
     continued = context.resumed_run if checkpoint else None
     with trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id, _convert_study_errors():
         trial.set_user_attr(RUN, run_id)

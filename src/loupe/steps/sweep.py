@@ -239,6 +239,8 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
             points = curves.load_points(run_id)
             training_runs.log_result(model, train_settings, dataset, weights, points)
             models.log_model_metrics(points)
+            validation = dataset.load_pairs("validation", train_settings.scale)
+            training_runs.log_predictions(model, validation, points[-1]["step"] if points else 0)
             training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
     shared = settings.select(["smoke", "data_dir"])
@@ -274,7 +276,7 @@ def _describe_study(study: "SweepStudy") -> str:
     from loupe.search.trial_attributes import RUN
 
     names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
-    text = f"Sweep {study.sweep.name}: {study.count_ended()} trials. Each trial is named after its values of {names}."
+    text = f"Sweep {study.sweep.name}: {study.count_ended()} trials. Their names contain the values of {names}."
     best = study.find_best()
     if best is None:
         return text

@@ -57,7 +57,7 @@ def run(settings: Train) -> Training:
     if settings.threads:  # TensorFlow reads this variable when it is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
-    from loupe.tracking import dataset_inputs, models, records, run_notes, training_runs
+    from loupe.tracking import dataset_inputs, models, records, training_runs
     from loupe.training.variant import build_network, describe
     from loupe.upscalers import ridge
 
@@ -80,20 +80,10 @@ def run(settings: Train) -> Training:
         records.log_metrics({"training_seconds": seconds})
         summary = training_runs.log_result(model, settings, dataset, ridge_weights, fit.points)
         models.log_model(model, fit.points)
-        run_notes.log_note(settings, _describe_result(settings, dataset, summary))
         print_lines(scoring.format_scores(summary), settings.quiet)
     text = f"run {run_id}: {describe(settings)}, trained {seconds:.0f} s, validation mae {mae:.4f}"
     print_line(text, settings.quiet)
     return Training(run_id, settings.network, seconds, mae, summary)
-
-
-def _describe_result(settings: Train, dataset: "Dataset", summary: dict[str, Any]) -> str:
-    from loupe.training.variant import describe
-    from loupe.upscalers.baselines import get_references
-
-    scores = {name: summary[name] for name in ("model", *dict.fromkeys(get_references(settings.scale)))}
-    maes = ", ".join(f"{name} {means['mae']:.4f} ({means['psnr']:.2f} dB)" for name, means in scores.items())
-    return f"{describe(settings)}, trained on {dataset.folder.name}. Mean absolute error on the test photos: {maes}."
 
 
 def load_resumed_settings(settings: Train) -> Train:

@@ -4,7 +4,7 @@ import mlflow
 
 from loupe.config.base import RunSettings
 from loupe.errors import LoupeError, describe_error, mask_secrets
-from loupe.tracking import delivery
+from loupe.tracking import records
 
 ERROR_TAG = "loupe.error"  # why the run failed
 NOTE_TAG = "mlflow.note.content"
@@ -12,9 +12,9 @@ FAILED_NOTE = "Failed:"  # the last paragraph of a failed run's note starts with
 
 
 def log_note(settings: RunSettings, text: str) -> None:
-    """Describe the open run in MLflow by a text, unless the user has given a note."""
+    """Describe the run in MLflow by a text, unless the user has given a note."""
     if not settings.note:
-        delivery.log_record(str(mlflow.active_run().info.run_id), "tags", {NOTE_TAG: mask_secrets(text)})
+        records.log_tags({NOTE_TAG: mask_secrets(text)})
 
 
 def make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:

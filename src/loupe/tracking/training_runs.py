@@ -13,8 +13,9 @@ from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.evaluation import figures, scoring
 from loupe.models.builder import KerasUpscaler, measure_costs
-from loupe.tracking import checkpoints, curves, models, records
+from loupe.tracking import checkpoints, curves, models, records, run_notes
 from loupe.training import diagnostics, loop
+from loupe.training.variant import describe
 from loupe.upscalers.baselines import get_references
 
 
@@ -46,12 +47,17 @@ def fit_network(
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
         log_point(point.step, point.metrics)
         if point.step not in logged_steps:
-            records.log_image(figures.render_predictions(KerasUpscaler(model), validation), "predictions", point.step)
+            log_predictions(model, validation, point.step)
         checkpoints.save_checkpoint(arrays, point.step)
 
     for earlier in loop.load_points(checkpoint):
         log_point(earlier["step"], earlier["metrics"])
     return loop.fit(model, settings, loop.Splits(train, validation), report, checkpoint)
+
+
+def log_predictions(model: keras.Model, validation: Pairs, step: int) -> None:
+    """Log the predictions for a few validation images after a training step, as one small image."""
+    records.log_image(figures.render_predictions(KerasUpscaler(model), validation), "predictions", step)
 
 
 def load_start(settings: Train) -> keras.Model | None:
@@ -105,7 +111,7 @@ def log_diagnostics(
 def log_result(
     model: keras.Model, settings: Train, dataset: Dataset, weights: np.ndarray, points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Log figures, and the test scores of the network and of the baselines.
+    """Log a note, figures, and the test scores of the network and of the baselines.
 
     Args:
         model: the network with its best weights.
@@ -133,8 +139,15 @@ def log_result(
     )
     records.log_table(table, "test.json")
     records.log_json(summary, "test-summary.json")
+    run_notes.log_note(settings, _describe_result(settings, dataset, summary))
     if points:
         baseline_maes = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
         records.log_figure(figures.plot_learning_curves(points, baseline_maes.to_dict()), "curves.png")
     records.log_figure(figures.plot_predictions(upscaler, test), "predictions.png")
     return summary
+
+
+def _describe_result(settings: Train, dataset: Dataset, summary: dict[str, Any]) -> str:
+    scores = {name: summary[name] for name in ("model", *dict.fromkeys(get_references(settings.scale)))}
+    maes = ", ".join(f"{name} {means['mae']:.4f} ({means['psnr']:.2f} dB)" for name, means in scores.items())
+    return f"{describe(settings)}, trained on {dataset.folder.name}. Mean absolute error on the test photos: {maes}."

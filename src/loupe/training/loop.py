@@ -183,7 +183,7 @@ def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[
 
 def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -> dict[str, float]:
     """Score whole images of both splits, and add the current learning rate."""
-    values = {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))}
+    values = {"train/learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))}
     upscaler = KerasUpscaler(model)
     for name, pairs, limit in (
         ("train", splits.train, CURVE_TRAIN_IMAGES),
