@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState
 
-from loupe.search import sampling
+from loupe.search import constraints, sampling
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.trial_attributes import FAILED, FAILURE, ORPHANED, PARENT
 
@@ -59,13 +59,17 @@ class SweepItems:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the best point of an arm with the first seed; None if a trial is open or no trial has a value."""
+        """Return the best point of an arm with the first seed; None if a trial is open or no trial is feasible."""
         trials_of_points = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self.has_ended, trials_of_points)):
             return None
         losses = [
             min(
-                (self._sweep.get_loss(trial) for trial in trials if trial.state == TrialState.COMPLETE),
+                (
+                    self._sweep.get_loss(trial)
+                    for trial in trials
+                    if trial.state == TrialState.COMPLETE and constraints.is_feasible(trial)
+                ),
                 default=math.inf,
             )
             for trials in trials_of_points

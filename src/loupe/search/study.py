@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from loupe.config.fields import quote_value
 from loupe.errors import UsageError, mask_secrets
-from loupe.search import sampling
+from loupe.search import constraints, sampling
 from loupe.search.items import SweepItems, TrialsByItem
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import (
@@ -40,6 +40,7 @@ from loupe.search.trial_attributes import (
     WORK_SECONDS,
 )
 
+VIOLATED = "violated"  # column of the table of trials: the constraints that a trial violates
 SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
 CLAIM_TIMEOUT_S = 20.0  # a worker that does not finish its claim within this time counts as crashed
 MAX_WAITING = 64  # default of the maximum number of waiting trials
@@ -136,7 +137,10 @@ class SweepStudy:
         return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in trials)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters."""
+        """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters.
+
+        In a sweep with constraints, a row also contains the constraints that the trial violates, or "".
+        """
         rows = []
         for trial in self._list_trials():
             is_orphan = trial.user_attrs.get(FAILURE) == ORPHANED
@@ -149,6 +153,8 @@ class SweepStudy:
                 REUSED: bool(trial.user_attrs.get(REUSED)),
                 REASON: trial.user_attrs.get(REASON),
             }
+            if self.sweep.study.constraints:
+                row[VIOLATED] = ", ".join(constraints.list_violated(trial.constraints))
             rows.append(row | trial.params)
         return pd.DataFrame(rows)
 
@@ -229,11 +235,13 @@ class SweepStudy:
     def rank_trials(self) -> list[FrozenTrial]:
         """Return the complete trials, best first. With two objectives, return only the trials of the Pareto front.
 
+        Trials that violate a constraint are not returned.
+
         Trials of a grid are ranked by the number of complete seeds of their point, then by the mean value of the
         point, then by their own value. If a training did not improve a network, the best weights are the initial
         weights. The values of such trials are equal. Therefore the value at the last point of the curve decides.
         """
-        complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_trials(TrialState.COMPLETE)
+        complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))
         losses_by_point: dict[object, list[float]] = {}
         losses = [self.sweep.get_loss(trial) for trial in complete]
@@ -249,13 +257,17 @@ class SweepStudy:
         return next(iter(self.rank_trials()), None)
 
     def is_among_best(self, value: float) -> bool:
-        """Return whether a trial with this value could be one of the `keep` best trials, or of the Pareto front."""
+        """Return whether a feasible trial with this value could be one of the `keep` best trials, or of the front."""
         if self.sweep.has_front:
             return True
         keep = self.sweep.study.keep
-        losses = map(self.sweep.get_loss, self._list_trials(TrialState.COMPLETE))
+        losses = map(self.sweep.get_loss, self._list_feasible())
         best = heapq.nsmallest(keep, losses)
         return len(best) < keep or self.sweep.to_loss(value) <= best[-1]
+
+    def _list_feasible(self) -> list[FrozenTrial]:
+        """Return the complete trials that satisfy all constraints."""
+        return [trial for trial in self._list_trials(TrialState.COMPLETE) if constraints.is_feasible(trial)]
 
     def _list_trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna_study.get_trials(deepcopy=False, states=states or None)

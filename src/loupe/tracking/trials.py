@@ -24,6 +24,7 @@ KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 CONTINUED_TAG = "loupe.continued_by"
 STATE_TAG = "loupe.state"
+VIOLATED_TAG = "loupe.violated"  # the constraints of the sweep that a complete trial violates
 SCORED_TAG = "loupe.scored"  # set after the test scores, tables and figures of a trial were logged
 CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most about this time of training
 
