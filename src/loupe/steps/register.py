@@ -26,7 +26,7 @@ class Registration:
 
     Args:
         name: the name of the registered model.
-        version: the number of the version; "" if there is no champion now.
+        version: the number of the version; "" without a champion.
         is_champion: whether the version is the champion now.
         reason: the result of the comparison with the previous champion.
     """

@@ -1,4 +1,4 @@
-"""Writes the notes of runs, their descriptions in MLflow: what a run did, or why it failed."""
+"""Writes the notes of runs, which MLflow shows as descriptions."""
 
 import mlflow
 
