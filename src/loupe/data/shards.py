@@ -119,8 +119,8 @@ def cut_photo(
         settings: the settings of preprocess.
         reserve_bytes: reserves memory; see `reservations.reserve`.
 
+    Returns:
         The row of the manifest, the labels, and the thumbnail. The row of an unusable photo contains the reason.
-        and there are no labels.
     """
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
