@@ -120,8 +120,7 @@ def cut_photo(
         reserve_bytes: reserves memory; see `reservations.reserve`.
 
     Returns:
-        The row of the manifest, the labels, and the thumbnail. For an unusable photo, the row contains the reason,
-        and there are no labels.
+        The row of the manifest, the labels, and the thumbnail. The row of an unusable photo contains the reason.
     """
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:

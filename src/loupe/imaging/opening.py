@@ -136,7 +136,7 @@ def _to_file(source: bytes | Path) -> io.BytesIO | Path:
 
 
 def list_pages(image: Image.Image) -> Iterator[int]:
-    """Seek to each page of a TIFF and yield its number. Thumbnails and masks are skipped, unless there is no page.
+    """Seek to each page of a TIFF and yield its number, without thumbnails and masks. A file without pages yields 0.
 
     Raises:
         PhotoError: more than MAX_SKIPPED images are not pages.

@@ -42,7 +42,7 @@ def compute_blocks(settings: Perceptron, input_side: int) -> tuple[int, int]:
 
 
 def _add_dropout(x: Any, settings: Perceptron, number: int) -> Any:
-    """Add dropout after hidden layer `number`, or before the last layer if there is no hidden layer."""
+    """Add dropout after hidden layer `number`, or before the last layer of a network without hidden layers."""
     if settings.keep_prob == 1 or (settings.dropout_layers == "first" and number):
         return x
     return keras.layers.Dropout(1 - settings.keep_prob, seed=0)(x)

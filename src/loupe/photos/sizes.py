@@ -88,7 +88,7 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
         scales: the scale factors that have a network.
 
     Returns:
-        The scale factor; None if the result has the size of the photo and there is no network of 1:1.
+        The scale factor; None if the size does not change, and no network has the scale factor 1:1.
     """
     if result == size:
         return Fraction(1) if 1 in scales else None

@@ -70,7 +70,7 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
     """Choose short names of networks for tables: the last parts of the paths if they differ, otherwise the paths.
 
     Returns:
-        The short name of each network in `model` and `beside`, without baselines.
+        The short name of each network of the settings, without baselines.
 
     Raises:
         UsageError: two networks have the same name, or a network has the name of a baseline or the name `model`.
@@ -115,7 +115,7 @@ def _load_model(
 
 
 def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "LoadedModel"]:
-    """Load the networks of `beside`, by short name."""
+    """Load the further networks, by short name."""
     models = {}
     for name in settings.beside:
         if name not in short_names:  # a baseline
