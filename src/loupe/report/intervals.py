@@ -1,4 +1,4 @@
-"""Estimates a mean over seeds with its confidence interval, and checks whether the interval is inside bounds."""
+"""Estimates a mean over seeds with its confidence interval."""
 
 import math
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Estimate:
     """A mean over seeds.
 
     Args:
-        mean: Mean over the seeds.
-        deviation: Sample standard deviation over the seeds, at least 0.
-        seeds: Number of seeds, at least 2.
+        mean: mean over the seeds.
+        deviation: sample standard deviation, at least 0.
+        seeds: number of seeds, at least 2.
     """
 
     mean: float
@@ -37,21 +37,21 @@ class Estimate:
 
 
 def estimate_mean(values: np.ndarray) -> Estimate:
-    """Estimate the mean of (n,) values, one per seed; n is at least 2."""
-    # Rounding can make np.std of equal values greater than 0.
+    """Estimate the mean of (n,) values, one per seed, n >= 2."""
+    # np.std of equal values can be greater than 0.
     deviation = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
     return Estimate(float(np.mean(values)), deviation, len(values))
 
 
 @dataclass(frozen=True)
 class Region:
-    """The values from `low` to `high`, both included; each bound may be infinite."""
+    """The values from `low` to `high`."""
 
     low: float = -math.inf
     high: float = math.inf
 
     def check(self, estimate: Estimate) -> str:
-        """Return HOLDS for an interval inside the region, FAILS for an interval outside, otherwise UNDECIDED."""
+        """Return HOLDS for an interval inside, FAILS for one outside, otherwise UNDECIDED."""
         if self.low <= estimate.low and estimate.high <= self.high:
             return HOLDS
         if estimate.low > self.high or estimate.high < self.low:
@@ -59,13 +59,13 @@ class Region:
         return UNDECIDED
 
     def compute_margin(self, mean: float) -> float:
-        """Return the distance of a mean to the nearest bound: positive inside the region, negative outside."""
+        """Return the distance of a mean to the nearest bound: negative outside."""
         return min(mean - self.low, self.high - mean)
 
     def count_missing_seeds(self, estimate: Estimate) -> int | None:
-        """Return the number of further seeds that decide the claim if the mean and the deviation stay the same.
+        """Return how many further seeds decide the claim, or None for more than MAX_MISSING_SEEDS.
 
-        None means more than MAX_MISSING_SEEDS.
+        The mean and the deviation are assumed to stay the same.
         """
         counts = np.arange(estimate.seeds + 1, estimate.seeds + MAX_MISSING_SEEDS + 1)
         margin = abs(self.compute_margin(estimate.mean))
@@ -73,14 +73,11 @@ class Region:
         return int(enough[0]) + 1 if len(enough) else None
 
 
-# The regions exclude 0, because a difference of exactly 0 is not an improvement.
+# A difference of exactly 0 is not an improvement.
 BELOW_ZERO = Region(high=math.nextafter(0, -1))
 ABOVE_ZERO = Region(low=math.nextafter(0, 1))
 
 
 def _compute_half_width(deviation: float, seeds: int | np.ndarray) -> np.ndarray:
-    """Compute half the width of Student's interval, t_{n-1} s / sqrt(n).
-
-    SciPy's t.interval is not used with a scale, because the result is NaN for a deviation of 0.
-    """
+    """Compute half the width of Student's interval, t_{n-1} s / sqrt(n); SciPy returns NaN for a deviation of 0."""
     return t.interval(CONFIDENCE, seeds - 1)[1] * deviation / np.sqrt(seeds)
