@@ -116,6 +116,8 @@ def test_the_network_is_trained_searched_registered_exported_and_used(tmp_path: 
     assert run_step("register", ["--scale", "2", "--quiet"]) == 0
     model = mlflow.MlflowClient().get_model_version("loupe-2x", "1")
     assert model.run_id == run.info.run_id
+    (file,) = mlflow.MlflowClient().list_logged_model_artifacts(model.source.rpartition("/")[2], "onnx")
+    assert file.path == "onnx/model.onnx"
     Image.new("RGB", (20, 12), "red").save(tmp_path / "photo.png")
     words = ["photo.png", "--scale", "2", "--model", "models:/loupe-2x/1", "--out", "large.png", "--quiet"]
     assert run_step("upscale", words) == 0

@@ -13,6 +13,7 @@ import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib import pyplot
 from optuna.trial import TrialState
 
 from loupe.errors import UsageError
@@ -516,8 +517,10 @@ def test_two_objectives_keep_the_pareto_front():
     assert study.find_best().values == [31.0, 90.0]
     assert study.to_frame()[["value", "weights"]].to_numpy().tolist() == values
     assert study.count_ended() == 5
+    pyplot.switch_backend("svg")  # as a notebook has a backend, which shows all open figures
     plots = plot_study(study.optuna_study, ["layers"], sweep.objectives)
     assert {"front", "history", "importances"} <= plots.keys()
+    assert (pyplot.get_backend(), pyplot.get_fignums()) == ("svg", [])
 
 
 @pytest.mark.parametrize("metric", ["val/mae", ["val/mae", "weights"]], ids=["one", "two"])

@@ -22,6 +22,7 @@ assert network.shape == to_floats(label).shape == large.size[::-1]
     "sweep_and_pareto_front": """
 assert best in {trial.user_attrs["run"] for trial in study.best_trials}
 assert len(trials) == 2
+assert (plt.get_backend(), len(plt.get_fignums())) == ("svg", 2)  # the figures of this and of the previous notebook
 """,
     "train_and_compare": """
 perceptron, convolutional = (mlflow.get_run(training.run_id).data for training in trainings.values())
@@ -61,7 +62,7 @@ def test_the_notebooks_run_as_a_script_from_standard_input(tmp_path):
         [sys.executable, "-"],
         input=code,
         cwd=tmp_path,
-        env=build_env(MPLBACKEND="Agg", TF_CPP_MIN_LOG_LEVEL="3"),
+        env=build_env(MPLBACKEND="svg", TF_CPP_MIN_LOG_LEVEL="3"),
         capture_output=True,
         text=True,
     )

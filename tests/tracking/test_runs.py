@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,9 +75,13 @@ def test_a_run_of_mlflow_run_is_closed_if_its_process_died_before_it_tagged_the_
         assert [get_status(client, run) for run in (died, works, by_hand)] == ["KILLED", "RUNNING", "RUNNING"]
     finally:
         step.communicate(b"\n")
-    monkeypatch.setattr(psutil, "process_iter", lambda: [])
-    liveness.close_orphaned_runs()
-    assert get_status(client, works) == "KILLED"
+    started = client.get_run(works).info.start_time / 1000
+    for created, status in ((started - 1, "RUNNING"), (started + 1, "KILLED")):
+        words = ["python", "mlflow", "run", "."]
+        project = SimpleNamespace(cmdline=words.copy, environ=dict, create_time=partial(float, created))
+        monkeypatch.setattr(psutil, "process_iter", lambda project=project: [project])
+        liveness.close_orphaned_runs()
+        assert get_status(client, works) == status
 
 
 def test_a_process_on_another_machine_is_dead_after_the_heartbeat_timeout(client: mlflow.MlflowClient) -> None:

@@ -1,12 +1,14 @@
 """Optuna's plots of a study, as Matplotlib figures."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import numpy as np
 import optuna
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
@@ -22,7 +24,6 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
     Returns:
         Figures by name; {} with fewer than two complete trials.
     """
-    matplotlib.use("Agg")
     from optuna.visualization import matplotlib as plots
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -31,7 +32,7 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
         return {}
     common = [name for name in plotted if all(name in trial.params for trial in complete)]
     axes: dict[str, Any] = {}
-    with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
+    with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}), _use_agg():
         warnings.simplefilter("ignore")  # Optuna's plots are experimental
         target: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": objectives[0]}
         axes["history"] = plots.plot_optimization_history(study, **target)
@@ -42,4 +43,19 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
         if common:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=common, **target)
-    return {name: np.ravel(plot)[0].figure for name, plot in axes.items()}
+        figures = {name: np.ravel(plot)[0].figure for name, plot in axes.items()}
+        for figure in figures.values():
+            pyplot.close(figure)  # otherwise a notebook shows it
+    return figures
+
+
+@contextmanager
+def _use_agg() -> Iterator[None]:
+    """Use Matplotlib's backend Agg until the block exits. A notebook needs its own backend afterwards."""
+    backend = matplotlib.get_backend(auto_select=False)
+    pyplot.switch_backend("Agg")
+    try:
+        yield
+    finally:
+        if backend:
+            pyplot.switch_backend(backend)

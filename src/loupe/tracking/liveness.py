@@ -108,7 +108,10 @@ def _may_be_tagged(run_id: str, started: float) -> bool:
         try:
             words = process.cmdline()
             is_mlflow_run = "run" in words and "mlflow" in " ".join(words[:2])
-            if is_mlflow_run or process.environ().get("MLFLOW_RUN_ID") == run_id:
+            # A later `mlflow run`, such as the one that started this step, did not create the run.
+            if is_mlflow_run and process.create_time() <= started:
+                return True
+            if process.environ().get("MLFLOW_RUN_ID") == run_id:
                 return True
         except psutil.Error:
             continue
