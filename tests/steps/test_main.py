@@ -204,18 +204,6 @@ def test_upscale_without_a_champion_uses_the_bundled_network_of_the_scale(finish
     assert Image.open(tmp_path / "large.png").size == size
 
 
-def test_register_keeps_the_champion_if_the_challenger_is_not_better(finished_main):
-    champion = open_store(finished_main).get_model_version_by_alias("loupe", "champion")
-    worst = next(run for run in list_runs(finished_main) if run.data.params.get("network") == "perceptron")
-    printed = loupe("register", "--run", worst.info.run_id, cwd=finished_main).stdout
-    assert "not champion" in printed
-    after = open_store(finished_main).get_model_version_by_alias("loupe", "champion")
-    assert after.version == champion.version
-    versions = open_store(finished_main).search_model_versions("name = 'loupe'")
-    loupe("register", "--run", worst.info.run_id, cwd=finished_main)
-    assert len(open_store(finished_main).search_model_versions("name = 'loupe'")) == len(versions)
-
-
 @pytest.mark.parametrize(
     ("step", "arguments", "word"),
     [
