@@ -1,5 +1,6 @@
 """Estimates from an image's header how much memory reading and writing take at most, with measured constants."""
 
+import math
 import os
 from pathlib import Path
 
@@ -30,6 +31,9 @@ PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3
 DEEP_AVIF_BYTES = 76  # bytes per pixel while an AVIF with 10 bits per sample is encoded
 GIF_BYTES = 33  # bytes per pixel while one GIF image is encoded
 AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}  # bytes per pixel while one AVIF image is encoded, by the subsampling
+# An AVIF animation takes this number times AVIF_BYTES per pixel of a frame whose sides are longer by AVIF_BORDER. The
+# encoder keeps several such frames. The border matters for frames with few columns or rows.
+ANIMATED_AVIF_FACTOR, AVIF_BORDER = 4.7, 160
 WHOLE_BYTES = 8  # bytes per pixel while one image of another format is encoded: the pixels, and Pillow's copy
 # Bytes per pixel while one WebP image is encoded, by `lossless` and `low_memory` of `EncodeOptions`.
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
@@ -112,18 +116,22 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
     return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
 
 
-def estimate_encoding(name: str, largest: int, total: int, per_pixel: int | None = None) -> int:
+def estimate_encoding(name: str, largest: tuple[int, int], total: int, per_pixel: int | None = None) -> int:
     """Estimate the maximum memory that writing a file takes.
 
     Args:
         name: the format.
-        largest: the number of pixels of the largest frame or page.
+        largest: width and height of the largest frame or page.
         total: the number of pixels of all frames of an animation; 0 if the images are not frames.
         per_pixel: the result of `get_webp_bytes`, or a constant for an AVIF; None for other formats.
     """
-    streamed = name in STREAMED_FORMATS and largest > MAX_WHOLE_PIXELS
-    one = 0 if streamed else largest * (per_pixel or (GIF_BYTES if name == "GIF" else WHOLE_BYTES))
-    return one + total * FRAME_BYTES.get(name, 0)
+    pixels, per_pixel = math.prod(largest), per_pixel or (GIF_BYTES if name == "GIF" else WHOLE_BYTES)
+    streamed = name in STREAMED_FORMATS and pixels > MAX_WHOLE_PIXELS
+    needed = (0 if streamed else pixels * per_pixel) + total * FRAME_BYTES.get(name, 0)
+    if name == "AVIF" and total:
+        padded = math.prod(side + AVIF_BORDER for side in largest)
+        return max(needed, int(padded * per_pixel * ANIMATED_AVIF_FACTOR))
+    return needed
 
 
 def get_webp_bytes(lossless: bool, low_memory: bool, pixel_bytes: int) -> int:

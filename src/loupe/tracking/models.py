@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
 from loupe.config.fields import CHAMPION
-from loupe.errors import UsageError, describe_error
+from loupe.errors import LoupeError, UsageError, describe_error
 from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
@@ -21,6 +21,8 @@ KERAS_FILE = "data/model.keras"  # the path at which MLflow saves a Keras model
 ONNX_FILE = "onnx/model.onnx"  # the path of the ONNX file in the artifacts of a registered model
 EVIDENCE_TAG = "loupe.evidence"  # tag of a version that became champion: the comparison in one sentence
 NO_EVIDENCE = "not compared with another model by `loupe register`"
+# MLflow's error codes for a missing model, run, version or alias, and for a malformed URI.
+MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")  # the id of a logged model in the source of a model version
 PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files with networks of all scale factors
 REGISTERED_NAMES = {
@@ -138,6 +140,7 @@ def find_model(name: str) -> ModelReference:
 
     Raises:
         UsageError: the model does not exist.
+        LoupeError: the store does not return the model, for example because MLmodel is damaged.
     """
     if name.startswith(("runs:/", "models:/")):
         create_store()
@@ -149,8 +152,10 @@ def find_model(name: str) -> ModelReference:
             if found.run_id is None:
                 return found
             return replace(found, name=f"{mlflow.get_run(found.run_id).info.run_name} ({name})")
-        except Exception as error:  # a damaged MLmodel causes exceptions of any class
-            raise UsageError(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
+        except Exception as error:  # a damaged MLmodel or a wrong answer of a server causes exceptions of any class
+            is_missing = isinstance(error, UsageError) or getattr(error, "error_code", "") in MISSING_CODES
+            error_class = UsageError if is_missing else LoupeError
+            raise error_class(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
     if Path(name).is_file():
         return ModelReference(name, name)
     raise UsageError(f"model: must be {CHAMPION}, a registry or run URI, or a file that exists, got {name!r}")
@@ -176,7 +181,7 @@ def get_champion(scale: Fraction) -> Any:
         raise
     except MlflowException as error:
         # Other error codes, such as those of an unreachable server, do not mean that the champion is missing.
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in MISSING_CODES:
             raise
         return None
 
