@@ -14,9 +14,9 @@ import numpy as np
 
 from loupe.upscalers.tiling import UpscalingModel
 
-RANGE_RADIUS = 2  # of the window around a pixel whose lowest and highest value determine the limits of the pixel
+RANGE_RADIUS = 1  # of the window around a pixel whose lowest and highest value determine the limits of the pixel
 FLAT_RADIUS = 5  # of the window around a pixel in which a flat area is searched
-OVERSHOOT = np.float32(0.15)  # maximum overshoot as a share of the range of the window; Lanczos reaches this share
+OVERSHOOT = np.float32(0.12)  # maximum overshoot as a share of the range of the window; Lanczos reaches this share
 LEVEL = np.float32(2 / 255)  # a grey level of 8 bits
 MIN_EXCESS = np.float32(1.5) * LEVEL  # smaller changes are hardly visible
 # An image is drawn if at least FLAT_SHARE of the window has exactly the lightest or the darkest value, and if
@@ -83,10 +83,8 @@ def _compute_extreme(padded: np.ndarray, choose: np.ufunc) -> np.ndarray:
     """Compute the smallest or largest value in the window of RANGE_RADIUS around each pixel."""
     margin = FLAT_RADIUS - RANGE_RADIUS
     padded = padded[margin:-margin, margin:-margin]
-    pairs = choose(padded[1:], padded[:-1])
-    rows = choose(choose(pairs[:-3], pairs[2:-1]), padded[4:])
-    pairs = choose(rows[:, 1:], rows[:, :-1])
-    extreme: np.ndarray = choose(choose(pairs[:, :-3], pairs[:, 2:-1]), rows[:, 4:])
+    rows = choose(choose(padded[:-2], padded[1:-1]), padded[2:])
+    extreme: np.ndarray = choose(choose(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
     return extreme
 
 
