@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, ORIENTATION
+from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATION
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
@@ -13,7 +13,7 @@ PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # the name that precedes Photoshop resource
 # Numbers of EXIF tags. INCHES is a value of RESOLUTION_UNIT.
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
 # EXIF tags that can be too long for a segment of a JPEG.
-LARGE_TAGS = {MAKER_NOTE: "the camera's maker note", USER_COMMENT: "user comment"}
+LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}
 COMMENT = "Comment"  # the keyword of the text that JPEG, GIF and TIFF store
 # The kinds of metadata that each format can store.
 METADATA_KINDS = {
