@@ -391,7 +391,10 @@ def test_metadata_that_pillow_skips_is_kept_or_named(image, tmp_path):
     riff = webp[:4] + struct.pack("<I", len(webp) + 4) + webp[8:] + b"C2PA\4\0\0\0data"
     cases = {
         "jpg": (jpeg[:2] + segments + jpeg[2:], ["Photoshop resources"]),
-        "png": (png[:33] + credentials + png[33:], ["content credentials", "texts (Title, except for the last)"]),
+        "png": (
+            png[:33] + credentials + png[33:],
+            ["content credentials", "texts with repeated keywords, except for the last"],
+        ),
         "jp2": (jp2, ["EXIF"]),
         "gif": (gif[:start] + extensions + gif[start:], []),
         "webp": (riff, ["content credentials"]),

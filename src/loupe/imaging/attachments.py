@@ -3,7 +3,6 @@
 import io
 import re
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -59,14 +58,14 @@ def list_attachments(image: Image.Image) -> list[str]:
 def _read_png(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
     """Name the texts of which Pillow keeps only the last: those with the same keyword."""
     file.seek(8)  # after the signature
-    keywords = Counter[bytes]()
+    keywords = set[bytes]()
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             keyword = file.read(min(length, 80)).partition(b"\0")[0]
-            keywords[keyword] += 1
-            if keywords[keyword] == 2:
-                yield f"texts ({keyword.decode('latin-1')}, except for the last)"
+            if keyword in keywords:
+                yield "texts with repeated keywords, except for the last"
+            keywords.add(keyword)
             file.seek(-min(length, 80), io.SEEK_CUR)
         elif kind == b"caBX":
             yield CREDENTIALS
